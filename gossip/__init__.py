@@ -1,0 +1,1 @@
+"""The network: protocol cores without input or output, one driver, and the libp2p host."""

@@ -1,0 +1,38 @@
+"""What can go wrong between peers.
+
+    GossipError              the ask failed; the round can be run again from the old state
+    ├── TooFew               fewer peers took part than the quorum
+    ├── LeftOut              the round went on without us; the new state will be fetched
+    └── Unreachable          no address of the peer answered
+    RemoteViolation          a peer broke the protocol: drop it, count it, go on
+    LocalViolation           we broke it: a bug of ours, loud
+"""
+
+
+class GossipError(Exception):
+    """An ask of a method failed. The old state is untouched; the round is run again."""
+
+
+class TooFew(GossipError):
+    """Fewer peers than the quorum took part in the round."""
+
+
+class LeftOut(GossipError):
+    """The others finished this round without us."""
+
+
+class Unreachable(GossipError):
+    """No address of the peer answered."""
+
+
+class RemoteViolation(Exception):
+    """A peer sent what no correct peer sends. `reason` is a short constant for counting."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """`reason`: few distinct values, so that drops can be counted by it."""
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class LocalViolation(Exception):
+    """Our own code broke the protocol's rules."""
