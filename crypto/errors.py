@@ -1,9 +1,9 @@
 """What can go wrong with keys and envelopes.
 
-    CryptoError
-    ├── BadKey         these bytes are no Ed25519 key, or no peer id
-    └── BadEnvelope    not sealed by whom it says, altered, or of another domain
-        └── Replayed   sealed rightly, but seen before
+CryptoError
+├── BadKey         these bytes are no Ed25519 key, or no peer id
+└── BadEnvelope    not sealed by whom it says, altered, or of another domain
+    └── Replayed   sealed rightly, but seen before
 """
 
 

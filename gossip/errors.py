@@ -1,11 +1,11 @@
 """What can go wrong between peers.
 
-    GossipError              the ask failed; the round can be run again from the old state
-    ├── TooFew               fewer peers took part than the quorum
-    ├── LeftOut              the round went on without us; the new state will be fetched
-    └── Unreachable          no address of the peer answered
-    RemoteViolation          a peer broke the protocol: drop it, count it, go on
-    LocalViolation           we broke it: a bug of ours, loud
+GossipError              the ask failed; the round can be run again from the old state
+├── TooFew               fewer peers took part than the quorum
+├── LeftOut              the round went on without us; the new state will be fetched
+└── Unreachable          no address of the peer answered
+RemoteViolation          a peer broke the protocol: drop it, count it, go on
+LocalViolation           we broke it: a bug of ours, loud
 """
 
 

@@ -1,0 +1,85 @@
+"""Host: the seam between the protocol and a network.
+
+The real one is gossip/libp2p_host.py; tests and the simulator bring others. A host moves frames
+between peers whose identity it has proved, reports links that come and go, and carries rare
+announcements to everyone. It promises no delivery. It does promise order between two peers within a lane.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from crypto.keys import PeerId
+from gossip.core import Data, DialFailed, Learned, PeerFound, PeerLost
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """A frame came over a link: `head` small, `data` the bulk beside it (may be empty)."""
+
+    peer: PeerId
+    head: bytes
+    data: Data = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A sealed announcement came by GossipSub; its author is inside, `via` handed it on."""
+
+    via: PeerId
+    sealed: bytes
+
+
+HostEvent: TypeAlias = FrameReceived | Announced | PeerFound | PeerLost | DialFailed | Learned
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatistics:
+    """Counters since the start; bytes are counted at the socket, ciphertext and all."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    peer_bytes: dict[PeerId, tuple[int, int]] = field(default_factory=dict)
+    """Per connected peer: payload bytes sent and received on our streams."""
+    links: dict[PeerId, tuple[str, str]] = field(default_factory=dict)
+    """Per connected peer: address and link class."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Frames refused below the protocol, by reason."""
+
+
+class Host(Protocol):
+    """A place in a network. All methods are for the trio thread; `*_nowait` never block."""
+
+    me: PeerId
+
+    def addresses(self) -> list[str]:
+        """Return the multiaddrs under which others reach this node, each ending in /p2p/ID."""
+        ...
+
+    def send_nowait(self, peer: PeerId, head: bytes, data: Data = b"") -> None:
+        """Queue a frame. Without a link it is dialled if an address is known, else dropped.
+
+        Frames with `data` go in a bulk lane of their own, so that they never hold up control
+        frames. `data` must stay unchanged until sent. A peer whose queue of control frames
+        overflows is dropped.
+        """
+        ...
+
+    def announce_nowait(self, sealed: bytes) -> None:
+        """Hand a sealed announcement to GossipSub."""
+        ...
+
+    def dial_nowait(self, address: str) -> None:
+        """Start a dial; ends in a `PeerFound` or `DialFailed` event."""
+        ...
+
+    def drop_nowait(self, peer: PeerId, reason: str) -> None:
+        """Close the links to a peer."""
+        ...
+
+    async def next_event(self) -> HostEvent:
+        """Wait for what happens next."""
+        ...
+
+    def statistics(self) -> HostStatistics:
+        """Return the counters."""
+        ...

@@ -1,0 +1,1 @@
+"""Training methods: generators that compute, ask their peers, and go on. No sockets, threads or clocks."""

@@ -1,0 +1,148 @@
+"""What a training method is: a frozen config, a state, and a round that asks.
+
+A round is a generator. It computes, yields an ask, is resumed with the answer, and returns the next
+state. It never mentions the network; the node answers its asks, a test answers them in lockstep.
+
+    trained = learner.train(state.params, ...)                         # local work
+    averaged = yield from all_reduce(trained.params, weight=trained.examples)
+    return State(averaged.vector), Report(trained.loss, ...)
+
+A failed ask is thrown into the generator as a `gossip.errors.GossipError`. A method that cannot do
+better lets it out: the node runs the round again from the old state, which nothing has touched.
+"""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from crypto.keys import PeerId
+from gossip.core import Vector
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduce:
+    """Ask for the weighted mean of everyone's vector; answered with `Averaged`."""
+
+    vector: Vector
+    """float32 [n]; the answer may overwrite its memory."""
+    weight: float
+    """Finite and not negative; how much this vector counts in the mean."""
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Ask for everyone's small body, committed before it is revealed; answered with `Gathered`."""
+
+    body: bytes
+    tag: str
+
+
+Ask: TypeAlias = AllReduce | Gather
+Steps: TypeAlias = Generator[Ask, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """The answer to `AllReduce`: the same bytes on every member of the group."""
+
+    vector: Vector
+    contributors: tuple[PeerId, ...]
+    """Who is in the mean, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The answer to `Gather`: the agreed set, the same on every member of the group."""
+
+    bodies: tuple[tuple[PeerId, bytes], ...]
+    """Sorted by peer id; our own is among them."""
+
+
+def all_reduce(vector: Vector, *, weight: float, tag: str = "params") -> Steps[Averaged]:
+    """Return the weighted mean of the group's vectors.
+
+    Raises:
+        GossipError: no group formed, or too few were left.
+    """
+    answer: Averaged = yield AllReduce(vector, weight, tag)
+    return answer
+
+
+def gather(body: bytes, *, tag: str = "bodies") -> Steps[Gathered]:
+    """Return every group member's body, agreed upon before anyone has seen another's.
+
+    Raises:
+        GossipError: no group formed, or too few were left.
+    """
+    answer: Gathered = yield Gather(body, tag)
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that a method carries to the next round.
+
+    `params` and `shared` are equal on all peers that agree: they make the state hash and are what a
+    newcomer fetches. `private` never leaves the node.
+    """
+
+    params: Vector
+    shared: Mapping[str, Vector] = field(default_factory=dict)
+    private: Mapping[str, Vector] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a round tells the people who watch."""
+
+    loss: float
+    examples: int
+    steps: int
+    contributors: tuple[PeerId, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The outcome of local work."""
+
+    params: Vector
+    loss: float
+    """Mean over the steps."""
+    examples: int
+    """Seen by the steps, with repetition; the usual weight in a mean is `Learner.examples`."""
+    steps: int
+
+
+class Learner(Protocol):
+    """Local training of one model on one node's data; the torch side stands in methods/learner.py."""
+
+    examples: int
+    """How many training examples this node has."""
+
+    def train(
+        self, params: Vector, *, steps: int, lr: float, batch_size: int, proximal: float = 0.0
+    ) -> Trained:
+        """Take `steps` optimizer steps from `params`, with proximal/2·|w − params|² in the loss."""
+        ...
+
+
+class Method(Protocol):
+    """A training method. Its config is a frozen `msgspec.Struct` whose fields are hyperparameters."""
+
+    config: msgspec.Struct
+    mergeable: ClassVar[bool]
+    """Whether means over peers whose states differ still make sense (true where params travel)."""
+
+    def init(self, params: Vector) -> State:
+        """Return the state before round 0."""
+        ...
+
+    def round(self, state: State, learner: Any, round_: int) -> Steps[tuple[State, Report]]:
+        """Run one round; see the module's docstring."""
+        ...

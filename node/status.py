@@ -1,0 +1,100 @@
+"""Status: what a node says about itself, as frozen types.
+
+One `Status` serves the page, /status.json, /metrics, `shoal status` and the testnet's table.
+"""
+
+import msgspec
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """A peer as this node sees it."""
+
+    peer: str
+    address: str
+    link: str
+    """direct, punched, relayed, or none where only its presence is known."""
+    role: str
+    """trainer or helper."""
+    round: int
+    state_hash: str
+    """First 12 hex digits."""
+    age_seconds: float
+    """Since its last presence."""
+    bytes_sent: int
+    bytes_received: int
+
+
+class BootstrapStatus(msgspec.Struct, frozen=True):
+    """An address this node was told to dial."""
+
+    address: str
+    state: str
+    """dialling, connected or failed."""
+    reason: str
+    """Why it failed: refused, timeout, unreachable, wrong key, wrong swarm."""
+    attempts: int
+    next_try_seconds: float
+
+
+class RoundStatus(msgspec.Struct, frozen=True):
+    """A round that ended."""
+
+    round: int
+    outcome: str
+    """averaged, alone, synced or failed."""
+    contributors: int
+    loss: float
+    metrics: dict[str, float]
+    work_seconds: float
+    matchmaking_seconds: float
+    exchange_seconds: float
+    finished_at: float
+    """Unix seconds."""
+    state_hash: str
+    """After the round; first 12 hex digits."""
+
+
+class RunStatus(msgspec.Struct, frozen=True):
+    """The run this node takes part in."""
+
+    name: str
+    run_id: str
+    method: str
+    task: str
+    rounds: int
+    parameters: int
+    options: dict[str, bool | int | float | str]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything, at one moment."""
+
+    peer_id: str
+    version: str
+    swarm: str
+    pid: int
+    uptime_seconds: float
+    addresses: list[str]
+    join_command: str
+    """What to type on another device."""
+    role: str
+    phase: str
+    """starting, working, matchmaking, exchanging, saving, syncing, finished, helping or stopping."""
+    round: int
+    state_hash: str
+    run: RunStatus | None
+    loss: float | None
+    metrics: dict[str, float]
+    peers: list[PeerStatus]
+    bootstrap: list[BootstrapStatus]
+    refusals: list[str]
+    """Why peers and we did not average, newest last; at most 20 lines."""
+    drops: dict[str, int]
+    """What peers sent and we refused, by reason."""
+    bytes_sent: int
+    bytes_received: int
+    history: list[RoundStatus]
+    """At most the last 200 rounds, oldest first."""
+    trainer: str
+    """running, none, attached (a process of yours), or why it stopped."""
+    rss_bytes: int
