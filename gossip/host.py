@@ -8,8 +8,29 @@ announcements to everyone. It promises no delivery. It does promise order betwee
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+import msgspec
+
 from crypto.keys import PeerId
 from gossip.core import Data, DialFailed, Learned, PeerFound, PeerLost
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a node sits in the network."""
+
+    swarm: str = "shoal"
+    """Nodes of swarms with other names do not talk."""
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4710",)
+    """Multiaddrs to listen on; port 0 takes a free one."""
+    announce: tuple[str, ...] = ()
+    """Multiaddrs told to others instead of the ones found, for forwarded ports."""
+    mdns: bool = True
+    """Find nodes in the local network."""
+    dht: bool = True
+    """Keep a Kademlia record under the swarm's name, and look there for others."""
+    fast_links: bool = True
+    """Prefer our AEAD records and muxer between shoal nodes; Noise and yamux stay for the rest."""
+    max_links: int = 64
+    """Links above this are refused."""
 
 
 @dataclass(frozen=True, slots=True)

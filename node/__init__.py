@@ -1,1 +1,1 @@
-"""The node: daemon, trainer, command line and status page. The only folder that touches files and the environment."""
+"""The node: daemon, trainer, command line and status page; alone touches files and the environment."""

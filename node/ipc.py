@@ -150,8 +150,8 @@ FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | T
 FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop
 
 _encoder: Final = msgspec.msgpack.Encoder()
-from_trainer: Final = msgspec.msgpack.Decoder(FromTrainer)
-from_daemon: Final = msgspec.msgpack.Decoder(FromDaemon)
+from_trainer: Final[msgspec.msgpack.Decoder[FromTrainer]] = msgspec.msgpack.Decoder(FromTrainer)
+from_daemon: Final[msgspec.msgpack.Decoder[FromDaemon]] = msgspec.msgpack.Decoder(FromDaemon)
 
 
 def frame(message: Message) -> bytes:
