@@ -1,0 +1,236 @@
+"""Every message that peers exchange, with the bounds that hold before anything is believed.
+
+Decoding checks types, lengths and ranges (msgspec); the cores check meaning. Bulk bytes travel
+beside `Part`, `Reduced`, `Reveal`, `Offer` and `Chunk`, in the link's bulk lane.
+"""
+
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+
+from crypto.keys import PeerId
+
+MAX_GROUP: Final = 64
+Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+GroupId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=1, max_length=64)]
+Round = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+Ballot = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+Slot = Annotated[int, msgspec.Meta(ge=0, lt=MAX_GROUP)]
+Address = Annotated[str, msgspec.Meta(max_length=256)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400.0)]
+Members = Annotated[tuple[Peer, ...], msgspec.Meta(min_length=1, max_length=MAX_GROUP)]
+Shares = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 20)], ...], msgspec.Meta(max_length=MAX_GROUP)
+]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """The base of all messages."""
+
+
+# --- who is there ---------------------------------------------------------------------------------
+
+
+class Presence(Message, frozen=True):
+    """I am here, in this run, with this state. Signed by its author and handed on by others."""
+
+    run: Annotated[bytes, msgspec.Meta(max_length=32)]
+    """The run id; empty for a helper, which relays and serves but does not train."""
+    run_name: Annotated[str, msgspec.Meta(max_length=200)]
+    round: Round
+    """The next round this peer will finish."""
+    state: Annotated[bytes, msgspec.Meta(max_length=32)]
+    """The hash of its state before that round; empty while it has none."""
+    previous: Annotated[bytes, msgspec.Meta(max_length=32)]
+    """The hash one round earlier: links states into lineages."""
+    phase: Annotated[str, msgspec.Meta(max_length=16)]
+    """working, syncing, finished or helping; only those working are waited for."""
+    lease: Annotated[float, msgspec.Meta(gt=0, le=600.0)]
+    """Seconds after which this record means nothing."""
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A presence with its author; `sealed` is the author's envelope, kept to hand on."""
+
+    author: PeerId
+    sequence: int
+    presence: Presence
+    sealed: bytes = b""
+
+
+class Records(msgspec.Struct, frozen=True):
+    """Records with their ages in seconds; made of sealed presences, opened one by one."""
+
+    records: tuple[tuple[Record, float], ...]
+    reply: bool = False
+    """Whether the receiver should answer with records of its own."""
+
+
+class SealedRecords(Message, frozen=True):
+    """`Records` as it travels."""
+
+    records: Annotated[
+        tuple[tuple[Annotated[bytes, msgspec.Meta(max_length=4096)], Seconds], ...],
+        msgspec.Meta(max_length=32),
+    ]
+    reply: bool = False
+
+
+class Leave(Message, frozen=True):
+    """I go; do not wait for me."""
+
+
+class Describe(Message, frozen=True):
+    """My run spec, sent to a peer of another run of the same name, so that both can say what differs."""
+
+    spec: Annotated[bytes, msgspec.Meta(max_length=200_000)]
+
+
+# --- a group for a round --------------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True):
+    """My local work for this round is done."""
+
+    round: Round
+    base: Hash
+    """The hash of the state I started from."""
+    share: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 1
+    """How large a part I can reduce, relative to others: measured bandwidth."""
+
+
+class Propose(Message, frozen=True):
+    """Let us be a group: an offer of the convener."""
+
+    round: Round
+    base: Hash
+    ballot: Ballot
+    members: Members
+    shares: Shares
+
+
+class Accept(Message, frozen=True):
+    """I join the group offered under this ballot."""
+
+    round: Round
+    ballot: Ballot
+
+
+class Commit(Message, frozen=True):
+    """All have accepted: the group stands."""
+
+    round: Round
+    base: Hash
+    ballot: Ballot
+    convener: Peer
+    members: Members
+    shares: Shares
+
+
+# --- the exchange in a group ----------------------------------------------------------------------
+
+
+class Exchange(Message, frozen=True):
+    """The base of what belongs to one ask of one group."""
+
+    group: GroupId
+    index: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    """The how-manieth ask of the round."""
+
+
+class Part(Exchange, frozen=True):
+    """A chunk of my contribution to a part, for its owner."""
+
+    part: Slot
+    chunk: Index
+    ballot: Ballot
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+
+
+class Reduced(Exchange, frozen=True):
+    """A chunk of the mean, with the contributors as a bit mask over the members."""
+
+    part: Slot
+    chunk: Index
+    ballot: Ballot
+    contributors: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+
+
+class Yield(Exchange, frozen=True):
+    """The former owners of this part are silent: you are the next. My data follows."""
+
+    part: Slot
+    ballot: Ballot
+
+
+class Claim(Exchange, frozen=True):
+    """I own this part now: send me your result or else your contribution, chunk by chunk."""
+
+    part: Slot
+    ballot: Ballot
+
+
+class Abandon(Exchange, frozen=True):
+    """I take no further part in this exchange; do not wait for me."""
+
+
+# --- fetching a state -----------------------------------------------------------------------------
+
+
+class Want(Message, frozen=True):
+    """Do you hold this state?"""
+
+    state: Hash
+
+
+class Offer(Message, frozen=True):
+    """I hold it. The leaf hashes travel as data; their tree hash is the state's name."""
+
+    state: Hash
+    previous: Annotated[bytes, msgspec.Meta(max_length=32)]
+    round: Round
+    n_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 44)]
+
+
+class NotHeld(Message, frozen=True):
+    """I do not hold this state (any more)."""
+
+    state: Hash
+
+
+class Fetch(Message, frozen=True):
+    """Send me these chunks of the state."""
+
+    state: Hash
+    chunks: Annotated[tuple[Index, ...], msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Chunk(Message, frozen=True):
+    """A chunk of a state."""
+
+    state: Hash
+    chunk: Index
+
+
+Wire: TypeAlias = (
+    SealedRecords
+    | Leave
+    | Describe
+    | Ready
+    | Propose
+    | Accept
+    | Commit
+    | Part
+    | Reduced
+    | Yield
+    | Claim
+    | Abandon
+    | Want
+    | Offer
+    | NotHeld
+    | Fetch
+    | Chunk
+)
