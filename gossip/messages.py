@@ -160,7 +160,7 @@ class Reduced(Exchange, frozen=True):
 
 
 class Yield(Exchange, frozen=True):
-    """The former owners of this part are silent: you are the next. My data follows."""
+    """The former owners of this part are silent: you are the next. I answer your claim with my data."""
 
     part: Slot
     ballot: Ballot
@@ -171,6 +171,14 @@ class Claim(Exchange, frozen=True):
 
     part: Slot
     ballot: Ballot
+
+
+class Alive(Exchange, frozen=True):
+    """I am still at it: what you wait for from me waits for others."""
+
+
+class Cut(Exchange, frozen=True):
+    """I wait for you no longer: go on without me, and expect nothing from me."""
 
 
 class Abandon(Exchange, frozen=True):
@@ -227,6 +235,8 @@ Wire: TypeAlias = (
     | Reduced
     | Yield
     | Claim
+    | Alive
+    | Cut
     | Abandon
     | Want
     | Offer

@@ -1,0 +1,312 @@
+"""Matchmaking: peers that are ready for the same round agree on a group, with no one in charge.
+
+    waiting --all expected are ready, or the deadline--> convener of my group?
+        yes: proposing --all accept--> formed
+                 |--some stay silent--> propose again without them, one ballot higher
+        no:  waiting --Propose--> promised --Commit--> formed
+                 '----silence----> the next peer in hash order convenes
+
+Ready peers are sorted by a hash of (run, round, peer) and dealt into ceil(n / group_size) groups, so
+groups mix over rounds; the first of each group convenes it. Views may differ for a moment: then two
+conveners propose, and a peer promises itself to the higher ballot, on a tie to the lower hash. A
+convener that sees a better proposal before its own is complete steps down.
+
+Invariants: a core leaves for `formed` at most once; a group is committed only after every member has
+accepted it; a member that finds itself committed twice abandons the second group at once, aloud.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from crypto.keys import PeerId
+from gossip.core import Effects, Send, SetTimer
+from gossip.messages import Abandon, Accept, Commit, Propose, Ready
+
+INFINITY: Final = float("inf")
+TIMER: Final = "matchmaking"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Who averages together in a round."""
+
+    id: bytes
+    round: int
+    members: tuple[PeerId, ...]
+    """In hash order: the order in which sums are taken."""
+    shares: tuple[int, ...]
+
+
+class State(Enum):
+    """Where a peer stands in matchmaking."""
+
+    WAITING = "waiting"
+    PROPOSING = "proposing"
+    PROMISED = "promised"
+    FORMED = "formed"
+
+
+class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What matchmaking goes by."""
+
+    group_size: int = 16
+    quorum: int = 1
+    ready_wait: float = 15.0
+    """Seconds from our own readiness until we go on without those still expected; learned."""
+    answer_wait: float = 2.0
+    """Seconds until a convener or a member that does not answer counts as silent; learned."""
+    patience: float = 15.0
+    """Seconds until we go on with whoever is there."""
+
+
+def rank(run: bytes, round_: int, peer: PeerId) -> bytes:
+    """Return where a peer stands in this round's order."""
+    return blake2b(run + round_.to_bytes(8, "big") + peer.encode(), digest_size=8).digest()
+
+
+def group_id(run: bytes, commit: Commit) -> bytes:
+    """Return the 16-byte name of a committed group."""
+    text = "\0".join((commit.convener, *commit.members)).encode()
+    numbers = commit.round.to_bytes(8, "big") + commit.ballot.to_bytes(4, "big")
+    shares = b"".join(share.to_bytes(4, "big") for share in commit.shares)
+    return blake2b(run + commit.base + numbers + shares + text, digest_size=16).digest()
+
+
+class Matchmaking:
+    """One round's search for a group. See the module's docstring."""
+
+    def __init__(
+        self, me: PeerId, run: bytes, round_: int, base: bytes, config: MatchmakingConfig, share: int = 1
+    ) -> None:
+        """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes."""
+        self.me, self.run, self.round, self.base = me, run, round_, base
+        self.config = config
+        self.state = State.WAITING
+        self.group: Group | None = None
+        self.ready: dict[PeerId, int] = {me: share}
+        self.silent: set[PeerId] = set()
+        """Did not answer a proposal: left out of the next."""
+        self.mute: set[PeerId] = set()
+        """Did not convene when it was their turn: members still, but others convene."""
+        self.expected: frozenset[PeerId] = frozenset()
+        self._commit: Commit | None = None
+        self._proposal: Propose | None = None
+        self._promised: tuple[int, PeerId] | None = None
+        self._accepts: set[PeerId] = set()
+        self._ballot = 0
+        self._go_at = INFINITY
+        self._give_up_at = INFINITY
+        self._waiting_for: PeerId | None = None
+        self._fire_at = INFINITY
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def begin(self, expected: Iterable[PeerId], early: Iterable[tuple[PeerId, int]], now: float) -> Effects:
+        """Start seeking. `expected`: peers worth waiting for; `early`: who was ready before us."""
+        self.expected = frozenset(expected) - {self.me}
+        self.ready.update(early)
+        self._go_at = now + self.config.ready_wait
+        self._give_up_at = now + self.config.patience
+        effects: Effects = [
+            Send(peer, Ready(self.round, self.base, self.ready[self.me])) for peer in sorted(self.expected)
+        ]
+        return effects + self._evaluate(now)
+
+    def expect(self, expected: Iterable[PeerId], now: float) -> Effects:
+        """Take note of who is there now; newcomers are told that we are ready."""
+        fresh = frozenset(expected) - {self.me}
+        news = fresh - self.expected
+        self.expected = fresh
+        if self.state is State.FORMED:
+            return []
+        effects: Effects = [
+            Send(peer, Ready(self.round, self.base, self.ready[self.me])) for peer in sorted(news)
+        ]
+        return effects + self._evaluate(now)
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        """Go on without a peer whose link is gone or who left."""
+        self.expected -= {peer}
+        self.ready.pop(peer, None)
+        if self.state is State.PROMISED and self._promised and self._promised[1] == peer:
+            self.state = State.WAITING
+        elif self.state is State.PROPOSING and peer in self._members() - self._accepts:
+            self.state = State.WAITING
+            self._ballot += 1
+        return self._evaluate(now)
+
+    def timer(self, now: float) -> Effects:
+        """Go on: something that was waited for did not come."""
+        if self.state is State.FORMED or now < self._fire_at:
+            return []
+        if self.state is State.PROPOSING:
+            self.silent |= self._members() - self._accepts
+            self._ballot += 1
+            self.state = State.WAITING
+        elif self.state is State.PROMISED and self._promised is not None:
+            self.mute.add(self._promised[1])
+            self.state = State.WAITING
+        elif self._waiting_for is not None:
+            self.mute.add(self._waiting_for)
+        return self._evaluate(now)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def handle_ready(self, peer: PeerId, message: Ready, now: float) -> Effects:
+        """A peer is ready too."""
+        if message.base != self.base:
+            return []
+        self.silent.discard(peer)
+        if peer in self.ready:
+            return []
+        self.ready[peer] = message.share
+        return self._evaluate(now)
+
+    def handle_propose(self, peer: PeerId, message: Propose, now: float) -> Effects:
+        """A convener offers a group."""
+        if message.base != self.base or not self._is_sound(peer, message.members, message.shares):
+            return []
+        if self.state is State.FORMED:
+            # An honest convener that missed our commit learns of it, whether it is a member or not.
+            return [Send(peer, self._commit)] if self._commit is not None else []
+        key = (message.ballot, peer)
+        if self._promised is not None and not self._is_better(key, self._promised):
+            return []
+        mine = (self._ballot, self.me)
+        if self.state is State.PROPOSING and not self._is_better(key, mine):
+            return []
+        self.state, self._promised, self._proposal = State.PROMISED, key, message
+        self._ballot = max(self._ballot, message.ballot)
+        self._waiting_for = None
+        return [Send(peer, Accept(self.round, message.ballot)), *self._fire(now + self.config.answer_wait)]
+
+    def handle_accept(self, peer: PeerId, message: Accept, now: float) -> Effects:
+        """A member joins the group we offered."""
+        if self.state is not State.PROPOSING or message.ballot != self._ballot:
+            return []
+        if peer not in self._members():
+            return []
+        self._accepts.add(peer)
+        return self._commit_if_complete(now)
+
+    def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
+        """A group stands: ours, if we accepted it."""
+        if message.base != self.base or not self._is_sound(message.convener, message.members, message.shares):
+            return self._taken_elsewhere(peer, message, now)
+        found = self._group_of(message)
+        if self.group is not None:
+            if self.group.id == found.id:
+                return []
+            return [Send(other, Abandon(found.id, 0)) for other in message.members if other != self.me]
+        return self._form(message, now)
+
+    def matches(self, group: bytes) -> bool:
+        """Tell whether an exchange message of this group shows that our promise was committed."""
+        if self.state is not State.PROMISED or self._proposal is None or self._promised is None:
+            return False
+        return self._group_of(self._as_commit(self._proposal, self._promised[1])).id == group
+
+    def form_promised(self, now: float) -> Effects:
+        """Form the group we promised ourselves to: its commit was lost, but its exchange has begun."""
+        assert self._proposal is not None
+        assert self._promised is not None
+        return self._form(self._as_commit(self._proposal, self._promised[1]), now)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _taken_elsewhere(self, peer: PeerId, message: Commit, now: float) -> Effects:
+        """Someone we proposed to shows a group without us: they are taken for this round."""
+        if self.me in message.members or self.state is State.FORMED or peer not in message.members:
+            return []
+        for member in message.members:
+            self.ready.pop(member, None)
+        self.expected -= set(message.members)
+        if self.state is State.PROPOSING:
+            self.state = State.WAITING
+            self._ballot += 1
+        return self._evaluate(now)
+
+    def _evaluate(self, now: float) -> Effects:
+        if self.state is not State.WAITING:
+            return []
+        candidates = self._candidates()
+        everyone = (self.expected - self.silent) <= self.ready.keys()
+        enough = len(candidates) >= self.config.quorum
+        overdue = now >= self._go_at and enough
+        if not ((everyone and enough) or overdue or now >= self._give_up_at):
+            self._waiting_for = None
+            return self._fire(self._go_at if enough and now < self._go_at else self._give_up_at)
+        groups = -(-len(candidates) // self.config.group_size)
+        mine = candidates.index(self.me) % groups
+        members = candidates[mine::groups]
+        convener = next(peer for peer in members if peer == self.me or peer not in self.mute)
+        if convener == self.me:
+            return self._propose(members, now)
+        if self._waiting_for != convener:
+            self._waiting_for = convener
+            return self._fire(now + self.config.answer_wait)
+        return []
+
+    def _candidates(self) -> list[PeerId]:
+        return sorted(self.ready.keys() - self.silent, key=lambda peer: rank(self.run, self.round, peer))
+
+    def _propose(self, members: list[PeerId], now: float) -> Effects:
+        self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
+        shares = tuple(self.ready[member] for member in members)
+        self._proposal = Propose(self.round, self.base, self._ballot, tuple(members), shares)
+        self._accepts = {self.me}
+        self.state = State.PROPOSING
+        self._waiting_for = None
+        effects: Effects = [Send(peer, self._proposal) for peer in members if peer != self.me]
+        return effects + self._fire(now + self.config.answer_wait) + self._commit_if_complete(now)
+
+    def _commit_if_complete(self, now: float) -> Effects:
+        if self._proposal is None or self._accepts != set(self._proposal.members):
+            return []
+        commit = self._as_commit(self._proposal, self.me)
+        effects: Effects = [Send(peer, commit) for peer in commit.members if peer != self.me]
+        return effects + self._form(commit, now)
+
+    def _form(self, commit: Commit, now: float) -> Effects:
+        self.state = State.FORMED
+        self._commit = commit
+        self.group = self._group_of(commit)
+        return self._fire(INFINITY)
+
+    def _group_of(self, commit: Commit) -> Group:
+        return Group(group_id(self.run, commit), commit.round, commit.members, commit.shares)
+
+    def _as_commit(self, proposal: Propose, convener: PeerId) -> Commit:
+        return Commit(
+            proposal.round,
+            proposal.base,
+            proposal.ballot,
+            convener,
+            proposal.members,
+            proposal.shares,
+        )
+
+    def _is_sound(self, convener: PeerId, members: tuple[PeerId, ...], shares: tuple[int, ...]) -> bool:
+        return (
+            self.me in members
+            and convener in members
+            and len(set(members)) == len(members) == len(shares)
+            and len(members) <= self.config.group_size
+        )
+
+    def _is_better(self, key: tuple[int, PeerId], other: tuple[int, PeerId]) -> bool:
+        if key[0] != other[0]:
+            return key[0] > other[0]
+        return rank(self.run, self.round, key[1]) <= rank(self.run, self.round, other[1])
+
+    def _members(self) -> set[PeerId]:
+        return set(self._proposal.members) if self._proposal is not None else set()
+
+    def _fire(self, at: float) -> Effects:
+        self._fire_at = at
+        return [SetTimer(at, TIMER)]
