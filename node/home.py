@@ -174,11 +174,24 @@ class Home:
             yield
 
     def running_pid(self) -> int | None:
-        """Return the pid that the last node here wrote down; it may have ended since."""
+        """Return the pid that the last node here wrote down; if it was killed, it is gone."""
         try:
             return int(self.lock_file.read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return None
+
+    def is_running(self) -> bool:
+        """Tell whether a node holds this home, without getting in the way of one that starts."""
+        pid = self.running_pid()
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
 
     def new_socket(self, name: str, environ: Mapping[str, str]) -> Path:
         """Return a free path for the Unix socket ``control`` or ``trainer``; hold the lock to call this.
