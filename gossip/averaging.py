@@ -161,6 +161,11 @@ class Averaging:
         member = self._member(peer)
         return [] if member is None or member == self._mine else self._lose(member, now)
 
+    def abandon(self) -> Effects:
+        """Tell the others not to wait for us."""
+        gone = Abandon(self.group.id, self.index)
+        return [Send(self._members[m], gone) for m in sorted(self._alive - {self._mine})]
+
     # --- messages ---------------------------------------------------------------------------------
 
     @property

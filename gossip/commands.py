@@ -1,0 +1,134 @@
+"""What a node tells its `Member` core (commands), and what it is told (notices)."""
+
+from dataclasses import dataclass, field
+
+from crypto.keys import PeerId
+from gossip.averaging import Exchanged
+from gossip.core import Vector
+from gossip.runspec import RunSpec
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """A trainer is there; its run and its state."""
+
+    run: bytes
+    spec: RunSpec
+    mergeable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewState:
+    """The node holds this state now and works on the round after it."""
+
+    round: int
+    state: bytes
+    previous: bytes
+    data: memoryview
+    """The state's bytes; unchanged until the next `NewState`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    """The trainer asks for a mean; `vector` becomes it."""
+
+    index: int
+    vector: Vector
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The trainer's round ended without a new state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """The trainer is gone for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over; the last state is served on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """Dial this address, and keep trying."""
+
+    address: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    """Stop dialling this address."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAddresses:
+    """Where others reach this node."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The node leaves; its peers are told."""
+
+
+# --- notices --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """The mean stands in the vector of `Contribute`."""
+
+    round: int
+    index: int
+    exchanged: Exchanged
+    matchmaking_seconds: float
+    exchange_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The ask failed; `kind` is a class name of gossip/errors.py."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The swarm is elsewhere: local work is in vain, a state is being fetched."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The swarm's state arrived; answer with `NewState` once it is in place."""
+
+    round: int
+    state: bytes
+    previous: bytes
+    vector: Vector
+    donors: dict[PeerId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry:
+    """The others wait: contribute what there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A peer and we do not average, and why."""
+
+    peer: PeerId
+    reason: str

@@ -1,0 +1,585 @@
+"""Member: everything one node does in its swarm, as one core.
+
+    helping                                        no trainer: serves records and states
+    working  --Contribute-->  seeking  --group-->  exchanging  --mean-->  applying  --NewState--> working
+       '---behind---> syncing --Synced, NewState--> working                  |
+       '<------------------------GiveUp (the ask failed)---------------------'
+    finished                                       the run is over: serves its last state
+
+It composes the cores of presence, discovery, matchmaking, averaging and transfer, hands each message
+to the one it belongs to, and decides when this node is behind: when the swarm's state (presence.py) is
+not ours and we are not in the middle of an exchange that will get us there.
+
+Slow peers do fewer steps, not longer rounds: once others are ready and most of the learned wait is over,
+the node is told to hurry.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from crypto.keys import PeerId
+from gossip.averaging import TIMER as AVERAGING
+from gossip.averaging import Averaging, AveragingConfig
+from gossip.commands import (
+    AddAddress,
+    Attach,
+    Averaged,
+    Behind,
+    Contribute,
+    Detach,
+    Failed,
+    Finish,
+    GiveUp,
+    Goodbye,
+    Hurry,
+    NewState,
+    Refused,
+    RemoveAddress,
+    SetAddresses,
+    Synced,
+)
+from gossip.core import (
+    Data,
+    DialFailed,
+    Effects,
+    Event,
+    Learned,
+    Notify,
+    PeerFound,
+    PeerLost,
+    Publish,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+    Vector,
+)
+from gossip.deadlines import Deadline
+from gossip.discovery import TIMER as DISCOVERY
+from gossip.discovery import Dice, Discovery
+from gossip.matchmaking import TIMER as MATCHMAKING
+from gossip.matchmaking import Matchmaking, MatchmakingConfig
+from gossip.messages import (
+    Accept,
+    Chunk,
+    Commit,
+    Describe,
+    Exchange,
+    Fetch,
+    Leave,
+    NotHeld,
+    Offer,
+    Presence,
+    Propose,
+    Ready,
+    Record,
+    Records,
+    Want,
+)
+from gossip.presence import PresenceTable, swarm_state
+from gossip.runspec import RunSpec, difference
+from gossip.serving import Serving
+from gossip.transfer import TIMER as TRANSFER
+from gossip.transfer import Fetching
+
+BEAT: Final = "beat"
+HURRY: Final = "hurry"
+NO_BASE: Final = bytes(32)
+INFINITY: Final = float("inf")
+MAX_PUSHED: Final = 32
+"""Neighbours that are told of a change at once; the rest learn it from them."""
+EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
+HURRY_AFTER: Final = 0.6
+"""Share of the others' learned wait after which unfinished local work is cut short."""
+
+
+class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this node behaves among its peers."""
+
+    patience: float = 15.0
+    """Seconds: the upper bound of every learned deadline, and the deadline until one is learned."""
+    lease: float = 12.0
+    """Seconds for which a presence record holds; a silent peer is forgotten after this."""
+    beat: float = 3.0
+    """Seconds between records when nothing changes: a quarter of the lease survives two losses."""
+    wait_for: int = 1
+    """Round 0 starts when this many trainers are ready, or after twice the patience."""
+    max_links: int = 64
+    """No further peers are dialled above this many links."""
+
+
+class Phase(Enum):
+    """What the node is doing; see the module's docstring."""
+
+    HELPING = "helping"
+    WORKING = "working"
+    SEEKING = "matchmaking"
+    EXCHANGING = "exchanging"
+    APPLYING = "applying"
+    SYNCING = "syncing"
+    FINISHED = "finished"
+
+
+class Member:
+    """One node in its swarm. See the module's docstring."""
+
+    def __init__(self, me: PeerId, config: MemberConfig, dice: Dice, sequence: int) -> None:
+        """`sequence`: larger than any this identity used before; the clock serves."""
+        self.me, self.config, self._dice = me, config, dice
+        self.table = PresenceTable(me)
+        self.discovery = Discovery(me, dice, config.max_links)
+        self.phase = Phase.HELPING
+        self.run = b""
+        self.spec: RunSpec | None = None
+        self.round = 0
+        self.state = self.previous = b""
+        self.exchange: Averaging | None = None
+        self.fetching: Fetching | None = None
+        self.serving = Serving()
+        self._mergeable = False
+        self._sequence = sequence
+        self._addresses: tuple[str, ...] = ()
+        self._matchmaking: Matchmaking | None = None
+        self._pending: Contribute | None = None
+        self._early: dict[PeerId, Ready] = {}
+        self._arrived: dict[PeerId, float] = {}
+        self._late: set[PeerId] = set()
+        self._described: set[tuple[PeerId, bytes]] = set()
+        self._since = 0.0
+        self._asked_at = self._formed_at = 0.0
+        patience = config.patience
+        self._ready_wait = Deadline(patience, floor=1.0)
+        self._answer_wait = Deadline(min(2.0, patience), floor=0.5)
+        self._exchange_wait = Deadline(patience, floor=1.0)
+        self._commands: dict[type, Callable[[Any, float], Effects]] = {
+            Received: self._received,
+            TimerFired: self._timer,
+            PeerFound: self._peer_found,
+            PeerLost: self._peer_lost,
+            DialFailed: lambda e, now: self.discovery.failed(e.address, e.reason, now),
+            Learned: lambda e, now: self.discovery.add(e.address, e.source, now),
+            Attach: self._attach,
+            NewState: self._new_state,
+            Contribute: self._contribute,
+            GiveUp: self._give_up,
+            Detach: self._detach,
+            Finish: self._finish,
+            AddAddress: lambda e, now: self.discovery.add(e.address, e.source, now),
+            RemoveAddress: lambda e, now: self._remove_address(e.address),
+            SetAddresses: self._set_addresses,
+            Goodbye: lambda e, now: [Send(p, Leave()) for p in sorted(self.table.connected)],
+        }
+        self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
+            Records: self._records,
+            Leave: lambda peer, m, data, now: self._left(peer, now),
+            Describe: lambda peer, m, data, now: self._describe(peer, m),
+            Ready: lambda peer, m, data, now: self._ready(peer, m, now),
+            Propose: lambda peer, m, data, now: self._to_matchmaking("handle_propose", peer, m, now),
+            Accept: lambda peer, m, data, now: self._to_matchmaking("handle_accept", peer, m, now),
+            Commit: lambda peer, m, data, now: self._to_matchmaking("handle_commit", peer, m, now),
+            Want: lambda peer, m, data, now: self.serving.want(peer, m, now),
+            Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now),
+            Offer: self._to_fetching,
+            NotHeld: self._to_fetching,
+            Chunk: self._to_fetching,
+        }
+
+    def handle(self, event: Event, now: float) -> Effects:
+        """See `gossip.core`."""
+        return self._commands[type(event)](event, now)
+
+    def begin(self, now: float) -> Effects:
+        """Start the heartbeat."""
+        return [SetTimer(now, BEAT)]
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def _attach(self, event: Attach, now: float) -> Effects:
+        self.run, self.spec, self._mergeable = event.run, event.spec, event.mergeable
+        self._since = now
+        return []
+
+    def _new_state(self, event: NewState, now: float) -> Effects:
+        self.round, self.state, self.previous = event.round, event.state, event.previous
+        self.serving.hold(event.round, event.state, event.previous, event.data)
+        self.phase = Phase.WORKING
+        self.fetching = None
+        self._since = now
+        self._early = {peer: ready for peer, ready in self._early.items() if ready.round >= self.round}
+        # A restart of the work's clock: whoever is ready already waits for us from now on.
+        effects: Effects = [SetTimer(INFINITY, HURRY)]
+        if any(self._is_mine(ready) for ready in self._early.values()):
+            effects.append(self._hurry_timer(now))
+        return [*effects, *self._push(now), *self._check_behind(now)]
+
+    def _contribute(self, event: Contribute, now: float) -> Effects:
+        if self.phase is not Phase.WORKING and self.phase is not Phase.APPLYING:
+            return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
+        effects: Effects = [SetTimer(INFINITY, HURRY)]
+        self._pending = event
+        self._asked_at = now
+        if event.index > 0 and self.exchange is not None and self.exchange.result is not None:
+            return effects + self._begin_exchange(now)
+        self.exchange = None
+        self.phase = Phase.SEEKING
+        early = [(peer, ready.share) for peer, ready in self._early.items() if self._is_mine(ready)]
+        self._arrived = {peer: now for peer, _ in early}
+        self._matchmaking = Matchmaking(
+            self.me, self.run, self.round, self._base(), self._matchmaking_config()
+        )
+        return effects + self._after_matchmaking(self._matchmaking.begin(self._expected(), early, now), now)
+
+    def _give_up(self, event: GiveUp, now: float) -> Effects:
+        if self.phase in (Phase.SYNCING, Phase.FINISHED):
+            return []
+        self._end_round()
+        self.phase = Phase.WORKING
+        self._since = now
+        return self._check_behind(now)
+
+    def _detach(self, event: Detach, now: float) -> Effects:
+        effects = self._abandon()
+        self._end_round()
+        self.phase, self.fetching = Phase.HELPING, None
+        return [*effects, *self._push(now)]
+
+    def _finish(self, event: Finish, now: float) -> Effects:
+        self.phase = Phase.FINISHED
+        return self._push(now)
+
+    def _remove_address(self, address: str) -> Effects:
+        self.discovery.remove(address)
+        return []
+
+    def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
+        self._addresses = event.addresses[:8]
+        return self._push(now)
+
+    # --- links ------------------------------------------------------------------------------------
+
+    def _peer_found(self, event: PeerFound, now: float) -> Effects:
+        self.table.connected.add(event.peer)
+        effects = self.discovery.found(event.peer, event.address, now)
+        effects.append(Send(event.peer, self._sample(now, reply=False)))
+        return effects + self._view_changed(now)
+
+    def _peer_lost(self, event: PeerLost, now: float) -> Effects:
+        self.table.connected.discard(event.peer)
+        return self.discovery.lost(event.peer, now) + self._gone(event.peer, now)
+
+    def _left(self, peer: PeerId, now: float) -> Effects:
+        self.table.forget(peer)
+        return self._gone(peer, now)
+
+    def _gone(self, peer: PeerId, now: float) -> Effects:
+        effects: Effects = []
+        self._early.pop(peer, None)
+        if self._matchmaking is not None and self.phase is Phase.SEEKING:
+            effects += self._after_matchmaking(self._matchmaking.lost(peer, now), now)
+        if self.exchange is not None:
+            effects += self._after_exchange(self.exchange.lost(peer, now), now)
+        if self.fetching is not None:
+            effects += self._after_fetching(self.fetching.lost(peer, now), now)
+        return effects
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def _received(self, event: Received, now: float) -> Effects:
+        self._late.discard(event.peer)
+        self.table.touch(event.peer, now)
+        if isinstance(event.message, Exchange):
+            return self._to_exchange(event, now)
+        return self._messages[type(event.message)](event.peer, event.message, event.data, now)
+
+    def _records(self, peer: PeerId, message: Records, data: Data, now: float) -> Effects:
+        effects: Effects = []
+        changed = False
+        for record, age in message.records:
+            if record.author == self.me:
+                if record.sequence > self._sequence:
+                    reason = "another node runs with this node's identity: give one of them a new key"
+                    effects.append(Notify(Refused(record.author, reason)))
+                continue
+            if not self.table.update(record, age, now):
+                continue
+            changed = True
+            if record.author not in self.table.connected:
+                for address in record.presence.addresses:
+                    effects += self.discovery.add(address, "peers", now)
+            if record.author == peer:
+                effects += self._introduce(peer, record.presence)
+        if message.reply:
+            effects.append(Send(peer, self._sample(now, reply=False)))
+        return effects + (self._view_changed(now) if changed else [])
+
+    def _introduce(self, peer: PeerId, presence: Presence) -> Effects:
+        """Tell a peer that means to be in our run, but is not, what its spec and ours differ in."""
+        if self.spec is None or not presence.run or presence.run == self.run:
+            return []
+        if presence.run_name != self.spec.name or (peer, presence.run) in self._described:
+            return []
+        self._described.add((peer, presence.run))
+        spec = msgspec.msgpack.encode(self.spec)
+        return [Send(peer, Describe(spec))] if len(spec) <= 200_000 else []
+
+    def _describe(self, peer: PeerId, message: Describe) -> Effects:
+        if self.spec is None:
+            return []
+        try:
+            theirs = msgspec.msgpack.decode(message.spec, type=RunSpec)
+        except msgspec.MsgspecError:
+            return []
+        text = difference(self.spec, theirs)
+        return [Notify(Refused(peer, f"other run spec: {text}"))] if text else []
+
+    def _ready(self, peer: PeerId, message: Ready, now: float) -> Effects:
+        if message.round < self.round or self.phase is Phase.FINISHED:
+            # It is behind, and seeks a round that is over: our record says so.
+            return [Send(peer, Records(((self._record(), 0.0),)))] if self.run else []
+        if message.round > self.round + 1 or len(self._early) > 4 * MAX_PUSHED:
+            return []
+        self._early[peer] = message
+        if not self._is_mine(message):
+            return []
+        if self.phase is Phase.WORKING:
+            return [self._hurry_timer(now)] if len(self._early) == 1 else []
+        if self.phase is Phase.SEEKING and self._matchmaking is not None:
+            self._arrived.setdefault(peer, now)
+            return self._after_matchmaking(self._matchmaking.handle_ready(peer, message, now), now)
+        return []
+
+    def _to_matchmaking(self, handler: str, peer: PeerId, message: Any, now: float) -> Effects:
+        seeking = self._matchmaking
+        if seeking is None or message.round != self.round:
+            return []
+        return self._after_matchmaking(getattr(seeking, handler)(peer, message, now), now)
+
+    def _to_exchange(self, event: Received, now: float) -> Effects:
+        message = event.message
+        if self.phase is Phase.SEEKING and self._matchmaking and self._matchmaking.matches(message.group):
+            effects = self._after_matchmaking(self._matchmaking.form_promised(now), now)
+            return effects + self._to_exchange(event, now)
+        exchange = self.exchange
+        if exchange is None or exchange.group.id != message.group or exchange.index != message.index:
+            # Perhaps it still is in a round that is over for us: our record tells it.
+            stale = self.run and self.phase is not Phase.SEEKING
+            return [Send(event.peer, Records(((self._record(), 0.0),)))] if stale else []
+        return self._after_exchange(exchange.handle(event.peer, message, event.data, now), now)
+
+    def _to_fetching(self, peer: PeerId, message: Any, data: Data, now: float) -> Effects:
+        if self.fetching is None:
+            return []
+        return self._after_fetching(self.fetching.handle(peer, message, data, now), now)
+
+    # --- timers -----------------------------------------------------------------------------------
+
+    def _timer(self, event: TimerFired, now: float) -> Effects:
+        if event.name == BEAT:
+            return self._beat(now)
+        if event.name == DISCOVERY:
+            return self.discovery.plan(now)
+        if event.name == MATCHMAKING and self._matchmaking and self.phase is Phase.SEEKING:
+            return self._after_matchmaking(self._matchmaking.timer(now), now)
+        if event.name == AVERAGING and self.exchange:
+            return self._after_exchange(self.exchange.timer(now), now)
+        if event.name == TRANSFER and self.fetching:
+            return self._after_fetching(self.fetching.timer(now), now)
+        if event.name == HURRY and self.phase is Phase.WORKING:
+            return [Notify(Hurry())]
+        return []
+
+    def _beat(self, now: float) -> Effects:
+        effects: Effects = []
+        if self.table.expire(now):
+            effects += self._view_changed(now)
+        self.serving.expire(now)
+        effects += self._push(now)
+        neighbours = sorted(self.table.connected)
+        if neighbours:
+            chosen = neighbours[int(self._dice.random() * len(neighbours))]
+            effects.append(Send(chosen, self._sample(now, reply=True)))
+        # Everyone hears an announcement, so their number must not grow with the swarm.
+        if self._dice.random() < MAX_PUSHED / max(MAX_PUSHED, len(self.table)):
+            effects.append(Publish(Records(((self._record(), 0.0),))))
+        jitter = 0.8 + 0.4 * self._dice.random()
+        return [*effects, *self._check_behind(now), SetTimer(now + self.config.beat * jitter, BEAT)]
+
+    # --- after a sub-core has spoken --------------------------------------------------------------
+
+    def _after_matchmaking(self, effects: Effects, now: float) -> Effects:
+        seeking = self._matchmaking
+        if self.phase is not Phase.SEEKING or seeking is None or seeking.group is None:
+            return effects
+        group = seeking.group
+        missed = self._expected() - set(group.members)
+        self._late |= missed
+        lags = [max(0.0, self._arrived.get(peer, now) - self._asked_at) for peer in group.members]
+        waited = now - self._asked_at
+        self._ready_wait.observe(2 * waited if missed else max(lags))
+        if self.spec is not None and len(group.members) < self.spec.quorum:
+            self.phase = Phase.APPLYING
+            text = f"{len(group.members)} of at least {self.spec.quorum} peers were ready"
+            return [*effects, Notify(Failed("TooFew", text))]
+        self._formed_at = now
+        return effects + self._begin_exchange(now)
+
+    def _begin_exchange(self, now: float) -> Effects:
+        pending = self._pending
+        group = self.exchange.group if self.exchange is not None else None
+        group = group or (self._matchmaking.group if self._matchmaking else None)
+        if pending is None or group is None:
+            return []
+        wait = self._exchange_wait.seconds()
+        config = AveragingConfig(stall=wait, cut=2 * wait)
+        self.phase = Phase.EXCHANGING
+        self._formed_at = max(self._formed_at, self._asked_at)
+        self.exchange = Averaging(self.me, group, pending.index, pending.vector, pending.weight, config)
+        return self._after_exchange(self.exchange.begin(now), now)
+
+    def _after_exchange(self, effects: Effects, now: float) -> Effects:
+        exchange, pending = self.exchange, self._pending
+        if exchange is None or pending is None or self.phase is not Phase.EXCHANGING or not exchange.is_over:
+            return effects
+        self.phase = Phase.APPLYING
+        self._pending = None
+        if exchange.result is None:
+            return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
+        self._exchange_wait.observe(now - self._formed_at)
+        least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
+        if self.spec is not None and least < self.spec.quorum:
+            text = f"{least} of at least {self.spec.quorum} peers contributed"
+            return [*effects, Notify(Failed("TooFew", text))]
+        times = (self._formed_at - self._asked_at, now - self._formed_at)
+        return [*effects, Notify(Averaged(self.round, exchange.index, exchange.result, *times))]
+
+    def _after_fetching(self, effects: Effects, now: float) -> Effects:
+        fetching = self.fetching
+        if fetching is None or not fetching.is_over:
+            return effects
+        self.fetching = None
+        if fetching.is_done:
+            got = (fetching.round, fetching.state, fetching.previous, fetching.vector, fetching.served)
+            return [*effects, Notify(Synced(*got))]
+        self.phase = Phase.WORKING
+        again = self._check_behind(now)
+        return [*effects, *(again or [Notify(Synced(self.round, self.state, self.previous, EMPTY))])]
+
+    # --- the view ---------------------------------------------------------------------------------
+
+    def _view_changed(self, now: float) -> Effects:
+        effects: Effects = []
+        if self.phase is Phase.SEEKING and self._matchmaking is not None:
+            effects += self._after_matchmaking(self._matchmaking.expect(self._expected(), now), now)
+        return effects + self._check_behind(now)
+
+    def _check_behind(self, now: float) -> Effects:
+        if self.phase not in (Phase.WORKING, Phase.SEEKING) or self.spec is None or not self.state:
+            return []
+        others = [(peer, entry.presence) for peer, entry in self.table.in_run(self.run)]
+        target = swarm_state(others, self.me, self._presence())
+        if target is None or target.state == self.state or not target.holders:
+            return []
+        if self._is_mixing():
+            if target.round <= self.round:
+                return []
+        elif target.includes_us and target.round <= self.round:
+            return []
+        effects: Effects = []
+        if self.phase is Phase.SEEKING:
+            effects.append(Notify(Failed("LeftOut", "the swarm is at another state")))
+        self._end_round()
+        self.phase = Phase.SYNCING
+        size = 4 * self.spec.state_numel
+        donors = tuple(p for p in target.holders if p in self.table.connected) or target.holders
+        self.fetching = Fetching(target.state, target.round, size, donors, self._exchange_wait.seconds())
+        effects += [Notify(Behind(target.round)), SetTimer(INFINITY, MATCHMAKING), *self._push(now)]
+        return effects + self._after_fetching(self.fetching.begin(now), now)
+
+    def _expected(self) -> set[PeerId]:
+        """Peers worth waiting for: linked, working, and at our state or on their way to it."""
+        mixing = self._is_mixing()
+        found = set()
+        for peer, entry in self.table.in_run(self.run):
+            presence = entry.presence
+            if presence.phase != "working" or peer not in self.table.connected or peer in self._late:
+                continue
+            on_its_way = bool(self.previous) and presence.state == self.previous
+            near = mixing and self.round - 1 <= presence.round <= self.round
+            if presence.state == self.state or on_its_way or near:
+                found.add(peer)
+        return found
+
+    def _is_mixing(self) -> bool:
+        """Whether the run has several groups a round, so that states differ between them."""
+        if not self._mergeable or self.spec is None:
+            return False
+        return sum(1 for _ in self.table.in_run(self.run)) + 1 > self.spec.group_size
+
+    def _base(self) -> bytes:
+        return NO_BASE if self._is_mixing() else self.state
+
+    def _is_mine(self, ready: Ready) -> bool:
+        return ready.round == self.round and ready.base == self._base()
+
+    # --- small things -----------------------------------------------------------------------------
+
+    def _matchmaking_config(self) -> MatchmakingConfig:
+        assert self.spec is not None
+        first = self.round == 0
+        enough = max(self.spec.quorum, self.config.wait_for if first else 1)
+        patience = self.config.patience * (2 if first else 1)
+        return MatchmakingConfig(
+            group_size=self.spec.group_size,
+            quorum=enough,
+            ready_wait=self._ready_wait.seconds(),
+            answer_wait=self._answer_wait.seconds(),
+            patience=patience,
+        )
+
+    def _hurry_timer(self, now: float) -> SetTimer:
+        return SetTimer(now + HURRY_AFTER * self._ready_wait.seconds(), HURRY)
+
+    def _abandon(self) -> Effects:
+        if self.exchange is None or self.exchange.is_over:
+            return []
+        return self.exchange.abandon()
+
+    def _end_round(self) -> None:
+        self._matchmaking = None
+        self.exchange = None
+        self._pending = None
+
+    def _presence(self) -> Presence:
+        shown = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
+        phase = shown.get(self.phase, self.phase.value)
+        name = self.spec.name if self.spec is not None else ""
+        return Presence(
+            self.run,
+            name,
+            self.round,
+            self.state,
+            self.previous,
+            phase,
+            self.config.lease,
+            self._addresses,
+        )
+
+    def _record(self) -> Record:
+        return Record(self.me, self._sequence, self._presence())
+
+    def _push(self, now: float) -> Effects:
+        """Tell the neighbours about a change."""
+        self._sequence += 1
+        records = Records(((self._record(), 0.0),))
+        return [Send(peer, records) for peer in sorted(self.table.connected)[:MAX_PUSHED]]
+
+    def _sample(self, now: float, *, reply: bool) -> Records:
+        """Return our record and a random few of those we know."""
+        known = [(entry.record, max(0.0, now - entry.heard)) for _, entry in self.table]
+        while len(known) > 15:
+            known.pop(int(self._dice.random() * len(known)))
+        return Records(((self._record(), 0.0), *known), reply)
