@@ -16,9 +16,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from gossip.addresses import BadAddress, parse, parse_listen
 from gossip.host import HostConfig
 from gossip.runspec import Scalar
-from node.address import BadAddress, check_listen, multiaddr_of
 from node.errors import BadConfig
 from node.home import Home
 
@@ -127,13 +127,14 @@ def settings() -> dict[str, msgspec.structs.FieldInfo]:
 
 def _settings(struct: Any, prefix: str) -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
     for field in msgspec.structs.fields(struct):
-        if _is_struct(field.type):
+        if is_struct(field.type):
             yield from _settings(field.type, f"{prefix}{field.name}.")
         elif prefix or field.name != "home":
             yield prefix + field.name, field
 
 
-def _is_struct(type_: object) -> bool:
+def is_struct(type_: object) -> bool:
+    """Tell whether a field is a section of its own."""
     return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
@@ -172,7 +173,7 @@ def _built(struct: Any, prefix: str, values: Mapping[str, object], **more: objec
     chosen = dict(more)
     for field in msgspec.structs.fields(struct):
         name = prefix + field.name
-        if _is_struct(field.type):
+        if is_struct(field.type):
             chosen[field.name] = _built(field.type, name + ".", values)
         elif name in values:
             chosen[field.name] = values[name]
@@ -251,13 +252,20 @@ def _checked(
         ) from None
     try:
         if name == "join":
-            return tuple(multiaddr_of(address) for address in checked)
-        if name in ("network.listen", "network.announce"):
-            for address in checked:
-                check_listen(address) if name == "network.listen" else multiaddr_of(address)
+            return tuple(str(parse(address)) for address in checked)
+        if name == "network.listen":
+            return tuple(str(parse_listen(address)) for address in checked)
+        if name == "network.announce":
+            return tuple(str(parse(address)) for address in checked)
     except BadAddress as error:
-        raise BadConfig(f"{place}: {error}") from None
+        raise BadConfig(f"{place}: {with_advice(error)}") from None
     return checked
+
+
+def with_advice(error: BadAddress) -> str:
+    """Return what is wrong with an address, and what a right one looks like."""
+    text = str(error)
+    return text if "write" in text else f"{text}; write host:port or /ip4/192.0.2.7/tcp/4710/p2p/PEER_ID"
 
 
 def _from_text(place: str, kind: msgspec.inspect.Type, text: str) -> object:

@@ -98,3 +98,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     trainer: str
     """running, none, attached (a process of yours), or why it stopped."""
     rss_bytes: int
+    page: str = ""
+    """Where the page of this node is, such as http://127.0.0.1:4711; empty: not served."""

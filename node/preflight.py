@@ -1,0 +1,75 @@
+"""Preflight: what would stop a node a moment after its start is found before it, while a line can say so.
+
+Nothing here reserves anything; a port can be taken between the look and the start. The parts that open
+them say the same then.
+"""
+
+import errno
+import os
+import socket
+import sys
+from importlib.machinery import PathFinder
+
+from methods.registry import load_method
+from node.config import NodeConfig
+from node.errors import BadConfig
+
+
+def check(config: NodeConfig) -> None:
+    """Look at ports, task and method.
+
+    Raises:
+        BadConfig: a port is in use, or the task cannot be found.
+        MethodsError: no such method, or it has no such option.
+    """
+    for address in config.network.listen:
+        _, family, host, _, port = address.split("/")
+        _check_port(socket.AF_INET6 if family == "ip6" else socket.AF_INET, host, int(port), "--port")
+    if config.http.enabled:
+        family_ = socket.AF_INET6 if ":" in config.http.host else socket.AF_INET
+        _check_port(family_, config.http.host, config.http.port, "--http-port")
+    if config.run.task:
+        load_method(config.run.method, config.run.options)
+        if config.run.trainer == "spawn":
+            _check_task(config.run.task)
+
+
+def _check_port(family: socket.AddressFamily, host: str, port: int, flag: str) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            # Binding alone succeeds beside a listener that is reached by another address.
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise BadConfig(
+                    f"port {port} on {host} is in use; choose another with {flag}, or 0 for any free one"
+                ) from None
+            if error.errno == errno.EACCES:
+                raise BadConfig(f"port {port} is not for you; choose one above 1023 with {flag}") from None
+            raise BadConfig(
+                f"cannot listen on {host} port {port}: {error.strerror or error};"
+                " choose an address of this machine"
+            ) from None
+
+
+def _check_task(task: str) -> None:
+    """Look for the task's file without running it: it may take seconds, and is the trainer's business."""
+    module, colon, name = task.partition(":")
+    if not colon:
+        if not task.isidentifier():
+            raise BadConfig(f"--task {task}: write package.module:Class, or a built-in name such as digits")
+        return
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise BadConfig(f"--task {task}: write package.module:Class, as one imports it")
+    path: list[str] | None = [os.getcwd(), *sys.path]
+    parts = module.split(".")
+    for index, part in enumerate(parts):
+        spec = PathFinder.find_spec(part, path)
+        if spec is None:
+            missing = ".".join(parts[: index + 1])
+            raise BadConfig(
+                f"--task {task}: no module {missing}; start in the folder that holds it, or install it"
+            )
+        path = list(spec.submodule_search_locations or ())
