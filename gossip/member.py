@@ -192,6 +192,10 @@ class Member:
         """See `gossip.core`."""
         return self._commands[type(event)](event, now)
 
+    def heard(self, record: Record) -> Records:
+        """Return an announcement as the message that it amounts to."""
+        return Records(((record, 0.0),))
+
     def begin(self, now: float) -> Effects:
         """Start the heartbeat."""
         return [SetTimer(now, BEAT)]

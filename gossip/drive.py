@@ -1,0 +1,129 @@
+"""Drive: the one trio loop around a `Member`: frames in, effects out, timers between.
+
+    host events --decode--> Received ..--.
+    commands of the node ----------------+--> Member.handle --> effects --> host, timers, notices
+    timers that are due -----------------'
+
+Everything runs in the trio thread and nothing here waits but for the next event, so a core is never
+entered twice.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from crypto.keys import PeerId, short
+from gossip.core import (
+    Dial,
+    Drop,
+    Effect,
+    Event,
+    Notify,
+    PeerLost,
+    Publish,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
+from gossip.errors import RemoteViolation
+from gossip.host import Announced, FrameReceived, Host
+from gossip.member import Member
+from gossip.wire import OTHER_RUN, Codec
+
+log = logging.getLogger(__name__)
+
+MAX_STRIKES: Final = 32
+"""Malformed messages of one link after which it is closed; an honest peer sends none."""
+
+
+class Driver:
+    """Runs one member over one host."""
+
+    def __init__(self, host: Host, member: Member, codec: Codec, notify: Callable[[Any], None]) -> None:
+        """`notify` is called with every notice of the member, in the trio thread."""
+        self.host, self.member, self.codec = host, member, codec
+        self.drops: Counter[str] = Counter()
+        self.on_effect: Callable[[Effect], None] | None = None
+        """For tests of crashes: called before an effect is carried out."""
+        self._notify = notify
+        self._timers: dict[str, float] = {}
+        self._timers_changed = trio.Event()
+        self._strikes: Counter[PeerId] = Counter()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fire_timers)
+            self._carry_out(self.member.begin(trio.current_time()))
+            task_status.started()
+            while True:
+                self._host_event(await self.host.next_event())
+
+    def command(self, event: Event) -> None:
+        """Hand the member a command; its effects are carried out before this returns."""
+        self._carry_out(self.member.handle(event, trio.current_time()))
+
+    def _host_event(self, event: Any) -> None:
+        try:
+            match event:
+                case FrameReceived():
+                    message = self.codec.decode(event.peer, event.head, len(event.data))
+                    self.command(Received(event.peer, message, event.data))
+                case Announced():
+                    record = self.codec.open_record(event.sealed)
+                    self.command(Received(event.via, self.member.heard(record)))
+                case _:
+                    if isinstance(event, PeerLost):
+                        self._strikes.pop(event.peer, None)
+                    self.command(event)
+        except RemoteViolation as violation:
+            self._strike(event.via if isinstance(event, Announced) else event.peer, violation)
+
+    def _strike(self, peer: PeerId, violation: RemoteViolation) -> None:
+        self.drops[violation.reason] += 1
+        if violation.reason == OTHER_RUN:
+            return
+        log.debug("dropped a message of %s: %s", short(peer), violation)
+        self._strikes[peer] += 1
+        if self._strikes[peer] >= MAX_STRIKES:
+            log.warning("closing the link to %s: %s", short(peer), violation)
+            self.host.drop_nowait(peer, violation.reason)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if self.on_effect is not None:
+                self.on_effect(effect)
+            match effect:
+                case Send():
+                    self.host.send_nowait(effect.peer, self.codec.encode(effect.message), effect.data)
+                case SetTimer():
+                    self._timers[effect.name] = effect.at
+                    self._timers_changed.set()
+                case Notify():
+                    self._notify(effect.notice)
+                case Dial():
+                    self.host.dial_nowait(effect.address)
+                case Publish():
+                    self.host.announce_nowait(self.codec.encode_announcement(effect.message))
+                case Drop():
+                    self.drops[effect.reason] += 1
+                    log.warning("closing the link to %s: %s", short(effect.peer), effect.reason)
+                    self.host.drop_nowait(effect.peer, effect.reason)
+
+    async def _fire_timers(self) -> None:
+        while True:
+            self._timers_changed = trio.Event()
+            soonest = min(self._timers.values(), default=float("inf"))
+            with trio.move_on_at(soonest):
+                await self._timers_changed.wait()
+                continue
+            now = trio.current_time()
+            for name in [name for name, at in self._timers.items() if at <= now]:
+                # An earlier one of these may have moved it.
+                if self._timers.get(name, float("inf")) <= now:
+                    del self._timers[name]
+                    self.command(TimerFired(name))

@@ -1,0 +1,179 @@
+"""Wire: messages to bytes and back; alone knows the format (docs/wire.md).
+
+A control frame's head is ``00`` and an envelope: signed by the sender's node key, bound to swarm, run, kind
+and sequence. A bulk frame's head is ``01`` and plain msgpack: its bytes and the data beside it are proved
+by the link, whose Noise handshake was signed with the same key, and whose records are AEAD with
+counted nonces. Nothing that came over a link as bulk is ever handed on.
+
+Decoding raises `RemoteViolation` with a reason to count, and nothing else, whatever the bytes are.
+"""
+
+import math
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+from nacl.signing import SigningKey
+
+from crypto.envelope import Envelope, ReplayGuard, open_envelope, seal
+from crypto.errors import BadEnvelope, Replayed
+from crypto.keys import PeerId, peer_id_of
+from gossip.errors import RemoteViolation
+from gossip.messages import (
+    Accept,
+    Chunk,
+    Commit,
+    Exchange,
+    Message,
+    Offer,
+    Part,
+    Presence,
+    Propose,
+    Ready,
+    Record,
+    Records,
+    Reduced,
+    SealedRecords,
+    Wire,
+)
+
+SIGNED: Final = b"\x00"
+PLAIN: Final = b"\x01"
+PRESENCE: Final = "Presence"
+MAX_CONTROL_BYTES: Final = 256 << 10
+BULK: Final = (Part, Reduced, Offer, Chunk)
+"""What goes unsigned in the bulk lane; everything else is signed."""
+OF_A_RUN: Final = (Ready, Propose, Accept, Commit, Exchange)
+"""What means nothing to a peer of another run."""
+OTHER_RUN: Final = "other run"
+"""A reason that is nobody's fault: peers of several runs meet in one swarm."""
+MAX_OPENED: Final = 2048
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(Wire)
+_decode_presence = msgspec.msgpack.Decoder(Presence).decode
+
+
+def swarm_id(name: str) -> bytes:
+    """Return the 16 bytes that stand for a swarm in every envelope."""
+    return blake2b(name.encode(), digest_size=16, person=b"shoal/swarm").digest()
+
+
+class Codec:
+    """One node's end of the wire."""
+
+    def __init__(self, key: SigningKey, swarm: str, sequence: int) -> None:
+        """`sequence`: larger than any this key has used before; the clock serves."""
+        self.run = b""
+        self._key = key
+        self._me = peer_id_of(bytes(key.verify_key))
+        self._swarm = swarm_id(swarm)
+        self._sequence = sequence
+        self._replays = ReplayGuard()
+        self._opened: OrderedDict[bytes, Record] = OrderedDict()
+
+    # --- out --------------------------------------------------------------------------------------
+
+    def encode(self, message: Any) -> bytes:
+        """Return the head of a frame."""
+        if isinstance(message, BULK):
+            return PLAIN + _encode(message)
+        if isinstance(message, Records):
+            message = SealedRecords(
+                tuple((self._sealed(record), age) for record, age in message.records), message.reply
+            )
+        self._sequence += 1
+        return SIGNED + self._seal(type(message).__name__, self.run, self._sequence, message)
+
+    def encode_announcement(self, message: Records) -> bytes:
+        """Return our own sealed presence, as everyone hears it."""
+        return self._sealed(message.records[0][0])
+
+    def _sealed(self, record: Record) -> bytes:
+        if record.sealed:
+            return record.sealed
+        return self._seal(PRESENCE, record.presence.run, record.sequence, record.presence)
+
+    def _seal(self, kind: str, run: bytes, sequence: int, body: Message) -> bytes:
+        return seal(self._key, swarm=self._swarm, run=run, kind=kind, sequence=sequence, body=_encode(body))
+
+    # --- in ---------------------------------------------------------------------------------------
+
+    def decode(self, peer: PeerId, head: bytes, data_bytes: int) -> Any:
+        """Return the message in a frame's head.
+
+        Raises:
+            RemoteViolation: malformed, not from this peer, replayed, or of another run or swarm.
+        """
+        lane, rest = head[:1], head[1:]
+        if lane == PLAIN:
+            message = self._parse(rest)
+            if not isinstance(message, BULK):
+                raise RemoteViolation("unsigned control message", type(message).__name__)
+            _check_numbers(message)
+            return message
+        if lane != SIGNED or data_bytes or len(head) > MAX_CONTROL_BYTES:
+            raise RemoteViolation("malformed frame")
+        envelope = self._open(rest)
+        if envelope.sender != peer:
+            raise RemoteViolation("not signed by the link's peer")
+        try:
+            self._replays.check(envelope)
+        except Replayed as error:
+            raise RemoteViolation("replayed") from error
+        message = self._parse(envelope.body)
+        if type(message).__name__ != envelope.head.kind or isinstance(message, BULK):
+            raise RemoteViolation("kind does not match", envelope.head.kind)
+        if isinstance(message, OF_A_RUN) and envelope.head.run != self.run:
+            raise RemoteViolation(OTHER_RUN)
+        if isinstance(message, SealedRecords):
+            return Records(
+                tuple((self.open_record(sealed), age) for sealed, age in message.records), message.reply
+            )
+        return message
+
+    def open_record(self, sealed: bytes) -> Record:
+        """Return the record in a sealed presence, whoever handed it on.
+
+        Raises:
+            RemoteViolation: not a presence that its author signed for this swarm.
+        """
+        known = self._opened.get(sealed)
+        if known is not None:
+            return known
+        envelope = self._open(sealed)
+        if envelope.head.kind != PRESENCE:
+            raise RemoteViolation("kind does not match", envelope.head.kind)
+        try:
+            presence = _decode_presence(envelope.body)
+        except msgspec.MsgspecError as error:
+            raise RemoteViolation("malformed record") from error
+        if presence.run != envelope.head.run or not math.isfinite(presence.lease):
+            raise RemoteViolation("malformed record")
+        record = Record(envelope.sender, envelope.head.sequence, presence, sealed)
+        self._opened[sealed] = record
+        while len(self._opened) > MAX_OPENED:
+            self._opened.popitem(last=False)
+        return record
+
+    def _open(self, sealed: bytes) -> Envelope:
+        try:
+            envelope = open_envelope(sealed)
+        except BadEnvelope as error:
+            raise RemoteViolation("bad envelope", str(error)) from error
+        if envelope.head.swarm != self._swarm:
+            raise RemoteViolation("other swarm")
+        return envelope
+
+    def _parse(self, body: bytes) -> Any:
+        try:
+            return _decoder.decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise RemoteViolation("malformed message") from error
+
+
+def _check_numbers(message: Any) -> None:
+    # A NaN passes every comparison of a bound.
+    if isinstance(message, Part) and not math.isfinite(message.weight):
+        raise RemoteViolation("weight is not finite")
