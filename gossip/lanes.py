@@ -1,0 +1,127 @@
+"""Lanes: frames over a stream, queued, bounded and counted.
+
+    frame = head length (4 bytes, big endian) | data length (4 bytes) | head | data
+
+Two peers have two lanes in each direction, a stream each: control frames have a head only and are
+sent joined; bulk frames carry data, which is queued as a reference and written piece by piece as
+the link takes it. So a control frame never waits behind more than one record of bulk.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+from gossip.core import Data
+from gossip.errors import RemoteViolation
+
+CONTROL: Final = "/shoal/control/1"
+BULK: Final = "/shoal/bulk/1"
+PREFIX: Final = struct.Struct("!II")
+MAX_HEAD_BYTES: Final = 256 * 1024
+MAX_DATA_BYTES: Final = 4 << 20
+MAX_QUEUED: Final = {CONTROL: 1024, BULK: 8192}
+"""Frames. A peer for whom more of them wait does not keep up with what it must know."""
+JOINED_BYTES: Final = 128 * 1024
+
+
+class LinkBroken(Exception):
+    """The stream or the link below it ended."""
+
+
+class ByteStream(Protocol):
+    """What a lane needs of a stream; all methods raise `LinkBroken`."""
+
+    async def write(self, data: Data) -> None:
+        """Send everything."""
+        ...
+
+    async def read_into(self, view: memoryview) -> None:
+        """Fill the buffer."""
+        ...
+
+
+class Outbox:
+    """Frames waiting to be sent on one lane to one peer."""
+
+    def __init__(self, lane: str) -> None:
+        """`lane`: decides how many may wait."""
+        self._frames: deque[tuple[bytes, Data]] = deque()
+        self._limit = MAX_QUEUED[lane]
+        self._filled = trio.Event()
+
+    def __len__(self) -> int:
+        """Return how many frames wait."""
+        return len(self._frames)
+
+    def put(self, head: bytes, data: Data) -> bool:
+        """Queue a frame; False if too many wait already."""
+        if len(self._frames) >= self._limit:
+            return False
+        self._frames.append((head, data))
+        self._filled.set()
+        return True
+
+    async def wait_filled(self) -> None:
+        """Wait until there is a frame."""
+        while not self._frames:
+            self._filled = trio.Event()
+            await self._filled.wait()
+
+    async def send_to(self, stream: ByteStream, sent: Callable[[int], None]) -> None:
+        """Write what is queued, and go on until the link breaks.
+
+        `sent` is told the payload bytes of each write. A frame that was on its way when the link
+        broke is not sent again: half of it may have arrived.
+
+        Raises:
+            LinkBroken: the stream ended.
+        """
+        while True:
+            while self._frames:
+                head, data = self._frames.popleft()
+                prefix = PREFIX.pack(len(head), len(data))
+                if data:
+                    await stream.write(prefix + head)
+                    await stream.write(data)
+                    sent(len(head) + len(data))
+                else:
+                    await stream.write(self._joined(prefix + head))
+                    sent(len(head))
+            await self.wait_filled()
+
+    def _joined(self, first: bytes) -> bytes:
+        """Return this frame and the small ones right behind it as one piece."""
+        pieces, size = [first], len(first)
+        while self._frames and not self._frames[0][1] and size < JOINED_BYTES:
+            head, _ = self._frames.popleft()
+            pieces.append(PREFIX.pack(len(head), 0) + head)
+            size += len(pieces[-1])
+        return b"".join(pieces)
+
+
+async def read_frame(
+    stream: ByteStream, lane: str, max_head: int = MAX_HEAD_BYTES
+) -> tuple[bytes, memoryview | bytes]:
+    """Return the next frame; nothing is allocated before the lengths were checked.
+
+    Raises:
+        LinkBroken: the stream ended.
+        RemoteViolation: the frame is larger than any of ours.
+    """
+    prefix = bytearray(PREFIX.size)
+    await stream.read_into(memoryview(prefix))
+    head_size, data_size = PREFIX.unpack(prefix)
+    if head_size > max_head:
+        raise RemoteViolation("head too large", f"{head_size} bytes")
+    if data_size > (MAX_DATA_BYTES if lane == BULK else 0):
+        raise RemoteViolation("data too large", f"{data_size} bytes")
+    head = bytearray(head_size)
+    await stream.read_into(memoryview(head))
+    if not data_size:
+        return bytes(head), b""
+    data = memoryview(bytearray(data_size))
+    await stream.read_into(data)
+    return bytes(head), data

@@ -1,0 +1,371 @@
+"""The libp2p node below the host: how it is put together, how it dials and how it accepts.
+
+py-libp2p gives the handshake, negotiation, identify, the DHT and GossipSub. Dialling and accepting
+are done here, on the library's own parts, because its own ways lose what a node has to know: a
+failed dial does not say why, an address without an identity cannot be dialled, and an accepted
+connection keeps its place in the inbound limit after it has ended, until nobody gets in.
+
+Only Noise is offered, under the names of `gossip.fast_link` first; never plaintext.
+"""
+
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import multiaddr
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.tcp.tcp import TCP, TCPListener
+from libp2p.transport.upgrader import TransportUpgrader
+from nacl.signing import SigningKey
+
+from crypto.keys import PeerId
+from gossip import fast_mux
+from gossip.addresses import Address, expand_all, from_socket
+from gossip.core import Data
+from gossip.fast_link import FastNoise, TcpStream, Traffic, suites_by_speed
+from gossip.fast_mux import FastMuxer, FastStream
+from gossip.lanes import LinkBroken
+
+log = logging.getLogger(__name__)
+
+CONNECT_PATIENCE: Final = 5.0
+"""Seconds for a TCP connection. A guess: a SYN is repeated after 1 and 3 seconds."""
+HANDSHAKE_PATIENCE: Final = 10.0
+STOCK_PIECE: Final = 1 << 20
+STREAM_ERRORS: Final = (BaseLibp2pError, OSError, trio.ClosedResourceError, trio.BrokenResourceError)
+"""How a stream of the library fails."""
+MAX_HALF_OPEN: Final = 64
+"""Connections that have not said who they are."""
+MAX_HALF_OPEN_PER_IP: Final = 32
+
+
+class LaneStream:
+    """A stream of a lane. Ours fills the reader's memory by itself; the standard's is copied."""
+
+    def __init__(self, stream: Any) -> None:
+        """`stream`: the library's, negotiated."""
+        self._stream = stream
+        self._fast = stream.muxed_stream if isinstance(stream.muxed_stream, FastStream) else None
+        self.connection = stream.swarm_conn
+
+    async def write(self, data: Data) -> None:
+        """See `ByteStream`."""
+        try:
+            if self._fast is not None:
+                await self._fast.write(data)
+                return
+            view = memoryview(data).cast("B")
+            for start in range(0, len(view), STOCK_PIECE):
+                await self._stream.write(bytes(view[start : start + STOCK_PIECE]))
+        except STREAM_ERRORS as error:
+            raise LinkBroken(str(error)) from error
+
+    async def read_into(self, view: memoryview) -> None:
+        """See `ByteStream`."""
+        try:
+            if self._fast is not None:
+                await self._fast.read_into(view)
+                return
+            while view:
+                piece = await self._stream.read(len(view))
+                view[: len(piece)] = piece
+                view = view[len(piece) :]
+        except STREAM_ERRORS as error:
+            raise LinkBroken(str(error)) from error
+
+    async def reset(self) -> None:
+        """End it in both directions, without waiting for a peer that takes no data."""
+        with trio.move_on_after(1) as scope:
+            scope.shield = True
+            try:
+                await self._stream.reset()
+            except STREAM_ERRORS:
+                log.debug("the stream ended before its reset")
+
+
+class PortInUse(OSError):
+    """Somebody listens there already; the message says what to do."""
+
+
+class DialFault(Exception):
+    """A dial ended without a link; `reason` is one of those of `gossip.core.DialFailed`."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason`: for the person who gave the address."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Transport(TCP):
+    """TCP with counted bytes, and with `accept` in the place of the library's handler."""
+
+    def __init__(self, traffic: Traffic, accept: Callable[[TcpStream], Awaitable[None]]) -> None:
+        """`accept` owns each new connection until it returns."""
+        super().__init__()
+        self._traffic = traffic
+        self._accept = accept
+
+    async def dial(self, maddr: Any) -> RawConnection:
+        """See `TCP`; used by the library's own dials."""
+        raw = await super().dial(maddr)
+        return RawConnection(TcpStream(raw.stream.stream, self._traffic), True)
+
+    def create_listener(self, handler_function: Any) -> TCPListener:
+        """See `TCP`."""
+
+        async def handle(stream: TrioTCPStream) -> None:
+            await self._accept(TcpStream(stream.stream, self._traffic))
+
+        return TCPListener(handle)
+
+
+def check_port_free(address: Address) -> None:
+    """Try to listen as nobody who shares would.
+
+    The library listens with SO_REUSEPORT, which hole punching needs: a second node on the same port
+    would start without an error and take half of the connections.
+
+    Raises:
+        PortInUse: somebody listens there.
+        OSError: the address is not one of this machine, or the port may not be used.
+    """
+    family = socket.AF_INET if address.kind == "ip4" else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(
+                    errno.EADDRINUSE,
+                    f"port {address.port} is in use: choose another with --port, or 0 for a free one",
+                ) from error
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+
+
+class Network:
+    """The library's host with our transport, security and muxer in it."""
+
+    def __init__(self, key: SigningKey, *, fast: bool, announce: list[Address], max_links: int) -> None:
+        """Put the parts together; nothing runs yet."""
+        keys = create_new_key_pair(seed=bytes(key))
+        noise_key = create_noise_key().private_key
+        suites = suites_by_speed() if fast else ()
+        security: dict[Any, Any] = {each.protocol: FastNoise(keys, noise_key, each) for each in suites}
+        security[NOISE] = NoiseTransport(keys, noise_key)
+        muxers: dict[Any, Any] = {fast_mux.PROTOCOL: FastMuxer} if fast else {}
+        muxers[YAMUX] = Yamux
+        self.id = ID.from_pubkey(keys.public_key)
+        self.traffic = Traffic()
+        self.refused: Counter[str] = Counter()
+        self.on_own_identity: Callable[[Address | None], None] = lambda _: None
+        self._announce = announce
+        self._max_links = max_links
+        self._half_open: Counter[str] = Counter()
+        store = PeerStore()
+        store.add_key_pair(self.id, keys)
+        self.swarm = Swarm(
+            self.id,
+            store,
+            TransportUpgrader(security, muxers),
+            transports=[Transport(self.traffic, self._accept)],
+            connection_config=ConnectionConfig(
+                # The library would dial whom it knows, close what it finds too many, and count
+                # connections that are gone; all three are decided here.
+                min_connections=0,
+                low_watermark=0,
+                high_watermark=1 << 20,
+                max_connections=1 << 20,
+                max_connections_per_peer=64,
+            ),
+        )
+        self.host = BasicHost(self.swarm, addrs_factory=lambda _: [_multiaddr(a) for a in self.addresses()])
+        self._guard_handlers()
+
+    def _guard_handlers(self) -> None:
+        """Let a failing handler end its stream; unguarded it ends the library's service and the node."""
+        inner = self.swarm.common_stream_handler
+
+        async def guarded(stream: Any) -> None:
+            try:
+                await inner(stream)
+            except Exception:
+                log.debug("a stream handler failed", exc_info=True)
+                with trio.move_on_after(1):
+                    await stream.reset()
+
+        self.swarm.set_stream_handler(guarded)
+
+    def addresses(self) -> list[Address]:
+        """Return where others reach us, without our peer id."""
+        if self._announce:
+            return self._announce
+        sockets = [each.socket for listener in self.swarm.listeners.values() for each in listener.listeners]
+        return expand_all(from_socket(*each.getsockname()[:2]) for each in sockets)
+
+    async def dial(self, address: Address, on_secured: Callable[[Any, PeerId], bool]) -> Any:
+        """Open a link and return its connection.
+
+        `on_secured(muxed connection, peer)` is told before the link is announced to anyone; where it
+        returns False, the connection is closed again and None is returned.
+
+        Raises:
+            DialFault: with the reason.
+        """
+        stream = TcpStream(await _connect(address), self.traffic)
+        try:
+            with trio.fail_after(HANDSHAKE_PATIENCE):
+                return await self._secure_outbound(address, stream, on_secured)
+        except trio.TooSlowError as error:
+            raise DialFault("timeout") from error
+        except PeerIDMismatchesPubkey as error:
+            raise DialFault("wrong key") from error
+        except DialFault:
+            raise
+        except Exception as error:
+            log.debug("handshake with %s failed", address, exc_info=True)
+            raise DialFault("not a shoal node") from error
+
+    async def _secure_outbound(
+        self, address: Address, stream: TcpStream, on_secured: Callable[[Any, PeerId], bool]
+    ) -> Any:
+        kept = False
+        try:
+            raw = RawConnection(stream, True)
+            expected = ID.from_base58(address.peer) if address.peer else None
+            secured = await self.swarm.upgrader.security_multistream.secure_outbound(raw, expected)
+            peer = secured.get_remote_peer()
+            if peer == self.id:
+                raise DialFault("same identity")
+            muxed = await self.swarm.upgrader.upgrade_connection(secured, peer)
+            if not on_secured(muxed, PeerId(str(peer))):
+                return None
+            connection = await self.swarm.add_conn(muxed, direction="outbound")
+            kept = True
+            return connection
+        finally:
+            if not kept:
+                await trio.aclose_forcefully(stream.stream)
+
+    async def _accept(self, stream: TcpStream) -> None:
+        """Secure an inbound connection and stay until it ends."""
+        remote = stream.get_remote_address()
+        ip = remote[0] if remote else ""
+        if (
+            len(self.swarm.get_connections()) >= self._max_links
+            or self._half_open.total() >= MAX_HALF_OPEN
+            or self._half_open[ip] >= MAX_HALF_OPEN_PER_IP
+        ):
+            self.refused["too many links"] += 1
+            return
+        self._half_open[ip] += 1
+        try:
+            with trio.fail_after(HANDSHAKE_PATIENCE):
+                secured = await self.swarm.upgrader.upgrade_security(RawConnection(stream, False), False)
+                peer = secured.get_remote_peer()
+                if peer == self.id:
+                    self.on_own_identity(from_socket(*remote) if remote else None)
+                    return
+                muxed = await self.swarm.upgrader.upgrade_connection(secured, peer)
+        except Exception:
+            self.refused["handshake"] += 1
+            log.debug("a handshake failed", exc_info=True)
+            return
+        finally:
+            self._half_open[ip] -= 1
+            if not self._half_open[ip]:
+                del self._half_open[ip]
+        connection = await self.swarm.add_conn(muxed, direction="inbound")
+        await connection.event_closed.wait()
+
+    async def open_lane(self, connection: Any, protocol: str) -> "LaneStream | None":
+        """Open a stream on this very connection; None if the peer does not speak the protocol.
+
+        Raises:
+            LinkBroken: the connection ended, or the peer does not answer.
+        """
+        try:
+            with trio.fail_after(HANDSHAKE_PATIENCE):
+                stream = await connection.new_stream()
+                await self.host.multiselect_client.select_one_of(
+                    [TProtocol(protocol)], MultiselectCommunicator(stream)
+                )
+        except MultiselectClientError as error:
+            if connection.is_closed:
+                raise LinkBroken(str(error)) from error
+            return None
+        except (*STREAM_ERRORS, trio.TooSlowError) as error:
+            raise LinkBroken(str(error)) from error
+        stream.set_protocol(TProtocol(protocol))
+        return LaneStream(stream)
+
+    def serve_lane(self, protocol: str, handler: Callable[["LaneStream"], Awaitable[None]]) -> None:
+        """Hand inbound streams of a protocol to a handler, and reset them when it returns."""
+
+        async def handle(stream: Any) -> None:
+            lane = LaneStream(stream)
+            try:
+                await handler(lane)
+            finally:
+                await lane.reset()
+
+        self.host.set_stream_handler(TProtocol(protocol), handle)
+
+    async def close_links(self) -> None:
+        """Close all connections side by side; one after another they take 0.2 s each."""
+        async with trio.open_nursery() as nursery:
+            for connection in self.swarm.get_connections():
+                nursery.start_soon(connection.close)
+
+
+async def _connect(address: Address) -> trio.SocketStream:
+    """Open the TCP connection, to the first that answers of all addresses a name has."""
+    try:
+        with trio.fail_after(CONNECT_PATIENCE):
+            stream = await trio.open_tcp_stream(address.host, address.port)
+    except trio.TooSlowError as error:
+        raise DialFault("timeout") from error
+    except OSError as error:
+        raise DialFault(_why(error)) from error
+    return stream
+
+
+def _why(error: BaseException) -> str:
+    """Say in a word why no connection came about; trio hides the causes of several attempts."""
+    causes: list[BaseException] = [error]
+    for each in causes:
+        if isinstance(each, BaseExceptionGroup):
+            causes.extend(each.exceptions)
+        elif each.__cause__ is not None:
+            causes.append(each.__cause__)
+    if any(isinstance(each, ConnectionRefusedError) for each in causes):
+        return "refused"
+    if any(isinstance(each, TimeoutError) for each in causes):
+        return "timeout"
+    return "unreachable"
+
+
+def _multiaddr(address: Address) -> Any:
+    return multiaddr.Multiaddr(str(address))

@@ -1,0 +1,138 @@
+"""What the host remembers about a peer: its links, its lanes, and what waits for it or from it."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+import msgspec
+import trio
+
+from crypto.keys import PeerId
+from gossip.host import FrameReceived, HostEvent
+from gossip.lanes import BULK, CONTROL, PREFIX, Outbox
+
+VERSION: Final = 1
+MAX_HELLO_BYTES: Final = 1024
+MAX_BACKLOG_BYTES: Final = 16 << 20
+"""Received and not yet taken, per peer; above it the peer is not read."""
+MAX_BACKLOG_FRAMES: Final = 2048
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """The first frame on every control stream. Later versions may append fields."""
+
+    version: int
+    swarm: Annotated[str, msgspec.Meta(max_length=200)]
+
+    def frame(self) -> bytes:
+        """Return the whole frame."""
+        head = _encode_hello(self)
+        return PREFIX.pack(len(head), 0) + head
+
+
+_encode_hello = msgspec.msgpack.Encoder().encode
+decode_hello = msgspec.msgpack.Decoder(Hello).decode
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One connection to a peer. `stream` and `connection` are the library's."""
+
+    connection: Any
+    peer: "Peer"
+    address: str
+    kind: str
+    dialled: str
+    """The address as it was given to `dial_nowait`, while that dial has not ended; else empty."""
+    control: Any = None
+    """Our control stream, once our hello is on it."""
+    refused: bool = False
+    """Not to be used any more; it is being closed."""
+    greeted: trio.Event = field(default_factory=trio.Event)
+    """The peer's hello was right."""
+    uses: set[trio.CancelScope] = field(default_factory=set)
+    """Writers on this link; they move on when it ends."""
+
+    def stop_using(self) -> None:
+        """Send nothing more over this link."""
+        self.refused = True
+        for scope in self.uses:
+            scope.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A stream on which a lane of a peer is being read."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """Everything about one peer while there are links or frames for it."""
+
+    id: PeerId
+    links: list[Link] = field(default_factory=list)
+    found: bool = False
+    changed: trio.Event = field(default_factory=trio.Event)
+    outboxes: dict[str, Outbox] = field(
+        default_factory=lambda: {lane: Outbox(lane) for lane in (CONTROL, BULK)}
+    )
+    writers: trio.CancelScope = field(default_factory=trio.CancelScope)
+    readings: dict[str, Reading] = field(default_factory=dict)
+    sent: int = 0
+    received: int = 0
+    backlog_bytes: int = 0
+    backlog_frames: int = 0
+    drained: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much from it waits that it is not read for now."""
+        return self.backlog_bytes >= MAX_BACKLOG_BYTES or self.backlog_frames >= MAX_BACKLOG_FRAMES
+
+    def add_sent(self, size: int) -> None:
+        """Count payload bytes."""
+        self.sent += size
+
+    def touch(self) -> None:
+        """Let the waiting look at the links again."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def best_link(self) -> Link | None:
+        """Return the link for the lanes: the oldest that works, a relayed one only if it is all."""
+        usable = [link for link in self.links if link.control is not None and not link.refused]
+        return min(usable, key=lambda link: link.kind == "relayed", default=None)
+
+
+class Events:
+    """What happened and nobody has taken yet, in order."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._waiting: deque[tuple[HostEvent, Peer | None]] = deque()
+        self._filled = trio.Event()
+
+    def put(self, event: HostEvent, peer: Peer | None = None) -> None:
+        """Append an event; `peer` is charged for it until it is taken."""
+        if peer is not None and isinstance(event, FrameReceived):
+            peer.backlog_frames += 1
+            peer.backlog_bytes += len(event.head) + len(event.data)
+        self._waiting.append((event, peer))
+        self._filled.set()
+
+    async def next(self) -> HostEvent:
+        """Wait for an event."""
+        await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            self._filled = trio.Event()
+            await self._filled.wait()
+        event, peer = self._waiting.popleft()
+        if peer is not None and isinstance(event, FrameReceived):
+            peer.backlog_frames -= 1
+            peer.backlog_bytes -= len(event.head) + len(event.data)
+            if not peer.is_full:
+                peer.drained.set()
+        return event
