@@ -97,17 +97,6 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a round tells the people who watch."""
-
-    loss: float
-    examples: int
-    steps: int
-    contributors: tuple[PeerId, ...] = ()
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Trained:
     """The outcome of local work."""
 
@@ -117,6 +106,24 @@ class Trained:
     examples: int
     """Seen by the steps, with repetition; the usual weight in a mean is `Learner.examples`."""
     steps: int
+    memory: Mapping[str, Vector] = field(default_factory=dict)
+    """What the optimizer carries to its next steps, such as moments; belongs in `State.private`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a round tells the people who watch."""
+
+    loss: float
+    examples: int
+    steps: int
+    contributors: tuple[PeerId, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trained: Trained, contributors: tuple[PeerId, ...] = ()) -> "Report":
+        """Report local work and who was in the mean."""
+        return cls(trained.loss, trained.examples, trained.steps, contributors)
 
 
 class Learner(Protocol):
@@ -126,23 +133,76 @@ class Learner(Protocol):
     """How many training examples this node has."""
 
     def train(
-        self, params: Vector, *, steps: int, lr: float, batch_size: int, proximal: float = 0.0
+        self,
+        params: Vector,
+        *,
+        steps: int,
+        lr: float,
+        batch_size: int,
+        proximal: float = 0.0,
+        optimizer: str = "task",
+        memory: Mapping[str, Vector] | None = None,
+        round_: int = 0,
     ) -> Trained:
-        """Take `steps` optimizer steps from `params`, with proximal/2·|w − params|² in the loss."""
+        """Take `steps` optimizer steps from `params`, with proximal/2·|w − params|² in the loss.
+
+        `optimizer`: ``task`` for the task's own, else ``sgd`` or ``adamw``, which go on from `memory`.
+        `round_` chooses the batches: a round that is run again sees the same ones.
+
+        Raises:
+            Interrupted: the node wants the round thrown away.
+            Diverged: the loss or the params are no longer finite.
+        """
         ...
 
 
-class Method(Protocol):
-    """A training method. Its config is a frozen `msgspec.Struct` whose fields are hyperparameters."""
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a person should know before choosing a method."""
 
-    config: msgspec.Struct
+    paper: str
+    """Authors, title, venue, link."""
+    exchanges: str
+    """What leaves the node in a round."""
+    use: str
+    """When to use it and when not."""
+
+
+class Method(Protocol):
+    """A training method. Its config is a frozen `msgspec.Struct` whose fields are hyperparameters.
+
+    The class is made as ``TheMethod(config)``; the annotation of `config` tells which struct that is.
+    """
+
     mergeable: ClassVar[bool]
     """Whether means over peers whose states differ still make sense (true where params travel)."""
+    about: ClassVar[About]
+
+    @property
+    def config(self) -> msgspec.Struct:
+        """The hyperparameters."""
+        ...
 
     def init(self, params: Vector) -> State:
         """Return the state before round 0."""
         ...
 
+    def exchange_numel(self, params_numel: int) -> int:
+        """Return how many numbers the largest all-reduce of a round has; 0 if it never asks for one."""
+        ...
+
     def round(self, state: State, learner: Any, round_: int) -> Steps[tuple[State, Report]]:
         """Run one round; see the module's docstring."""
+        ...
+
+
+class OuterMethod(Method, Protocol):
+    """A method whose exchange can follow anybody's local training, such as a user's own loop."""
+
+    def outer(self, state: State, trained: Vector, weight: float) -> Steps[tuple[State, tuple[PeerId, ...]]]:
+        """Agree on the state that follows `state` when local work led to `trained`; and with whom.
+
+        Raises:
+            GossipError: no group formed, or too few were left.
+        """
         ...

@@ -1,0 +1,55 @@
+"""Digits: 1,797 handwritten digits of 8 by 8 pixels, from scikit-learn; learns in seconds, needs no download.
+
+A quarter of the digits, stratified by label, is the test set of every node. The rest is split into
+private shares by labels (methods/partition.py): each node computes the same split and keeps its own part.
+"""
+
+from typing import Final
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+from methods.partition import dirichlet, parse_share
+from methods.task import Task
+
+TEST_FRACTION: Final = 0.25
+MAX_PIXEL: Final = 16.0
+
+
+class Digits(Task):
+    """Which digit is it? A perceptron with two hidden layers of 64; 8,970 parameters."""
+
+    def __init__(self, share: str = "1/1", alpha: float = 0.1, seed: int = 0, minimum: int = 16) -> None:
+        """`share`: ours, such as 2/5. `alpha`: small means few labels per share. `minimum`: examples in each.
+
+        `seed` is of the split into shares: nodes with other seeds would overlap.
+
+        Raises:
+            BadOption: an option makes no sense.
+        """
+        mine, shares = parse_share(share)
+        x, y = load_digits(return_X_y=True)
+        x_train, x_test, y_train, y_test = train_test_split(
+            x / MAX_PIXEL, y, test_size=TEST_FRACTION, random_state=0, stratify=y
+        )
+        part = dirichlet(y_train, shares, alpha=alpha, seed=seed, minimum=minimum)[mine]
+        self._train = _tensors(x_train[part], y_train[part])
+        self._test = _tensors(x_test, y_test)
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Task`."""
+        return self._train
+
+    def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Task`."""
+        return self._test
+
+
+def _tensors(x: object, y: object) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.int64)

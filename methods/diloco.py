@@ -1,0 +1,103 @@
+"""DiLoCo: many local steps, then one Nesterov step on what they led to.
+
+Douillard, Feng, Rusu, Chhaparia, Donchev, Kuncoro, Ranzato, Szlam, Shen, "DiLoCo: Distributed
+Low-Communication Training of Language Models", 2023, https://arxiv.org/abs/2311.08105, algorithm 1:
+
+    θ_k ← H steps of InnerOpt on the peer's own data, from θ
+    Δ   ← Σ_k weight_k (θ − θ_k)                       the pseudo-gradient
+    θ   ← OuterOpt(θ, Δ):   v ← m v + Δ;   θ ← θ − η (Δ + m v)
+
+The inner optimizer is AdamW, whose moments stay on the node between rounds; the outer one is Nesterov's
+momentum with η = 0.7 and m = 0.9 in the paper, whose models have 60 to 400 million parameters and whose
+rounds have 500 steps. The defaults here suit small models and few rounds; what differs is said at the field.
+
+The outer momentum v is equal on all peers and belongs to the shared state: a newcomer fetches it. It is
+computed by single float32 operations of numpy, each of which IEEE 754 defines to the last bit, so that
+unlike machines end with the same bytes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from crypto.keys import PeerId
+from gossip.core import Vector
+from methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
+
+MOMENTUM = "outer_momentum"
+
+
+class DiLoCoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hyperparameters of DiLoCo."""
+
+    steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50
+    """Inner steps per round (H). The paper: 500."""
+    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.1
+    """Learning rate of the inner optimizer."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 32
+    """Examples per inner step; a node with fewer takes all it has."""
+    inner: Literal["task", "sgd", "adamw"] = "task"
+    """Inner optimizer: the task's own, SGD, or the paper's AdamW (give it a lower lr, such as 0.001)."""
+    outer_lr: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.7
+    """Step size of the outer optimizer (η); the paper's best."""
+    outer_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    """Of the outer optimizer (m); the paper's best is 0.9."""
+    weighted: bool = True
+    """Count peers by their examples; false: all alike, as in the paper where all shares are of one size."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiLoCo:
+    """See `Method`."""
+
+    # Pseudo-gradients from unlike θ, applied with unlike momenta, mean nothing.
+    mergeable: ClassVar[bool] = False
+    about: ClassVar[About] = About(
+        paper="Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, 2023,"
+        " https://arxiv.org/abs/2311.08105",
+        exchanges="the change of the params, once per round, as a weighted mean",
+        use="Hundreds of local steps per round, for large models on slow links. With few rounds in all,"
+        " lower outer_momentum or take fedavg.",
+    )
+
+    config: DiLoCoConfig = field(default_factory=DiLoCoConfig)
+
+    def init(self, params: Vector) -> State:
+        """See `Method`."""
+        return State(params, shared={MOMENTUM: np.zeros_like(params)})
+
+    def exchange_numel(self, params_numel: int) -> int:
+        """See `Method`."""
+        return params_numel
+
+    def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
+        """Take the inner steps, then the outer one."""
+        trained = self.local(state, learner, round_)
+        after, contributors = yield from self.outer(state, trained.params, learner.examples)
+        return State(after.params, after.shared, private=trained.memory), Report.of(trained, contributors)
+
+    def local(self, state: State, learner: Learner, round_: int) -> Trained:
+        """Run the inner optimizer, which goes on from its own moments."""
+        c = self.config
+        return learner.train(
+            state.params,
+            steps=c.steps,
+            lr=c.lr,
+            batch_size=c.batch_size,
+            optimizer=c.inner,
+            memory=state.private,
+            round_=round_,
+        )
+
+    def outer(self, state: State, trained: Vector, weight: float) -> Steps[tuple[State, tuple[PeerId, ...]]]:
+        """See `OuterMethod`."""
+        delta = np.subtract(trained, state.params)
+        mean = yield from all_reduce(delta, weight=weight if self.config.weighted else 1.0, tag="delta")
+        lr, momentum = np.float32(self.config.outer_lr), np.float32(self.config.outer_momentum)
+        gradient = np.negative(mean.vector)
+        velocity = np.add(np.multiply(momentum, state.shared[MOMENTUM]), gradient)
+        step = np.multiply(lr, np.add(gradient, np.multiply(momentum, velocity)))
+        params = np.subtract(state.params, step)
+        return State(params, {MOMENTUM: velocity}, state.private), mean.contributors

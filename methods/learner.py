@@ -1,0 +1,228 @@
+"""Learner: local training of a task's model with torch, vectors in and vectors out.
+
+The vector holds the model's floating parameters and buffers (the running means of batch norm too) in the
+order in which the model registers them. Integer buffers, such as batch counters, stay on the node. What
+is frozen travels as well: peers that froze other values must not go unnoticed.
+
+On the same machine, the same seed, params, data and round give the same result, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import nn
+
+from gossip.core import Vector
+from gossip.runspec import TensorSpec
+from methods.base import Trained
+from methods.errors import BadOption, BadTask, Diverged, Interrupted
+from methods.task import Task, batch_of, count, to_device
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        BadOption: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch says it in many lines, and an AssertionError where it was built without CUDA.
+        reason = str(error).splitlines()[0]
+        raise BadOption(f"device = {name}: {reason}; choose auto or cpu") from error
+    return device
+
+
+def float_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model that travel; a tensor with two names comes once."""
+    saved = model.state_dict(keep_vars=True).keys()
+    named = chain(model.named_parameters(), model.named_buffers())
+    return {name: t for name, t in named if name in saved and t.is_floating_point()}
+
+
+def manifest(model: nn.Module) -> tuple[TensorSpec, ...]:
+    """Return the manifest of a model.
+
+    Raises:
+        BadTask: it has no parameters.
+    """
+    found = float_tensors(model).items()
+    if not found:
+        raise BadTask("the model has no floating parameters; there is nothing to train")
+    return tuple(TensorSpec(name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in found)
+
+
+def read_model(model: nn.Module) -> Vector:
+    """Return a model's vector, as a copy."""
+    parts = [t.detach().reshape(-1).to(torch.float32) for t in float_tensors(model).values()]
+    vector: Vector = torch.cat(parts).cpu().numpy()
+    return vector
+
+
+def write_model(model: nn.Module, params: Vector) -> None:
+    """Set a model to a vector."""
+    tensors = list(float_tensors(model).values())
+    flat = torch.tensor(params, device=tensors[0].device)
+    with torch.no_grad():
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _never() -> bool:
+    return False
+
+
+class TorchLearner:
+    """See `Learner`."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        device: str = "cpu",
+        seed: int = 0,
+        interrupt: Callable[[], bool] = _never,
+        hurry: Callable[[], bool] = _never,
+    ) -> None:
+        """Build the task's model; `seed` decides its initial params and the batches.
+
+        `interrupt` is asked before every step, and ends the work with `Interrupted`; `hurry` after every
+        step, and ends it with what there is.
+
+        Raises:
+            BadTask: the task has no examples, or a model without parameters.
+            BadOption: there is no such device.
+        """
+        self.device = choose_device(device)
+        self._task = task
+        self._seed = seed
+        self._interrupt = interrupt
+        self._hurry = hurry
+        self._data = task.train_data()
+        self.examples = count(self._data)
+        if self.examples == 0:
+            raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = task.model().to(self.device)
+        self.manifest = manifest(self.model)
+        self.initial = read_model(self.model)
+        """The params before round 0."""
+
+    def train(
+        self,
+        params: Vector,
+        *,
+        steps: int,
+        lr: float,
+        batch_size: int,
+        proximal: float = 0.0,
+        optimizer: str = "task",
+        memory: Mapping[str, Vector] | None = None,
+        round_: int = 0,
+    ) -> Trained:
+        """See `Learner`."""
+        write_model(self.model, params)
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        chosen = self._optimizer(optimizer, weights, lr)
+        load_memory(chosen, weights, memory or {})
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed * 1_000_003 + round_)
+            loss, taken = self._steps(chosen, weights, steps, min(batch_size, self.examples), proximal)
+        trained = read_model(self.model)
+        if not (np.isfinite(loss) and np.isfinite(trained).all()):
+            raise Diverged(f"the training diverged (loss {loss:g} in round {round_}); lower lr = {lr:g}")
+        seen = taken * min(batch_size, self.examples)
+        return Trained(trained, loss, seen, taken, save_memory(chosen, weights))
+
+    def evaluate(self, params: Vector) -> dict[str, float]:
+        """Return the task's metrics at these params."""
+        write_model(self.model, params)
+        self.model.eval()
+        with torch.no_grad():
+            return {name: float(value) for name, value in self._task.metrics(self.model).items()}
+
+    def _optimizer(self, name: str, weights: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        match name:
+            case "sgd":
+                return torch.optim.SGD(weights, lr=lr)
+            case "adamw":
+                return torch.optim.AdamW(weights, lr=lr)
+        return self._task.optimizer(weights, lr)
+
+    def _steps(
+        self,
+        optimizer: torch.optim.Optimizer,
+        weights: Sequence[nn.Parameter],
+        steps: int,
+        batch_size: int,
+        proximal: float,
+    ) -> tuple[float, int]:
+        self.model.train()
+        anchors = [p.detach().clone() for p in weights] if proximal else []
+        total = torch.zeros((), device=self.device)
+        taken = 0
+        for indices in self._batches(batch_size):
+            if self._interrupt():
+                raise Interrupted("the node asked to stop")
+            optimizer.zero_grad()
+            loss = self._task.loss(self.model, to_device(batch_of(self._data, indices), self.device))
+            loss.backward()
+            for weight, anchor in zip(weights, anchors, strict=False):
+                if weight.grad is not None:
+                    # The gradient of proximal/2 · |w − anchor|².
+                    weight.grad.add_(weight.detach() - anchor, alpha=proximal)
+            optimizer.step()
+            total += loss.detach()
+            taken += 1
+            if taken == steps or self._hurry():
+                break
+        return float(total) / taken, taken
+
+    def _batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Shuffle the examples over and over; what is left of an epoch and fills no batch is passed over."""
+        while True:
+            order = torch.randperm(self.examples)
+            for start in range(0, self.examples - batch_size + 1, batch_size):
+                yield order[start : start + batch_size]
+
+
+def save_memory(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter]) -> dict[str, Vector]:
+    """Return what an optimizer remembers, such as Adam's moments, one vector per kind.
+
+    A kind that is not there for every parameter, or is no tensor, is left out.
+    """
+    kinds = sorted({kind for state in optimizer.state.values() for kind in state})
+    found: dict[str, Vector] = {}
+    for kind in kinds:
+        values = [optimizer.state[weight].get(kind) for weight in weights]
+        if all(isinstance(value, torch.Tensor) for value in values):
+            flat = [value.detach().reshape(-1).to("cpu", torch.float32) for value in values]
+            found[kind] = torch.cat(flat).numpy()
+    return found
+
+
+def load_memory(
+    optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter], memory: Mapping[str, Vector]
+) -> None:
+    """Let a new optimizer go on from what `save_memory` returned.
+
+    A vector has either a number per weight or, as Adam's step count, a number per parameter tensor.
+    """
+    sizes = [weight.numel() for weight in weights]
+    for kind, vector in memory.items():
+        flat = torch.tensor(vector)
+        if flat.numel() == sum(sizes):
+            for weight, part in zip(weights, flat.split(sizes), strict=True):
+                optimizer.state[weight][kind] = part.view_as(weight).to(weight.device, weight.dtype)
+        elif flat.numel() == len(weights):
+            for weight, value in zip(weights, flat, strict=True):
+                optimizer.state[weight][kind] = value.clone()

@@ -1,0 +1,122 @@
+"""Registry: the methods by name, loaded when asked for; torch is never loaded here.
+
+Ours stand in `METHODS`. Others come from installed packages that declare, in their pyproject.toml:
+
+    [project.entry-points."shoal.methods"]
+    mymethod = "mypackage.mymethod:MyMethod"
+"""
+
+import importlib
+import typing
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+import msgspec
+
+from gossip.runspec import Scalar
+from methods.base import Method
+from methods.errors import MethodNotFound
+from methods.options import OptionInfo, build_config, explain_options
+
+GROUP: Final = "shoal.methods"
+METHODS: Final[Mapping[str, tuple[str, str]]] = {
+    "local": ("methods.local_sgd:LocalSGD", "train alone; the yardstick"),
+    "fedavg": ("methods.fedavg:FedAvg", "mean of the params, weighted by examples"),
+    "fedprox": ("methods.fedprox:FedProx", "FedAvg that holds peers near the common params"),
+    "diloco": ("methods.diloco:DiLoCo", "many local steps, then one Nesterov step on their mean"),
+}
+"""Name -> (module:Class, summary)."""
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """A method as `shoal methods show` prints it."""
+
+    name: str
+    summary: str
+    paper: str
+    exchanges: str
+    use: str
+    mergeable: bool
+    options: tuple[OptionInfo, ...]
+    params_numel: int
+    exchange_numel: int
+    """Numbers in the all-reduce of a model with `params_numel` parameters."""
+
+    def bytes_per_round(self, peers: int) -> int:
+        """Return what a node sends, and receives, in a round of so many peers in float32.
+
+        In an all-reduce every peer sends all but its own part to the owners of the parts, and its own
+        part, reduced, to all others.
+        """
+        return 2 * 4 * self.exchange_numel * (peers - 1) // peers
+
+
+def known_methods() -> dict[str, str]:
+    """Return name -> summary of every method that is installed."""
+    plugins = {point.name: f"from {point.value}" for point in entry_points(group=GROUP)}
+    return plugins | {name: summary for name, (_, summary) in METHODS.items()}
+
+
+def method_class(name: str) -> type[Method]:
+    """Import a method's class.
+
+    Raises:
+        MethodNotFound: nothing of this name is installed, or it does not load.
+    """
+    if name in METHODS:
+        target = METHODS[name][0]
+    else:
+        points = tuple(entry_points(group=GROUP, name=name))
+        if not points:
+            raise MethodNotFound(f"no method {name}; there are: {', '.join(known_methods())}")
+        target = points[0].value
+    point = EntryPoint(name, target, GROUP)
+    try:
+        found: type[Method] = getattr(importlib.import_module(point.module), point.attr)
+    except (ImportError, AttributeError) as error:
+        raise MethodNotFound(f"method {name} does not load from {target}: {error}; reinstall it") from error
+    return found
+
+
+def config_class(name: str) -> type[msgspec.Struct]:
+    """Return the struct whose fields are a method's options."""
+    found: type[msgspec.Struct] = typing.get_type_hints(method_class(name))["config"]
+    return found
+
+
+def load_method(name: str, options: Mapping[str, Scalar]) -> Method:
+    """Make a method with these hyperparameters; the rest have their defaults.
+
+    Raises:
+        MethodNotFound: nothing of this name is installed, or it does not load.
+        BadOption: an option is unknown, of the wrong type or out of range.
+    """
+    make = typing.cast(Callable[[msgspec.Struct], Method], method_class(name))
+    return make(build_config(config_class(name), options, name))
+
+
+def all_options(method: Method) -> dict[str, Scalar]:
+    """Return every hyperparameter, as a run spec wants them."""
+    found: dict[str, Scalar] = msgspec.to_builtins(method.config)
+    return found
+
+
+def describe(name: str, params_numel: int = 0) -> Description:
+    """Say what a method is, for people.
+
+    Raises:
+        MethodNotFound: nothing of this name is installed, or it does not load.
+    """
+    found = method_class(name)
+    return Description(
+        name=name,
+        summary=known_methods()[name],
+        paper=found.about.paper,
+        exchanges=found.about.exchanges,
+        use=found.about.use,
+        mergeable=found.mergeable,
+        options=explain_options(config_class(name)),
+        params_numel=params_numel,
+        exchange_numel=load_method(name, {}).exchange_numel(params_numel),
+    )

@@ -1,0 +1,136 @@
+"""Task: what is learned. The class a user subclasses, and how a task is found by its name.
+
+    class Flowers(Task):
+        def __init__(self, folder: str = "flowers", seed: int = 0) -> None: ...   # the task's options
+        def model(self): return nn.Sequential(...)
+        def train_data(self): return x, y           # this node's own examples; they never leave it
+        def test_data(self): return x, y            # what accuracy is measured on
+
+    shoal start --task mypackage.flowers:Flowers
+
+A task is installed code, named by its owner. It never comes from a peer.
+"""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+from gossip.runspec import Scalar
+from methods.errors import BadTask, TaskNotFound
+from methods.options import call_with_options
+
+Examples: TypeAlias = Any
+"""A torch Dataset, or a tuple of tensors of equal length, such as (x, y)."""
+
+TASKS: Final[Mapping[str, str]] = {"digits": "methods.digits:Digits"}
+"""Built-in name -> module:Class."""
+EVALUATION_BATCH: Final = 1024
+
+
+class Task:
+    """A model, this node's data, a loss and metrics. The constructor's arguments are the options."""
+
+    def model(self) -> nn.Module:
+        """Return a new model; its initial params come from torch's random numbers, seeded by the node."""
+        raise BadTask(f"{type(self).__name__} has no model(); return a torch.nn.Module from it")
+
+    def train_data(self) -> Examples:
+        """Return this node's own examples."""
+        raise BadTask(f"{type(self).__name__} has no train_data(); return (x, y) tensors or a torch Dataset")
+
+    def test_data(self) -> Examples | None:
+        """Return the examples that `metrics` looks at, or None."""
+        return None
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """Return the loss on a batch; cross entropy of (x, label) unless overridden."""
+        x, y = batch
+        return functional.cross_entropy(model(x), y)
+
+    def metrics(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model, which is in evaluation mode; accuracy on the test data unless overridden."""
+        data = self.test_data()
+        if data is None:
+            return {}
+        device = next(model.parameters()).device
+        right = 0
+        for start in range(0, count(data), EVALUATION_BATCH):
+            indices = torch.arange(start, min(start + EVALUATION_BATCH, count(data)))
+            x, y = to_device(batch_of(data, indices), device)
+            right += int((model(x).argmax(-1) == y).sum())
+        return {"accuracy": right / count(data)}
+
+    def optimizer(self, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer of local work; SGD without momentum unless overridden."""
+        return torch.optim.SGD(params, lr=lr)
+
+
+def count(data: Examples) -> int:
+    """Return how many examples there are."""
+    return len(data[0]) if isinstance(data, tuple) else len(data)
+
+
+def batch_of(data: Examples, indices: torch.Tensor) -> Any:
+    """Return the examples at these places as one batch."""
+    if isinstance(data, tuple):
+        return tuple(tensor[indices] for tensor in data)
+    return default_collate([data[i] for i in indices.tolist()])
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor of a batch."""
+    match batch:
+        case torch.Tensor():
+            return batch.to(device, non_blocking=True)
+        case tuple() | list():
+            return tuple(to_device(item, device) for item in batch)
+        case dict():
+            return {key: to_device(item, device) for key, item in batch.items()}
+    return batch
+
+
+def load_task(name: str, options: Mapping[str, Scalar]) -> Task:
+    """Make the task of this name: built in, or ``package.module:Class``.
+
+    Raises:
+        TaskNotFound: it cannot be imported, or is no task.
+        BadOption: an option is unknown, of the wrong type or refused by the task.
+    """
+    found = _import(TASKS.get(name, name))
+    task: Task = call_with_options(found, options, f"task {name}")
+    return task
+
+
+def _import(target: str) -> type[Task]:
+    module_name, _, attribute = target.partition(":")
+    if not (module_name and attribute):
+        raise TaskNotFound(
+            f"no task {target}; write package.module:Class, or one of: {', '.join(TASKS)};"
+            " shoal task new NAME makes one"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise TaskNotFound(
+                f"no module {error.name}; start in the folder that holds it, or install it"
+            ) from error
+        raise TaskNotFound(f"{module_name} needs {error.name}, which is not installed; install it") from error
+    except (ImportError, SyntaxError) as error:
+        raise TaskNotFound(f"{module_name} does not load: {error}") from error
+    found: Any = getattr(module, attribute, None)
+    if not _is_task(found):
+        tasks = [name for name, value in vars(module).items() if _is_task(value)]
+        listed = ", ".join(tasks) or "no subclass of shoal.Task"
+        raise TaskNotFound(f"{module_name} has no task {attribute}; it has: {listed}")
+    task: type[Task] = found
+    return task
+
+
+def _is_task(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Task) and value is not Task
