@@ -11,7 +11,7 @@ entered twice.
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -34,6 +34,9 @@ from gossip.host import Announced, FrameReceived, Host
 from gossip.member import Member
 from gossip.wire import OTHER_RUN, Codec
 
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
 log = logging.getLogger(__name__)
 
 MAX_STRIKES: Final = 32
@@ -54,7 +57,7 @@ class Driver:
         self._timers_changed = trio.Event()
         self._strikes: Counter[PeerId] = Counter()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fire_timers)
@@ -94,6 +97,8 @@ class Driver:
             self.host.drop_nowait(peer, violation.reason)
 
     def _carry_out(self, effects: list[Effect]) -> None:
+        # Notices last: they may lead to further commands, whose effects come after all of these.
+        notices = []
         for effect in effects:
             if self.on_effect is not None:
                 self.on_effect(effect)
@@ -104,7 +109,7 @@ class Driver:
                     self._timers[effect.name] = effect.at
                     self._timers_changed.set()
                 case Notify():
-                    self._notify(effect.notice)
+                    notices.append(effect.notice)
                 case Dial():
                     self.host.dial_nowait(effect.address)
                 case Publish():
@@ -113,6 +118,8 @@ class Driver:
                     self.drops[effect.reason] += 1
                     log.warning("closing the link to %s: %s", short(effect.peer), effect.reason)
                     self.host.drop_nowait(effect.peer, effect.reason)
+        for notice in notices:
+            self._notify(notice)
 
     async def _fire_timers(self) -> None:
         while True:

@@ -128,6 +128,8 @@ class Codec:
         if isinstance(message, OF_A_RUN) and envelope.head.run != self.run:
             raise RemoteViolation(OTHER_RUN)
         if isinstance(message, SealedRecords):
+            if not all(math.isfinite(age) for _, age in message.records):
+                raise RemoteViolation("malformed record")
             return Records(
                 tuple((self.open_record(sealed), age) for sealed, age in message.records), message.reply
             )

@@ -59,6 +59,8 @@ class Attach(Message, frozen=True):
     device: str
     examples: int
     mergeable: bool
+    asks: bool = True
+    """Whether the method ever asks its peers; one that does not trains in a run of its own."""
 
 
 class Attached(Message, frozen=True):

@@ -89,6 +89,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: list[BootstrapStatus]
     refusals: list[str]
     """Why peers and we did not average, newest last; at most 20 lines."""
+    problems: list[str]
+    """What a person should see to, each with its fix, such as a full disk; at most 20 lines."""
     drops: dict[str, int]
     """What peers sent and we refused, by reason."""
     bytes_sent: int

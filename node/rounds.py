@@ -1,0 +1,312 @@
+"""Rounds: between the trainer, which computes, and the member, which agrees.
+
+    trainer  --Attach-->  load the last state, Attached, Begin
+             <--Begin---  working: flags in the shared page may interrupt or hurry it
+             --Ask---->   Contribute --> member ... Averaged | Failed --> answer
+             --Finished-> hash the new state, NewState --> member, save, next Begin
+    member   --Behind-->  interrupt the work; --Synced--> put the state in place, Begin
+
+No sockets and no waiting here: messages and notices come in, messages and commands go out.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+from crypto.keys import PeerId, short
+from gossip import commands
+from gossip.core import Event, Vector
+from gossip.runspec import RunSpec, run_id
+from gossip.statehash import state_hash
+from node import ipc
+from node.checkpoint import Checkpoint, load_newest
+from node.failpoints import Failpoint
+from node.status import RoundStatus
+
+log = logging.getLogger(__name__)
+
+MAX_HISTORY: Final = 200
+MAX_LINES: Final = 20
+
+
+class Trainer(Enum):
+    """What the trainer is doing, as far as we told it or it told us."""
+
+    NONE = "none"
+    IDLE = "idle"
+    WORKING = "working"
+    ASKING = "asking"
+    STOPPED = "stopped"
+
+
+class Rounds:
+    """The loop of rounds of one node. See the module's docstring."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        state_dir: Path,
+        failpoint: Failpoint,
+        *,
+        command: Callable[[Event], None],
+        save: Callable[[Checkpoint, RunSpec], None],
+        record: Callable[[bytes, RoundStatus], None],
+        set_run: Callable[[bytes], None],
+    ) -> None:
+        """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec."""
+        self.me = me
+        self.trainer = Trainer.NONE
+        self.spec: RunSpec | None = None
+        self.run = b""
+        self.round = 0
+        self.state = self.previous = b""
+        self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
+        self.refusals: deque[str] = deque(maxlen=MAX_LINES)
+        self.failure = ""
+        """Why the trainer said it cannot go on."""
+        self._state_dir, self._failpoint = state_dir, failpoint
+        self._command, self._save, self._record, self._set_run = command, save, record, set_run
+        self._reply: Callable[[ipc.Message], None] | None = None
+        self._segment: ipc.Segment | None = None
+        self._slot = 0
+        self._syncing = False
+        self._synced: commands.Synced | None = None
+        self._averaged: commands.Averaged | None = None
+        self._asked_again = 0
+
+    # --- the trainer ------------------------------------------------------------------------------
+
+    def attached(
+        self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
+    ) -> None:
+        """Take a trainer on, from the state on disk if there is one."""
+        self._segment, self._reply, self._slot = segment, reply, 0
+        self.spec = message.spec
+        self.run = run_id(message.spec)
+        if not message.asks:
+            # It never averages: a run of its own keeps others from taking its state for the swarm's.
+            self.run = blake2b(self.run + self.me.encode(), digest_size=32).digest()
+        self._set_run(self.run)
+        found = load_newest(self._state_dir, self.run, numel=message.spec.state_numel)
+        self.round, self.previous = 0, b""
+        if found is not None:
+            segment.slots[0][:] = found.vector
+            self.round, self.previous = found.round, found.previous_hash
+            log.info("going on from round %d, found on disk", found.round)
+        self.state = self._hash()
+        self._syncing, self._synced = False, None
+        reply(ipc.Attached(round=self.round, slot=0, restored=found is not None))
+        self.trainer = Trainer.IDLE
+        self._command(commands.Attach(self.run, message.spec, message.mergeable))
+        self._state_is_new()
+
+    def detached(self) -> None:
+        """The trainer is gone."""
+        if self.trainer is not Trainer.NONE and not self._is_over():
+            self._command(commands.Detach())
+        self.trainer, self._reply = Trainer.NONE, None
+
+    def from_trainer(self, message: Any) -> None:
+        """Handle what the trainer says."""
+        match message:
+            case ipc.AskAllReduce():
+                self._ask(message)
+            case ipc.AskGather():
+                self._answer(ipc.AskFailed(kind="GossipError", text="gather is not offered by this node"))
+            case ipc.Finished():
+                self._finished(message)
+            case ipc.Idle():
+                self._idle(message)
+            case ipc.TrainerFailed():
+                self.failure = message.text
+
+    def _ask(self, message: ipc.AskAllReduce) -> None:
+        assert self._segment is not None
+        if message.numel > self._segment.exchange.size:
+            self._answer(ipc.AskFailed(kind="GossipError", text="the vector is larger than its region"))
+            return
+        self.trainer = Trainer.ASKING
+        vector = self._segment.exchange[: message.numel]
+        self._command(commands.Contribute(message.index, vector, message.weight))
+
+    def _finished(self, message: ipc.Finished) -> None:
+        if message.slot != 1 - self._slot or message.round != self.round:
+            log.error(
+                "the trainer finished round %d in slot %d; expected %d",
+                message.round,
+                message.slot,
+                self.round,
+            )
+            return
+        self.trainer = Trainer.IDLE
+        if self._syncing:
+            # The swarm moved on while it worked, and it asked for nothing: its work is in vain.
+            self._go_on_synced()
+            return
+        self._slot = message.slot
+        self.previous, self.state = self.state, self._hash()
+        self.round += 1
+        self._note_round(message)
+        self._state_is_new()
+
+    def _idle(self, message: ipc.Idle) -> None:
+        self.trainer = Trainer.IDLE
+        if self._syncing:
+            self._go_on_synced()
+            return
+        log.info("round %d ended without a new state: %s", message.round, message.reason)
+        self._command(commands.GiveUp())
+        if not self._syncing:
+            self._begin()
+
+    def _answer(self, message: ipc.Message) -> None:
+        self.trainer = Trainer.WORKING
+        if self._reply is not None:
+            self._reply(message)
+
+    # --- the member -------------------------------------------------------------------------------
+
+    def notice(self, notice: Any) -> None:
+        """Handle what the member says."""
+        match notice:
+            case commands.Averaged():
+                self._averaged = notice
+                contributors = notice.exchanged.contributors
+                self._answer(ipc.Averaged(contributors=tuple(contributors)))
+            case commands.Failed():
+                if self.trainer is Trainer.ASKING:
+                    self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
+            case commands.Behind():
+                self._syncing, self._synced = True, None
+                self._set_flag(ipc.INTERRUPT)
+                log.info(
+                    "the swarm is at round %d, this node at %d: fetching its state", notice.round, self.round
+                )
+            case commands.Synced():
+                self._synced = notice
+                if self.trainer is Trainer.IDLE:
+                    self._go_on_synced()
+            case commands.Hurry():
+                self._set_flag(ipc.HURRY)
+            case commands.Refused():
+                line = f"{short(notice.peer)}: {notice.reason}"
+                if line not in self.refusals:
+                    self.refusals.append(line)
+                    log.warning("not averaging with %s", line)
+
+    def _go_on_synced(self) -> None:
+        """The trainer stands still; if the state has come too, put it in place."""
+        synced = self._synced
+        if synced is None or self._segment is None:
+            return
+        self._syncing, self._synced = False, None
+        if synced.vector.size == 0:
+            self._begin()
+            return
+        self._slot = 1 - self._slot
+        self._segment.slots[self._slot][:] = synced.vector
+        self.round, self.state, self.previous = synced.round, synced.state, synced.previous
+        donors = ", ".join(f"{short(peer)} {count}" for peer, count in sorted(synced.donors.items()))
+        log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, donors)
+        self._append(
+            RoundStatus(
+                round=synced.round - 1,
+                outcome="synced",
+                contributors=0,
+                loss=float("nan"),
+                metrics={},
+                work_seconds=0.0,
+                matchmaking_seconds=0.0,
+                exchange_seconds=0.0,
+                finished_at=time.time(),
+                state_hash=self.state.hex()[:12],
+            )
+        )
+        self._state_is_new()
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _state_is_new(self) -> None:
+        assert self._segment is not None
+        assert self.spec is not None
+        data = self._segment.slots[self._slot].data
+        self._save(Checkpoint(self.run, self.round, self.state, self.previous, self._vector()), self.spec)
+        self._command(commands.NewState(self.round, self.state, self.previous, data))
+        if self._is_over():
+            self._command(commands.Finish())
+            self._stop_trainer()
+        elif not self._syncing:
+            self._begin()
+
+    def _begin(self) -> None:
+        assert self._segment is not None
+        self._failpoint.hit("work", self.round)
+        self._segment.flags[:] = 0
+        self._averaged = None
+        self.trainer = Trainer.WORKING
+        if self._reply is not None:
+            self._reply(ipc.Begin(round=self.round, slot=self._slot))
+
+    def _stop_trainer(self) -> None:
+        self.trainer = Trainer.STOPPED
+        if self._reply is not None:
+            self._reply(ipc.Stop())
+
+    def stop(self) -> None:
+        """Interrupt the trainer and tell it to end."""
+        self._set_flag(ipc.INTERRUPT)
+        if self.trainer is Trainer.ASKING:
+            self._answer(ipc.AskFailed(kind="LeftOut", text="the node stops"))
+        if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
+            self._stop_trainer()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is over."""
+        return self.spec is not None and self._is_over()
+
+    @property
+    def is_saving_worthwhile(self) -> bool:
+        """Whether there is a state."""
+        return bool(self.state)
+
+    def _is_over(self) -> bool:
+        return self.spec is not None and 0 < self.spec.rounds <= self.round
+
+    def _note_round(self, message: ipc.Finished) -> None:
+        averaged = self._averaged
+        contributors = len(averaged.exchanged.contributors) if averaged is not None else 1
+        self._append(
+            RoundStatus(
+                round=message.round,
+                outcome="averaged" if contributors > 1 else "alone",
+                contributors=contributors,
+                loss=message.loss,
+                metrics=message.metrics,
+                work_seconds=message.work_seconds,
+                matchmaking_seconds=averaged.matchmaking_seconds if averaged is not None else 0.0,
+                exchange_seconds=averaged.exchange_seconds if averaged is not None else 0.0,
+                finished_at=time.time(),
+                state_hash=self.state.hex()[:12],
+            )
+        )
+
+    def _append(self, status: RoundStatus) -> None:
+        self.history.append(status)
+        self._record(self.run, status)
+
+    def _vector(self) -> Vector:
+        assert self._segment is not None
+        return self._segment.slots[self._slot]
+
+    def _hash(self) -> bytes:
+        return state_hash(self._vector().data)
+
+    def _set_flag(self, flag: int) -> None:
+        if self._segment is not None:
+            self._segment.flags[flag] = 1

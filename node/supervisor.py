@@ -1,0 +1,121 @@
+"""Supervisor: keeps the trainer process running, and says why it stopped in words a person can act on."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from node.config import RunConfig
+from node.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE: Final = 1.0
+MAX_PAUSE: Final = 30.0
+"""Seconds between restarts; doubled from the first pause on."""
+
+
+class TrainerError(UserError):
+    """The trainer cannot start: mend what it says, then start the node again."""
+
+
+def trainer_command(run: RunConfig, socket_path: Path, state_dir: Path) -> list[str]:
+    """Return the command line of the trainer process."""
+    spec = {
+        "name": run.name,
+        "task": run.task,
+        "task_options": run.task_options,
+        "method": run.method,
+        "options": run.options,
+        "rounds": run.rounds,
+        "seed": run.seed,
+        "group_size": run.group_size,
+        "quorum": run.quorum,
+        "codec": run.codec,
+        "device": run.device,
+        "threads": run.threads,
+    }
+    return [
+        sys.executable,
+        "-m",
+        "node.trainer",
+        "--socket",
+        str(socket_path),
+        "--state-dir",
+        str(state_dir),
+        "--spec",
+        msgspec.json.encode(spec).decode(),
+    ]
+
+
+def why(code: int) -> str:
+    """Say why a trainer that ended with this code is gone."""
+    if code == -signal.SIGKILL:
+        return "trainer killed by signal 9, probably out of memory: lower --option batch_size"
+    if code < 0:
+        return f"trainer killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"trainer ended with exit code {code}; its last lines in the log say why"
+
+
+class Supervisor:
+    """Runs the trainer, and again when it dies."""
+
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        failure: Callable[[], str],
+        has_attached: Callable[[], bool],
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        """`failure`: what the trainer itself said; `is_wanted`: whether there are rounds left."""
+        self.state = "starting"
+        self.restarts = 0
+        self._command = command
+        self._failure, self._has_attached, self._is_wanted = failure, has_attached, is_wanted
+        self._process: trio.Process | None = None
+
+    async def run(self) -> None:
+        """Keep a trainer running until cancelled or no longer wanted.
+
+        Raises:
+            TrainerError: it could not even start.
+        """
+        pause = FIRST_PAUSE
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        while self._is_wanted():
+            process = await trio.lowlevel.open_process(
+                self._command, stdin=subprocess.DEVNULL, env=environment
+            )
+            self._process, self.state = process, "running"
+            try:
+                code = await process.wait()
+            finally:
+                await self._end(process)
+            if not self._is_wanted():
+                break
+            self.state = self._failure() or why(code)
+            if not self._has_attached():
+                raise TrainerError(self.state)
+            log.error("%s; starting it again in %.0f s", self.state, pause)
+            await trio.sleep(pause)
+            pause = min(MAX_PAUSE, 2 * pause)
+            self.restarts += 1
+        self.state = "none"
+
+    async def _end(self, process: trio.Process) -> None:
+        """Let it end by itself for a moment, since it may be saving; then kill it."""
+        if process.returncode is None:
+            with trio.CancelScope(shield=True), trio.move_on_after(2.0):
+                await process.wait()
+        if process.returncode is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
