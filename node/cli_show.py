@@ -96,6 +96,7 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         ("bootstrap", f"{b.address}: {b.state}{': ' + b.reason if b.reason else ''}")
         for b in status.bootstrap
     ]
+    facts += [("problem", line) for line in status.problems]
     facts += [("refused", line) for line in status.refusals[-3:]]
     facts += [("dropped", f"{count} messages: {reason}") for reason, count in status.drops.items()]
     if status.page:

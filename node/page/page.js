@@ -54,7 +54,7 @@ function drawTiles(status) {
   for (const [name, value] of Object.entries(status.metrics).slice(0, 2)) tiles.push(tile(name, number(value)));
   tiles.push(
     tile("Loss", number(status.loss)),
-    tile("State", status.state_hash.slice(0, 6) || "–", `${agree} of ${status.peers.length} peers agree`),
+    tile("State", status.state_hash.slice(0, 6) || "–", status.peers.length ? `${agree} of ${status.peers.length} peers agree` : ""),
     tile("Sent", bytes(status.bytes_sent), rate("bytes_sent")),
     tile("Received", bytes(status.bytes_received), rate("bytes_received")));
   $("tiles").replaceChildren(...tiles);
@@ -64,7 +64,7 @@ function ticks(low, high) {
   const span = high - low || Math.abs(high) || 1;
   const rough = span / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((f) => f * power).find((s) => s >= rough);
+  const step = [1, 2, 2.5, 5, 10].map((f) => f * power).find((s) => s >= rough);
   const found = [];
   for (let at = Math.floor(low / step) * step; at < high + step * 0.999; at += step) found.push(Number(at.toPrecision(10)));
   return found.length > 1 ? found : [low, low + step];
@@ -220,7 +220,7 @@ function drawTables(status) {
       [each.address, "mono"], [each.state, stateKind[each.state] ?? ""], [each.reason || "–"], [each.attempts, "number"],
       [each.state === "failed" ? seconds(Math.max(0, each.next_try_seconds)) : "–", "number"]]));
   const refusals = [...status.refusals].reverse().map((line) => node("li", {}, line));
-  $("refusals").replaceChildren(refusals.length ? node("ul", {}, ...refusals) : node("p", { class: "none" }, "Everyone averages with us."));
+  $("refusals").replaceChildren(refusals.length ? node("ul", {}, ...refusals) : node("p", { class: "none" }, "None."));
   table($("drops"), "Nothing was refused.", [["Reason"], ["Messages", "number"]],
     Object.entries(status.drops).map(([reason, count]) => [[reason], [count, "number"]]));
 }
@@ -242,10 +242,13 @@ function draw(status) {
   document.title = `shoal ${short(status.peer_id)} · ${status.phase} · round ${status.round}`;
   $("phase").textContent = status.phase;
   $("who").textContent = `${short(status.peer_id)} · ${status.role} in swarm ${status.swarm} · up ${seconds(status.uptime_seconds)} · version ${status.version}`;
+  $("problems").replaceChildren(...status.problems.map((line) => node("li", {}, line)));
+  $("problems").hidden = status.problems.length === 0;
   drawTiles(status);
   // A redraw under the pointer would take the tooltip away.
-  if (!$("chart").matches(":hover")) drawChart(status);
-  if (!$("times").matches(":hover")) drawTimes(status);
+  for (const card of document.querySelectorAll(".training")) card.hidden = status.run === null;
+  if (status.run !== null && !$("chart").matches(":hover")) drawChart(status);
+  if (status.run !== null && !$("times").matches(":hover")) drawTimes(status);
   if (!window.getSelection().toString()) { drawTables(status); drawRun(status); }
   before = status;
 }
