@@ -22,6 +22,7 @@ from gossip.core import (
     Effect,
     Event,
     Notify,
+    PeerFound,
     PeerLost,
     Publish,
     Received,
@@ -52,6 +53,8 @@ class Driver:
         self.drops: Counter[str] = Counter()
         self.on_effect: Callable[[Effect], None] | None = None
         """For tests of crashes: called before an effect is carried out."""
+        self.on_found: Callable[[PeerFound], None] | None = None
+        """Called when a link to a peer is up."""
         self._notify = notify
         self._timers: dict[str, float] = {}
         self._timers_changed = trio.Event()
@@ -83,6 +86,8 @@ class Driver:
                     if isinstance(event, PeerLost):
                         self._strikes.pop(event.peer, None)
                     self.command(event)
+                    if isinstance(event, PeerFound) and self.on_found is not None:
+                        self.on_found(event)
         except RemoteViolation as violation:
             self._strike(event.via if isinstance(event, Announced) else event.peer, violation)
 

@@ -97,6 +97,10 @@ class Host(Protocol):
         """Close the links to a peer."""
         ...
 
+    async def flush(self) -> None:
+        """Wait until the queues are empty."""
+        ...
+
     async def next_event(self) -> HostEvent:
         """Wait for what happens next."""
         ...

@@ -32,6 +32,7 @@ from gossip.errors import RemoteViolation
 from gossip.host import FrameReceived, HostConfig, HostEvent, HostStatistics
 from gossip.lanes import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, LinkBroken, read_frame
 from gossip.libp2p_net import DialFault, LaneStream, Network, PortInUse, check_port_free
+from gossip.lookup import Announcements, LocalNetwork, Rendezvous, keep_running
 from gossip.peer_links import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, Reading, decode_hello
 
 __all__ = ["BadAddress", "Libp2pHost", "PortInUse", "open_host"]
@@ -74,6 +75,7 @@ class Libp2pHost:
         self._book: OrderedDict[PeerId, str] = OrderedDict()
         self._dropped: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
+        self._announcements = Announcements(self.network, config, self._events.put)
 
     # What the protocol calls.
 
@@ -102,6 +104,8 @@ class Libp2pHost:
 
     def announce_nowait(self, sealed: bytes) -> None:
         """See `Host`."""
+        if not self._announcements.announce_nowait(sealed):
+            self._dropped["announcement not taken"] += 1
 
     def dial_nowait(self, address: str) -> None:
         """See `Host`."""
@@ -118,6 +122,11 @@ class Libp2pHost:
         for link in entry.links:
             self._close_link(link)
         self._forget(entry)
+
+    async def flush(self) -> None:
+        """See `Host`."""
+        while any(len(outbox) for peer in self._peers.values() for outbox in peer.outboxes.values()):
+            await trio.sleep(0.005)
 
     async def next_event(self) -> HostEvent:
         """See `Host`."""
@@ -400,6 +409,14 @@ class Libp2pHost:
             listened = await self.network.swarm.listen(*(multiaddr.Multiaddr(str(a)) for a in self._listen))
             if self._listen and not listened:
                 raise OSError(f"cannot listen on {', '.join(self._config.listen)}")
+            nursery.start_soon(keep_running, "GossipSub", self._announcements.run)
+            if self._config.dht:
+                nursery.start_soon(
+                    keep_running, "the DHT", Rendezvous(self.network, self._config, self._events.put).run
+                )
+            if self._config.mdns:
+                local = LocalNetwork(self.network, self._config, self.me, self._events.put)
+                nursery.start_soon(keep_running, "mDNS", local.run)
             try:
                 yield
             finally:

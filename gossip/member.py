@@ -141,7 +141,7 @@ class Member:
         self.fetching: Fetching | None = None
         self.serving = Serving()
         self._mergeable = False
-        self._sequence = sequence
+        self.sequence = sequence
         self._addresses: tuple[str, ...] = ()
         self._matchmaking: Matchmaking | None = None
         self._pending: Contribute | None = None
@@ -304,7 +304,7 @@ class Member:
         changed = False
         for record, age in message.records:
             if record.author == self.me:
-                if record.sequence > self._sequence:
+                if record.sequence > self.sequence:
                     reason = "another node runs with this node's identity: give one of them a new key"
                     effects.append(Notify(Refused(record.author, reason)))
                 continue
@@ -573,11 +573,11 @@ class Member:
         )
 
     def _record(self) -> Record:
-        return Record(self.me, self._sequence, self._presence())
+        return Record(self.me, self.sequence, self._presence())
 
     def _push(self, now: float) -> Effects:
         """Tell the neighbours about a change."""
-        self._sequence += 1
+        self.sequence += 1
         records = Records(((self._record(), 0.0),))
         return [Send(peer, records) for peer in sorted(self.table.connected)[:MAX_PUSHED]]
 

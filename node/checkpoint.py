@@ -73,8 +73,17 @@ class Checkpoint:
     """The params and what travels with them, flat."""
 
 
-def save(directory: Path, checkpoint: Checkpoint, *, shared: Layout = (), keep: int = 3) -> Path:
+def save(
+    directory: Path,
+    checkpoint: Checkpoint,
+    *,
+    shared: Layout = (),
+    keep: int = 3,
+    before_rename: Callable[[], None] = lambda: None,
+) -> Path:
     """Write a checkpoint; `keep` are left of this run, the new one included.
+
+    `before_rename` is called when all is written and nothing is yet in place, for tests of crashes.
 
     Raises:
         DiskFull: no space, or a quota or file limit is reached; nothing has changed.
@@ -88,7 +97,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, shared: Layout = (), keep: 
     serial = mine[-1][0] + 1 if mine else 1
     path = directory / f"{run}-{serial:010d}-round{checkpoint.round}.safetensors"
     header = _header(checkpoint, shared)
-    _write_durably(path, header, np.ascontiguousarray(checkpoint.vector, dtype="<f4"))
+    _write_durably(path, header, np.ascontiguousarray(checkpoint.vector, dtype="<f4"), before_rename)
     for _, old in mine[: len(mine) + 1 - keep]:
         old.unlink(missing_ok=True)
     return path
@@ -131,7 +140,7 @@ def _digest(metadata: dict[str, str]) -> str:
     return blake2b(text, digest_size=32, person=b"shoal/state").hexdigest()
 
 
-def _write_durably(path: Path, header: bytes, vector: Vector) -> None:
+def _write_durably(path: Path, header: bytes, vector: Vector, before_rename: Callable[[], None]) -> None:
     temporary = path.with_name(path.name + _TEMPORARY)
     try:
         with temporary.open("xb", buffering=0) as file:
@@ -140,6 +149,7 @@ def _write_durably(path: Path, header: bytes, vector: Vector) -> None:
                 while done < len(piece):
                     done += file.write(piece[done:]) or 0
             os.fsync(file.fileno())
+        before_rename()
         temporary.rename(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -74,13 +74,13 @@ class Supervisor:
         failure: Callable[[], str],
         has_attached: Callable[[], bool],
         is_wanted: Callable[[], bool],
+        tell: Callable[[str], None],
     ) -> None:
         """`failure`: what the trainer itself said; `is_wanted`: whether there are rounds left."""
-        self.state = "starting"
         self.restarts = 0
         self._command = command
         self._failure, self._has_attached, self._is_wanted = failure, has_attached, is_wanted
-        self._process: trio.Process | None = None
+        self._tell = tell
 
     async def run(self) -> None:
         """Keep a trainer running until cancelled or no longer wanted.
@@ -94,21 +94,22 @@ class Supervisor:
             process = await trio.lowlevel.open_process(
                 self._command, stdin=subprocess.DEVNULL, env=environment
             )
-            self._process, self.state = process, "running"
+            self._tell("running")
             try:
                 code = await process.wait()
             finally:
                 await self._end(process)
             if not self._is_wanted():
                 break
-            self.state = self._failure() or why(code)
+            reason = self._failure() or why(code)
             if not self._has_attached():
-                raise TrainerError(self.state)
-            log.error("%s; starting it again in %.0f s", self.state, pause)
+                raise TrainerError(reason)
+            self._tell(reason)
+            log.error("%s; starting it again in %.0f s", reason, pause)
             await trio.sleep(pause)
             pause = min(MAX_PAUSE, 2 * pause)
             self.restarts += 1
-        self.state = "none"
+        self._tell("none")
 
     async def _end(self, process: trio.Process) -> None:
         """Let it end by itself for a moment, since it may be saving; then kill it."""

@@ -1,0 +1,299 @@
+"""The daemon: starts the parts of a node in one nursery, and ends them in reverse.
+
+    host (libp2p) --> driver (the member core) <--> rounds <--> trainer line --> trainer process
+                                   '--> status page and control socket, peer book, checkpoints
+
+It never imports torch. The first SIGTERM or SIGINT says goodbye to the peers, saves and ends; the second
+ends at once.
+"""
+
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import trio
+
+from crypto.keys import short
+from gossip.commands import AddAddress, Goodbye, RemoveAddress, SetAddresses
+from gossip.core import PeerFound
+from gossip.drive import Driver
+from gossip.libp2p_host import open_host
+from gossip.member import Member, MemberConfig
+from gossip.runspec import RunSpec
+from gossip.wire import Codec
+from node.checkpoint import Checkpoint, DiskFull, save
+from node.config import NodeConfig
+from node.errors import UserError
+from node.failpoints import Failpoint
+from node.home import Home
+from node.report import Reporter
+from node.rounds import Rounds
+from node.status import RoundStatus, Status
+from node.store import KnownPeer, Store
+from node.supervisor import Supervisor, trainer_command
+from node.trainer_line import TrainerLine
+from node.web import make_app, serve_http
+
+log = logging.getLogger(__name__)
+
+GOODBYE_SECONDS = 0.3
+"""How long a leaving node waits for its last words to be sent."""
+SEQUENCE_MARGIN = 1_000_000
+"""Above the last known sequence after a restart with a clock that was set back."""
+
+
+class Daemon:
+    """One running node."""
+
+    def __init__(self, config: NodeConfig, home: Home, say: Callable[[str], None]) -> None:
+        """`say` gets the few lines meant for the person at the terminal."""
+        self.config, self.home, self.say = config, home, say
+        self.store = Store(home.database)
+        self.failpoint = Failpoint(config.testing.die_at)
+        self.is_stopping = trio.Event()
+        self.failure: UserError | None = None
+        # The newest state is what counts: one that was not yet written when the next came is skipped.
+        self._to_save: tuple[Checkpoint, RunSpec] | None = None
+        self._save_wake = trio.Event()
+        self._jobs_in, self._jobs = trio.open_memory_channel[Callable[[], None]](1000)
+
+    async def run(self) -> int:
+        """Run until stopped; returns the exit code."""
+        key = self.home.load_or_create_key()
+        sequence = self._first_sequence()
+        codec = Codec(key, self.config.network.swarm, sequence)
+        async with open_host(key, self.config.network) as host:
+            limits = MemberConfig(
+                patience=self.config.gossip.patience,
+                wait_for=self.config.run.wait_for,
+                max_links=self.config.network.max_links,
+            )
+            member = Member(host.me, limits, random.Random(), sequence)
+            self.driver = Driver(host, member, codec, lambda notice: self.rounds.notice(notice))
+            self.rounds = Rounds(
+                host.me,
+                self.home.state_dir,
+                self.failpoint,
+                command=self.driver.command,
+                save=self._save_soon,
+                record=self._record,
+                set_run=lambda run: setattr(codec, "run", run),
+            )
+            self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
+            self.driver.on_found = self._remember
+            self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
+            async with trio.open_nursery() as nursery:
+                await self._start(nursery)
+                await self.is_stopping.wait()
+                await self._leave()
+                nursery.cancel_scope.cancel()
+        self._save_last()
+        self.store.put("sequence", str(member.sequence).encode())
+        self.store.close()
+        if self.failure is not None:
+            raise self.failure
+        return 0
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._watch_signals)
+        nursery.start_soon(self._do_jobs)
+        nursery.start_soon(self._save_states)
+        line = TrainerLine(self.home.new_socket("trainer", os.environ), self.rounds)
+        self.line = line
+        await nursery.start(line.run)
+        app = partial(make_app, self.status)
+        await nursery.start(serve_http, app(self), f"unix:{self.home.new_socket('control', os.environ)}")
+        page = ""
+        http = self.config.http
+        if http.enabled:
+            shown = f"[{http.host}]" if ":" in http.host else http.host
+            page = await nursery.start(
+                serve_http, make_app(self.status, None, host=http.host), f"{shown}:{http.port}"
+            )
+        await nursery.start(self.driver.run)
+        self.driver.command(SetAddresses(tuple(self.driver.host.addresses())))
+        for address in self.config.join:
+            self.driver.command(AddAddress(address, "bootstrap"))
+        for known in self.store.peers(64):
+            for address in known.addresses[:2]:
+                self.driver.command(AddAddress(address, "book"))
+        self._greet(page)
+        if self.config.run.task and self.config.run.trainer == "spawn":
+            nursery.start_soon(self._run_trainer, line)
+
+    def _greet(self, page: str) -> None:
+        status = self.status()
+        self.say(f"node {short(self.driver.member.me)} of swarm {self.config.network.swarm!r} is up")
+        for address in status.addresses:
+            self.say(f"  reached at  {address}")
+        if page:
+            self.say(f"  status page http://{page}/")
+        self.say(f"  join with   {status.join_command}")
+        if not self.config.run.task and self.config.run.trainer == "spawn":
+            self.say("  no --task: this node helps others (relays, DHT, records) and does not train")
+
+    # --- control ----------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return what the node says about itself."""
+        if self.config.run.trainer == "external":
+            self.reporter.trainer_state = "attached" if self.line.pid > 0 else "none"
+        return self.reporter.status(trio.current_time())
+
+    def stop(self) -> None:
+        """Leave the swarm and end."""
+        self.reporter.is_stopping = True
+        self.is_stopping.set()
+
+    def add_bootstrap(self, address: str) -> None:
+        """Dial this address now and keep trying."""
+        self.driver.command(AddAddress(address, "bootstrap"))
+
+    def remove_bootstrap(self, address: str) -> None:
+        """Stop dialling this address."""
+        self.driver.command(RemoveAddress(address))
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            count = 0
+            async for _ in received:
+                count += 1
+                if count > 1:
+                    os._exit(130)
+                self.stop()
+
+    async def _leave(self) -> None:
+        self.rounds.stop()
+        self.driver.command(Goodbye())
+        with trio.move_on_after(GOODBYE_SECONDS):
+            await self.driver.host.flush()
+
+    # --- the trainer ------------------------------------------------------------------------------
+
+    async def _run_trainer(self, line: TrainerLine) -> None:
+        command = trainer_command(self.config.run, self.home.find_socket("trainer"), self.home.state_dir)
+        supervisor = Supervisor(
+            command,
+            failure=lambda: self.rounds.failure,
+            has_attached=lambda: self.rounds.spec is not None,
+            is_wanted=lambda: not self.rounds.is_finished and not self.is_stopping.is_set(),
+            tell=lambda state: setattr(self.reporter, "trainer_state", state),
+        )
+        try:
+            await supervisor.run()
+        except UserError as error:
+            self.failure = error
+            self.stop()
+
+    # --- disk -------------------------------------------------------------------------------------
+
+    def _save_soon(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        self._to_save = (checkpoint, spec)
+        self._save_wake.set()
+
+    async def _save_states(self) -> None:
+        while True:
+            self._save_wake = trio.Event()
+            if self._to_save is not None:
+                (checkpoint, spec), self._to_save = self._to_save, None
+                # The slot is written anew two rounds later; a slow disk gets a copy.
+                copy = Checkpoint(
+                    checkpoint.run_id,
+                    checkpoint.round,
+                    checkpoint.state_hash,
+                    checkpoint.previous_hash,
+                    checkpoint.vector.copy(),
+                )
+                await trio.to_thread.run_sync(self._save, copy, spec)
+                continue
+            await self._save_wake.wait()
+
+    def _save_last(self) -> None:
+        if self._to_save is not None:
+            self._save(*self._to_save)
+
+    def _save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        shared = [(tensor.name, tensor.numel) for tensor in spec.shared]
+        try:
+            before_rename = partial(self.failpoint.hit, "save", checkpoint.round)
+            save(self.home.state_dir, checkpoint, shared=shared, before_rename=before_rename)
+        except (DiskFull, OSError) as error:
+            text = str(error)
+            if text not in self.reporter.problems:
+                log.error("%s", text)
+                self.reporter.problems.append(text)
+        else:
+            self.reporter.problems.clear()
+
+    def _record(self, run: bytes, status: RoundStatus) -> None:
+        self._job(partial(self.store.add_round, run.hex(), status))
+
+    def _remember(self, event: PeerFound) -> None:
+        entry = self.driver.member.table.get(event.peer)
+        addresses = entry.presence.addresses if entry is not None else ()
+        addresses = addresses or ((event.address,) if event.address else ())
+        if addresses:
+            known = KnownPeer(event.peer, tuple(addresses), "exchange", time.time())
+            self._job(partial(self.store.remember_peer, known))
+
+    def _job(self, job: Callable[[], None]) -> None:
+        with suppress(trio.WouldBlock):  # a disk that hangs must not hold up the network
+            self._jobs_in.send_nowait(job)
+
+    async def _do_jobs(self) -> None:
+        async for job in self._jobs:
+            try:
+                await trio.to_thread.run_sync(job)
+            except (UserError, OSError) as error:
+                log.error("%s", error)
+                self.reporter.problems.append(str(error))
+
+    def _first_sequence(self) -> int:
+        stored = self.store.get("sequence")
+        last = int(stored) if stored is not None and stored.isdigit() else 0
+        return max(time.time_ns() // 1000, last + SEQUENCE_MARGIN)
+
+
+async def run(config: NodeConfig, say: Callable[[str], None]) -> int:
+    """Run a node in its locked home."""
+    return await Daemon(config, Home(config.home), say).run()
+
+
+def _only_user_error(group: BaseExceptionGroup[BaseException]) -> UserError | None:
+    """Return the user's error inside a nursery's group, if there is nothing else in it."""
+    _, rest = group.split(UserError)
+    found = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]  # type: ignore[assignment]
+    return found if rest is None and isinstance(found, UserError) else None
+
+
+def main(config: NodeConfig, say: Callable[[str], None] = print) -> int:
+    """Run a node until it is stopped; returns the exit code.
+
+    Raises:
+        UserError: something that the person at the terminal can mend.
+    """
+    level = config.log.level.upper()
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    home = Home(config.home)
+    home.load_or_create_key()
+    with home.locked(os.environ):
+        try:
+            start: Callable[..., Awaitable[int]] = run
+            return trio.run(start, config, say)
+        except BaseExceptionGroup as group:
+            error = _only_user_error(group)
+            if error is None:
+                raise
+            raise error from None
+        finally:
+            home.remove_sockets()
