@@ -8,7 +8,7 @@ import trio
 
 from crypto.keys import new_key
 from gossip.core import DialFailed, PeerFound, PeerLost
-from gossip.host import FrameReceived, HostConfig, HostEvent
+from gossip.host import Announced, FrameReceived, HostConfig, HostEvent
 from gossip.libp2p_host import BadAddress, Libp2pHost, PortInUse, open_host
 
 E = TypeVar("E", bound=Any)
@@ -96,3 +96,21 @@ def test_a_port_in_use_is_named_with_what_to_do() -> None:
 def test_a_bad_listen_address_is_refused() -> None:
     with pytest.raises(BadAddress, match="write /ip4/0"):
         Libp2pHost(new_key(), config(listen=("/ip4/nonsense",)))
+
+
+def test_an_announcement_reaches_a_peer_over_another_peer() -> None:
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with (
+                open_host(new_key(), config()) as one,
+                open_host(new_key(), config()) as middle,
+                open_host(new_key(), config()) as far,
+            ):
+                await link(one, middle)
+                await link(far, middle)
+                await trio.sleep(2)  # the mesh of GossipSub grows with its heartbeat, once a second
+                one.announce_nowait(b"hello")
+                assert await wait_for(far, Announced) == Announced(middle.me, b"hello")
+                assert await wait_for(middle, Announced) == Announced(one.me, b"hello")
+
+    trio.run(main)
