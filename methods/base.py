@@ -176,6 +176,8 @@ class Method(Protocol):
 
     mergeable: ClassVar[bool]
     """Whether means over peers whose states differ still make sense (true where params travel)."""
+    asks: ClassVar[bool]
+    """Whether a round ever asks; a node whose method does not trains in a run of its own."""
     about: ClassVar[About]
 
     @property
@@ -188,7 +190,7 @@ class Method(Protocol):
         ...
 
     def exchange_numel(self, params_numel: int) -> int:
-        """Return how many numbers the largest all-reduce of a round has; 0 if it never asks for one."""
+        """Return how many numbers the largest all-reduce of a round has; 0 if there is none."""
         ...
 
     def round(self, state: State, learner: Any, round_: int) -> Steps[tuple[State, Report]]:
@@ -197,7 +199,10 @@ class Method(Protocol):
 
 
 class OuterMethod(Method, Protocol):
-    """A method whose exchange can follow anybody's local training, such as a user's own loop."""
+    """A method whose exchange is a part of its own."""
+
+    follows_any_loop: ClassVar[bool]
+    """Whether `outer` makes sense after local work of any kind, such as a user's own training loop."""
 
     def outer(self, state: State, trained: Vector, weight: float) -> Steps[tuple[State, tuple[PeerId, ...]]]:
         """Agree on the state that follows `state` when local work led to `trained`; and with whom.

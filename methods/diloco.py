@@ -54,12 +54,14 @@ class DiLoCo:
 
     # Pseudo-gradients from unlike θ, applied with unlike momenta, mean nothing.
     mergeable: ClassVar[bool] = False
+    asks: ClassVar[bool] = True
+    follows_any_loop: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, 2023,"
         " https://arxiv.org/abs/2311.08105",
         exchanges="the change of the params, once per round, as a weighted mean",
-        use="Hundreds of local steps per round, for large models on slow links. With few rounds in all,"
-        " lower outer_momentum or take fedavg.",
+        use="Hundreds of local steps per round, for large models on slow links. Where peers come and go every"
+        " few rounds, or their states differ, take fedavg.",
     )
 
     config: DiLoCoConfig = field(default_factory=DiLoCoConfig)

@@ -25,7 +25,7 @@ class FedAvgConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50
     """Optimizer steps per round (H). More saves messages, but peers with unlike data drift apart."""
-    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.1
+    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.2
     """Learning rate of local work."""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 32
     """Examples per step (B); a node with fewer takes all it has."""
@@ -36,6 +36,8 @@ class FedAvg:
     """See `Method`."""
 
     mergeable: ClassVar[bool] = True
+    asks: ClassVar[bool] = True
+    follows_any_loop: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data,"
         " AISTATS 2017, https://arxiv.org/abs/1602.05629",

@@ -31,6 +31,8 @@ class FedProxConfig(FedAvgConfig, frozen=True, kw_only=True, forbid_unknown_fiel
 class FedProx(FedAvg):
     """See `Method`."""
 
+    # Its local work is what makes it FedProx.
+    follows_any_loop: ClassVar[bool] = False
     about: ClassVar[About] = About(
         paper="Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020,"
         " https://arxiv.org/abs/1812.06127",

@@ -17,7 +17,7 @@ class LocalSGDConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50
     """Optimizer steps between two reports."""
-    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.1
+    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.2
     """Learning rate."""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 32
     """Examples per step; a node with fewer takes all it has."""
@@ -28,6 +28,7 @@ class LocalSGD:
     """See `Method`."""
 
     mergeable: ClassVar[bool] = True
+    asks: ClassVar[bool] = False
     about: ClassVar[About] = About(
         paper="none: plain stochastic gradient descent",
         exchanges="nothing",

@@ -44,8 +44,11 @@ def build_config(config_type: type[C], options: Mapping[str, Scalar], owner: str
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         name = path.rstrip("`")
+        hints = typing.get_type_hints(config_type, include_extras=True)
+        if typing.get_origin(hints.get(name)) is typing.Literal:
+            reason = f"choose one of {_type_name(hints[name])}"
         given = f"{name} = {options[name]!r}: " if name in options else ""
-        raise BadOption(f"{owner}: {given}{reason[0].lower()}{reason[1:]}") from None
+        raise BadOption(f"{owner}: {given}{_lower(reason)}") from None
 
 
 def call_with_options(make: Callable[..., Any], options: Mapping[str, Scalar], owner: str) -> Any:
@@ -119,7 +122,11 @@ def _scalar(name: str, value: Scalar, hint: Any, owner: str) -> Any:
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError as error:
-        raise BadOption(f"{owner}: {name} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from None
+        raise BadOption(f"{owner}: {name} = {value!r}: {_lower(str(error))}") from None
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _type_name(annotation: Any) -> str:
@@ -134,4 +141,4 @@ def _bounds(annotation: Any) -> str:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     metas = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, msgspec.Meta)]
     found = ((sign, getattr(meta, key)) for meta in metas for key, sign in signs.items())
-    return ", ".join(f"{sign} {bound:g}" for sign, bound in found if bound is not None)
+    return ", ".join(f"{sign} {bound:,}" for sign, bound in found if bound is not None)

@@ -1,0 +1,221 @@
+"""Session: the trainer's side of the line to its daemon, without torch.
+
+    attach   -->  wait_begin -> state -> answer(method's generator) -> finish | idle  -->  wait_begin ...
+
+A session holds the shared memory, turns states into slots and back, and answers a generator's asks over
+the line. The trainer process runs one; `SwarmOptimizer` runs one inside a user's own loop.
+
+The daemon clears the flags before every `Begin`; the trainer only reads them.
+"""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import numpy as np
+
+from crypto.keys import PeerId
+from gossip import errors
+from gossip.core import Vector
+from gossip.runspec import RunSpec
+from methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Method, Report, State, Steps
+from methods.errors import BadOption
+from methods.params import read_state, write_state
+from node import ipc
+
+T = TypeVar("T")
+
+_FAILURES: Final[Mapping[str, type[errors.GossipError]]] = {
+    kind.__name__: kind for kind in (errors.GossipError, errors.TooFew, errors.LeftOut, errors.Unreachable)
+}
+
+
+class LineLost(Exception):
+    """The daemon is gone, or did not take us: nothing more will come over this line."""
+
+
+class Session:
+    """One trainer, attached to one daemon."""
+
+    def __init__(
+        self,
+        line: ipc.Line,
+        spec: RunSpec,
+        method: Method,
+        initial: State,
+        *,
+        device: str,
+        examples: int,
+    ) -> None:
+        """Attach; afterwards `begun` says where to go on.
+
+        Raises:
+            LineLost: the daemon has another trainer already, or is gone.
+        """
+        self.spec = spec
+        self.private = initial.private
+        """What never leaves the node, as of the last state."""
+        self.work_seconds = 0.0
+        """Spent by the generator of this round, without the waiting for answers."""
+        self._line = line
+        self._hurry_at = math.inf
+        self._asked = 0
+        exchange_numel = method.exchange_numel(spec.params_numel)
+        self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
+        write_state(initial, self._segment.slots[0])
+        try:
+            self._send(
+                ipc.Attach(
+                    pid=os.getpid(),
+                    spec=spec,
+                    exchange_numel=exchange_numel,
+                    device=device,
+                    examples=examples,
+                    mergeable=method.mergeable,
+                    asks=method.asks,
+                ),
+                (descriptor,),
+            )
+        finally:
+            os.close(descriptor)
+        answer = self._receive()
+        if not isinstance(answer, ipc.Attached):
+            raise LineLost("the node has a trainer already")
+        self.restored = answer.restored
+        """Whether the daemon had a state on disk."""
+
+    def wait_begin(self) -> ipc.Begin | None:
+        """Wait for the next round; None when the daemon wants no more.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        match self._receive():
+            case ipc.Begin() as begin:
+                self._hurry_at = time.monotonic() + begin.budget if begin.budget > 0 else math.inf
+                self.work_seconds = 0.0
+                self._asked = 0
+                return begin
+            case ipc.Stop():
+                return None
+            case other:
+                raise LineLost(f"the daemon sent {type(other).__name__} between rounds")
+
+    def state(self, begin: ipc.Begin) -> State:
+        """Return the state that a round begins from, as a copy."""
+        slot = self._segment.slots[begin.slot]
+        return read_state(slot, self.spec.params_numel, self.spec.shared, self.private)
+
+    def is_interrupted(self) -> bool:
+        """Whether the daemon wants this round's work thrown away."""
+        return bool(self._segment.flags[ipc.INTERRUPT])
+
+    def is_hurried(self) -> bool:
+        """Whether the local work should end at this step."""
+        return bool(self._segment.flags[ipc.HURRY]) or time.monotonic() > self._hurry_at
+
+    def answer(self, begin: ipc.Begin, steps: Steps[T]) -> T:
+        """Run a generator to its end, its asks answered by the daemon.
+
+        Raises:
+            GossipError: an ask failed, and the generator let it out.
+            LineLost: the daemon is gone, or stops.
+        """
+        failure: errors.GossipError | None = None
+        given: Averaged | Gathered | None = None
+        while True:
+            started = time.monotonic()
+            try:
+                ask = steps.send(given) if failure is None else steps.throw(failure)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                self.work_seconds += time.monotonic() - started
+            given, failure = None, None
+            try:
+                given = self._ask(begin, ask)
+            except errors.GossipError as error:
+                failure = error
+
+    def finish(self, begin: ipc.Begin, state: State, report: Report) -> None:
+        """Hand over the state after a round.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        slot = 1 - begin.slot
+        write_state(state, self._segment.slots[slot])
+        self.private = state.private
+        self._send(
+            ipc.Finished(
+                round=begin.round,
+                slot=slot,
+                loss=report.loss,
+                examples=report.examples,
+                steps=report.steps,
+                work_seconds=self.work_seconds,
+                metrics=dict(report.metrics),
+            )
+        )
+
+    def idle(self, begin: ipc.Begin, reason: str) -> None:
+        """Say that the round ended without a new state.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        self._send(ipc.Idle(round=begin.round, reason=reason[:4000]))
+
+    def close(self) -> None:
+        """Close the line; the daemon keeps the last state."""
+        self._line.close()
+
+    def _ask(self, begin: ipc.Begin, ask: Ask) -> Averaged | Gathered:
+        self._asked += 1
+        index = self._asked - 1
+        match ask:
+            case AllReduce():
+                numel = ask.vector.size
+                if numel > self._segment.exchange.size:
+                    raise BadOption(
+                        f"method {self.spec.method} asks for {numel} numbers, but its exchange_numel says"
+                        f" {self._segment.exchange.size}; mend exchange_numel"
+                    )
+                np.copyto(self._segment.exchange[:numel], ask.vector)
+                message: ipc.Message = ipc.AskAllReduce(
+                    round=begin.round, index=index, tag=ask.tag, weight=ask.weight, numel=numel
+                )
+            case Gather():
+                message = ipc.AskGather(round=begin.round, index=index, tag=ask.tag, body=ask.body)
+        self._send(message)
+        return self._answer_to(ask)
+
+    def _answer_to(self, ask: Ask) -> Averaged | Gathered:
+        match ask, self._receive():
+            case AllReduce(), ipc.Averaged(contributors=contributors):
+                # A copy: the next ask of this round will write here.
+                mean: Vector = self._segment.exchange[: ask.vector.size].copy()
+                return Averaged(mean, tuple(PeerId(peer) for peer in contributors))
+            case Gather(), ipc.Gathered(bodies=bodies):
+                return Gathered(tuple((PeerId(peer), body) for peer, body in bodies))
+            case _, ipc.AskFailed(kind=kind, text=text):
+                raise _FAILURES.get(kind, errors.GossipError)(text)
+            case _, ipc.Stop():
+                raise LineLost("the node stops")
+            case _, other:
+                raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
+
+    def _send(self, message: ipc.Message, fds: tuple[int, ...] = ()) -> None:
+        try:
+            self._line.send(message, fds)
+        except OSError as error:
+            raise LineLost("the node is gone") from error
+
+    def _receive(self) -> ipc.FromDaemon:
+        try:
+            return self._line.receive()
+        except (EOFError, OSError) as error:
+            raise LineLost("the node is gone") from error
