@@ -25,7 +25,7 @@ mean names its contributors.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -42,7 +42,7 @@ BEATS: Final = 4
 OWNER_GRACE: Final = 1.5
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 
-Talk = Part | Reduced | Yield | Claim | Alive | Cut | Abandon
+Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon
 
 
 class AveragingConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,14 @@ class Contribute:
 
 
 @dataclass(frozen=True, slots=True)
+class ContributeBody:
+    """The trainer asks for everyone's body."""
+
+    index: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """The trainer's round ended without a new state."""
 
@@ -91,6 +99,17 @@ class Averaged:
     round: int
     index: int
     exchanged: Exchanged
+    matchmaking_seconds: float
+    exchange_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The agreed bodies, sorted by peer id."""
+
+    round: int
+    index: int
+    bodies: tuple[tuple[PeerId, bytes], ...]
     matchmaking_seconds: float
     exchange_seconds: float
 

@@ -30,9 +30,11 @@ from gossip.commands import (
     Averaged,
     Behind,
     Contribute,
+    ContributeBody,
     Detach,
     Failed,
     Finish,
+    Gathered,
     GiveUp,
     Goodbye,
     Hurry,
@@ -61,6 +63,8 @@ from gossip.core import (
 from gossip.deadlines import Deadline
 from gossip.discovery import TIMER as DISCOVERY
 from gossip.discovery import Dice, Discovery
+from gossip.gathering import INNER_INDEX, Gathering, Step
+from gossip.gathering import TIMER as GATHERING
 from gossip.matchmaking import TIMER as MATCHMAKING
 from gossip.matchmaking import Matchmaking, MatchmakingConfig
 from gossip.messages import (
@@ -93,6 +97,8 @@ INFINITY: Final = float("inf")
 MAX_PUSHED: Final = 32
 """Neighbours that are told of a change at once; the rest learn it from them."""
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
+MAX_KEPT_BYTES: Final = 64 << 20
+"""What peers may send ahead of us, for an ask that we have not yet reached."""
 HURRY_AFTER: Final = 0.6
 """Share of the others' learned wait after which unfinished local work is cut short."""
 
@@ -137,18 +143,21 @@ class Member:
         self.spec: RunSpec | None = None
         self.round = 0
         self.state = self.previous = b""
-        self.exchange: Averaging | None = None
+        self.exchange: Averaging | Gathering | None = None
         self.fetching: Fetching | None = None
         self.serving = Serving()
         self._mergeable = False
         self.sequence = sequence
         self._addresses: tuple[str, ...] = ()
         self._matchmaking: Matchmaking | None = None
-        self._pending: Contribute | None = None
+        self._pending: Contribute | ContributeBody | None = None
         self._early: dict[PeerId, Ready] = {}
         self._arrived: dict[PeerId, float] = {}
         self._late: set[PeerId] = set()
         self._described: set[tuple[PeerId, bytes]] = set()
+        self._told: dict[PeerId, float] = {}
+        self._kept: list[Received] = []
+        self._kept_bytes = 0
         self._since = 0.0
         self._asked_at = self._formed_at = 0.0
         patience = config.patience
@@ -165,6 +174,7 @@ class Member:
             Attach: self._attach,
             NewState: self._new_state,
             Contribute: self._contribute,
+            ContributeBody: self._contribute,
             GiveUp: self._give_up,
             Detach: self._detach,
             Finish: self._finish,
@@ -211,7 +221,8 @@ class Member:
         self.round, self.state, self.previous = event.round, event.state, event.previous
         self.serving.hold(event.round, event.state, event.previous, event.data)
         self.phase = Phase.WORKING
-        self.fetching = None
+        # The trainer writes its next contribution where this exchange has its mean.
+        self.fetching = self.exchange = None
         self._since = now
         self._early = {peer: ready for peer, ready in self._early.items() if ready.round >= self.round}
         # A restart of the work's clock: whoever is ready already waits for us from now on.
@@ -220,13 +231,13 @@ class Member:
             effects.append(self._hurry_timer(now))
         return [*effects, *self._push(now), *self._check_behind(now)]
 
-    def _contribute(self, event: Contribute, now: float) -> Effects:
+    def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
         if self.phase is not Phase.WORKING and self.phase is not Phase.APPLYING:
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
         effects: Effects = [SetTimer(INFINITY, HURRY)]
         self._pending = event
         self._asked_at = now
-        if event.index > 0 and self.exchange is not None and self.exchange.result is not None:
+        if event.index > 0 and self.exchange is not None and self.exchange.is_over:
             return effects + self._begin_exchange(now)
         self.exchange = None
         self.phase = Phase.SEEKING
@@ -368,11 +379,29 @@ class Member:
             effects = self._after_matchmaking(self._matchmaking.form_promised(now), now)
             return effects + self._to_exchange(event, now)
         exchange = self.exchange
-        if exchange is None or exchange.group.id != message.group or exchange.index != message.index:
-            # Perhaps it still is in a round that is over for us: our record tells it.
-            stale = self.run and self.phase is not Phase.SEEKING
-            return [Send(event.peer, Records(((self._record(), 0.0),)))] if stale else []
+        if exchange is None or exchange.group.id != message.group:
+            return self._tell_stale(event.peer, now)
+        ours = (exchange.index, exchange.index + INNER_INDEX)
+        if message.index not in ours[: 2 if isinstance(exchange, Gathering) else 1]:
+            return self._keep_for_later(event, exchange)
         return self._after_exchange(exchange.handle(event.peer, message, event.data, now), now)
+
+    def _tell_stale(self, peer: PeerId, now: float) -> Effects:
+        """Perhaps it still is in a round that is over for us: our record tells it, once a second."""
+        if not self.run or self.phase is Phase.SEEKING or now < self._told.get(peer, 0.0) + 1.0:
+            return []
+        if len(self._told) > 4 * MAX_PUSHED:
+            self._told.clear()
+        self._told[peer] = now
+        return [Send(peer, Records(((self._record(), 0.0),)))]
+
+    def _keep_for_later(self, event: Received, exchange: Averaging | Gathering) -> Effects:
+        """Others of our group are at the round's next ask already; ours will come."""
+        ahead = event.message.index % INNER_INDEX == exchange.index + 1
+        if ahead and event.peer in exchange.group.members and self._kept_bytes < MAX_KEPT_BYTES:
+            self._kept.append(event)
+            self._kept_bytes += len(event.data) + 1000
+        return []
 
     def _to_fetching(self, peer: PeerId, message: Any, data: Data, now: float) -> Effects:
         if self.fetching is None:
@@ -388,8 +417,12 @@ class Member:
             return self.discovery.plan(now)
         if event.name == MATCHMAKING and self._matchmaking and self.phase is Phase.SEEKING:
             return self._after_matchmaking(self._matchmaking.timer(now), now)
-        if event.name == AVERAGING and self.exchange:
-            return self._after_exchange(self.exchange.timer(now), now)
+        if event.name == AVERAGING and self.exchange is not None:
+            gathers = isinstance(self.exchange, Gathering)
+            tick = self.exchange.inner_timer if gathers else self.exchange.timer
+            return self._after_exchange(tick(now), now) + self._check_stalled(now)
+        if event.name == GATHERING and isinstance(self.exchange, Gathering):
+            return self._after_exchange(self.exchange.timer(now), now) + self._check_stalled(now)
         if event.name == TRANSFER and self.fetching:
             return self._after_fetching(self.fetching.timer(now), now)
         if event.name == HURRY and self.phase is Phase.WORKING:
@@ -441,8 +474,15 @@ class Member:
         config = AveragingConfig(stall=wait, cut=2 * wait)
         self.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self._asked_at)
-        self.exchange = Averaging(self.me, group, pending.index, pending.vector, pending.weight, config)
-        return self._after_exchange(self.exchange.begin(now), now)
+        if isinstance(pending, Contribute):
+            self.exchange = Averaging(self.me, group, pending.index, pending.vector, pending.weight, config)
+        else:
+            self.exchange = Gathering(self.me, group, pending.index, pending.body, config)
+        effects = self._after_exchange(self.exchange.begin(now), now)
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        for event in kept:
+            effects += self._to_exchange(event, now)
+        return effects
 
     def _after_exchange(self, effects: Effects, now: float) -> Effects:
         exchange, pending = self.exchange, self._pending
@@ -450,15 +490,34 @@ class Member:
             return effects
         self.phase = Phase.APPLYING
         self._pending = None
-        if exchange.result is None:
+        times = (self._formed_at - self._asked_at, now - self._formed_at)
+        result: Averaged | Gathered | None = None
+        if isinstance(exchange, Gathering) and exchange.step is Step.DONE:
+            result = Gathered(self.round, exchange.index, exchange.bodies, *times)
+            least = len(exchange.bodies)
+        elif isinstance(exchange, Averaging) and exchange.result is not None:
+            result = Averaged(self.round, exchange.index, exchange.result, *times)
+            least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
+        if result is None:
             return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
         self._exchange_wait.observe(now - self._formed_at)
-        least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
         if self.spec is not None and least < self.spec.quorum:
             text = f"{least} of at least {self.spec.quorum} peers contributed"
             return [*effects, Notify(Failed("TooFew", text))]
-        times = (self._formed_at - self._asked_at, now - self._formed_at)
-        return [*effects, Notify(Averaged(self.round, exchange.index, exchange.result, *times))]
+        return [*effects, Notify(result)]
+
+    def _check_stalled(self, now: float) -> Effects:
+        """Leave an exchange that drags on when a member of it has the round's state already."""
+        if self.phase is not Phase.EXCHANGING or self.exchange is None or self.exchange.is_over:
+            return []
+        for peer in self.exchange.group.members:
+            entry = self.table.get(peer)
+            if entry and entry.presence.round == self.round + 1 and entry.presence.previous == self.state:
+                effects = self.exchange.abandon()
+                self.phase, self._pending, self.exchange = Phase.APPLYING, None, None
+                text = "a member of the group has finished this round: fetching its state"
+                return [*effects, SetTimer(INFINITY, AVERAGING), Notify(Failed("LeftOut", text))]
+        return []
 
     def _after_fetching(self, effects: Effects, now: float) -> Effects:
         fetching = self.fetching
@@ -556,6 +615,7 @@ class Member:
         self._matchmaking = None
         self.exchange = None
         self._pending = None
+        self._kept, self._kept_bytes = [], 0
 
     def _presence(self) -> Presence:
         shown = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}

@@ -185,6 +185,24 @@ class Abandon(Exchange, frozen=True):
     """I take no further part in this exchange; do not wait for me."""
 
 
+class Digest(Exchange, frozen=True):
+    """The hash of the body that I shall reveal."""
+
+    digest: Hash
+
+
+class Reveal(Exchange, frozen=True):
+    """A member's body, as data: my own, or one that was missing at the receiver."""
+
+    member: Slot
+
+
+class Missing(Exchange, frozen=True):
+    """Send me the bodies of these members: they are in the agreed set and never reached me."""
+
+    members: Annotated[tuple[Slot, ...], msgspec.Meta(min_length=1, max_length=MAX_GROUP)]
+
+
 # --- fetching a state -----------------------------------------------------------------------------
 
 
@@ -238,6 +256,9 @@ Wire: TypeAlias = (
     | Alive
     | Cut
     | Abandon
+    | Digest
+    | Reveal
+    | Missing
     | Want
     | Offer
     | NotHeld

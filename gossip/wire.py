@@ -34,6 +34,7 @@ from gossip.messages import (
     Record,
     Records,
     Reduced,
+    Reveal,
     SealedRecords,
     Wire,
 )
@@ -42,7 +43,7 @@ SIGNED: Final = b"\x00"
 PLAIN: Final = b"\x01"
 PRESENCE: Final = "Presence"
 MAX_CONTROL_BYTES: Final = 256 << 10
-BULK: Final = (Part, Reduced, Offer, Chunk)
+BULK: Final = (Part, Reduced, Reveal, Offer, Chunk)
 """What goes unsigned in the bulk lane; everything else is signed."""
 OF_A_RUN: Final = (Ready, Propose, Accept, Commit, Exchange)
 """What means nothing to a peer of another run."""

@@ -76,7 +76,7 @@ class Rounds:
         self._slot = 0
         self._syncing = False
         self._synced: commands.Synced | None = None
-        self._averaged: commands.Averaged | None = None
+        self._averaged: commands.Averaged | commands.Gathered | None = None
         self._asked_again = 0
 
     # --- the trainer ------------------------------------------------------------------------------
@@ -117,7 +117,8 @@ class Rounds:
             case ipc.AskAllReduce():
                 self._ask(message)
             case ipc.AskGather():
-                self._answer(ipc.AskFailed(kind="GossipError", text="gather is not offered by this node"))
+                self.trainer = Trainer.ASKING
+                self._command(commands.ContributeBody(message.index, message.body))
             case ipc.Finished():
                 self._finished(message)
             case ipc.Idle():
@@ -178,6 +179,9 @@ class Rounds:
                 self._averaged = notice
                 contributors = notice.exchanged.contributors
                 self._answer(ipc.Averaged(contributors=tuple(contributors)))
+            case commands.Gathered():
+                self._averaged = notice
+                self._answer(ipc.Gathered(bodies=tuple(notice.bodies)))
             case commands.Failed():
                 if self.trainer is Trainer.ASKING:
                     self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
@@ -280,7 +284,11 @@ class Rounds:
 
     def _note_round(self, message: ipc.Finished) -> None:
         averaged = self._averaged
-        contributors = len(averaged.exchanged.contributors) if averaged is not None else 1
+        contributors = 1
+        if isinstance(averaged, commands.Averaged):
+            contributors = len(averaged.exchanged.contributors)
+        elif averaged is not None:
+            contributors = len(averaged.bodies)
         self._append(
             RoundStatus(
                 round=message.round,
