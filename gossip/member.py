@@ -158,7 +158,6 @@ class Member:
         self._told: dict[PeerId, float] = {}
         self._kept: list[Received] = []
         self._kept_bytes = 0
-        self._since = 0.0
         self._asked_at = self._formed_at = 0.0
         patience = config.patience
         self._ready_wait = Deadline(patience, floor=1.0)
@@ -214,7 +213,6 @@ class Member:
 
     def _attach(self, event: Attach, now: float) -> Effects:
         self.run, self.spec, self._mergeable = event.run, event.spec, event.mergeable
-        self._since = now
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
@@ -223,7 +221,6 @@ class Member:
         self.phase = Phase.WORKING
         # The trainer writes its next contribution where this exchange has its mean.
         self.fetching = self.exchange = None
-        self._since = now
         self._early = {peer: ready for peer, ready in self._early.items() if ready.round >= self.round}
         # A restart of the work's clock: whoever is ready already waits for us from now on.
         effects: Effects = [SetTimer(INFINITY, HURRY)]
@@ -253,7 +250,6 @@ class Member:
             return []
         self._end_round()
         self.phase = Phase.WORKING
-        self._since = now
         return self._check_behind(now)
 
     def _detach(self, event: Detach, now: float) -> Effects:
@@ -418,8 +414,8 @@ class Member:
         if event.name == MATCHMAKING and self._matchmaking and self.phase is Phase.SEEKING:
             return self._after_matchmaking(self._matchmaking.timer(now), now)
         if event.name == AVERAGING and self.exchange is not None:
-            gathers = isinstance(self.exchange, Gathering)
-            tick = self.exchange.inner_timer if gathers else self.exchange.timer
+            exchange = self.exchange
+            tick = exchange.inner_timer if isinstance(exchange, Gathering) else exchange.timer
             return self._after_exchange(tick(now), now) + self._check_stalled(now)
         if event.name == GATHERING and isinstance(self.exchange, Gathering):
             return self._after_exchange(self.exchange.timer(now), now) + self._check_stalled(now)

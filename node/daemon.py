@@ -133,7 +133,7 @@ class Daemon:
         for address in status.addresses:
             self.say(f"  reached at  {address}")
         if page:
-            self.say(f"  status page http://{page}/")
+            self.say(f"  status page {page}/")
         self.say(f"  join with   {status.join_command}")
         if not self.config.run.task and self.config.run.trainer == "spawn":
             self.say("  no --task: this node helps others (relays, DHT, records) and does not train")
@@ -284,6 +284,9 @@ def main(config: NodeConfig, say: Callable[[str], None] = print) -> int:
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # Both log every byte of an address or a served request; what matters of them we log ourselves.
+    logging.getLogger("libp2p").setLevel(logging.ERROR)
+    logging.getLogger("multiaddr").setLevel(logging.WARNING)
     home = Home(config.home)
     home.load_or_create_key()
     with home.locked(os.environ):
