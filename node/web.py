@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
@@ -155,10 +156,11 @@ def _telling(control: Control) -> list[Route]:
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise msgspec.DecodeError(f"a body of more than {MAX_BODY_BYTES} bytes")
+    async with aclosing(request.stream()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise msgspec.DecodeError(f"a body of more than {MAX_BODY_BYTES} bytes")
     return bytes(body)
 
 
@@ -221,6 +223,7 @@ async def serve_http(
     config.read_timeout = 30
     config.include_server_header = False
     config.errorlog = logging.getLogger("node.web")
+    config.errorlog.setLevel(logging.WARNING)
     sockets = Sockets([], [listener], [])
     try:
         async with trio.open_nursery() as nursery:
