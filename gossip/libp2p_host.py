@@ -29,6 +29,7 @@ from crypto.keys import PeerId, peer_id_of, short
 from gossip.addresses import Address, BadAddress, from_socket, parse, parse_listen
 from gossip.core import Data, DialFailed, PeerFound, PeerLost
 from gossip.errors import RemoteViolation
+from gossip.fast_link import suites_by_speed
 from gossip.host import FrameReceived, HostConfig, HostEvent, HostStatistics
 from gossip.lanes import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, LinkBroken, read_frame
 from gossip.libp2p_net import DialFault, LaneStream, Network, PortInUse, check_port_free
@@ -62,7 +63,8 @@ class Libp2pHost:
         self._config = config
         self._listen = [parse_listen(each) for each in config.listen]
         announce = [parse(each) for each in config.announce]
-        self.network = Network(key, fast=config.fast_links, announce=announce, max_links=config.max_links)
+        suites = suites_by_speed() if config.fast_links else ()
+        self.network = Network(key, suites=suites, announce=announce, max_links=config.max_links)
         self.network.on_own_identity = self._on_own_identity
         self.network.serve_lane(CONTROL, self._serve_control)
         self.network.serve_lane(BULK, self._serve_bulk)

@@ -43,7 +43,7 @@ from crypto.keys import PeerId
 from gossip import fast_mux
 from gossip.addresses import Address, expand_all, from_socket
 from gossip.core import Data
-from gossip.fast_link import FastNoise, TcpStream, Traffic, suites_by_speed
+from gossip.fast_link import FastNoise, Suite, TcpStream, Traffic
 from gossip.fast_mux import FastMuxer, FastStream
 from gossip.lanes import LinkBroken
 
@@ -168,14 +168,15 @@ def check_port_free(address: Address) -> None:
 class Network:
     """The library's host with our transport, security and muxer in it."""
 
-    def __init__(self, key: SigningKey, *, fast: bool, announce: list[Address], max_links: int) -> None:
-        """Put the parts together; nothing runs yet."""
+    def __init__(
+        self, key: SigningKey, *, suites: tuple[Suite, ...], announce: list[Address], max_links: int
+    ) -> None:
+        """Put the parts together; nothing runs yet. Without `suites` only the standard is spoken."""
         keys = create_new_key_pair(seed=bytes(key))
         noise_key = create_noise_key().private_key
-        suites = suites_by_speed() if fast else ()
         security: dict[Any, Any] = {each.protocol: FastNoise(keys, noise_key, each) for each in suites}
         security[NOISE] = NoiseTransport(keys, noise_key)
-        muxers: dict[Any, Any] = {fast_mux.PROTOCOL: FastMuxer} if fast else {}
+        muxers: dict[Any, Any] = {fast_mux.PROTOCOL: FastMuxer} if suites else {}
         muxers[YAMUX] = Yamux
         self.id = ID.from_pubkey(keys.public_key)
         self.traffic = Traffic()
@@ -196,8 +197,8 @@ class Network:
                 # connections that are gone; all three are decided here.
                 min_connections=0,
                 low_watermark=0,
-                high_watermark=1 << 20,
-                max_connections=1 << 20,
+                high_watermark=max_links,
+                max_connections=max_links,
                 max_connections_per_peer=64,
             ),
         )
