@@ -16,6 +16,8 @@ A frame is a 4-byte big-endian length and a msgpack map. The segment is one mapp
     slot 0, slot 1 the shared state, float32 [state_numel] each: one is read while the other is written
     exchange       float32 [exchange_numel]: a vector on its way out, then the answer in its place
 
+The daemon clears the flags before every `Begin`; the trainer only reads them.
+
 Every region begins at a multiple of 4096 bytes. Only the trainer writes a slot while a round runs;
 only the daemon writes one between `Idle`/`Attach` and `Begin`.
 """
@@ -235,7 +237,11 @@ class Line:
             OSError: no daemon listens there.
         """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send one message, with descriptors where given."""

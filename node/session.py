@@ -8,6 +8,7 @@ the line. The trainer process runs one; `SwarmOptimizer` runs one inside a user'
 The daemon clears the flags before every `Begin`; the trainer only reads them.
 """
 
+import logging
 import math
 import os
 import time
@@ -24,6 +25,8 @@ from methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Method, Rep
 from methods.errors import BadOption
 from methods.params import read_state, write_state
 from node import ipc
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -66,7 +69,7 @@ class Session:
         self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
         write_state(initial, self._segment.slots[0])
         try:
-            self._send(
+            line.send(
                 ipc.Attach(
                     pid=os.getpid(),
                     spec=spec,
@@ -78,6 +81,9 @@ class Session:
                 ),
                 (descriptor,),
             )
+        except OSError:
+            # A node that has a trainer closes at once, but says so before; it is read below.
+            log.debug("the line was closed while attaching")
         finally:
             os.close(descriptor)
         answer = self._receive()
@@ -208,9 +214,9 @@ class Session:
             case _, other:
                 raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
 
-    def _send(self, message: ipc.Message, fds: tuple[int, ...] = ()) -> None:
+    def _send(self, message: ipc.Message) -> None:
         try:
-            self._line.send(message, fds)
+            self._line.send(message)
         except OSError as error:
             raise LineLost("the node is gone") from error
 

@@ -53,7 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no daemon listens on {given.socket}: {error.strerror or error}", file=sys.stderr)
         return FAILED
     try:
-        _Trainer(line, spec, given.state_dir).run()
+        return _run(line, spec, given.state_dir)
+    finally:
+        line.close()
+
+
+def _run(line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> int:
+    try:
+        _Trainer(line, spec, state_dir).run()
     except LineLost:
         return 0
     except MethodsError as error:

@@ -1,0 +1,248 @@
+"""The face module, and a plain loop in a swarm of two beside a fake daemon."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_daemon import FakeDaemon, in_thread
+from torch import nn
+from torch.nn import functional
+
+import shoal
+from methods.digits import Digits
+from methods.errors import BadOption
+from methods.learner import read_model, write_model
+from node import ipc
+from node.errors import NotRunning, UserError
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "h" / "run").mkdir(parents=True)
+    return tmp_path / "h"
+
+
+@pytest.fixture
+def daemon(home: Path) -> Iterator[FakeDaemon]:
+    made = FakeDaemon(home / "run" / "trainer.sock")
+    yield made
+    made.close()
+
+
+class Loop:
+    """A user's own loop."""
+
+    def __init__(self, home: Path, share: str = "1/2", seed: int = 0, **options: object) -> None:
+        self.x, self.y = Digits(share=share).train_data()
+        self.dice = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = nn.Linear(64, 10)
+        self.inner = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        keywords = {"every": 5, "method": "fedavg", "home": home, "weight": len(self.x)} | options
+        self.swarm = shoal.SwarmOptimizer(self.inner, self.model, **keywords)  # type: ignore[arg-type]
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            batch = torch.randint(len(self.x), (32,), generator=self.dice)
+            self.swarm.zero_grad()
+            loss = functional.cross_entropy(self.model(self.x[batch]), self.y[batch])
+            loss.backward()
+            self.swarm.report(loss=loss.item())
+            self.swarm.step()
+
+    @property
+    def vector(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        return read_model(self.model)
+
+
+def test_importing_the_face_loads_neither_torch_nor_libp2p() -> None:
+    code = "import shoal, sys; assert shoal.State; print({'torch', 'libp2p', 'trio'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_every_name_of_the_face_is_there() -> None:
+    for name in shoal.__all__:
+        assert getattr(shoal, name)
+    assert dir(shoal) == shoal.__all__
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match="it has: Method"):
+        shoal.Tusk  # noqa: B018  # looking is the test
+
+
+def test_two_loops_end_with_the_same_model(daemon: FakeDaemon, home: Path) -> None:
+    loops: list[Loop] = []
+
+    def user(index: int) -> None:
+        loop = Loop(home, share=f"{index}/2", seed=index)
+        loops.append(loop)
+        loop.steps(15)
+        loop.swarm.close()
+
+    def serve() -> None:
+        one, two = daemon.attach(), daemon.attach()
+        two.segment.slots[0][:] = one.segment.slots[0]
+        daemon.run_rounds([one, two], 3)
+        for trainer in (one, two):
+            trainer.send(ipc.Stop())
+
+    serving = in_thread(serve)
+    users = [threading.Thread(target=user, args=(index,)) for index in (1, 2)]
+    for thread in users:
+        thread.start()
+    for thread in users:
+        thread.join(60)
+    serving.join()
+    assert np.array_equal(loops[0].vector, loops[1].vector)
+    assert np.array_equal(loops[0].vector, daemon.trainers[0].vector)
+    assert [loop.swarm.is_finished for loop in loops] == [True, True]
+    last = daemon.trainers[0].heard[-1]
+    assert last.steps == 5
+    assert 0 < last.loss < 2
+
+
+def test_a_newcomer_takes_over_the_swarms_state(daemon: FakeDaemon, home: Path) -> None:
+    theirs = np.full(650, 0.25, np.float32)
+
+    def serve() -> None:
+        daemon.attach(restored=theirs, round_=7).begin()
+
+    serving = in_thread(serve)
+    loop = Loop(home)
+    serving.join()
+    assert np.array_equal(loop.vector, theirs)
+    assert loop.swarm.rounds == 7
+    loop.swarm.close()
+
+
+def test_a_state_that_comes_in_the_middle_is_taken_over(daemon: FakeDaemon, home: Path) -> None:
+    theirs = np.full(650, 0.5, np.float32)
+
+    def serve() -> None:
+        one = daemon.attach()
+        one.begin()
+        one.segment.flags[ipc.INTERRUPT] = 1
+        assert isinstance(one.receive(), ipc.Idle)
+        one.vector[:] = theirs
+        one.round = 3
+        one.begin()
+
+    serving = in_thread(serve)
+    loop = Loop(home, every=1_000_000)
+    while loop.swarm.rounds == 0:
+        loop.steps(1)
+    serving.join()
+    assert loop.swarm.rounds == 3
+    assert np.array_equal(loop.vector, theirs)
+    loop.swarm.close()
+
+
+def test_a_failed_round_keeps_what_was_learned_and_asks_again(daemon: FakeDaemon, home: Path) -> None:
+    asked: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
+
+    def serve() -> None:
+        one = daemon.attach()
+        for kind in ("TooFew", ""):
+            one.begin()
+            ask = one.receive()
+            asked.append(one.segment.exchange[: ask.numel].copy())
+            if kind:
+                one.send(ipc.AskFailed(kind=kind, text="alone"))
+            else:
+                one.send(ipc.Averaged(contributors=("me",)))
+            one.receive()
+        one.send(ipc.Stop())
+
+    serving = in_thread(serve)
+    loop = Loop(home)
+    start = loop.vector
+    loop.steps(5)
+    kept = loop.vector
+    loop.steps(5)
+    serving.join()
+    assert np.array_equal(asked[0], kept)
+    assert np.linalg.norm(asked[1] - start) > np.linalg.norm(asked[0] - start)
+
+
+def test_diloco_takes_the_outer_step_on_the_loops_own_work(daemon: FakeDaemon, home: Path) -> None:
+    def serve() -> None:
+        one = daemon.attach()
+        daemon.run_rounds([one], 1)
+        one.send(ipc.Stop())
+
+    serving = in_thread(serve)
+    options = {"outer_lr": 1.0, "outer_momentum": 0.5}
+    loop = Loop(home, method="diloco", options=options, every=1)
+    start = loop.vector
+    loop.steps(1)
+    serving.join()
+    alone = nn.Linear(64, 10)
+    write_model(alone, start)
+    batch = torch.randint(len(loop.x), (32,), generator=torch.Generator().manual_seed(0))
+    functional.cross_entropy(alone(loop.x[batch]), loop.y[batch]).backward()
+    torch.optim.SGD(alone.parameters(), lr=0.1).step()
+    # Nesterov's first step from rest is lr · (1 + momentum) of the change.
+    np.testing.assert_allclose(loop.vector - start, 1.5 * (read_model(alone) - start), atol=1e-6)
+
+
+def test_training_goes_on_when_the_node_is_gone(
+    daemon: FakeDaemon, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def serve() -> None:
+        one = daemon.attach()
+        one.begin()
+        one.receive()
+        one.connection.close()
+        daemon.close()
+        daemon.path.unlink()
+
+    serving = in_thread(serve)
+    loop = Loop(home, node_options=["--no-such-flag"])
+    loop.steps(5)
+    serving.join()
+    assert "training on alone" in caplog.text
+    before = loop.vector
+    loop.steps(5)
+    assert "the node did not start" in caplog.text
+    assert not np.array_equal(loop.vector, before)
+    loop.swarm.close()
+
+
+def test_a_node_with_a_trainer_says_so(daemon: FakeDaemon, home: Path) -> None:
+    def serve() -> None:
+        connection = daemon.accept()
+        connection.sendall(ipc.frame(ipc.Stop()))
+        connection.close()
+
+    serving = in_thread(serve)
+    with pytest.raises(UserError, match="has a trainer already; give this process a home of its own"):
+        Loop(home)
+    serving.join()
+
+
+def test_a_node_that_cannot_start_is_quoted(tmp_path: Path) -> None:
+    with pytest.raises(NotRunning, match=r"the node did not start: .*--no-such-flag"):
+        Loop(tmp_path / "new", node_options=["--no-such-flag"])
+
+
+@pytest.mark.parametrize("method", ["fedprox", "local"])
+def test_methods_that_are_their_local_work_are_refused(method: str, tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="for your own loop choose fedavg or diloco"):
+        Loop(tmp_path, method=method)
+
+
+def test_what_the_wrapper_lacks_comes_from_the_optimizer(daemon: FakeDaemon, home: Path) -> None:
+    serving = in_thread(lambda: daemon.attach().begin())
+    loop = Loop(home)
+    serving.join()
+    with loop.swarm as swarm:
+        assert swarm.param_groups is loop.inner.param_groups
+        with pytest.raises(AttributeError):
+            swarm.nothing_of_this_name  # noqa: B018  # looking is the test
