@@ -1,0 +1,205 @@
+"""The verdict on a testnet: did the nodes learn together, and does nothing contradict it?
+
+A claim that cannot be checked does not hold. `judge` is a pure function of what was seen.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Final
+
+import msgspec
+
+from node.testnet_plan import Plan
+from node.testnet_watch import Observed
+
+ACCURACY_BAR: Final = {"digits": 0.90}
+"""What every node must reach, where a task has a bar; elsewhere sharing must beat training alone."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that must hold."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one node."""
+
+    name: str
+    peer: str
+    finished: bool
+    round: int
+    accuracy: float | None
+    loss: float | None
+    state_hash: str
+    failed_rounds: int
+    bytes_sent: int
+    bytes_received: int
+    exit_code: int | None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a testnet, as result.json holds it."""
+
+    verdict: bool
+    nodes: int
+    rounds: int
+    """Rounds that every node has finished."""
+    method: str
+    task: str
+    alpha: float
+    seed: int
+    topology: str
+    accuracy_mean: float | None
+    accuracy_min: float | None
+    local_only_mean: float | None
+    """The same shares, each trained alone for as many steps."""
+    local_only: tuple[float, ...]
+    same_state_hash: bool
+    seconds: float
+    """From the start of the first node until the last had finished."""
+    bytes_sent: int
+    """By all nodes together, as counted at their sockets."""
+    bytes_received: int
+    invariants: tuple[Check, ...]
+    per_node: tuple[NodeResult, ...]
+
+
+def judge(
+    plan: Plan, nodes: Sequence[Observed], *, local_only: Sequence[float] = (), seconds: float
+) -> Result:
+    """Decide what holds."""
+    accuracies = [node.accuracy for node in nodes if node.accuracy is not None]
+    checks = [check(plan, nodes) for check in _CHECKS]
+    if plan.shares:
+        checks += [check(plan, nodes) for check in _SHARING_CHECKS]
+        checks.append(_accuracy(plan, nodes, local_only))
+    per_node = tuple(_node_result(node) for node in nodes)
+    return Result(
+        verdict=all(check.ok for check in checks),
+        nodes=plan.nodes,
+        rounds=min((node.round for node in per_node), default=0),
+        method=plan.method,
+        task=plan.task,
+        alpha=plan.alpha,
+        seed=plan.seed,
+        topology=plan.topology,
+        accuracy_mean=fmean(accuracies) if accuracies else None,
+        accuracy_min=min(accuracies, default=None),
+        local_only_mean=fmean(local_only) if local_only else None,
+        local_only=tuple(local_only),
+        same_state_hash=len({node.state_hash for node in per_node}) == 1 and bool(per_node[0].state_hash),
+        seconds=round(seconds, 3),
+        bytes_sent=sum(node.bytes_sent for node in per_node),
+        bytes_received=sum(node.bytes_received for node in per_node),
+        invariants=tuple(checks),
+        per_node=per_node,
+    )
+
+
+def _node_result(node: Observed) -> NodeResult:
+    status = node.status
+    return NodeResult(
+        name=node.name,
+        peer=status.peer_id if status else "",
+        finished=node.finished,
+        round=status.round if status else 0,
+        accuracy=node.accuracy,
+        loss=status.loss if status else None,
+        state_hash=status.state_hash if status else "",
+        failed_rounds=len(node.failed),
+        bytes_sent=status.bytes_sent if status else 0,
+        bytes_received=status.bytes_received if status else 0,
+        exit_code=node.exit_code,
+    )
+
+
+def _check(name: str, faults: Sequence[str], held: str) -> Check:
+    shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+    return Check(name, not faults, shown or held)
+
+
+def _all_finished(plan: Plan, nodes: Sequence[Observed]) -> Check:
+    faults = []
+    for node in nodes:
+        if not node.finished:
+            round_ = node.status.round if node.status else 0
+            ended = "" if node.exit_code is None else f", its process {ended_how(node.exit_code)}"
+            faults.append(f"{node.name} stands at round {round_} of {plan.rounds}{ended}")
+    return _check("every node finished every round", faults, f"{plan.rounds} rounds on {plan.nodes} nodes")
+
+
+def ended_how(exit_code: int) -> str:
+    """Say how a process ended, from its exit code as `subprocess` gives it."""
+    return f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with code {exit_code}"
+
+
+def _no_restart(plan: Plan, nodes: Sequence[Observed]) -> Check:
+    faults = [f"{node.name} had {len(node.pids)} processes" for node in nodes if len(node.pids) > 1] + [
+        f"{node.name} {ended_how(node.exit_code)} before the end"
+        for node in nodes
+        if node.exit_code is not None and not node.finished
+    ]
+    return _check("no node restarted or ended early", faults, f"{plan.nodes} processes, the same throughout")
+
+
+def _quorum(plan: Plan, nodes: Sequence[Observed]) -> Check:
+    quorum = plan.effective_quorum
+    faults = [
+        f"{node.name} round {round_.round}: {round_.contributors} contributors, {round_.outcome}"
+        for node in nodes
+        for round_ in node.rounds.values()
+        if round_.outcome != "synced" and round_.contributors < quorum
+    ]
+    smallest = min(
+        (r.contributors for node in nodes for r in node.rounds.values() if r.outcome == "averaged"), default=0
+    )
+    if not smallest and not faults:
+        faults = ["no round was averaged"]
+    return _check("every round met its quorum", faults, f"at least {smallest} contributors, quorum {quorum}")
+
+
+def _equal_states(plan: Plan, nodes: Sequence[Observed]) -> Check:
+    name = "equal state on all nodes after every round"
+    if not plan.one_group:
+        return Check(name, True, f"not asked of groups of {plan.group_size} among {plan.nodes} nodes")
+    faults = []
+    rounds = sorted({round_ for node in nodes for round_ in node.rounds})
+    for round_ in rounds:
+        hashes = {node.rounds[round_].state_hash for node in nodes if round_ in node.rounds}
+        if len(hashes) > 1:
+            faults.append(f"round {round_}: {len(hashes)} states")
+    return _check(name, faults, f"{len(rounds)} rounds compared")
+
+
+def _same_end(plan: Plan, nodes: Sequence[Observed]) -> Check:
+    name = "same state hash at the end"
+    if not plan.one_group:
+        return Check(name, True, f"not asked of groups of {plan.group_size} among {plan.nodes} nodes")
+    hashes = {node.status.state_hash if node.status else "" for node in nodes}
+    faults = [f"{len(hashes)} states: {', '.join(h or 'none' for h in sorted(hashes))}"]
+    return _check(name, [] if len(hashes) == 1 and "" not in hashes else faults, next(iter(hashes)))
+
+
+def _accuracy(plan: Plan, nodes: Sequence[Observed], local_only: Sequence[float]) -> Check:
+    accuracies = [node.accuracy for node in nodes if node.accuracy is not None]
+    bar = ACCURACY_BAR.get(plan.task)
+    name = "accuracy beats training alone" if bar is None else f"accuracy of every node at least {bar:.2f}"
+    if len(accuracies) < len(nodes):
+        return Check(name, False, f"{len(nodes) - len(accuracies)} nodes report no accuracy")
+    if bar is not None:
+        return Check(name, min(accuracies) >= bar, f"the lowest is {min(accuracies):.3f}")
+    if not local_only:
+        return Check(name, False, "training alone was not measured")
+    mean, alone = fmean(accuracies), fmean(local_only)
+    return Check(name, mean >= alone, f"{mean:.3f} together, {alone:.3f} alone")
+
+
+_CHECKS: Final[tuple[Callable[[Plan, Sequence[Observed]], Check], ...]] = (_all_finished, _no_restart)
+_SHARING_CHECKS: Final[tuple[Callable[[Plan, Sequence[Observed]], Check], ...]] = (
+    _quorum,
+    _equal_states,
+    _same_end,
+)

@@ -1,0 +1,155 @@
+"""Fake nodes for tests of the testnet: statuses by hand, and a process that behaves like a node.
+
+Run as a program, this file is a node that trains nothing: it writes its status into its home, goes through
+its rounds, and stays until SIGTERM, as a real one does.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from node.status import PeerStatus, RoundStatus, Status
+from node.testnet_plan import Plan, name_of
+
+
+def peer_status(name: str = "peer", link: str = "direct") -> PeerStatus:
+    return PeerStatus(name, f"/ip4/127.0.0.1/tcp/1/p2p/{name}", link, "trainer", 1, "ab" * 6, 0.1, 10, 20)
+
+
+def round_status(
+    round_: int,
+    *,
+    accuracy: float | None = 0.5,
+    contributors: int = 5,
+    outcome: str = "averaged",
+    state: str | None = None,
+) -> RoundStatus:
+    metrics = {} if accuracy is None else {"accuracy": accuracy}
+    hash_ = f"{round_:012x}" if state is None else state
+    return RoundStatus(
+        round_, outcome, contributors, 1.0 / round_, metrics, 0.1, 0.2, 0.3, 1e9 + round_, hash_
+    )
+
+
+def status(
+    *,
+    name: str = "node-1",
+    phase: str = "finished",
+    history: Sequence[RoundStatus] = (),
+    pid: int = 1,
+    peers: Sequence[PeerStatus] = (),
+    state: str | None = None,
+    sent: int = 1000,
+) -> Status:
+    last = history[-1] if history else None
+    return Status(
+        peer_id=f"12D3KooW{name}",
+        version="0",
+        swarm="shoal",
+        pid=pid,
+        uptime_seconds=1.0,
+        addresses=[f"/ip4/127.0.0.1/tcp/4710/p2p/{name}"],
+        join_command="",
+        role="trainer",
+        phase=phase,
+        round=last.round if last else 0,
+        state_hash=state if state is not None else (last.state_hash if last else ""),
+        run=None,
+        loss=last.loss if last else None,
+        metrics=dict(last.metrics) if last else {},
+        peers=list(peers),
+        bootstrap=[],
+        refusals=[],
+        drops={},
+        problems=[],
+        bytes_sent=sent,
+        bytes_received=sent,
+        history=list(history),
+        trainer="running",
+        rss_bytes=1 << 20,
+    )
+
+
+def fetch_status(home: Path) -> Status | None:
+    """Read what a fake node wrote, if that runs."""
+    try:
+        found = msgspec.json.decode((home / "status.json").read_bytes(), type=Status)
+        os.kill(found.pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return found
+
+
+def start_command(plan: Plan, index: int, home: Path, joins: Sequence[str]) -> list[str]:
+    """Start a fake node; the plan's options say how it behaves."""
+    behaviour = {
+        "home": str(home),
+        "name": name_of(index),
+        "rounds": plan.rounds,
+        "joins": list(joins),
+        "contributors": plan.nodes,
+        **plan.options,
+    }
+    return [sys.executable, __file__, json.dumps(behaviour)]
+
+
+def baseline_command(plan: Plan) -> list[str]:
+    """Print what a baseline prints."""
+    script = f'for i in range(1, {plan.nodes} + 1): print(\'{{"share": %d, "accuracy": 0.%d}}\' % (i, i))'
+    return [sys.executable, "-c", script]
+
+
+def add_bootstrap(home: Path, address: str) -> None:
+    """Note what a node was told."""
+    (home / "told").write_text(address)
+
+
+def main(behaviour: dict[str, Any]) -> None:
+    """Be a node. `dies`: {name: round}; `deaf`: ignores SIGTERM; `late`: leaves after so many seconds."""
+    home = Path(behaviour["home"])
+    name = behaviour["name"]
+    if behaviour.get("fails") == name:
+        sys.exit("Error: no such task; choose another")
+    home.mkdir(parents=True)
+    (home / "joins").write_text("\n".join(behaviour["joins"]))
+    asked = threading.Event()
+    signal.signal(
+        signal.SIGTERM, (lambda *_: None) if behaviour.get("deaf") == name else (lambda *_: asked.set())
+    )
+
+    history: list[RoundStatus] = []
+
+    def write(phase: str) -> None:
+        found = status(name=name, phase=phase, history=history, pid=os.getpid(), peers=[peer_status()])
+        (home / "status.tmp").write_bytes(msgspec.json.encode(found))
+        (home / "status.tmp").replace(home / "status.json")
+
+    write("starting")
+    for round_ in range(1, behaviour["rounds"] + 1):
+        if asked.wait(0.02):
+            break
+        if behaviour.get("dies") == f"{name}:{round_}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        state = name if behaviour.get("apart") == name else None
+        history.append(
+            round_status(round_, accuracy=0.95, contributors=behaviour["contributors"], state=state)
+        )
+        write("working")
+    if not asked.is_set() and not behaviour.get("endless"):
+        write("finished")
+    while not asked.is_set():
+        asked.wait(0.5)
+    print(f"{name} leaves", flush=True)
+    time.sleep(behaviour.get("late", 0))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
