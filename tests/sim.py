@@ -1,0 +1,370 @@
+"""A swarm simulated whole: shipped cores and rounds, virtual time, one process, one seed.
+
+    Scenario --Sim--> events in order of time --> Oracle watches every answer --> Result
+
+Everything that a run does follows from its `Scenario`, a value that prints as the literal it is made
+from; the same scenario leaves the same trace, byte for byte, on every machine. Its faults are a plain list,
+so a failing run shrinks by leaving faults out (sim_shrink.py) and stays in a test as what is left.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+from crypto.keys import PeerId
+from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
+from gossip.discovery import peer_in
+from gossip.member import Phase
+from sim_checks import Oracle, Violation
+from sim_network import KEEP_ALIVE, Network, Weather
+from sim_node import SimNode, make_spec
+
+CALM_BOUND: Final = 150.0
+"""Seconds after the last fault within which everyone is together again."""
+Fault = tuple[Any, ...]
+"""(time, kind, arguments…); see sim_faults.py."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that a run follows from."""
+
+    seed: int
+    nodes: int = 5
+    faults: tuple[Fault, ...] = ()
+    paces: tuple[float, ...] = (3.0,)
+    """Seconds of local work per round; node i takes the i-th, in a circle."""
+    steps: tuple[float, ...] = (0.05,)
+    """Seconds until a trainer heeds a flag."""
+    starts: tuple[float, ...] = (0.0,)
+    topology: str = "star"
+    """Who knows whom at first: star, line, ring or pairs."""
+    helpers: int = 0
+    """The last so many nodes have no trainer."""
+    group_size: int = 16
+    quorum: int = 1
+    rounds: int = 0
+    calm_rounds: int = 2
+    """Rounds that everyone has to finish after the last fault."""
+    wait_for: int = 1
+    patience: float = 15.0
+    asks: str = "r"
+    mergeable: bool = True
+    chunk_numel: int = 8
+    weather: Weather = Weather()
+    rates: tuple[float, ...] = (1.0,)
+    """Local seconds per true second, of the nodes in a circle."""
+    checked: bool = False
+    """Every message goes through the real wire: slow, and proves that it can be said."""
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    scenario: Scenario
+    violations: list[Violation]
+    trace: str
+    events: int
+    seconds: float
+    """Virtual."""
+    settled: float
+    """Virtual seconds from the last fault until the swarm was one again; infinite if never."""
+    rounds: int
+    """The highest round reached."""
+    messages: int
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Sim:
+    """One run. See the module's docstring."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        """Make the world; nothing has happened yet."""
+        self.scenario = scenario
+        self.now = 0.0
+        self.spec = make_spec(scenario.group_size, scenario.rounds, scenario.quorum)
+        self.dice = Random(scenario.seed)
+        self.network = Network(self.dice, scenario.weather, self.at, self._deliver)
+        self.oracle = Oracle(self)
+        self.counts: Counter[str] = Counter()
+        self.calm_from = max([fault_end(fault) for fault in scenario.faults], default=0.0)
+        self.calm_from = max(self.calm_from, *self._circle(scenario.starts))
+        self.is_over = False
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._planned = 0
+        self._trace = 0
+        self._events = 0
+        self._blocks: Counter[tuple[PeerId, PeerId]] = Counter()
+        self.nodes = {node.me: node for node in self._make_nodes()}
+        self.names = sorted(self.nodes, key=lambda peer: self.nodes[peer].number)
+        self._index = {peer: number for number, peer in enumerate(self.names)}
+        self._down_hard: set[PeerId] = set()
+
+    # --- running ----------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Run to the end: until the swarm is one again after the last fault, or far too long."""
+        # Here, since faults and their meaning stand beside the world they act on.
+        from sim_faults import plan
+
+        scenario = self.scenario
+        for node, start in zip(self.nodes.values(), self._circle(scenario.starts), strict=True):
+            self.at(start, node.start)
+        for fault in scenario.faults:
+            plan(self, fault)
+        end = self.calm_from + CALM_BOUND
+        heap = self._heap
+        try:
+            while heap and not self.is_over:
+                self.now, _, function, arguments = heapq.heappop(heap)
+                if self.now > end:
+                    break
+                self._events += 1
+                function(*arguments)
+        except Exception:
+            self.oracle.violate("handle never raises", traceback.format_exc(limit=-6))
+        self.oracle.finish()
+        return Result(
+            scenario,
+            self.oracle.violations,
+            f"{self._trace:08x}",
+            self._events,
+            self.now,
+            self.oracle.settled_at - self.calm_from,
+            self.oracle.highest,
+            self.network.messages,
+            self.counts,
+        )
+
+    def at(self, when: float, function: Callable[..., None], *arguments: Any) -> None:
+        """Plan a call."""
+        self._planned += 1
+        heapq.heappush(self._heap, (when, self._planned, function, arguments))
+
+    def handled(self, node: SimNode, event: Event) -> None:
+        """Take an event into the trace."""
+        kind = type(event.message if isinstance(event, Received) else event).__name__
+        line = struct.pack("<dB", self.now, node.number) + kind.encode()
+        if isinstance(event, Received):
+            line += event.peer.encode() + bytes(event.data)
+        self._trace = zlib.crc32(line, self._trace)
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def _circle(self, values: tuple[float, ...]) -> list[float]:
+        return [values[number % len(values)] for number in range(self.scenario.nodes)]
+
+    def _make_nodes(self) -> list[SimNode]:
+        scenario = self.scenario
+        nodes = []
+        for number in range(scenario.nodes):
+            node = SimNode(self, number, self.name(number), Random(scenario.seed * 1000 + number))
+            node.pace = self._circle(scenario.paces)[number]
+            node.step = self._circle(scenario.steps)[number]
+            node.clock.rate = self._circle(scenario.rates)[number]
+            node.is_helper = number >= scenario.nodes - scenario.helpers
+            node.bootstraps = tuple(self.name(other) for other in self._knows(number))
+            nodes.append(node)
+        return nodes
+
+    def name(self, number: int) -> PeerId:
+        """Return the peer id of a node."""
+        return PeerId(f"p{number}")
+
+    def _knows(self, number: int) -> list[int]:
+        last = self.scenario.nodes - 1
+        match self.scenario.topology:
+            case "line":
+                return [number - 1] if number else []
+            case "ring":
+                return [number - 1 if number else last]
+            case "pairs":
+                # Two swarms that know of each other by one address.
+                return [number - 2] if number > 1 else ([0] if number else [])
+        return [0] if number else []
+
+    def trainers(self) -> list[SimNode]:
+        """Return the live nodes with a trainer that do not lie."""
+        return [
+            node
+            for node in self.nodes.values()
+            if node.is_alive and node.trainer is not None and not self.oracle.is_liar(node.me)
+        ]
+
+    def crashed(self, node: SimNode, power: bool = False) -> None:
+        """End a node; its peers see its links break now, or when their keep-alive ends."""
+        node.die()
+        if power:
+            self._down_hard.add(node.me)
+        for peer in self.names:
+            if self.network.is_up(node.me, peer):
+                if power:
+                    self._break_later(node.me, peer, KEEP_ALIVE * (0.7 + 0.3 * self.dice.random()))
+                else:
+                    self.break_link(node.me, peer, 0.05)
+
+    def started(self, node: SimNode) -> None:
+        """Start a node again."""
+        if not node.is_alive:
+            self._down_hard.discard(node.me)
+            node.start()
+
+    # --- links ------------------------------------------------------------------------------------
+
+    def send(self, node: SimNode, effect: Send) -> None:
+        """Carry out a `Send`."""
+        self.network.send(node.me, effect.peer, effect.message, effect.data, self.now)
+
+    def _deliver(self, to: PeerId, sender: PeerId, message: Any, data: Any) -> None:
+        self.nodes[to].hear(Received(sender, message, data))
+
+    def publish(self, node: SimNode, message: Any) -> None:
+        """Flood an announcement over all links."""
+        dice, network = self.dice.random, self.network
+        seen = {node.me: 0.0}
+        queue = [node.me]
+        for peer in queue:
+            for other in self.names:
+                if other in seen or not network.is_up(peer, other) or (peer, other) in network.blocked:
+                    continue
+                seen[other] = seen[peer] + network.latency(peer, other) * (1 + dice())
+                queue.append(other)
+                event = Received(peer, message)
+                self.at(self.now + seen[other], self.nodes[other].hear, event)
+                if dice() < network.weather.twice:
+                    self.at(self.now + seen[other] + dice(), self.nodes[other].hear, event)
+
+    def dial(self, node: SimNode, address: str) -> None:
+        """Carry out a `Dial`."""
+        peer = peer_in(address)
+        if peer is None or peer not in self.nodes or not address.startswith("sim:"):
+            self._dial_failed(node, address, "unreachable", 0.1)
+        elif self.network.is_up(node.me, peer):
+            self.at(self.now + 0.001, self._tell, node, node.life, PeerFound(peer, address))
+        else:
+            delay = 4 * self.network.latency(node.me, peer)
+            self.at(self.now + delay, self._dialled, node, node.life, peer, address)
+
+    def _dialled(self, node: SimNode, life: int, peer: PeerId, address: str) -> None:
+        other = self.nodes[peer]
+        if node.life != life:
+            return
+        if not self.network.is_open(node.me, peer) or peer in self._down_hard:
+            self._dial_failed(node, address, "timeout", 5.0)
+        elif not other.is_alive:
+            self._dial_failed(node, address, "refused", 0.0)
+        elif other.is_frozen or node.is_frozen:
+            self._dial_failed(node, address, "timeout", 10.0)
+        else:
+            if not self.network.is_up(node.me, peer):
+                self.network.connect(node.me, peer)
+                if node.me not in other.linked:
+                    other.linked.add(node.me)
+                    other.hear(PeerFound(node.me))
+            node.linked.add(peer)
+            node.disk.book[address] = None
+            node.hear(PeerFound(peer, address))
+
+    def _dial_failed(self, node: SimNode, address: str, reason: str, delay: float) -> None:
+        self.at(self.now + delay, self._tell, node, node.life, DialFailed(address, reason))
+
+    def _tell(self, node: SimNode, life: int, event: Event) -> None:
+        if node.life == life:
+            node.hear(event)
+
+    def drop(self, node: SimNode, peer: PeerId, reason: str) -> None:
+        """Carry out a `Drop`."""
+        self.counts[f"drop: {reason}"] += 1
+        self.oracle.dropped(node, peer, reason)
+        if self.network.is_up(node.me, peer):
+            self.break_link(node.me, peer, 0.1)
+
+    def break_link(self, one: PeerId, other: PeerId, within: float) -> None:
+        """Break a link; both ends are told within so many seconds, not at once."""
+        if not self.network.is_up(one, other):
+            return
+        self.network.cut(one, other)
+        for end, peer in ((one, other), (other, one)):
+            node = self.nodes[end]
+            self.at(self.now + within * self.dice.random(), self._lost, node, node.life, peer)
+
+    def _lost(self, node: SimNode, life: int, peer: PeerId) -> None:
+        # With a new link up meanwhile the host has nothing to tell.
+        if node.life == life and peer in node.linked and not self.network.is_up(node.me, peer):
+            node.linked.discard(peer)
+            node.hear(PeerLost(peer))
+
+    def _break_later(self, one: PeerId, other: PeerId, delay: float) -> None:
+        link = self.network.links.get((min(one, other), max(one, other)))
+
+        def broken() -> None:
+            if link is not None and self.network.links.get(link.ends) is link:
+                self.break_link(one, other, 0.5)
+
+        self.at(self.now + delay, broken)
+
+    def block(self, sender: PeerId, to: PeerId) -> None:
+        """Let nothing through in this direction; the link breaks when its keep-alive ends."""
+        self._blocks[sender, to] += 1
+        self.network.blocked.add((sender, to))
+        count = self._blocks[sender, to]
+        link = self.network.links.get((min(sender, to), max(sender, to)))
+
+        def silent() -> None:
+            still = self._blocks[sender, to] >= count and link is not None
+            if still and link is not None and self.network.links.get(link.ends) is link:
+                self.break_link(sender, to, 1.0)
+
+        self.at(self.now + KEEP_ALIVE * (0.6 + 0.4 * self.dice.random()), silent)
+
+    def unblock(self, sender: PeerId, to: PeerId) -> None:
+        """End one block of this direction."""
+        self._blocks[sender, to] -= 1
+        if self._blocks[sender, to] <= 0:
+            self.network.unblock(sender, to, self.now)
+
+    def freeze(self, node: SimNode) -> None:
+        """Stop a process without ending it; its peers notice when their keep-alive ends."""
+        if not node.is_alive or node.is_frozen:
+            return
+        node.is_frozen = True
+        life = node.life
+
+        def silent(peer: PeerId, link: Any) -> None:
+            same = self.network.links.get(link.ends) is link
+            if node.life == life and node.is_frozen and same:
+                self.break_link(node.me, peer, 0.5)
+
+        for peer in self.names:
+            link = self.network.links.get((min(node.me, peer), max(node.me, peer)))
+            if link is not None:
+                self.at(self.now + KEEP_ALIVE * (0.9 + 0.1 * self.dice.random()), silent, peer, link)
+
+    # --- the wire ---------------------------------------------------------------------------------
+
+    def codec_started(self, node: SimNode, sequence: int) -> None:
+        """A node made its end of the wire."""
+
+    def set_run(self, node: SimNode, run: bytes) -> None:
+        """A node told its wire which run it is in."""
+
+
+def fault_end(fault: Fault) -> float:
+    """Return when a fault is over."""
+    from sim_faults import end_of
+
+    return end_of(fault)
+
+
+def is_finished(node: SimNode) -> bool:
+    """Whether a node's run is over."""
+    return node.member.phase is Phase.FINISHED
