@@ -23,7 +23,7 @@ import numpy as np
 
 from crypto.keys import PeerId
 from gossip.averaging import TIMER as AVERAGING
-from gossip.averaging import Averaging, AveragingConfig
+from gossip.averaging import CHUNK_NUMEL, Averaging, AveragingConfig
 from gossip.commands import (
     AddAddress,
     Attach,
@@ -133,9 +133,18 @@ class Phase(Enum):
 class Member:
     """One node in its swarm. See the module's docstring."""
 
-    def __init__(self, me: PeerId, config: MemberConfig, dice: Dice, sequence: int) -> None:
-        """`sequence`: larger than any this identity used before; the clock serves."""
+    def __init__(
+        self,
+        me: PeerId,
+        config: MemberConfig,
+        dice: Dice,
+        sequence: int,
+        *,
+        chunk_numel: int = CHUNK_NUMEL,
+    ) -> None:
+        """`sequence`: larger than any this identity used before; `chunk_numel`: equal on all peers."""
         self.me, self.config, self._dice = me, config, dice
+        self._chunk_numel = chunk_numel
         self.table = PresenceTable(me)
         self.discovery = Discovery(me, dice, config.max_links)
         self.phase = Phase.HELPING
@@ -467,7 +476,7 @@ class Member:
         if pending is None or group is None:
             return []
         wait = self._exchange_wait.seconds()
-        config = AveragingConfig(stall=wait, cut=2 * wait)
+        config = AveragingConfig(stall=wait, cut=2 * wait, chunk_numel=self._chunk_numel)
         self.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self._asked_at)
         if isinstance(pending, Contribute):
