@@ -57,6 +57,7 @@ class Rounds:
         save: Callable[[Checkpoint, RunSpec], None],
         record: Callable[[bytes, RoundStatus], None],
         set_run: Callable[[bytes], None],
+        load: Callable[..., Checkpoint | None] = load_newest,
     ) -> None:
         """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec."""
         self.me = me
@@ -71,13 +72,13 @@ class Rounds:
         """Why the trainer said it cannot go on."""
         self._state_dir, self._failpoint = state_dir, failpoint
         self._command, self._save, self._record, self._set_run = command, save, record, set_run
+        self._load = load
         self._reply: Callable[[ipc.Message], None] | None = None
         self._segment: ipc.Segment | None = None
         self._slot = 0
         self._syncing = False
         self._synced: commands.Synced | None = None
         self._averaged: commands.Averaged | commands.Gathered | None = None
-        self._asked_again = 0
 
     # --- the trainer ------------------------------------------------------------------------------
 
@@ -92,7 +93,7 @@ class Rounds:
             # It never averages: a run of its own keeps others from taking its state for the swarm's.
             self.run = blake2b(self.run + self.me.encode(), digest_size=32).digest()
         self._set_run(self.run)
-        found = load_newest(self._state_dir, self.run, numel=message.spec.state_numel)
+        found = self._load(self._state_dir, self.run, numel=message.spec.state_numel)
         self.round, self.previous = 0, b""
         if found is not None:
             segment.slots[0][:] = found.vector
@@ -113,6 +114,8 @@ class Rounds:
 
     def from_trainer(self, message: Any) -> None:
         """Handle what the trainer says."""
+        if self.trainer is Trainer.STOPPED and not isinstance(message, ipc.TrainerFailed):
+            return  # said before it read that it is to stop
         match message:
             case ipc.AskAllReduce():
                 self._ask(message)
@@ -161,6 +164,7 @@ class Rounds:
             self._go_on_synced()
             return
         log.info("round %d ended without a new state: %s", message.round, message.reason)
+        self._note_stateless(message.round, "failed")
         self._command(commands.GiveUp())
         if not self._syncing:
             self._begin()
@@ -217,20 +221,7 @@ class Rounds:
         self.round, self.state, self.previous = synced.round, synced.state, synced.previous
         donors = ", ".join(f"{short(peer)} {count}" for peer, count in sorted(synced.donors.items()))
         log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, donors)
-        self._append(
-            RoundStatus(
-                round=synced.round - 1,
-                outcome="synced",
-                contributors=0,
-                loss=float("nan"),
-                metrics={},
-                work_seconds=0.0,
-                matchmaking_seconds=0.0,
-                exchange_seconds=0.0,
-                finished_at=time.time(),
-                state_hash=self.state.hex()[:12],
-            )
-        )
+        self._note_stateless(synced.round - 1, "synced")
         self._state_is_new()
 
     # --- inside -----------------------------------------------------------------------------------
@@ -274,11 +265,6 @@ class Rounds:
         """Whether the run is over."""
         return self.spec is not None and self._is_over()
 
-    @property
-    def is_saving_worthwhile(self) -> bool:
-        """Whether there is a state."""
-        return bool(self.state)
-
     def _is_over(self) -> bool:
         return self.spec is not None and 0 < self.spec.rounds <= self.round
 
@@ -299,6 +285,23 @@ class Rounds:
                 work_seconds=message.work_seconds,
                 matchmaking_seconds=averaged.matchmaking_seconds if averaged is not None else 0.0,
                 exchange_seconds=averaged.exchange_seconds if averaged is not None else 0.0,
+                finished_at=time.time(),
+                state_hash=self.state.hex()[:12],
+            )
+        )
+
+    def _note_stateless(self, round_: int, outcome: str) -> None:
+        """Note a round in which this node made no state: it failed, or the swarm's was taken over."""
+        self._append(
+            RoundStatus(
+                round=round_,
+                outcome=outcome,
+                contributors=0,
+                loss=float("nan"),
+                metrics={},
+                work_seconds=0.0,
+                matchmaking_seconds=0.0,
+                exchange_seconds=0.0,
                 finished_at=time.time(),
                 state_hash=self.state.hex()[:12],
             )

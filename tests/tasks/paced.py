@@ -1,0 +1,39 @@
+"""A task whose rounds take the time one wants, nearly without computing: for tests of the swarm around it."""
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from methods.task import Task
+
+INPUTS = 8
+CLASSES = 4
+
+
+class Paced(Task):
+    """Points and their classes; `pause` seconds per step, about 12 · `hidden` parameters."""
+
+    def __init__(self, pause: float = 0.05, hidden: int = 16, seed: int = 0) -> None:
+        """`seed`: of this node's own points."""
+        dice = torch.Generator().manual_seed(seed)
+        self._pause = pause
+        self._hidden = hidden
+        self._x = torch.randn(64, INPUTS, generator=dice)
+        self._y = (self._x[:, :CLASSES] + 0.1).argmax(-1)
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        return nn.Sequential(nn.Linear(INPUTS, self._hidden), nn.ReLU(), nn.Linear(self._hidden, CLASSES))
+
+    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Task`."""
+        return self._x, self._y
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """See `Task`."""
+        time.sleep(self._pause)
+        x, y = batch
+        return functional.cross_entropy(model(x), y)
