@@ -13,6 +13,7 @@ before it begins the new one.
 """
 
 import logging
+import os
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,11 +31,13 @@ from gossip.addresses import Address, BadAddress, from_socket, parse, parse_list
 from gossip.core import Data, DialFailed, PeerFound, PeerLost
 from gossip.errors import RemoteViolation
 from gossip.fast_link import suites_by_speed
-from gossip.host import FrameReceived, HostConfig, HostEvent, HostStatistics
+from gossip.fast_mux import DOUBT_WAIT, FastMuxer
+from gossip.host import HostConfig, HostEvent, HostStatistics
+from gossip.lane_service import LaneService
 from gossip.lanes import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, LinkBroken, read_frame
 from gossip.libp2p_net import DialFault, LaneStream, Network, PortInUse, check_port_free
 from gossip.lookup import Announcements, LocalNetwork, Rendezvous, keep_running
-from gossip.peer_links import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, Reading, decode_hello
+from gossip.peer_links import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, decode_hello
 
 __all__ = ["BadAddress", "Libp2pHost", "PortInUse", "open_host"]
 
@@ -43,8 +46,8 @@ log = logging.getLogger(__name__)
 HELLO_PATIENCE: Final = 10.0
 REFUSAL_GRACE: Final = 0.5
 """Seconds a link to another swarm stays, so that both sides read the other's hello."""
-HANDOVER_PATIENCE: Final = 2.0
-"""Seconds a lane's old stream may still deliver after its new one has begun."""
+DIAL_REST: Final = 1.0
+"""Seconds for which a peer that could not be dialled is not dialled again for a frame."""
 MAX_BOOK: Final = 4096
 """Peers whose last address is remembered."""
 CLOSE_PATIENCE: Final = 1.0
@@ -75,8 +78,13 @@ class Libp2pHost:
         self._dialling: set[str] = set()
         self._dialled: dict[Any, str] = {}
         self._book: OrderedDict[PeerId, str] = OrderedDict()
+        self._rest: dict[PeerId, float] = {}
+        self._instance = os.urandom(8)
         self._dropped: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
+        self._lanes = LaneService(
+            self.network, self._events, close_link=self._close_link, violate=self._violate
+        )
         self._announcements = Announcements(self.network, config, self._events.put)
 
     # What the protocol calls.
@@ -93,16 +101,20 @@ class Libp2pHost:
         """
         if len(head) > MAX_HEAD_BYTES or len(data) > MAX_DATA_BYTES:
             raise ValueError(f"a frame of {len(head)} and {len(data)} bytes is larger than any may be")
-        entry = self._peers.get(peer)
+        entry = self._peers.get(peer) or self._want(peer)
         if entry is None:
-            if peer not in self._book:
-                self._dropped["no address"] += 1
-                return
-            entry = self._peers[peer] = Peer(peer)
-            self.dial_nowait(self._book[peer])
-        if not entry.outboxes[BULK if len(data) else CONTROL].put(head, data):
+            self._dropped["no link"] += 1
+        elif not entry.outboxes[BULK if len(data) else CONTROL].put(head, data):
             self._dropped["queue full"] += 1
             self.drop_nowait(peer, "does not keep up")
+
+    def _want(self, peer: PeerId) -> Peer | None:
+        """Dial a peer for a frame, unless nobody knows where or it just failed."""
+        if peer not in self._book or self._rest.get(peer, 0.0) > trio.current_time():
+            return None
+        entry = self._peers[peer] = Peer(peer, wanted=self._book[peer])
+        self.dial_nowait(entry.wanted)
+        return entry
 
     def announce_nowait(self, sealed: bytes) -> None:
         """See `Host`."""
@@ -118,17 +130,10 @@ class Libp2pHost:
     def drop_nowait(self, peer: PeerId, reason: str) -> None:
         """See `Host`."""
         entry = self._peers.get(peer)
-        if entry is None:
-            return
-        log.info("dropping %s: %s", short(peer), reason)
-        for link in entry.links:
-            self._close_link(link)
-        self._forget(entry)
-
-    async def flush(self) -> None:
-        """See `Host`."""
-        while any(len(outbox) for peer in self._peers.values() for outbox in peer.outboxes.values()):
-            await trio.sleep(0.005)
+        if entry is not None:
+            log.info("dropping %s: %s", short(peer), reason)
+            for link in list(entry.links):
+                self._close_link(link)
 
     async def next_event(self) -> HostEvent:
         """See `Host`."""
@@ -137,7 +142,7 @@ class Libp2pHost:
     def statistics(self) -> HostStatistics:
         """See `Host`."""
         found = [peer for peer in self._peers.values() if peer.found]
-        best = {peer.id: peer.best_link() or peer.links[0] for peer in found if peer.links}
+        best = {peer.id: peer.best_link() or peer.links[0] for peer in found}
         return HostStatistics(
             bytes_sent=self.network.traffic.sent,
             bytes_received=self.network.traffic.received,
@@ -149,7 +154,6 @@ class Libp2pHost:
     # Dials.
 
     async def _dial(self, text: str) -> None:
-        reason = ""
         try:
             reason = await self._dial_parsed(text, parse(text))
         except BadAddress:
@@ -158,7 +162,11 @@ class Libp2pHost:
             self._dialling.discard(text)
         if reason:
             self._events.put(DialFailed(text, reason))
-        self._drop_stranded(text)
+        for peer in [each for each in self._peers.values() if each.wanted == text]:
+            peer.wanted = ""
+            if not peer.links:
+                del self._peers[peer.id]
+                self._rest[peer.id] = trio.current_time() + DIAL_REST
 
     async def _dial_parsed(self, text: str, address: Address) -> str:
         """Dial; return why it failed, or an empty text while the hello is still to come."""
@@ -184,24 +192,23 @@ class Libp2pHost:
     def _end_dial_of_known(self, peer: PeerId, text: str) -> bool:
         """End a dial that leads to whom we are linked with already."""
         entry = self._peers.get(peer)
-        if entry is None or not entry.found or not entry.links:
+        link = entry.best_link() if entry is not None and entry.found else None
+        if link is None:
             return False
         self._remember(peer, text)
-        self._events.put(PeerFound(peer, text, entry.links[0].kind))
+        self._events.put(PeerFound(peer, text, link.kind))
         return True
-
-    def _drop_stranded(self, text: str) -> None:
-        """Drop frames for a peer whom the dial did not reach."""
-        for peer, address in list(self._book.items()):
-            entry = self._peers.get(peer) if address == text else None
-            if entry is not None and not entry.links:
-                self._forget(entry)
 
     def _remember(self, peer: PeerId, address: str) -> None:
         self._book[peer] = address
         self._book.move_to_end(peer)
         while len(self._book) > MAX_BOOK:
-            self._book.popitem(last=False)
+            self._rest.pop(self._book.popitem(last=False)[0], None)
+
+    def _fail_dial(self, link: Link, reason: str) -> None:
+        if link.dialled:
+            self._events.put(DialFailed(link.dialled, reason))
+            link.dialled = ""
 
     def _on_own_identity(self, address: Address | None) -> None:
         log.warning("a node with our identity dialled us from %s", address)
@@ -223,6 +230,7 @@ class Libp2pHost:
                 peer,
                 address=str(from_socket(*remote[:2]).of(peer_id)) if remote else "",
                 kind="relayed" if relayed else "direct",
+                is_initiator=bool(muxed.is_initiator),
                 dialled=self._dialled.pop(muxed, ""),
             )
             self._links[connection] = link
@@ -235,105 +243,33 @@ class Libp2pHost:
             nursery.start_soon(self._greet, link)
             await link.connection.event_closed.wait()
             nursery.cancel_scope.cancel()
-        self._on_link_down(link)
+        self._links.pop(link.connection, None)
+        link.peer.links.remove(link)
+        self._stop_link(link)
+        self._fail_dial(link, "unreachable")
+        if not link.peer.links and self._peers.get(link.peer.id) is link.peer:
+            del self._peers[link.peer.id]
 
     async def _greet(self, link: Link) -> None:
-        """Say hello, and wait for the peer's."""
+        """Say hello; who was dialled does so when it has judged the other's."""
         try:
             stream = await self.network.open_lane(link.connection, CONTROL)
             if stream is None:
                 self._fail_dial(link, "not a shoal node")
                 return
-            await stream.write(Hello(VERSION, self._config.swarm).frame())
+            if not link.is_initiator:
+                await link.judged.wait()
+            hello = Hello(VERSION, self._config.swarm, self._instance, link.refusal)
+            await stream.write(hello.frame())
         except LinkBroken:
             self._close_link(link)
             return
         link.control = stream
         link.peer.touch()
         with trio.move_on_after(HELLO_PATIENCE):
-            await link.greeted.wait()
+            await link.judged.wait()
             return
         self._fail_dial(link, "timeout")
-
-    def _on_hello(self, link: Link) -> None:
-        """Announce the peer, once; a dial that led to it has ended."""
-        peer = link.peer
-        link.greeted.set()
-        if link.dialled:
-            self._remember(peer.id, link.dialled)
-        if not peer.found:
-            peer.found = True
-            self._start(self._run_writers, peer)
-            self._events.put(PeerFound(peer.id, link.dialled, link.kind))
-        elif link.dialled:
-            self._events.put(PeerFound(peer.id, link.dialled, link.kind))
-        link.dialled = ""
-
-    async def _refuse(self, link: Link, reason: str) -> None:
-        """Report a link that cannot be used, and close it when the peer can have read our hello."""
-        link.refused = True
-        self._events.put(DialFailed(link.dialled or link.address, reason))
-        link.dialled = ""
-        with trio.move_on_after(REFUSAL_GRACE):
-            await link.connection.event_closed.wait()
-        self._close_link(link)
-
-    def _fail_dial(self, link: Link, reason: str) -> None:
-        if link.dialled:
-            self._events.put(DialFailed(link.dialled, reason))
-            link.dialled = ""
-
-    def _close_link(self, link: Link) -> None:
-        link.stop_using()
-        self._start(link.connection.close)
-
-    def _on_link_down(self, link: Link) -> None:
-        self._links.pop(link.connection, None)
-        link.stop_using()
-        self._fail_dial(link, "unreachable")
-        link.peer.links.remove(link)
-        if not link.peer.links:
-            self._forget(link.peer)
-
-    def _forget(self, peer: Peer) -> None:
-        """Forget a peer that has no link left, or shall have none."""
-        if self._peers.get(peer.id) is not peer:
-            return
-        del self._peers[peer.id]
-        peer.writers.cancel()
-        if peer.found:
-            self._events.put(PeerLost(peer.id))
-
-    # Lanes.
-
-    async def _run_writers(self, peer: Peer) -> None:
-        with peer.writers:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write_lane, peer, CONTROL)
-                nursery.start_soon(self._write_lane, peer, BULK)
-
-    async def _write_lane(self, peer: Peer, lane: str) -> None:
-        """Send a lane's frames over the best link, and over the next when that one breaks."""
-        outbox = peer.outboxes[lane]
-        while True:
-            await outbox.wait_filled()
-            link = peer.best_link()
-            if link is None:
-                await peer.changed.wait()
-                continue
-            with trio.CancelScope() as scope:
-                link.uses.add(scope)
-                try:
-                    stream = link.control
-                    if lane == BULK:
-                        stream = await self.network.open_lane(link.connection, BULK)
-                    if stream is None:
-                        raise LinkBroken("the peer has no bulk lane")
-                    await outbox.send_to(stream, peer.add_sent)
-                except LinkBroken as error:
-                    log.debug("link to %s broke: %s", short(peer.id), error)
-                    self._close_link(link)
-            link.uses.discard(scope)
 
     async def _serve_control(self, stream: LaneStream) -> None:
         link = self.link_for(stream.connection)
@@ -346,51 +282,74 @@ class Libp2pHost:
             return
         except LinkBroken:
             return
-        if hello.version != VERSION:
-            await self._refuse(link, "other protocol version")
-        elif hello.swarm != self._config.swarm:
-            await self._refuse(link, "wrong swarm")
-        elif not link.refused:
+        link.instance = hello.instance
+        link.refusal = await self._judge(link, hello)
+        link.judged.set()
+        if link.refusal:
+            await self._refuse(link)
+        elif not link.ending:
             self._on_hello(link)
-            await self._read_lane(link, CONTROL, stream)
+            await self._lanes.read(link, CONTROL, stream)
+
+    async def _judge(self, link: Link, hello: Hello) -> str:
+        """Return why a link cannot be used, or an empty text."""
+        if hello.refusal:
+            return hello.refusal
+        if hello.version != VERSION:
+            return "other protocol version"
+        if hello.swarm != self._config.swarm:
+            return "wrong swarm"
+        others = [each for each in link.peer.links if each.is_good and each.instance != hello.instance]
+        for other in others:
+            if isinstance(other.connection.muxed_conn, FastMuxer):
+                other.connection.muxed_conn.doubt()
+        with trio.move_on_after(DOUBT_WAIT + 1):
+            for other in others:
+                await other.connection.event_closed.wait()
+            return ""
+        return "same identity"
+
+    async def _refuse(self, link: Link) -> None:
+        """Report a link that cannot be used, and close it when both sides know."""
+        self._events.put(DialFailed(link.dialled or link.address, link.refusal))
+        link.dialled = ""
+        if not link.is_initiator:
+            with trio.move_on_after(REFUSAL_GRACE):
+                await link.connection.event_closed.wait()
+        self._close_link(link)
+
+    def _on_hello(self, link: Link) -> None:
+        """Announce the peer, once; a dial that led to it has ended."""
+        peer, new = link.peer, not link.peer.found
+        if link.dialled:
+            self._remember(peer.id, link.dialled)
+        if new:
+            peer.found = True
+            self._start(self._lanes.run_writers, peer)
+        if new or link.dialled:
+            self._events.put(PeerFound(peer.id, link.dialled, link.kind))
+        link.dialled = ""
+        peer.touch()
 
     async def _serve_bulk(self, stream: LaneStream) -> None:
         link = self.link_for(stream.connection)
         with trio.move_on_after(HELLO_PATIENCE):
-            await link.greeted.wait()
-        if link.greeted.is_set():
-            await self._read_lane(link, BULK, stream)
+            await link.judged.wait()
+        if link.is_good:
+            await self._lanes.read(link, BULK, stream)
 
-    async def _read_lane(self, link: Link, lane: str, stream: LaneStream) -> None:
-        """Hand on frames until the stream ends."""
-        peer, reading = link.peer, Reading()
-        try:
-            with reading.scope:
-                while True:
-                    head, data = await read_frame(stream, lane)
-                    if peer.readings.get(lane) is not reading:
-                        await self._take_over(peer, lane, reading)
-                    while peer.is_full:
-                        peer.drained = trio.Event()
-                        await peer.drained.wait()
-                    peer.received += len(head) + len(data)
-                    self._events.put(FrameReceived(peer.id, head, data), peer)
-                    await trio.lowlevel.checkpoint()
-        except LinkBroken:
-            log.debug("%s from %s ended", lane, short(peer.id))
-        except RemoteViolation as violation:
-            self._violate(link, violation.reason)
-        finally:
-            reading.done.set()
+    def _close_link(self, link: Link) -> None:
+        self._stop_link(link)
+        self._start(link.connection.close)
 
-    async def _take_over(self, peer: Peer, lane: str, reading: Reading) -> None:
-        """Begin to deliver from another stream of the lane, after the old one has ended."""
-        old, peer.readings[lane] = peer.readings.get(lane), reading
-        if old is not None:
-            with trio.move_on_after(HANDOVER_PATIENCE):
-                await old.done.wait()
-            old.scope.cancel()
-            await old.done.wait()
+    def _stop_link(self, link: Link) -> None:
+        """Use a link no more; with the last good one the peer is lost."""
+        link.stop_using()
+        peer = link.peer
+        if peer.found and not any(each.is_good for each in peer.links):
+            peer.found = False
+            peer.stop_writing()
+            self._events.put(PeerLost(peer.id))
 
     def _violate(self, link: Link, reason: str) -> None:
         """Count what no correct peer sends, and cut the link it came on."""

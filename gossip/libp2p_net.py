@@ -44,7 +44,8 @@ from gossip import fast_mux
 from gossip.addresses import Address, expand_all, from_socket
 from gossip.core import Data
 from gossip.fast_link import FastNoise, Suite, TcpStream, Traffic
-from gossip.fast_mux import FastMuxer, FastStream
+from gossip.fast_mux import FastMuxer
+from gossip.fast_stream import FastStream
 from gossip.lanes import LinkBroken
 
 log = logging.getLogger(__name__)

@@ -23,6 +23,10 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
 
     version: int
     swarm: Annotated[str, msgspec.Meta(max_length=200)]
+    instance: Annotated[bytes, msgspec.Meta(max_length=16)]
+    """Drawn when the process starts: tells a restarted node from two nodes with one key."""
+    refusal: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    """Why the sender will close this link; empty where it will not."""
 
     def frame(self) -> bytes:
         """Return the whole frame."""
@@ -36,26 +40,35 @@ decode_hello = msgspec.msgpack.Decoder(Hello).decode
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """One connection to a peer. `stream` and `connection` are the library's."""
+    """One connection to a peer. `connection` and `control` are the library's."""
 
     connection: Any
     peer: "Peer"
     address: str
     kind: str
+    is_initiator: bool
     dialled: str
     """The address as it was given to `dial_nowait`, while that dial has not ended; else empty."""
+    instance: bytes = b""
+    judged: trio.Event = field(default_factory=trio.Event)
+    """The peer's hello was read."""
+    refusal: str = ""
+    """Why we refuse it; decided when it is judged."""
     control: Any = None
     """Our control stream, once our hello is on it."""
-    refused: bool = False
-    """Not to be used any more; it is being closed."""
-    greeted: trio.Event = field(default_factory=trio.Event)
-    """The peer's hello was right."""
+    ending: bool = False
+    """Not to be used any more: it is being closed, or gone."""
     uses: set[trio.CancelScope] = field(default_factory=set)
     """Writers on this link; they move on when it ends."""
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the peer's hello was right and the link has not ended."""
+        return self.judged.is_set() and not self.refusal and not self.ending
+
     def stop_using(self) -> None:
         """Send nothing more over this link."""
-        self.refused = True
+        self.ending = True
         for scope in self.uses:
             scope.cancel()
 
@@ -68,6 +81,10 @@ class Reading:
     done: trio.Event = field(default_factory=trio.Event)
 
 
+def _outboxes() -> dict[str, Outbox]:
+    return {lane: Outbox(lane) for lane in (CONTROL, BULK)}
+
+
 @dataclass(slots=True, eq=False)
 class Peer:
     """Everything about one peer while there are links or frames for it."""
@@ -75,10 +92,11 @@ class Peer:
     id: PeerId
     links: list[Link] = field(default_factory=list)
     found: bool = False
+    """Announced, and not lost since."""
+    wanted: str = ""
+    """The address that was dialled for frames that wait."""
     changed: trio.Event = field(default_factory=trio.Event)
-    outboxes: dict[str, Outbox] = field(
-        default_factory=lambda: {lane: Outbox(lane) for lane in (CONTROL, BULK)}
-    )
+    outboxes: dict[str, Outbox] = field(default_factory=_outboxes)
     writers: trio.CancelScope = field(default_factory=trio.CancelScope)
     readings: dict[str, Reading] = field(default_factory=dict)
     sent: int = 0
@@ -103,8 +121,14 @@ class Peer:
 
     def best_link(self) -> Link | None:
         """Return the link for the lanes: the oldest that works, a relayed one only if it is all."""
-        usable = [link for link in self.links if link.control is not None and not link.refused]
+        usable = [link for link in self.links if link.is_good and link.control is not None]
         return min(usable, key=lambda link: link.kind == "relayed", default=None)
+
+    def stop_writing(self) -> None:
+        """Throw away what waits, as nobody is there."""
+        self.writers.cancel()
+        self.writers = trio.CancelScope()
+        self.outboxes = _outboxes()
 
 
 class Events:

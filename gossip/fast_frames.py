@@ -1,0 +1,24 @@
+"""The frames of the muxer: yamux's header, inside records.
+
+    version (1 byte) | type (1) | flags (2) | stream (4) | length (4), big endian
+
+`length` is the body's size in a DATA frame, the grant in a WINDOW frame, and any number in a PING. A
+record holds one DATA frame with up to 256 KiB behind it, or any number of small ones.
+
+yamux: https://github.com/hashicorp/yamux/blob/master/spec.md
+"""
+
+import struct
+from typing import Final
+
+HEADER: Final = struct.Struct("!BBHII")
+
+DATA: Final = 0
+WINDOW: Final = 1
+PING: Final = 2
+GOAWAY: Final = 3
+
+SYN: Final = 1
+ACK: Final = 2
+FIN: Final = 4
+RST: Final = 8
