@@ -1,0 +1,42 @@
+"""A learner whose local work can be done on paper: SGD on ½·|w − target|², without torch or batches."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from methods.base import Trained
+
+Vector = npt.NDArray[np.float32]
+
+
+class ToyLearner:
+    """See `Learner`. Its data are one point, `target`, seen `examples` times."""
+
+    def __init__(self, target: Sequence[float], examples: int = 1) -> None:
+        """`target`: where it would go if left alone."""
+        self.target = np.array(target, np.float32)
+        self.examples = examples
+        self.calls: list[dict[str, Any]] = []
+
+    def train(
+        self,
+        params: Vector,
+        *,
+        steps: int,
+        lr: float,
+        batch_size: int,
+        proximal: float = 0.0,
+        optimizer: str = "task",
+        memory: Mapping[str, Vector] | None = None,
+        round_: int = 0,
+    ) -> Trained:
+        """See `Learner`; remembers how often it was called."""
+        self.calls.append({"optimizer": optimizer, "round_": round_, "batch_size": batch_size})
+        w = params.copy()
+        for _ in range(steps):
+            w -= np.float32(lr) * (w - self.target + np.float32(proximal) * (w - params))
+        count = (memory or {}).get("count", np.zeros(1, np.float32))
+        loss = 0.5 * float(((w - self.target) ** 2).sum())
+        return Trained(w, loss, steps * batch_size, steps, {"count": count + 1})
