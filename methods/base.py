@@ -143,11 +143,13 @@ class Learner(Protocol):
         optimizer: str = "task",
         memory: Mapping[str, Vector] | None = None,
         round_: int = 0,
+        objective: Any = None,
     ) -> Trained:
         """Take `steps` optimizer steps from `params`, with proximal/2·|w − params|² in the loss.
 
-        `optimizer`: ``task`` for the task's own, else ``sgd`` or ``adamw``, which go on from `memory`.
-        `round_` chooses the batches: a round that is run again sees the same ones.
+        `optimizer`: ``task`` for the task's own, else ``sgd``, ``adam`` or ``adamw``, which go on from
+        `memory`. `round_` chooses the batches: a round that is run again sees the same ones. `objective`,
+        of methods/objective.py, replaces the task's loss and batches.
 
         Raises:
             Interrupted: the node wants the round thrown away.

@@ -7,7 +7,7 @@ is frozen travels as well: peers that froze other values must not go unnoticed.
 On the same machine, the same seed, params, data and round give the same result, bit for bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -18,7 +18,10 @@ from gossip.core import Vector
 from gossip.runspec import TensorSpec
 from methods.base import Trained
 from methods.errors import BadOption, BadTask, Diverged, Interrupted
-from methods.task import Task, batch_of, count, to_device
+from methods.objective import Objective, Penultimate
+from methods.task import Task, count, to_device
+
+PREDICTION_BATCH = 1024
 
 
 def choose_device(name: str) -> torch.device:
@@ -102,13 +105,13 @@ class TorchLearner:
             BadOption: there is no such device.
         """
         self.device = choose_device(device)
-        self._task = task
-        self._seed = seed
+        self.task = task
+        self.seed = seed
         self._interrupt = interrupt
         self._hurry = hurry
-        self._data = task.train_data()
-        self.examples = count(self._data)
-        if self.examples == 0:
+        self.data = task.train_data()
+        self.examples = count(self.data)
+        if self.examples == 0 and task.unlabelled_data() is None:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -128,19 +131,28 @@ class TorchLearner:
         optimizer: str = "task",
         memory: Mapping[str, Vector] | None = None,
         round_: int = 0,
+        objective: Objective | None = None,
     ) -> Trained:
-        """See `Learner`."""
+        """See `Learner`. `objective`: what is minimised in place of the task's own loss.
+
+        Raises:
+            BadTask: there are no examples for the default objective.
+        """
+        if objective is None and self.examples == 0:
+            raise BadTask("this node has no labelled examples; choose a method that uses unlabelled ones")
+        chosen_objective = objective or Objective(self.task, self.data)
         write_model(self.model, params)
         weights = [p for p in self.model.parameters() if p.requires_grad]
+        weights += chosen_objective.local_parameters()
         chosen = self._optimizer(optimizer, weights, lr)
         load_memory(chosen, weights, memory or {})
         with torch.random.fork_rng():
-            torch.manual_seed(self._seed * 1_000_003 + round_)
-            loss, taken = self._steps(chosen, weights, steps, min(batch_size, self.examples), proximal)
+            torch.manual_seed(self.seed * 1_000_003 + round_)
+            loss, taken = self._steps(chosen, chosen_objective, weights, steps, batch_size, proximal)
         trained = read_model(self.model)
         if not (np.isfinite(loss) and np.isfinite(trained).all()):
             raise Diverged(f"the training diverged (loss {loss:g} in round {round_}); lower lr = {lr:g}")
-        seen = taken * min(batch_size, self.examples)
+        seen = taken * (batch_size if objective else min(batch_size, self.examples))
         return Trained(trained, loss, seen, taken, save_memory(chosen, weights))
 
     def evaluate(self, params: Vector) -> dict[str, float]:
@@ -148,19 +160,33 @@ class TorchLearner:
         write_model(self.model, params)
         self.model.eval()
         with torch.no_grad():
-            return {name: float(value) for name, value in self._task.metrics(self.model).items()}
+            return {name: float(value) for name, value in self.task.metrics(self.model).items()}
+
+    def predict(self, params: Vector, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (outputs, penultimate representations) of inputs at these params, on the CPU."""
+        write_model(self.model, params)
+        self.model.eval()
+        outputs, hidden = [], []
+        with torch.no_grad(), Penultimate(self.model) as seen:
+            for part in x.split(PREDICTION_BATCH):
+                outputs.append(self.model(part.to(self.device)).cpu())
+                hidden.append(seen.z.cpu())
+        return torch.cat(outputs), torch.cat(hidden)
 
     def _optimizer(self, name: str, weights: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         match name:
             case "sgd":
                 return torch.optim.SGD(weights, lr=lr)
+            case "adam":
+                return torch.optim.Adam(weights, lr=lr)
             case "adamw":
                 return torch.optim.AdamW(weights, lr=lr)
-        return self._task.optimizer(weights, lr)
+        return self.task.optimizer(weights, lr)
 
     def _steps(
         self,
         optimizer: torch.optim.Optimizer,
+        objective: Objective,
         weights: Sequence[nn.Parameter],
         steps: int,
         batch_size: int,
@@ -170,11 +196,11 @@ class TorchLearner:
         anchors = [p.detach().clone() for p in weights] if proximal else []
         total = torch.zeros((), device=self.device)
         taken = 0
-        for indices in self._batches(batch_size):
+        for batch in objective.batches(batch_size):
             if self._interrupt():
                 raise Interrupted("the node asked to stop")
             optimizer.zero_grad()
-            loss = self._task.loss(self.model, to_device(batch_of(self._data, indices), self.device))
+            loss = objective.loss(self.model, to_device(batch, self.device))
             loss.backward()
             for weight, anchor in zip(weights, anchors, strict=False):
                 if weight.grad is not None:
@@ -186,13 +212,6 @@ class TorchLearner:
             if taken == steps or self._hurry():
                 break
         return float(total) / taken, taken
-
-    def _batches(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Shuffle the examples over and over; what is left of an epoch and fills no batch is passed over."""
-        while True:
-            order = torch.randperm(self.examples)
-            for start in range(0, self.examples - batch_size + 1, batch_size):
-                yield order[start : start + batch_size]
 
 
 def save_memory(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter]) -> dict[str, Vector]:

@@ -47,6 +47,17 @@ class Task:
         """Return the examples that `metrics` looks at, or None."""
         return None
 
+    def unlabelled_data(self) -> torch.Tensor | None:
+        """Return this node's inputs whose labels nobody knows, or None."""
+        return None
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return frozen representations of inputs, a row each; the flattened inputs unless overridden.
+
+        Methods that compare examples with their neighbours use it: a pre-trained encoder does better.
+        """
+        return x.flatten(1)
+
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """Return the loss on a batch; cross entropy of (x, label) unless overridden."""
         x, y = batch
