@@ -10,14 +10,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from node.status import PeerStatus, RoundStatus, Status
 from node.testnet_plan import Plan, name_of
+from node.testnet_watch import Observed
+
+if TYPE_CHECKING:
+    from node.testnet import Tools
+
+ROOT = Path(__file__).parents[1]
 
 
 def peer_status(name: str = "peer", link: str = "direct") -> PeerStatus:
@@ -112,6 +118,63 @@ def add_bootstrap(home: Path, address: str) -> None:
     (home / "told").write_text(address)
 
 
+def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Look again until it is so."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def plan_of(*, nodes: int = 3, rounds: int = 4, **options: str | float) -> Plan:
+    """Return a plan of fake nodes that behave as the options say."""
+    return Plan(nodes=nodes, rounds=rounds, options=dict(options), timeout=60.0)
+
+
+class Seen:
+    """Takes what the launcher shows and tells."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.notes: list[str] = []
+        self.rounds: list[int] = []
+
+    def show(self, plan: Plan, nodes: Sequence[Observed], seconds: float, note: str) -> None:
+        self.notes.append(note)
+        self.rounds.append(sum(node.status.round if node.status else 0 for node in nodes))
+
+    def tell(self, line: str) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+
+
+def launch(directory: str, options: str) -> None:
+    """Run a testnet of fake nodes that would take hours, as a launcher to be killed."""
+    from node import testnet
+
+    testnet.LOOK_EVERY = 0.05  # type: ignore[misc]
+    seen = Seen()
+    plan = plan_of(rounds=10**6, **json.loads(options))
+    try:
+        testnet.up(plan, Path(directory), show=seen.show, tell=seen.tell, tools=fake_tools())
+    except testnet.Interrupted as error:
+        print(error, flush=True)
+        sys.exit(error.exit_code)
+
+
+def fake_tools() -> "Tools":
+    """Return tools that start fake nodes."""
+    from node.testnet import Tools
+
+    return Tools(
+        start_command=start_command,
+        baseline_command=baseline_command,
+        fetch_status=fetch_status,
+        add_bootstrap=add_bootstrap,
+        environ={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+    )
+
+
 def main(behaviour: dict[str, Any]) -> None:
     """Be a node. `dies`: {name: round}; `deaf`: ignores SIGTERM; `late`: leaves after so many seconds."""
     home = Path(behaviour["home"])
@@ -151,5 +214,7 @@ def main(behaviour: dict[str, Any]) -> None:
     time.sleep(behaviour.get("late", 0))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "launch":
+    launch(*sys.argv[2:])
+elif __name__ == "__main__":
     main(json.loads(sys.argv[1]))
