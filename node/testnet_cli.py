@@ -34,7 +34,7 @@ from node.testnet_processes import (
 )
 from node.testnet_verdict import Result
 from node.testnet_view import line_of, live_view, lowest_round, table, verdict_panel
-from node.testnet_watch import Observed, Watcher
+from node.testnet_watch import Observed, Watcher, fetch_status
 
 BASE: Final = Path("testnet")
 """Where testnets lie unless told otherwise; a folder per start."""
@@ -127,7 +127,7 @@ def up(
     # With --json standard output belongs to the one object at the end.
     console = Console(stderr=as_json, highlight=False)
     where = new_directory(directory)
-    tools = testnet.Tools(environ=dict(os.environ))
+    tools = _tools()
     console.print(
         f"{plan.nodes} nodes, {plan.method} on {plan.task}, {plan.rounds} rounds; all of it in {where}"
     )
@@ -140,6 +140,10 @@ def up(
         result = testnet.up(plan, where, show=display.show, tell=display.tell, tools=tools, keep=keep)
     _print_result(console, result, where, as_json)
     raise typer.Exit(0 if result.verdict else 1)
+
+
+def _tools() -> testnet.Tools:
+    return testnet.Tools(environ=dict(os.environ))
 
 
 def _plan(**values: object) -> Plan:
@@ -228,7 +232,7 @@ def _node(record: Record, name: str) -> NodeRecord:
 def status(directory: Dir = None, as_json: Json = False) -> None:
     """Show every node as it is now."""
     record = _record(directory)
-    watcher = Watcher([(node.name, Path(node.home)) for node in record.nodes])
+    watcher = Watcher([(node.name, Path(node.home)) for node in record.nodes], fetch_status)
     try:
         watcher.look(patience=5.0)
     finally:

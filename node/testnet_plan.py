@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Options of the task; ``{i}`` and ``{n}`` in a text stand for a node's number and how many there are."""
     alpha: Annotated[float, msgspec.Meta(gt=0, le=1e5)] = 0.1
     """How unlike the private shares are: 0.1 very, 100 hardly."""
-    rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 40
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 30
     """Rounds until the run ends."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """Of the split of the data and of the initial model."""

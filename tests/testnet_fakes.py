@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 
 from node.status import PeerStatus, RoundStatus, Status
 from node.testnet_plan import Plan, name_of
@@ -88,10 +89,10 @@ def fetch_status(home: Path) -> Status | None:
     """Read what a fake node wrote, if that runs."""
     try:
         found = msgspec.json.decode((home / "status.json").read_bytes(), type=Status)
-        os.kill(found.pid, 0)
-    except (FileNotFoundError, ProcessLookupError):
+        alive = psutil.Process(found.pid).status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, psutil.NoSuchProcess):
         return None
-    return found
+    return found if alive else None
 
 
 def start_command(plan: Plan, index: int, home: Path, joins: Sequence[str]) -> list[str]:

@@ -1,0 +1,174 @@
+"""The commands of shoal testnet, over fake nodes."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import testnet_fakes
+from testnet_fakes import plan_of, wait_until
+from typer.testing import CliRunner, Result
+
+from node import testnet, testnet_cli
+from node.errors import UserError
+from node.testnet_cli import app, new_directory
+from node.testnet_plan import BadPlan
+from node.testnet_processes import NodeRecord, NoTestnet, Record, is_running, read_record, stop, write_record
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command in an empty folder, with fake nodes; what a person caused is raised."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(testnet, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(testnet_cli, "_tools", testnet_fakes.fake_tools)
+    monkeypatch.setattr(testnet_cli, "fetch_status", testnet_fakes.fetch_status)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("PYTHONPATH", testnet_fakes.fake_tools().environ["PYTHONPATH"])
+
+    def invoke(*words: str) -> Result:
+        result = CliRunner().invoke(app, list(words))
+        if isinstance(result.exception, UserError):
+            raise result.exception
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def swarm(run: Run, tmp_path: Path) -> Iterator[Record]:
+    """A detached testnet of three fake nodes that would run for hours."""
+    testnet.up_detached(
+        plan_of(rounds=10**6),
+        new_directory(None),
+        show=testnet_fakes.Seen().show,
+        tools=testnet_fakes.fake_tools(),
+    )
+    [directory] = (tmp_path / "testnet").iterdir()
+    record = read_record(directory)
+    yield record
+    stop(record.nodes)
+    for node in record.nodes:
+        os.waitpid(node.pid, 0)
+
+
+@pytest.mark.slow
+def test_up_prints_progress_and_a_verdict(run: Run, tmp_path: Path) -> None:
+    result = run("up", "--nodes", "2", "--rounds", "3", "--timeout", "60")
+    assert result.exit_code == 0
+    assert "2 nodes, fedavg on digits, 3 rounds" in result.stdout
+    assert "round 3/3" in result.stdout
+    assert "the verdict holds" in result.stdout
+    [directory] = (tmp_path / "testnet").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}", directory.name)
+
+
+@pytest.mark.slow
+def test_with_json_standard_output_holds_one_object_and_nothing_else(run: Run) -> None:
+    result = run("up", "--nodes", "2", "--rounds", "3", "--json", "--dir", "here")
+    found = json.loads(result.stdout)
+    assert result.stdout.count("\n") == 1
+    assert (found["verdict"], found["nodes"], found["rounds"]) == (True, 2, 3)
+    assert "the verdict holds" in result.stderr
+    assert found == json.loads(Path("here/result.json").read_bytes())
+
+
+@pytest.mark.slow
+def test_a_verdict_that_does_not_hold_is_exit_code_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testnet_cli, "check", lambda plan: None)
+    result = run("up", "--nodes", "2", "--rounds", "2", "--option", "apart=node-2", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["same_state_hash"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--method", "fedmagic"], "no method fedmagic"),
+        (["--option", "lr"], "write key=value"),
+        (["--alpha", "0"], "--alpha: expected `?float`? > 0"),
+        (["--nodes", "2", "--quorum", "3"], "lower --quorum"),
+        (["--dir", "/proc/nowhere"], "choose another --dir"),
+    ],
+)
+def test_a_wrong_wish_is_refused_in_one_line_before_anything_starts(
+    run: Run, tmp_path: Path, words: list[str], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
+        run("up", *words)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_folder_holds_one_testnet_only(run: Run) -> None:
+    run("up", "--nodes", "1", "--rounds", "1", "--method", "local", "--dir", "here")
+    with pytest.raises(BadPlan, match="holds a testnet already"):
+        run("up", "--nodes", "1", "--dir", "here")
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["down"], ["kill", "1"], ["pause", "1"], ["resume", "1"], ["logs", "1"]]
+)
+def test_without_a_testnet_every_command_says_how_to_start_one(run: Run, words: list[str]) -> None:
+    with pytest.raises(NoTestnet, match="shoal testnet up"):
+        run(*words)
+
+
+@pytest.mark.slow
+def test_status_shows_the_nodes_of_the_newest_testnet(run: Run, swarm: Record) -> None:
+    shown = run("status").stdout
+    assert all(node.name in shown for node in swarm.nodes)
+    assert "working" in shown
+    found = json.loads(run("status", "--json").stdout)
+    assert [node["name"] for node in found["nodes"]] == ["node-1", "node-2", "node-3"]
+    assert all(node["running"] for node in found["nodes"])
+    assert found["nodes"][0]["status"]["peer_id"] == "12D3KooWnode-1"
+
+
+@pytest.mark.slow
+def test_a_killed_node_is_shown_as_such_and_cannot_be_killed_again(run: Run, swarm: Record) -> None:
+    assert run("kill", "node-2").stdout == "node-2 killed\n"
+    wait_until(lambda: not is_running(swarm.nodes[1]))
+    assert [is_running(node) for node in swarm.nodes] == [True, False, True]
+    with pytest.raises(BadPlan, match="node-2 does not run"):
+        run("kill", "2")
+
+
+@pytest.mark.slow
+def test_a_frozen_node_stands_still_until_it_is_thawed(run: Run, swarm: Record) -> None:
+    def round_() -> int:
+        status = testnet_fakes.fetch_status(Path(swarm.nodes[0].home))
+        return status.round if status else -1
+
+    assert run("pause", "1").stdout.startswith("node-1 frozen")
+    wait_until(lambda: Path(f"/proc/{swarm.nodes[0].pid}/stat").read_text().split()[2] == "T")
+    frozen = round_()
+    assert run("resume", "1").stdout == "node-1 goes on\n"
+    wait_until(lambda: round_() > frozen)
+
+
+@pytest.mark.slow
+def test_down_stops_all_and_logs_tell_the_end(run: Run, swarm: Record) -> None:
+    assert run("down").stdout == "3 nodes stopped\n"
+    assert not any(map(is_running, swarm.nodes))
+    assert run("logs", "3", "--follow").stdout == "node-3 leaves\n"
+    assert run("down").stdout == "0 nodes stopped\n"
+    assert run("status").stdout.count("not running") == 3
+
+
+def test_logs_show_the_last_lines_only(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "testnet" / "now"
+    directory.mkdir(parents=True)
+    log = directory / "node-1.log"
+    log.write_text("".join(f"line {i}\n" for i in range(100)))
+    node = NodeRecord("node-1", str(directory), str(log), 1 << 22, 0.0)
+    write_record(directory, Record(plan_of(nodes=1), 0.0, (node,)))
+    assert run("logs", "1", "-n", "2").stdout == "line 98\nline 99\n"
+    with pytest.raises(BadPlan, match="no node 2"):
+        run("logs", "2")
