@@ -1,0 +1,35 @@
+"""What `shoal task new` writes trains as it stands."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lockstep import train
+
+from methods.learner import TorchLearner
+from methods.registry import load_method
+from methods.task import load_task
+from node.cli_tools import task_new
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_new_task_trains_on_two_peers_with_the_default_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_new("spirals_of_mine", tmp_path, json=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    learners = [TorchLearner(load_task("spirals_of_mine:SpiralsOfMine", {"seed": seed})) for seed in (1, 2)]
+    before = learners[0].evaluate(learners[0].initial)["accuracy"]
+    states, _ = train(load_method("fedavg", {}), learners, learners[0].initial, rounds=20)
+    after = learners[1].evaluate(states[1].params)["accuracy"]
+    print(f"accuracy {before:.3f} -> {after:.3f}")
+    assert before < 0.6
+    assert after > 0.9
