@@ -1,0 +1,274 @@
+"""Compare averaging engines side by side, in one run, on the same vectors.
+
+    python scripts/bench_averaging.py                                  # the full table, many minutes
+    python scripts/bench_averaging.py --peers 4 --numel 25000000 --systems shoal-float32,hivemind-float32,gloo
+    python scripts/bench_averaging.py --json                           # one line per row
+
+Systems: shoal-CODEC; hivemind-float32, -float16, -uint8 (told the exact group size), hivemind-default (told
+nothing); gloo (torch.distributed, plaintext, no faults: the practical floor); copy (the bytes of one peer through
+a bare loopback socket). A round's time is that of its slowest peer. Writes docs/benchmarks.md and a plot with --write.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+WARM_UP: Final = 1
+SYSTEMS: Final = (
+    "shoal-float32",
+    "shoal-float16",
+    "shoal-int8",
+    "hivemind-float32",
+    "hivemind-float16",
+    "hivemind-uint8",
+    "hivemind-default",
+    "gloo",
+    "copy",
+)
+
+
+def worker_of(system: str) -> tuple[str, dict[str, Any]]:
+    """Return the worker module of a system and its options."""
+    engine, _, codec = system.partition("-")
+    if engine == "shoal":
+        return "scripts.bench_peer", {"codec": codec, "fast": True}
+    if engine == "hivemind":
+        told = codec != "default"
+        return "scripts.bench_hivemind", {"codec": codec if told else "float32", "told_size": told}
+    return "scripts.bench_gloo", {}
+
+
+class Worker:
+    """One peer process."""
+
+    def __init__(self, module: str, options: dict[str, Any]) -> None:
+        """Start it and hand it its options."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        self.errors: list[str] = []
+        threading.Thread(target=self._drain, daemon=True).start()
+        self.tell(options)
+
+    def _drain(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = list(self.process.stderr)[-5:]
+
+    def tell(self, value: Any) -> None:
+        """Send a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(value) + "\n")
+        self.process.stdin.flush()
+
+    def line(self) -> dict[str, Any]:
+        """Return the next JSON line."""
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            if text.startswith("{"):
+                line: dict[str, Any] = json.loads(text)
+                return line
+        self.process.wait()
+        raise RuntimeError("a worker ended early: " + "".join(self.errors)[-800:])
+
+    def end(self) -> None:
+        """Let it end; kill it if it does not."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.close()
+            self.process.wait(10)
+        except (subprocess.TimeoutExpired, OSError):
+            self.process.kill()
+            self.process.wait()
+
+
+def run_group(system: str, peers: int, numel: int, rounds: int) -> list[list[dict[str, Any]]]:
+    """Return the rows of each peer."""
+    module, options = worker_of(system)
+    common = {"peers": peers, "numel": numel, "rounds": rounds + WARM_UP, **options}
+    workers = [Worker(module, {"index": index, **common}) for index in range(peers)]
+    try:
+        first = workers[0].line()["address"]
+        for worker in workers[1:]:
+            worker.line()
+        for index, worker in enumerate(workers):
+            worker.tell([first] if index else [])
+        return [[worker.line() for _ in range(rounds + WARM_UP)][WARM_UP:] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def run_copy(peers: int, numel: int, rounds: int) -> list[list[dict[str, Any]]]:
+    """Push one peer's bytes through a loopback socket."""
+    n_bytes = 8 * numel * (peers - 1) // peers
+    data, rows = bytes(n_bytes), []
+    left, right = socket.socketpair()
+    with left, right:
+        for round_ in range(rounds + WARM_UP):
+            sender = threading.Thread(target=left.sendall, args=(data,))
+            start, cpu = time.perf_counter(), time.process_time()
+            sender.start()
+            buffer, left_bytes = memoryview(bytearray(1 << 18)), n_bytes
+            while left_bytes:
+                left_bytes -= right.recv_into(buffer)
+            sender.join()
+            row = {"round": round_, "seconds": time.perf_counter() - start, "matchmaking_seconds": 0.0}
+            used = time.process_time() - cpu
+            rows.append(row | {"bytes": n_bytes, "cpu_seconds": used, "error": 0.0, "peak_rss_mb": 0.0})
+    return [rows[WARM_UP:]]
+
+
+def summary(system: str, peers: int, numel: int, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return one line of the result."""
+    seconds = [max(row["seconds"] for row in round_) for round_ in zip(*rows, strict=True)]
+    waits = [max(row["matchmaking_seconds"] for row in round_) for round_ in zip(*rows, strict=True)]
+    flat = [row for peer in rows for row in peer]
+    sent = [row["bytes"] for row in flat if row["bytes"] is not None]
+    engine, _, codec = system.partition("-")
+    return {
+        "system": engine,
+        "codec": codec or "float32",
+        "peers": peers,
+        "numel": numel,
+        "seconds_median": statistics.median(seconds),
+        "seconds_min": min(seconds),
+        "seconds_max": max(seconds),
+        "matchmaking_seconds": statistics.median(waits),
+        "bytes_per_peer": statistics.median(sent) if sent else None,
+        "cpu_seconds_per_peer": statistics.median(row["cpu_seconds"] for row in flat),
+        "peak_rss_mb": max(row["peak_rss_mb"] for row in flat),
+        "largest_error": max(row["error"] for row in flat),
+    }
+
+
+def table_of(results: list[dict[str, Any]]) -> Table:
+    """Return the results as a table, with ratios within the same peers and size."""
+    table = Table(title="averaging, median of rounds, slowest peer")
+    for name in ("peers", "numbers", "system", "codec", "seconds", "matchmaking", "x gloo", "hivemind x"):
+        table.add_column(name, justify="right")
+    for row in results:
+        group = {(r["system"], r["codec"]): r for r in results if _same(r, row)}
+        gloo = group.get(("gloo", "float32"))
+        twin = {"float32": "float32", "float16": "float16", "int8": "uint8"}.get(row["codec"])
+        hivemind = group.get(("hivemind", twin or "")) if row["system"] == "shoal" else None
+        table.add_row(
+            str(row["peers"]),
+            f"{row['numel'] / 1e6:g} M",
+            row["system"],
+            row["codec"],
+            f"{row['seconds_median']:.3f}",
+            f"{row['matchmaking_seconds']:.3f}",
+            f"{row['seconds_median'] / gloo['seconds_median']:.2f}" if gloo else "",
+            f"{hivemind['seconds_median'] / row['seconds_median']:.1f}" if hivemind else "",
+        )
+    return table
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(one["peers"] == other["peers"] and one["numel"] == other["numel"])
+
+
+def write_docs(results: list[dict[str, Any]], command: str) -> None:
+    """Write docs/benchmarks.md and its plot."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    largest = max(results, key=lambda r: (r["numel"], r["peers"] == 4))
+    shown = [r for r in results if _same(r, largest)]
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(shown) + 1.5))
+    names = [f"{r['system']} {r['codec']}" for r in shown]
+    axes.barh(names, [r["seconds_median"] for r in shown], color="#0072b2")
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds per all-reduce, median")
+    axes.set_title(f"{largest['numel'] / 1e6:g} M float32, {largest['peers']} peers on one machine")
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "benchmarks.png", dpi=120)
+    lines = ["# Benchmarks", "", f"`{command}`", ""]
+    lines += [
+        f"{_machine()}. Times are medians over rounds of the slowest peer; ratios are within one run.",
+        "",
+    ]
+    lines += ["![seconds per all-reduce](benchmarks.png)", ""]
+    columns = list(results[0])
+    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(r[c]) for c in columns) + " |" for r in results]
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
+
+
+def _machine() -> str:
+    import os
+
+    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peers", default="2,4,8")
+    parser.add_argument("--numel", default="1000000,10000000,25000000")
+    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="a line per row instead of the table")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and its plot")
+    options = parser.parse_args()
+    systems = options.systems.split(",")
+    unknown = set(systems) - set(SYSTEMS) - {"shoal-bfloat16"}
+    if unknown:
+        parser.error(f"unknown system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
+    if importlib.util.find_spec("hivemind") is None:
+        systems = [system for system in systems if not system.startswith("hivemind")]
+        print("hivemind is not installed (pip install hivemind): left out", file=sys.stderr)
+    cells = [
+        (int(numel), int(peers), system)
+        for numel in options.numel.split(",")
+        for peers in options.peers.split(",")
+        for system in systems
+    ]
+    results = []
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("averaging", total=len(cells))
+        for numel, peers, system in cells:
+            progress.update(task, description=f"{system}, {peers} peers, {numel / 1e6:g} M")
+            run = run_copy if system == "copy" else None
+            rows = (
+                run(peers, numel, options.rounds) if run else run_group(system, peers, numel, options.rounds)
+            )
+            results.append(summary(system, peers, numel, rows))
+            if options.json:
+                print(json.dumps(results[-1]), flush=True)
+            progress.advance(task)
+    if not options.json:
+        Console().print(table_of(results))
+    if options.write:
+        write_docs(results, "python scripts/bench_averaging.py " + " ".join(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""One shoal peer of scripts/bench_averaging.py: a whole node without trainer and disk, told what to do on stdin.
+
+Reads one JSON line of options, prints its address, reads the addresses to join, then prints one JSON line per round.
+"""
+
+import json
+import logging
+import os
+import random
+import resource
+import sys
+import time
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import trio
+
+from crypto.keys import new_key
+from gossip.commands import AddAddress, Attach, Averaged, Contribute, Failed, NewState, SetAddresses
+from gossip.core import Vector
+from gossip.drive import Driver
+from gossip.host import HostConfig
+from gossip.libp2p_host import open_host
+from gossip.member import Member, MemberConfig
+from gossip.runspec import RunSpec, TensorSpec, run_id
+from gossip.wire import Codec
+
+
+def contribution(index: int, numel: int, round_: int) -> Vector:
+    """Return what peer `index` contributes: cheap to make, and its mean is known."""
+    base = np.linspace(-1, 1, numel, dtype=np.float32)
+    return base * np.float32(index + 1) + np.float32(round_)
+
+
+class Peer:
+    """Runs the rounds."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        """`options`: index, peers, numel, rounds, codec, fast."""
+        self.options = options
+        self.notices_in, self.notices = trio.open_memory_channel[Any](100)
+
+    async def run(self) -> None:
+        """Join, and average."""
+        options = self.options
+        key = new_key()
+        sequence = time.time_ns() // 1000
+        config = HostConfig(
+            swarm="bench", listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, dht=False, fast_links=options["fast"]
+        )
+        async with open_host(key, config) as host, trio.open_nursery() as nursery:
+            member = Member(host.me, MemberConfig(wait_for=options["peers"]), random.Random(), sequence)
+            codec = Codec(key, "bench", sequence)
+            driver = Driver(host, member, codec, self.notices_in.send_nowait)
+            await nursery.start(driver.run)
+            driver.command(SetAddresses(tuple(host.addresses())))
+            print(json.dumps({"address": host.addresses()[0]}), flush=True)
+            for address in json.loads(await trio.to_thread.run_sync(sys.stdin.readline)):
+                driver.command(AddAddress(address, "bootstrap"))
+            spec = RunSpec(
+                method="bench",
+                task="bench",
+                tensors=(TensorSpec("vector", "float32", (options["numel"],)),),
+                quorum=options["peers"],
+                codec=options["codec"],
+            )
+            codec.run = run_id(spec)
+            driver.command(Attach(codec.run, spec, True))
+            await self._rounds(driver, host)
+            print(json.dumps({"done": True}), flush=True)
+            # The others may need our part once more.
+            await trio.to_thread.run_sync(sys.stdin.readline)
+            nursery.cancel_scope.cancel()
+
+    async def _rounds(self, driver: Driver, host: Any) -> None:
+        options = self.options
+        numel, previous = options["numel"], b""
+        vector = np.empty(numel, dtype=np.float32)
+        for round_ in range(options["rounds"]):
+            state = blake2b(str(round_).encode(), digest_size=32).digest()
+            driver.command(NewState(round_, state, previous, memoryview(b"")))
+            previous = state
+            vector[:] = contribution(options["index"], numel, round_)
+            usage, before = resource.getrusage(resource.RUSAGE_SELF), host.statistics()
+            driver.command(Contribute(0, vector, 1.0))
+            notice = await self.notices.receive()
+            if not isinstance(notice, Averaged):
+                raise SystemExit(f"round failed: {notice.text if isinstance(notice, Failed) else notice}")
+            after, used = host.statistics(), resource.getrusage(resource.RUSAGE_SELF)
+            mean = (options["peers"] + 1) / 2
+            expected = contribution(0, numel, 0) * np.float32(mean) + np.float32(round_)
+            row = {
+                "round": round_,
+                "seconds": notice.exchange_seconds,
+                "matchmaking_seconds": notice.matchmaking_seconds,
+                "bytes": after.bytes_sent - before.bytes_sent,
+                "cpu_seconds": used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime,
+                "error": float(np.abs(vector - expected).max()),
+                "peak_rss_mb": used.ru_maxrss / 1024,
+                "digest": blake2b(vector.data, digest_size=8).hexdigest(),
+            }
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.basicConfig(level=os.environ.get("BENCH_LOG", "WARNING"))
+    logging.getLogger("libp2p").setLevel(logging.ERROR)
+    logging.getLogger("multiaddr").setLevel(logging.WARNING)
+    trio.run(Peer(json.loads(sys.stdin.readline())).run)
