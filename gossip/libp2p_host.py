@@ -135,6 +135,11 @@ class Libp2pHost:
             for link in list(entry.links):
                 self._close_link(link)
 
+    async def flush(self) -> None:
+        """See `Host`."""
+        while any(len(outbox) for peer in self._peers.values() for outbox in peer.outboxes.values()):
+            await trio.sleep(0.005)
+
     async def next_event(self) -> HostEvent:
         """See `Host`."""
         return await self._events.next()

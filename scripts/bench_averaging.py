@@ -4,14 +4,16 @@
     python scripts/bench_averaging.py --peers 4 --numel 25000000 --systems shoal-float32,hivemind-float32,gloo
     python scripts/bench_averaging.py --json                           # one line per row
 
-Systems: shoal-CODEC; hivemind-float32, -float16, -uint8 (told the exact group size), hivemind-default (told
-nothing); gloo (torch.distributed, plaintext, no faults: the practical floor); copy (the bytes of one peer through
-a bare loopback socket). A round's time is that of its slowest peer. Writes docs/benchmarks.md and a plot with --write.
+Systems: shoal-CODEC; hivemind-float32, -float16, -uint8 (told the exact group size), hivemind-default
+(told nothing); gloo (torch.distributed, plaintext, no faults: the practical floor); copy (the bytes of
+one peer through a bare loopback socket). A round's time is that of its slowest peer. With --write,
+docs/benchmarks.md and a plot are written.
 """
 
 import argparse
 import importlib.util
 import json
+import os
 import platform
 import socket
 import statistics
@@ -217,9 +219,8 @@ def write_docs(results: list[dict[str, Any]], command: str) -> None:
 
 
 def _machine() -> str:
-    import os
-
-    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {python}"
 
 
 def _cell(value: Any) -> str:

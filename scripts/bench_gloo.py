@@ -1,6 +1,6 @@
-"""One torch.distributed gloo rank of scripts/bench_averaging.py: plaintext and without faults, the practical floor.
+"""One torch.distributed gloo rank of scripts/bench_averaging.py.
 
-Same lines in and out as scripts/bench_peer.py.
+Plaintext and without faults: the practical floor. Same lines in and out as scripts/bench_peer.py.
 """
 
 import json

@@ -22,7 +22,7 @@ from hivemind.compression import Float16Compression, NoCompression, Uniform8BitQ
 COMPRESSIONS = {"float32": NoCompression, "float16": Float16Compression, "uint8": Uniform8BitQuantization}
 
 
-class TimedAverager(DecentralizedAverager):
+class TimedAverager(DecentralizedAverager):  # type: ignore[misc]  # untyped library
     """Tells how long the all-reduce itself took."""
 
     seconds: Any = None

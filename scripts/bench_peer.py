@@ -1,6 +1,7 @@
-"""One shoal peer of scripts/bench_averaging.py: a whole node without trainer and disk, told what to do on stdin.
+"""One shoal peer of scripts/bench_averaging.py: a whole node without trainer and disk.
 
-Reads one JSON line of options, prints its address, reads the addresses to join, then prints one JSON line per round.
+Reads one JSON line of options, prints its address, reads the addresses to join, then prints one JSON
+line per round.
 """
 
 import json
