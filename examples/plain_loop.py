@@ -1,10 +1,9 @@
 """A plain PyTorch loop in a swarm: three lines differ from training alone, marked with "# swarm".
 
-In two terminals (the first prints what the second needs):
+In two terminals, or on two machines with the first one's address in place of 127.0.0.1:
 
-    python examples/plain_loop.py --share 1/2 --home /tmp/one
-    shoal id --home /tmp/one                                          # in a third: addresses to join
-    python examples/plain_loop.py --share 2/2 --home /tmp/two --join 127.0.0.1:PORT
+    python examples/plain_loop.py --share 1/2 --home /tmp/one --node-option=--port=4720
+    python examples/plain_loop.py --share 2/2 --home /tmp/two --join 127.0.0.1:4720
 """
 
 import argparse

@@ -7,7 +7,8 @@ is frozen travels as well: peers that froze other values must not go unnoticed.
 On the same machine, the same seed, params, data and round give the same result, bit for bit.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
@@ -79,6 +80,14 @@ def write_model(model: nn.Module, params: Vector) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from a seed for a while; afterwards torch's random numbers go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def _never() -> bool:
     return False
 
@@ -113,8 +122,7 @@ class TorchLearner:
         self.examples = count(self.data)
         if self.examples == 0 and task.unlabelled_data() is None:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             self.model = task.model().to(self.device)
         self.manifest = manifest(self.model)
         self.initial = read_model(self.model)
@@ -146,8 +154,7 @@ class TorchLearner:
         weights += chosen_objective.local_parameters()
         chosen = self._optimizer(optimizer, weights, lr)
         load_memory(chosen, weights, memory or {})
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 1_000_003 + round_)
+        with seeded(self.seed * 1_000_003 + round_, self.device):
             loss, taken = self._steps(chosen, chosen_objective, weights, steps, batch_size, proximal)
         trained = read_model(self.model)
         if not (np.isfinite(loss) and np.isfinite(trained).all()):

@@ -1,6 +1,7 @@
 """A node beside a user's own training process: find the one that runs in a home, or start one.
 
-What was started here is stopped here. A node that ran already is left alone.
+What was started here is stopped here. A node that ran already is left alone. If this process is killed,
+its node stays, helps the others, and is used again by the next process with the same home.
 """
 
 import atexit

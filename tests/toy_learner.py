@@ -31,6 +31,7 @@ class ToyLearner:
         optimizer: str = "task",
         memory: Mapping[str, Vector] | None = None,
         round_: int = 0,
+        objective: Any = None,
     ) -> Trained:
         """See `Learner`; remembers how often it was called."""
         self.calls.append({"optimizer": optimizer, "round_": round_, "batch_size": batch_size})
