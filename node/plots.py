@@ -5,13 +5,13 @@ from pathlib import Path
 from statistics import fmean
 
 Curve = Sequence[tuple[int, float]]
-"""(round, accuracy), in order of rounds."""
+"""(rounds done, accuracy), in order."""
 
 
 def plot_accuracy(
     path: Path, curves: Mapping[str, Curve], *, local_only: Sequence[float], bar: float | None, title: str
 ) -> None:
-    """Draw the accuracy of every node over the rounds, beside what the shares reach alone.
+    """Draw the accuracy of every node after so many rounds, beside what the shares reach alone.
 
     Nodes that hold the same state lie on one line; each is drawn thinner than the one before, so that
     all stay visible.
@@ -45,7 +45,7 @@ def plot_accuracy(
     if bar is not None:
         axes.axhline(bar, color="#B00020", linestyle=":", linewidth=1.2, label=f"bar {bar:.2f}")
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel("round")
+    axes.set_xlabel("rounds done")
     axes.set_ylabel("accuracy on the common test set")
     axes.set_ylim(0, 1.02)
     axes.margins(x=0.02)

@@ -208,8 +208,10 @@ class Testnet:
         """Let all nodes leave in order; return the names of those that had to be killed."""
         self._watcher.close()
         killed = stop(self._records, hurry=hurry, pause=pause)
-        for process in self._processes.values():
-            process.wait()
+        for index, process in self._processes.items():
+            exit_code = process.wait()
+            if self.nodes[index - 1].exit_code is None:
+                self.nodes[index - 1].left = exit_code
         return killed
 
     def release(self) -> None:
@@ -324,7 +326,7 @@ def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Resul
     (directory / RESULT_NAME).write_bytes(text + b"\n")
     curves = {
         node.name: [
-            (number, round_.metrics["accuracy"])
+            (number + 1, round_.metrics["accuracy"])
             for number, round_ in sorted(node.rounds.items())
             if "accuracy" in round_.metrics
         ]

@@ -38,6 +38,7 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     bytes_received: int
     exit_code: int | None
+    """None where its process was not seen to end."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +72,13 @@ def judge(
     plan: Plan, nodes: Sequence[Observed], *, local_only: Sequence[float] = (), seconds: float
 ) -> Result:
     """Decide what holds."""
-    accuracies = [node.accuracy for node in nodes if node.accuracy is not None]
+    measured = accuracies_of(nodes)
+    accuracies = [accuracy for accuracy in measured if accuracy is not None]
     checks = [check(plan, nodes) for check in _CHECKS]
     if plan.shares:
         checks += [check(plan, nodes) for check in _SHARING_CHECKS]
         checks.append(_accuracy(plan, nodes, local_only))
-    per_node = tuple(_node_result(node) for node in nodes)
+    per_node = tuple(_node_result(*pair) for pair in zip(nodes, measured, strict=True))
     return Result(
         verdict=all(check.ok for check in checks),
         nodes=plan.nodes,
@@ -99,20 +101,39 @@ def judge(
     )
 
 
-def _node_result(node: Observed) -> NodeResult:
+def accuracies_of(nodes: Sequence[Observed]) -> list[float | None]:
+    """Return every node's accuracy at the end.
+
+    A node that took the last state over from others has not measured it. What another measured of the
+    very same state holds for it too, since the test set is common.
+    """
+    known = {
+        node.last.state_hash: node.last.metrics["accuracy"]
+        for node in nodes
+        if node.last and "accuracy" in node.last.metrics
+    }
+    return [
+        known.get(node.last.state_hash, node.accuracy)
+        if node.last and node.last.outcome == "synced"
+        else node.accuracy
+        for node in nodes
+    ]
+
+
+def _node_result(node: Observed, accuracy: float | None) -> NodeResult:
     status = node.status
     return NodeResult(
         name=node.name,
         peer=status.peer_id if status else "",
         finished=node.finished,
         round=status.round if status else 0,
-        accuracy=node.accuracy,
+        accuracy=accuracy,
         loss=status.loss if status else None,
         state_hash=status.state_hash if status else "",
         failed_rounds=len(node.failed),
         bytes_sent=status.bytes_sent if status else 0,
         bytes_received=status.bytes_received if status else 0,
-        exit_code=node.exit_code,
+        exit_code=node.left if node.exit_code is None else node.exit_code,
     )
 
 
@@ -143,6 +164,11 @@ def _no_restart(plan: Plan, nodes: Sequence[Observed]) -> Check:
         if node.exit_code is not None and not node.finished
     ]
     return _check("no node restarted or ended early", faults, f"{plan.nodes} processes, the same throughout")
+
+
+def _left_in_order(plan: Plan, nodes: Sequence[Observed]) -> Check:
+    faults = [f"{node.name} {ended_how(node.left)}" for node in nodes if node.left]
+    return _check("every node left when asked to", faults, "none failed, none had to be killed")
 
 
 def _quorum(plan: Plan, nodes: Sequence[Observed]) -> Check:
@@ -184,7 +210,7 @@ def _same_end(plan: Plan, nodes: Sequence[Observed]) -> Check:
 
 
 def _accuracy(plan: Plan, nodes: Sequence[Observed], local_only: Sequence[float]) -> Check:
-    accuracies = [node.accuracy for node in nodes if node.accuracy is not None]
+    accuracies = [accuracy for accuracy in accuracies_of(nodes) if accuracy is not None]
     bar = ACCURACY_BAR.get(plan.task)
     name = "accuracy beats training alone" if bar is None else f"accuracy of every node at least {bar:.2f}"
     if len(accuracies) < len(nodes):
@@ -197,7 +223,11 @@ def _accuracy(plan: Plan, nodes: Sequence[Observed], local_only: Sequence[float]
     return Check(name, mean >= alone, f"{mean:.3f} together, {alone:.3f} alone")
 
 
-_CHECKS: Final[tuple[Callable[[Plan, Sequence[Observed]], Check], ...]] = (_all_finished, _no_restart)
+_CHECKS: Final[tuple[Callable[[Plan, Sequence[Observed]], Check], ...]] = (
+    _all_finished,
+    _no_restart,
+    _left_in_order,
+)
 _SHARING_CHECKS: Final[tuple[Callable[[Plan, Sequence[Observed]], Check], ...]] = (
     _quorum,
     _equal_states,

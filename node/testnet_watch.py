@@ -41,6 +41,8 @@ class Observed:
     """Whether it answered when it was asked last."""
     exit_code: int | None = None
     """Of its process; None while it runs."""
+    left: int | None = None
+    """The exit code after it was asked to leave; None where it ended before, or was not asked."""
     gone: bool = False
     """Whether its process has ended nobody knows how: it was not ours to wait for."""
 

@@ -88,6 +88,10 @@ def weak(nodes: list[Observed]) -> None:
     nodes[1] = observed(2, history)
 
 
+def failed_to_leave(nodes: list[Observed]) -> None:
+    nodes[1].left = 1
+
+
 def unmeasured(nodes: list[Observed]) -> None:
     history = [round_status(i, accuracy=None, contributors=3) for i in range(1, 5)]
     nodes[1] = observed(2, history)
@@ -105,6 +109,7 @@ def unmeasured(nodes: list[Observed]) -> None:
         (apart_in_between, "equal state on all nodes after every round"),
         (apart_at_the_end, "same state hash at the end"),
         (weak, "accuracy of every node at least 0.90"),
+        (failed_to_leave, "every node left when asked to"),
         (unmeasured, "accuracy of every node at least 0.90"),
     ],
 )
@@ -129,6 +134,15 @@ def test_a_round_fetched_from_the_others_needs_no_contributors() -> None:
     nodes = swarm()
     nodes[1].rounds[2] = round_status(2, contributors=0, outcome="synced")
     assert judge(PLAN, nodes, seconds=1.0).verdict
+
+
+def test_a_node_that_took_the_last_state_over_has_the_accuracy_of_that_state() -> None:
+    nodes = swarm()
+    nodes[1] = observed(2, [round_status(1, accuracy=0.2, contributors=3)])
+    nodes[1].take(status(history=[round_status(4, accuracy=None, contributors=0, outcome="synced")], pid=2))
+    result = judge(PLAN, nodes, seconds=1.0)
+    assert [node.accuracy for node in result.per_node] == [0.95, 0.95, 0.95]
+    assert result.verdict
 
 
 def test_tries_that_failed_are_counted_and_do_not_fail_a_run_that_ended_well() -> None:
