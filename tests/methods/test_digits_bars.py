@@ -1,6 +1,6 @@
 """What the methods reach on the digits, with their defaults: the bars of the project's main job.
 
-Five peers, Dirichlet 0.1, means and worst cases over five seeds; prints the table. Slow: about a minute.
+Five peers, Dirichlet 0.1, means and worst cases over five seeds; prints the table. Slow: a minute of one core.
 """
 
 from collections.abc import Iterator
@@ -48,6 +48,7 @@ def accuracies(method_name: str, seed: int, rounds: int) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "diloco"])
 def test_together_the_digits_are_learned(method: str) -> None:
     reached = np.array([accuracies(method, seed, rounds=30) for seed in SEEDS])
@@ -57,6 +58,7 @@ def test_together_the_digits_are_learned(method: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_alone_they_are_not() -> None:
     reached = np.array([accuracies("local", seed, rounds=30) for seed in SEEDS])
     print(f"local    mean {reached.mean():.3f} by seed {reached.mean(1).round(3)}")
