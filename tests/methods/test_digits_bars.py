@@ -1,6 +1,6 @@
 """What the methods reach on the digits, with their defaults: the bars of the project's main job.
 
-Five peers, Dirichlet 0.1, means and worst cases over five seeds; prints the table. Slow: a minute of one core.
+Five peers, Dirichlet 0.1, means and worst cases over five seeds; prints the table. Slow: a minute.
 """
 
 from collections.abc import Iterator
