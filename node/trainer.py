@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     spec = msgspec.json.decode(given.spec, type=TrainerSpec)
     torch.set_num_threads(spec.threads)
+    # The first optimizer loads hundreds of modules, for seconds. Better now than in the first round, in
+    # which peers wait for us, and in which an interrupt is only heard between two steps.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     if os.getcwd() not in sys.path:
         # A task may lie in the folder in which the node was started.
         sys.path.append(os.getcwd())
