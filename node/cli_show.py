@@ -1,6 +1,7 @@
 """Commands that show a node: status, peers, settings."""
 
 import os
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,13 +49,11 @@ def status(
 
 
 def _watch(fetch: Any) -> None:
-    import time
-
     from rich.live import Live
 
     with Live(_overview(fetch()), console=console(), screen=False, auto_refresh=False) as live:
         while True:
-            time.sleep(1)
+            sleep(1)
             live.update(_overview(fetch()), refresh=True)
 
 

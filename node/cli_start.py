@@ -117,7 +117,8 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
         if not 0 <= port <= 65535:
             raise BadConfig(f"--port {port}: write a port from 0 to 65535")
         flags["network.listen"] = [f"/ip4/0.0.0.0/tcp/{port}"]
-    return {setting: value for setting, value in flags.items() if value != []}
+    # A repeatable flag that was not given is an empty sequence.
+    return {setting: value for setting, value in flags.items() if value not in ([], ())}
 
 
 def _run(home: Home, flags: dict[str, object]) -> int:

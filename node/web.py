@@ -19,16 +19,18 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import msgspec
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config, Sockets
-from hypercorn.trio.run import worker_serve
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -40,6 +42,8 @@ from node.status import Status
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 4096
 UNHEALTHY: Final = ("stopping",)
@@ -134,9 +138,12 @@ def _showing(status: Callable[[], Status]) -> list[Route]:
 
 
 def _telling(control: Control) -> list[Route]:
-    async def stop(request: Request) -> Response:
+    async def begin_to_stop() -> None:
         control.stop()
-        return PlainTextResponse("stopping\n", status_code=202)
+
+    async def stop(request: Request) -> Response:
+        # After the answer: the end of the node cuts every connection, this one too.
+        return PlainTextResponse("stopping\n", status_code=202, background=BackgroundTask(begin_to_stop))
 
     async def bootstrap(request: Request) -> Response:
         try:
@@ -216,19 +223,25 @@ async def serve_http(
     """
     listener, address = _listen_unix(bind[5:]) if bind.startswith("unix:") else _listen_tcp(bind)
     config = Config()
-    # One request per connection: no answer outgrows the socket's buffer, so that no reader who stalls can
-    # hold up the end of the node (the server shields what it sends from cancellation).
-    config.keep_alive_max_requests = 1
-    config.graceful_timeout = 0.0
     config.read_timeout = 30
     config.include_server_header = False
-    config.errorlog = logging.getLogger("node.web")
-    config.errorlog.setLevel(logging.WARNING)
-    sockets = Sockets([], [listener], [])
+    config.errorlog = log
+    wrapped = ASGIWrapper(app)  # type: ignore[arg-type]  # both mean ASGI, in types of their own
+    visitors: set[trio.SocketStream] = set()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        visitors.add(stream)
+        try:
+            await TCPServer(wrapped, config, WorkerContext(None), ConnectionState({}), stream)  # type: ignore[arg-type]  # a plain stream is served too
+        except Exception:  # the boundary: no visitor's bytes may end the node
+            log.warning("a connection to the page failed", exc_info=True)
+        finally:
+            visitors.discard(stream)
+
     try:
         async with trio.open_nursery() as nursery:
-            wrapped = ASGIWrapper(app)  # type: ignore[arg-type]  # both mean ASGI, in types of their own
-            await nursery.start(partial(worker_serve, wrapped, config, sockets=sockets))
+            nursery.start_soon(_close_at_the_end, visitors)
+            nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listener)])
             task_status.started(address)
     finally:
         listener.close()
@@ -236,7 +249,20 @@ async def serve_http(
             Path(bind[5:]).unlink(missing_ok=True)
 
 
-def _listen_unix(path: str) -> tuple[socket.socket, str]:
+async def _close_at_the_end(visitors: set[trio.SocketStream]) -> None:
+    """Close every connection when cancelled.
+
+    The server shields what it sends from cancellation: a visitor who asks and does not read would keep the
+    node from ending.
+    """
+    try:
+        await trio.sleep_forever()
+    finally:
+        for stream in visitors:
+            stream.socket.close()
+
+
+def _listen_unix(path: str) -> tuple[trio.socket.SocketType, str]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
@@ -245,11 +271,10 @@ def _listen_unix(path: str) -> tuple[socket.socket, str]:
     except OSError as error:
         listener.close()
         raise BadHome(f"cannot listen on {path}: {error.strerror}; choose another --home") from None
-    listener.setblocking(False)
-    return listener, f"unix:{path}"
+    return trio.socket.from_stdlib_socket(listener), f"unix:{path}"
 
 
-def _listen_tcp(bind: str) -> tuple[socket.socket, str]:
+def _listen_tcp(bind: str) -> tuple[trio.socket.SocketType, str]:
     host, _, port = bind.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -267,6 +292,5 @@ def _listen_tcp(bind: str) -> tuple[socket.socket, str]:
         raise BadConfig(
             f"cannot serve on {bind}: {error.strerror or error}; set http.host to an address of this machine"
         ) from None
-    listener.setblocking(False)
     shown = f"[{host}]" if family == socket.AF_INET6 else host
-    return listener, f"http://{shown}:{listener.getsockname()[1]}"
+    return trio.socket.from_stdlib_socket(listener), f"http://{shown}:{listener.getsockname()[1]}"
