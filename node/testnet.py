@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -46,7 +46,21 @@ LOOK_EVERY: Final = 0.5
 RESULT_NAME: Final = "result.json"
 PLOT_NAME: Final = "accuracy.png"
 
-Show = Callable[[Plan, Sequence[Observed], float, str], None]
+
+class Screen(Protocol):
+    """Where a launcher shows what it does."""
+
+    def show(self, plan: Plan, nodes: Sequence[Observed], seconds: float, note: str) -> None:
+        """Draw the nodes."""
+        ...
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        """Draw how far something else is."""
+        ...
+
+    def tell(self, line: str) -> None:
+        """Say a line."""
+        ...
 
 
 class NodeFailed(UserError):
@@ -119,7 +133,7 @@ class Testnet:
         """Start nothing yet. `guard` is None where the nodes are to outlive this process."""
         self.plan = plan
         self.directory = directory
-        self._tools = tools
+        self.tools = tools
         self._guard = guard
         self._began = time.time()
         self._clock = time.monotonic()
@@ -175,7 +189,7 @@ class Testnet:
         for who, whom in list(self._to_tell):
             address = self._address(whom)
             if address and self.nodes[who - 1].answers:
-                self._tools.add_bootstrap(self.home(who), address)
+                self.tools.add_bootstrap(self.home(who), address)
                 self._to_tell.remove((who, whom))
 
     def _address(self, index: int) -> str | None:
@@ -183,8 +197,8 @@ class Testnet:
         return status.addresses[0] if status and status.addresses else None
 
     def _start(self, index: int, joins: Sequence[str]) -> None:
-        command = self._tools.start_command(self.plan, index, self.home(index), joins)
-        process = spawn(command, self.log(index), environment(self._tools.environ))
+        command = self.tools.start_command(self.plan, index, self.home(index), joins)
+        process = spawn(command, self.log(index), environment(self.tools.environ))
         self._processes[index] = process
         if self._guard:
             self._guard.watch(process.pid)
@@ -231,13 +245,10 @@ def last_line(log: Path) -> str:
     return lines[-1].strip() if lines else "it wrote nothing"
 
 
-def up(
-    plan: Plan, directory: Path, *, show: Show, tell: Callable[[str], None], tools: Tools, keep: bool = False
-) -> Result:
+def up(plan: Plan, directory: Path, *, screen: Screen, tools: Tools, keep: bool = False) -> Result:
     """Run a testnet to its end and judge it.
 
-    `show` draws the nodes, `tell` says a line. Without `keep` the homes of a testnet whose verdict holds
-    are removed; logs, result and plot stay.
+    Without `keep` the homes of a testnet whose verdict holds are removed; logs, result and plot stay.
 
     Raises:
         NodeFailed: a node ended before it ever answered.
@@ -249,17 +260,17 @@ def up(
         stack.callback(guard.close)
         net = Testnet(plan, directory, tools, guard)
         try:
-            seconds = _run(net, interrupts, show)
+            seconds = _run(net, interrupts, screen)
         finally:
             asked = interrupts.count
             if asked:
-                tell("stopping the nodes; Ctrl-C again to end them at once")
+                screen.tell("stopping the nodes; Ctrl-C again to end them at once")
             killed = net.stop(lambda: interrupts.count > asked, interrupts.wait)
             if killed:
-                tell(f"did not leave in time and were killed: {', '.join(killed)}")
+                screen.tell(f"did not leave in time and were killed: {', '.join(killed)}")
         local_only: list[float] = []
         if not asked and plan.shares:
-            local_only = _train_alone(plan, directory, tools, guard, interrupts, tell)
+            local_only = _train_alone(net, guard, interrupts, screen)
         elif not plan.shares:
             local_only = [node.accuracy for node in net.nodes if node.accuracy is not None]
         if interrupts.count:
@@ -272,12 +283,12 @@ def up(
         return result
 
 
-def _run(net: Testnet, interrupts: Interrupts, show: Show) -> float:
+def _run(net: Testnet, interrupts: Interrupts, screen: Screen) -> float:
     """Look after the nodes until the run is over; return how long that took."""
     while not interrupts.count:
         net.step()
         left = net.plan.timeout - net.seconds
-        show(net.plan, net.nodes, net.seconds, "" if net.started else "starting")
+        screen.show(net.plan, net.nodes, net.seconds, "" if net.started else "starting")
         if net.over or left <= 0:
             break
         interrupts.wait(min(LOOK_EVERY, left))
@@ -288,25 +299,15 @@ def _lowest(nodes: Sequence[Observed]) -> int:
     return min(node.status.round if node.status else 0 for node in nodes)
 
 
-def _train_alone(
-    plan: Plan,
-    directory: Path,
-    tools: Tools,
-    guard: Guard,
-    interrupts: Interrupts,
-    tell: Callable[[str], None],
-) -> list[float]:
+def _train_alone(net: Testnet, guard: Guard, interrupts: Interrupts, screen: Screen) -> list[float]:
     """Train the shares alone, in one process; return their accuracies, none where that failed."""
-    output = directory / "baseline.jsonl"
+    output = net.directory / "baseline.jsonl"
     output.unlink(missing_ok=True)
-    process = spawn(tools.baseline_command(plan), output, environment(tools.environ))
+    process = spawn(net.tools.baseline_command(net.plan), output, environment(net.tools.environ))
     guard.watch(process.pid)
-    told_lines = 0
     while process.poll() is None and not interrupts.count:
         done = output.read_bytes().count(b"\n")
-        if done > told_lines or not told_lines:
-            tell(f"training the {plan.nodes} shares alone, for comparison: {done} of {plan.nodes} done")
-            told_lines = max(done, 1)
+        screen.progress("training every share alone, for comparison", done, net.plan.nodes)
         interrupts.wait(0.2)
     if process.poll() is None:
         process.kill()
@@ -315,7 +316,7 @@ def _train_alone(
     if interrupts.count:
         return []
     if exit_code:
-        tell(f"training alone failed: {last_line(output)}")
+        screen.tell(f"training alone failed: {last_line(output)}")
         return []
     lines = [line for line in output.read_bytes().splitlines() if line.startswith(b"{")]
     return [msgspec.json.decode(line, type=ShareAlone).accuracy for line in lines]
@@ -341,7 +342,7 @@ def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Resul
     )
 
 
-def up_detached(plan: Plan, directory: Path, *, show: Show, tools: Tools) -> None:
+def up_detached(plan: Plan, directory: Path, *, screen: Screen, tools: Tools) -> None:
     """Start a testnet and leave it to itself.
 
     Raises:
@@ -353,7 +354,7 @@ def up_detached(plan: Plan, directory: Path, *, show: Show, tools: Tools) -> Non
         try:
             while not net.started and not interrupts.count and net.seconds < plan.timeout:
                 net.step()
-                show(plan, net.nodes, net.seconds, "starting")
+                screen.show(plan, net.nodes, net.seconds, "starting")
                 interrupts.wait(0.2)
             if not net.started:
                 raise Interrupted(f"the nodes had not all started; logs: {directory}")

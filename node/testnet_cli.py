@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from node import testnet
@@ -33,7 +33,7 @@ from node.testnet_processes import (
     stop,
 )
 from node.testnet_verdict import Result
-from node.testnet_view import line_of, live_view, lowest_round, table, verdict_panel
+from node.testnet_view import bar, line_of, live_view, lowest_round, table, verdict_panel
 from node.testnet_watch import Observed, Watcher, fetch_status
 
 BASE: Final = Path("testnet")
@@ -133,11 +133,11 @@ def up(
     )
     if detach:
         with Display(console) as display:
-            testnet.up_detached(plan, where, show=display.show, tools=tools)
+            testnet.up_detached(plan, where, screen=display, tools=tools)
         console.print("running; see shoal testnet status, logs, kill, pause, resume, down")
         return
     with Display(console) as display:
-        result = testnet.up(plan, where, show=display.show, tell=display.tell, tools=tools, keep=keep)
+        result = testnet.up(plan, where, screen=display, tools=tools, keep=keep)
     _print_result(console, result, where, as_json)
     raise typer.Exit(0 if result.verdict else 1)
 
@@ -188,6 +188,8 @@ class Display:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._told_round = -1
+        self._told_progress = ""
+        self._nodes: RenderableType = ""
 
     def __enter__(self) -> "Display":
         """Take over the terminal."""
@@ -203,13 +205,22 @@ class Display:
     def show(self, plan: Plan, nodes: Sequence[Observed], seconds: float, note: str) -> None:
         """Draw the nodes, or tell where they are if that is news."""
         if self._live:
-            self._live.update(live_view(plan, nodes, seconds, note), refresh=True)
+            self._nodes = live_view(plan, nodes, seconds, note)
+            self._live.update(self._nodes, refresh=True)
             return
         round_ = lowest_round(nodes)
         step = max(1, plan.rounds // LINES)
         if round_ >= self._told_round + step or (round_ == plan.rounds > self._told_round):
             self._told_round = round_ - round_ % step
             self._console.print(line_of(plan, nodes, seconds), soft_wrap=True)
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        """Draw a bar under the nodes, or tell once what goes on."""
+        if self._live:
+            self._live.update(Group(self._nodes, bar(text, done, total)), refresh=True)
+        elif text != self._told_progress:
+            self._told_progress = text
+            self._console.print(text, soft_wrap=True)
 
     def tell(self, line: str) -> None:
         """Say a line."""

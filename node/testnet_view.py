@@ -168,14 +168,16 @@ def live_view(plan: Plan, nodes: Sequence[Observed], seconds: float, note: str =
     """Return what stands on the terminal while a testnet runs."""
     title = f"{plan.method} on {plan.task}, {plan.nodes} nodes"
     done = sum(node.status.round if node.status else 0 for node in nodes)
-    progress = Table.grid(padding=(0, 2))
-    progress.add_row(
-        ProgressBar(total=plan.rounds * plan.nodes, completed=done, width=40),
-        f"round {lowest_round(nodes)} of {plan.rounds}",
-        f"{seconds:.0f} s",
-        Text(note, "yellow"),
-    )
-    return Group(table(title, nodes), progress, *(Text(line, "yellow") for line in problems(nodes)))
+    text = f"round {lowest_round(nodes)} of {plan.rounds}  {seconds:.0f} s  {note}"
+    under = [Text(line, "yellow") for line in problems(nodes)]
+    return Group(table(title, nodes), bar(text, done, plan.rounds * plan.nodes), *under)
+
+
+def bar(text: str, done: int, total: int) -> RenderableType:
+    """Return a bar with what it stands for beside it."""
+    shown = Table.grid(padding=(0, 2))
+    shown.add_row(ProgressBar(total=total, completed=done, width=30), text)
+    return shown
 
 
 def problems(nodes: Sequence[Observed]) -> list[str]:

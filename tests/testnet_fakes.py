@@ -144,6 +144,10 @@ class Seen:
         self.notes.append(note)
         self.rounds.append(sum(node.status.round if node.status else 0 for node in nodes))
 
+    def progress(self, text: str, done: int, total: int) -> None:
+        if text not in self.lines:
+            self.tell(text)
+
     def tell(self, line: str) -> None:
         self.lines.append(line)
         print(line, flush=True)
@@ -157,7 +161,7 @@ def launch(directory: str, options: str) -> None:
     seen = Seen()
     plan = plan_of(rounds=10**6, **json.loads(options))
     try:
-        testnet.up(plan, Path(directory), show=seen.show, tell=seen.tell, tools=fake_tools())
+        testnet.up(plan, Path(directory), screen=seen, tools=fake_tools())
     except testnet.Interrupted as error:
         print(error, flush=True)
         sys.exit(error.exit_code)

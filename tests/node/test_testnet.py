@@ -39,7 +39,7 @@ def _nothing_left(tmp_path: Path) -> Iterator[None]:
 
 def run(plan: Plan, directory: Path, *, keep: bool = False, tools: Tools = TOOLS) -> tuple[Result, Seen]:
     seen = Seen()
-    return up(plan, directory, show=seen.show, tell=seen.tell, tools=tools, keep=keep), seen
+    return up(plan, directory, screen=seen, tools=tools, keep=keep), seen
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_training_alone_is_its_own_comparison(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_detached_nodes_run_on_until_they_are_stopped(tmp_path: Path) -> None:
-    up_detached(plan_of(endless=1), tmp_path, show=Seen().show, tools=TOOLS)
+    up_detached(plan_of(endless=1), tmp_path, screen=Seen(), tools=TOOLS)
     record = read_record(tmp_path)
     assert [node.name for node in record.nodes] == ["node-1", "node-2", "node-3"]
     assert all(map(is_running, record.nodes))
@@ -150,7 +150,7 @@ def test_detached_nodes_run_on_until_they_are_stopped(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_detached_start_that_fails_leaves_nobody(tmp_path: Path) -> None:
     with pytest.raises(NodeFailed):
-        up_detached(plan_of(fails="node-3"), tmp_path, show=Seen().show, tools=TOOLS)
+        up_detached(plan_of(fails="node-3"), tmp_path, screen=Seen(), tools=TOOLS)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def swarm(run: Run, tmp_path: Path) -> Iterator[Record]:
     testnet.up_detached(
         plan_of(rounds=10**6),
         new_directory(None),
-        show=testnet_fakes.Seen().show,
+        screen=testnet_fakes.Seen(),
         tools=testnet_fakes.fake_tools(),
     )
     [directory] = (tmp_path / "testnet").iterdir()
