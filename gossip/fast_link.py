@@ -41,6 +41,8 @@ TAG: Final = 16
 LENGTH: Final = 4
 PEEK: Final = 4096
 """Bytes read ahead of a record, so that a small one costs one system call."""
+MAX_READ: Final = 64 * 1024
+"""Bytes that a read of the library may ask the system for at once."""
 LAST_RECORD: Final = 1 << 63
 REKEY_EVERY: Final = 1 << 20
 """Records under one key: at most 256 GiB, where AES-GCM's margin is still 2^-60."""
@@ -109,8 +111,8 @@ class TcpStream(TrioTCPStream):
         self.traffic.sent += len(data)
 
     async def read(self, n: int | None = None) -> bytes:
-        """See `TrioTCPStream`."""
-        data = bytes(await super().read(n))
+        """See `TrioTCPStream`; a stranger's length prefix does not decide how much memory is taken."""
+        data = bytes(await super().read(MAX_READ if n is None else min(n, MAX_READ)))
         self.traffic.received += len(data)
         return data
 

@@ -90,17 +90,19 @@ class FastMuxer(IMuxedConn):
 
     async def start(self) -> None:
         """Run the link until it ends."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_outbox)
-                nursery.start_soon(self._keep_alive)
-                self.event_started.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_outbox)
+            nursery.start_soon(self._keep_alive)
+            self.event_started.set()
+            try:
                 await self._receive()
+            finally:
+                # Before the tasks are cancelled: one may stand in a record that it must not cut, and
+                # only the end of the connection lets it go.
+                with trio.move_on_after(CLOSE_PATIENCE) as scope:
+                    scope.shield = True
+                    await self.close()
                 nursery.cancel_scope.cancel()
-        finally:
-            with trio.move_on_after(CLOSE_PATIENCE) as scope:
-                scope.shield = True
-                await self.close()
 
     async def close(self) -> None:
         """End the link and all its streams."""

@@ -53,6 +53,13 @@ log = logging.getLogger(__name__)
 CONNECT_PATIENCE: Final = 5.0
 """Seconds for a TCP connection. A guess: a SYN is repeated after 1 and 3 seconds."""
 HANDSHAKE_PATIENCE: Final = 10.0
+TCP_WATCH: Final = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 35_000,
+}
+"""Seconds, seconds, probes, milliseconds: like our muxer's pings."""
 STOCK_PIECE: Final = 1 << 20
 STREAM_ERRORS: Final = (BaseLibp2pError, OSError, trio.ClosedResourceError, trio.BrokenResourceError)
 """How a stream of the library fails."""
@@ -130,15 +137,27 @@ class Transport(TCP):
     async def dial(self, maddr: Any) -> RawConnection:
         """See `TCP`; used by the library's own dials."""
         raw = await super().dial(maddr)
-        return RawConnection(TcpStream(raw.stream.stream, self._traffic), True)
+        return RawConnection(_watched(raw.stream.stream, self._traffic), True)
 
     def create_listener(self, handler_function: Any) -> TCPListener:
         """See `TCP`."""
 
         async def handle(stream: TrioTCPStream) -> None:
-            await self._accept(TcpStream(stream.stream, self._traffic))
+            await self._accept(_watched(stream.stream, self._traffic))
 
         return TCPListener(handle)
+
+
+def _watched(stream: trio.SocketStream, traffic: Traffic) -> TcpStream:
+    """Return the connection, counted, and ended by the system when the other machine is gone.
+
+    Our muxer pings; the standard one does not end a link that nobody answers on.
+    """
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in TCP_WATCH.items():
+        if hasattr(socket, name):  # no two systems know the same ones
+            stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return TcpStream(stream, traffic)
 
 
 def check_port_free(address: Address) -> None:
@@ -186,6 +205,7 @@ class Network:
         self._announce = announce
         self._max_links = max_links
         self._half_open: Counter[str] = Counter()
+        self._own_dials: set[tuple[str, int]] = set()
         store = PeerStore()
         store.add_key_pair(self.id, keys)
         self.swarm = Swarm(
@@ -213,7 +233,7 @@ class Network:
         async def guarded(stream: Any) -> None:
             try:
                 await inner(stream)
-            except Exception:
+            except Exception:  # the boundary to the library's handlers, which raise anything
                 log.debug("a stream handler failed", exc_info=True)
                 with trio.move_on_after(1):
                     await stream.reset()
@@ -236,7 +256,7 @@ class Network:
         Raises:
             DialFault: with the reason.
         """
-        stream = TcpStream(await _connect(address), self.traffic)
+        stream = _watched(await _connect(address), self.traffic)
         try:
             with trio.fail_after(HANDSHAKE_PATIENCE):
                 return await self._secure_outbound(address, stream, on_secured)
@@ -246,7 +266,7 @@ class Network:
             raise DialFault("wrong key") from error
         except DialFault:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a stranger's answer makes the library raise
             log.debug("handshake with %s failed", address, exc_info=True)
             raise DialFault("not a shoal node") from error
 
@@ -254,6 +274,8 @@ class Network:
         self, address: Address, stream: TcpStream, on_secured: Callable[[Any, PeerId], bool]
     ) -> Any:
         kept = False
+        local = stream.stream.socket.getsockname()[:2]
+        self._own_dials.add(local)
         try:
             raw = RawConnection(stream, True)
             expected = ID.from_base58(address.peer) if address.peer else None
@@ -268,6 +290,7 @@ class Network:
             kept = True
             return connection
         finally:
+            self._own_dials.discard(local)
             if not kept:
                 await trio.aclose_forcefully(stream.stream)
 
@@ -288,10 +311,11 @@ class Network:
                 secured = await self.swarm.upgrader.upgrade_security(RawConnection(stream, False), False)
                 peer = secured.get_remote_peer()
                 if peer == self.id:
-                    self.on_own_identity(from_socket(*remote) if remote else None)
+                    if remote not in self._own_dials:  # else it is we who dialled us, and know
+                        self.on_own_identity(from_socket(*remote) if remote else None)
                     return
                 muxed = await self.swarm.upgrader.upgrade_connection(secured, peer)
-        except Exception:
+        except Exception:  # whatever a stranger's handshake makes the library raise
             self.refused["handshake"] += 1
             log.debug("a handshake failed", exc_info=True)
             return
