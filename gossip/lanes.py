@@ -123,18 +123,19 @@ class Outbox:
                     await stream.write(data)
                     sent(len(head) + len(data))
                 else:
-                    await stream.write(self._joined(prefix + head))
-                    sent(len(head))
+                    joined, count = self._joined(prefix + head)
+                    await stream.write(joined)
+                    sent(len(joined) - count * PREFIX.size)
             await self.wait_filled()
 
-    def _joined(self, first: bytes) -> bytes:
-        """Return this frame and the small ones right behind it as one piece."""
+    def _joined(self, first: bytes) -> tuple[bytes, int]:
+        """Return this frame and the small ones right behind it as one piece, and how many they are."""
         pieces, size = [first], len(first)
         while self._frames and not self._frames[0][1] and size < JOINED_BYTES:
             head, _ = self._frames.popleft()
             pieces.append(PREFIX.pack(len(head), 0) + head)
             size += len(pieces[-1])
-        return b"".join(pieces)
+        return b"".join(pieces), len(pieces)
 
 
 _buffers: Final = Buffers()

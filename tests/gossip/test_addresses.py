@@ -1,0 +1,87 @@
+"""Addresses: everything people type is read, everything else is refused with what would be right."""
+
+import pytest
+
+from crypto.keys import new_key, peer_id_of
+from gossip.addresses import Address, BadAddress, expand, expand_all, from_socket, parse, parse_listen
+
+PEER = peer_id_of(bytes(new_key().verify_key))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/ip4/192.0.2.7/tcp/4710", Address("ip4", "192.0.2.7", 4710)),
+        (f"/ip4/192.0.2.7/tcp/4710/p2p/{PEER}", Address("ip4", "192.0.2.7", 4710, PEER)),
+        ("/ip6/2001:db8::7/tcp/1", Address("ip6", "2001:db8::7", 1)),
+        ("/dns4/node.example/tcp/65535", Address("dns4", "node.example", 65535)),
+        (f"/dns/node_1.example/tcp/0/p2p/{PEER}", Address("dns", "node_1.example", 0, PEER)),
+        ("192.0.2.7:4710", Address("ip4", "192.0.2.7", 4710)),
+        ("[2001:db8::7]:4710", Address("ip6", "2001:db8::7", 4710)),
+        (" node.example:4710\n", Address("dns", "node.example", 4710)),
+        ("localhost:4710", Address("dns", "localhost", 4710)),
+    ],
+)
+def test_an_address_in_any_form_is_read(text: str, expected: Address) -> None:
+    assert parse(text) == expected
+    assert parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "node.example",
+        ":4710",
+        "node.example:",
+        "node.example:port",
+        "node.example:65536",
+        "node.example:-1",
+        "node.example:١",
+        "999.0.2.7:4710",
+        "[192.0.2.7]:4710",
+        "no such host:4710",
+        "a..b:4710",
+        "x" * 64 + ":4710",
+        "/ip4/192.0.2.7",
+        "/ip4/192.0.2.7/udp/4710",
+        "/ip4/192.0.2.7/tcp/4710/ws",
+        "/ip4/2001:db8::7/tcp/4710",
+        "/ip6/192.0.2.7/tcp/4710",
+        "/ip4/192.0.2.7/tcp/4710/p2p/",
+        "/ip4/192.0.2.7/tcp/4710/p2p/nobody",
+        f"/ip4/192.0.2.7/tcp/4710/p2p/{PEER[:-1]}",
+        f"/p2p/{PEER}",
+        f"/ip4/192.0.2.7/tcp/4710/p2p/{PEER}/p2p/{PEER}",
+        "/ip4/192.0.2.7/tcp/4710/" + "x" * 1000,
+        "/dns4/../tcp/4710",
+    ],
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(BadAddress):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["nonsense", "node.example:4710", f"/ip4/0.0.0.0/tcp/4710/p2p/{PEER}", ""])
+def test_one_listens_on_an_ip_address_only(text: str) -> None:
+    with pytest.raises(BadAddress, match="write /ip4/0.0.0.0/tcp/4710"):
+        parse_listen(text)
+
+
+def test_every_interface_stands_for_the_addresses_of_this_machine_loopback_last() -> None:
+    found = expand(Address("ip4", "0.0.0.0", 4710))
+    assert Address("ip4", "127.0.0.1", 4710) in found
+    assert [each.is_loopback for each in found] == sorted(each.is_loopback for each in found)
+    assert not any(each.is_any for each in found)
+    one = Address("ip4", "192.0.2.7", 4710)
+    assert expand(one) == [one]
+    assert expand_all([Address("ip4", "127.0.0.1", 4710), one, one]) == [
+        one,
+        Address("ip4", "127.0.0.1", 4710),
+    ]
+
+
+def test_an_end_of_a_socket_is_printed_as_a_multiaddr() -> None:
+    assert str(from_socket("192.0.2.7", 1).of(PEER)) == f"/ip4/192.0.2.7/tcp/1/p2p/{PEER}"
+    assert str(from_socket("fe80::1%eth0", 1)) == "/ip6/fe80::1/tcp/1"

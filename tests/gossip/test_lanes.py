@@ -1,0 +1,137 @@
+"""Lanes: frames in order, bounds before memory, buffers used again but never while in use."""
+
+import gc
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from gossip.core import Data
+from gossip.errors import RemoteViolation
+from gossip.lanes import (
+    BULK,
+    CONTROL,
+    JOINED_BYTES,
+    MAX_DATA_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_QUEUED,
+    PREFIX,
+    Buffers,
+    LinkBroken,
+    Outbox,
+    read_frame,
+)
+
+
+class Pipe:
+    """What is written can be read."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = bytearray(data)
+        self.writes: list[int] = []
+
+    async def write(self, data: Data) -> None:
+        self.data += data
+        self.writes.append(len(data))
+
+    async def read_into(self, view: memoryview) -> None:
+        if len(self.data) < len(view):
+            raise LinkBroken("the pipe is empty")
+        view[:] = self.data[: len(view)]
+        del self.data[: len(view)]
+
+
+async def sent(outbox: Outbox, pipe: Pipe) -> list[int]:
+    """Send all that waits; return the payload sizes that were counted."""
+    counted: list[int] = []
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.send_to, pipe, counted.append)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    return counted
+
+
+def test_frames_come_out_as_they_were_queued() -> None:
+    async def main() -> None:
+        for lane, frames in (
+            (CONTROL, [(b"a" * size, b"") for size in (0, 1, 1000, MAX_HEAD_BYTES)]),
+            (BULK, [(b"head", b"d" * size) for size in (1, 1000, MAX_DATA_BYTES)]),
+        ):
+            outbox, pipe = Outbox(lane), Pipe()
+            for head, data in frames:
+                assert outbox.put(head, data)
+            counted = await sent(outbox, pipe)
+            assert sum(counted) == sum(len(head) + len(data) for head, data in frames)
+            for head, data in frames:
+                read_head, read_data = await read_frame(pipe, lane)
+                assert (read_head, bytes(read_data)) == (head, data)
+            with pytest.raises(LinkBroken):
+                await read_frame(pipe, lane)
+
+    trio.run(main)
+
+
+def test_small_frames_that_wait_are_written_together() -> None:
+    async def main() -> None:
+        outbox, pipe = Outbox(CONTROL), Pipe()
+        for _ in range(1000):
+            outbox.put(bytes(1000), b"")
+        await sent(outbox, pipe)
+        assert len(pipe.writes) < 10
+        assert max(pipe.writes) < JOINED_BYTES + 1000 + PREFIX.size
+
+    trio.run(main)
+
+
+def test_a_queue_that_is_full_takes_nothing() -> None:
+    outbox = Outbox(CONTROL)
+    for _ in range(MAX_QUEUED[CONTROL]):
+        assert outbox.put(b"x", b"")
+    assert not outbox.put(b"x", b"")
+    assert len(outbox) == MAX_QUEUED[CONTROL]
+
+
+@pytest.mark.parametrize(
+    ("lane", "head", "data", "reason"),
+    [
+        (CONTROL, MAX_HEAD_BYTES + 1, 0, "head too large"),
+        (CONTROL, 0xFFFFFFFF, 0, "head too large"),
+        (CONTROL, 1, 1, "data too large"),
+        (BULK, MAX_HEAD_BYTES + 1, 0, "head too large"),
+        (BULK, 0, MAX_DATA_BYTES + 1, "data too large"),
+        (BULK, 0, 0xFFFFFFFF, "data too large"),
+    ],
+)
+def test_lengths_beyond_all_frames_are_refused_before_anything_is_read(
+    lane: str, head: int, data: int, reason: str
+) -> None:
+    async def main() -> None:
+        with pytest.raises(RemoteViolation) as caught:
+            await read_frame(Pipe(PREFIX.pack(head, data)), lane)
+        assert caught.value.reason == reason
+
+    trio.run(main)
+
+
+def test_a_buffer_is_used_again_when_the_last_view_of_it_is_gone() -> None:
+    buffers = Buffers()
+    first = buffers.take(1000)
+    first[:] = b"\x01" * 1000
+    vector = np.frombuffer(first, np.uint8)[10:20]
+    del first
+    gc.collect()
+    second = buffers.take(1000)
+    second[:] = b"\x02" * 1000
+    assert bytes(vector) == b"\x01" * 10
+    del vector
+    assert bytes(buffers.take(1000)) == b"\x01" * 1000
+
+
+def test_free_buffers_are_bounded() -> None:
+    buffers = Buffers(keep_bytes=5000)
+    lent = [buffers.take(size) for size in range(1, 3000, 100)]
+    del lent
+    assert sum(size * len(same) for size, same in buffers._free.items()) <= 5000
+    assert not buffers._lent
