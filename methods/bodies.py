@@ -72,9 +72,10 @@ def read_all(bodies: Iterable[tuple[PeerId, bytes]], read: Callable[[bytes], T])
     return Bodies(tuple(values), refused)
 
 
-def capped(counts: Sequence[int]) -> list[int]:
-    """Return counts, none above `CAP` times the median (of an even number, the lower of the middle two)."""
-    if not counts:
-        return []
-    median = sorted(counts)[(len(counts) - 1) // 2]
-    return [min(count, CAP * median) for count in counts]
+def cap(counts: Sequence[int]) -> int:
+    """Return the most that a peer may count: `CAP` times the median of those who count at all.
+
+    Of an even number of peers, the lower of the middle two.
+    """
+    counted = sorted(count for count in counts if count > 0)
+    return CAP * counted[(len(counted) - 1) // 2] if counted else 0

@@ -20,7 +20,7 @@ from gossip.runspec import TensorSpec
 from methods.base import Trained
 from methods.errors import BadOption, BadTask, Diverged, Interrupted
 from methods.objective import Objective, Penultimate
-from methods.task import Task, count, to_device
+from methods.task import Examples, Task, batch_of, count, to_device
 
 PREDICTION_BATCH = 1024
 
@@ -179,6 +179,14 @@ class TorchLearner:
                 outputs.append(self.model(part.to(self.device)).cpu())
                 hidden.append(seen.z.cpu())
         return torch.cat(outputs), torch.cat(hidden)
+
+    def score(self, params: Vector, data: Examples) -> tuple[int, int]:
+        """Return how many of the (x, label) examples the model at these params gets right, of how many."""
+        if count(data) == 0:
+            return 0, 0
+        x, y = batch_of(data, torch.arange(count(data)))
+        outputs, _ = self.predict(params, x)
+        return int((outputs.argmax(-1) == y).sum()), count(data)
 
     def _optimizer(self, name: str, weights: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         match name:

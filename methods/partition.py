@@ -52,3 +52,19 @@ def dirichlet(
             richest = max(shares, key=len)
             share.append(richest.pop(int(dice.integers(len(richest)))))
     return [np.array(sorted(share), np.int64) for share in shares]
+
+
+def uniform(examples: int, peers: int, *, seed: int, spread: float = 0.0) -> list[Indices]:
+    """Split examples at random into shares of one size, or of sizes within `spread` of their mean.
+
+    Raises:
+        BadOption: the spread is not from 0 to below 1, or there are fewer examples than peers.
+    """
+    if not 0 <= spread < 1:
+        raise BadOption(f"spread = {spread}: choose how far sizes differ from their mean, from 0 to below 1")
+    if examples < peers:
+        raise BadOption(f"{examples} examples are too few for {peers} shares")
+    dice = np.random.default_rng([seed, 4])
+    sizes = 1 + spread * (2 * dice.random(peers) - 1)
+    cuts = np.rint(np.cumsum(sizes)[:-1] / sizes.sum() * examples).astype(np.int64)
+    return [np.sort(part) for part in np.split(dice.permutation(examples), cuts)]
