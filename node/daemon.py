@@ -177,7 +177,10 @@ class Daemon:
     # --- the trainer ------------------------------------------------------------------------------
 
     async def _run_trainer(self, line: TrainerLine) -> None:
-        command = trainer_command(self.config.run, self.home.find_socket("trainer"), self.home.state_dir)
+        module = self.config.testing.trainer
+        command = trainer_command(
+            self.config.run, self.home.find_socket("trainer"), self.home.state_dir, module
+        )
         supervisor = Supervisor(
             command,
             failure=lambda: self.rounds.failure,

@@ -26,8 +26,10 @@ class TrainerError(UserError):
     """The trainer cannot start: mend what it says, then start the node again."""
 
 
-def trainer_command(run: RunConfig, socket_path: Path, state_dir: Path) -> list[str]:
-    """Return the command line of the trainer process."""
+def trainer_command(
+    run: RunConfig, socket_path: Path, state_dir: Path, module: str = "node.trainer"
+) -> list[str]:
+    """Return the command line of the trainer process, which runs `module`."""
     spec = {
         "name": run.name,
         "task": run.task,
@@ -45,7 +47,7 @@ def trainer_command(run: RunConfig, socket_path: Path, state_dir: Path) -> list[
     return [
         sys.executable,
         "-m",
-        "node.trainer",
+        module,
         "--socket",
         str(socket_path),
         "--state-dir",

@@ -34,8 +34,10 @@ TASKS: Final = Path(__file__).with_name("tasks")
 """Where nodes are started: tasks are imported from there."""
 NODE: Final = (sys.executable, "-m", "node")
 QUIET: Final = ("--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--http-port", "0")
-TRAIN: Final = ("--task", "paced:Paced", "--option", "steps=5")
-"""Rounds of about 0.25 s that cost next to no computing."""
+TRAIN: Final = ("--task", "light:Light", "--option", "steps=5")
+"""Rounds of 0.25 s by a trainer that computes next to nothing (tests/tasks/light.py)."""
+TORCH: Final = ("--task", "paced:Paced", "--option", "steps=5")
+"""The same with the real trainer (tests/tasks/paced.py)."""
 
 
 def wait_until(what: str, condition: Callable[[], T | None], seconds: float = DEADLINE) -> T:
@@ -68,6 +70,7 @@ class Node:
 
     def start(self, *flags: str, environ: Mapping[str, str] | None = None) -> None:
         """Start the process; a second time in the same home, as its user would."""
+        trainer = "light" if "light:Light" in flags else "node.trainer"
         assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -76,7 +79,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(**(environ or {})),
+                env=environment(SHOAL_TESTING_TRAINER=trainer, **(environ or {})),
                 # A group of its own, with which its trainer can be ended too.
                 start_new_session=True,
             )
@@ -133,7 +136,7 @@ class Node:
             return None
         try:
             children = psutil.Process(self.process.pid).children()
-            return next((each for each in children if "node.trainer" in each.cmdline()), None)
+            return next((each for each in children if "--spec" in each.cmdline()), None)
         except psutil.NoSuchProcess:
             return None
 

@@ -4,13 +4,12 @@ import signal
 from pathlib import Path
 
 import pytest
-
-from swarm import TRAIN, Node, Swarm, averaged, wait_agreement, wait_until
+from swarm import TORCH, TRAIN, Node, Swarm, averaged, wait_agreement, wait_until
 
 pytestmark = pytest.mark.slow
 
 # Parts of several chunks, so that a node can die in the middle of one.
-LARGE = (*TRAIN, "--option", "lr=0.001", "--task-option", "hidden=121000")
+LARGE = (*TRAIN, "--task-option", "numel=1600000")
 PROMPT = 10.0
 """Seconds; a round in which a node dies must not wait for the patience of 15 s to end."""
 
@@ -85,8 +84,8 @@ def test_a_node_that_is_killed_while_it_fetches_the_state_gets_it_later(tmp_path
 
 def test_a_killed_trainer_is_started_again_while_its_node_stays(tmp_path: Path) -> None:
     with Swarm(tmp_path) as swarm:
-        one = swarm.start("one", *TRAIN, "--wait-for", "2")
-        two = swarm.start("two", *TRAIN, "--wait-for", "2", join=one)
+        one = swarm.start("one", *TORCH, "--wait-for", "2")
+        two = swarm.start("two", *TORCH, "--wait-for", "2", join=one)
         two.wait("trains", lambda status: status.round >= 2)
         first = two.trainer
         assert first is not None

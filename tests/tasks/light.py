@@ -1,0 +1,94 @@
+"""A trainer without torch, which starts in a moment: for tests of the swarm around it.
+
+    shoal start --task light:Light    with SHOAL_TESTING_TRAINER=light
+
+It runs a real method over a real line to the daemon; only the learning is made up: `pause` seconds per step,
+after which the params have moved a little, by each node and round in a way of its own.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from gossip.core import Vector
+from gossip.errors import GossipError
+from gossip.runspec import TensorSpec
+from methods.base import Method, Trained
+from methods.errors import Interrupted
+from methods.registry import all_options, load_method
+from node import ipc
+from node.session import LineLost, Session
+from node.trainer_spec import TrainerSpec, run_spec
+
+
+class Light:
+    """The task and its learner in one; the options say how long a step takes and how large the model is."""
+
+    examples = 64
+
+    def __init__(self, pause: float = 0.05, numel: int = 200, seed: int = 0) -> None:
+        """`seed`: of this node's own learning."""
+        self.pause, self.numel, self.seed = pause, numel, seed
+        self.is_interrupted: Callable[[], bool] = lambda: False
+        self.is_hurried: Callable[[], bool] = lambda: False
+
+    def train(self, params: Vector, *, steps: int, lr: float, round_: int, **_: Any) -> Trained:
+        """See `methods.base.Learner`."""
+        taken = 0
+        while taken < steps and not self.is_hurried():
+            if self.is_interrupted():
+                raise Interrupted("the node asked to stop")
+            time.sleep(self.pause)
+            taken += 1
+        trained = params.copy()
+        trained[::1000] += lr * np.random.default_rng((self.seed, round_)).standard_normal(
+            len(trained[::1000]), dtype=np.float32
+        )
+        return Trained(trained, 1.0 / (1 + round_), taken, taken)
+
+
+def run(line: ipc.Line, spec: TrainerSpec) -> None:
+    """Run rounds until the daemon wants no more."""
+    method: Method = load_method(spec.method, spec.options)
+    light = Light(**spec.task_options)  # type: ignore[arg-type]  # a wrong option is the test's fault
+    initial = method.init(np.zeros(light.numel, dtype=np.float32))
+    tensors = (TensorSpec("all", "float32", (light.numel,)),)
+    session = Session(
+        line,
+        run_spec(spec, all_options(method), tensors, ()),
+        method,
+        initial,
+        device="cpu",
+        examples=light.examples,
+    )
+    light.is_interrupted, light.is_hurried = session.is_interrupted, session.is_hurried
+    while (begin := session.wait_begin()) is not None:
+        try:
+            state, report = session.answer(begin, method.round(session.state(begin), light, begin.round))
+        except (GossipError, Interrupted) as error:
+            session.idle(begin, f"{type(error).__name__}: {error}")
+        else:
+            session.finish(begin, state, report)
+
+
+def main() -> None:
+    """See node/trainer.py."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(levelname)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    given = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    line = ipc.Line(given["--socket"])  # type: ignore[arg-type]
+    try:
+        run(line, msgspec.json.decode(given["--spec"], type=TrainerSpec))
+    except LineLost:
+        logging.info("trainer %d: the node is gone", os.getpid())
+
+
+if __name__ == "__main__":
+    main()
