@@ -31,7 +31,10 @@ import msgspec
 import numpy as np
 
 from crypto.keys import PeerId
+from gossip.chunks import Chunks, weighted_mean
+from gossip.codecs import Feedback
 from gossip.core import Data, Drop, Effects, Send, SetTimer, Vector
+from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
 from gossip.messages import Abandon, Alive, Claim, Cut, Part, Reduced, Yield
 
@@ -54,6 +57,8 @@ class AveragingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which members that are merely slow are left out; learned."""
     max_norm: float = 1e15
     """The largest Euclidean norm of a chunk that is believed."""
+    codec: str = "float32"
+    """How numbers travel (gossip/codecs.py). Equal on all peers."""
     chunk_numel: int = CHUNK_NUMEL
     """Numbers per chunk. Equal on all peers."""
 
@@ -79,42 +84,41 @@ class _Collected:
     """By member: (ballot, mask, mean), shown in answer to a claim."""
 
 
-def raw(vector: Vector) -> memoryview:
-    """Return the bytes of a vector, without a copy."""
-    return vector.data.cast("B")
-
-
-def bounds(numel: int, shares: tuple[int, ...]) -> list[int]:
-    """Return the n + 1 borders of the parts, in integers, so that everyone cuts alike."""
-    total = sum(shares)
-    if total == 0:
-        shares, total = (1,) * len(shares), len(shares)
-    edges, seen = [0], 0
-    for share in shares:
-        seen += share
-        edges.append(numel * seen // total)
-    return edges
+def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
+    """Tell whether numbers may take part: finite, and not absurdly large."""
+    # One pass: a NaN or an infinity anywhere makes the square sum not finite.
+    return bool(np.dot(numbers, numbers) <= max_norm**2)
 
 
 class Averaging:
     """One member's side of one all-reduce. See the module's docstring."""
 
     def __init__(
-        self, me: PeerId, group: Group, index: int, vector: Vector, weight: float, config: AveragingConfig
+        self,
+        me: PeerId,
+        group: Group,
+        index: int,
+        vector: Vector,
+        weight: float,
+        config: AveragingConfig,
+        feedback: Feedback | None = None,
     ) -> None:
-        """`vector` float32 [n] is the contribution and becomes the mean, in place."""
+        """`vector` float32 [n] is the contribution and becomes the mean, in place.
+
+        `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated.
+        """
         self.group, self.index, self.config = group, index, config
         self.result: Exchanged | None = None
         self.is_left_out = False
         self.lost_members: list[PeerId] = []
         self._members = group.members
         self._mine = group.members.index(me)
-        self._vector, self._weight = vector, weight
-        self._edges = bounds(vector.size, group.shares)
+        self._weight = weight
+        self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback)
         self._alive = set(range(len(group.members)))
         self._ballot = [0] * len(group.members)
-        self._masks: list[list[int]] = [[0] * self._n_chunks(p) for p in self._all()]
-        self._at_ballot: list[list[int]] = [[0] * self._n_chunks(p) for p in self._all()]
+        self._masks: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
+        self._at_ballot: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
         self._missing = sum(len(masks) for masks in self._masks)
         self._collected: dict[int, dict[int, _Collected]] = {}
         self._claimed: set[int] = set()
@@ -122,9 +126,6 @@ class Averaging:
         self._cut_by: set[int] = set()
         self._heard: dict[int, float] = {}
         self._began = 0.0
-        # Means we made live apart from the vector: it is written anew next round, while a slow
-        # member's copy may still wait to be sent.
-        self._made: dict[int, Vector] = {}
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -202,7 +203,7 @@ class Averaging:
         part, chunk = message.part, message.chunk
         if self._owner(part, message.ballot) != self._mine or message.ballot != self._ballot[part]:
             return []
-        if not self._fits(part, chunk, data):
+        if not self._chunks.fits(part, chunk, data):
             return self._violation(member, "wrong chunk size", now)
         if self._is_mean(part, chunk):
             return []
@@ -212,7 +213,7 @@ class Averaging:
     def _handle_reduced(self, member: int, message: Reduced, data: Data, now: float) -> Effects:
         part, chunk = message.part, message.chunk
         mask = int.from_bytes(message.contributors, "big")
-        if not self._fits(part, chunk, data) or not 0 < mask < 1 << len(self._members):
+        if not self._chunks.fits(part, chunk, data) or not 0 < mask < 1 << len(self._members):
             return self._violation(member, "wrong mean", now)
         if self._owner(part, self._ballot[part]) == self._mine and part in self._claimed:
             if self._is_mean(part, chunk):
@@ -224,10 +225,13 @@ class Averaging:
         self._ballot[part] = message.ballot
         if self._is_mean(part, chunk) and message.ballot <= self._at_ballot[part][chunk]:
             return []
-        mean = np.frombuffer(data, np.float32)
-        if not self._is_sane(mean):
+        mean = self._chunks.read(part, chunk, data)
+        if mean is None or not self._is_sane(mean):
             return self._violation(member, "mean is not finite", now)
-        return self._store(part, chunk, message.ballot, mask, mean, now)
+        if self.is_over:
+            return []
+        self._chunks.store(part, chunk, data, mean)
+        return self._note_mean(part, chunk, message.ballot, mask)
 
     def _handle_yield(self, member: int, message: Yield, now: float) -> Effects:
         part, ballot = message.part, message.ballot
@@ -260,34 +264,26 @@ class Averaging:
     def _contribute(self, part: int) -> Effects:
         """Give the part's owner, chunk by chunk, the mean if we have it, else our contribution."""
         owner, ballot = self._owner(part, self._ballot[part]), self._ballot[part]
-        if owner == self._mine:
-            effects: Effects = []
-            for chunk in range(len(self._masks[part])):
-                if not self._is_mean(part, chunk):
-                    own = raw(self._view(part, chunk))
-                    self._of(part, chunk).parts[self._mine] = (own, self._weight)
-                    effects += self._reduce_if_complete(part, chunk, self._heard[self._mine])
-            return effects
-        effects = []
+        effects: Effects = []
         for chunk, mask in enumerate(self._masks[part]):
-            if mask:
+            if owner == self._mine:
+                if not mask:
+                    self._of(part, chunk).parts[self._mine] = (b"", self._weight)
+                    effects += self._reduce_if_complete(part, chunk, self._heard[self._mine])
+            elif mask:
                 effects.append(self._mean_message(owner, part, chunk, self._at_ballot[part][chunk]))
-                continue
-            head = Part(self.group.id, self.index, part, chunk, ballot, self._weight)
-            effects.append(Send(self._members[owner], head, raw(self._view(part, chunk))))
+            else:
+                head = Part(self.group.id, self.index, part, chunk, ballot, self._weight)
+                effects.append(Send(self._members[owner], head, self._chunks.contribution(part, chunk)))
         return effects
 
     def _means(self, part: int, member: int, ballot: int) -> Effects:
         return [self._mean_message(member, part, chunk, ballot) for chunk in range(len(self._masks[part]))]
 
     def _mean_message(self, member: int, part: int, chunk: int, ballot: int) -> Send:
-        made = self._made.get(part)
-        lo, hi = self._span(part, chunk)
-        # A copy: the vector is written anew next round, while this may still wait to be sent.
-        mean = self._vector[lo:hi].copy() if made is None else self._slice_of_made(part, chunk, made)
         mask = self._masks[part][chunk].to_bytes(8, "big")
         head = Reduced(self.group.id, self.index, part, chunk, ballot, mask)
-        return Send(self._members[member], head, raw(mean))
+        return Send(self._members[member], head, self._chunks.mean(part, chunk))
 
     # --- reducing ---------------------------------------------------------------------------------
 
@@ -295,53 +291,52 @@ class Averaging:
         held = self._of(part, chunk)
         if self._is_mean(part, chunk) or not self._alive <= held.parts.keys() | held.means.keys():
             return []
-        ballot = self._ballot[part]
         if held.means:
-            _, mask, data = max(held.means.values(), key=lambda shown: shown[0])
-            mean = np.frombuffer(data, np.float32).copy()
+            member, (_, mask, data) = max(held.means.items(), key=lambda shown: shown[1][0])
+            shown = self._chunks.read(part, chunk, data)
+            if shown is None or not self._is_sane(shown):
+                del held.means[member]
+                return self._violation(member, "mean is not finite", now)
+            self._chunks.store(part, chunk, data, shown)
         else:
-            bad = [m for m in sorted(held.parts) if not self._is_sane(self._numbers(held, m))]
-            if bad:
-                effects: Effects = []
-                for member in bad:
-                    del held.parts[member]
-                    effects += self._violation(member, "contribution is not finite", now)
-                return effects + self._reduce_if_complete(part, chunk, now)
-            mean, mask = self._mean(part, chunk, held)
+            mean = self._mean(part, chunk, held)
+            if mean is None or not self._is_sane(mean, slack=2.0):
+                return self._blame(part, chunk, held, now)
+            self._chunks.make(part, chunk, mean)
+            mask = sum(1 << member for member in held.parts)
         del self._collected[part][chunk]
-        made = self._made.setdefault(
-            part, np.empty(self._edges[part + 1] - self._edges[part], dtype=np.float32)
-        )
-        self._slice_of_made(part, chunk, made)[:] = mean
-        effects = self._store(part, chunk, ballot, mask, mean, now)
+        effects = self._note_mean(part, chunk, self._ballot[part], mask)
         for member in sorted(self._alive - {self._mine}):
-            effects.append(self._mean_message(member, part, chunk, ballot))
+            effects.append(self._mean_message(member, part, chunk, self._ballot[part]))
         return effects
 
-    def _mean(self, part: int, chunk: int, held: _Collected) -> tuple[Vector, int]:
-        members = sorted(held.parts)
-        weights = [held.parts[member][1] for member in members]
-        total = sum(weights)
-        if total <= 0:
-            weights, total = [1.0] * len(weights), float(len(weights))
-        lo, hi = self._span(part, chunk)
-        mean = np.zeros(hi - lo, dtype=np.float32)
-        term = np.empty_like(mean)
-        mask = 0
+    def _mean(self, part: int, chunk: int, held: _Collected) -> Vector | None:
         # In member order, so that the sum rounds alike whatever arrived first.
-        for member, weight in zip(members, weights, strict=True):
-            np.multiply(self._numbers(held, member), np.float32(weight / total), out=term)
-            mean += term
-            mask |= 1 << member
-        return mean, mask
+        members = sorted(held.parts)
+        vectors = [self._numbers(part, chunk, held, member) for member in members]
+        known = [vector for vector in vectors if vector is not None]
+        if len(known) < len(vectors):
+            return None
+        return weighted_mean(known, [held.parts[member][1] for member in members])
 
-    def _store(self, part: int, chunk: int, ballot: int, mask: int, mean: Vector, now: float) -> Effects:
+    def _blame(self, part: int, chunk: int, held: _Collected, now: float) -> Effects:
+        """Find who made a mean impossible, and go on without them."""
+        effects: Effects = []
+        for member in sorted(held.parts):
+            numbers = self._numbers(part, chunk, held, member)
+            if numbers is not None and self._is_sane(numbers):
+                continue
+            if member == self._mine:
+                raise LocalViolation("a contribution that is not finite was let in by this node itself")
+            del held.parts[member]
+            effects += self._violation(member, "contribution is not finite", now)
+        return effects + self._reduce_if_complete(part, chunk, now)
+
+    def _note_mean(self, part: int, chunk: int, ballot: int, mask: int) -> Effects:
         if self.is_over:
             return []
-        lo, hi = self._span(part, chunk)
         self._missing -= not self._is_mean(part, chunk)
         self._masks[part][chunk], self._at_ballot[part][chunk] = mask, ballot
-        self._vector[lo:hi] = mean
         if self._missing:
             return []
         everyone = -1
@@ -413,36 +408,17 @@ class Averaging:
     def _owner(self, part: int, ballot: int) -> int:
         return (part + ballot) % len(self._members)
 
-    def _n_chunks(self, part: int) -> int:
-        return -(-(self._edges[part + 1] - self._edges[part]) // self.config.chunk_numel)
-
-    def _span(self, part: int, chunk: int) -> tuple[int, int]:
-        lo = self._edges[part] + chunk * self.config.chunk_numel
-        return lo, min(lo + self.config.chunk_numel, self._edges[part + 1])
-
-    def _view(self, part: int, chunk: int) -> Vector:
-        lo, hi = self._span(part, chunk)
-        return self._vector[lo:hi]
-
-    def _slice_of_made(self, part: int, chunk: int, made: Vector) -> Vector:
-        lo, hi = self._span(part, chunk)
-        return made[lo - self._edges[part] : hi - self._edges[part]]
-
-    def _fits(self, part: int, chunk: int, data: Data) -> bool:
-        if chunk >= len(self._masks[part]):
-            return False
-        lo, hi = self._span(part, chunk)
-        return len(data) == 4 * (hi - lo)
-
     def _is_mean(self, part: int, chunk: int) -> bool:
         return self._masks[part][chunk] != 0
 
-    def _is_sane(self, numbers: Vector) -> bool:
-        # One pass: a NaN or an infinity anywhere makes the square sum not finite.
-        return bool(np.dot(numbers, numbers) <= self.config.max_norm**2)
+    def _is_sane(self, numbers: Vector, slack: float = 1.0) -> bool:
+        # `slack` for means: rounding must not make a mean worse than everything in it.
+        return is_sane(numbers, slack * self.config.max_norm)
 
-    def _numbers(self, held: _Collected, member: int) -> Vector:
-        return np.frombuffer(held.parts[member][0], np.float32)
+    def _numbers(self, part: int, chunk: int, held: _Collected, member: int) -> Vector | None:
+        if member == self._mine:
+            return self._chunks.view(part, chunk)
+        return self._chunks.read(part, chunk, held.parts[member][0])
 
     def _of(self, part: int, chunk: int) -> _Collected:
         return self._collected.setdefault(part, {}).setdefault(chunk, _Collected())

@@ -22,8 +22,9 @@ import msgspec
 import numpy as np
 
 from crypto.keys import PeerId
+from gossip.averaging import CHUNK_NUMEL, Averaging, AveragingConfig, is_sane
 from gossip.averaging import TIMER as AVERAGING
-from gossip.averaging import CHUNK_NUMEL, Averaging, AveragingConfig
+from gossip.codecs import CODECS, Feedback
 from gossip.commands import (
     AddAddress,
     Attach,
@@ -155,6 +156,8 @@ class Member:
         self.exchange: Averaging | Gathering | None = None
         self.fetching: Fetching | None = None
         self.serving = Serving()
+        self.feedback: dict[int, Feedback] = {}
+        """By ask of a round: what lossy codecs owe. The node keeps it over restarts."""
         self._mergeable = False
         self.sequence = sequence
         self._addresses: tuple[str, ...] = ()
@@ -240,6 +243,9 @@ class Member:
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
         if self.phase is not Phase.WORKING and self.phase is not Phase.APPLYING:
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
+        if isinstance(event, Contribute) and not is_sane(event.vector):
+            text = "this node's own contribution is not finite: lower the learning rate"
+            return [Notify(Failed("GossipError", text))]
         effects: Effects = [SetTimer(INFINITY, HURRY)]
         self._pending = event
         self._asked_at = now
@@ -480,7 +486,10 @@ class Member:
         self.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self._asked_at)
         if isinstance(pending, Contribute):
-            self.exchange = Averaging(self.me, group, pending.index, pending.vector, pending.weight, config)
+            config = msgspec.structs.replace(config, codec=self.spec.codec if self.spec else "float32")
+            self.exchange = Averaging(
+                self.me, group, pending.index, pending.vector, pending.weight, config, self._feedback(pending)
+            )
         else:
             self.exchange = Gathering(self.me, group, pending.index, pending.body, config)
         effects = self._after_exchange(self.exchange.begin(now), now)
@@ -510,6 +519,15 @@ class Member:
             text = f"{least} of at least {self.spec.quorum} peers contributed"
             return [*effects, Notify(Failed("TooFew", text))]
         return [*effects, Notify(result)]
+
+    def _feedback(self, pending: Contribute) -> Feedback | None:
+        """What lossy codecs owe; per ask of a round, and only for vectors of one size."""
+        if self.spec is None or not CODECS[self.spec.codec].needs_feedback:
+            return None
+        known = self.feedback.get(pending.index)
+        if known is None or known.sent.size != pending.vector.size:
+            known = self.feedback[pending.index] = Feedback(pending.vector.size)
+        return known
 
     def _check_stalled(self, now: float) -> Effects:
         """Leave an exchange that drags on when a member of it has the round's state already."""

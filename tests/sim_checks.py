@@ -14,7 +14,8 @@ import numpy as np
 
 from crypto.keys import PeerId
 from gossip import commands
-from gossip.averaging import Averaging, bounds
+from gossip.averaging import Averaging
+from gossip.chunks import bounds
 from gossip.gathering import Gathering
 from gossip.member import Phase
 from gossip.statehash import state_hash
