@@ -26,6 +26,7 @@ from node.testnet_processes import (
     RECORD_NAME,
     NodeRecord,
     Record,
+    describe,
     is_running,
     newest,
     read_record,
@@ -40,6 +41,8 @@ BASE: Final = Path("testnet")
 """Where testnets lie unless told otherwise; a folder per start."""
 LINES: Final = 10
 """How often progress is told where there is no terminal."""
+SILENCE: Final = 20.0
+"""Seconds after which a line is told there even without progress."""
 
 app = typer.Typer(
     name="testnet",
@@ -128,9 +131,8 @@ def up(
     console = Console(stderr=as_json, highlight=False)
     where = new_directory(directory)
     tools = _tools()
-    console.print(
-        f"{plan.nodes} nodes, {plan.method} on {plan.task}, {plan.rounds} rounds; all of it in {where}"
-    )
+    opening = f"{plan.nodes} nodes, {plan.method} on {plan.task}, {plan.rounds} rounds; all of it in {where}"
+    console.print(opening, soft_wrap=True)
     if detach:
         with Display(console) as display:
             testnet.up_detached(plan, where, screen=display, tools=tools)
@@ -188,6 +190,7 @@ class Display:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._told_round = -1
+        self._told_at = 0.0
         self._told_progress = ""
         self._nodes: RenderableType = ""
 
@@ -210,7 +213,9 @@ class Display:
             return
         round_ = lowest_round(nodes)
         step = max(1, plan.rounds // LINES)
-        if round_ >= self._told_round + step or (round_ == plan.rounds > self._told_round):
+        due = seconds >= self._told_at + SILENCE or round_ >= self._told_round + step
+        if due or (round_ == plan.rounds > self._told_round):
+            self._told_at = seconds
             self._told_round = round_ - round_ % step
             self._console.print(line_of(plan, nodes, seconds), soft_wrap=True)
 
@@ -249,7 +254,7 @@ def status(directory: Dir = None, as_json: Json = False) -> None:
     finally:
         watcher.close()
     for node, observed in zip(record.nodes, watcher.nodes, strict=True):
-        observed.gone = not is_running(node)
+        observed.process = describe(node)
     if as_json:
         sys.stdout.write(_status_json(record, watcher.nodes) + "\n")
         return

@@ -100,6 +100,13 @@ def is_running(node: NodeRecord) -> bool:
         return False
 
 
+def describe(node: NodeRecord) -> str:
+    """Say what explains that a node is silent: not running, or frozen; else nothing."""
+    if not is_running(node):
+        return "not running"
+    return "frozen" if psutil.Process(node.pid).status() == psutil.STATUS_STOPPED else ""
+
+
 def send_signal(node: NodeRecord, number: int, *, group: bool = False) -> bool:
     """Signal a node, or its whole group with the trainer; False where it has ended."""
     if not is_running(node):

@@ -53,8 +53,8 @@ class Row:
 def row_of(node: Observed, hash_styles: dict[str, str]) -> Row:
     """Describe one node."""
     status = node.status
-    if node.gone and not node.answers:
-        return Row(node.name, "not running", "red")
+    if node.process and not node.answers:
+        return Row(node.name, node.process, "red")
     if status is None:
         if node.exit_code is None:
             return Row(node.name, "starting", "dim")

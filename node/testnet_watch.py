@@ -43,8 +43,8 @@ class Observed:
     """Of its process; None while it runs."""
     left: int | None = None
     """The exit code after it was asked to leave; None where it ended before, or was not asked."""
-    gone: bool = False
-    """Whether its process has ended nobody knows how: it was not ours to wait for."""
+    process: str = ""
+    """What the system says of its process where that explains silence: not running, frozen."""
 
     @property
     def finished(self) -> bool:

@@ -141,7 +141,9 @@ def test_a_killed_node_is_shown_as_such_and_cannot_be_killed_again(run: Run, swa
 
 
 @pytest.mark.slow
-def test_a_frozen_node_stands_still_until_it_is_thawed(run: Run, swarm: Record) -> None:
+def test_a_frozen_node_stands_still_until_it_is_thawed(
+    run: Run, swarm: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def round_() -> int:
         status = testnet_fakes.fetch_status(Path(swarm.nodes[0].home))
         return status.round if status else -1
@@ -149,6 +151,8 @@ def test_a_frozen_node_stands_still_until_it_is_thawed(run: Run, swarm: Record) 
     assert run("pause", "1").stdout.startswith("node-1 frozen")
     wait_until(lambda: Path(f"/proc/{swarm.nodes[0].pid}/stat").read_text().split()[2] == "T")
     frozen = round_()
+    monkeypatch.setattr(testnet_cli, "fetch_status", lambda home: None)
+    assert run("status").stdout.count("frozen") == 1
     assert run("resume", "1").stdout == "node-1 goes on\n"
     wait_until(lambda: round_() > frozen)
 

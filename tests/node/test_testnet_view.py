@@ -54,7 +54,7 @@ def test_a_node_that_fell_silent_or_died_is_told_apart() -> None:
     silent, killed, ended, gone = (node(i) for i in range(1, 5))
     silent.take(None)
     killed.exit_code, ended.exit_code = -9, 2
-    gone.gone, gone.answers = True, False
+    gone.process, gone.answers = "not running", False
     phases = [row_of(observed, {}).phase for observed in (silent, killed, ended, gone)]
     assert phases == ["does not answer", "was killed by signal 9", "ended with code 2", "not running"]
 
