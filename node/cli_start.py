@@ -125,6 +125,7 @@ def _run(home: Home, flags: dict[str, object]) -> int:
     from node.preflight import check
 
     config, _ = load(home.path, flags, os.environ)
+    home.check_free()  # before the ports, which that node may hold
     check(config)
     write_settings(home)
     home.load_or_create_key()

@@ -158,11 +158,7 @@ class Home:
         with ExitStack() as stack:
             holder = stack.enter_context(_flock(self.lock_file, str(self.path)))
             if holder is not None:
-                pid, _ = holder
-                raise BadHome(
-                    f"a node runs in {self.path} already (pid {pid});"
-                    f" stop it with: shoal stop --home {self.path}"
-                )
+                raise self._in_use(holder[0])
             by_identity = runtime_dir(environ) / f"{peer}.lock"
             holder = stack.enter_context(_flock(by_identity, str(self.path)))
             if holder is not None:
@@ -172,6 +168,20 @@ class Home:
                     f" give this node its own with: shoal init --force --home {self.path}"
                 )
             yield
+
+    def check_free(self) -> None:
+        """Say early that a node runs here; only `locked` makes sure that none does.
+
+        Raises:
+            BadHome: a node runs here already.
+        """
+        if self.is_running():
+            raise self._in_use(self.running_pid() or 0)
+
+    def _in_use(self, pid: int) -> BadHome:
+        return BadHome(
+            f"a node runs in {self.path} already (pid {pid}); stop it with: shoal stop --home {self.path}"
+        )
 
     def running_pid(self) -> int | None:
         """Return the pid that the last node here wrote down; if it was killed, it is gone."""

@@ -384,8 +384,9 @@ def test_stop_waits_until_the_node_has_ended(shoal: Run, node: FakeNode, home: P
     fails(shoal("stop"), "no node runs in")
 
 
-def test_a_key_in_use_is_not_replaced(shoal: Run, node: FakeNode) -> None:
+def test_a_home_in_use_is_neither_started_again_nor_given_another_key(shoal: Run, node: FakeNode) -> None:
     with node:
+        fails(shoal("start"), f"already (pid {os.getpid()}); stop it with: shoal stop")
         fails(shoal("init", "--force"), "shoal stop")
 
 
