@@ -20,8 +20,9 @@ from functools import partial
 import trio
 
 from crypto.keys import short
+from gossip.codecs import Feedback
 from gossip.commands import AddAddress, Goodbye, RemoveAddress, SetAddresses
-from gossip.core import PeerFound
+from gossip.core import PeerFound, Vector
 from gossip.drive import Driver
 from gossip.libp2p_host import open_host
 from gossip.member import Member, MemberConfig
@@ -32,6 +33,7 @@ from node.config import NodeConfig
 from node.errors import UserError
 from node.failpoints import Failpoint
 from node.home import Home
+from node.private_state import PrivateState
 from node.report import Reporter
 from node.rounds import Rounds
 from node.status import RoundStatus, Status
@@ -60,6 +62,7 @@ class Daemon:
         self.failure: UserError | None = None
         # The newest state is what counts: one that was not yet written when the next came is skipped.
         self._to_save: tuple[Checkpoint, RunSpec] | None = None
+        self._feedback: PrivateState | None = None
         self._save_wake = trio.Event()
         self._jobs_in, self._jobs = trio.open_memory_channel[Callable[[], None]](1000)
 
@@ -83,7 +86,7 @@ class Daemon:
                 command=self.driver.command,
                 save=self._save_soon,
                 record=self._record,
-                set_run=lambda run: setattr(codec, "run", run),
+                set_run=self._set_run,
             )
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._remember
@@ -213,13 +216,37 @@ class Daemon:
                     checkpoint.previous_hash,
                     checkpoint.vector.copy(),
                 )
+                owed = self._owed()
                 await trio.to_thread.run_sync(self._save, copy, spec)
+                if owed and self._feedback is not None:
+                    await trio.to_thread.run_sync(self._feedback.save, owed)
                 continue
             await self._save_wake.wait()
 
     def _save_last(self) -> None:
         if self._to_save is not None:
             self._save(*self._to_save)
+        if self._feedback is not None:
+            self._feedback.save(self._owed())
+
+    def _owed(self) -> dict[str, Vector]:
+        """Return copies of what lossy codecs owe, by ask and direction."""
+        return {
+            f"{index}.{side}": getattr(feedback, side).copy()
+            for index, feedback in self.driver.member.feedback.items()
+            for side in ("sent", "made")
+        }
+
+    def _set_run(self, run: bytes) -> None:
+        """Tell the codec of messages the run, and find what lossy codecs owe from before a restart."""
+        self.driver.codec.run = run
+        assert self.rounds.spec is not None
+        self._feedback = PrivateState(self.home.state_dir, self.rounds.spec, "feedback")
+        for name, vector in (self._feedback.load() or {}).items():
+            index, _, side = name.partition(".")
+            if index.isdigit() and side in ("sent", "made"):
+                feedback = self.driver.member.feedback.setdefault(int(index), Feedback(vector.size))
+                setattr(feedback, side, vector)
 
     def _save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
         shared = [(tensor.name, tensor.numel) for tensor in spec.shared]

@@ -10,6 +10,7 @@ import socket
 import sys
 from importlib.machinery import PathFinder
 
+from gossip.codecs import CODECS
 from methods.registry import load_method
 from node.config import NodeConfig
 from node.errors import BadConfig
@@ -19,7 +20,7 @@ def check(config: NodeConfig) -> None:
     """Look at ports, task and method.
 
     Raises:
-        BadConfig: a port is in use, or the task cannot be found.
+        BadConfig: a port is in use, the task cannot be found, or the codec does not fit.
         MethodsError: no such method, or it has no such option.
     """
     for address in config.network.listen:
@@ -29,9 +30,22 @@ def check(config: NodeConfig) -> None:
         family_ = socket.AF_INET6 if ":" in config.http.host else socket.AF_INET
         _check_port(family_, config.http.host, config.http.port, "--http-port")
     if config.run.task:
-        load_method(config.run.method, config.run.options)
+        method = load_method(config.run.method, config.run.options)
+        _check_codec(config.run.codec, config.run.method, averages_params=method.mergeable)
         if config.run.trainer == "spawn":
             _check_task(config.run.task)
+
+
+def _check_codec(name: str, method: str, *, averages_params: bool) -> None:
+    codec = CODECS.get(name)
+    if codec is None:
+        raise BadConfig(f"no codec {name!r}; there are {', '.join(CODECS)}: choose one with --codec")
+    if codec.deltas_only and averages_params:
+        fitting = ", ".join(name for name, each in CODECS.items() if not each.deltas_only)
+        raise BadConfig(
+            f"codec {name} leaves most numbers out, and {method} averages params, not changes:"
+            f" take --method diloco, or --codec {fitting}"
+        )
 
 
 def _check_port(family: socket.AddressFamily, host: str, port: int, flag: str) -> None:

@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 class PrivateState:
     """The private state of one run, in one folder."""
 
-    def __init__(self, state_dir: Path, spec: RunSpec) -> None:
-        """`state_dir`: the node's own; it exists."""
-        self._path = state_dir / f"private-{run_id(spec).hex()[:16]}.safetensors"
+    def __init__(self, state_dir: Path, spec: RunSpec, kind: str = "private") -> None:
+        """`state_dir`: the node's own; it exists. `kind`: whose it is, the beginning of the file's name."""
+        self._path = state_dir / f"{kind}-{run_id(spec).hex()[:16]}.safetensors"
 
     def load(self) -> dict[str, Vector] | None:
         """Return what was saved last, or None."""
