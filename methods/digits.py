@@ -4,8 +4,10 @@ A quarter of the digits, stratified by label, is the test set of every node. The
 private shares by labels (methods/partition.py): each node computes the same split and keeps its own part.
 """
 
-from typing import Final
+from typing import Final, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -13,6 +15,9 @@ from torch import nn
 
 from methods.partition import dirichlet, parse_share
 from methods.task import Task
+
+Images: TypeAlias = npt.NDArray[np.float64]
+Labels: TypeAlias = npt.NDArray[np.int64]
 
 TEST_FRACTION: Final = 0.25
 MAX_PIXEL: Final = 16.0
@@ -30,10 +35,7 @@ class Digits(Task):
             BadOption: an option makes no sense.
         """
         mine, shares = parse_share(share)
-        x, y = load_digits(return_X_y=True)
-        x_train, x_test, y_train, y_test = train_test_split(
-            x / MAX_PIXEL, y, test_size=TEST_FRACTION, random_state=0, stratify=y
-        )
+        x_train, x_test, y_train, y_test = load_split()
         part = dirichlet(y_train, shares, alpha=alpha, seed=seed, minimum=minimum)[mine]
         self._train = _tensors(x_train[part], y_train[part])
         self._test = _tensors(x_test, y_test)
@@ -49,6 +51,18 @@ class Digits(Task):
     def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Task`."""
         return self._test
+
+
+def load_split() -> tuple[Images, Images, Labels, Labels]:
+    """Return training images, test images, training labels, test labels; equal on every node.
+
+    Images are float64 [n, 64] from 0 to 1.
+    """
+    x, y = load_digits(return_X_y=True)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x / MAX_PIXEL, y, test_size=TEST_FRACTION, random_state=0, stratify=y
+    )
+    return x_train, x_test, y_train, y_test
 
 
 def _tensors(x: object, y: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,12 +13,12 @@ A task is installed code, named by its owner. It never comes from a peer.
 
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import default_collate
+from torch.utils.data import Subset, default_collate
 
 from gossip.runspec import Scalar
 from methods.errors import BadTask, TaskNotFound
@@ -26,6 +26,8 @@ from methods.options import call_with_options
 
 Examples: TypeAlias = Any
 """A torch Dataset, or a tuple of tensors of equal length, such as (x, y)."""
+
+Role: TypeAlias = Literal["body", "head", "frozen"]
 
 TASKS: Final[Mapping[str, str]] = {"digits": "methods.digits:Digits"}
 """Built-in name -> module:Class."""
@@ -76,6 +78,13 @@ class Task:
             right += int((model(x).argmax(-1) == y).sum())
         return {"accuracy": right / count(data)}
 
+    def role(self, name: str) -> Role:
+        """Say what a tensor of the model is to methods that train only parts; all is body unless overridden.
+
+        `body`: fine-tuned, or masked. `head`: the classifier on top. `frozen`: left as it is.
+        """
+        return "body"
+
     def optimizer(self, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """Return the optimizer of local work; SGD without momentum unless overridden."""
         return torch.optim.SGD(params, lr=lr)
@@ -91,6 +100,13 @@ def batch_of(data: Examples, indices: torch.Tensor) -> Any:
     if isinstance(data, tuple):
         return tuple(tensor[indices] for tensor in data)
     return default_collate([data[i] for i in indices.tolist()])
+
+
+def subset(data: Examples, indices: torch.Tensor) -> Examples:
+    """Return the examples at these places, as data of the same kind."""
+    if isinstance(data, tuple):
+        return tuple(tensor[indices] for tensor in data)
+    return Subset(data, indices.tolist())
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
