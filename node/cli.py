@@ -88,18 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (typer.TyperException, typer.Abort, UserError, MethodsError, BaseExceptionGroup) as error:
-        if "--debug" in arguments[:1]:
+        explained = None if "--debug" in arguments[:1] else _explain(error)
+        if explained is None:
             raise
-        return _explain(error)
+        return explained
     return code if isinstance(code, int) else 0
 
 
-def _explain(error: BaseException) -> int:
-    """Print what a person caused as one line.
-
-    Raises:
-        BaseException: the error itself, where no person caused it: a bug is loud.
-    """
+def _explain(error: BaseException) -> int | None:
+    """Print what a person caused as one line; None where no person did: a bug is loud."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     match error:
@@ -115,7 +112,7 @@ def _explain(error: BaseException) -> int:
         case MethodsError():
             text, code = str(error), 2
         case _:
-            raise error
+            return None
     print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
