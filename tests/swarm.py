@@ -33,7 +33,8 @@ DEADLINE: Final = 60.0
 TASKS: Final = Path(__file__).with_name("tasks")
 """Where nodes are started: tasks are imported from there."""
 NODE: Final = (sys.executable, "-m", "node")
-QUIET: Final = ("--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--http-port", "0")
+QUIET: Final = ("--no-mdns", "--http-port", "0")
+LOOPBACK: Final = "/ip4/127.0.0.1/tcp/{}"
 TRAIN: Final = ("--task", "light:Light", "--option", "steps=5")
 """Rounds of 0.25 s by a trainer that computes next to nothing (tests/tasks/light.py)."""
 TORCH: Final = ("--task", "paced:Paced", "--option", "steps=5")
@@ -71,10 +72,11 @@ class Node:
     def start(self, *flags: str, environ: Mapping[str, str] | None = None) -> None:
         """Start the process; a second time in the same home, as its user would."""
         trainer = "light" if "light:Light" in flags else "node.trainer"
+        listen = () if "--listen" in flags else ("--listen", LOOPBACK.format(0))
         assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*NODE, "start", "--home", str(self.home), *QUIET, *flags],
+                [*NODE, "start", "--home", str(self.home), *QUIET, *listen, *flags],
                 cwd=TASKS,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
