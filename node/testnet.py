@@ -209,12 +209,12 @@ class Testnet:
         node = self.nodes[index - 1]
         if exit_code is None or node.exit_code is not None:
             return
-        node.exit_code = exit_code
+        node.exit_code, node.last_words = exit_code, last_line(self.log(index))
         if self._guard:
             self._guard.unwatch(self._processes[index].pid)
         if node.status is None:
             raise NodeFailed(
-                f"{node.name} {ended_how(exit_code)} before it answered: {last_line(self.log(index))} "
+                f"{node.name} {ended_how(exit_code)} before it answered: {node.last_words} "
                 f"(all of it: {self.log(index)})"
             )
 
@@ -241,8 +241,10 @@ def last_line(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - 4096))
-        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it wrote nothing"
+        text = file.read().decode("utf-8", "replace")
+    # The frames that Python draws around grouped errors say nothing.
+    lines = [line.strip(" |+-") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "it wrote nothing")
 
 
 def up(plan: Plan, directory: Path, *, screen: Screen, tools: Tools, keep: bool = False) -> Result:
@@ -269,7 +271,7 @@ def up(plan: Plan, directory: Path, *, screen: Screen, tools: Tools, keep: bool 
             if killed:
                 screen.tell(f"did not leave in time and were killed: {', '.join(killed)}")
         local_only: list[float] = []
-        if not asked and plan.shares:
+        if not asked and plan.shares and any(node.finished for node in net.nodes):
             local_only = _train_alone(net, guard, interrupts, screen)
         elif not plan.shares:
             local_only = [node.accuracy for node in net.nodes if node.accuracy is not None]

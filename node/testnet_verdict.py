@@ -147,8 +147,7 @@ def _all_finished(plan: Plan, nodes: Sequence[Observed]) -> Check:
     for node in nodes:
         if not node.finished:
             round_ = node.status.round if node.status else 0
-            ended = "" if node.exit_code is None else f", its process {ended_how(node.exit_code)}"
-            faults.append(f"{node.name} stands at round {round_} of {plan.rounds}{ended}")
+            faults.append(f"{node.name} stands at round {round_} of {plan.rounds}")
     return _check("every node finished every round", faults, f"{plan.rounds} rounds on {plan.nodes} nodes")
 
 
@@ -159,7 +158,7 @@ def ended_how(exit_code: int) -> str:
 
 def _no_restart(plan: Plan, nodes: Sequence[Observed]) -> Check:
     faults = [f"{node.name} had {len(node.pids)} processes" for node in nodes if len(node.pids) > 1] + [
-        f"{node.name} {ended_how(node.exit_code)} before the end"
+        f"{node.name} {ended_how(node.exit_code)}{node.last_words and ': '}{node.last_words}"
         for node in nodes
         if node.exit_code is not None and not node.finished
     ]

@@ -41,6 +41,8 @@ class Observed:
     """Whether it answered when it was asked last."""
     exit_code: int | None = None
     """Of its process; None while it runs."""
+    last_words: str = ""
+    """The last line of its log, where it ended by itself."""
     left: int | None = None
     """The exit code after it was asked to leave; None where it ended before, or was not asked."""
     process: str = ""
