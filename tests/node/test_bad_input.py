@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from swarm import LOOPBACK, TORCH, TRAIN, Node, Swarm
+from swarm import TORCH, TRAIN, Node, Swarm
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def test_a_port_that_another_node_has_is_named_with_the_flag(tmp_path: Path) -> 
     with Swarm(tmp_path) as swarm:
         one = swarm.start("one")
         port = one.address.split("/")[4]
-        two = swarm.start("two", "--listen", LOOPBACK.format(port))
+        two = swarm.start("two", "--listen", f"/ip4/127.0.0.1/tcp/{port}")
         assert_ends_with_one_line(two, f"port {port} on 127.0.0.1 is in use", "--port", code=2)
 
 
