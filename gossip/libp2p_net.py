@@ -11,8 +11,9 @@ Only Noise is offered, under the names of `gossip.fast_link` first; never plaint
 import errno
 import logging
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Final
 
 import multiaddr
@@ -23,8 +24,10 @@ from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.trio import TrioTCPStream
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
@@ -66,6 +69,10 @@ STREAM_ERRORS: Final = (BaseLibp2pError, OSError, trio.ClosedResourceError, trio
 MAX_HALF_OPEN: Final = 64
 """Connections that have not said who they are."""
 MAX_HALF_OPEN_PER_IP: Final = 32
+
+
+may_dial: ContextVar[bool] = ContextVar("may_dial", default=False)
+"""Whether the library may dial in this task and those it starts."""
 
 
 class LaneStream:
@@ -185,6 +192,30 @@ def check_port_free(address: Address) -> None:
             raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
 
 
+class _Swarm(Swarm):
+    """Dials only for those who may; the library's GossipSub dials whom it has just lost."""
+
+    async def dial_peer(self, peer_id: ID) -> list[Any]:
+        """See `Swarm`.
+
+        Raises:
+            SwarmException: nobody answered, or the task may not dial.
+        """
+        if not may_dial.get():
+            raise SwarmException("no link, and this part of the library may not dial")
+        return list(await super().dial_peer(peer_id))
+
+
+class _NoAutoConnector(AutoConnector):
+    """Dials nobody. The library's dials everybody it has heard of, also whom we have just dropped."""
+
+    async def maybe_connect(self) -> None:
+        """See `AutoConnector`."""
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """See `AutoConnector`."""
+
+
 class Network:
     """The library's host with our transport, security and muxer in it."""
 
@@ -205,17 +236,16 @@ class Network:
         self._announce = announce
         self._max_links = max_links
         self._half_open: Counter[str] = Counter()
-        self._own_dials: set[tuple[str, int]] = set()
+        self._own_dials: deque[tuple[str, int]] = deque(maxlen=MAX_HALF_OPEN)
         store = PeerStore()
         store.add_key_pair(self.id, keys)
-        self.swarm = Swarm(
+        self.swarm = _Swarm(
             self.id,
             store,
             TransportUpgrader(security, muxers),
             transports=[Transport(self.traffic, self._accept)],
             connection_config=ConnectionConfig(
-                # The library would dial whom it knows, close what it finds too many, and count
-                # connections that are gone; all three are decided here.
+                # The library would close what it finds too many; how many there are is decided here.
                 min_connections=0,
                 low_watermark=0,
                 high_watermark=max_links,
@@ -223,6 +253,7 @@ class Network:
                 max_connections_per_peer=64,
             ),
         )
+        self.swarm.auto_connector = _NoAutoConnector(self.swarm)
         self.host = BasicHost(self.swarm, addrs_factory=lambda _: [_multiaddr(a) for a in self.addresses()])
         self._guard_handlers()
 
@@ -274,8 +305,7 @@ class Network:
         self, address: Address, stream: TcpStream, on_secured: Callable[[Any, PeerId], bool]
     ) -> Any:
         kept = False
-        local = stream.stream.socket.getsockname()[:2]
-        self._own_dials.add(local)
+        self._own_dials.append(stream.stream.socket.getsockname()[:2])
         try:
             raw = RawConnection(stream, True)
             expected = ID.from_base58(address.peer) if address.peer else None
@@ -290,7 +320,6 @@ class Network:
             kept = True
             return connection
         finally:
-            self._own_dials.discard(local)
             if not kept:
                 await trio.aclose_forcefully(stream.stream)
 

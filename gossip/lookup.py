@@ -32,7 +32,7 @@ from crypto.keys import PeerId
 from gossip.addresses import BadAddress, parse
 from gossip.core import Learned
 from gossip.host import Announced, HostConfig
-from gossip.libp2p_net import Network
+from gossip.libp2p_net import Network, may_dial
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,7 @@ class Rendezvous:
 
     async def run(self) -> None:
         """Carry the DHT, provide the key, and look who else does, until cancelled."""
+        may_dial.set(True)  # a lookup asks peers that others named
         dht = KadDHT(self._network.host, DHTMode.SERVER, strict_validation=True)
         async with background_trio_service(dht):
             while True:

@@ -1,0 +1,71 @@
+"""Real hosts on loopback for tests: made, linked, and read without surprises."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
+
+from crypto.keys import new_key
+from gossip.addresses import parse
+from gossip.core import PeerFound
+from gossip.fast_link import suites_by_speed
+from gossip.host import HostConfig, HostEvent
+from gossip.lanes import CONTROL
+from gossip.libp2p_host import Libp2pHost
+from gossip.libp2p_net import LaneStream, Network
+from gossip.peer_links import VERSION, Hello
+
+E = TypeVar("E", bound=Any)
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+
+
+def config(**changes: Any) -> HostConfig:
+    """Return a config for loopback, without mDNS and DHT."""
+    return HostConfig(**{"listen": (LOOPBACK,), "mdns": False, "dht": False, **changes})
+
+
+async def wait_for(host: Libp2pHost, kind: type[E]) -> E:
+    """Return the next event, which has to be of this kind."""
+    with trio.fail_after(10):
+        event: HostEvent = await host.next_event()
+        assert isinstance(event, kind), event
+        return event
+
+
+async def nothing_follows(host: Libp2pHost, seconds: float = 0.3) -> None:
+    """Check that nothing happens for a while."""
+    with trio.move_on_after(seconds):
+        event = await host.next_event()
+        raise AssertionError(event)
+
+
+async def link(one: Libp2pHost, other: Libp2pHost) -> None:
+    """Dial, and take the events of both sides."""
+    address = other.addresses()[0]
+    one.dial_nowait(address)
+    assert await wait_for(one, PeerFound) == PeerFound(other.me, address, "direct")
+    assert await wait_for(other, PeerFound) == PeerFound(one.me, "", "direct")
+
+
+@asynccontextmanager
+async def stranger(fast: bool = True) -> AsyncIterator[Network]:
+    """Run a libp2p node that speaks none of our protocols unless the test does."""
+    suites = suites_by_speed() if fast else ()
+    network = Network(new_key(), suites=suites, announce=[], max_links=64)
+    async with background_trio_service(network.swarm):
+        await network.swarm.listen(Multiaddr(LOOPBACK))
+        yield network
+        await network.close_links()
+        await network.swarm.close()
+
+
+async def attack(network: Network, victim: Libp2pHost, hello: bytes | None = None) -> tuple[Any, LaneStream]:
+    """Open a control stream by hand, and say hello; return the connection and the stream."""
+    connection = await network.dial(parse(victim.addresses()[0]), lambda _muxed, _peer: True)
+    stream = await network.open_lane(connection, CONTROL)
+    assert stream is not None
+    await stream.write(Hello(VERSION, "shoal", b"attacker").frame() if hello is None else hello)
+    return connection, stream
