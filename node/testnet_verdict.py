@@ -178,11 +178,10 @@ def _quorum(plan: Plan, nodes: Sequence[Observed]) -> Check:
         for round_ in node.rounds.values()
         if round_.outcome != "synced" and round_.contributors < quorum
     ]
-    smallest = min(
-        (r.contributors for node in nodes for r in node.rounds.values() if r.outcome == "averaged"), default=0
-    )
-    if not smallest and not faults:
-        faults = ["no round was averaged"]
+    counts = [r.contributors for node in nodes for r in node.rounds.values() if r.outcome != "synced"]
+    smallest = min(counts, default=0)
+    if not counts:
+        faults = ["no round led to a state"]
     return _check("every round met its quorum", faults, f"at least {smallest} contributors, quorum {quorum}")
 
 

@@ -130,6 +130,11 @@ def test_a_node_that_never_answered_leaves_no_equal_state() -> None:
     assert result.accuracy_mean is None
 
 
+def test_a_swarm_of_one_is_its_own_quorum() -> None:
+    history = [round_status(i, accuracy=0.95, contributors=1, outcome="alone") for i in (1, 2)]
+    assert judge(Plan(nodes=1, rounds=2), [observed(1, history)], seconds=1.0).verdict
+
+
 def test_a_round_fetched_from_the_others_needs_no_contributors() -> None:
     nodes = swarm()
     nodes[1].rounds[2] = round_status(2, contributors=0, outcome="synced")
