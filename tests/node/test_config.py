@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from node.config import NodeConfig, load, settings, variable
@@ -138,6 +139,7 @@ def test_a_slip_in_a_flag_is_one_line_with_the_flag(
     assert words in problem(tmp_path, flags={name: value})
 
 
+@settings_of_hypothesis(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(max_size=12), st.text(max_size=12), max_size=3))
 def test_no_environment_ends_in_anything_but_settings_or_one_line(environ: dict[str, str]) -> None:
     named = {f"SHOAL_{key}": value for key, value in environ.items()}
