@@ -11,20 +11,27 @@ which nobody needs any more: one buffer serves both.
 Whoever notices a lost owner moves to the next ballot and yields to the next owner, who claims the part
 from everyone. To a claim each member answers, chunk by chunk, with the mean if it has one
 and else with its contribution; a member that has promised itself to a ballot takes no means of lower
-ones. The new owner adopts the mean of the highest ballot it is shown, and reduces again only what
-nobody has. That is single-decree Paxos per chunk (Lamport, The Part-Time Parliament, 1998), with
-the mean as value; it makes all members that stay connected end with the same bytes. One that does not is
-told apart by its state hash and fetches the state of the others.
+ones. The new owner waits for all that live, adopts the mean of the highest ballot it is shown, and reduces
+again only what nobody has. That is single-decree Paxos per chunk (Lamport, The Part-Time Parliament, 1998),
+with the mean as value.
 
-Waiting: a member that sends nothing for `stall` seconds is lost (those that wait themselves say that they are
-alive); one that is alive but slow is cut at `cut`. It is told, and a member cut by half of the others gives
-up: the round went on without it.
+    reducing --every mean is here--> done --all that live are done--> over
+
+Nobody leaves before all that live are done: so whoever takes a part over finds what was made of it, and the
+memory of the vector is nobody's but the exchange's until the end. `Done` says what the means are made of;
+where members were told different things, since links failed between some of them, the most common outcome
+stands and the others give up: they fetch the state of those that went on.
+
+Waiting: a member that sends nothing for `stall` seconds is lost (all say that they are alive); one that is
+alive but slow is cut at `cut`. It is told, and a member cut by half of the others gives up: the round went
+on without it. Who is not linked to us is lost from the start; parts reach it through others.
 
 A member that dies leaves its chunks in the means that are made already, and nothing in the others: each
 mean names its contributors.
 """
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, TypeAlias
 
 import msgspec
@@ -36,16 +43,18 @@ from gossip.codecs import Feedback
 from gossip.core import Data, Drop, Effects, Send, SetTimer, Vector
 from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
-from gossip.messages import Abandon, Alive, Claim, Cut, Part, Reduced, Yield
+from gossip.messages import Abandon, Alive, Claim, Cut, Done, Part, Reduced, Yield
 
 CHUNK_NUMEL: Final = 1 << 18
 TIMER: Final = "averaging"
-BEATS: Final = 4
-"""Signs of life per `stall`, so that one that is late is not taken for death."""
+BEAT: Final = 0.25
+"""Seconds between signs of life: a quarter of the shortest `stall` that anybody learns."""
 OWNER_GRACE: Final = 1.5
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
+DONE_GRACE: Final = 2.0
+"""And those that are not done, later still: they may be waiting for an owner."""
 
-Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon
+Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
 
 
 class AveragingConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +86,7 @@ class Exchanged:
 
 @dataclass(slots=True)
 class _Collected:
-    """What an owner holds of a chunk that is not yet reduced."""
+    """What an owner holds of a chunk that is not yet reduced: every member's answer."""
 
     parts: dict[int, tuple[Data, float]] = field(default_factory=dict)
     means: dict[int, tuple[int, int, Data]] = field(default_factory=dict)
@@ -107,65 +116,67 @@ class Averaging:
 
         `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated.
         """
+        n_members = len(group.members)
         self.group, self.index, self.config = group, index, config
         self.result: Exchanged | None = None
         self.is_left_out = False
         self.lost_members: list[PeerId] = []
         self._members = group.members
-        self._mine = group.members.index(me)
+        self._number = {peer: number for number, peer in enumerate(group.members)}
+        self._mine = self._number[me]
         self._weight = weight
         self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback)
-        self._alive = set(range(len(group.members)))
-        self._ballot = [0] * len(group.members)
+        self._alive = set(range(n_members))
+        # Per part: the ballot we are promised to, and since when.
+        self._ballot = [0] * n_members
+        self._since = [0.0] * n_members
+        self._answered = [0] * n_members
         self._masks: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
         self._at_ballot: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
         self._missing = sum(len(masks) for masks in self._masks)
-        self._collected: dict[int, dict[int, _Collected]] = {}
-        self._claimed: set[int] = set()
-        self._answered = [0] * len(group.members)
+        # The parts that we reduce: under which ballot, and their chunks that are not yet reduced.
+        self._owning: dict[int, int] = {}
+        self._open: dict[int, dict[int, _Collected]] = {}
+        self._outcome = b""
+        self._done: dict[int, bytes] = {}
+        self._done_since = 0.0
         self._cut_by: set[int] = set()
+        self._told: set[int] = set()
         self._heard: dict[int, float] = {}
-        self._began = 0.0
 
     # --- commands ---------------------------------------------------------------------------------
 
     def begin(self, now: float) -> Effects:
         """Send every owner its chunks."""
-        self._began = now
+        self._since = [now] * len(self._members)
         self._heard = dict.fromkeys(self._all(), now)
         effects: Effects = []
-        for step in range(len(self._members)):
+        for step in range(1, len(self._members)):
             # Everyone starts with another owner, so that no owner is everyone's first.
             effects += self._contribute((self._mine + step) % len(self._members))
-        return [*effects, *self._tick(now)]
+        return [*effects, *self._collect(self._mine, 0, now), *self._tick(now)]
 
     def timer(self, now: float) -> Effects:
         """Show that we live, and give up on members that are silent or slower than the deadline."""
         if self.is_over:
             return []
-        senders, owners = self._waited_for()
         effects: Effects = []
-        for member in sorted(senders | owners):
-            grace = OWNER_GRACE if member in owners - senders else 1.0
-            silent = now - self._heard[member] >= self.config.stall
-            if silent or now - self._began >= grace * self.config.cut:
+        for member, due in sorted(self._waited_for().items()):
+            if now >= due or now - self._heard[member] >= self.config.stall:
+                self._told.add(member)
                 effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
                 effects += self._lose(member, now)
-        effects += [
-            Send(self._members[m], Alive(self.group.id, self.index))
-            for m in sorted(self._alive - {self._mine})
-        ]
+        if not self.is_over:
+            effects += self._to_all(Alive(self.group.id, self.index))
         return [*effects, *self._tick(now)]
 
     def lost(self, peer: PeerId, now: float) -> Effects:
-        """Go on without a member whose link is gone, or who abandons the exchange."""
-        member = self._member(peer)
-        return [] if member is None or member == self._mine else self._lose(member, now)
+        """Go on without a member whose link is gone."""
+        return self._lose(self._number[peer], now) if peer in self._number else []
 
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
-        gone = Abandon(self.group.id, self.index)
-        return [Send(self._members[m], gone) for m in sorted(self._alive - {self._mine})]
+        return self._to_all(Abandon(self.group.id, self.index))
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -176,71 +187,74 @@ class Averaging:
 
     def handle(self, peer: PeerId, message: Talk, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
-        member = self._member(peer)
-        if member is None or member == self._mine:
+        member = self._number.get(peer, self._mine)
+        if member == self._mine:
             return []
         self._heard[member] = now
         match message:
-            case Alive():
-                return []
             case Abandon():
                 return self._lose(member, now)
             case Cut():
                 return self._handle_cut(member, now)
-        if member not in self._alive or message.part >= len(self._members):
-            return []
+        if self.is_over or member not in self._alive:
+            return self._turn_away(member, message)
+        match message:
+            case Alive():
+                return []
+            case Done():
+                self._done[member] = message.outcome
+                return self._finish_if_all_done()
+        if message.part >= len(self._members) or message.ballot > len(self._members) ** 2:
+            return self._violation(member, "no such part", now)
         match message:
             case Part():
                 return self._handle_part(member, message, data, now)
             case Reduced():
                 return self._handle_reduced(member, message, data, now)
             case Yield():
-                return self._handle_yield(member, message, now)
+                return self._handle_yield(message, now)
             case Claim():
                 return self._handle_claim(member, message, now)
 
     def _handle_part(self, member: int, message: Part, data: Data, now: float) -> Effects:
         part, chunk = message.part, message.chunk
-        if self._owner(part, message.ballot) != self._mine or message.ballot != self._ballot[part]:
+        if self._owning.get(part) != message.ballot:
             return []
         if not self._chunks.fits(part, chunk, data):
             return self._violation(member, "wrong chunk size", now)
-        if self._is_mean(part, chunk):
+        held = self._open[part].get(chunk)
+        if held is None:
             return []
-        self._of(part, chunk).parts.setdefault(member, (data, message.weight))
+        held.parts.setdefault(member, (data, message.weight))
         return self._reduce_if_complete(part, chunk, now)
 
     def _handle_reduced(self, member: int, message: Reduced, data: Data, now: float) -> Effects:
-        part, chunk = message.part, message.chunk
+        part, chunk, ballot = message.part, message.chunk, message.ballot
         mask = int.from_bytes(message.contributors, "big")
         if not self._chunks.fits(part, chunk, data) or not 0 < mask < 1 << len(self._members):
             return self._violation(member, "wrong mean", now)
-        if self._owner(part, self._ballot[part]) == self._mine and part in self._claimed:
-            if self._is_mean(part, chunk):
+        if 0 < self._owning.get(part, 0) >= ballot:
+            # Somebody's answer to our claim, or what the former owner still sent: as good.
+            held = self._open[part].get(chunk)
+            if held is None:
                 return []
-            self._of(part, chunk).means.setdefault(member, (message.ballot, mask, data))
+            held.means.setdefault(member, (ballot, mask, data))
             return self._reduce_if_complete(part, chunk, now)
-        if self._owner(part, message.ballot) != member or message.ballot < self._ballot[part]:
+        if self._owner(part, ballot) != member or ballot < self._ballot[part]:
             return []
-        self._ballot[part] = message.ballot
-        if self._is_mean(part, chunk) and message.ballot <= self._at_ballot[part][chunk]:
+        self._promise(part, ballot, now)
+        if self._masks[part][chunk] and ballot <= self._at_ballot[part][chunk]:
             return []
         mean = self._chunks.read(part, chunk, data)
         if mean is None or not self._is_sane(mean):
             return self._violation(member, "mean is not finite", now)
-        if self.is_over:
-            return []
         self._chunks.store(part, chunk, data, mean)
-        return self._note_mean(part, chunk, message.ballot, mask)
+        return self._note_mean(part, chunk, ballot, mask, now)
 
-    def _handle_yield(self, member: int, message: Yield, now: float) -> Effects:
+    def _handle_yield(self, message: Yield, now: float) -> Effects:
         part, ballot = message.part, message.ballot
-        if self._owner(part, ballot) != self._mine or ballot < self._ballot[part]:
+        if self._owner(part, ballot) != self._mine or ballot <= self._ballot[part]:
             return []
-        if all(self._masks[part]):
-            # Nothing to claim: we have it all, and hand on what the yielder missed.
-            self._ballot[part] = ballot
-            return self._means(part, member, ballot)
         return self._take_over(part, ballot, now)
 
     def _handle_claim(self, member: int, message: Claim, now: float) -> Effects:
@@ -249,36 +263,40 @@ class Averaging:
             return []
         if ballot <= self._answered[part]:
             return []
-        self._ballot[part] = self._answered[part] = ballot
+        self._answered[part] = ballot
+        self._promise(part, ballot, now)
         return self._contribute(part)
 
     def _handle_cut(self, member: int, now: float) -> Effects:
         self._cut_by.add(member)
-        if 2 * len(self._cut_by) >= len(self._members) - 1 and self.result is None:
-            self.is_left_out = True
-            return [SetTimer(float("inf"), TIMER)]
+        self._told.add(member)
+        # With every mean in hand, it does not matter that others left.
+        if 2 * len(self._cut_by) >= len(self._members) - 1 and self._missing and not self.is_over:
+            return [*self.abandon(), *self._leave_out()]
         return self._lose(member, now)
+
+    def _turn_away(self, member: int, message: Talk) -> Effects:
+        """Tell a member once that we do not wait for it, or are over: it may not know."""
+        still_waits = member in self._done and isinstance(message, Alive | Done)
+        if member in self._told or self.is_left_out or (self.result is not None and still_waits):
+            return []
+        self._told.add(member)
+        return [Send(self._members[member], Cut(self.group.id, self.index))]
 
     # --- contributions ----------------------------------------------------------------------------
 
     def _contribute(self, part: int) -> Effects:
         """Give the part's owner, chunk by chunk, the mean if we have it, else our contribution."""
-        owner, ballot = self._owner(part, self._ballot[part]), self._ballot[part]
+        ballot = self._ballot[part]
+        owner = self._owner(part, ballot)
         effects: Effects = []
         for chunk, mask in enumerate(self._masks[part]):
-            if owner == self._mine:
-                if not mask:
-                    self._of(part, chunk).parts[self._mine] = (b"", self._weight)
-                    effects += self._reduce_if_complete(part, chunk, self._heard[self._mine])
-            elif mask:
+            if mask:
                 effects.append(self._mean_message(owner, part, chunk, self._at_ballot[part][chunk]))
             else:
                 head = Part(self.group.id, self.index, part, chunk, ballot, self._weight)
                 effects.append(Send(self._members[owner], head, self._chunks.contribution(part, chunk)))
         return effects
-
-    def _means(self, part: int, member: int, ballot: int) -> Effects:
-        return [self._mean_message(member, part, chunk, ballot) for chunk in range(len(self._masks[part]))]
 
     def _mean_message(self, member: int, part: int, chunk: int, ballot: int) -> Send:
         mask = self._masks[part][chunk].to_bytes(8, "big")
@@ -287,28 +305,48 @@ class Averaging:
 
     # --- reducing ---------------------------------------------------------------------------------
 
+    def _collect(self, part: int, ballot: int, now: float) -> Effects:
+        """Reduce a part under this ballot; our own answer is the first."""
+        self._ballot[part] = self._owning[part] = ballot
+        self._since[part] = now
+        chunks = self._open[part] = {chunk: _Collected() for chunk in range(len(self._masks[part]))}
+        for chunk, held in chunks.items():
+            mask = self._masks[part][chunk]
+            if mask:
+                shown = (self._at_ballot[part][chunk], mask, self._chunks.mean(part, chunk))
+                held.means[self._mine] = shown
+            else:
+                held.parts[self._mine] = (b"", self._weight)
+        return self._reduce_what_is_complete(part, now)
+
+    def _reduce_what_is_complete(self, part: int, now: float) -> Effects:
+        effects: Effects = []
+        for chunk in list(self._open.get(part, ())):
+            effects += self._reduce_if_complete(part, chunk, now)
+        return effects
+
     def _reduce_if_complete(self, part: int, chunk: int, now: float) -> Effects:
-        held = self._of(part, chunk)
-        if self._is_mean(part, chunk) or not self._alive <= held.parts.keys() | held.means.keys():
+        held = self._open.get(part, {}).get(chunk)
+        if held is None or self.is_over or not self._alive <= held.parts.keys() | held.means.keys():
             return []
         if held.means:
-            member, (_, mask, data) = max(held.means.items(), key=lambda shown: shown[1][0])
-            shown = self._chunks.read(part, chunk, data)
-            if shown is None or not self._is_sane(shown):
+            member, (_, mask, data) = max(held.means.items(), key=lambda shown: (shown[1][0], -shown[0]))
+            mean = self._chunks.read(part, chunk, data)
+            if mean is None or not self._is_sane(mean):
                 del held.means[member]
                 return self._violation(member, "mean is not finite", now)
-            self._chunks.store(part, chunk, data, shown)
+            self._chunks.store(part, chunk, data, mean)
         else:
             mean = self._mean(part, chunk, held)
             if mean is None or not self._is_sane(mean, slack=2.0):
                 return self._blame(part, chunk, held, now)
             self._chunks.make(part, chunk, mean)
             mask = sum(1 << member for member in held.parts)
-        del self._collected[part][chunk]
-        effects = self._note_mean(part, chunk, self._ballot[part], mask)
-        for member in sorted(self._alive - {self._mine}):
-            effects.append(self._mean_message(member, part, chunk, self._ballot[part]))
-        return effects
+        del self._open[part][chunk]
+        ballot = self._owning[part]
+        noted = self._note_mean(part, chunk, ballot, mask, now)
+        others = sorted(self._alive - {self._mine})
+        return [*(self._mean_message(member, part, chunk, ballot) for member in others), *noted]
 
     def _mean(self, part: int, chunk: int, held: _Collected) -> Vector | None:
         # In member order, so that the sum rounds alike whatever arrived first.
@@ -332,20 +370,36 @@ class Averaging:
             effects += self._violation(member, "contribution is not finite", now)
         return effects + self._reduce_if_complete(part, chunk, now)
 
-    def _note_mean(self, part: int, chunk: int, ballot: int, mask: int) -> Effects:
-        if self.is_over:
-            return []
-        self._missing -= not self._is_mean(part, chunk)
+    def _note_mean(self, part: int, chunk: int, ballot: int, mask: int, now: float) -> Effects:
+        known = self._masks[part][chunk]
+        self._missing -= not known
         self._masks[part][chunk], self._at_ballot[part][chunk] = mask, ballot
-        if self._missing:
+        if self._missing or (self._outcome and known == mask):
             return []
+        masks = b"".join(mask.to_bytes(8, "big") for masks in self._masks for mask in masks)
+        self._outcome = blake2b(masks, digest_size=16).digest()
+        self._done_since = now
+        done = self._to_all(Done(self.group.id, self.index, self._outcome))
+        return done + self._finish_if_all_done()
+
+    def _finish_if_all_done(self) -> Effects:
+        others = self._alive - {self._mine}
+        if self._missing or self.is_over or not others <= self._done.keys():
+            return []
+        outcomes = [self._outcome, *(self._done[member] for member in others)]
+        if self._outcome != max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome)):
+            return self._leave_out()
         everyone = -1
         for masks in self._masks:
-            for seen in masks:
-                everyone &= seen
-        contributors = tuple(sorted(m for i, m in enumerate(self._members) if everyone >> i & 1))
+            for mask in masks:
+                everyone &= mask
+        contributors = tuple(sorted(peer for i, peer in enumerate(self._members) if everyone >> i & 1))
         takeovers = sum(ballot > 0 for ballot in self._ballot)
         self.result = Exchanged(tuple(tuple(masks) for masks in self._masks), contributors, takeovers)
+        return [SetTimer(float("inf"), TIMER)]
+
+    def _leave_out(self) -> Effects:
+        self.is_left_out = True
         return [SetTimer(float("inf"), TIMER)]
 
     # --- losing members ---------------------------------------------------------------------------
@@ -354,7 +408,7 @@ class Averaging:
         return [Drop(self._members[member], reason), *self._lose(member, now)]
 
     def _lose(self, member: int, now: float) -> Effects:
-        if member not in self._alive or member == self._mine:
+        if member not in self._alive or member == self._mine or self.is_over:
             return []
         self._alive.discard(member)
         self.lost_members.append(self._members[member])
@@ -362,10 +416,9 @@ class Averaging:
         for part in self._all():
             if self._owner(part, self._ballot[part]) == member and not all(self._masks[part]):
                 effects += self._next_owner(part, now)
-            elif self._owner(part, self._ballot[part]) == self._mine:
-                for chunk in list(self._collected.get(part, ())):
-                    effects += self._reduce_if_complete(part, chunk, now)
-        return effects
+            else:
+                effects += self._reduce_what_is_complete(part, now)
+        return effects + self._finish_if_all_done()
 
     def _next_owner(self, part: int, now: float) -> Effects:
         ballot = self._ballot[part] + 1
@@ -374,42 +427,30 @@ class Averaging:
         owner = self._owner(part, ballot)
         if owner == self._mine:
             return self._take_over(part, ballot, now)
-        self._ballot[part] = ballot
-        self._heard[owner] = now
+        self._promise(part, ballot, now)
         return [Send(self._members[owner], Yield(self.group.id, self.index, part, ballot))]
 
     def _take_over(self, part: int, ballot: int, now: float) -> Effects:
-        """Own the part from this ballot on; nothing to do where we do already."""
-        if ballot == 0 or (ballot <= self._ballot[part] and part in self._claimed):
-            return []
-        self._ballot[part] = ballot
-        self._claimed.add(part)
-        self._collected.pop(part, None)
-        effects: Effects = []
-        for member in sorted(self._alive - {self._mine}):
-            self._heard[member] = now
-            effects.append(Send(self._members[member], Claim(self.group.id, self.index, part, ballot)))
-        for chunk, mask in enumerate(self._masks[part]):
-            if mask:
-                # Ours already: tell those who lack it, under the new ballot.
-                effects += [
-                    self._mean_message(m, part, chunk, ballot) for m in sorted(self._alive - {self._mine})
-                ]
-        return effects + self._contribute(part)
+        """Own the part from this ballot on."""
+        return self._to_all(Claim(self.group.id, self.index, part, ballot)) + self._collect(part, ballot, now)
+
+    def _promise(self, part: int, ballot: int, now: float) -> None:
+        """Take no means of lower ballots from now on, and make none."""
+        if ballot > self._ballot[part]:
+            self._ballot[part], self._since[part] = ballot, now
+            self._owning.pop(part, None)
+            self._open.pop(part, None)
 
     # --- small things -----------------------------------------------------------------------------
 
     def _all(self) -> range:
         return range(len(self._members))
 
-    def _member(self, peer: PeerId) -> int | None:
-        return self._members.index(peer) if peer in self._members else None
+    def _to_all(self, message: Talk) -> Effects:
+        return [Send(self._members[member], message) for member in sorted(self._alive - {self._mine})]
 
     def _owner(self, part: int, ballot: int) -> int:
         return (part + ballot) % len(self._members)
-
-    def _is_mean(self, part: int, chunk: int) -> bool:
-        return self._masks[part][chunk] != 0
 
     def _is_sane(self, numbers: Vector, slack: float = 1.0) -> bool:
         # `slack` for means: rounding must not make a mean worse than everything in it.
@@ -420,24 +461,23 @@ class Averaging:
             return self._chunks.view(part, chunk)
         return self._chunks.read(part, chunk, held.parts[member][0])
 
-    def _of(self, part: int, chunk: int) -> _Collected:
-        return self._collected.setdefault(part, {}).setdefault(chunk, _Collected())
+    def _waited_for(self) -> dict[int, float]:
+        """Members without whom the exchange cannot go on, and when they are cut."""
+        due: dict[int, float] = {}
 
-    def _waited_for(self) -> tuple[set[int], set[int]]:
-        """Members without whom the exchange cannot go on: as senders, and as owners."""
-        senders: set[int] = set()
-        owners: set[int] = set()
+        def wait(members: set[int], until: float) -> None:
+            for member in (members & self._alive) - {self._mine}:
+                due[member] = min(until, due.get(member, until))
+
         for part in self._all():
-            owner = self._owner(part, self._ballot[part])
-            if owner != self._mine:
-                if not all(self._masks[part]):
-                    owners.add(owner)
-                continue
-            for chunk, mask in enumerate(self._masks[part]):
-                if not mask:
-                    held = self._of(part, chunk)
-                    senders |= self._alive - held.parts.keys() - held.means.keys()
-        return (senders & self._alive) - {self._mine}, (owners & self._alive) - {self._mine}
+            since, owner = self._since[part], self._owner(part, self._ballot[part])
+            for held in self._open.get(part, {}).values():
+                wait(self._alive - held.parts.keys() - held.means.keys(), since + self.config.cut)
+            if part not in self._owning and not all(self._masks[part]):
+                wait({owner}, since + OWNER_GRACE * self.config.cut)
+        if not self._missing:
+            wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.cut)
+        return due
 
     def _tick(self, now: float) -> Effects:
-        return [] if self.is_over else [SetTimer(now + self.config.stall / BEATS, TIMER)]
+        return [] if self.is_over else [SetTimer(now + min(BEAT, self.config.stall), TIMER)]

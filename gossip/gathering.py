@@ -81,6 +81,7 @@ class Gathering:
         self.bodies: tuple[tuple[PeerId, bytes], ...] = ()
         """The agreed set, sorted by peer id, when done."""
         self.inner: Averaging | None = None
+        self.lost_members: list[PeerId] = []
         self._me = me
         self._members = group.members
         self._mine = group.members.index(me)
@@ -137,8 +138,8 @@ class Gathering:
             return []
         if self.step is Step.FETCHING:
             return self._ask_next(now)
-        for member in self._awaited():
-            self._alive.discard(member)
+        for member in sorted(self._awaited()):
+            self._forget(member)
         return self._advance(now)
 
     def inner_timer(self, now: float) -> Effects:
@@ -276,8 +277,13 @@ class Gathering:
     def _others(self) -> list[PeerId]:
         return [peer for peer in self._members if peer != self._me]
 
+    def _forget(self, member: int) -> None:
+        if member in self._alive:
+            self._alive.discard(member)
+            self.lost_members.append(self._members[member])
+
     def _lose(self, member: int, now: float) -> Effects:
-        self._alive.discard(member)
+        self._forget(member)
         effects = self._after_inner(self.inner.lost(self._members[member], now), now) if self.inner else []
         return effects if self.is_over else effects + self._advance(now)
 

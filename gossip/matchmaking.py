@@ -72,7 +72,7 @@ def rank(run: bytes, round_: int, peer: PeerId) -> bytes:
 def group_id(run: bytes, commit: Commit) -> bytes:
     """Return the 16-byte name of a committed group."""
     text = "\0".join((commit.convener, *commit.members)).encode()
-    numbers = commit.round.to_bytes(8, "big") + commit.ballot.to_bytes(4, "big")
+    numbers = b"".join(n.to_bytes(8, "big") for n in (commit.round, commit.ballot, commit.nonce))
     shares = b"".join(share.to_bytes(4, "big") for share in commit.shares)
     return blake2b(run + commit.base + numbers + shares + text, digest_size=16).digest()
 
@@ -81,11 +81,22 @@ class Matchmaking:
     """One round's search for a group. See the module's docstring."""
 
     def __init__(
-        self, me: PeerId, run: bytes, round_: int, base: bytes, config: MatchmakingConfig, share: int = 1
+        self,
+        me: PeerId,
+        run: bytes,
+        round_: int,
+        base: bytes,
+        config: MatchmakingConfig,
+        *,
+        nonce: int,
+        share: int = 1,
     ) -> None:
-        """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes."""
+        """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
+
+        `nonce`: another for every search, so that no group is ever formed twice.
+        """
         self.me, self.run, self.round, self.base = me, run, round_, base
-        self.config = config
+        self.config, self._nonce = config, nonce
         self.state = State.WAITING
         self.group: Group | None = None
         self.ready: dict[PeerId, int] = {me: share}
@@ -112,10 +123,7 @@ class Matchmaking:
         self.ready.update(early)
         self._go_at = now + self.config.ready_wait
         self._give_up_at = now + self.config.patience
-        effects: Effects = [
-            Send(peer, Ready(self.round, self.base, self.ready[self.me])) for peer in sorted(self.expected)
-        ]
-        return effects + self._evaluate(now)
+        return self._tell_ready(self.expected, now) + self._evaluate(now)
 
     def expect(self, expected: Iterable[PeerId], now: float) -> Effects:
         """Take note of who is there now; newcomers are told that we are ready."""
@@ -124,14 +132,15 @@ class Matchmaking:
         self.expected = fresh
         if self.state is State.FORMED:
             return []
-        effects: Effects = [
-            Send(peer, Ready(self.round, self.base, self.ready[self.me])) for peer in sorted(news)
-        ]
-        return effects + self._evaluate(now)
+        return self._tell_ready(news, now) + self._evaluate(now)
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a peer whose link is gone or who left."""
         self.expected -= {peer}
+        return self.withdraw(peer, now)
+
+    def withdraw(self, peer: PeerId, now: float) -> Effects:
+        """Take note that a peer is not ready any more: it is gone, gave up, or is elsewhere."""
         self.ready.pop(peer, None)
         if self.state is State.PROMISED and self._promised and self._promised[1] == peer:
             self.state = State.WAITING
@@ -183,11 +192,13 @@ class Matchmaking:
         self.state, self._promised, self._proposal = State.PROMISED, key, message
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
-        return [Send(peer, Accept(self.round, message.ballot)), *self._fire(now + self.config.answer_wait)]
+        accept = Accept(self.round, message.ballot, message.nonce)
+        return [Send(peer, accept), *self._fire(now + self.config.answer_wait)]
 
     def handle_accept(self, peer: PeerId, message: Accept, now: float) -> Effects:
         """A member joins the group we offered."""
-        if self.state is not State.PROPOSING or message.ballot != self._ballot:
+        ours = (self._ballot, self._nonce)
+        if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours:
             return []
         if peer not in self._members():
             return []
@@ -218,6 +229,11 @@ class Matchmaking:
         return self._form(self._as_commit(self._proposal, self._promised[1]), now)
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _tell_ready(self, peers: frozenset[PeerId], now: float) -> Effects:
+        wait = max(0.0, self._go_at - now)
+        ready = Ready(self.round, self.base, self.ready[self.me], wait)
+        return [Send(peer, ready) for peer in sorted(peers)]
 
     def _taken_elsewhere(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """Someone we proposed to shows a group without us: they are taken for this round."""
@@ -258,7 +274,7 @@ class Matchmaking:
     def _propose(self, members: list[PeerId], now: float) -> Effects:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
         shares = tuple(self.ready[member] for member in members)
-        self._proposal = Propose(self.round, self.base, self._ballot, tuple(members), shares)
+        self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
         self._accepts = {self.me}
         self.state = State.PROPOSING
         self._waiting_for = None
@@ -286,6 +302,7 @@ class Matchmaking:
             proposal.round,
             proposal.base,
             proposal.ballot,
+            proposal.nonce,
             convener,
             proposal.members,
             proposal.shares,

@@ -14,7 +14,8 @@ Slow peers do fewer steps, not longer rounds: once others are ready and most of 
 the node is told to hurry.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Final
 
@@ -69,9 +70,11 @@ from gossip.gathering import TIMER as GATHERING
 from gossip.matchmaking import TIMER as MATCHMAKING
 from gossip.matchmaking import Matchmaking, MatchmakingConfig
 from gossip.messages import (
+    Abandon,
     Accept,
     Chunk,
     Commit,
+    Cut,
     Describe,
     Exchange,
     Fetch,
@@ -85,7 +88,7 @@ from gossip.messages import (
     Records,
     Want,
 )
-from gossip.presence import PresenceTable, swarm_state
+from gossip.presence import Entry, PresenceTable, SwarmState, swarm_state
 from gossip.runspec import RunSpec, difference
 from gossip.serving import Serving
 from gossip.transfer import TIMER as TRANSFER
@@ -100,6 +103,8 @@ MAX_PUSHED: Final = 32
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
+MAX_PAST: Final = 8
+"""Groups that are remembered as over, so that who still waits there is told."""
 HURRY_AFTER: Final = 0.6
 """Share of the others' learned wait after which unfinished local work is cut short."""
 
@@ -163,11 +168,14 @@ class Member:
         self._addresses: tuple[str, ...] = ()
         self._matchmaking: Matchmaking | None = None
         self._pending: Contribute | ContributeBody | None = None
-        self._early: dict[PeerId, Ready] = {}
+        self._early: dict[PeerId, tuple[Ready, float]] = {}
+        """Who is ready for our round or the next, and until when they wait."""
+        self._hurry_at = INFINITY
         self._arrived: dict[PeerId, float] = {}
         self._late: set[PeerId] = set()
         self._described: set[tuple[PeerId, bytes]] = set()
         self._told: dict[PeerId, float] = {}
+        self._past: deque[bytes] = deque(maxlen=MAX_PAST)
         self._kept: list[Received] = []
         self._kept_bytes = 0
         self._asked_at = self._formed_at = 0.0
@@ -232,12 +240,13 @@ class Member:
         self.serving.hold(event.round, event.state, event.previous, event.data)
         self.phase = Phase.WORKING
         # The trainer writes its next contribution where this exchange has its mean.
-        self.fetching = self.exchange = None
-        self._early = {peer: ready for peer, ready in self._early.items() if ready.round >= self.round}
-        # A restart of the work's clock: whoever is ready already waits for us from now on.
+        self._end_round()
+        self.fetching = None
+        self._early = {peer: early for peer, early in self._early.items() if early[0].round >= self.round}
+        self._hurry_at = INFINITY
         effects: Effects = [SetTimer(INFINITY, HURRY)]
-        if any(self._is_mine(ready) for ready in self._early.values()):
-            effects.append(self._hurry_timer(now))
+        for ready, until in self._early.values():
+            effects += self._hurry(ready, until, now)
         return [*effects, *self._push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
@@ -253,19 +262,21 @@ class Member:
             return effects + self._begin_exchange(now)
         self.exchange = None
         self.phase = Phase.SEEKING
-        early = [(peer, ready.share) for peer, ready in self._early.items() if self._is_mine(ready)]
+        early = [(peer, ready.share) for peer, (ready, _) in self._early.items() if self._is_mine(ready)]
         self._arrived = {peer: now for peer, _ in early}
+        nonce = int(self._dice.random() * (1 << 53))
         self._matchmaking = Matchmaking(
-            self.me, self.run, self.round, self._base(), self._matchmaking_config()
+            self.me, self.run, self.round, self._base(), self._matchmaking_config(), nonce=nonce
         )
         return effects + self._after_matchmaking(self._matchmaking.begin(self._expected(), early, now), now)
 
     def _give_up(self, event: GiveUp, now: float) -> Effects:
         if self.phase in (Phase.SYNCING, Phase.FINISHED):
             return []
+        effects = self._abandon()
         self._end_round()
         self.phase = Phase.WORKING
-        return self._check_behind(now)
+        return effects + self._check_behind(now)
 
     def _detach(self, event: Detach, now: float) -> Effects:
         effects = self._abandon()
@@ -275,7 +286,7 @@ class Member:
 
     def _finish(self, event: Finish, now: float) -> Effects:
         self.phase = Phase.FINISHED
-        return self._push(now)
+        return [*self._push(now), *self._check_behind(now)]
 
     def _remove_address(self, address: str) -> Effects:
         self.discovery.remove(address)
@@ -327,12 +338,18 @@ class Member:
         for record, age in message.records:
             if record.author == self.me:
                 if record.sequence > self.sequence:
+                    # A twin, or ourselves before a restart with a clock set back: nobody would listen.
+                    self.sequence = record.sequence
                     reason = "another node runs with this node's identity: give one of them a new key"
-                    effects.append(Notify(Refused(record.author, reason)))
+                    effects += [*self._push(now), Notify(Refused(record.author, reason))]
                 continue
+            known = self.table.get(record.author)
             if not self.table.update(record, age, now):
                 continue
+            if known is not None and known.presence == record.presence:
+                continue
             changed = True
+            effects += self._forget_ready(record.author, record.presence, now)
             if record.author not in self.table.connected:
                 for address in record.presence.addresses:
                     effects += self.discovery.add(address, "peers", now)
@@ -341,6 +358,16 @@ class Member:
         if message.reply:
             effects.append(Send(peer, self._sample(now, reply=False)))
         return effects + (self._view_changed(now) if changed else [])
+
+    def _forget_ready(self, peer: PeerId, presence: Presence, now: float) -> Effects:
+        """Do not count on a peer that was ready for a round in which it is no more."""
+        early = self._early.get(peer)
+        if early is None or (presence.phase == "working" and presence.round == early[0].round):
+            return []
+        del self._early[peer]
+        if self._matchmaking is None or self.phase is not Phase.SEEKING:
+            return []
+        return self._after_matchmaking(self._matchmaking.withdraw(peer, now), now)
 
     def _introduce(self, peer: PeerId, presence: Presence) -> Effects:
         """Tell a peer that means to be in our run, but is not, what its spec and ours differ in."""
@@ -368,11 +395,11 @@ class Member:
             return [Send(peer, Records(((self._record(), 0.0),)))] if self.run else []
         if message.round > self.round + 1 or len(self._early) > 4 * MAX_PUSHED:
             return []
-        self._early[peer] = message
+        self._early[peer] = (message, now + message.wait)
         if not self._is_mine(message):
             return []
         if self.phase is Phase.WORKING:
-            return [self._hurry_timer(now)] if len(self._early) == 1 else []
+            return self._hurry(message, now + message.wait, now)
         if self.phase is Phase.SEEKING and self._matchmaking is not None:
             self._arrived.setdefault(peer, now)
             return self._after_matchmaking(self._matchmaking.handle_ready(peer, message, now), now)
@@ -386,30 +413,35 @@ class Member:
 
     def _to_exchange(self, event: Received, now: float) -> Effects:
         message = event.message
-        if self.phase is Phase.SEEKING and self._matchmaking and self._matchmaking.matches(message.group):
+        if self.phase is Phase.SEEKING and self._matchmaking is not None:
+            if not self._matchmaking.matches(message.group):
+                # Its commit may be on its way to us, in the other lane or from another peer.
+                return self._keep_for_later(event)
             effects = self._after_matchmaking(self._matchmaking.form_promised(now), now)
             return effects + self._to_exchange(event, now)
         exchange = self.exchange
         if exchange is None or exchange.group.id != message.group:
-            return self._tell_stale(event.peer, now)
+            return self._tell_stale(event.peer, message, now)
         ours = (exchange.index, exchange.index + INNER_INDEX)
-        if message.index not in ours[: 2 if isinstance(exchange, Gathering) else 1]:
-            return self._keep_for_later(event, exchange)
-        return self._after_exchange(exchange.handle(event.peer, message, event.data, now), now)
+        if message.index in ours[: 2 if isinstance(exchange, Gathering) else 1]:
+            return self._after_exchange(exchange.handle(event.peer, message, event.data, now), now)
+        # Others of our group are at the round's next ask already; ours will come.
+        ahead = message.index % INNER_INDEX == exchange.index + 1
+        return self._keep_for_later(event) if ahead and event.peer in exchange.group.members else []
 
-    def _tell_stale(self, peer: PeerId, now: float) -> Effects:
-        """Perhaps it still is in a round that is over for us: our record tells it, once a second."""
-        if not self.run or self.phase is Phase.SEEKING or now < self._told.get(peer, 0.0) + 1.0:
+    def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
+        """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
+        if isinstance(message, Cut | Abandon) or now < self._told.get(peer, 0.0) + 1.0 or not self.run:
             return []
         if len(self._told) > 4 * MAX_PUSHED:
             self._told.clear()
         self._told[peer] = now
-        return [Send(peer, Records(((self._record(), 0.0),)))]
+        gone = Cut if message.group in self._past else Abandon
+        record = Records(((self._record(), 0.0),))
+        return [Send(peer, gone(message.group, message.index)), Send(peer, record)]
 
-    def _keep_for_later(self, event: Received, exchange: Averaging | Gathering) -> Effects:
-        """Others of our group are at the round's next ask already; ours will come."""
-        ahead = event.message.index % INNER_INDEX == exchange.index + 1
-        if ahead and event.peer in exchange.group.members and self._kept_bytes < MAX_KEPT_BYTES:
+    def _keep_for_later(self, event: Received) -> Effects:
+        if self._kept_bytes < MAX_KEPT_BYTES:
             self._kept.append(event)
             self._kept_bytes += len(event.data) + 1000
         return []
@@ -431,9 +463,9 @@ class Member:
         if event.name == AVERAGING and self.exchange is not None:
             exchange = self.exchange
             tick = exchange.inner_timer if isinstance(exchange, Gathering) else exchange.timer
-            return self._after_exchange(tick(now), now) + self._check_stalled(now)
+            return self._after_exchange(tick(now), now)
         if event.name == GATHERING and isinstance(self.exchange, Gathering):
-            return self._after_exchange(self.exchange.timer(now), now) + self._check_stalled(now)
+            return self._after_exchange(self.exchange.timer(now), now)
         if event.name == TRANSFER and self.fetching:
             return self._after_fetching(self.fetching.timer(now), now)
         if event.name == HURRY and self.phase is Phase.WORKING:
@@ -463,11 +495,13 @@ class Member:
         if self.phase is not Phase.SEEKING or seeking is None or seeking.group is None:
             return effects
         group = seeking.group
-        missed = self._expected() - set(group.members)
+        missed = self._expected() - seeking.ready.keys() - set(group.members)
         self._late |= missed
-        lags = [max(0.0, self._arrived.get(peer, now) - self._asked_at) for peer in group.members]
-        waited = now - self._asked_at
-        self._ready_wait.observe(2 * waited if missed else max(lags))
+        if missed:
+            self._ready_wait.miss()
+        else:
+            lags = [max(0.0, self._arrived.get(peer, now) - self._asked_at) for peer in group.members]
+            self._ready_wait.observe(max(lags))
         if self.spec is not None and len(group.members) < self.spec.quorum:
             self.phase = Phase.APPLYING
             text = f"{len(group.members)} of at least {self.spec.quorum} peers were ready"
@@ -493,6 +527,9 @@ class Member:
         else:
             self.exchange = Gathering(self.me, group, pending.index, pending.body, config)
         effects = self._after_exchange(self.exchange.begin(now), now)
+        for peer in group.members:
+            if peer != self.me and peer not in self.table.connected:
+                effects += self._after_exchange(self.exchange.lost(peer, now), now)
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         for event in kept:
             effects += self._to_exchange(event, now)
@@ -514,7 +551,11 @@ class Member:
             least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
         if result is None:
             return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
-        self._exchange_wait.observe(now - self._formed_at)
+        self._past.append(exchange.group.id)
+        if self.table.connected.isdisjoint(exchange.lost_members):
+            self._exchange_wait.observe(now - self._formed_at)
+        else:
+            self._exchange_wait.miss()
         if self.spec is not None and least < self.spec.quorum:
             text = f"{least} of at least {self.spec.quorum} peers contributed"
             return [*effects, Notify(Failed("TooFew", text))]
@@ -528,19 +569,6 @@ class Member:
         if known is None or known.sent.size != pending.vector.size:
             known = self.feedback[pending.index] = Feedback(pending.vector.size)
         return known
-
-    def _check_stalled(self, now: float) -> Effects:
-        """Leave an exchange that drags on when a member of it has the round's state already."""
-        if self.phase is not Phase.EXCHANGING or self.exchange is None or self.exchange.is_over:
-            return []
-        for peer in self.exchange.group.members:
-            entry = self.table.get(peer)
-            if entry and entry.presence.round == self.round + 1 and entry.presence.previous == self.state:
-                effects = self.exchange.abandon()
-                self.phase, self._pending, self.exchange = Phase.APPLYING, None, None
-                text = "a member of the group has finished this round: fetching its state"
-                return [*effects, SetTimer(INFINITY, AVERAGING), Notify(Failed("LeftOut", text))]
-        return []
 
     def _after_fetching(self, effects: Effects, now: float) -> Effects:
         fetching = self.fetching
@@ -563,19 +591,12 @@ class Member:
         return effects + self._check_behind(now)
 
     def _check_behind(self, now: float) -> Effects:
-        if self.phase not in (Phase.WORKING, Phase.SEEKING) or self.spec is None or not self.state:
+        idle = self.phase in (Phase.WORKING, Phase.SEEKING, Phase.FINISHED)
+        if not idle or self.spec is None or not self.state:
             return []
         others = [(peer, entry.presence) for peer, entry in self.table.in_run(self.run)]
         target = swarm_state(others, self.me, self._presence())
-        if target is None or not target.holders:
-            return []
-        if target.state == self.state and target.round <= self.round:
-            # Equal bytes alone do not tell: a model that has converged is the same round after round.
-            return []
-        if self._is_mixing():
-            if target.round <= self.round:
-                return []
-        elif target.includes_us and target.round <= self.round:
+        if target is None or not target.holders or not self._is_behind(target):
             return []
         effects: Effects = []
         if self.phase is Phase.SEEKING:
@@ -588,17 +609,40 @@ class Member:
         effects += [Notify(Behind(target.round)), SetTimer(INFINITY, MATCHMAKING), *self._push(now)]
         return effects + self._after_fetching(self.fetching.begin(now), now)
 
+    def _is_behind(self, target: SwarmState) -> bool:
+        """Whether there is a state to fetch before we can work on."""
+        # Equal bytes alone do not tell: a model that has converged is the same round after round.
+        if (target.round, target.state) == (self.round, self.state):
+            return False
+        if self._is_mixing() and self.phase is not Phase.FINISHED:
+            # States differ between groups and meet in means; only who lags or runs ahead must fetch.
+            return target.round > self.round + 1 or (target.round < self.round - 1 and not target.includes_us)
+        if not target.includes_us:
+            return True
+        if target.round == self.round:
+            # Two outcomes of one round: which of them more hold is told when everyone has one.
+            return not any(self._is_on_its_way(entry.presence) for _, entry in self._linked_workers())
+        return target.round > self.round
+
+    def _linked_workers(self) -> Iterator[tuple[PeerId, Entry]]:
+        for peer, entry in self.table.in_run(self.run):
+            is_there = peer in self.table.connected and peer not in self._late
+            if is_there and entry.presence.phase == "working":
+                yield peer, entry
+
+    def _is_on_its_way(self, presence: Presence) -> bool:
+        """Whether a peer is in the round that we have just finished."""
+        return presence.state == self.previous != b"" and presence.round == self.round - 1
+
     def _expected(self) -> set[PeerId]:
         """Peers worth waiting for: linked, working, and at our state or on their way to it."""
         mixing = self._is_mixing()
         found = set()
-        for peer, entry in self.table.in_run(self.run):
+        for peer, entry in self._linked_workers():
             presence = entry.presence
-            if presence.phase != "working" or peer not in self.table.connected or peer in self._late:
-                continue
-            on_its_way = bool(self.previous) and presence.state == self.previous
+            here = (presence.round, presence.state) == (self.round, self.state)
             near = mixing and self.round - 1 <= presence.round <= self.round
-            if presence.state == self.state or on_its_way or near:
+            if here or near or self._is_on_its_way(presence):
                 found.add(peer)
         return found
 
@@ -629,8 +673,13 @@ class Member:
             patience=patience,
         )
 
-    def _hurry_timer(self, now: float) -> SetTimer:
-        return SetTimer(now + HURRY_AFTER * self._ready_wait.seconds(), HURRY)
+    def _hurry(self, ready: Ready, until: float, now: float) -> Effects:
+        """Be done before the most hurried of those that wait goes on without us."""
+        at = max(now, until - (1 - HURRY_AFTER) * ready.wait)
+        if not self._is_mine(ready) or at >= self._hurry_at:
+            return []
+        self._hurry_at = at
+        return [SetTimer(at, HURRY)]
 
     def _abandon(self) -> Effects:
         if self.exchange is None or self.exchange.is_over:

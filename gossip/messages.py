@@ -16,6 +16,10 @@ GroupId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=1, max_length=64)]
 Round = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Ballot = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+Nonce = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+"""Chosen by the convener: a second try at a round makes another group than the first."""
+Outcome = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+"""A digest of the contributors of every chunk: equal where all means are equal."""
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Slot = Annotated[int, msgspec.Meta(ge=0, lt=MAX_GROUP)]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
@@ -100,6 +104,8 @@ class Ready(Message, frozen=True):
     """The hash of the state I started from."""
     share: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 1
     """How large a part I can reduce, relative to others: measured bandwidth."""
+    wait: Seconds = 0.0
+    """How long I wait for those who still work; who hears it can hurry in time."""
 
 
 class Propose(Message, frozen=True):
@@ -108,6 +114,7 @@ class Propose(Message, frozen=True):
     round: Round
     base: Hash
     ballot: Ballot
+    nonce: Nonce
     members: Members
     shares: Shares
 
@@ -117,6 +124,7 @@ class Accept(Message, frozen=True):
 
     round: Round
     ballot: Ballot
+    nonce: Nonce
 
 
 class Commit(Message, frozen=True):
@@ -125,6 +133,7 @@ class Commit(Message, frozen=True):
     round: Round
     base: Hash
     ballot: Ballot
+    nonce: Nonce
     convener: Peer
     members: Members
     shares: Shares
@@ -183,6 +192,12 @@ class Cut(Exchange, frozen=True):
 
 class Abandon(Exchange, frozen=True):
     """I take no further part in this exchange; do not wait for me."""
+
+
+class Done(Exchange, frozen=True):
+    """I have every mean; this is what they are made of. I stay until all members that live say so too."""
+
+    outcome: Outcome
 
 
 class Digest(Exchange, frozen=True):
@@ -256,6 +271,7 @@ Wire: TypeAlias = (
     | Alive
     | Cut
     | Abandon
+    | Done
     | Digest
     | Reveal
     | Missing

@@ -6,8 +6,10 @@ network and two halves that touch become one. A record handed on carries its age
 its author by more than a lease, whoever repeats it.
 
 States form lineages: a record names its state and the one before. Peers whose states touch are one
-cluster; the swarm goes by the largest cluster, among equals by the higher round, then the lower hash.
-Size counts peers that are seen alive, so that a node that raced ahead alone does not lead the many.
+cluster; the swarm goes by the cluster of most peers past round 0 (who is at round 0 has nothing to lose: a
+crowd of newcomers must not lead the trained), among equals by the higher round, then the lower hash. In
+it the round that counts is the highest that at least half have reached, so that one who ran ahead alone
+does not lead the many, and the state is the one that most hold there.
 """
 
 from collections.abc import Iterable, Iterator
@@ -109,35 +111,53 @@ def swarm_state(peers: Iterable[tuple[PeerId, Presence]], me: PeerId, ours: Pres
 
     `peers` are the others of our run; see the module's docstring for the rule.
     """
-    everyone = [(me, ours), *peers]
-    clusters: list[tuple[set[bytes], list[tuple[PeerId, Presence]]]] = []
-    for peer, presence in everyone:
-        if not presence.state:
-            continue
-        hashes = {presence.state} | ({presence.previous} if presence.previous else set())
-        members = [(peer, presence)]
-        apart = []
-        for cluster in clusters:
-            if cluster[0] & hashes:
-                hashes |= cluster[0]
-                members = cluster[1] + members
-            else:
-                apart.append(cluster)
-        clusters = [*apart, (hashes, members)]
+    clusters = _clusters([(me, ours), *peers])
     if not clusters:
         return None
 
     def standing(members: list[tuple[PeerId, Presence]]) -> tuple[int, int, bytes]:
-        newest = max(presence.round for _, presence in members)
-        lowest = min(presence.state for _, presence in members if presence.round == newest)
-        return len(members), newest, bytes(255 - byte for byte in lowest)
+        round_, state = _settled(members)
+        return sum(presence.round > 0 for _, presence in members), round_, _inverted(state)
 
-    _, best = max(clusters, key=lambda cluster: standing(cluster[1]))
-    newest = max(presence.round for _, presence in best)
-    counts: dict[bytes, int] = {}
-    for _, presence in best:
-        if presence.round == newest:
-            counts[presence.state] = counts.get(presence.state, 0) + 1
-    state = min(counts, key=lambda hash_: (-counts[hash_], hash_))
-    holders = tuple(sorted(p for p, presence in best if presence.state == state and p != me))
-    return SwarmState(newest, state, holders, any(peer == me for peer, _ in best))
+    best = max(clusters, key=standing) if len(clusters) > 1 else clusters[0]
+    round_, state = _settled(best)
+    holders = tuple(sorted(peer for peer, presence in best if presence.state == state and peer != me))
+    return SwarmState(round_, state, holders, any(peer == me for peer, _ in best))
+
+
+def _clusters(everyone: list[tuple[PeerId, Presence]]) -> list[list[tuple[PeerId, Presence]]]:
+    """Return the peers by lineage."""
+    clusters: list[tuple[set[bytes], list[tuple[PeerId, Presence]]]] = []
+    for peer, presence in everyone:
+        if not presence.state:
+            continue
+        hashes = {presence.state, presence.previous} if presence.previous else {presence.state}
+        touching = [cluster for cluster in clusters if not hashes.isdisjoint(cluster[0])]
+        if len(touching) == 1:
+            touching[0][0].update(hashes)
+            touching[0][1].append((peer, presence))
+            continue
+        members = [(peer, presence)]
+        for cluster in touching:
+            hashes |= cluster[0]
+            members += cluster[1]
+            clusters.remove(cluster)
+        clusters.append((hashes, members))
+    return [members for _, members in clusters]
+
+
+def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:
+    """Return the highest round that at least half have reached, and the state that stands for it."""
+    rounds = sorted((presence.round for _, presence in members), reverse=True)
+    settled = rounds[(len(rounds) - 1) // 2]
+    counts = dict.fromkeys((p.state for _, p in members if p.round == settled), 0)
+    for _, presence in members:
+        # Who is a round ahead came from one of them.
+        state = presence.state if presence.round == settled else presence.previous
+        if state in counts:
+            counts[state] += 1
+    return settled, max(counts, key=lambda state: (counts[state], _inverted(state)))
+
+
+def _inverted(state: bytes) -> bytes:
+    return bytes(255 - byte for byte in state)

@@ -197,7 +197,7 @@ class Rounds:
                 )
             case commands.Synced():
                 self._synced = notice
-                if self.trainer is Trainer.IDLE:
+                if self.trainer in (Trainer.IDLE, Trainer.STOPPED):
                     self._go_on_synced()
             case commands.Hurry():
                 self._set_flag(ipc.HURRY)
@@ -214,7 +214,7 @@ class Rounds:
             return
         self._syncing, self._synced = False, None
         if synced.vector.size == 0:
-            self._begin()
+            self._go_on()
             return
         self._slot = 1 - self._slot
         self._segment.slots[self._slot][:] = synced.vector
@@ -232,10 +232,15 @@ class Rounds:
         data = self._segment.slots[self._slot].data
         self._save(Checkpoint(self.run, self.round, self.state, self.previous, self._vector()), self.spec)
         self._command(commands.NewState(self.round, self.state, self.previous, data))
+        if not self._syncing:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin the next round, or end the run; its last state may still turn out to be another's."""
         if self._is_over():
-            self._command(commands.Finish())
             self._stop_trainer()
-        elif not self._syncing:
+            self._command(commands.Finish())
+        else:
             self._begin()
 
     def _begin(self) -> None:

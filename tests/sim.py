@@ -19,14 +19,17 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from crypto.keys import PeerId
-from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
-from gossip.discovery import peer_in
-from gossip.member import Phase
 from sim_checks import Oracle, Violation
 from sim_network import KEEP_ALIVE, Network, Weather
 from sim_node import SimNode, make_spec
 
+from crypto.keys import PeerId
+from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
+from gossip.discovery import peer_in
+from gossip.member import Phase
+
+MAX_EVENTS: Final = 60_000
+"""Far more than any swarm here has to say to itself."""
 CALM_BOUND: Final = 150.0
 """Seconds after the last fault within which everyone is together again."""
 Fault = tuple[Any, ...]
@@ -129,6 +132,9 @@ class Sim:
                 if self.now > end:
                     break
                 self._events += 1
+                if self._events > MAX_EVENTS:
+                    self.oracle.violate("messages are bounded", f"{self._events} events")
+                    break
                 function(*arguments)
         except Exception:
             self.oracle.violate("handle never raises", traceback.format_exc(limit=-6))

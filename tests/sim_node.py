@@ -409,6 +409,11 @@ class SimNode:
         if not self._saving:
             self._write()
 
+    def save_last(self) -> None:
+        """Write what is not yet written, before an orderly end."""
+        if self._to_save is not None:
+            self.disk.checkpoint = self._to_save
+
     def _write(self) -> None:
         checkpoint, self._to_save = self._to_save, None
         life = self.life
@@ -424,4 +429,3 @@ class SimNode:
                 self._write()
 
         self.sim.at(self.sim.now + self.save_seconds, renamed)
-

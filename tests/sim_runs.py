@@ -1,0 +1,136 @@
+"""Runs of the simulator by seed: what a seed means, and how a failing one shrinks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import Any, Final
+
+from sim import Fault, Result, Scenario, Sim
+from sim_network import Weather
+
+CLASSES: Final = ("crash", "leave", "trainer", "freeze", "split", "oneway", "break", "slow", "jump", "lossy")
+"""Kinds of faults that honest swarms meet."""
+LAST_FAULT: Final = 25.0
+"""Virtual seconds in which faults begin."""
+
+
+def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = CLASSES) -> Scenario:
+    """Return the scenario of a seed."""
+    dice = Random(f"scenario {seed}")
+    count = nodes or dice.choice((2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9))
+    helpers = int(count > 3 and dice.random() < 0.15)
+    mixing = count > 5 and dice.random() < 0.15
+    weather = Weather(
+        latency=dice.choice((0.002, 0.02, 0.08)),
+        jitter=dice.choice((0.1, 1.0)),
+        loss=dice.choice((0.0, 0.0, 0.02)),
+        gaps=0.0,
+        twice=0.2,
+    )
+    scenario = Scenario(
+        seed,
+        count,
+        paces=tuple(dice.choice((1.5, 3.0, 5.0)) for _ in range(count)),
+        steps=tuple(dice.choice((0.02, 0.1, 0.3)) for _ in range(count)),
+        starts=tuple(dice.choice((0.0, 0.0, 0.5, 6.0)) if number else 0.0 for number in range(count)),
+        topology=dice.choice(("star", "line", "ring", "pairs")),
+        helpers=helpers,
+        group_size=max(2, (count + 1) // 2) if mixing else 16,
+        quorum=dice.choice((1, 1, 1, 2)),
+        rounds=dice.choice((0, 0, 0, 0, 6)),
+        wait_for=dice.choice((1, 1, 2)),
+        patience=dice.choice((5.0, 15.0)),
+        asks=dice.choice(("r", "r", "r", "r", "rr", "g", "gr")),
+        chunk_numel=dice.choice((2, 8, 8)),
+        weather=weather,
+        rates=tuple(dice.choice((1.0, 1.0, 0.97, 1.03)) for _ in range(count)),
+    )
+    faults = [_draw_fault(dice, scenario, kind) for kind in _draw_kinds(dice, kinds)]
+    return replace(scenario, faults=tuple(sorted(faults)))
+
+
+def _draw_kinds(dice: Random, kinds: tuple[str, ...]) -> list[str]:
+    if not kinds:
+        return []
+    some = [dice.choice(kinds) for _ in range(dice.choice((1, 2, 3)))]
+    return [dice.choice(some) for _ in range(dice.choice((0, 1, 2, 3, 5)))]
+
+
+def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
+    count = scenario.nodes
+    when = round(dice.uniform(0.5, LAST_FAULT), 2)
+    number = dice.randrange(count)
+    other = (number + dice.randrange(1, count)) % count
+    seconds = round(dice.choice((1.0, 4.0, 12.0, 45.0)) * dice.uniform(0.5, 1.0), 2)
+    arguments: tuple[Any, ...]
+    match kind:
+        case "crash":
+            effects = dice.choice((0, dice.randrange(1, 100)))
+            arguments = (number, effects, dice.random() < 0.2, round(dice.choice((0.2, 3.0, 20.0)), 2))
+        case "leave" | "trainer":
+            arguments = (number, seconds)
+        case "freeze":
+            arguments = (number, seconds)
+        case "split":
+            side = tuple(sorted(dice.sample(range(count), dice.randrange(1, count))))
+            arguments = (side, seconds, dice.random() < 0.5)
+        case "oneway":
+            arguments = (number, other, seconds)
+        case "break":
+            arguments = (number, other)
+        case "slow":
+            arguments = (number, dice.choice((50.0, 400.0)), seconds)
+        case "jump":
+            arguments = (number, dice.choice((2.0, 30.0, 3600.0)))
+        case _:
+            arguments = (0.2, seconds)
+    return (when, kind, *arguments)
+
+
+def run_seed(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = CLASSES) -> Result:
+    """Run the scenario of a seed."""
+    return Sim(draw(seed, nodes, kinds)).run()
+
+
+def shrink(scenario: Scenario, tries: int = 200) -> Scenario:
+    """Return a scenario with fewer and shorter faults that still violates the same invariant."""
+    wanted = {violation.invariant for violation in Sim(scenario).run().violations}
+
+    def still_fails(candidate: Scenario) -> bool:
+        nonlocal tries
+        tries -= 1
+        return any(violation.invariant in wanted for violation in Sim(candidate).run().violations)
+
+    changed = True
+    while changed and tries > 0:
+        changed = False
+        for candidate in _simpler(scenario):
+            if tries > 0 and still_fails(candidate):
+                scenario, changed = candidate, True
+                break
+    return scenario
+
+
+def _simpler(scenario: Scenario) -> list[Scenario]:
+    faults = scenario.faults
+    found = [replace(scenario, faults=faults[:i] + faults[i + 1 :]) for i in range(len(faults))]
+    plain = Scenario(scenario.seed)
+    for name in (
+        "starts",
+        "rates",
+        "paces",
+        "steps",
+        "topology",
+        "asks",
+        "chunk_numel",
+        "quorum",
+        "wait_for",
+    ):
+        if getattr(scenario, name) != getattr(plain, name):
+            found.append(replace(scenario, **{name: getattr(plain, name)}))
+    for name in ("loss", "twice", "jitter"):
+        if getattr(scenario.weather, name) != getattr(plain.weather, name):
+            weather = replace(scenario.weather, **{name: getattr(plain.weather, name)})
+            found.append(replace(scenario, weather=weather))
+    return found
