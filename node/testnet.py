@@ -213,9 +213,9 @@ class Testnet:
         if self._guard:
             self._guard.unwatch(self._processes[index].pid)
         if node.status is None:
+            why = node.last_words.removeprefix("error: ")
             raise NodeFailed(
-                f"{node.name} {ended_how(exit_code)} before it answered: {node.last_words} "
-                f"(all of it: {self.log(index)})"
+                f"{node.name} {ended_how(exit_code)} before it answered: {why} (its log: {self.log(index)})"
             )
 
     def stop(self, hurry: Callable[[], bool], pause: Callable[[float], None]) -> list[str]:
