@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _PREFIX: Final = 4
+_BROKEN: Final = (OSError, EOFError, msgspec.MsgspecError, ValueError)
 
 
 class Handler(Protocol):
@@ -85,8 +86,8 @@ class TrainerLine:
             self.pid = -1
             try:
                 await self._attach_and_talk(connection)
-            except (OSError, EOFError, msgspec.MsgspecError, ValueError) as error:
-                log.debug("the trainer's line ended: %s", error)
+            except _BROKEN as error:
+                log.warning("what attached as a trainer is none: %s", error)
             finally:
                 self.pid = 0
                 self._outgoing.clear()
@@ -109,11 +110,14 @@ class TrainerLine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, connection)
             self._handler.attached(message, segment, self._send)
-            try:
-                while True:
-                    self._handler.from_trainer(await self._receive(connection, []))
-            finally:
-                nursery.cancel_scope.cancel()
+            while True:
+                try:
+                    received = await self._receive(connection, [])
+                except _BROKEN as error:
+                    log.debug("the trainer's line ended: %s", error)
+                    break
+                self._handler.from_trainer(received)
+            nursery.cancel_scope.cancel()
 
     def _send(self, message: ipc.Message) -> None:
         self._outgoing.append(ipc.frame(message))
