@@ -119,6 +119,7 @@ class Daemon:
             page = await nursery.start(
                 serve_http, make_app(self.status, None, host=http.host), f"{shown}:{http.port}"
             )
+        self.reporter.page = page
         await nursery.start(self.driver.run)
         self.driver.command(SetAddresses(tuple(self.driver.host.addresses())))
         for address in self.config.join:

@@ -62,6 +62,8 @@ class Reporter:
         self.problems: list[str] = []
         self.trainer_state: str = "none"
         self.is_stopping = False
+        self.page = ""
+        """Where the page is served."""
         self._config, self._driver, self._rounds = config, driver, rounds
         self._started = time.monotonic()
         self._process = psutil.Process()
@@ -81,6 +83,7 @@ class Reporter:
             uptime_seconds=time.monotonic() - self._started,
             addresses=addresses,
             join_command=join_command(config, addresses),
+            page=self.page,
             role="trainer" if rounds.spec is not None else "helper",
             phase="stopping" if self.is_stopping else self._phase(),
             round=rounds.round,
