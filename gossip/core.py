@@ -40,6 +40,8 @@ class PeerFound:
 
     peer: PeerId
     address: str = ""
+    """As it was dialled; empty where the peer dialled us. A dial that leads to a peer already found
+    ends in a second event."""
     link: str = "direct"
     """Its class: direct, punched or relayed."""
 
@@ -64,7 +66,8 @@ class DialFailed:
 
     address: str
     reason: str
-    """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr."""
+    """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity,
+    not a shoal node, other protocol version, too many links."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,8 @@ class TcpStream(TrioTCPStream):
         """`traffic` may be shared by several connections."""
         super().__init__(stream)
         self.traffic = traffic
+        self.heard = False
+        """Whether anything has come."""
 
     async def write(self, data: bytes | memoryview) -> None:
         """See `TrioTCPStream`."""
@@ -114,6 +116,7 @@ class TcpStream(TrioTCPStream):
         """See `TrioTCPStream`; a stranger's length prefix does not decide how much memory is taken."""
         data = bytes(await super().read(MAX_READ if n is None else min(n, MAX_READ)))
         self.traffic.received += len(data)
+        self.heard = self.heard or bool(data)
         return data
 
     async def send_all(self, data: memoryview) -> None:

@@ -17,7 +17,8 @@ from crypto.keys import short
 from gossip.errors import RemoteViolation
 from gossip.host import FrameReceived
 from gossip.lanes import BULK, CONTROL, LinkBroken, read_frame
-from gossip.libp2p_net import LaneStream, Network
+from gossip.libp2p_net import Network
+from gossip.libp2p_parts import LaneStream
 from gossip.peer_links import Events, Link, Peer, Reading
 
 log = logging.getLogger(__name__)

@@ -86,6 +86,8 @@ class Outbox:
         self._frames: deque[tuple[bytes, Data]] = deque()
         self._limit = MAX_QUEUED[lane]
         self._filled = trio.Event()
+        self._sent = trio.Event()
+        self._writing = False
 
     def __len__(self) -> int:
         """Return how many frames wait."""
@@ -105,6 +107,19 @@ class Outbox:
             self._filled = trio.Event()
             await self._filled.wait()
 
+    async def wait_sent(self) -> None:
+        """Wait until everything was written, or thrown away."""
+        while self._frames or self._writing:
+            if self._sent.is_set():
+                self._sent = trio.Event()
+            await self._sent.wait()
+
+    def close(self) -> None:
+        """Throw everything away."""
+        self._frames.clear()
+        self._writing = False
+        self._sent.set()
+
     async def send_to(self, stream: ByteStream, sent: Callable[[int], None]) -> None:
         """Write what is queued, and go on until the link breaks.
 
@@ -115,18 +130,26 @@ class Outbox:
             LinkBroken: the stream ended.
         """
         while True:
-            while self._frames:
-                head, data = self._frames.popleft()
-                prefix = PREFIX.pack(len(head), len(data))
-                if data:
-                    await stream.write(prefix + head)
-                    await stream.write(data)
-                    sent(len(head) + len(data))
-                else:
-                    joined, count = self._joined(prefix + head)
-                    await stream.write(joined)
-                    sent(len(joined) - count * PREFIX.size)
             await self.wait_filled()
+            self._writing = True
+            try:
+                await self._write_next(stream, sent)
+            finally:
+                self._writing = False
+                if not self._frames:
+                    self._sent.set()
+
+    async def _write_next(self, stream: ByteStream, sent: Callable[[int], None]) -> None:
+        head, data = self._frames.popleft()
+        prefix = PREFIX.pack(len(head), len(data))
+        if data:
+            await stream.write(prefix + head)
+            await stream.write(data)
+            sent(len(head) + len(data))
+        else:
+            joined, count = self._joined(prefix + head)
+            await stream.write(joined)
+            sent(len(joined) - count * PREFIX.size)
 
     def _joined(self, first: bytes) -> tuple[bytes, int]:
         """Return this frame and the small ones right behind it as one piece, and how many they are."""

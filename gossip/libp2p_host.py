@@ -14,7 +14,7 @@ before it begins the new one.
 
 import logging
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -27,15 +27,17 @@ from libp2p.tools.anyio_service import background_trio_service
 from nacl.signing import SigningKey
 
 from crypto.keys import PeerId, peer_id_of, short
-from gossip.addresses import Address, BadAddress, from_socket, parse, parse_listen
+from gossip.addresses import BadAddress, from_socket, parse, parse_listen
 from gossip.core import Data, DialFailed, PeerFound, PeerLost
+from gossip.dials import Dials
 from gossip.errors import RemoteViolation
 from gossip.fast_link import suites_by_speed
 from gossip.fast_mux import DOUBT_WAIT, FastMuxer
 from gossip.host import HostConfig, HostEvent, HostStatistics
 from gossip.lane_service import LaneService
 from gossip.lanes import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, LinkBroken, read_frame
-from gossip.libp2p_net import DialFault, LaneStream, Network, PortInUse, check_port_free
+from gossip.libp2p_net import Network, PortInUse, check_port_free
+from gossip.libp2p_parts import LaneStream
 from gossip.lookup import Announcements, LocalNetwork, Rendezvous, keep_running
 from gossip.peer_links import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, decode_hello
 
@@ -46,10 +48,6 @@ log = logging.getLogger(__name__)
 HELLO_PATIENCE: Final = 10.0
 REFUSAL_GRACE: Final = 0.5
 """Seconds a link to another swarm stays, so that both sides read the other's hello."""
-DIAL_REST: Final = 1.0
-"""Seconds for which a peer that could not be dialled is not dialled again for a frame."""
-MAX_BOOK: Final = 4096
-"""Peers whose last address is remembered."""
 CLOSE_PATIENCE: Final = 1.0
 
 
@@ -68,20 +66,22 @@ class Libp2pHost:
         announce = [parse(each) for each in config.announce]
         suites = suites_by_speed() if config.fast_links else ()
         self.network = Network(key, suites=suites, announce=announce, max_links=config.max_links)
-        self.network.on_own_identity = self._on_own_identity
         self.network.serve_lane(CONTROL, self._serve_control)
         self.network.serve_lane(BULK, self._serve_bulk)
         self.network.swarm.register_notifee(_Watcher(self))
         self._events = Events()
         self._peers: dict[PeerId, Peer] = {}
         self._links: dict[Any, Link] = {}
-        self._dialling: set[str] = set()
-        self._dialled: dict[Any, str] = {}
-        self._book: OrderedDict[PeerId, str] = OrderedDict()
-        self._rest: dict[PeerId, float] = {}
         self._instance = os.urandom(8)
         self._dropped: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
+        self._dials = Dials(
+            self.network,
+            self._events,
+            self._peers,
+            me=self.me,
+            is_full=lambda: len(self._links) >= config.max_links,
+        )
         self._lanes = LaneService(
             self.network, self._events, close_link=self._close_link, violate=self._violate
         )
@@ -110,10 +110,11 @@ class Libp2pHost:
 
     def _want(self, peer: PeerId) -> Peer | None:
         """Dial a peer for a frame, unless nobody knows where or it just failed."""
-        if peer not in self._book or self._rest.get(peer, 0.0) > trio.current_time():
+        address = self._dials.address_for(peer)
+        if not address:
             return None
-        entry = self._peers[peer] = Peer(peer, wanted=self._book[peer])
-        self.dial_nowait(entry.wanted)
+        entry = self._peers[peer] = Peer(peer, wanted=address)
+        self.dial_nowait(address)
         return entry
 
     def announce_nowait(self, sealed: bytes) -> None:
@@ -123,9 +124,8 @@ class Libp2pHost:
 
     def dial_nowait(self, address: str) -> None:
         """See `Host`."""
-        if address not in self._dialling:
-            self._dialling.add(address)
-            self._start(self._dial, address)
+        if self._dials.begin(address):
+            self._start(self._dials.run, address)
 
     def drop_nowait(self, peer: PeerId, reason: str) -> None:
         """See `Host`."""
@@ -137,8 +137,9 @@ class Libp2pHost:
 
     async def flush(self) -> None:
         """See `Host`."""
-        while any(len(outbox) for peer in self._peers.values() for outbox in peer.outboxes.values()):
-            await trio.sleep(0.005)
+        for peer in list(self._peers.values()):
+            for outbox in list(peer.outboxes.values()):
+                await outbox.wait_sent()
 
     async def next_event(self) -> HostEvent:
         """See `Host`."""
@@ -155,69 +156,6 @@ class Libp2pHost:
             links={peer: (link.address, link.kind) for peer, link in best.items()},
             dropped=dict(self._dropped + self.network.refused),
         )
-
-    # Dials.
-
-    async def _dial(self, text: str) -> None:
-        try:
-            reason = await self._dial_parsed(text, parse(text))
-        except BadAddress:
-            reason = "not a multiaddr"
-        finally:
-            self._dialling.discard(text)
-        if reason:
-            self._events.put(DialFailed(text, reason))
-        for peer in [each for each in self._peers.values() if each.wanted == text]:
-            peer.wanted = ""
-            if not peer.links:
-                del self._peers[peer.id]
-                self._rest[peer.id] = trio.current_time() + DIAL_REST
-
-    async def _dial_parsed(self, text: str, address: Address) -> str:
-        """Dial; return why it failed, or an empty text while the hello is still to come."""
-        if address.peer == self.me:
-            return "same identity"
-        if address.peer is not None and self._end_dial_of_known(address.peer, text):
-            return ""
-        if len(self._links) >= self._config.max_links:
-            return "too many links"
-
-        def on_secured(muxed: Any, peer: PeerId) -> bool:
-            if self._end_dial_of_known(peer, text):
-                return False
-            self._dialled[muxed] = text
-            return True
-
-        try:
-            await self.network.dial(address, on_secured)
-        except DialFault as fault:
-            return fault.reason
-        return ""
-
-    def _end_dial_of_known(self, peer: PeerId, text: str) -> bool:
-        """End a dial that leads to whom we are linked with already."""
-        entry = self._peers.get(peer)
-        link = entry.best_link() if entry is not None and entry.found else None
-        if link is None:
-            return False
-        self._remember(peer, text)
-        self._events.put(PeerFound(peer, text, link.kind))
-        return True
-
-    def _remember(self, peer: PeerId, address: str) -> None:
-        self._book[peer] = address
-        self._book.move_to_end(peer)
-        while len(self._book) > MAX_BOOK:
-            self._rest.pop(self._book.popitem(last=False)[0], None)
-
-    def _fail_dial(self, link: Link, reason: str) -> None:
-        if link.dialled:
-            self._events.put(DialFailed(link.dialled, reason))
-            link.dialled = ""
-
-    def _on_own_identity(self, address: Address | None) -> None:
-        log.warning("a node with our identity dialled us from %s", address)
-        self._events.put(DialFailed(str(address or ""), "same identity"))
 
     # Links.
 
@@ -236,7 +174,7 @@ class Libp2pHost:
                 address=str(from_socket(*remote[:2]).of(peer_id)) if remote else "",
                 kind="relayed" if relayed else "direct",
                 is_initiator=bool(muxed.is_initiator),
-                dialled=self._dialled.pop(muxed, ""),
+                dialled=self._dials.text_of(muxed),
             )
             self._links[connection] = link
             peer.links.append(link)
@@ -251,7 +189,7 @@ class Libp2pHost:
         self._links.pop(link.connection, None)
         link.peer.links.remove(link)
         self._stop_link(link)
-        self._fail_dial(link, "unreachable")
+        self._dials.end_badly(link, "unreachable")
         if not link.peer.links and self._peers.get(link.peer.id) is link.peer:
             del self._peers[link.peer.id]
 
@@ -260,7 +198,7 @@ class Libp2pHost:
         try:
             stream = await self.network.open_lane(link.connection, CONTROL)
             if stream is None:
-                self._fail_dial(link, "not a shoal node")
+                self._dials.end_badly(link, "not a shoal node")
                 return
             if not link.is_initiator:
                 await link.judged.wait()
@@ -274,7 +212,7 @@ class Libp2pHost:
         with trio.move_on_after(HELLO_PATIENCE):
             await link.judged.wait()
             return
-        self._fail_dial(link, "timeout")
+        self._dials.end_badly(link, "timeout")
 
     async def _serve_control(self, stream: LaneStream) -> None:
         link = self.link_for(stream.connection)
@@ -326,14 +264,12 @@ class Libp2pHost:
     def _on_hello(self, link: Link) -> None:
         """Announce the peer, once; a dial that led to it has ended."""
         peer, new = link.peer, not link.peer.found
-        if link.dialled:
-            self._remember(peer.id, link.dialled)
         if new:
             peer.found = True
             self._start(self._lanes.run_writers, peer)
         if new or link.dialled:
             self._events.put(PeerFound(peer.id, link.dialled, link.kind))
-        link.dialled = ""
+        self._dials.end_well(link)
         peer.touch()
 
     async def _serve_bulk(self, stream: LaneStream) -> None:

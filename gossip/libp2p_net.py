@@ -13,7 +13,6 @@ import logging
 import socket
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, Final
 
 import multiaddr
@@ -21,14 +20,9 @@ import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
 from libp2p.custom_types import TProtocol
-from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.basic_host import BasicHost
-from libp2p.io.trio import TrioTCPStream
-from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.network.exceptions import SwarmException
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.protocol_muxer.exceptions import MultiselectClientError
@@ -38,89 +32,45 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.transport.upgrader import TransportUpgrader
 from nacl.signing import SigningKey
 
 from crypto.keys import PeerId
 from gossip import fast_mux
 from gossip.addresses import Address, expand_all, from_socket
-from gossip.core import Data
 from gossip.fast_link import FastNoise, Suite, TcpStream, Traffic
 from gossip.fast_mux import FastMuxer
-from gossip.fast_stream import FastStream
 from gossip.lanes import LinkBroken
+from gossip.libp2p_parts import (
+    STREAM_ERRORS,
+    DialOnDemandSwarm,
+    LaneStream,
+    NoAutoConnector,
+    Transport,
+    watched,
+)
 
 log = logging.getLogger(__name__)
 
 CONNECT_PATIENCE: Final = 5.0
 """Seconds for a TCP connection. A guess: a SYN is repeated after 1 and 3 seconds."""
 HANDSHAKE_PATIENCE: Final = 10.0
-TCP_WATCH: Final = {
-    "TCP_KEEPIDLE": 15,
-    "TCP_KEEPINTVL": 5,
-    "TCP_KEEPCNT": 4,
-    "TCP_USER_TIMEOUT": 35_000,
-}
-"""Seconds, seconds, probes, milliseconds: like our muxer's pings."""
-STOCK_PIECE: Final = 1 << 20
-STREAM_ERRORS: Final = (BaseLibp2pError, OSError, trio.ClosedResourceError, trio.BrokenResourceError)
-"""How a stream of the library fails."""
 MAX_HALF_OPEN: Final = 64
 """Connections that have not said who they are."""
 MAX_HALF_OPEN_PER_IP: Final = 32
 
 
-may_dial: ContextVar[bool] = ContextVar("may_dial", default=False)
-"""Whether the library may dial in this task and those it starts."""
-
-
-class LaneStream:
-    """A stream of a lane. Ours fills the reader's memory by itself; the standard's is copied."""
-
-    def __init__(self, stream: Any) -> None:
-        """`stream`: the library's, negotiated."""
-        self._stream = stream
-        self._fast = stream.muxed_stream if isinstance(stream.muxed_stream, FastStream) else None
-        self.connection = stream.swarm_conn
-
-    async def write(self, data: Data) -> None:
-        """See `ByteStream`."""
-        try:
-            if self._fast is not None:
-                await self._fast.write(data)
-                return
-            view = memoryview(data).cast("B")
-            for start in range(0, len(view), STOCK_PIECE):
-                await self._stream.write(bytes(view[start : start + STOCK_PIECE]))
-        except STREAM_ERRORS as error:
-            raise LinkBroken(str(error)) from error
-
-    async def read_into(self, view: memoryview) -> None:
-        """See `ByteStream`."""
-        try:
-            if self._fast is not None:
-                await self._fast.read_into(view)
-                return
-            while view:
-                piece = await self._stream.read(len(view))
-                view[: len(piece)] = piece
-                view = view[len(piece) :]
-        except STREAM_ERRORS as error:
-            raise LinkBroken(str(error)) from error
-
-    async def reset(self) -> None:
-        """End it in both directions, without waiting for a peer that takes no data."""
-        with trio.move_on_after(1) as scope:
-            scope.shield = True
-            try:
-                await self._stream.reset()
-            except STREAM_ERRORS:
-                log.debug("the stream ended before its reset")
-
-
 class PortInUse(OSError):
     """Somebody listens there already; the message says what to do."""
+
+    def __init__(self, port: int) -> None:
+        """`port`: the one asked for."""
+        text = f"port {port} is in use: choose another with --port, or 0 for a free one"
+        super().__init__(errno.EADDRINUSE, text)
+
+    def __str__(self) -> str:
+        """Return the advice alone."""
+        return str(self.strerror)
 
 
 class DialFault(Exception):
@@ -130,41 +80,6 @@ class DialFault(Exception):
         """`reason`: for the person who gave the address."""
         super().__init__(reason)
         self.reason = reason
-
-
-class Transport(TCP):
-    """TCP with counted bytes, and with `accept` in the place of the library's handler."""
-
-    def __init__(self, traffic: Traffic, accept: Callable[[TcpStream], Awaitable[None]]) -> None:
-        """`accept` owns each new connection until it returns."""
-        super().__init__()
-        self._traffic = traffic
-        self._accept = accept
-
-    async def dial(self, maddr: Any) -> RawConnection:
-        """See `TCP`; used by the library's own dials."""
-        raw = await super().dial(maddr)
-        return RawConnection(_watched(raw.stream.stream, self._traffic), True)
-
-    def create_listener(self, handler_function: Any) -> TCPListener:
-        """See `TCP`."""
-
-        async def handle(stream: TrioTCPStream) -> None:
-            await self._accept(_watched(stream.stream, self._traffic))
-
-        return TCPListener(handle)
-
-
-def _watched(stream: trio.SocketStream, traffic: Traffic) -> TcpStream:
-    """Return the connection, counted, and ended by the system when the other machine is gone.
-
-    Our muxer pings; the standard one does not end a link that nobody answers on.
-    """
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in TCP_WATCH.items():
-        if hasattr(socket, name):  # no two systems know the same ones
-            stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return TcpStream(stream, traffic)
 
 
 def check_port_free(address: Address) -> None:
@@ -185,35 +100,8 @@ def check_port_free(address: Address) -> None:
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortInUse(
-                    errno.EADDRINUSE,
-                    f"port {address.port} is in use: choose another with --port, or 0 for a free one",
-                ) from error
-            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
-
-
-class _Swarm(Swarm):
-    """Dials only for those who may; the library's GossipSub dials whom it has just lost."""
-
-    async def dial_peer(self, peer_id: ID) -> list[Any]:
-        """See `Swarm`.
-
-        Raises:
-            SwarmException: nobody answered, or the task may not dial.
-        """
-        if not may_dial.get():
-            raise SwarmException("no link, and this part of the library may not dial")
-        return list(await super().dial_peer(peer_id))
-
-
-class _NoAutoConnector(AutoConnector):
-    """Dials nobody. The library's dials everybody it has heard of, also whom we have just dropped."""
-
-    async def maybe_connect(self) -> None:
-        """See `AutoConnector`."""
-
-    async def run_background_task(self, nursery: trio.Nursery) -> None:
-        """See `AutoConnector`."""
+                raise PortInUse(address.port) from error
+            raise OSError(f"cannot listen on {address}: {error.strerror}") from error
 
 
 class Network:
@@ -239,7 +127,7 @@ class Network:
         self._own_dials: deque[tuple[str, int]] = deque(maxlen=MAX_HALF_OPEN)
         store = PeerStore()
         store.add_key_pair(self.id, keys)
-        self.swarm = _Swarm(
+        self.swarm = DialOnDemandSwarm(
             self.id,
             store,
             TransportUpgrader(security, muxers),
@@ -253,7 +141,7 @@ class Network:
                 max_connections_per_peer=64,
             ),
         )
-        self.swarm.auto_connector = _NoAutoConnector(self.swarm)
+        self.swarm.auto_connector = NoAutoConnector(self.swarm)
         self.host = BasicHost(self.swarm, addrs_factory=lambda _: [_multiaddr(a) for a in self.addresses()])
         self._guard_handlers()
 
@@ -287,7 +175,7 @@ class Network:
         Raises:
             DialFault: with the reason.
         """
-        stream = _watched(await _connect(address), self.traffic)
+        stream = watched(await _connect(address), self.traffic)
         try:
             with trio.fail_after(HANDSHAKE_PATIENCE):
                 return await self._secure_outbound(address, stream, on_secured)
@@ -299,7 +187,8 @@ class Network:
             raise
         except Exception as error:  # whatever a stranger's answer makes the library raise
             log.debug("handshake with %s failed", address, exc_info=True)
-            raise DialFault("not a shoal node") from error
+            # Who closes without a word is full, or starting, or stopping.
+            raise DialFault("not a shoal node" if stream.heard else "refused") from error
 
     async def _secure_outbound(
         self, address: Address, stream: TcpStream, on_secured: Callable[[Any, PeerId], bool]
@@ -355,7 +244,7 @@ class Network:
         connection = await self.swarm.add_conn(muxed, direction="inbound")
         await connection.event_closed.wait()
 
-    async def open_lane(self, connection: Any, protocol: str) -> "LaneStream | None":
+    async def open_lane(self, connection: Any, protocol: str) -> LaneStream | None:
         """Open a stream on this very connection; None if the peer does not speak the protocol.
 
         Raises:
@@ -376,7 +265,7 @@ class Network:
         stream.set_protocol(TProtocol(protocol))
         return LaneStream(stream)
 
-    def serve_lane(self, protocol: str, handler: Callable[["LaneStream"], Awaitable[None]]) -> None:
+    def serve_lane(self, protocol: str, handler: Callable[[LaneStream], Awaitable[None]]) -> None:
         """Hand inbound streams of a protocol to a handler, and reset them when it returns."""
 
         async def handle(stream: Any) -> None:

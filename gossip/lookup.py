@@ -32,7 +32,8 @@ from crypto.keys import PeerId
 from gossip.addresses import BadAddress, parse
 from gossip.core import Learned
 from gossip.host import Announced, HostConfig
-from gossip.libp2p_net import Network, may_dial
+from gossip.libp2p_net import Network
+from gossip.libp2p_parts import may_dial
 
 log = logging.getLogger(__name__)
 

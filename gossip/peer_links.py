@@ -128,6 +128,8 @@ class Peer:
         """Throw away what waits, as nobody is there."""
         self.writers.cancel()
         self.writers = trio.CancelScope()
+        for outbox in self.outboxes.values():
+            outbox.close()
         self.outboxes = _outboxes()
 
 

@@ -37,7 +37,8 @@ from gossip.core import PeerFound
 from gossip.fast_link import AES, CHACHA, CHUNK, TAG, Suite
 from gossip.host import FrameReceived, HostConfig
 from gossip.libp2p_host import Libp2pHost, open_host
-from gossip.libp2p_net import LaneStream, Network
+from gossip.libp2p_net import Network
+from gossip.libp2p_parts import LaneStream
 
 PIECE = 1 << 20
 LANE = "/shoal/bench/1"

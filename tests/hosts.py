@@ -15,7 +15,8 @@ from gossip.fast_link import suites_by_speed
 from gossip.host import HostConfig, HostEvent
 from gossip.lanes import CONTROL
 from gossip.libp2p_host import Libp2pHost
-from gossip.libp2p_net import LaneStream, Network
+from gossip.libp2p_net import Network
+from gossip.libp2p_parts import LaneStream
 from gossip.peer_links import VERSION, Hello
 
 E = TypeVar("E", bound=Any)

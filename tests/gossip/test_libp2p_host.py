@@ -336,6 +336,31 @@ def test_addresses_name_every_interface_or_what_is_announced() -> None:
     trio.run(main)
 
 
+def test_flush_waits_until_everything_was_written() -> None:
+    async def body(one: Libp2pHost, other: Libp2pHost) -> None:
+        await one.flush()
+        await link(one, other)
+        for _ in range(20):
+            one.send_nowait(other.me, b"bulk", memoryview(bytes(1 << 20)))
+        one.send_nowait(other.me, b"control")
+        with trio.fail_after(5):
+            await one.flush()
+        assert one.statistics().peer_bytes[other.me][0] == 20 * ((1 << 20) + 4) + 7
+
+        async def drop() -> None:
+            await trio.sleep(0.05)
+            one.drop_nowait(other.me, "a test")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drop)
+            for _ in range(200):
+                one.send_nowait(other.me, b"bulk", memoryview(bytes(1 << 20)))
+            with trio.fail_after(5):
+                await one.flush()
+
+    with_two(body)
+
+
 def test_a_frame_that_no_receiver_takes_is_our_own_fault() -> None:
     async def body(one: Libp2pHost, other: Libp2pHost) -> None:
         with pytest.raises(ValueError, match="larger than any may be"):

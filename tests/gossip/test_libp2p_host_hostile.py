@@ -15,7 +15,8 @@ from gossip.core import DialFailed, PeerFound, PeerLost
 from gossip.host import FrameReceived
 from gossip.lanes import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, PREFIX, LinkBroken
 from gossip.libp2p_host import Libp2pHost, open_host
-from gossip.libp2p_net import LaneStream, Network
+from gossip.libp2p_net import Network
+from gossip.libp2p_parts import LaneStream
 from gossip.peer_links import MAX_BACKLOG_BYTES, VERSION, Hello, Peer
 
 
@@ -207,7 +208,7 @@ def test_links_above_the_limit_are_refused() -> None:
         ):
             await link(one, host)
             two.dial_nowait(host.addresses()[0])
-            assert (await wait_for(two, DialFailed)).reason == "not a shoal node"
+            assert (await wait_for(two, DialFailed)).reason == "refused"
             host.dial_nowait(two.addresses()[0])
             assert (await wait_for(host, DialFailed)).reason == "too many links"
             assert host.statistics().dropped == {"too many links": 1}
@@ -255,7 +256,7 @@ def test_hundreds_of_links_leave_no_descriptor_and_no_bookkeeping_behind() -> No
         assert descriptors() <= before + 2
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 20_000
         assert len(host._links) == len(host._peers) == 1
-        assert not host._dialled
+        assert not host._dials._links_to_come
         assert not host.network._half_open
 
     with_an_attacker(body)
