@@ -181,7 +181,7 @@ def fake_tools() -> "Tools":
 
 
 def main(behaviour: dict[str, Any]) -> None:
-    """Be a node. `dies`: {name: round}; `deaf`: ignores SIGTERM; `late`: leaves after so many seconds."""
+    """Be a node. `dies`: NAME:ROUND, once there is a file "die"; `deaf`: ignores SIGTERM; `late`: leaves after so many seconds."""
     home = Path(behaviour["home"])
     name = behaviour["name"]
     if behaviour.get("fails") == name:
@@ -205,6 +205,7 @@ def main(behaviour: dict[str, Any]) -> None:
         if asked.wait(0.02):
             break
         if behaviour.get("dies") == f"{name}:{round_}":
+            wait_until((home / "die").exists)
             os.kill(os.getpid(), signal.SIGKILL)
         state = name if behaviour.get("apart") == name else None
         history.append(

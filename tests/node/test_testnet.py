@@ -1,5 +1,6 @@
 """The launcher brings fake nodes to a verdict, and leaves no process behind however it ends."""
 
+import dataclasses
 import json
 import os
 import re
@@ -94,7 +95,13 @@ def test_nodes_are_told_the_addresses_of_their_topology(
 
 @pytest.mark.slow
 def test_a_node_that_dies_does_not_end_the_others_but_fails_the_verdict(tmp_path: Path) -> None:
-    result, _ = run(plan_of(dies="node-2:3"), tmp_path)
+    def fetch(home: Path) -> Status | None:
+        status = testnet_fakes.fetch_status(home)
+        if status and status.round == 2 and home.name == "node-2":
+            (home / "die").touch()
+        return status
+
+    result, _ = run(plan_of(dies="node-2:3"), tmp_path, tools=dataclasses.replace(TOOLS, fetch_status=fetch))
     assert not result.verdict
     assert [node.finished for node in result.per_node] == [True, False, True]
     assert result.per_node[1].exit_code == -signal.SIGKILL
@@ -124,7 +131,7 @@ def test_a_comparison_that_fails_is_told_and_does_not_hide_the_result(tmp_path: 
     def fails(plan: Plan) -> list[str]:
         return [sys.executable, "-c", "raise SystemExit('no data here')"]
 
-    tools = Tools(**{**{f: getattr(TOOLS, f) for f in Tools.__slots__}, "baseline_command": fails})
+    tools = dataclasses.replace(TOOLS, baseline_command=fails)
     result, seen = run(plan_of(), tmp_path, tools=tools)
     assert result.verdict
     assert result.local_only_mean is None
