@@ -181,7 +181,7 @@ def fake_tools() -> "Tools":
 
 
 def main(behaviour: dict[str, Any]) -> None:
-    """Be a node. `dies`: NAME:ROUND, once there is a file "die"; `deaf`: ignores SIGTERM; `late`: leaves after so many seconds."""
+    """Be a node. `dies`: NAME:ROUND, once there is a file "die"; `deaf`: NAME ignores SIGTERM."""
     home = Path(behaviour["home"])
     name = behaviour["name"]
     if behaviour.get("fails") == name:
@@ -217,7 +217,6 @@ def main(behaviour: dict[str, Any]) -> None:
     while not asked.is_set():
         asked.wait(0.5)
     print(f"{name} leaves", flush=True)
-    time.sleep(behaviour.get("late", 0))
 
 
 if __name__ == "__main__" and sys.argv[1] == "launch":
