@@ -82,7 +82,7 @@ def open_envelope(sealed: bytes) -> Envelope:
     try:
         head = _decode_head(head_bytes)
         sender = peer_id_of(head.sender)
-    except (msgspec.MsgspecError, BadKey) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, BadKey) as error:
         raise BadEnvelope("head is malformed") from error
     if head.version != VERSION:
         raise BadEnvelope(f"version {head.version}, not {VERSION}")

@@ -220,7 +220,7 @@ class Libp2pHost:
             with trio.fail_after(HELLO_PATIENCE):
                 head, _ = await read_frame(stream, CONTROL, MAX_HELLO_BYTES)
             hello = decode_hello(head)
-        except (msgspec.MsgspecError, RemoteViolation, trio.TooSlowError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RemoteViolation, trio.TooSlowError):
             self._violate(link, "bad hello")
             return
         except LinkBroken:

@@ -150,7 +150,7 @@ class Codec:
             raise RemoteViolation("kind does not match", envelope.head.kind)
         try:
             presence = _decode_presence(envelope.body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise RemoteViolation("malformed record") from error
         if presence.run != envelope.head.run or not math.isfinite(presence.lease):
             raise RemoteViolation("malformed record")
