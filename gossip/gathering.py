@@ -1,6 +1,6 @@
 """Gathering: every member's small body, the same set on all members, fixed before anything is seen.
 
-    committing --all digests--> revealing --all bodies--> agreeing --> fetching --> done
+    committing --all digests--> revealing --all bodies--> agreeing --> fetching --> finishing --> done
                or silence                   or silence
 
 First everyone sends the hash of its body, and only then the body: nobody can choose his contribution by
@@ -9,6 +9,10 @@ vector, seventeen numbers per member: whether I hold its body, and the sixteen 1
 hash. The mean, divided by the share of holders, is the hash itself if all holders were told the same, and
 nobody's hash if a member told different peers different things: such a body counts for none. A body
 that is in the set and never reached us is fetched from whoever holds it.
+
+Nobody leaves before all that live hold the whole set, so that there is always somebody to ask. A body that
+nobody alive holds counts for none; should members have come to different sets all the same, since links
+failed between some of them, the most common set stands and the others give up.
 
 Everyone thus reduces the same bodies in the same order, and no bit depends on who was fast.
 """
@@ -20,10 +24,10 @@ from typing import Final
 import numpy as np
 
 from crypto.keys import PeerId
-from gossip.averaging import Averaging, AveragingConfig, Talk
+from gossip.averaging import BEAT, Averaging, AveragingConfig, Talk
 from gossip.core import Data, Drop, Effects, Send, SetTimer, Vector
 from gossip.matchmaking import Group
-from gossip.messages import Abandon, Alive, Cut, Digest, Exchange, Missing, Reveal
+from gossip.messages import Abandon, Alive, Cut, Digest, Done, Exchange, Missing, Reveal
 
 TIMER: Final = "gathering"
 MAX_BODY_BYTES: Final = 4 << 20
@@ -40,6 +44,7 @@ class Step(Enum):
     REVEALING = "revealing"
     AGREEING = "agreeing"
     FETCHING = "fetching"
+    FINISHING = "finishing"
     DONE = "done"
     FAILED = "failed"
 
@@ -90,9 +95,16 @@ class Gathering:
         self._unproved: dict[int, bytes] = {}
         self._alive = set(range(len(group.members)))
         self._early: list[tuple[PeerId, Talk, Data]] = []
-        self._agreed: dict[int, bytes] = {}
-        self._asked: dict[int, list[int]] = {}
         self._vector: Vector = np.empty(0, dtype=np.float32)
+        self._agreed: dict[int, bytes] = {}
+        # By member whose body is missing here: whom we ask for it, and who lacks it too.
+        self._asking: dict[int, int] = {}
+        self._lacking: dict[int, set[int]] = {}
+        self._told_lack: set[tuple[int, int]] = set()
+        self._outcome = b""
+        self._done: dict[int, bytes] = {}
+        self._cut_by: set[int] = set()
+        self._heard: dict[int, float] = {}
         self._due = 0.0
 
     @property
@@ -102,45 +114,53 @@ class Gathering:
 
     def begin(self, now: float) -> Effects:
         """Commit to our body."""
+        self._heard = dict.fromkeys(range(len(self._members)), now)
+        self._due = now + self.config.stall
         digest = Digest(self.group.id, self.index, self._digests[self._mine])
-        effects: Effects = [Send(peer, digest) for peer in self._others()]
-        return effects + self._wait(now) + self._advance(now)
+        return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
 
     def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
         """A message of this ask, or of its inner all-reduce, arrived."""
         if peer not in self._members or peer == self._me:
             return []
         member = self._members.index(peer)
+        self._heard[member] = now
         if message.index == self.index + INNER_INDEX:
             return self._to_inner(peer, message, data, now)
+        match message:
+            case Abandon():
+                return self._lose(member, now)
+            case Cut():
+                return self._handle_cut(member, now)
+        if member not in self._alive or self.is_over:
+            return []
         match message:
             case Digest():
                 self._digests.setdefault(member, message.digest)
                 early = self._unproved.pop(member, None)
-                return self._take(member, member, early, now) if early is not None else self._advance(now)
+                return self._take(member, early, now) if early is not None else self._advance(now)
             case Reveal():
                 return self._handle_reveal(member, message, data, now)
             case Missing():
-                return self._handle_missing(peer, message)
-            case Abandon() | Cut():
-                return self._lose(member, now)
+                return self._handle_missing(member, message, now)
+            case Done():
+                self._done[member] = message.outcome
+                return self._finish_if_all_done()
         return []
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a member."""
-        if peer not in self._members:
-            return []
-        return self._lose(self._members.index(peer), now)
+        return self._lose(self._members.index(peer), now) if peer in self._members else []
 
     def timer(self, now: float) -> Effects:
-        """Give up on what has not come."""
-        if self.is_over or now < self._due:
+        """Show that we live, and give up on what has not come."""
+        if self.is_over:
             return []
-        if self.step is Step.FETCHING:
-            return self._ask_next(now)
-        for member in sorted(self._awaited()):
-            self._forget(member)
-        return self._advance(now)
+        effects = self._to_all(Alive(self.group.id, self.index))
+        for member in sorted(self._overdue(now)):
+            effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
+            effects += self._lose(member, now)
+        return effects + self._tick(now)
 
     def inner_timer(self, now: float) -> Effects:
         """Hand a timer on to the inner all-reduce."""
@@ -148,56 +168,82 @@ class Gathering:
 
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
-        gone = Abandon(self.group.id, self.index)
-        return [Send(peer, gone) for peer in self._others()]
+        return self._to_all(Abandon(self.group.id, self.index))
 
     # --- messages ---------------------------------------------------------------------------------
 
     def _handle_reveal(self, sender: int, message: Reveal, data: Data, now: float) -> Effects:
         if len(data) > MAX_BODY_BYTES or message.member >= len(self._members):
             return [Drop(self._members[sender], "body is too large"), *self._lose(sender, now)]
-        body = bytes(data)
+        member, body = message.member, bytes(data)
         if self.step is Step.FETCHING:
-            member = message.member
-            digest = body_digest(self.group.id, self.index, member, body)
-            if self._agreed.get(member) == digest:
+            if self._agreed.get(member) == body_digest(self.group.id, self.index, member, body):
                 self._held[member] = body
-            return self._finish_if_complete(now)
-        if message.member != sender or sender in self._held:
+            else:
+                self._lacking.setdefault(member, set()).add(sender)
+            return self._fetch(now)
+        is_late = self.step is Step.FINISHING
+        if is_late or member != sender or sender in self._held:
             return []
         if sender not in self._digests:
             # Bulk may overtake control: the digest is on its way.
             self._unproved[sender] = body
             return []
-        return self._take(sender, sender, body, now)
+        return self._take(sender, body, now)
 
-    def _take(self, sender: int, member: int, body: bytes, now: float) -> Effects:
-        if body_digest(self.group.id, self.index, member, body) != self._digests[member]:
+    def _take(self, sender: int, body: bytes, now: float) -> Effects:
+        if body_digest(self.group.id, self.index, sender, body) != self._digests[sender]:
             return [Drop(self._members[sender], "body is not what was committed"), *self._lose(sender, now)]
-        self._held[member] = body
+        self._held[sender] = body
         return self._advance(now)
 
-    def _handle_missing(self, peer: PeerId, message: Missing) -> Effects:
-        return [
-            Send(peer, Reveal(self.group.id, self.index, member), self._held[member])
-            for member in message.members
-            if member in self._held
-        ]
+    def _handle_missing(self, peer: int, message: Missing, now: float) -> Effects:
+        effects: Effects = []
+        for member in message.members:
+            if member in self._held:
+                head = Reveal(self.group.id, self.index, member)
+                effects.append(Send(self._members[peer], head, self._held[member]))
+            else:
+                # Who asks for it does not have it; whether we shall is known when the set is.
+                self._lacking.setdefault(member, set()).add(peer)
+        return effects + self._fetch(now)
+
+    def _handle_cut(self, member: int, now: float) -> Effects:
+        self._cut_by.add(member)
+        incomplete = self.step not in (Step.FINISHING, Step.DONE, Step.FAILED)
+        if incomplete and 2 * len(self._cut_by) >= len(self._members) - 1:
+            self.step = Step.FAILED
+            return self.abandon()
+        return self._lose(member, now)
 
     # --- steps ------------------------------------------------------------------------------------
 
     def _awaited(self) -> set[int]:
         """Members whose word the present step waits for."""
-        have = self._digests if self.step is Step.COMMITTING else self._held
-        return self._alive - have.keys()
+        match self.step:
+            case Step.COMMITTING:
+                return self._alive - self._digests.keys()
+            case Step.REVEALING:
+                return self._alive - self._held.keys()
+            case Step.FETCHING:
+                return set(self._asking.values()) & self._alive
+            case Step.FINISHING:
+                return self._alive - self._done.keys() - {self._mine}
+        return set()
+
+    def _overdue(self, now: float) -> set[int]:
+        stall = self.config.stall
+        if self.step is not Step.FINISHING:
+            return self._awaited() if now >= self._due else set()
+        # They may be waiting for others whom we do not see, and say that they live.
+        return {m for m in self._awaited() if now >= min(self._due + stall, self._heard[m] + stall)}
 
     def _advance(self, now: float) -> Effects:
         effects: Effects = []
         if self.step is Step.COMMITTING and not self._awaited():
             self.step = Step.REVEALING
-            reveal = Reveal(self.group.id, self.index, self._mine)
-            effects += [Send(peer, reveal, self._held[self._mine]) for peer in self._others()]
-            effects += self._wait(now)
+            self._due = now + self.config.stall
+            effects += self._to_all(Reveal(self.group.id, self.index, self._mine), self._held[self._mine])
         if self.step is Step.REVEALING and not self._awaited():
             effects += self._agree(now)
         return effects
@@ -209,8 +255,8 @@ class Gathering:
         index = self.index + INNER_INDEX
         group = Group(self.group.id, self.group.round, self._members, (1,) * len(self._members))
         self.inner = Averaging(self._me, group, index, self._vector, 1.0, self.config)
-        effects = [SetTimer(float("inf"), TIMER), *self._after_inner(self.inner.begin(now), now)]
-        for member in set(range(len(self._members))) - self._alive:
+        effects = self._after_inner(self.inner.begin(now), now)
+        for member in sorted(set(range(len(self._members))) - self._alive):
             effects += self._after_inner(self.inner.lost(self._members[member], now), now)
         early, self._early = self._early, []
         for peer, message, data in early:
@@ -225,9 +271,7 @@ class Gathering:
             if len(self._early) < 16 * len(self._members) and len(data) <= 4 * WIDTH * len(self._members):
                 self._early.append((peer, message, data))
             return []
-        if self.step is Step.AGREEING or not isinstance(message, Alive):
-            return self._after_inner(self.inner.handle(peer, message, data, now), now)
-        return []
+        return self._after_inner(self.inner.handle(peer, message, data, now), now)
 
     def _after_inner(self, effects: Effects, now: float) -> Effects:
         if self.step is not Step.AGREEING or self.inner is None or not self.inner.is_over:
@@ -236,57 +280,81 @@ class Gathering:
             self.step = Step.FAILED
             return effects
         self.step = Step.FETCHING
+        for peer in self.inner.lost_members:
+            self._forget(self._members.index(peer))
         self._agreed = decode_holding(self._vector)
-        for member, digest in self._agreed.items():
-            body = self._held.get(member)
-            if body is not None and body_digest(self.group.id, self.index, member, body) != digest:
+        for member in list(self._held):
+            # What is not in the set is given to nobody, so that all come to the same end.
+            digest = body_digest(self.group.id, self.index, member, self._held[member])
+            if self._agreed.get(member) != digest:
                 del self._held[member]
-        return effects + self._finish_if_complete(now)
+        return effects + self._fetch(now)
+
+    def _fetch(self, now: float) -> Effects:
+        """Ask one member for each body that is missing; what nobody has counts for none."""
+        if self.step not in (Step.FETCHING, Step.FINISHING):
+            return []
+        wanted: dict[int, list[int]] = {}
+        self._asking = {m: holder for m, holder in self._asking.items() if m not in self._held}
+        for member in sorted((self._agreed.keys() | self._lacking.keys()) - self._held.keys()):
+            lacking = self._lacking.setdefault(member, set())
+            if self._asking.get(member) not in self._alive - lacking:
+                self._asking.pop(member, None)
+                left = sorted(
+                    self._alive - lacking - {self._mine}, key=lambda other: (other != member, other)
+                )
+                if member in self._agreed and left:
+                    self._asking[member] = left[0]
+                    self._due = now + self.config.stall
+                else:
+                    self._agreed.pop(member, None)
+            # Those that asked us are told that we lack it too, by our asking them.
+            for peer in sorted({self._asking.get(member, self._mine), *lacking} & self._alive - {self._mine}):
+                if (peer, member) not in self._told_lack:
+                    self._told_lack.add((peer, member))
+                    wanted.setdefault(peer, []).append(member)
+        asks: Effects = [
+            Send(self._members[peer], Missing(self.group.id, self.index, tuple(members)))
+            for peer, members in wanted.items()
+        ]
+        return asks + self._finish_if_complete(now)
 
     def _finish_if_complete(self, now: float) -> Effects:
-        if self.step is not Step.FETCHING:
+        if self.step is not Step.FETCHING or self._agreed.keys() - self._held.keys():
             return []
-        if self._agreed.keys() - self._held.keys():
-            return self._ask_next(now) if not self._asked else []
-        self.step = Step.DONE
-        agreed = [(self._members[member], self._held[member]) for member in self._agreed]
-        self.bodies = tuple(sorted(agreed))
-        return [SetTimer(float("inf"), TIMER)]
+        self.step = Step.FINISHING
+        self._due = now + self.config.stall
+        text = b"".join(bytes([member]) + self._agreed[member] for member in sorted(self._agreed))
+        self._outcome = blake2b(text, digest_size=16).digest()
+        done = Done(self.group.id, self.index, self._outcome)
+        return [*self._to_all(done), *self._finish_if_all_done()]
 
-    def _ask_next(self, now: float) -> Effects:
-        """Ask one more member for each body that is missing; what nobody has counts for none."""
-        effects: Effects = []
-        wanted: dict[int, list[int]] = {}
-        for member in sorted(self._agreed.keys() - self._held.keys()):
-            asked = self._asked.setdefault(member, [self._mine])
-            left = sorted((self._alive | {member}) - set(asked), key=lambda other: (other != member, other))
-            if not left:
-                del self._agreed[member]
-                continue
-            asked.append(left[0])
-            wanted.setdefault(left[0], []).append(member)
-        for holder, members in wanted.items():
-            missing = Missing(self.group.id, self.index, tuple(members))
-            effects.append(Send(self._members[holder], missing))
-        if not wanted:
-            return self._finish_if_complete(now)
-        return effects + self._wait(now)
+    def _finish_if_all_done(self) -> Effects:
+        others = self._alive - {self._mine}
+        if self.step is not Step.FINISHING or not others <= self._done.keys():
+            return []
+        outcomes = [self._outcome, *(self._done[member] for member in others)]
+        stands = max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome))
+        self.step = Step.DONE if self._outcome == stands else Step.FAILED
+        self.bodies = tuple(sorted((self._members[m], self._held[m]) for m in self._agreed))
+        return [SetTimer(float("inf"), TIMER)]
 
     # --- small things -----------------------------------------------------------------------------
 
-    def _others(self) -> list[PeerId]:
-        return [peer for peer in self._members if peer != self._me]
+    def _to_all(self, message: Exchange, data: Data = b"") -> Effects:
+        return [Send(self._members[member], message, data) for member in sorted(self._alive - {self._mine})]
 
     def _forget(self, member: int) -> None:
-        if member in self._alive:
+        if member in self._alive and member != self._mine:
             self._alive.discard(member)
             self.lost_members.append(self._members[member])
 
     def _lose(self, member: int, now: float) -> Effects:
+        if self.is_over:
+            return []
         self._forget(member)
         effects = self._after_inner(self.inner.lost(self._members[member], now), now) if self.inner else []
-        return effects if self.is_over else effects + self._advance(now)
+        return [*effects, *self._fetch(now), *self._advance(now), *self._finish_if_all_done()]
 
-    def _wait(self, now: float) -> Effects:
-        self._due = now + self.config.stall
-        return [SetTimer(self._due, TIMER)]
+    def _tick(self, now: float) -> Effects:
+        return [] if self.is_over else [SetTimer(now + min(BEAT, self.config.stall), TIMER)]

@@ -15,7 +15,7 @@ Invariants: a core leaves for `formed` at most once; a group is committed only a
 accepted it; a member that finds itself committed twice abandons the second group at once, aloud.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -87,16 +87,17 @@ class Matchmaking:
         round_: int,
         base: bytes,
         config: MatchmakingConfig,
-        *,
         nonce: int,
+        past: Collection[bytes] = (),
         share: int = 1,
     ) -> None:
         """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
 
-        `nonce`: another for every search, so that no group is ever formed twice.
+        `nonce`: another for every search, so that no group is ever formed twice; `past`: groups that this
+        peer has left, to which nobody can bring it back.
         """
         self.me, self.run, self.round, self.base = me, run, round_, base
-        self.config, self._nonce = config, nonce
+        self.config, self._nonce, self._past = config, nonce, past
         self.state = State.WAITING
         self.group: Group | None = None
         self.ready: dict[PeerId, int] = {me: share}
@@ -210,10 +211,12 @@ class Matchmaking:
         if message.base != self.base or not self._is_sound(message.convener, message.members, message.shares):
             return self._taken_elsewhere(peer, message, now)
         found = self._group_of(message)
-        if self.group is not None:
-            if self.group.id == found.id:
-                return []
-            return [Send(other, Abandon(found.id, 0)) for other in message.members if other != self.me]
+        if self.group is not None and self.group.id == found.id:
+            return []
+        if self.group is not None or found.id in self._past:
+            gone = Abandon(found.id, 0)
+            effects: Effects = [Send(other, gone) for other in message.members if other != self.me]
+            return effects if self.group is not None else effects + self.withdraw(peer, now)
         return self._form(message, now)
 
     def matches(self, group: bytes) -> bool:

@@ -14,7 +14,7 @@ Slow peers do fewer steps, not longer rounds: once others are ready and most of 
 the node is told to hurry.
 """
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Final
@@ -175,7 +175,8 @@ class Member:
         self._late: set[PeerId] = set()
         self._described: set[tuple[PeerId, bytes]] = set()
         self._told: dict[PeerId, float] = {}
-        self._past: deque[bytes] = deque(maxlen=MAX_PAST)
+        self._past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
+        """Groups we are in no more: whom they went on without, or nothing where we left."""
         self._kept: list[Received] = []
         self._kept_bytes = 0
         self._asked_at = self._formed_at = 0.0
@@ -240,7 +241,7 @@ class Member:
         self.serving.hold(event.round, event.state, event.previous, event.data)
         self.phase = Phase.WORKING
         # The trainer writes its next contribution where this exchange has its mean.
-        self._end_round()
+        self._end_round(finished=True)
         self.fetching = None
         self._early = {peer: early for peer, early in self._early.items() if early[0].round >= self.round}
         self._hurry_at = INFINITY
@@ -266,7 +267,7 @@ class Member:
         self._arrived = {peer: now for peer, _ in early}
         nonce = int(self._dice.random() * (1 << 53))
         self._matchmaking = Matchmaking(
-            self.me, self.run, self.round, self._base(), self._matchmaking_config(), nonce=nonce
+            self.me, self.run, self.round, self._base(), self._matchmaking_config(), nonce, self._past
         )
         return effects + self._after_matchmaking(self._matchmaking.begin(self._expected(), early, now), now)
 
@@ -384,7 +385,7 @@ class Member:
             return []
         try:
             theirs = msgspec.msgpack.decode(message.spec, type=RunSpec)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return []
         text = difference(self.spec, theirs)
         return [Notify(Refused(peer, f"other run spec: {text}"))] if text else []
@@ -425,18 +426,24 @@ class Member:
         ours = (exchange.index, exchange.index + INNER_INDEX)
         if message.index in ours[: 2 if isinstance(exchange, Gathering) else 1]:
             return self._after_exchange(exchange.handle(event.peer, message, event.data, now), now)
+        if isinstance(message, Abandon) and message.index < exchange.index:
+            return self._after_exchange(exchange.lost(event.peer, now), now)
         # Others of our group are at the round's next ask already; ours will come.
         ahead = message.index % INNER_INDEX == exchange.index + 1
         return self._keep_for_later(event) if ahead and event.peer in exchange.group.members else []
 
     def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
         """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
-        if isinstance(message, Cut | Abandon) or now < self._told.get(peer, 0.0) + 1.0 or not self.run:
+        lost = self._past.get(message.group)
+        if isinstance(message, Cut | Abandon) or not self.run or (lost is not None and peer not in lost):
+            # Whoever was there when we finished needs nothing: these are its last words.
+            return []
+        if now < self._told.get(peer, 0.0) + 1.0:
             return []
         if len(self._told) > 4 * MAX_PUSHED:
             self._told.clear()
         self._told[peer] = now
-        gone = Cut if message.group in self._past else Abandon
+        gone = Abandon if lost is None else Cut
         record = Records(((self._record(), 0.0),))
         return [Send(peer, gone(message.group, message.index)), Send(peer, record)]
 
@@ -551,7 +558,6 @@ class Member:
             least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
         if result is None:
             return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
-        self._past.append(exchange.group.id)
         if self.table.connected.isdisjoint(exchange.lost_members):
             self._exchange_wait.observe(now - self._formed_at)
         else:
@@ -653,7 +659,9 @@ class Member:
         return sum(1 for _ in self.table.in_run(self.run)) + 1 > self.spec.group_size
 
     def _base(self) -> bytes:
-        return NO_BASE if self._is_mixing() else self.state
+        # Not by whether there are several groups just now: views differ, and bases that differ with them
+        # would keep peers apart that could average.
+        return NO_BASE if self._mergeable else self.state
 
     def _is_mine(self, ready: Ready) -> bool:
         return ready.round == self.round and ready.base == self._base()
@@ -686,7 +694,12 @@ class Member:
             return []
         return self.exchange.abandon()
 
-    def _end_round(self) -> None:
+    def _end_round(self, *, finished: bool = False) -> None:
+        if self.exchange is not None:
+            lost = frozenset(self.exchange.lost_members)
+            self._past[self.exchange.group.id] = lost if finished else None
+            while len(self._past) > MAX_PAST:
+                self._past.popitem(last=False)
         self._matchmaking = None
         self.exchange = None
         self._pending = None

@@ -12,6 +12,7 @@ it the round that counts is the highest that at least half have reached, so that
 does not lead the many, and the state is the one that most hold there.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ class PresenceTable:
         self.me = me
         self.connected: set[PeerId] = set()
         self._entries: dict[PeerId, Entry] = {}
+        self._left: OrderedDict[PeerId, int] = OrderedDict()
+        """Who said goodbye, and the sequence of their last record, which others still hand on."""
 
     def update(self, record: Record, age: float, now: float) -> bool:
         """Take a record in; tells whether it was news."""
@@ -65,6 +68,9 @@ class PresenceTable:
         known = self._entries.get(author)
         if author == self.me or left <= 0 or (known and known.record.sequence >= record.sequence):
             return False
+        if record.sequence <= self._left.get(author, -1):
+            return False
+        self._left.pop(author, None)
         self._entries[author] = Entry(record, now + left, now - age)
         if len(self._entries) > MAX_RECORDS:
             strangers = (peer for peer in self._entries if peer not in self.connected and peer != author)
@@ -79,8 +85,12 @@ class PresenceTable:
             entry.expires = max(entry.expires, now + entry.presence.lease)
 
     def forget(self, peer: PeerId) -> None:
-        """Drop the record of a peer that said goodbye."""
-        self._entries.pop(peer, None)
+        """Drop the record of a peer that said goodbye, for good: it counts again with a newer one."""
+        entry = self._entries.pop(peer, None)
+        if entry is not None:
+            self._left[peer] = entry.record.sequence
+        while len(self._left) > MAX_RECORDS:
+            self._left.popitem(last=False)
 
     def expire(self, now: float) -> bool:
         """Drop records whose lease is over; tells whether there were any."""

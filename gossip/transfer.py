@@ -87,7 +87,7 @@ class Fetching:
     def timer(self, now: float) -> Effects:
         """Give up on silent donors."""
         effects: Effects = []
-        for peer in [p for p, donor in self._donors.items() if now - donor.heard >= self._stall]:
+        for peer in [p for p, donor in self._donors.items() if now >= donor.heard + self._stall]:
             effects += self.lost(peer, now)
         return effects + self._go_on(now)
 

@@ -117,9 +117,12 @@ class Oracle:
         """A node has a new state: perhaps the swarm is one again."""
         member = node.member
         self.highest = max(self.highest, member.round if not self.is_liar(node.me) else 0)
-        if self.sim.now < self.sim.calm_from:
-            return
-        self._since_calm[node.me] = self._since_calm.get(node.me, 0) + 1
+        if self.sim.now >= self.sim.calm_from:
+            self._since_calm[node.me] = self._since_calm.get(node.me, 0) + 1
+            self.look()
+
+    def look(self) -> None:
+        """End the run if the swarm is one again."""
         if is_one_swarm(self.sim, self._last_contributors, self._since_calm):
             self.settled_at = self.sim.now
             self.sim.is_over = True

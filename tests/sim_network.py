@@ -37,6 +37,8 @@ class Direction:
     """When the last frame of each lane, control and bulk, arrives."""
     free_at: float = 0.0
     """When the last bulk frame has left."""
+    deaf_until: float = 0.0
+    """Frames before this go into the void, and nobody is told."""
     held: list[Frame] = field(default_factory=list)
     """Frames that wait for a block to end."""
 
@@ -119,6 +121,10 @@ class Network:
         key = pair(one, other)
         self.links[key] = Link(key, self._born, {one: Direction(), other: Direction()})
 
+    def deafen(self, sender: PeerId, to: PeerId, until: float) -> None:
+        """Lose what is sent in this direction until then."""
+        self.links[pair(sender, to)].ways[sender].deaf_until = until
+
     def cut(self, one: PeerId, other: PeerId) -> None:
         """Take a link away, with all that is on it."""
         self.links.pop(pair(one, other), None)
@@ -130,6 +136,8 @@ class Network:
             return
         self.messages += 1
         way = link.ways[sender]
+        if now < way.deaf_until:
+            return
         if (sender, to) in self.blocked:
             way.held.append(Frame(message, data))
         else:

@@ -257,6 +257,7 @@ class SimNode:
         self.life += 1
         self.is_alive, self.is_frozen = True, False
         self.inbox, self.timers, self.linked = [], {}, set()
+        self._due = 0.0
         self.die_in = -1
         self._to_save, self._saving = None, False
         scenario = self.sim.scenario
@@ -340,7 +341,8 @@ class SimNode:
 
     def command(self, event: Event) -> None:
         """Hand an event to the member and carry its effects out, as `gossip.drive` does."""
-        now = self.clock.local(self.sim.now)
+        # A rate turns time there and back inexactly; but no timer fires before its time.
+        now = max(self.clock.local(self.sim.now), self._due)
         self.sim.handled(self, event)
         if isinstance(event, commands.Contribute):
             self.sim.oracle.contributed(self, event)
@@ -390,9 +392,10 @@ class SimNode:
     def _fire(self, name: str, at: float, life: int) -> None:
         if self.life != life or self.is_frozen or self.timers.get(name) != at:
             return
-        if self.clock.local(self.sim.now) < at - 1e-9:
+        if self.clock.local(self.sim.now) < at - 1e-6:
             return
         del self.timers[name]
+        self._due = at
         self.act(lambda: self.command(TimerFired(name)))
 
     # --- disk -------------------------------------------------------------------------------------
