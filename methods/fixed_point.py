@@ -13,8 +13,8 @@ import numpy as np
 from gossip.core import Vector
 
 FRACTION_BITS: Final = 24
-MAX_VALUE_BITS: Final = 20
-"""No number is above 2^20; methods/codebook.py refuses it."""
+MAX_VALUE_BITS: Final = 21
+"""No number is above 2^21: methods/codebook.py refuses what is above 2^20, and differences are taken."""
 WEIGHT_BITS: Final = 62 - FRACTION_BITS - MAX_VALUE_BITS
 """What is left of 62 bits for the sum of the weights."""
 
@@ -29,7 +29,7 @@ def shares(weights: Sequence[int]) -> list[int]:
 
 
 def weighted_mean(vectors: Sequence[Vector], weights: Sequence[int]) -> Vector:
-    """Return the mean of vectors, whose numbers lie within ±2^20, as exact integers give it."""
+    """Return the mean of vectors, whose numbers lie within ±2^21, as exact integers give it."""
     counts = shares(weights)
     total = np.zeros(vectors[0].shape, np.int64)
     for vector, count in zip(vectors, counts, strict=True):

@@ -217,6 +217,7 @@ class TorchLearner:
             optimizer.zero_grad()
             loss = objective.loss(self.model, to_device(batch, self.device))
             loss.backward()
+            objective.before_step(self.model)
             for weight, anchor in zip(weights, anchors, strict=False):
                 if weight.grad is not None:
                     # The gradient of proximal/2 · |w − anchor|².

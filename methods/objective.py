@@ -37,6 +37,10 @@ class Objective:
         """Return the loss on one of the batches, which is on the model's device."""
         return self.task.loss(model, batch)
 
+    def before_step(self, model: nn.Module) -> None:
+        """Put right what `loss` did to the model; the gradients are there, the optimizer comes next."""
+        return
+
 
 def shuffled(
     examples: int, batch_size: int, generator: torch.Generator | None = None

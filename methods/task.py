@@ -22,6 +22,7 @@ from torch.utils.data import Subset, default_collate
 
 from gossip.runspec import Scalar
 from methods.errors import BadTask, TaskNotFound
+from methods.noise_inputs import coloured_noise
 from methods.options import call_with_options
 
 Examples: TypeAlias = Any
@@ -29,7 +30,10 @@ Examples: TypeAlias = Any
 
 Role: TypeAlias = Literal["body", "head", "frozen"]
 
-TASKS: Final[Mapping[str, str]] = {"digits": "methods.digits:Digits"}
+TASKS: Final[Mapping[str, str]] = {
+    "digits": "methods.digits:Digits",
+    "digits-body": "methods.digits_body:DigitsBody",
+}
 """Built-in name -> module:Class."""
 EVALUATION_BATCH: Final = 1024
 
@@ -59,6 +63,14 @@ class Task:
         Methods that compare examples with their neighbours use it: a pre-trained encoder does better.
         """
         return x.flatten(1)
+
+    def ood_data(self, count: int, seed: int) -> torch.Tensor:
+        """Return generated inputs of no class, the same on every node; coloured noise unless overridden.
+
+        Methods compare two models on them, without anyone's data.
+        """
+        x = batch_of(self.train_data(), torch.zeros(1, dtype=torch.int64))[0]
+        return coloured_noise(tuple(x.shape[1:]), count, seed)
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """Return the loss on a batch; cross entropy of (x, label) unless overridden."""
