@@ -11,17 +11,19 @@ import logging
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from crypto.keys import short
 from gossip.codecs import Feedback
-from gossip.commands import AddAddress, Goodbye, RemoveAddress, SetAddresses
+from gossip.commands import AddAddress, Goodbye, Refused, RemoveAddress, SetAddresses
 from gossip.core import PeerFound, Vector
 from gossip.drive import Driver
 from gossip.libp2p_host import open_host
@@ -78,7 +80,7 @@ class Daemon:
                 max_links=self.config.network.max_links,
             )
             member = Member(host.me, limits, random.Random(), sequence)
-            self.driver = Driver(host, member, codec, lambda notice: self.rounds.notice(notice))
+            self.driver = Driver(host, member, codec, self._notice)
             self.rounds = Rounds(
                 host.me,
                 self.home.state_dir,
@@ -97,8 +99,7 @@ class Daemon:
                 await self._leave()
                 nursery.cancel_scope.cancel()
         self._save_last()
-        self.store.put("sequence", str(member.sequence).encode())
-        self.store.close()
+        self._close_store(member.sequence)
         if self.failure is not None:
             raise self.failure
         return 0
@@ -141,6 +142,21 @@ class Daemon:
         self.say(f"  join with   {status.join_command}")
         if not self.config.run.task and self.config.run.trainer == "spawn":
             self.say("  no --task: this node helps others (relays, DHT, records) and does not train")
+
+    def _notice(self, notice: object) -> None:
+        if isinstance(notice, Refused) and notice.peer == self.driver.member.me:
+            self._problem(
+                "identity",
+                "another node runs with this node's identity, and peers confuse the two; stop one and give it"
+                " its own with: shoal init --force",
+            )
+        else:
+            self.rounds.notice(notice)
+
+    def _problem(self, source: str, text: str) -> None:
+        if self.reporter.problems.get(source) != text:
+            log.error("%s", text)
+            self.reporter.problems[source] = text
 
     # --- control ----------------------------------------------------------------------------------
 
@@ -255,12 +271,9 @@ class Daemon:
             before_rename = partial(self.failpoint.hit, "save", checkpoint.round)
             save(self.home.state_dir, checkpoint, shared=shared, before_rename=before_rename)
         except (DiskFull, OSError) as error:
-            text = str(error)
-            if text not in self.reporter.problems:
-                log.error("%s", text)
-                self.reporter.problems.append(text)
+            self._problem("state", _advice(self.home.state_dir, error))
         else:
-            self.reporter.problems.clear()
+            self.reporter.problems.pop("state", None)
 
     def _record(self, run: bytes, status: RoundStatus) -> None:
         self._job(partial(self.store.add_round, run.hex(), status))
@@ -281,14 +294,31 @@ class Daemon:
         async for job in self._jobs:
             try:
                 await trio.to_thread.run_sync(job)
-            except (UserError, OSError) as error:
-                log.error("%s", error)
-                self.reporter.problems.append(str(error))
+            except (UserError, OSError, sqlite3.Error) as error:
+                # Records of rounds and peers; a node that lacks them still trains.
+                self._problem("database", _advice(self.home.database, error))
+            else:
+                self.reporter.problems.pop("database", None)
+
+    def _close_store(self, sequence: int) -> None:
+        try:
+            self.store.put("sequence", str(sequence).encode())
+        except (UserError, sqlite3.Error) as error:
+            # Missed only by a node whose clock is set back before its next start.
+            log.error("%s", _advice(self.home.database, error))
+        self.store.close()
 
     def _first_sequence(self) -> int:
         stored = self.store.get("sequence")
         last = int(stored) if stored is not None and stored.isdigit() else 0
         return max(time.time_ns() // 1000, last + SEQUENCE_MARGIN)
+
+
+def _advice(path: Path, error: Exception) -> str:
+    """Say what is wrong with the disk, and what to do."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"cannot write {path}: {error}; see to the disk, or start with --home on another one"
 
 
 async def run(config: NodeConfig, say: Callable[[str], None]) -> int:
@@ -315,8 +345,11 @@ def main(config: NodeConfig, say: Callable[[str], None] = print) -> int:
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # Both log every byte of an address or a served request; what matters of them we log ourselves.
-    logging.getLogger("libp2p").setLevel(logging.ERROR)
+    # Both log every byte of an address or a served request, and what a peer does wrong at full length.
+    # What matters of them we log ourselves; without a handler Python would print theirs as they are.
+    network = logging.getLogger("libp2p")
+    network.addHandler(logging.NullHandler())
+    network.propagate = level == "DEBUG"
     logging.getLogger("multiaddr").setLevel(logging.WARNING)
     home = Home(config.home)
     home.load_or_create_key()

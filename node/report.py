@@ -4,9 +4,11 @@ import os
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
 import psutil
 
+from crypto.keys import short
 from gossip.drive import Driver
 from gossip.host import HostStatistics
 from gossip.presence import Entry
@@ -14,6 +16,9 @@ from node.config import NodeConfig
 from node.failpoints import Failpoint
 from node.rounds import Rounds
 from node.status import BootstrapStatus, PeerStatus, RunStatus, Status
+
+SAME_IDENTITY: Final = "same identity"
+"""What a dial ends with where a node of our key is there already."""
 
 
 def our_version() -> str:
@@ -59,7 +64,8 @@ class Reporter:
 
     def __init__(self, config: NodeConfig, driver: Driver, rounds: Rounds, failpoint: Failpoint) -> None:
         """`driver` and `rounds` are asked each time."""
-        self.problems: list[str] = []
+        self.problems: dict[str, str] = {}
+        """By what they are about: a later one takes the place of an earlier, and its end removes it."""
         self.trainer_state: str = "none"
         self.is_stopping = False
         self.page = ""
@@ -94,7 +100,7 @@ class Reporter:
             peers=[self._peer(peer, entry, statistics, now) for peer, entry in sorted(member.table)],
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
-            problems=list(self.problems[-20:]),
+            problems=[*self.problems.values(), *self._twins()],
             drops=dict(self._driver.drops) | statistics.dropped,
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
@@ -102,6 +108,15 @@ class Reporter:
             trainer=self.trainer_state,
             rss_bytes=self._process.memory_info().rss,
         )
+
+    def _twins(self) -> list[str]:
+        """Say so where a peer refuses us because it is linked with another node of our identity."""
+        return [
+            f"{short(target.peer)} is linked with another node of this identity; give this one its own with:"
+            f" shoal init --force --home {self._config.home}"
+            for target in self._driver.member.discovery.targets.values()
+            if target.peer and target.state != "connected" and target.reason == SAME_IDENTITY
+        ][:1]
 
     def _phase(self) -> str:
         if self._config.run.task and self._rounds.spec is None:

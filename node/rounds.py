@@ -108,7 +108,8 @@ class Rounds:
 
     def detached(self) -> None:
         """The trainer is gone."""
-        if self.trainer is not Trainer.NONE and not self._is_over():
+        # One that was told to stop leaves nothing to tell: the run is over, or the peers know that we go.
+        if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._command(commands.Detach())
         self.trainer, self._reply = Trainer.NONE, None
 
