@@ -13,7 +13,7 @@ better lets it out: the node runs the round again from the old state, which noth
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -197,6 +197,15 @@ class Method(Protocol):
 
     def round(self, state: State, learner: Any, round_: int) -> Steps[tuple[State, Report]]:
         """Run one round; see the module's docstring."""
+        ...
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """A method whose typical round gathers bodies, in place of an all-reduce."""
+
+    def body_bytes(self, params_numel: int) -> int:
+        """Return about how many bytes a node's bodies of such a round have in all."""
         ...
 
 

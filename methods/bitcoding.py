@@ -108,15 +108,16 @@ def from_png(data: bytes, count: int) -> Bytes:
     Raises:
         RemoteViolation: it is no such image, or larger than that.
     """
-    size = _png_size(data)
-    if size != _image_size(count):
-        raise RemoteViolation("image of another size", f"{size[0]} by {size[1]} for {count} bytes")
+    width, height, pixels = _png_parts(data)
+    if (width, height) != _image_size(count):
+        raise RemoteViolation("image of another size", f"{width} by {height} for {count} bytes")
     try:
+        # A row is its filter's number and its pixels. Of an image cut short the library leaves the rest open.
+        inflate(pixels, height * (width + 1))
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            pixels = np.asarray(image).reshape(-1)
-    except (OSError, SyntaxError, ValueError) as error:
+            return np.asarray(image).reshape(-1)[:count].copy()
+    except (OSError, SyntaxError, ValueError, RemoteViolation) as error:
         raise RemoteViolation("image is damaged", str(error)) from error
-    return pixels[:count].copy()
 
 
 def _image_size(count: int) -> tuple[int, int]:
@@ -124,28 +125,30 @@ def _image_size(count: int) -> tuple[int, int]:
     return width, max(1, -(-count // width))
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Return width and height of a grayscale PNG that has nothing but its header, pixels and end.
+def _png_parts(data: bytes) -> tuple[int, int, bytes]:
+    """Return width, height and compressed pixels of a grayscale PNG that has nothing else.
 
     The library that decodes the pixels reads text, colour profiles and animations too, all of them
     compressed; an image of ours has none, and one that has is a bomb.
     """
     if not data.startswith(_SIGNATURE):
         raise RemoteViolation("image is no PNG")
-    at, kinds = len(_SIGNATURE), []
+    chunks: list[tuple[bytes, bytes]] = []
+    at = len(_SIGNATURE)
     while at < len(data):
         if at + _CHUNK_OVERHEAD > len(data):
             raise RemoteViolation("image is damaged", "cut in a chunk's head")
         length, kind = struct.unpack_from("!I4s", data, at)
-        kinds.append(kind)
+        chunks.append((kind, data[at + 8 : at + 8 + length]))
         at += _CHUNK_OVERHEAD + length
+    kinds = [kind for kind, _ in chunks]
     if at != len(data) or kinds[:1] != [b"IHDR"] or kinds[-1] != b"IEND" or set(kinds[1:-1]) != {b"IDAT"}:
         raise RemoteViolation("image has parts that none of ours has")
     # Header: width, height, 8 bits a pixel, grayscale, DEFLATE, the usual filters, not interlaced.
-    header = struct.unpack_from("!IIBBBBB", data, len(_SIGNATURE) + 8)
-    if header[2:] != (8, 0, 0, 0, 0):
+    if len(chunks[0][1]) != 13 or chunks[0][1][8:] != bytes([8, 0, 0, 0, 0]):
         raise RemoteViolation("image has parts that none of ours has", "not plain 8-bit grayscale")
-    return int(header[0]), int(header[1])
+    width, height = struct.unpack_from("!II", chunks[0][1])
+    return width, height, b"".join(content for _, content in chunks[1:-1])
 
 
 def deflate(data: bytes) -> bytes:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from crypto.keys import PeerId
 from gossip.errors import RemoteViolation
 from methods.base import Steps, gather
@@ -70,6 +72,19 @@ def read_all(bodies: Iterable[tuple[PeerId, bytes]], read: Callable[[bytes], T])
         except RemoteViolation:
             refused += 1
     return Bodies(tuple(values), refused)
+
+
+def unpack(body: bytes, decode: Callable[[bytes], T]) -> T:
+    """Decode a msgpack body of a peer.
+
+    Raises:
+        RemoteViolation: it has another form.
+    """
+    try:
+        return decode(body)
+    # Text that is no UTF-8, and nesting without end, are not among the errors of msgspec.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteViolation("body is malformed", str(error)) from error
 
 
 def cap(counts: Sequence[int]) -> int:

@@ -33,7 +33,7 @@ SIDE: Final = 8
 
 
 class DigitsBody(Task):
-    """Which digit is it? A perceptron 64-512-32-10; the 49,152 weights of its first two layers are pre-trained."""
+    """Which digit is it? A perceptron 64-512-32-10; two layers, of 49,152 weights, are pre-trained."""
 
     def __init__(
         self, share: str = "1/1", alpha: float = 1.0, seed: int = 0, minimum: int = 16, width: int = 512

@@ -28,6 +28,7 @@ from methods.bitcoding import (
     to_png,
     unpack_bits,
 )
+from methods.bodies import unpack
 from methods.fuse_filter import FuseFilter, build, check_geometry
 
 Coding: TypeAlias = Literal["auto", "bfuse8", "rice", "bits"]
@@ -104,10 +105,7 @@ def read(body: bytes, bounds: Bounds) -> Bits:
     Raises:
         RemoteViolation: it is damaged, or there is more in it than it announced or anyone may send.
     """
-    try:
-        form = _decode(body)
-    except msgspec.MsgspecError as error:
-        raise RemoteViolation("update is malformed", str(error)) from error
+    form = unpack(body, _decode)
     match form:
         case Dense():
             bits = unpack_bits(form.data, bounds.positions)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from gossip.runspec import Scalar
-from methods.base import Method
+from methods.base import Gathers, Method
 from methods.errors import MethodNotFound
 from methods.options import OptionInfo, build_config, explain_options
 
@@ -25,6 +25,7 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "fedavg": ("methods.fedavg:FedAvg", "mean of the params, weighted by examples"),
     "fedprox": ("methods.fedprox:FedProx", "FedAvg that holds peers near the common params"),
     "diloco": ("methods.diloco:DiLoCo", "many local steps, then one Nesterov step on their mean"),
+    "deltamask": ("methods.deltamask:DeltaMask", "which weights of a frozen model to keep, in 0.1 bit each"),
 }
 """Name -> (module:Class, summary)."""
 
@@ -42,13 +43,17 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     params_numel: int
     exchange_numel: int
     """Numbers in the all-reduce of a model with `params_numel` parameters."""
+    body_bytes: int = 0
+    """What a node has everyone gather in a typical round, about; 0: it all-reduces."""
 
     def bytes_per_round(self, peers: int) -> int:
         """Return what a node sends, and receives, in a round of so many peers in float32.
 
         In an all-reduce every peer sends all but its own part to the owners of the parts, and its own
-        part, reduced, to all others.
+        part, reduced, to all others. What is gathered goes to every other peer.
         """
+        if self.body_bytes:
+            return self.body_bytes * (peers - 1)
         return 2 * 4 * self.exchange_numel * (peers - 1) // peers
 
 
@@ -108,7 +113,7 @@ def describe(name: str, params_numel: int = 0) -> Description:
     Raises:
         MethodNotFound: nothing of this name is installed, or it does not load.
     """
-    found = method_class(name)
+    found, method = method_class(name), load_method(name, {})
     return Description(
         name=name,
         summary=known_methods()[name],
@@ -118,5 +123,6 @@ def describe(name: str, params_numel: int = 0) -> Description:
         mergeable=found.mergeable,
         options=explain_options(config_class(name)),
         params_numel=params_numel,
-        exchange_numel=load_method(name, {}).exchange_numel(params_numel),
+        exchange_numel=method.exchange_numel(params_numel),
+        body_bytes=method.body_bytes(params_numel) if isinstance(method, Gathers) else 0,
     )

@@ -30,7 +30,7 @@ def test_every_method_loads_and_describes_itself(name: str) -> None:
     assert found.use
     assert all(option.doc for option in found.options)
     method = load_method(name, {})
-    assert method.asks == (found.exchange_numel > 0)
+    assert method.asks == (found.bytes_per_round(8) > 0)
     assert list(all_options(method)) == [option.name for option in found.options]
 
 
