@@ -11,11 +11,15 @@ groups mix over rounds; the first of each group convenes it. Views may differ fo
 conveners propose, and a peer promises itself to the higher ballot, on a tie to the lower hash. A
 convener that sees a better proposal before its own is complete steps down.
 
+Members need not all be linked to each other, only to their convener: who lacks a link to another member gets
+no part of the vector to reduce, and so speaks only with those that everyone reaches.
+
 Invariants: a core leaves for `formed` at most once; a group is committed only after every member has
 accepted it; a member that finds itself committed twice abandons the second group at once, aloud.
 """
 
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -88,16 +92,18 @@ class Matchmaking:
         base: bytes,
         config: MatchmakingConfig,
         nonce: int,
+        linked: AbstractSet[PeerId],
         past: Collection[bytes] = (),
         share: int = 1,
     ) -> None:
         """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
 
-        `nonce`: another for every search, so that no group is ever formed twice; `past`: groups that this
-        peer has left, to which nobody can bring it back.
+        `nonce`: another for every search, so that no group is ever formed twice; `linked`: to whom we have
+        links, as it changes; `past`: groups that we have left, to which nobody can bring us back.
         """
         self.me, self.run, self.round, self.base = me, run, round_, base
         self.config, self._nonce, self._past = config, nonce, past
+        self._linked = linked
         self.state = State.WAITING
         self.group: Group | None = None
         self.ready: dict[PeerId, int] = {me: share}
@@ -109,7 +115,8 @@ class Matchmaking:
         self._commit: Commit | None = None
         self._proposal: Propose | None = None
         self._promised: tuple[int, PeerId] | None = None
-        self._accepts: set[PeerId] = set()
+        self._accepts: dict[PeerId, bytes] = {}
+        """Who has accepted, and to whom they have links."""
         self._ballot = 0
         self._go_at = INFINITY
         self._give_up_at = INFINITY
@@ -145,7 +152,7 @@ class Matchmaking:
         self.ready.pop(peer, None)
         if self.state is State.PROMISED and self._promised and self._promised[1] == peer:
             self.state = State.WAITING
-        elif self.state is State.PROPOSING and peer in self._members() - self._accepts:
+        elif self.state is State.PROPOSING and peer in self._members() - self._accepts.keys():
             self.state = State.WAITING
             self._ballot += 1
         return self._evaluate(now)
@@ -155,7 +162,7 @@ class Matchmaking:
         if self.state is State.FORMED or now < self._fire_at:
             return []
         if self.state is State.PROPOSING:
-            self.silent |= self._members() - self._accepts
+            self.silent |= self._members() - self._accepts.keys()
             self._ballot += 1
             self.state = State.WAITING
         elif self.state is State.PROMISED and self._promised is not None:
@@ -193,7 +200,7 @@ class Matchmaking:
         self.state, self._promised, self._proposal = State.PROMISED, key, message
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
-        accept = Accept(self.round, message.ballot, message.nonce)
+        accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
         return [Send(peer, accept), *self._fire(now + self.config.answer_wait)]
 
     def handle_accept(self, peer: PeerId, message: Accept, now: float) -> Effects:
@@ -203,7 +210,7 @@ class Matchmaking:
             return []
         if peer not in self._members():
             return []
-        self._accepts.add(peer)
+        self._accepts[peer] = message.linked
         return self._commit_if_complete(now)
 
     def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
@@ -278,18 +285,38 @@ class Matchmaking:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
         shares = tuple(self.ready[member] for member in members)
         self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
-        self._accepts = {self.me}
+        self._accepts = {self.me: self._links_to(tuple(members))}
         self.state = State.PROPOSING
         self._waiting_for = None
         effects: Effects = [Send(peer, self._proposal) for peer in members if peer != self.me]
         return effects + self._fire(now + self.config.answer_wait) + self._commit_if_complete(now)
 
     def _commit_if_complete(self, now: float) -> Effects:
-        if self._proposal is None or self._accepts != set(self._proposal.members):
+        if self._proposal is None or self._accepts.keys() != set(self._proposal.members):
             return []
-        commit = self._as_commit(self._proposal, self.me)
+        proposal = msgspec.structs.replace(self._proposal, shares=self._shares_by_links(self._proposal))
+        commit = self._as_commit(proposal, self.me)
         effects: Effects = [Send(peer, commit) for peer in commit.members if peer != self.me]
         return effects + self._form(commit, now)
+
+    def _links_to(self, members: tuple[PeerId, ...]) -> bytes:
+        mask = sum(1 << i for i, peer in enumerate(members) if peer == self.me or peer in self._linked)
+        return mask.to_bytes(8, "big")
+
+    def _shares_by_links(self, proposal: Propose) -> tuple[int, ...]:
+        """Return the shares, without those of members that lack a link to another."""
+        everyone = (1 << len(proposal.members)) - 1
+        masks = [int.from_bytes(self._accepts[peer], "big") for peer in proposal.members]
+        reached = everyone
+        for mask in masks:
+            reached &= mask
+        # The convener itself has heard from all.
+        return tuple(
+            share if peer == self.me or (reached >> i & 1 and mask & everyone == everyone) else 0
+            for i, (peer, share, mask) in enumerate(
+                zip(proposal.members, proposal.shares, masks, strict=True)
+            )
+        )
 
     def _form(self, commit: Commit, now: float) -> Effects:
         self.state = State.FORMED

@@ -267,7 +267,14 @@ class Member:
         self._arrived = {peer: now for peer, _ in early}
         nonce = int(self._dice.random() * (1 << 53))
         self._matchmaking = Matchmaking(
-            self.me, self.run, self.round, self._base(), self._matchmaking_config(), nonce, self._past
+            self.me,
+            self.run,
+            self.round,
+            self._base(),
+            self._matchmaking_config(),
+            nonce,
+            self.table.connected,
+            self._past,
         )
         return effects + self._after_matchmaking(self._matchmaking.begin(self._expected(), early, now), now)
 

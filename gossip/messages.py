@@ -20,6 +20,8 @@ Nonce = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 """Chosen by the convener: a second try at a round makes another group than the first."""
 Outcome = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 """A digest of the contributors of every chunk: equal where all means are equal."""
+Mask = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+"""A set of a group's members: bit i of the big-endian number is member i."""
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Slot = Annotated[int, msgspec.Meta(ge=0, lt=MAX_GROUP)]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
@@ -125,6 +127,8 @@ class Accept(Message, frozen=True):
     round: Round
     ballot: Ballot
     nonce: Nonce
+    linked: Mask
+    """Which of its members I have links to, as a bit mask in their order."""
 
 
 class Commit(Message, frozen=True):
@@ -165,7 +169,7 @@ class Reduced(Exchange, frozen=True):
     part: Slot
     chunk: Index
     ballot: Ballot
-    contributors: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+    contributors: Mask
 
 
 class Yield(Exchange, frozen=True):
