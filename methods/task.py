@@ -32,7 +32,7 @@ Role: TypeAlias = Literal["body", "head", "frozen"]
 
 TASKS: Final[Mapping[str, str]] = {
     "digits": "methods.digits:Digits",
-    "digits-body": "methods.digits_body:DigitsBody",
+    "digits_body": "methods.digits_body:DigitsBody",
 }
 """Built-in name -> module:Class."""
 EVALUATION_BATCH: Final = 1024
