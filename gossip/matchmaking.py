@@ -60,6 +60,8 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     group_size: int = 16
     quorum: int = 1
+    wait_for: int = 1
+    """So many must have been ready at some time, whatever group they are in by now."""
     ready_wait: float = 15.0
     """Seconds from our own readiness until we go on without those still expected; learned."""
     answer_wait: float = 2.0
@@ -107,6 +109,7 @@ class Matchmaking:
         self.state = State.WAITING
         self.group: Group | None = None
         self.ready: dict[PeerId, int] = {me: share}
+        self._met: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         """Did not answer a proposal: left out of the next."""
         self.mute: set[PeerId] = set()
@@ -262,7 +265,8 @@ class Matchmaking:
             return []
         candidates = self._candidates()
         everyone = (self.expected - self.silent) <= self.ready.keys()
-        enough = len(candidates) >= self.config.quorum
+        self._met |= self.ready.keys()
+        enough = len(candidates) >= self.config.quorum and len(self._met) >= self.config.wait_for
         overdue = now >= self._go_at and enough
         if not ((everyone and enough) or overdue or now >= self._give_up_at):
             self._waiting_for = None

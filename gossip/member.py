@@ -678,11 +678,11 @@ class Member:
     def _matchmaking_config(self) -> MatchmakingConfig:
         assert self.spec is not None
         first = self.round == 0
-        enough = max(self.spec.quorum, self.config.wait_for if first else 1)
         patience = self.config.patience * (2 if first else 1)
         return MatchmakingConfig(
             group_size=self.spec.group_size,
-            quorum=enough,
+            quorum=self.spec.quorum,
+            wait_for=self.config.wait_for if first else 1,
             ready_wait=self._ready_wait.seconds(),
             answer_wait=self._answer_wait.seconds(),
             patience=patience,

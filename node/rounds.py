@@ -198,7 +198,7 @@ class Rounds:
                 )
             case commands.Synced():
                 self._synced = notice
-                if self.trainer in (Trainer.IDLE, Trainer.STOPPED):
+                if self.trainer not in (Trainer.WORKING, Trainer.ASKING):
                     self._go_on_synced()
             case commands.Hurry():
                 self._set_flag(ipc.HURRY)
