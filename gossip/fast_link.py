@@ -212,6 +212,7 @@ class RecordSession(BaseSession):
         self._sealed_in = memoryview(bytearray(LENGTH + MAX_RECORD + TAG))
         self._have = 0
         self._rest = b""
+        self._closed = False
 
     async def write_record(self, head: bytes | memoryview, body: bytes | memoryview = b"") -> None:
         """Seal and send one record. It is sent whole even if the caller is cancelled.
@@ -221,6 +222,7 @@ class RecordSession(BaseSession):
         """
         size = len(head) + len(body)
         async with self._write_lock:
+            self._check_open()
             self._plain_out[: len(head)] = head
             self._plain_out[len(head) : size] = body
             end = LENGTH + size + TAG
@@ -244,6 +246,7 @@ class RecordSession(BaseSession):
             ConnectionClosedError: the connection ended or the record does not open.
             IncompleteReadError: the peer closed the connection.
         """
+        self._check_open()
         if self._have < LENGTH:
             await self._fill(LENGTH, PEEK)
         size = int.from_bytes(self._sealed_in[:LENGTH], "big")
@@ -265,8 +268,10 @@ class RecordSession(BaseSession):
         while self._have < need:
             if self._tcp is not None:
                 count = await self._tcp.receive_into(self._sealed_in[self._have : limit])
+                self._check_open()
             else:
                 piece = await self._raw.read(limit - self._have)
+                self._check_open()
                 count = len(piece)
                 self._sealed_in[self._have : self._have + count] = piece
             if not count:
@@ -288,8 +293,14 @@ class RecordSession(BaseSession):
         return data
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and let the buffers go: links are parts of circles of objects."""
+        self._closed = True
+        self._plain_out = self._sealed_out = self._plain_in = self._sealed_in = memoryview(b"")
         await self._raw.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionClosedError("the session is closed")
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """See `ISecureConn`."""

@@ -355,7 +355,8 @@ async def open_host(key: SigningKey, config: HostConfig) -> AsyncIterator[Libp2p
         BadAddress: `listen` or `announce` holds what is no address.
         OSError: the system does not let us listen there.
     """
-    logging.getLogger("libp2p").setLevel(logging.ERROR)
+    # To the library every strange or leaving peer is an error of ours, with a page of text.
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     host = Libp2pHost(key, config)
     for text in config.listen:
         check_port_free(parse_listen(text))

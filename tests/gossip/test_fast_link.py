@@ -245,6 +245,28 @@ def test_a_cancelled_writer_does_not_cut_its_record() -> None:
     trio.run(main)
 
 
+def test_a_closed_session_neither_reads_nor_writes() -> None:
+    async def main() -> None:
+        for one, other in (await over_tcp(), (await wired())[:2]):
+            async with trio.open_nursery() as nursery:
+
+                async def read(session: RecordSession = one) -> None:
+                    with pytest.raises((ConnectionClosedError, IncompleteReadError)):
+                        await session.read_record()
+
+                nursery.start_soon(read)
+                await trio.testing.wait_all_tasks_blocked()
+                await one.close()
+            with pytest.raises(ConnectionClosedError):
+                await one.write_record(b"more")
+            with pytest.raises(ConnectionClosedError):
+                await one.read_record()
+            await one.close()
+            await other.close()
+
+    trio.run(main)
+
+
 def test_a_peer_that_takes_nothing_is_given_up() -> None:
     async def main() -> None:
         one, _, wire, _ = await wired()
