@@ -42,7 +42,7 @@ from gossip.errors import RemoteViolation
 from gossip.runspec import TensorSpec
 from methods import codebook, effective_rank
 from methods.base import About, Report, State, Steps, Trained
-from methods.bodies import Bodies, cap, exchange
+from methods.bodies import Bodies, cap, exchange, unpack
 from methods.errors import Diverged
 from methods.fixed_point import clip_to_median, weighted_mean
 from methods.kappa import Progress, advance
@@ -123,6 +123,9 @@ class Update(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Its weights, or their change, clustered."""
 
 
+_UPDATE: Final = msgspec.msgpack.Decoder(Update)
+
+
 @dataclass(frozen=True, slots=True)
 class Contribution:
     """A peer's update, checked."""
@@ -187,6 +190,10 @@ class FedCompress:
     def exchange_numel(self, params_numel: int) -> int:
         """See `Method`."""
         return 0
+
+    def body_bytes(self, params_numel: int) -> int:
+        """See `Gathers`: indices at the first kappa; codebooks and the Gram matrix are small beside them."""
+        return params_numel * (self.config.kappa_min - 1).bit_length() // 8
 
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Train, tell it clustered, average what all told, and cluster that."""
@@ -301,10 +308,7 @@ class FedCompress:
         width = head_of(learner.model).in_features if self.config.is_adaptive else 0
 
         def read(body: bytes) -> Contribution:
-            try:
-                update = msgspec.msgpack.decode(body, type=Update)
-            except msgspec.MsgspecError as error:
-                raise RemoteViolation("update is malformed") from error
+            update = unpack(body, _UPDATE.decode)
             if update.right > update.total:
                 raise RemoteViolation("more is right than there is")
             vector = codebook.decode(update.model, specs, kappa=kappa)

@@ -42,10 +42,9 @@ import msgspec
 import numpy as np
 
 from gossip.core import Vector
-from gossip.errors import RemoteViolation
 from methods import histogram
 from methods.base import About, Report, State, Steps, Trained, all_reduce
-from methods.bodies import CAP, cap, exchange
+from methods.bodies import CAP, cap, exchange, unpack
 
 if TYPE_CHECKING:
     from methods.learner import TorchLearner
@@ -129,16 +128,16 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """Whether it is an estimate; a peer that has none yet, or missed the window, says so."""
 
 
+_CLAIM: Final = msgspec.msgpack.Decoder(Claim)
+
+
 def read_claim(body: bytes) -> Claim:
     """Return a peer's claim.
 
     Raises:
         RemoteViolation: no correct peer says this.
     """
-    try:
-        return msgspec.msgpack.decode(body, type=Claim)
-    except msgspec.MsgspecError as error:
-        raise RemoteViolation("claim is malformed") from error
+    return unpack(body, _CLAIM.decode)
 
 
 def levels(noise: float, clean_below: float) -> int:

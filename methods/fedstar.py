@@ -31,6 +31,7 @@ Peers with labels alone take plain supervised steps; peers without any learn fro
 count nothing in rounds in which there are none.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, cos, pi
@@ -42,7 +43,7 @@ import numpy as np
 from gossip.core import Vector
 from gossip.errors import RemoteViolation
 from methods.base import About, Report, State, Steps, Trained, all_reduce
-from methods.bodies import cap, exchange
+from methods.bodies import cap, exchange, unpack
 
 if TYPE_CHECKING:
     from methods.learner import TorchLearner
@@ -93,10 +94,15 @@ class FedSTARConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a peer says of its examples: how many count, or how many of the held-out ones are right."""
+    """What a peer says: of the held-out examples how many are right, or of all how many count."""
 
     right: Count
     total: Count
+    gate: Annotated[int, msgspec.Meta(ge=0, le=2)]
+    """As it stands in its shared state."""
+
+
+_CLAIM: Final = msgspec.msgpack.Decoder(Claim)
 
 
 def threshold(round_: int, rounds: int, low: float, high: float) -> float:
@@ -110,10 +116,7 @@ def read_claim(body: bytes) -> Claim:
     Raises:
         RemoteViolation: no correct peer says this.
     """
-    try:
-        claim = msgspec.msgpack.decode(body, type=Claim)
-    except msgspec.MsgspecError as error:
-        raise RemoteViolation("claim is malformed") from error
+    claim = unpack(body, _CLAIM.decode)
     if claim.right > claim.total:
         raise RemoteViolation("claim of more than all")
     return claim
@@ -130,6 +133,14 @@ def pooled_accuracy(claims: Sequence[Claim]) -> float:
 def agreed_weight(examples: int, claimed: Sequence[int]) -> float:
     """Return what our examples count beside those that all peers claim; 1 where nobody has any."""
     return float(min(examples, cap(claimed))) if any(claimed) else 1.0
+
+
+def agreed_gate(claims: Sequence[Claim], mine: Vector) -> Vector:
+    """Return the gate of most peers; groups that decided apart thus come together when they mix."""
+    counts = Counter(claim.gate for claim in claims)
+    if not counts:
+        return mine
+    return np.array([min(counts, key=lambda gate: (-counts[gate], gate))], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +187,10 @@ class FedSTAR:
             gate, refused = yield from self._decide(state, learner)
         best, trusted = self._check(state, learner, gate)
         work = self.local(state.params, learner, round_, trusted=trusted, decided=gate[0] != UNDECIDED)
-        claim = msgspec.msgpack.encode(Claim(0, work.examples))
-        claims = yield from exchange(claim, read_claim, tag="examples")
-        weight = agreed_weight(work.examples, [claim.total for _, claim in claims.values])
+        mine = msgspec.msgpack.encode(Claim(0, work.examples, int(gate[0])))
+        claims = yield from exchange(mine, read_claim, tag="examples")
+        told = [claim for _, claim in claims.values]
+        weight = agreed_weight(work.examples, [claim.total for claim in told])
         mean = yield from all_reduce(work.trained.params, weight=weight)
         trained = work.trained
         metrics = {
@@ -187,7 +199,7 @@ class FedSTAR:
             "refused": float(refused + claims.refused),
         }
         report = Report(trained.loss, trained.examples, trained.steps, mean.contributors, metrics)
-        return State(mean.vector, {GATE: gate}, {BEST: best}), report
+        return State(mean.vector, {GATE: agreed_gate(told, gate)}, {BEST: best}), report
 
     def local(
         self, params: Vector, learner: "TorchLearner", round_: int, *, trusted: bool, decided: bool
@@ -244,7 +256,8 @@ class FedSTAR:
         """Add up how good the agreed model is on held-out labels, and open or shut the gate."""
         _, held_out = self.split(learner, decided=False)
         right, total = learner.score(state.params, held_out)
-        claims = yield from exchange(msgspec.msgpack.encode(Claim(right, total)), read_claim, tag="gate")
+        mine = msgspec.msgpack.encode(Claim(right, total, int(UNDECIDED)))
+        claims = yield from exchange(mine, read_claim, tag="gate")
         accuracy = pooled_accuracy([claim for _, claim in claims.values])
         gate = OPEN if accuracy >= self.config.gate_accuracy else SHUT
         return np.array([gate], np.float32), claims.refused

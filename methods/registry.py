@@ -25,6 +25,9 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "fedavg": ("methods.fedavg:FedAvg", "mean of the params, weighted by examples"),
     "fedprox": ("methods.fedprox:FedProx", "FedAvg that holds peers near the common params"),
     "diloco": ("methods.diloco:DiLoCo", "many local steps, then one Nesterov step on their mean"),
+    "fedstar": ("methods.fedstar:FedSTAR", "few labels: pseudo-labels for the rest, behind a gate"),
+    "fedln": ("methods.fedln:FedLN", "wrong labels: noise estimated and outweighed, corrected or dampened"),
+    "fedcompress": ("methods.fedcompress:FedCompress", "a few shared values per tensor, gathered"),
     "deltamask": ("methods.deltamask:DeltaMask", "which weights of a frozen model to keep, in 0.1 bit each"),
 }
 """Name -> (module:Class, summary)."""

@@ -32,6 +32,10 @@ Role: TypeAlias = Literal["body", "head", "frozen"]
 
 TASKS: Final[Mapping[str, str]] = {
     "digits": "methods.digits:Digits",
+    "digits_few_labels": "methods.digits_shares:PartlyLabelledDigits",
+    "digits_noisy": "methods.digits_shares:NoisyDigits",
+    "digits_compressible": "methods.digits_shares:CompressibleDigits",
+    "tones": "methods.tones:Tones",
     "digits_body": "methods.digits_body:DigitsBody",
 }
 """Built-in name -> module:Class."""
