@@ -21,8 +21,15 @@ from methods.registry import load_method
 from node.errors import UserError
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
-BUILT_IN_SHARES: Final = frozenset({"digits"})
-"""Tasks that split their data into private shares by the options share, alpha and seed."""
+BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
+    "digits": ("share", "alpha", "seed"),
+    "digits_body": ("share", "alpha", "seed"),
+    "digits_compressible": ("share", "alpha", "seed"),
+    "digits_few_labels": ("share", "seed"),
+    "digits_noisy": ("share", "seed"),
+    "tones": ("share", "seed"),
+}
+"""Tasks that split their data into private shares, and by which of the plan's options."""
 
 
 class BadPlan(UserError):
@@ -137,9 +144,8 @@ def told_later(plan: Plan) -> tuple[tuple[int, int], ...]:
 
 def task_options(plan: Plan, index: int) -> dict[str, Scalar]:
     """Return the task's options of one node: built-in tasks get their share, others what the plan says."""
-    chosen: dict[str, Scalar] = {}
-    if plan.task in BUILT_IN_SHARES:
-        chosen = {"share": f"{index}/{plan.nodes}", "alpha": plan.alpha, "seed": plan.seed}
+    of_plan: dict[str, Scalar] = {"share": f"{index}/{plan.nodes}", "alpha": plan.alpha, "seed": plan.seed}
+    chosen = {key: of_plan[key] for key in BUILT_IN_SHARES.get(plan.task, ())}
     for key, value in plan.task_options.items():
         if isinstance(value, str):
             value = value.replace("{i}", str(index)).replace("{n}", str(plan.nodes))

@@ -99,7 +99,7 @@ def test_a_task_of_ones_own_is_found() -> None:
     [
         (
             "digit",
-            "no task digit; write package.module:Class, or one of: digits; shoal task new NAME makes one",
+            "no task digit; write package.module:Class, or one of: digits, ",
         ),
         ("my_own_task:", "write package.module:Class"),
         ("no_such_module:Mine", "no module no_such_module; start in the folder that holds it, or install it"),
