@@ -52,22 +52,28 @@ DHT_PATIENCE: Final = 30.0
 MAX_FOUND: Final = 32
 MDNS_TYPE: Final = "_shoal._udp.local."
 RESTART_AFTER: Final = 2.0
+"""Seconds; doubled after every failure."""
+MAX_RESTART_AFTER: Final = 300.0
 
 Emit = Callable[[Announced | Learned], None]
 
 
 async def keep_running(name: str, part: Callable[[], Awaitable[None]]) -> None:
     """Run a part again and again; without it the node lives on with less."""
-    warned = False
+    warned, pause = False, RESTART_AFTER
     while True:
+        began = trio.current_time()
         try:
             await part()
-        except Exception as error:
+        except Exception as error:  # the boundary to a service of the library, which raises anything
             level = logging.DEBUG if warned else logging.WARNING
-            log.log(level, "%s failed and is started again: %s", name, error)
+            log.log(level, "%s does not work and is tried again later: %s", name, error)
             log.debug("%s", name, exc_info=True)
             warned = True
-        await trio.sleep(RESTART_AFTER)
+        if trio.current_time() - began > MAX_RESTART_AFTER:
+            warned, pause = False, RESTART_AFTER
+        await trio.sleep(pause)
+        pause = min(2 * pause, MAX_RESTART_AFTER)
 
 
 class _SafePubsub(Pubsub):
@@ -83,7 +89,7 @@ class _SafePubsub(Pubsub):
         self._flight.add(key)
         try:
             await super().push_msg(msg_forwarder, msg)
-        except Exception:
+        except Exception:  # a malformed message makes the library raise anything
             log.debug("a message was dropped", exc_info=True)
         finally:
             self._flight.discard(key)
