@@ -513,7 +513,7 @@ class Member:
         self._late |= missed
         if missed:
             self._ready_wait.miss()
-        else:
+        elif len(group.members) > 1:
             lags = [max(0.0, self._arrived.get(peer, now) - self._asked_at) for peer in group.members]
             self._ready_wait.observe(max(lags))
         if self.spec is not None and len(group.members) < self.spec.quorum:
@@ -565,10 +565,11 @@ class Member:
             least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
         if result is None:
             return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
-        if self.table.connected.isdisjoint(exchange.lost_members):
-            self._exchange_wait.observe(now - self._formed_at)
-        else:
+        if not self.table.connected.isdisjoint(exchange.lost_members):
             self._exchange_wait.miss()
+        elif len(exchange.group.members) > 1:
+            # Alone everything is quick, and nothing is learned.
+            self._exchange_wait.observe(now - self._formed_at)
         if self.spec is not None and least < self.spec.quorum:
             text = f"{least} of at least {self.spec.quorum} peers contributed"
             return [*effects, Notify(Failed("TooFew", text))]
