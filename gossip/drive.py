@@ -98,7 +98,6 @@ class Driver:
         log.debug("dropped a message of %s: %s", short(peer), violation)
         self._strikes[peer] += 1
         if self._strikes[peer] >= MAX_STRIKES:
-            log.warning("closing the link to %s: %s", short(peer), violation)
             self.host.drop_nowait(peer, violation.reason)
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -121,7 +120,6 @@ class Driver:
                     self.host.announce_nowait(self.codec.encode_announcement(effect.message))
                 case Drop():
                     self.drops[effect.reason] += 1
-                    log.warning("closing the link to %s: %s", short(effect.peer), effect.reason)
                     self.host.drop_nowait(effect.peer, effect.reason)
         for notice in notices:
             self._notify(notice)
