@@ -38,15 +38,17 @@ def run_round(
     *,
     drops: Mapping[PeerId, int] | None = None,
     failures: Mapping[tuple[PeerId, int], GossipError] | None = None,
+    order: Sequence[PeerId] | None = None,
 ) -> Ended[T]:
     """Run generators until all have ended.
 
     `drops`: the peer dies when it makes its ask of this number, from 0; it is in no answer from then on.
     `failures`: this ask of this peer fails with this error, and its contribution is not counted.
+    `order`: in which the peers go on; by their ids unless given.
     """
     ended: Ended[T] = Ended()
     waiting: dict[PeerId, Ask] = {}
-    running = dict(sorted(generators.items()))
+    running = {peer: generators[peer] for peer in order or sorted(generators)}
     for peer in running:
         _advance(ended, waiting, peer, running[peer], None)
     turn = 0
@@ -110,7 +112,11 @@ def _answer(me: PeerId, asks: Mapping[PeerId, Ask]) -> Averaged | Gathered:
             return mean(group)
         case Gather():
             return Gathered(
-                tuple((p, a.body) for p, a in asks.items() if isinstance(a, Gather) and a.tag == mine.tag)
+                tuple(
+                    (peer, ask.body)
+                    for peer, ask in sorted(asks.items())
+                    if isinstance(ask, Gather) and ask.tag == mine.tag
+                )
             )
 
 
