@@ -43,7 +43,7 @@ from gossip.codecs import Feedback
 from gossip.core import Data, Drop, Effects, Send, SetTimer, Vector
 from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
-from gossip.messages import Abandon, Alive, Claim, Cut, Done, Part, Reduced, Yield
+from gossip.messages import Abandon, Alive, Claim, Cut, Done, Exchange, Part, Reduced, Yield
 
 CHUNK_NUMEL: Final = 1 << 18
 TIMER: Final = "averaging"
@@ -185,10 +185,10 @@ class Averaging:
         """Whether nothing more is waited for: complete, or left out."""
         return self.result is not None or self.is_left_out
 
-    def handle(self, peer: PeerId, message: Talk, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
         member = self._number.get(peer, self._mine)
-        if member == self._mine:
+        if member == self._mine or not isinstance(message, Talk):
             return []
         self._heard[member] = now
         match message:

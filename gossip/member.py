@@ -103,6 +103,9 @@ MAX_PUSHED: Final = 32
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
+DOUBT: Final = 2.0
+"""Seconds; doubled with every failure in a row."""
+MAX_DOUBTS: Final = 128
 MAX_PAST: Final = 8
 """Groups that are remembered as over, so that who still waits there is told."""
 HURRY_AFTER: Final = 0.6
@@ -174,6 +177,8 @@ class Member:
         self._arrived: dict[PeerId, float] = {}
         self._late: set[PeerId] = set()
         self._described: set[tuple[PeerId, bytes]] = set()
+        self._doubts: dict[PeerId, tuple[int, float]] = {}
+        """Who did not give what they claimed to have: how often, and until when nobody goes by them."""
         self._told: dict[PeerId, float] = {}
         self._past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
         """Groups we are in no more: whom they went on without, or nothing where we left."""
@@ -589,12 +594,23 @@ class Member:
         if fetching is None or not fetching.is_over:
             return effects
         self.fetching = None
+        for peer in fetching.failed:
+            self._doubt(peer, now)
         if fetching.is_done:
+            for peer in fetching.served:
+                self._doubts.pop(peer, None)
             got = (fetching.round, fetching.state, fetching.previous, fetching.vector, fetching.served)
             return [*effects, Notify(Synced(*got))]
         self.phase = Phase.WORKING
         again = self._check_behind(now)
         return [*effects, *(again or [Notify(Synced(self.round, self.state, self.previous, EMPTY))])]
+
+    def _doubt(self, peer: PeerId, now: float) -> None:
+        """Do not go by a peer for a while that did not give the state it claims, longer every time."""
+        if len(self._doubts) >= MAX_DOUBTS:
+            del self._doubts[min(self._doubts, key=lambda known: self._doubts[known][1])]
+        count = self._doubts.get(peer, (0, 0.0))[0]
+        self._doubts[peer] = (count + 1, now + DOUBT * 2 ** min(count, 7))
 
     # --- the view ---------------------------------------------------------------------------------
 
@@ -608,8 +624,9 @@ class Member:
         idle = self.phase in (Phase.WORKING, Phase.SEEKING, Phase.FINISHED)
         if not idle or self.spec is None or not self.state:
             return []
-        others = [(peer, entry.presence) for peer, entry in self.table.in_run(self.run)]
-        target = swarm_state(others, self.me, self._presence())
+        doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
+        others = [(peer, e.presence) for peer, e in self.table.in_run(self.run) if peer not in doubted]
+        target = swarm_state(others, self.me, self._presence(), self.table.connected)
         if target is None or not target.holders or not self._is_behind(target):
             return []
         effects: Effects = []
@@ -618,8 +635,8 @@ class Member:
         self._end_round()
         self.phase = Phase.SYNCING
         size = 4 * self.spec.state_numel
-        donors = tuple(p for p in target.holders if p in self.table.connected) or target.holders
-        self.fetching = Fetching(target.state, target.round, size, donors, self._exchange_wait.seconds())
+        stall = self._exchange_wait.seconds()
+        self.fetching = Fetching(target.state, target.round, size, target.holders, stall)
         effects += [Notify(Behind(target.round)), SetTimer(INFINITY, MATCHMAKING), *self._push(now)]
         return effects + self._after_fetching(self.fetching.begin(now), now)
 

@@ -14,11 +14,14 @@ does not lead the many, and the state is the one that most hold there.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from crypto.keys import PeerId
 from gossip.messages import Presence, Record
 
+MAX_LEASE = 60.0
+"""Seconds: no record is believed for longer, whatever its author asks for."""
 MAX_RECORDS = 1024
 """Records kept; the oldest of peers without a link go first."""
 
@@ -45,7 +48,7 @@ class SwarmState:
     round: int
     state: bytes
     holders: tuple[PeerId, ...]
-    """Who has it now, without ourselves."""
+    """To whom of those that have it now we have links."""
     includes_us: bool
     """Whether our own state is of the same lineage."""
 
@@ -64,7 +67,7 @@ class PresenceTable:
     def update(self, record: Record, age: float, now: float) -> bool:
         """Take a record in; tells whether it was news."""
         author, presence = record.author, record.presence
-        left = presence.lease - age
+        left = min(presence.lease, MAX_LEASE) - age
         known = self._entries.get(author)
         if author == self.me or left <= 0 or (known and known.record.sequence >= record.sequence):
             return False
@@ -82,7 +85,7 @@ class PresenceTable:
         """Prolong the lease of a peer that has just spoken to us itself."""
         entry = self._entries.get(peer)
         if entry is not None:
-            entry.expires = max(entry.expires, now + entry.presence.lease)
+            entry.expires = max(entry.expires, now + min(entry.presence.lease, MAX_LEASE))
 
     def forget(self, peer: PeerId) -> None:
         """Drop the record of a peer that said goodbye, for good: it counts again with a newer one."""
@@ -116,12 +119,16 @@ class PresenceTable:
         return ((peer, entry) for peer, entry in self._entries.items() if entry.presence.run == run)
 
 
-def swarm_state(peers: Iterable[tuple[PeerId, Presence]], me: PeerId, ours: Presence) -> SwarmState | None:
+def swarm_state(
+    peers: Iterable[tuple[PeerId, Presence]], me: PeerId, ours: Presence, linked: AbstractSet[PeerId]
+) -> SwarmState | None:
     """Return the state that the run goes by, or nothing while nobody has one.
 
-    `peers` are the others of our run; see the module's docstring for the rule.
+    `peers` are the others of our run; see the module's docstring for the rule. A lineage of which we are
+    linked to nobody does not count yet: it could not be fetched, and may be hearsay.
     """
-    clusters = _clusters([(me, ours), *peers])
+    near = linked | {me}
+    clusters = [c for c in _clusters([(me, ours), *peers]) if any(peer in near for peer, _ in c)]
     if not clusters:
         return None
 
@@ -131,7 +138,7 @@ def swarm_state(peers: Iterable[tuple[PeerId, Presence]], me: PeerId, ours: Pres
 
     best = max(clusters, key=standing) if len(clusters) > 1 else clusters[0]
     round_, state = _settled(best)
-    holders = tuple(sorted(peer for peer, presence in best if presence.state == state and peer != me))
+    holders = tuple(sorted(p for p, presence in best if presence.state == state and p in linked))
     return SwarmState(round_, state, holders, any(peer == me for peer, _ in best))
 
 

@@ -45,6 +45,8 @@ class Fetching:
         self.is_done = False
         self.failure = ""
         self.served: dict[PeerId, int] = {}
+        self.failed: list[PeerId] = []
+        """Donors that did not give what they claim to have."""
         self._donors = {peer: _Donor() for peer in donors[:MAX_DONORS]}
         self._spare = list(donors[MAX_DONORS:])
         self._missing = set(range(n_chunks(n_bytes)))
@@ -67,7 +69,7 @@ class Fetching:
         donor.heard = now
         match message:
             case NotHeld():
-                return self.lost(peer, now)
+                return self._fail(peer, now)
             case Offer():
                 return self._handle_offer(peer, donor, message, bytes(data), now)
             case Chunk():
@@ -88,7 +90,7 @@ class Fetching:
         """Give up on silent donors."""
         effects: Effects = []
         for peer in [p for p, donor in self._donors.items() if now >= donor.heard + self._stall]:
-            effects += self.lost(peer, now)
+            effects += self._fail(peer, now)
         return effects + self._go_on(now)
 
     @property
@@ -96,12 +98,16 @@ class Fetching:
         """Whether nothing more will come of it."""
         return self.is_done or bool(self.failure)
 
+    def _fail(self, peer: PeerId, now: float) -> Effects:
+        self.failed.append(peer)
+        return self.lost(peer, now)
+
     def _handle_offer(
         self, peer: PeerId, donor: _Donor, message: Offer, leaves: bytes, now: float
     ) -> Effects:
         right_size = message.n_bytes == self.n_bytes and len(leaves) == LEAF_BYTES * n_chunks(self.n_bytes)
         if not right_size or root(leaves, self.n_bytes) != self.state:
-            return [Drop(peer, "offer does not hash to the state"), *self.lost(peer, now)]
+            return [Drop(peer, "offer does not hash to the state"), *self._fail(peer, now)]
         # The round is not in the hash; it comes from the records of many and is only checked here.
         if message.round == self.round and not self.previous:
             self.previous = message.previous
@@ -117,7 +123,7 @@ class Fetching:
         size = min(CHUNK_BYTES, self.n_bytes - lo)
         expected = self._leaves[index * LEAF_BYTES : (index + 1) * LEAF_BYTES]
         if len(data) != size or leaf(data) != expected:
-            return [Drop(peer, "chunk of a state does not verify"), *self.lost(peer, now)]
+            return [Drop(peer, "chunk of a state does not verify"), *self._fail(peer, now)]
         donor.owed.discard(index)
         if index in self._missing:
             self._missing.discard(index)

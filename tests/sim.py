@@ -28,6 +28,7 @@ from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
 from gossip.discovery import peer_in
 from gossip.member import Phase
 
+MAX_SAID: Final = 300
 DOUBT: Final = 5.0
 """Seconds for which a host may send over a link that has ended, when there is another."""
 MAX_EVENTS: Final = 60_000
@@ -52,6 +53,8 @@ class Scenario:
     starts: tuple[float, ...] = (0.0,)
     topology: str = "star"
     """Who knows whom at first: star, line, ring or pairs."""
+    walls: str = ""
+    """Which links alone are possible: line, ring or star; empty: all."""
     helpers: int = 0
     """The last so many nodes have no trainer."""
     group_size: int = 16
@@ -113,6 +116,8 @@ class Sim:
         self.names = sorted(self.nodes, key=lambda peer: self.nodes[peer].number)
         self._index = {peer: number for number, peer in enumerate(self.names)}
         self._down_hard: set[PeerId] = set()
+        self.said: dict[PeerId, list[tuple[Any, Any]]] = {}
+        """What peers that replay have sent so far."""
 
     # --- running ----------------------------------------------------------------------------------
 
@@ -230,6 +235,10 @@ class Sim:
 
     def send(self, node: SimNode, effect: Send) -> None:
         """Carry out a `Send`."""
+        if node.lie is not None:
+            said = self.said.setdefault(node.me, [])
+            said.append((effect.message, bytes(effect.data)))
+            del said[:-MAX_SAID]
         self.network.send(node.me, effect.peer, effect.message, effect.data, self.now)
 
     def _deliver(self, to: PeerId, sender: PeerId, message: Any, data: Any) -> None:
@@ -256,11 +265,24 @@ class Sim:
         peer = peer_in(address)
         if peer is None or peer not in self.nodes or not address.startswith("sim:"):
             self._dial_failed(node, address, "unreachable", 0.1)
+        elif not self._is_possible(node.number, self.nodes[peer].number):
+            self._dial_failed(node, address, "unreachable", 0.1)
         elif self.network.is_up(node.me, peer):
             self.at(self.now + 0.001, self._tell, node, node.life, PeerFound(peer, address))
         else:
             delay = 4 * self.network.latency(node.me, peer)
             self.at(self.now + delay, self._dialled, node, node.life, peer, address)
+
+    def _is_possible(self, one: int, other: int) -> bool:
+        near = abs(one - other)
+        match self.scenario.walls:
+            case "line":
+                return near == 1
+            case "ring":
+                return near in (1, self.scenario.nodes - 1)
+            case "star":
+                return 0 in (one, other)
+        return True
 
     def _dialled(self, node: SimNode, life: int, peer: PeerId, address: str) -> None:
         other = self.nodes[peer]
@@ -282,7 +304,6 @@ class Sim:
                     # It still trusts the former link, and sends into the void until it doubts it.
                     self.network.deafen(peer, node.me, self.now + DOUBT * self.dice.random())
             node.linked.add(peer)
-            node.disk.book[address] = None
             node.hear(PeerFound(peer, address))
 
     def _dial_failed(self, node: SimNode, address: str, reason: str, delay: float) -> None:

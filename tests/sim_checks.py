@@ -7,6 +7,7 @@ and so are the groups that had a liar among them.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,8 @@ class Grouping:
 
     members: tuple[PeerId, ...]
     shares: tuple[int, ...]
+    is_tainted: bool
+    """A member lied: nothing is promised."""
     exchanges: dict[PeerId, Averaging | Gathering] = field(default_factory=dict)
     given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
     """Vectors (or bodies) and weights that were really contributed."""
@@ -59,7 +62,9 @@ class Oracle:
         self.sim = sim
         self.violations: list[Violation] = []
         self.groups: dict[tuple[bytes, int], Grouping] = {}
-        self.liars: set[PeerId] = set()
+        self.liars: Counter[PeerId] = Counter()
+        """Who lies or is going to, and how often."""
+        self.lies_told = False
         self.highest = 0
         self.settled_at = float("inf")
         self._seen: dict[PeerId, Any] = {}
@@ -73,8 +78,8 @@ class Oracle:
             self.violations.append(Violation(invariant, detail, self.sim.now))
 
     def is_liar(self, peer: PeerId) -> bool:
-        """Whether a peer has ever lied in this run."""
-        return peer in self.liars
+        """Whether a peer lies at this time."""
+        return self.liars[peer] > 0
 
     # --- what is seen -----------------------------------------------------------------------------
 
@@ -92,7 +97,8 @@ class Oracle:
         key = (group.id, exchange.index)
         seen = self.groups.get(key)
         if seen is None:
-            seen = self.groups[key] = Grouping(group.members, group.shares)
+            tainted = any(self.is_liar(peer) for peer in group.members)
+            seen = self.groups[key] = Grouping(group.members, group.shares, tainted)
         if node.me in seen.exchanges:
             self.violate("a group is formed once", f"{node.me} joined {group.id.hex()} twice")
         seen.exchanges[node.me] = exchange
@@ -129,7 +135,7 @@ class Oracle:
 
     def dropped(self, node: SimNode, peer: PeerId, reason: str) -> None:
         """A node closed its links to a peer for what it sent."""
-        if not self.is_liar(peer) and not self.is_liar(node.me):
+        if not self.lies_told:
             self.violate("no honest peer is dropped", f"{node.me} dropped {peer}: {reason}")
 
     def finish(self) -> None:
@@ -148,7 +154,7 @@ class Oracle:
         mean = node.rounds._segment.exchange  # type: ignore[union-attr]
         self._last_contributors[node.me] = notice.exchanged.contributors
         seen.results[node.me] = mean.tobytes()
-        if not self.is_liar(node.me) and not any(self.is_liar(peer) for peer in seen.members):
+        if not seen.is_tainted:
             check_mean(self, seen, notice, mean)
 
     def _gathered(self, node: SimNode, notice: commands.Gathered) -> None:
@@ -197,7 +203,7 @@ def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mea
 def check_survivors_agree(oracle: Oracle) -> None:
     """Members of a group that finish an exchange, and that nobody in it lost, hold the same bytes."""
     for (group, index), seen in oracle.groups.items():
-        if any(oracle.is_liar(peer) for peer in seen.members):
+        if seen.is_tainted:
             continue
         if len(set(seen.results.values())) < 2:
             continue
@@ -233,7 +239,9 @@ def is_one_swarm(
         return False
     # Whoever fetched the state did not contribute; a round that everyone finished is the next.
     least = sim.scenario.calm_rounds
-    return all(since_calm.get(peer, 0) >= least and contributors.get(peer) == tuple(names) for peer in names)
+    return all(
+        since_calm.get(peer, 0) >= least and set(names) <= set(contributors.get(peer, ())) for peer in names
+    )
 
 
 def check_one_swarm(oracle: Oracle) -> None:

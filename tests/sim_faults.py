@@ -21,6 +21,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from gossip import commands
+from sim_liars import stop_lying, tell_lies
 
 if TYPE_CHECKING:
     from sim import Fault, Sim
@@ -109,7 +110,12 @@ def _trainer(sim: Sim, when: float, number: int, down: float) -> None:
 def _freeze(sim: Sim, when: float, number: int, seconds: float) -> None:
     node = _node(sim, number)
     sim.at(when, sim.freeze, node)
-    sim.at(when + seconds, lambda: node.thaw() if node.is_frozen else None)
+
+    def thaw() -> None:
+        if node.is_frozen:
+            node.thaw()
+
+    sim.at(when + seconds, thaw)
 
 
 def _split(sim: Sim, when: float, numbers: tuple[int, ...], seconds: float, quiet: bool) -> None:
@@ -159,8 +165,8 @@ def _lossy(sim: Sim, when: float, chance: float, seconds: float) -> None:
 
 
 def _lie(sim: Sim, when: float, number: int, how: str, seconds: float) -> None:
-    from sim_liars import stop_lying, tell_lies
-
+    # From the start, since what a liar said before may be used by it later.
+    sim.oracle.liars[sim.name(number)] += 1
     sim.at(when, tell_lies, sim, _node(sim, number), how)
     sim.at(when + seconds, stop_lying, sim, _node(sim, number))
 

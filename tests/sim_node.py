@@ -24,6 +24,7 @@ from gossip.core import (
     Effects,
     Event,
     Notify,
+    PeerFound,
     Publish,
     Send,
     SetTimer,
@@ -349,8 +350,17 @@ class SimNode:
         effects = self.member.handle(event, now)
         self.sim.oracle.after(self)
         self._carry_out(effects)
+        if isinstance(event, PeerFound):
+            self._remember(event)
         if isinstance(event, commands.NewState | commands.Finish):
             self.sim.oracle.new_state(self)
+
+    def _remember(self, event: PeerFound) -> None:
+        # As the daemon does.
+        entry = self.member.table.get(event.peer)
+        addresses = entry.presence.addresses if entry is not None else ()
+        for address in addresses or ((event.address,) if event.address else ()):
+            self.disk.book[address] = None
 
     def _carry_out(self, effects: Effects) -> None:
         sim = self.sim

@@ -7,10 +7,12 @@ from random import Random
 from typing import Any, Final
 
 from sim import Fault, Result, Scenario, Sim
+from sim_liars import KINDS as LIES
 from sim_network import Weather
 
 CLASSES: Final = ("crash", "leave", "trainer", "freeze", "split", "oneway", "break", "slow", "jump", "lossy")
 """Kinds of faults that honest swarms meet."""
+EVERYTHING: Final = (*CLASSES, "lie")
 LAST_FAULT: Final = 25.0
 """Virtual seconds in which faults begin."""
 
@@ -36,7 +38,7 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = CLASSES) 
         starts=tuple(dice.choice((0.0, 0.0, 0.5, 6.0)) if number else 0.0 for number in range(count)),
         topology=dice.choice(("star", "line", "ring", "pairs")),
         helpers=helpers,
-        group_size=max(2, (count + 1) // 2) if mixing else 16,
+        group_size=dice.choice((max(2, (count + 1) // 2), count - 1, count)) if mixing else 16,
         quorum=dice.choice((1, 1, 1, 2)),
         rounds=dice.choice((0, 0, 0, 0, 6)),
         wait_for=dice.choice((1, 1, 2)),
@@ -81,6 +83,8 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
             arguments = (number, other)
         case "slow":
             arguments = (number, dice.choice((50.0, 400.0)), seconds)
+        case "lie":
+            arguments = (number, dice.choice(LIES), round(dice.uniform(5.0, 30.0), 2))
         case "jump":
             arguments = (number, dice.choice((2.0, 30.0, 3600.0)))
         case _:
