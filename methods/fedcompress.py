@@ -234,8 +234,8 @@ class FedCompress:
         held = 0
         if self.config.validates and learner.examples > 1:
             held = max(1, int(self.config.validation * learner.examples))
-        places = torch.from_numpy(order)
-        return subset(learner.data, places[held:]), subset(learner.data, places[:held])
+        training, held_out = np.sort(order[held:]), np.sort(order[:held])
+        return tuple(subset(learner.data, torch.from_numpy(places)) for places in (training, held_out))
 
     def local(
         self, params: Vector, learner: "TorchLearner", training: "Examples", kappa: int, round_: int
