@@ -8,6 +8,7 @@ kinds of CPU may end with unlike last bits. That is no matter: the body is part 
 peers whose states differ at the start of a run agree on one of them before the first round.
 """
 
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Final
@@ -49,8 +50,8 @@ class DigitsBody(Task):
         x_train, x_test, y_train, y_test = load_split()
         part = dirichlet(y_train, shares, alpha=alpha, seed=seed, minimum=minimum)[mine]
         self._width = width
-        self._train = _tensors(x_train[part]), torch.tensor(y_train[part])
-        self._test = _tensors(x_test), torch.tensor(y_test)
+        self._train = images_tensor(x_train[part]), torch.tensor(y_train[part])
+        self._test = images_tensor(x_test), torch.tensor(y_test)
 
     def model(self) -> nn.Module:
         """Return the pre-trained body under a new head."""
@@ -90,19 +91,27 @@ def transposed(images: Images) -> Images:
 @cache
 def pretrained(width: int) -> nn.Sequential:
     """Return a perceptron trained on the transposed training digits; do not change it."""
-    x_train, _, y_train, _ = load_split()
-    x, y = _tensors(transposed(x_train)), torch.tensor(y_train)
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng():
         torch.manual_seed(BODY_SEED)
         model = perceptron(64, width, FEATURES, CLASSES)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        return pretrain(model, model)
+
+
+def pretrain(body: nn.Sequential, outputs: Callable[[torch.Tensor], torch.Tensor]) -> nn.Sequential:
+    """Train a body, so that `outputs` names the transposed training digits, and return it."""
+    x_train, _, y_train, _ = load_split()
+    x, y = images_tensor(transposed(x_train)), torch.tensor(y_train)
+    optimizer = torch.optim.Adam(body.parameters(), lr=1e-3)
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(BODY_SEED)
         for _ in range(BODY_STEPS):
             batch = torch.randint(len(x), (BODY_BATCH,))
             optimizer.zero_grad()
-            functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            functional.cross_entropy(outputs(x[batch]), y[batch]).backward()
             optimizer.step()
-    return model
+    return body
 
 
-def _tensors(images: Images) -> torch.Tensor:
+def images_tensor(images: Images) -> torch.Tensor:
+    """Return images as a model takes them."""
     return torch.tensor(images.astype(np.float32))

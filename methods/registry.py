@@ -28,6 +28,7 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "fedstar": ("methods.fedstar:FedSTAR", "few labels: pseudo-labels for the rest, behind a gate"),
     "fedln": ("methods.fedln:FedLN", "wrong labels: noise estimated and outweighed, corrected or dampened"),
     "fedcompress": ("methods.fedcompress:FedCompress", "a few shared values per tensor, gathered"),
+    "matu": ("methods.matu:MaTU", "one vector for all tasks of a node, where nodes hold unlike tasks"),
     "deltamask": ("methods.deltamask:DeltaMask", "which weights of a frozen model to keep, in 0.1 bit each"),
 }
 """Name -> (module:Class, summary)."""

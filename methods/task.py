@@ -22,6 +22,7 @@ from torch.utils.data import Subset, default_collate
 
 from gossip.runspec import Scalar
 from methods.errors import BadTask, TaskNotFound
+from methods.identity import Identity
 from methods.noise_inputs import coloured_noise
 from methods.options import call_with_options
 
@@ -37,6 +38,7 @@ TASKS: Final[Mapping[str, str]] = {
     "digits_compressible": "methods.digits_shares:CompressibleDigits",
     "tones": "methods.tones:Tones",
     "digits_body": "methods.digits_body:DigitsBody",
+    "digit_tasks": "methods.digit_tasks:DigitTasks",
 }
 """Built-in name -> module:Class."""
 EVALUATION_BATCH: Final = 1024
@@ -79,20 +81,35 @@ class Task:
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """Return the loss on a batch; cross entropy of (x, label) unless overridden."""
         x, y = batch
-        return functional.cross_entropy(model(x), y)
+        return functional.cross_entropy(self.outputs(model, x), y)
 
     def metrics(self, model: nn.Module) -> dict[str, float]:
         """Measure a model, which is in evaluation mode; accuracy on the test data unless overridden."""
         data = self.test_data()
-        if data is None:
-            return {}
+        return {} if data is None else {"accuracy": self.accuracy(model, data)}
+
+    def outputs(self, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Return a score per class for each input: what the model says, unless the task's head is apart."""
+        scores: torch.Tensor = model(x)
+        return scores
+
+    def accuracy(self, model: nn.Module, data: Examples) -> float:
+        """Return the share of examples whose class has the highest score; call it without gradients."""
         device = next(model.parameters()).device
         right = 0
         for start in range(0, count(data), EVALUATION_BATCH):
             indices = torch.arange(start, min(start + EVALUATION_BATCH, count(data)))
             x, y = to_device(batch_of(data, indices), device)
-            right += int((model(x).argmax(-1) == y).sum())
-        return {"accuracy": right / count(data)}
+            right += int((self.outputs(model, x).argmax(-1) == y).sum())
+        return right / count(data)
+
+    def parts(self) -> "Mapping[str, Task]":
+        """Return the tasks that this one consists of, all on one model; nothing unless overridden."""
+        return {}
+
+    def identity(self) -> Identity:
+        """Return what makes this the same task on two nodes, for methods whose nodes hold unlike ones."""
+        return Identity(name=type(self).__name__)
 
     def role(self, name: str) -> Role:
         """Say what a tensor of the model is to methods that train only parts; all is body unless overridden.
