@@ -89,12 +89,12 @@ class Driver:
                     if isinstance(event, PeerFound) and self.on_found is not None:
                         self.on_found(event)
         except RemoteViolation as violation:
-            self._strike(event.via if isinstance(event, Announced) else event.peer, violation)
+            self.drops[violation.reason] += 1
+            # Who hands an announcement on has not read it, and is not to blame.
+            if violation.reason != OTHER_RUN and not isinstance(event, Announced):
+                self._strike(event.peer, violation)
 
     def _strike(self, peer: PeerId, violation: RemoteViolation) -> None:
-        self.drops[violation.reason] += 1
-        if violation.reason == OTHER_RUN:
-            return
         log.debug("dropped a message of %s: %s", short(peer), violation)
         self._strikes[peer] += 1
         if self._strikes[peer] >= MAX_STRIKES:

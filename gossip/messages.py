@@ -11,6 +11,8 @@ import msgspec
 from crypto.keys import PeerId
 
 MAX_GROUP: Final = 64
+MAX_RECORD_BYTES: Final = 4096
+"""Of a sealed presence; a larger one could be heard but not be handed on."""
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 GroupId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=1, max_length=64)]
@@ -79,7 +81,7 @@ class SealedRecords(Message, frozen=True):
     """`Records` as it travels."""
 
     records: Annotated[
-        tuple[tuple[Annotated[bytes, msgspec.Meta(max_length=4096)], Seconds], ...],
+        tuple[tuple[Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)], Seconds], ...],
         msgspec.Meta(max_length=32),
     ]
     reply: bool = False

@@ -21,6 +21,7 @@ from crypto.errors import BadEnvelope, Replayed
 from crypto.keys import PeerId, peer_id_of
 from gossip.errors import RemoteViolation
 from gossip.messages import (
+    MAX_RECORD_BYTES,
     Accept,
     Chunk,
     Commit,
@@ -145,6 +146,9 @@ class Codec:
         known = self._opened.get(sealed)
         if known is not None:
             return known
+        if len(sealed) > MAX_RECORD_BYTES:
+            # It may come alone, as an announcement. Handed on, it would be our fault.
+            raise RemoteViolation("malformed record", f"{len(sealed)} bytes")
         envelope = self._open(sealed)
         if envelope.head.kind != PRESENCE:
             raise RemoteViolation("kind does not match", envelope.head.kind)

@@ -1,0 +1,386 @@
+"""The wire: golden vectors of every message, and every way in which bytes of a peer can be wrong."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from crypto.envelope import seal
+from crypto.keys import PeerId, key_from_seed, peer_id_of
+from gossip import messages, wire
+from gossip.errors import RemoteViolation
+from gossip.messages import Presence, Record, Records
+from gossip.wire import OTHER_RUN, PLAIN, SIGNED, Codec, swarm_id
+
+KEY = key_from_seed(bytes(range(32)))
+ME = peer_id_of(bytes(KEY.verify_key))
+OTHER_KEY = key_from_seed(bytes(range(1, 33)))
+OTHER = peer_id_of(bytes(OTHER_KEY.verify_key))
+RUN = b"r" * 32
+HASH, BASE = b"h" * 32, b"b" * 32
+GROUP, MASK = b"g" * 16, bytes([0, 0, 0, 0, 0, 0, 0, 5])
+PRESENCE = Presence(RUN, "run", 7, HASH, BASE, "working", 12.0, (f"/ip4/192.0.2.1/tcp/4710/p2p/{ME}",))
+
+SIGNED_KINDS: tuple[messages.Message, ...] = (
+    messages.Leave(),
+    messages.Describe(b"spec"),
+    messages.Ready(7, BASE, 300, 1.5),
+    messages.Propose(7, BASE, 1, 12345, (ME, OTHER), (1, 2)),
+    messages.Accept(7, 1, 12345, MASK),
+    messages.Commit(7, BASE, 1, 12345, ME, (ME, OTHER), (1, 2)),
+    messages.Yield(GROUP, 0, 2, 1),
+    messages.Claim(GROUP, 0, 2, 1),
+    messages.Alive(GROUP, 0),
+    messages.Cut(GROUP, 0),
+    messages.Abandon(GROUP, 0),
+    messages.Done(GROUP, 0, b"o" * 16),
+    messages.Digest(GROUP, 0, HASH),
+    messages.Missing(GROUP, 0, (0, 3)),
+    messages.Want(HASH),
+    messages.NotHeld(HASH),
+    messages.Fetch(HASH, (0, 1, 70000)),
+)
+BULK_KINDS: tuple[messages.Message, ...] = (
+    messages.Part(GROUP, 0, 2, 70000, 1, 64.0),
+    messages.Reduced(GROUP, 0, 2, 70000, 1, MASK),
+    messages.Reveal(GROUP, 0, 3),
+    messages.Offer(HASH, BASE, 7, 35880),
+    messages.Chunk(HASH, 70000),
+)
+BODIES = {
+    "Leave": "91a54c65617665",
+    "Describe": "92a84465736372696265c40473706563",
+    "Ready": (
+        "95a5526561647907c4206262626262626262626262626262626262626262626262626262626262626262cd012ccb3ff8"
+        "000000000000"
+    ),
+    "Propose": (
+        "97a750726f706f736507c420626262626262626262626262626262626262626262626262626262626262626201cd3039"
+        "92d934313244334b6f6f574134586f70314a6154334d487877594d6b436570597376346950566f704d5877437a356948"
+        "59644266655342d934313244334b6f6f574a315473696a48374835463734686641443558697368517a337378726d4174"
+        "5659333747744e643943715966920102"
+    ),
+    "Accept": "95a64163636570740701cd3039c4080000000000000005",
+    "Commit": (
+        "98a6436f6d6d697407c420626262626262626262626262626262626262626262626262626262626262626201cd3039d9"
+        "34313244334b6f6f574134586f70314a6154334d487877594d6b436570597376346950566f704d5877437a3569485964"
+        "426665534292d934313244334b6f6f574134586f70314a6154334d487877594d6b436570597376346950566f704d5877"
+        "437a35694859644266655342d934313244334b6f6f574a315473696a48374835463734686641443558697368517a3373"
+        "78726d41745659333747744e643943715966920102"
+    ),
+    "Yield": "95a55969656c64c41067676767676767676767676767676767000201",
+    "Claim": "95a5436c61696dc41067676767676767676767676767676767000201",
+    "Alive": "93a5416c697665c4106767676767676767676767676767676700",
+    "Cut": "93a3437574c4106767676767676767676767676767676700",
+    "Abandon": "93a74162616e646f6ec4106767676767676767676767676767676700",
+    "Done": ("94a4446f6e65c4106767676767676767676767676767676700c4106f6f6f6f6f6f6f6f6f6f6f6f6f6f6f6f"),
+    "Digest": (
+        "94a6446967657374c4106767676767676767676767676767676700c42068686868686868686868686868686868686868"
+        "68686868686868686868686868"
+    ),
+    "Missing": "94a74d697373696e67c4106767676767676767676767676767676700920003",
+    "Want": ("92a457616e74c4206868686868686868686868686868686868686868686868686868686868686868"),
+    "NotHeld": ("92a74e6f7448656c64c4206868686868686868686868686868686868686868686868686868686868686868"),
+    "Fetch": (
+        "93a54665746368c4206868686868686868686868686868686868686868686868686868686868686868930001ce00011170"
+    ),
+    "Part": ("97a450617274c410676767676767676767676767676767670002ce0001117001cb4050000000000000"),
+    "Reduced": ("97a752656475636564c410676767676767676767676767676767670002ce0001117001c4080000000000000005"),
+    "Reveal": "94a652657665616cc410676767676767676767676767676767670003",
+    "Offer": (
+        "95a54f66666572c4206868686868686868686868686868686868686868686868686868686868686868c4206262626262"
+        "62626262626262626262626262626262626262626262626262626207cd8c28"
+    ),
+    "Chunk": ("93a54368756e6bc4206868686868686868686868686868686868686868686868686868686868686868ce00011170"),
+}
+"""The body of each kind: a msgpack array of the kind's name and its fields, in order."""
+RECORD = bytes.fromhex(
+    "00629601c410efadeb16e31332fb12a6160fb837ca33c420727272727272727272727272727272727272727272727272"
+    "7272727272727272a850726573656e636537c42003a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664"
+    "125531b899a850726573656e6365c4207272727272727272727272727272727272727272727272727272727272727272"
+    "a372756e07c4206868686868686868686868686868686868686868686868686868686868686868c42062626262626262"
+    "62626262626262626262626262626262626262626262626262a7776f726b696e67cb402800000000000091d9502f6970"
+    "342f3139322e302e322e312f7463702f343731302f7032702f313244334b6f6f574134586f70314a6154334d48787759"
+    "4d6b436570597376346950566f704d5877437a35694859644266655342411f92fbc896c3b6be59e1717b6a0d0a027f26"
+    "ff7f8d9165abea8ad419a4cb7d2254bae6862cb2345e5b52dba7a61f32948669257f4710ecd8b884a97289b30b"
+)
+"""`PRESENCE`, sealed by its author with sequence 55, as GossipSub carries it."""
+FRAME = bytes.fromhex(
+    "00005f9601c410efadeb16e31332fb12a6160fb837ca33c4207272727272727272727272727272727272727272727272"
+    "727272727272727272a54c6561766565c42003a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc86641255"
+    "31b891a54c65617665246df791684ae754fbda7cb041c63124ed7c32849c219fdf2fb4710d53f38d89f454118a3bbfda"
+    "d0e548eadfe04b70f001a260685455ecba012adf3ff7e6ae0e"
+)
+"""The head of the frame of the first `Leave`, with sequence 101."""
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def codec(key: Any = KEY, swarm: str = "shoal", run: bytes = RUN, sequence: int = 100) -> Codec:
+    made = Codec(key, swarm, sequence)
+    made.run = run
+    return made
+
+
+def name(message: messages.Message) -> str:
+    return type(message).__name__
+
+
+def refusal(head: bytes, data_bytes: int = 0, *, peer: PeerId = ME, by: Codec | None = None) -> str:
+    """Return why a frame is refused."""
+    with pytest.raises(RemoteViolation) as caught:
+        (by or codec(OTHER_KEY)).decode(peer, head, data_bytes)
+    return caught.value.reason
+
+
+def signed(kind: str, body: bytes, **changes: Any) -> bytes:
+    parts: dict[str, Any] = {"swarm": swarm_id("shoal"), "run": RUN, "sequence": 5, **changes}
+    return SIGNED + seal(KEY, kind=kind, body=body, **parts)
+
+
+# --- golden vectors -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", [*SIGNED_KINDS, *BULK_KINDS], ids=name)
+def test_every_kind_has_its_golden_body(message: messages.Message) -> None:
+    assert encode(message).hex() == BODIES[name(message)]
+
+
+def test_there_is_a_golden_body_of_every_kind() -> None:
+    kinds = {kind.__name__ for kind in messages.Wire.__args__}
+    assert BODIES.keys() == kinds - {"SealedRecords"}, "which holds RECORD instead"
+
+
+def test_a_frame_and_a_record_are_the_golden_vectors() -> None:
+    assert codec().encode(messages.Leave()) == FRAME
+    assert codec().encode_announcement(Records(((Record(ME, 55, PRESENCE), 0.0),))) == RECORD
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", [*SIGNED_KINDS, *BULK_KINDS], ids=name)
+def test_every_kind_travels_whole(message: messages.Message) -> None:
+    assert codec(OTHER_KEY).decode(ME, codec().encode(message), 0) == message
+
+
+def test_records_of_others_are_handed_on_as_their_authors_sealed_them() -> None:
+    theirs = codec(OTHER_KEY).open_record(RECORD)
+    assert (theirs.author, theirs.sequence, theirs.presence, theirs.sealed) == (ME, 55, PRESENCE, RECORD)
+    ours = Record(OTHER, 9, Presence(b"", "", 0, b"", b"", "helping", 12.0))
+    head = codec(OTHER_KEY).encode(Records(((ours, 0.0), (theirs, 2.5)), reply=True))
+    found = codec().decode(OTHER, head, 0)
+    assert found.reply
+    assert [(record.author, record.sequence, record.presence, age) for record, age in found.records] == [
+        (OTHER, 9, ours.presence, 0.0),
+        (ME, 55, PRESENCE, 2.5),
+    ]
+    assert found.records[1][0].sealed == RECORD
+
+
+def test_a_record_is_opened_once_however_often_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = codec(OTHER_KEY)
+    first = opened.open_record(RECORD)
+    monkeypatch.setattr(wire, "open_envelope", pytest.fail)
+    assert opened.open_record(bytes(RECORD)) is first
+
+
+def test_memory_of_opened_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_OPENED", 3)
+    opened = codec(OTHER_KEY)
+    for sequence in range(10):
+        opened.open_record(codec().encode_announcement(Records(((Record(ME, sequence, PRESENCE), 0.0),))))
+    assert len(opened._opened) == 3
+
+
+def test_every_frame_has_a_sequence_of_its_own() -> None:
+    sender, receiver = codec(), codec(OTHER_KEY)
+    for _ in range(3):
+        receiver.decode(ME, sender.encode(messages.Leave()), 0)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_every_flipped_bit_of_a_signed_frame_is_refused(bit: int) -> None:
+    for index in range(len(FRAME)):
+        altered = bytearray(FRAME)
+        altered[index] ^= 1 << bit
+        refusal(bytes(altered))
+
+
+def test_every_flipped_byte_of_a_record_is_refused() -> None:
+    opened = codec(OTHER_KEY)
+    for index in range(len(RECORD)):
+        altered = bytearray(RECORD)
+        altered[index] ^= 0x40
+        with pytest.raises(RemoteViolation, match="bad envelope"):
+            opened.open_record(bytes(altered))
+
+
+def test_every_cut_of_a_signed_frame_is_refused() -> None:
+    assert refusal(b"") == "malformed frame"
+    for length in range(1, len(FRAME)):
+        assert refusal(FRAME[:length]) == "bad envelope"
+    assert refusal(FRAME + b"\x00") == "bad envelope"
+
+
+def test_a_replayed_frame_is_refused() -> None:
+    receiver = codec(OTHER_KEY)
+    receiver.decode(ME, FRAME, 0)
+    assert refusal(FRAME, by=receiver) == "replayed"
+    receiver.decode(ME, signed("Leave", encode(messages.Leave()), sequence=100_000), 0)
+    assert refusal(signed("Leave", encode(messages.Leave()), sequence=99_000), by=receiver) == "replayed"
+
+
+def test_a_frame_of_another_swarm_is_refused() -> None:
+    assert refusal(codec(swarm="another").encode(messages.Leave())) == "other swarm"
+    record = codec(swarm="another").encode_announcement(Records(((Record(ME, 1, PRESENCE), 0.0),)))
+    with pytest.raises(RemoteViolation, match="other swarm"):
+        codec(OTHER_KEY).open_record(record)
+
+
+@pytest.mark.parametrize("message", SIGNED_KINDS, ids=name)
+def test_only_what_concerns_a_run_is_refused_from_another_run(message: messages.Message) -> None:
+    head = codec(run=b"x" * 32).encode(message)
+    if isinstance(message, wire.OF_A_RUN):
+        assert refusal(head) == OTHER_RUN
+    else:
+        assert codec(OTHER_KEY).decode(ME, head, 0) == message
+
+
+def test_a_frame_that_another_has_signed_is_refused() -> None:
+    assert refusal(codec(OTHER_KEY).encode(messages.Leave()), by=codec()) == "not signed by the link's peer"
+
+
+@pytest.mark.parametrize("message", SIGNED_KINDS, ids=name)
+def test_unsigned_control_is_refused(message: messages.Message) -> None:
+    assert refusal(PLAIN + encode(message)) == "unsigned control message"
+
+
+@pytest.mark.parametrize("message", BULK_KINDS, ids=name)
+def test_signed_bulk_is_refused(message: messages.Message) -> None:
+    assert refusal(signed(name(message), encode(message))) == "kind does not match"
+
+
+def test_a_body_of_another_kind_than_the_envelope_says_is_refused() -> None:
+    assert refusal(signed("Want", encode(messages.Leave()))) == "kind does not match"
+    assert refusal(signed("Presence", encode(messages.Leave()))) == "kind does not match"
+    assert refusal(signed("Presence", encode(PRESENCE))) == "malformed message"
+
+
+def test_a_signed_frame_with_data_beside_it_is_refused() -> None:
+    assert refusal(FRAME, 1) == "malformed frame"
+
+
+def test_a_signed_frame_that_is_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "open_envelope", pytest.fail)
+    assert refusal(SIGNED + bytes(wire.MAX_CONTROL_BYTES)) == "malformed frame"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        encode(None),
+        encode({}),
+        encode([]),
+        encode(["Nothing"]),
+        encode([5, HASH]),
+        encode(["Want"]),
+        encode(["Want", HASH[:-1]]),
+        encode(["Want", HASH + b"h"]),
+        encode(["Want", "h" * 32]),
+        encode(["Want", HASH, 1]),
+        encode(["Ready", -1, BASE]),
+        encode(["Ready", (1 << 40) + 1, BASE]),
+        encode(["Ready", 7, BASE, 1 << 21]),
+        encode(["Ready", 7, BASE, 1, float("nan")]),
+        encode(["Ready", 7, BASE, 1, float("inf")]),
+        encode(["Ready", 7, BASE, 1, -1.0]),
+        encode(["Propose", 7, BASE, 0, 0, [], []]),
+        encode(["Propose", 7, BASE, 0, 0, [ME] * 65, [1]]),
+        encode(["Propose", 7, BASE, 0, 0, ["x" * 65], [1]]),
+        encode(["Propose", 7, BASE, 0, 0, [ME], [1] * 65]),
+        encode(["Propose", 7, BASE, 0, 1 << 53, [ME], [1]]),
+        encode(["Accept", 7, 1 << 17, 0, MASK]),
+        encode(["Accept", 7, 0, 0, MASK[:-1]]),
+        encode(["Claim", GROUP, 1001, 0, 0]),
+        encode(["Claim", GROUP[:-1], 0, 0, 0]),
+        encode(["Claim", GROUP, 0, 64, 0]),
+        encode(["Missing", GROUP, 0, []]),
+        encode(["Missing", GROUP, 0, [0] * 65]),
+        encode(["Fetch", HASH, []]),
+        encode(["Fetch", HASH, [0] * 65]),
+        encode(["Fetch", HASH, [(1 << 31) + 1]]),
+        encode(["Describe", bytes(200_001)]),
+        encode(["SealedRecords", [[b"", 0.0]] * 33]),
+        encode(["SealedRecords", [[bytes(4097), 0.0]]]),
+        encode(["SealedRecords", [[b"", -1.0]]]),
+        encode(["SealedRecords", [[b"", float("nan")]]]),
+        encode(["SealedRecords", [[b""]]]),
+        encode(["Leave"])[:-1],
+        encode(["Leave"]) + b"\x00",
+        b"\x91\xa5\xff\xff\xff\xff\xff",
+        b"\xdd\xff\xff\xff\xff\xa5Leave",
+        b"\x92\xa4Want\xc6\xff\xff\xff\xff",
+        b"\x91" * 100_000,
+    ],
+)
+def test_a_body_of_a_wrong_form_is_refused(body: bytes) -> None:
+    kind = "Ready"
+    assert refusal(signed(kind, body)) == "malformed message"
+    assert refusal(PLAIN + body) == "malformed message"
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf"), -1.0, 1e16])
+def test_a_weight_that_would_spoil_a_mean_is_refused(weight: float) -> None:
+    part = encode(["Part", GROUP, 0, 0, 0, 0, weight])
+    assert refusal(PLAIN + part, 4) in ("malformed message", "weight is not finite")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": b"x" * 32},
+        {"lease": 0.0},
+        {"lease": 601.0},
+        {"lease": float("nan")},
+        {"addresses": ("/ip4/192.0.2.1/tcp/1",) * 9},
+        {"addresses": ("x" * 257,)},
+        {"phase": "x" * 17},
+        {"round": -1},
+        {"state": HASH + b"h"},
+    ],
+)
+def test_a_record_of_a_wrong_form_is_refused(change: dict[str, Any]) -> None:
+    presence = msgspec.structs.replace(PRESENCE, **change)
+    sealed = signed("Presence", encode(presence))[1:]
+    with pytest.raises(RemoteViolation, match="malformed record"):
+        codec(OTHER_KEY).open_record(sealed)
+    head = signed("SealedRecords", encode(messages.SealedRecords(((sealed, 0.0),))))
+    assert refusal(head) == "malformed record"
+
+
+def test_a_record_too_large_to_be_handed_on_is_refused() -> None:
+    wide = msgspec.structs.replace(PRESENCE, addresses=("\U0001f40b" * 256,) * 8)
+    sealed = signed("Presence", encode(wide))[1:]
+    assert len(sealed) > messages.MAX_RECORD_BYTES
+    with pytest.raises(RemoteViolation, match="malformed record"):
+        codec(OTHER_KEY).open_record(sealed)
+
+
+def test_no_other_message_passes_for_a_record() -> None:
+    with pytest.raises(RemoteViolation, match="kind does not match"):
+        codec(OTHER_KEY).open_record(FRAME[1:])
+
+
+def test_random_bytes_raise_nothing_but_a_violation() -> None:
+    dice = np.random.default_rng(0)
+    receiver = codec(OTHER_KEY)
+    for length in dice.integers(0, 300, 2000):
+        for lane in (b"", SIGNED, PLAIN):
+            refusal(lane + b"\xc1" + dice.bytes(int(length)), by=receiver)
