@@ -4,6 +4,7 @@ A quarter of the digits, stratified by label, is the test set of every node. The
 private shares by labels (methods/partition.py): each node computes the same split and keeps its own part.
 """
 
+from functools import cache
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -53,10 +54,11 @@ class Digits(Task):
         return self._test
 
 
+@cache
 def load_split() -> tuple[Images, Images, Labels, Labels]:
     """Return training images, test images, training labels, test labels; equal on every node.
 
-    Images are float64 [n, 64] from 0 to 1.
+    Images are float64 [n, 64] from 0 to 1. Everyone gets the same arrays: do not change them.
     """
     x, y = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(
