@@ -47,8 +47,10 @@ from gossip.messages import Abandon, Alive, Claim, Cut, Done, Exchange, Part, Re
 
 CHUNK_NUMEL: Final = 1 << 18
 TIMER: Final = "averaging"
-BEAT: Final = 0.25
-"""Seconds between signs of life: a quarter of the shortest `stall` that anybody learns."""
+SHORTEST_STALL: Final = 2.0
+"""Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
+BEAT: Final = SHORTEST_STALL / 4
+"""Seconds between signs of life."""
 OWNER_GRACE: Final = 1.5
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 DONE_GRACE: Final = 2.0

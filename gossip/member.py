@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from crypto.keys import PeerId
-from gossip.averaging import CHUNK_NUMEL, Averaging, AveragingConfig, is_sane
+from gossip.averaging import CHUNK_NUMEL, SHORTEST_STALL, Averaging, AveragingConfig, is_sane
 from gossip.averaging import TIMER as AVERAGING
 from gossip.codecs import CODECS, Feedback
 from gossip.commands import (
@@ -188,7 +188,7 @@ class Member:
         patience = config.patience
         self._ready_wait = Deadline(patience, floor=1.0)
         self._answer_wait = Deadline(min(2.0, patience), floor=0.5)
-        self._exchange_wait = Deadline(patience, floor=1.0)
+        self._exchange_wait = Deadline(patience, floor=SHORTEST_STALL)
         self._commands: dict[type, Callable[[Any, float], Effects]] = {
             Received: self._received,
             TimerFired: self._timer,
@@ -501,8 +501,10 @@ class Member:
         if neighbours:
             chosen = neighbours[int(self._dice.random() * len(neighbours))]
             effects.append(Send(chosen, self._sample(now, reply=True)))
-        # Everyone hears an announcement, so their number must not grow with the swarm.
-        if self._dice.random() < MAX_PUSHED / max(MAX_PUSHED, len(self.table)):
+        # Everyone hears an announcement, so their number must not grow with the swarm; and where all that
+        # we know are neighbours, all have been told already.
+        is_due = self._dice.random() < MAX_PUSHED / max(MAX_PUSHED, len(self.table))
+        if is_due and any(peer not in self.table.connected for peer, _ in self.table):
             effects.append(Publish(Records(((self._record(), 0.0),))))
         jitter = 0.8 + 0.4 * self._dice.random()
         return [*effects, *self._check_behind(now), SetTimer(now + self.config.beat * jitter, BEAT)]
@@ -624,9 +626,12 @@ class Member:
         idle = self.phase in (Phase.WORKING, Phase.SEEKING, Phase.FINISHED)
         if not idle or self.spec is None or not self.state:
             return []
+        others = self.table.in_run(self.run)
+        if all(e.presence.state == self.state and e.presence.round == self.round for _, e in others):
+            return []
         doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
-        others = [(peer, e.presence) for peer, e in self.table.in_run(self.run) if peer not in doubted]
-        target = swarm_state(others, self.me, self._presence(), self.table.connected)
+        heeded = [(peer, e.presence) for peer, e in self.table.in_run(self.run) if peer not in doubted]
+        target = swarm_state(heeded, self.me, self._presence(), self.table.connected)
         if target is None or not target.holders or not self._is_behind(target):
             return []
         effects: Effects = []
@@ -647,7 +652,9 @@ class Member:
             return False
         if self._is_mixing() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
-            return target.round > self.round + 1 or (target.round < self.round - 1 and not target.includes_us)
+            if target.round == self.round + 1:
+                return not self._expected()
+            return target.round > self.round or (target.round < self.round - 1 and not target.includes_us)
         if not target.includes_us:
             return True
         if target.round == self.round:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from crypto.keys import PeerId
 from gossip.messages import Presence, Record
 
+_COMPLEMENT = bytes(range(255, -1, -1))
 MAX_LEASE = 60.0
 """Seconds: no record is believed for longer, whatever its author asks for."""
 MAX_RECORDS = 1024
@@ -34,6 +35,7 @@ class Entry:
     expires: float
     heard: float
     """When its author made it, by our clock."""
+    lease: float
 
     @property
     def presence(self) -> Presence:
@@ -67,14 +69,15 @@ class PresenceTable:
     def update(self, record: Record, age: float, now: float) -> bool:
         """Take a record in; tells whether it was news."""
         author, presence = record.author, record.presence
-        left = min(presence.lease, MAX_LEASE) - age
+        lease = min(presence.lease, MAX_LEASE)
+        left = lease - age
         known = self._entries.get(author)
         if author == self.me or left <= 0 or (known and known.record.sequence >= record.sequence):
             return False
         if record.sequence <= self._left.get(author, -1):
             return False
         self._left.pop(author, None)
-        self._entries[author] = Entry(record, now + left, now - age)
+        self._entries[author] = Entry(record, now + left, now - age, lease)
         if len(self._entries) > MAX_RECORDS:
             strangers = (peer for peer in self._entries if peer not in self.connected and peer != author)
             oldest = min(strangers, key=lambda peer: self._entries[peer].heard, default=None)
@@ -84,8 +87,8 @@ class PresenceTable:
     def touch(self, peer: PeerId, now: float) -> None:
         """Prolong the lease of a peer that has just spoken to us itself."""
         entry = self._entries.get(peer)
-        if entry is not None:
-            entry.expires = max(entry.expires, now + min(entry.presence.lease, MAX_LEASE))
+        if entry is not None and entry.expires < now + entry.lease:
+            entry.expires = now + entry.lease
 
     def forget(self, peer: PeerId) -> None:
         """Drop the record of a peer that said goodbye, for good: it counts again with a newer one."""
@@ -177,4 +180,4 @@ def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:
 
 
 def _inverted(state: bytes) -> bytes:
-    return bytes(255 - byte for byte in state)
+    return state.translate(_COMPLEMENT)

@@ -35,6 +35,7 @@ MAX_EVENTS: Final = 60_000
 """Far more than any swarm here has to say to itself."""
 CALM_BOUND: Final = 150.0
 """Seconds after the last fault within which everyone is together again."""
+_MOMENT: Final = struct.Struct("<dBB")
 Fault = tuple[Any, ...]
 """(time, kind, arguments…); see sim_faults.py."""
 
@@ -128,7 +129,7 @@ class Sim:
 
         scenario = self.scenario
         for node, start in zip(self.nodes.values(), self._circle(scenario.starts), strict=True):
-            self.at(start, node.start)
+            self.at(start, self.started, node)
         for fault in scenario.faults:
             plan(self, fault)
         end = self.calm_from + CALM_BOUND
@@ -168,10 +169,13 @@ class Sim:
 
     def handled(self, node: SimNode, event: Event) -> None:
         """Take an event into the trace."""
-        kind = type(event.message if isinstance(event, Received) else event).__name__
-        line = struct.pack("<dB", self.now, node.number) + kind.encode()
-        if isinstance(event, Received):
-            line += event.peer.encode() + bytes(event.data)
+        if type(event) is Received:
+            kind = type(event.message).__name__.encode()
+            line = _MOMENT.pack(self.now, node.number, self._index[event.peer]) + kind
+            if event.data:
+                line += event.data
+        else:
+            line = _MOMENT.pack(self.now, node.number, node.number) + type(event).__name__.encode()
         self._trace = zlib.crc32(line, self._trace)
 
     # --- nodes ------------------------------------------------------------------------------------
@@ -241,8 +245,8 @@ class Sim:
             del said[:-MAX_SAID]
         self.network.send(node.me, effect.peer, effect.message, effect.data, self.now)
 
-    def _deliver(self, to: PeerId, sender: PeerId, message: Any, data: Any) -> None:
-        self.nodes[to].hear(Received(sender, message, data))
+    def _deliver(self, to: PeerId, frame: Received) -> None:
+        self.nodes[to].hear(frame)
 
     def publish(self, node: SimNode, message: Any) -> None:
         """Flood an announcement over all links."""

@@ -67,7 +67,6 @@ class Oracle:
         self.lies_told = False
         self.highest = 0
         self.settled_at = float("inf")
-        self._seen: dict[PeerId, Any] = {}
         self._given: dict[PeerId, tuple[Any, float]] = {}
         self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
         self._since_calm: dict[PeerId, int] = {}
@@ -87,12 +86,11 @@ class Oracle:
         """A trainer asked for a mean."""
         self._given[node.me] = (event.vector.copy(), event.weight)
 
-    def after(self, node: SimNode) -> None:
-        """A member has handled something: perhaps it is in an exchange now."""
+    def joined(self, node: SimNode) -> None:
+        """A member is in another exchange now, or in none."""
         exchange = node.member.exchange
-        if exchange is None or self._seen.get(node.me) is exchange:
+        if exchange is None:
             return
-        self._seen[node.me] = exchange
         group = exchange.group
         key = (group.id, exchange.index)
         seen = self.groups.get(key)

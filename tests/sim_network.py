@@ -15,18 +15,11 @@ from random import Random
 from typing import Any, Final
 
 from crypto.keys import PeerId
+from gossip.core import Received
 
 KEEP_ALIVE: Final = 35.0
 """Seconds after which a link without an answer counts as broken."""
 BULK_HEAD_BYTES: Final = 64
-
-
-@dataclass(slots=True)
-class Frame:
-    """A message on its way."""
-
-    message: Any
-    data: Any
 
 
 @dataclass(slots=True)
@@ -39,7 +32,7 @@ class Direction:
     """When the last bulk frame has left."""
     deaf_until: float = 0.0
     """Frames before this go into the void, and nobody is told."""
-    held: list[Frame] = field(default_factory=list)
+    held: list[tuple[Any, Any]] = field(default_factory=list)
     """Frames that wait for a block to end."""
 
 
@@ -50,8 +43,9 @@ class Link:
     ends: tuple[PeerId, PeerId]
     born: int
     """Tells this link from those before it: what was on their way is gone."""
-    ways: dict[PeerId, Direction] = field(default_factory=dict)
+    ways: dict[PeerId, Direction]
     """By sender."""
+    latency: float
 
 
 def pair(one: PeerId, other: PeerId) -> tuple[PeerId, PeerId]:
@@ -85,16 +79,16 @@ class Network:
         dice: Random,
         weather: Weather,
         at: Callable[..., None],
-        deliver: Callable[[PeerId, PeerId, Any, Any], None],
+        deliver: Callable[[PeerId, Received], None],
     ) -> None:
-        """`at(time, function, *arguments)` plans; `deliver(to, from, message, data)` hands a frame over."""
+        """`at(time, function, *arguments)` plans; `deliver` hands a frame over."""
         self.weather = weather
         self.links: dict[tuple[PeerId, PeerId], Link] = {}
         self.blocked: set[tuple[PeerId, PeerId]] = set()
         """(sender, receiver): nothing gets through."""
         self.bandwidth: dict[PeerId, float] = {}
         """Bytes per second out of a peer; none: unlimited."""
-        self.messages = self.bytes = 0
+        self.messages = 0
         self._dice, self._at, self._deliver = dice, at, deliver
         self._latency: dict[tuple[PeerId, PeerId], float] = {}
         self._born = 0
@@ -119,7 +113,8 @@ class Network:
         """Make a link."""
         self._born += 1
         key = pair(one, other)
-        self.links[key] = Link(key, self._born, {one: Direction(), other: Direction()})
+        ways = {one: Direction(), other: Direction()}
+        self.links[key] = Link(key, self._born, ways, self.latency(one, other))
 
     def deafen(self, sender: PeerId, to: PeerId, until: float) -> None:
         """Lose what is sent in this direction until then."""
@@ -131,17 +126,19 @@ class Network:
 
     def send(self, sender: PeerId, to: PeerId, message: Any, data: Any, now: float) -> None:
         """Put a frame on the link, if there is one."""
-        link = self.links.get(pair(sender, to))
+        link = self.links.get((sender, to) if sender < to else (to, sender))
         if link is None:
             return
         self.messages += 1
         way = link.ways[sender]
         if now < way.deaf_until:
             return
-        if (sender, to) in self.blocked:
-            way.held.append(Frame(message, data))
+        if self.blocked and (sender, to) in self.blocked:
+            way.held.append((message, data))
+        elif len(data) and sender in self.bandwidth:
+            self._queue(link, way, sender, to, message, data, now)
         else:
-            self._leave(link, way, sender, to, Frame(message, data), now)
+            self._travel(link, way, sender, to, message, data, now)
 
     def unblock(self, sender: PeerId, to: PeerId, now: float) -> None:
         """End a block; what waited goes out."""
@@ -151,44 +148,40 @@ class Network:
             return
         way = link.ways[sender]
         held, way.held = way.held, []
-        for frame in held:
-            self._leave(link, way, sender, to, frame, now)
+        for message, data in held:
+            self.send(sender, to, message, data, now)
 
-    def _leave(
-        self, link: Link, way: Direction, sender: PeerId, to: PeerId, frame: Frame, now: float
+    def _queue(
+        self, link: Link, way: Direction, sender: PeerId, to: PeerId, message: Any, data: Any, now: float
     ) -> None:
-        dice = self._dice.random
-        if self.weather.gaps and dice() < self.weather.gaps:
-            return
-        size = len(frame.data)
-        rate = self.bandwidth.get(sender)
-        if not size or rate is None:
-            if size:
-                frame.data = bytes(frame.data)
-            self._arrive(link, way, sender, to, frame, now)
-            return
+        """Let a bulk frame leave when those before it have."""
         leaves = max(way.free_at, now)
-        way.free_at = leaves + (size + BULK_HEAD_BYTES) / rate
-        self._at(leaves, self._left, link, way, sender, to, frame)
+        way.free_at = leaves + (len(data) + BULK_HEAD_BYTES) / self.bandwidth[sender]
+        gone = way.free_at
 
-    def _left(self, link: Link, way: Direction, sender: PeerId, to: PeerId, frame: Frame) -> None:
-        if self.links.get(link.ends) is link:
-            frame.data = bytes(frame.data)
-            self._arrive(link, way, sender, to, frame, way.free_at)
+        def leave() -> None:
+            if self.links.get(link.ends) is link:
+                self._travel(link, way, sender, to, message, data, gone)
 
-    def _arrive(
-        self, link: Link, way: Direction, sender: PeerId, to: PeerId, frame: Frame, now: float
+        self._at(leaves, leave)
+
+    def _travel(
+        self, link: Link, way: Direction, sender: PeerId, to: PeerId, message: Any, data: Any, now: float
     ) -> None:
-        dice = self._dice.random
-        self.bytes += len(frame.data)
-        delay = self.latency(sender, to) * (1 + self.weather.jitter * dice())
-        if self.weather.loss and dice() < self.weather.loss:
-            delay += 0.2 + 0.8 * dice()
-        lane = 1 if len(frame.data) else 0
-        when = max(way.arrived[lane], now + delay)
+        dice, weather = self._dice.random, self.weather
+        if weather.gaps and dice() < weather.gaps:
+            return
+        when = now + link.latency * (1 + weather.jitter * dice())
+        if weather.loss and dice() < weather.loss:
+            when += 0.2 + 0.8 * dice()
+        lane = 1 if len(data) else 0
+        if when < way.arrived[lane]:
+            when = way.arrived[lane]
         way.arrived[lane] = when
-        self._at(when, self._arrived, link, sender, to, frame)
+        # Read now: whatever stands in that memory is what is sent.
+        frame = Received(sender, message, bytes(data) if lane else b"")
+        self._at(when, self._arrived, link, to, frame)
 
-    def _arrived(self, link: Link, sender: PeerId, to: PeerId, frame: Frame) -> None:
+    def _arrived(self, link: Link, to: PeerId, frame: Received) -> None:
         if self.links.get(link.ends) is link:
-            self._deliver(to, sender, frame.message, frame.data)
+            self._deliver(to, frame)

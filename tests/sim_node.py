@@ -26,6 +26,7 @@ from gossip.core import (
     Notify,
     PeerFound,
     Publish,
+    Received,
     Send,
     SetTimer,
     TimerFired,
@@ -240,7 +241,8 @@ class SimNode:
         self.life = 0
         """Grows with every start and crash: plans of an earlier life are void."""
         self.is_alive = self.is_frozen = False
-        self.inbox: list[tuple[Event, int]] = []
+        self.seen_exchange: Any = None
+        self.inbox: list[Event] = []
         self.linked: set[PeerId] = set()
         """Peers to which the host believes to have a link."""
         self.timers: dict[str, float] = {}
@@ -323,16 +325,19 @@ class SimNode:
         if not self.is_alive:
             return
         if self.is_frozen:
-            self.inbox.append((event, self.life))
-        else:
-            self.act(lambda: self.command(event))
+            self.inbox.append(event)
+            return
+        try:
+            self.command(event)
+        except Died:
+            self.sim.crashed(self)
 
     def thaw(self) -> None:
         """Go on: handle what came meanwhile."""
         self.is_frozen = False
         inbox, self.inbox = self.inbox, []
-        for event, _ in inbox:
-            self.act(lambda event=event: self.command(event))  # type: ignore[misc]
+        for event in inbox:
+            self.hear(event)
         self.plan_timers()
 
     def plan_timers(self) -> None:
@@ -343,17 +348,24 @@ class SimNode:
     def command(self, event: Event) -> None:
         """Hand an event to the member and carry its effects out, as `gossip.drive` does."""
         # A rate turns time there and back inexactly; but no timer fires before its time.
-        now = max(self.clock.local(self.sim.now), self._due)
-        self.sim.handled(self, event)
-        if isinstance(event, commands.Contribute):
-            self.sim.oracle.contributed(self, event)
-        effects = self.member.handle(event, now)
-        self.sim.oracle.after(self)
-        self._carry_out(effects)
-        if isinstance(event, PeerFound):
-            self._remember(event)
+        sim, member = self.sim, self.member
+        now = max(sim.now * self.clock.rate + self.clock.offset, self._due)
+        sim.handled(self, event)
+        if type(event) is Received:
+            effects = member.handle(event, now)
+        else:
+            if isinstance(event, commands.Contribute):
+                sim.oracle.contributed(self, event)
+            effects = member.handle(event, now)
+            if isinstance(event, PeerFound):
+                self._remember(event)
+        if member.exchange is not self.seen_exchange:
+            self.seen_exchange = member.exchange
+            sim.oracle.joined(self)
+        if effects:
+            self._carry_out(effects)
         if isinstance(event, commands.NewState | commands.Finish):
-            self.sim.oracle.new_state(self)
+            sim.oracle.new_state(self)
 
     def _remember(self, event: PeerFound) -> None:
         # As the daemon does.
@@ -372,7 +384,10 @@ class SimNode:
                     raise Died
             match effect:
                 case Send():
-                    for each in [effect] if self.lie is None else self.lie(self, effect):
+                    if self.lie is None:
+                        sim.send(self, effect)
+                        continue
+                    for each in self.lie(self, effect):
                         sim.send(self, each)
                 case SetTimer():
                     self._set_timer(effect)

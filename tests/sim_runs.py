@@ -13,7 +13,7 @@ from sim_network import Weather
 CLASSES: Final = ("crash", "leave", "trainer", "freeze", "split", "oneway", "break", "slow", "jump", "lossy")
 """Kinds of faults that honest swarms meet."""
 EVERYTHING: Final = (*CLASSES, "lie")
-LAST_FAULT: Final = 25.0
+LAST_FAULT: Final = 20.0
 """Virtual seconds in which faults begin."""
 
 
@@ -64,7 +64,7 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
     when = round(dice.uniform(0.5, LAST_FAULT), 2)
     number = dice.randrange(count)
     other = (number + dice.randrange(1, count)) % count
-    seconds = round(dice.choice((1.0, 4.0, 12.0, 45.0)) * dice.uniform(0.5, 1.0), 2)
+    seconds = round(dice.choice((1.0, 4.0, 4.0, 12.0, 40.0)) * dice.uniform(0.5, 1.0), 2)
     arguments: tuple[Any, ...]
     match kind:
         case "crash":
