@@ -20,8 +20,9 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from gossip import commands
 from sim_liars import stop_lying, tell_lies
+
+from gossip import commands
 
 if TYPE_CHECKING:
     from sim import Fault, Sim

@@ -17,7 +17,7 @@ LAST_FAULT: Final = 20.0
 """Virtual seconds in which faults begin."""
 
 
-def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = CLASSES) -> Scenario:
+def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHING) -> Scenario:
     """Return the scenario of a seed."""
     dice = Random(f"scenario {seed}")
     count = nodes or dice.choice((2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9))
@@ -92,7 +92,7 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
     return (when, kind, *arguments)
 
 
-def run_seed(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = CLASSES) -> Result:
+def run_seed(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHING) -> Result:
     """Run the scenario of a seed."""
     return Sim(draw(seed, nodes, kinds)).run()
 

@@ -1,0 +1,143 @@
+"""Simulate thousands of swarms, each from one seed, and shrink what fails.
+
+    python scripts/simulate.py --seeds 1000                  # seeds 0 to 999, two to nine peers each
+    python scripts/simulate.py --seeds 200 --peers 8 --jobs 1
+    python scripts/simulate.py --start 4711 --seeds 1        # one seed again
+    python scripts/simulate.py --seeds 1000 --json           # nothing but the last line
+
+A seed says how many peers there are, how fast and how far apart, and what befalls them: crashes between any
+two effects, restarts, freezes, partitions, one-way, slow and breaking links, clocks that leap, peers that
+lie. Time is virtual, the code is that of a node; docs/simulation.md says what is checked. A failing
+seed is run again with fewer and fewer faults, and printed as a literal for
+tests/gossip/test_sim_regressions.py.
+
+The last line is one JSON object with `seeds`, `violations` and `seeds_per_second` (of processor time per
+process). Exit code 1 if an invariant was violated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from rich.console import Console  # noqa: E402 - the path comes first
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
+from sim import Sim  # noqa: E402
+from sim_runs import draw, run_seed, shrink  # noqa: E402
+
+if TYPE_CHECKING:
+    from sim_checks import Violation
+
+BATCH: Final = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one batch of seeds."""
+
+    failed: tuple[tuple[int, Violation], ...]
+    events: int
+    seconds: float
+    """Of processor time."""
+
+
+def run_batch(first: int, count: int, peers: int | None) -> Outcome:
+    """Run some seeds in a row."""
+    began = time.process_time()
+    failed: list[tuple[int, Violation]] = []
+    events = 0
+    for seed in range(first, first + count):
+        result = run_seed(seed, peers)
+        events += result.events
+        failed += [(seed, violation) for violation in result.violations]
+    return Outcome(tuple(failed), events, time.process_time() - began)
+
+
+def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
+    """Run all seeds, in as many processes as asked for."""
+    task = progress.add_task("seeds", total=arguments.seeds)
+    end = arguments.start + arguments.seeds
+    batches = [
+        (first, min(BATCH, end - first), arguments.peers) for first in range(arguments.start, end, BATCH)
+    ]
+    outcomes = []
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for batch, outcome in zip(batches, pool.map(run_batch, *zip(*batches, strict=True)), strict=True):
+            outcomes.append(outcome)
+            failures = sum(len(each.failed) for each in outcomes)
+            progress.update(task, advance=batch[1], description=f"seeds, {failures} violations")
+    return outcomes
+
+
+def explain(console: Console, seed: int, violation: Violation, peers: int | None) -> None:
+    """Print a violation, and the smallest scenario found that still shows it."""
+    console.print(f"seed {seed}: {violation.invariant} (at {violation.at:.2f} s)", markup=False)
+    console.print(f"  {violation.detail}", markup=False, soft_wrap=True)
+    smallest = shrink(draw(seed, peers))
+    console.print(f"  {smallest!r}", markup=False, soft_wrap=True, highlight=False)
+    for left in Sim(smallest).run().violations:
+        console.print(f"  there: {left.invariant}: {left.detail}", markup=False, soft_wrap=True)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Simulate swarms by seed and check their invariants.")
+    parser.add_argument("--seeds", type=int, default=1000, help="how many (1000)")
+    parser.add_argument("--start", type=int, default=0, help="the first one (0)")
+    parser.add_argument(
+        "--peers", type=int, default=None, help="peers per swarm (drawn from the seed: 2 to 9)"
+    )
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (2)")
+    parser.add_argument("--json", action="store_true", help="print the last line only")
+    arguments = parser.parse_args(argv)
+    if arguments.seeds < 1 or arguments.jobs < 1 or arguments.start < 0:
+        parser.error("--seeds and --jobs are at least 1, --start at least 0")
+    if arguments.peers is not None and not 2 <= arguments.peers <= 64:
+        parser.error("--peers is between 2 and 64")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line says; returns the exit code."""
+    arguments = parse(argv)
+    console = Console(stderr=True, quiet=arguments.json)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    began = time.monotonic()
+    with Progress(*columns, console=console) as progress:
+        outcomes = run_all(arguments, progress)
+    failed = [failure for outcome in outcomes for failure in outcome.failed]
+    explained: set[str] = set()
+    for seed, violation in failed:
+        if violation.invariant not in explained and not arguments.json:
+            explained.add(violation.invariant)
+            explain(console, seed, violation, arguments.peers)
+    busy = sum(outcome.seconds for outcome in outcomes)
+    report: dict[str, Any] = {
+        "seeds": arguments.seeds,
+        "violations": len(failed),
+        "seeds_per_second": round(arguments.seeds / busy, 1),
+        "start": arguments.start,
+        "peers": arguments.peers or "2-9",
+        "failing_seeds": sorted({seed for seed, _ in failed})[:100],
+        "events": sum(outcome.events for outcome in outcomes),
+        "wall_seconds": round(time.monotonic() - began, 1),
+        "jobs": arguments.jobs,
+    }
+    print(json.dumps(report))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
