@@ -5,7 +5,8 @@
                                                     moves by the mean of their gradients
 
 After every step each w is given to its nearest centroid anew, and centroids move to the mean of theirs, as
-weight-clustering toolkits do. `Distillation` trains a clustered student so on a teacher's soft outputs.
+weight-clustering toolkits do. `Distillation` trains a clustered student so on a teacher's soft outputs,
+from the teacher's own weights on: started from clustered ones, a whole cluster moves as one and may leap.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from gossip.core import Vector
 from methods.kmeans1d import cluster
+from methods.learner import read_model
 from methods.objective import Objective, shuffled
 from methods.task import Examples, Task
 
@@ -40,6 +43,16 @@ class ClusterAware(Objective):
         with torch.no_grad():
             for parameter, weights in self._weights:
                 parameter.copy_(weights)
+
+    def clustered(self, model: nn.Module) -> Vector:
+        """Return the trained model's vector at its centroids.
+
+        Other clusters, found anew by k-means, would be those of the weights, not those that were trained.
+        """
+        self.snap(model)
+        vector = read_model(model)
+        self.before_step(model)
+        return vector
 
     def snap(self, model: nn.Module) -> None:
         """Put the model's parameters at their centroids until `before_step`."""

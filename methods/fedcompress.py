@@ -212,7 +212,7 @@ class FedCompress:
         if c.after == "distil":
             elected = elect(round_, told.peers)
             is_me = dict(told.values)[elected].update == mine
-            scene = Scene(teacher, params, learner.manifest, progress.kappa, round_, held_out)
+            scene = Scene(teacher, learner.manifest, progress.kappa, round_, held_out)
             student = yield from elected_student(scene, learner, c, elected, is_me=is_me)
             params = params if student is None else student
         metrics = {
@@ -250,8 +250,8 @@ class FedCompress:
         for epochs, lr, is_aware in ((c.epochs, c.lr, False), (c.cluster_epochs, c.cluster_lr, True)):
             if epochs == 0:
                 continue
-            plain = Objective(learner.task, training)
             aware = ClusterAware(learner.task, training, kappa)
+            is_clustered = is_aware and c.target == "weights"
             part = learner.train(
                 trained.params,
                 steps=epochs * ceil(count(training) / batch_size),
@@ -259,11 +259,12 @@ class FedCompress:
                 batch_size=batch_size,
                 optimizer="adam",
                 round_=round_,
-                objective=aware if is_aware and c.target == "weights" else plain,
+                objective=aware if is_clustered else Objective(learner.task, training),
             )
             steps = trained.steps + part.steps
             loss = (trained.loss * trained.steps + part.loss * part.steps) / steps
-            trained = Trained(part.params, loss, trained.examples + part.examples, steps)
+            params = aware.clustered(learner.model) if is_clustered else part.params
+            trained = Trained(params, loss, trained.examples + part.examples, steps)
         return trained
 
     def reduce(self, params: Vector, contributions: Sequence[Contribution]) -> Vector:
