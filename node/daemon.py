@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 0.3
 """How long a leaving node waits for its last words to be sent."""
+AT_ONCE = 130
+"""The exit code after a second signal."""
 SEQUENCE_MARGIN = 1_000_000
 """Above the last known sequence after a restart with a clock that was set back."""
 
@@ -70,6 +72,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Run until stopped; returns the exit code."""
+        self._catch_signals()
         key = self.home.load_or_create_key()
         sequence = self._first_sequence()
         codec = Codec(key, self.config.network.swarm, sequence)
@@ -105,7 +108,6 @@ class Daemon:
         return 0
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._watch_signals)
         nursery.start_soon(self._do_jobs)
         nursery.start_soon(self._save_states)
         line = TrainerLine(self.home.new_socket("trainer", os.environ), self.rounds)
@@ -179,14 +181,25 @@ class Daemon:
         """Stop dialling this address."""
         self.driver.command(RemoveAddress(address))
 
-    async def _watch_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-            count = 0
-            async for _ in received:
-                count += 1
-                if count > 1:
-                    os._exit(130)
-                self.stop()
+    def _catch_signals(self) -> None:
+        """Leave at the first signal, end at once at the second.
+
+        The handlers stay: what follows a run is the end of the process, in which a second Ctrl-C would
+        otherwise cut off the last state or print a traceback.
+        """
+        token = trio.lowlevel.current_trio_token()
+        signals = 0
+
+        def handle(number: int, frame: object) -> None:
+            nonlocal signals
+            signals += 1
+            if signals > 1:
+                os._exit(AT_ONCE)
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self.stop)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
 
     async def _leave(self) -> None:
         self.rounds.stop()
