@@ -3,6 +3,7 @@
     python scripts/bench_transfer.py                      # table
     python scripts/bench_transfer.py --json               # a line per system: system, gigabytes_per_second, …
     python scripts/bench_transfer.py --megabytes 2000 --repeats 7 --systems aes,stock
+    python scripts/bench_transfer.py --megabytes 64 --rtt-ms 40 --mbit 100    # through scripts/slow_link.py
 
 Systems: `raw` is AES-GCM records on a bare socket, the bound of anything that encrypts; `aes` and
 `chacha` are our records and muxer under libp2p; `host` are whole frames through the node's host, as a
@@ -17,8 +18,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ from gossip.libp2p_net import Network
 from gossip.libp2p_parts import LaneStream
 
 PIECE = 1 << 20
+PINGS = 100
+SLOW_LINK = Path(__file__).with_name("slow_link.py")
 LANE = "/shoal/bench/1"
 SUITES: dict[str, tuple[Suite, ...]] = {"aes": (AES,), "chacha": (CHACHA,), "stock": ()}
 SYSTEMS = ("raw", "aes", "chacha", "host", "stock")
@@ -162,7 +165,7 @@ async def send_host(address: str, n_bytes: int) -> Run:
         found = await host.next_event()
         assert isinstance(found, PeerFound), found
         trips = []
-        for _ in range(200):
+        for _ in range(PINGS):
             began = time.perf_counter()
             host.send_nowait(found.peer, b"ping")
             await next_frame(host)
@@ -185,17 +188,34 @@ def serve(system: str, n_bytes: int) -> None:
         trio.run(serve_stream, SUITES[system], n_bytes)
 
 
-def measure(system: str, n_bytes: int) -> Run:
+@contextmanager
+def through(address: str, rtt_ms: float, mbit: float) -> Iterator[str]:
+    """Yield an address that leads to this one over a slower way, if one is asked for."""
+    if not rtt_ms and mbit == float("inf"):
+        yield address
+        return
+    port = address.replace("/", ":").split(":")[4 if address.startswith("/") else 1]
+    command = [sys.executable, str(SLOW_LINK), port, "--rtt-ms", str(rtt_ms), "--mbit", str(mbit)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        slow_port = proxy.stdout.readline().strip()
+        if not slow_port:
+            raise SystemExit(f"{SLOW_LINK.name} did not start")
+        yield address.replace(port, slow_port, 1)
+        proxy.terminate()
+
+
+def measure(system: str, n_bytes: int, rtt_ms: float, mbit: float) -> Run:
     """Run one transfer with a receiver of its own."""
     command = [sys.executable, __file__, "--serve", system, "--megabytes", str(n_bytes // PIECE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
         assert receiver.stdout is not None
-        address = receiver.stdout.readline().strip()
-        if system == "raw":
-            return send_raw(address, n_bytes)
-        if system == "host":
-            return trio.run(send_host, address, n_bytes)
-        return trio.run(send_stream, SUITES[system], address, n_bytes)
+        with through(receiver.stdout.readline().strip(), rtt_ms, mbit) as address:
+            if system == "raw":
+                return send_raw(address, n_bytes)
+            if system == "host":
+                return trio.run(send_host, address, n_bytes)
+            return trio.run(send_stream, SUITES[system], address, n_bytes)
 
 
 def row(system: str, runs: list[Run], n_bytes: int, stock: float) -> dict[str, Any]:
@@ -203,7 +223,7 @@ def row(system: str, runs: list[Run], n_bytes: int, stock: float) -> dict[str, A
     seconds = statistics.median(run.seconds for run in runs)
     return {
         "system": system,
-        "gigabytes_per_second": round(n_bytes / seconds / 1e9, 3),
+        "gigabytes_per_second": round(n_bytes / seconds / 1e9, 4),
         "cpu_seconds_per_gigabyte": round(
             statistics.median(run.cpu_seconds for run in runs) / n_bytes * 1e9, 3
         ),
@@ -213,19 +233,19 @@ def row(system: str, runs: list[Run], n_bytes: int, stock: float) -> dict[str, A
     }
 
 
-def print_table(rows: list[dict[str, Any]], megabytes: int) -> None:
+def print_table(rows: list[dict[str, Any]], title: str) -> None:
     """Print the rows for people."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"one stream, two processes, loopback, {megabytes} MiB, median")
+    table = Table(title=title)
     for heading in ("system", "GB/s", "CPU s/GB, both ends", "times stock", "control frame, there and back"):
         table.add_column(heading, justify="left" if heading == "system" else "right")
     for each in rows:
         trip = f"{each['round_trip_ms']:.2f} ms" if each["round_trip_ms"] else ""
         times = f"{each['times_stock']:.1f}" if each["times_stock"] else ""
         rate, cpu = each["gigabytes_per_second"], each["cpu_seconds_per_gigabyte"]
-        table.add_row(each["system"], f"{rate:.2f}", f"{cpu:.2f}", times, trip)
+        table.add_row(each["system"], f"{rate:.3g}", f"{cpu:.2f}", times, trip)
     Console().print(table)
 
 
@@ -237,6 +257,8 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=512, help="per transfer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--rtt-ms", type=float, default=0.0, help="there and back, by a proxy in user space")
+    parser.add_argument("--mbit", type=float, default=float("inf"), help="per second, by the same proxy")
     parser.add_argument("--json", action="store_true", help="a line per system instead of a table")
     parser.add_argument("--serve", choices=SYSTEMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -250,14 +272,16 @@ def main() -> None:
     runs: dict[str, list[Run]] = {system: [] for system in systems}
     for _ in range(options.repeats):
         for system in systems:
-            runs[system].append(measure(system, n_bytes))
+            runs[system].append(measure(system, n_bytes, options.rtt_ms, options.mbit))
+    slow = options.rtt_ms or options.mbit < float("inf")
     stock = statistics.median(run.seconds for run in runs["stock"]) if "stock" in runs else 0.0
     rows = [row(system, runs[system], n_bytes, stock) for system in systems]
     if options.json:
         for each in rows:
             print(json.dumps(each))
     else:
-        print_table(rows, options.megabytes)
+        way = f"{options.rtt_ms:g} ms and {options.mbit:g} Mbit/s by a proxy" if slow else "loopback"
+        print_table(rows, f"one stream, two processes, {way}, {options.megabytes} MiB, median")
 
 
 if __name__ == "__main__":
