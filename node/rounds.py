@@ -132,10 +132,10 @@ class Rounds:
 
     def _ask(self, message: ipc.AskAllReduce) -> None:
         assert self._segment is not None
+        self.trainer = Trainer.ASKING
         if message.numel > self._segment.exchange.size:
             self._answer(ipc.AskFailed(kind="GossipError", text="the vector is larger than its region"))
             return
-        self.trainer = Trainer.ASKING
         vector = self._segment.exchange[: message.numel]
         self._command(commands.Contribute(message.index, vector, message.weight))
 
@@ -171,8 +171,8 @@ class Rounds:
             self._begin()
 
     def _answer(self, message: ipc.Message) -> None:
-        self.trainer = Trainer.WORKING
-        if self._reply is not None:
+        if self.trainer is Trainer.ASKING and self._reply is not None:
+            self.trainer = Trainer.WORKING
             self._reply(message)
 
     # --- the member -------------------------------------------------------------------------------
@@ -188,8 +188,7 @@ class Rounds:
                 self._averaged = notice
                 self._answer(ipc.Gathered(bodies=tuple(notice.bodies)))
             case commands.Failed():
-                if self.trainer is Trainer.ASKING:
-                    self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
+                self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
             case commands.Behind():
                 self._syncing, self._synced = True, None
                 self._set_flag(ipc.INTERRUPT)
@@ -261,8 +260,7 @@ class Rounds:
     def stop(self) -> None:
         """Interrupt the trainer and tell it to end."""
         self._set_flag(ipc.INTERRUPT)
-        if self.trainer is Trainer.ASKING:
-            self._answer(ipc.AskFailed(kind="LeftOut", text="the node stops"))
+        self._answer(ipc.AskFailed(kind="LeftOut", text="the node stops"))
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._stop_trainer()
 
