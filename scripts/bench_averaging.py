@@ -113,7 +113,16 @@ def run_group(system: str, peers: int, numel: int, rounds: int) -> list[list[dic
             worker.line()
         for index, worker in enumerate(workers):
             worker.tell([first] if index else [])
-        return [[worker.line() for _ in range(rounds + WARM_UP)][WARM_UP:] for worker in workers]
+        rows: list[list[dict[str, Any]]] = [[] for _ in workers]
+        while len(rows[0]) < rounds + WARM_UP:
+            lines = [worker.line() for worker in workers]
+            if "barrier" in lines[0]:
+                for worker in workers:
+                    worker.tell({})
+                continue
+            for mine, line in zip(rows, lines, strict=True):
+                mine.append(line)
+        return [mine[WARM_UP:] for mine in rows]
     finally:
         for worker in workers:
             worker.end()

@@ -74,6 +74,11 @@ class Peer:
             await trio.to_thread.run_sync(sys.stdin.readline)
             nursery.cancel_scope.cancel()
 
+    async def _barrier(self) -> None:
+        """Wait until all peers are here."""
+        print(json.dumps({"barrier": True}), flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+
     async def _rounds(self, driver: Driver, host: Any) -> None:
         options = self.options
         numel, previous = options["numel"], b""
@@ -83,11 +88,14 @@ class Peer:
             driver.command(NewState(round_, state, previous, memoryview(b"")))
             previous = state
             vector[:] = contribution(options["index"], numel, round_)
+            await self._barrier()
             usage, before = resource.getrusage(resource.RUSAGE_SELF), host.statistics()
             driver.command(Contribute(0, vector, 1.0))
             notice = await self.notices.receive()
             if not isinstance(notice, Averaged):
                 raise SystemExit(f"round failed: {notice.text if isinstance(notice, Failed) else notice}")
+            # A node's trainer computes in another process: here nobody may, before all are done.
+            await self._barrier()
             after, used = host.statistics(), resource.getrusage(resource.RUSAGE_SELF)
             mean = (options["peers"] + 1) / 2
             expected = contribution(0, numel, 0) * np.float32(mean) + np.float32(round_)
