@@ -22,6 +22,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from gossip.errors import RemoteViolation
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -30,6 +32,9 @@ FRACTION_BITS: Final = 30
 NOISE: Final = 2.0 ** (4 - FRACTION_BITS)
 """Eigenvalues below this share of their sum are rounding, not directions: p rows rounded to 2^-31 move
 an eigenvalue by about sqrt(p) 2^-30 of the sum."""
+WIRE_BITS: Final = 14
+"""Fraction bits of a matrix that travels, in int16: at 32 bits it would be a sixth of a small update."""
+WIRE_NOISE: Final = 2.0 ** (3 - WIRE_BITS)
 SWEEPS: Final = 30
 """Jacobi's method needs about ten; the bound keeps a matrix of a liar from turning for ever."""
 RESOLUTION: Final = 10_000
@@ -46,6 +51,32 @@ def gram(embeddings: npt.NDArray[np.float32]) -> Integers:
     return fixed
 
 
+def pack(gram: Integers) -> bytes:
+    """Return a Gram matrix as bytes: its upper triangle, rounded to int16."""
+    shift = FRACTION_BITS - WIRE_BITS
+    rounded = (gram[np.triu_indices(len(gram))] + (1 << (shift - 1))) >> shift
+    return rounded.astype("<i2").tobytes()
+
+
+def unpack(data: bytes, width: int) -> Integers:
+    """Return a peer's Gram matrix, int64 [width, width].
+
+    Raises:
+        RemoteViolation: it is of another size, or none of normalised rows.
+    """
+    rows, columns = np.triu_indices(width)
+    if len(data) != 2 * len(rows):
+        raise RemoteViolation("Gram matrix is of another size")
+    gram = np.zeros((width, width), np.int64)
+    gram[rows, columns] = gram[columns, rows] = np.frombuffer(data, "<i2")
+    diagonal = np.diag(gram)
+    if np.abs(gram).max(initial=0) > 1 << WIRE_BITS or (diagonal < 0).any():
+        raise RemoteViolation("Gram matrix is none of normalised rows")
+    if diagonal.sum() > (1 << WIRE_BITS) + width:
+        raise RemoteViolation("Gram matrix is none of normalised rows")
+    return gram << (FRACTION_BITS - WIRE_BITS)
+
+
 def merged(grams: Sequence[Integers], counts: Sequence[int]) -> Floats:
     """Return the Gram matrix of all rows; exact, whatever the order. The counts' sum is below 2^32."""
     total = np.zeros_like(grams[0])
@@ -54,13 +85,13 @@ def merged(grams: Sequence[Integers], counts: Sequence[int]) -> Floats:
     return total.astype(np.float64)
 
 
-def effective_rank(matrix: Floats) -> float:
+def effective_rank(matrix: Floats, noise: float = NOISE) -> float:
     """Return the effective rank of rows with this Gram matrix, rounded to 1e-4; 0 if they are all zero."""
     eigenvalues = np.maximum(jacobi_eigenvalues(matrix), 0.0)
-    noise = NOISE * fsum(eigenvalues.tolist())
-    if not noise > 0:
+    least = noise * fsum(eigenvalues.tolist())
+    if not least > 0:
         return 0.0
-    singular = np.sqrt(eigenvalues[eigenvalues > noise])
+    singular = np.sqrt(eigenvalues[eigenvalues > least])
     total = fsum(singular.tolist())
     context = Context(prec=30)
     entropy = Decimal(0)

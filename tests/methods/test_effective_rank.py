@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from methods.effective_rank import effective_rank, gram, jacobi_eigenvalues, merged
+from gossip.errors import RemoteViolation
+from methods.effective_rank import WIRE_NOISE, effective_rank, gram, jacobi_eigenvalues, merged, pack, unpack
 
 Rows = npt.NDArray[np.float32]
 
@@ -63,3 +64,28 @@ def test_a_matrix_of_a_liar_ends_too() -> None:
     matrix = np.full((6, 6), 2.0**62)
     matrix[0, 0] = -(2.0**62)
     assert np.isfinite(effective_rank(matrix))
+
+
+@pytest.mark.parametrize("width", [3, 32, 64])
+def test_what_travels_gives_the_rank_to_a_few_percent(width: int) -> None:
+    parts = [embeddings(seed, 60, width) for seed in range(3)]
+    told = [unpack(pack(gram(part)), width) for part in parts]
+    found = effective_rank(merged(told, [60] * 3), WIRE_NOISE)
+    assert found == pytest.approx(by_svd(np.concatenate(parts)), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(5),
+        bytes(8),
+        b"\xff\xff\x00\x00\x00\x00",
+        b"\x01\x40\x00\x00\x00\x00",
+        b"\x00\x40\x00\x00\x00\x40",
+    ],
+    ids=["empty", "short", "long", "negative", "above one", "rows above one"],
+)
+def test_a_matrix_of_no_normalised_rows_is_refused(data: bytes) -> None:
+    with pytest.raises(RemoteViolation):
+        unpack(data, 2)

@@ -24,9 +24,7 @@ from methods.fedcompress import (
     FedCompress,
     FedCompressConfig,
     Update,
-    pack_gram,
     recluster,
-    unpack_gram,
 )
 from methods.kappa import Progress
 from methods.learner import TorchLearner
@@ -197,7 +195,7 @@ BAD_UPDATES: dict[str, Any] = {
     "negative": lambda body: msgspec.msgpack.encode([-1, 0, 0, b"", b""]),
     "2^40 examples": lambda body: changed(body, examples=2**40),
     "Gram of another size": lambda body: changed(body, gram=bytes(4)),
-    "Gram of no rows": lambda body: changed(body, gram=b"\xff\xff\xff\x7f" * (64 * 65 // 2)),
+    "Gram of no rows": lambda body: changed(body, gram=b"\xff\x7f" * (64 * 65 // 2)),
     "no model": lambda body: changed(body, model=b""),
     "NaN": lambda body: changed(
         body, model=msgspec.msgpack.decode(body, type=Update).model.replace(
@@ -246,11 +244,6 @@ def test_a_scale_of_a_million_is_clipped_to_the_median() -> None:
 def test_an_own_update_that_cannot_be_read_is_divergence() -> None:
     with pytest.raises(Diverged, match="lower lr"):
         compress().reduce(np.zeros(3, np.float32), [])
-
-
-def test_gram_matrices_travel_exactly() -> None:
-    gram = np.array([[2**29, -5], [-5, 2**29]], np.int64)
-    assert np.array_equal(unpack_gram(pack_gram(gram), 2), gram)
 
 
 @pytest.mark.parametrize(
