@@ -176,6 +176,16 @@ class Averaging:
         """Go on without a member whose link is gone."""
         return self._lose(self._number[peer], now) if peer in self._number else []
 
+    def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
+        """A member speaks in an earlier exchange of the group, or `is_ahead` in a later one."""
+        member = self._number.get(peer, self._mine)
+        self._heard[member] = now
+        if not is_ahead or self._missing or member not in self._alive:
+            return []
+        # It would not be there if it had not been done here: its word of that was lost.
+        self._done.setdefault(member, self._outcome)
+        return self._finish_if_all_done()
+
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
         return self._to_all(Abandon(self.group.id, self.index))

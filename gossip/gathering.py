@@ -166,6 +166,17 @@ class Gathering:
         """Hand a timer on to the inner all-reduce."""
         return self._after_inner(self.inner.timer(now), now) if self.inner is not None else []
 
+    def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
+        """See `Averaging`."""
+        if peer not in self._members:
+            return []
+        member = self._members.index(peer)
+        self._heard[member] = now
+        if not is_ahead or self.step is not Step.FINISHING or member not in self._alive:
+            return []
+        self._done.setdefault(member, self._outcome)
+        return self._finish_if_all_done()
+
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
         return self._to_all(Abandon(self.group.id, self.index))

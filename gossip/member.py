@@ -103,12 +103,14 @@ MAX_PUSHED: Final = 32
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
+MAX_KEPT: Final = 4096
+"""As many messages."""
 DOUBT: Final = 2.0
 """Seconds; doubled with every failure in a row."""
 MAX_DOUBTS: Final = 128
 MAX_PAST: Final = 8
 """Groups that are remembered as over, so that who still waits there is told."""
-HURRY_AFTER: Final = 0.6
+HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
 
 
@@ -186,7 +188,7 @@ class Member:
         self._kept_bytes = 0
         self._asked_at = self._formed_at = 0.0
         patience = config.patience
-        self._ready_wait = Deadline(patience, floor=1.0)
+        self._ready_wait = Deadline(patience, floor=SHORTEST_STALL)
         self._answer_wait = Deadline(min(2.0, patience), floor=0.5)
         self._exchange_wait = Deadline(patience, floor=SHORTEST_STALL)
         self._commands: dict[type, Callable[[Any, float], Effects]] = {
@@ -388,6 +390,8 @@ class Member:
             return []
         if presence.run_name != self.spec.name or (peer, presence.run) in self._described:
             return []
+        if len(self._described) > 4 * MAX_PUSHED:
+            self._described.clear()
         self._described.add((peer, presence.run))
         spec = msgspec.msgpack.encode(self.spec)
         return [Send(peer, Describe(spec))] if len(spec) <= 200_000 else []
@@ -429,7 +433,8 @@ class Member:
         if self.phase is Phase.SEEKING and self._matchmaking is not None:
             if not self._matchmaking.matches(message.group):
                 # Its commit may be on its way to us, in the other lane or from another peer.
-                return self._keep_for_later(event)
+                self._keep_for_later(event)
+                return []
             effects = self._after_matchmaking(self._matchmaking.form_promised(now), now)
             return effects + self._to_exchange(event, now)
         exchange = self.exchange
@@ -440,9 +445,11 @@ class Member:
             return self._after_exchange(exchange.handle(event.peer, message, event.data, now), now)
         if isinstance(message, Abandon) and message.index < exchange.index:
             return self._after_exchange(exchange.lost(event.peer, now), now)
-        # Others of our group are at the round's next ask already; ours will come.
-        ahead = message.index % INNER_INDEX == exchange.index + 1
-        return self._keep_for_later(event) if ahead and event.peer in exchange.group.members else []
+        is_ahead = message.index % INNER_INDEX > exchange.index
+        if is_ahead and event.peer in exchange.group.members:
+            # Others of our group are at the round's next ask already; ours will come.
+            self._keep_for_later(event)
+        return self._after_exchange(exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead), now)
 
     def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
         """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
@@ -459,11 +466,10 @@ class Member:
         record = Records(((self._record(), 0.0),))
         return [Send(peer, gone(message.group, message.index)), Send(peer, record)]
 
-    def _keep_for_later(self, event: Received) -> Effects:
-        if self._kept_bytes < MAX_KEPT_BYTES:
+    def _keep_for_later(self, event: Received) -> None:
+        if self._kept_bytes < MAX_KEPT_BYTES and len(self._kept) < MAX_KEPT:
             self._kept.append(event)
-            self._kept_bytes += len(event.data) + 1000
-        return []
+            self._kept_bytes += len(event.data)
 
     def _to_fetching(self, peer: PeerId, message: Any, data: Data, now: float) -> Effects:
         if self.fetching is None:

@@ -61,8 +61,8 @@ class Scenario:
     group_size: int = 16
     quorum: int = 1
     rounds: int = 0
-    calm_rounds: int = 2
-    """Rounds that everyone has to finish after the last fault."""
+    calm_rounds: int = 1
+    """Rounds that everyone has to finish after the swarm is one again."""
     wait_for: int = 1
     patience: float = 15.0
     asks: str = "r"
@@ -267,9 +267,12 @@ class Sim:
     def dial(self, node: SimNode, address: str) -> None:
         """Carry out a `Dial`."""
         peer = peer_in(address)
-        if peer is None or peer not in self.nodes or not address.startswith("sim:"):
-            self._dial_failed(node, address, "unreachable", 0.1)
-        elif not self._is_possible(node.number, self.nodes[peer].number):
+        if (
+            peer is None
+            or peer not in self.nodes
+            or not address.startswith("sim:")
+            or not self._is_possible(node.number, self.nodes[peer].number)
+        ):
             self._dial_failed(node, address, "unreachable", 0.1)
         elif self.network.is_up(node.me, peer):
             self.at(self.now + 0.001, self._tell, node, node.life, PeerFound(peer, address))

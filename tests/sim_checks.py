@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from sim import Sim
     from sim_node import SimNode
 
-MAX_EARLY: Final = 200
-"""Entries a container of a member may have, beyond what its peers account for."""
+    from node.checkpoint import Checkpoint
+
+NEVER: Final = float("inf")
+SPARE: Final = 64
+"""Entries that a container of a member may have beyond what its peers account for."""
+MAX_STARVED: Final = 3
+"""Rounds in a row that may go without a live and connected peer."""
+MESSAGES_PER_SECOND: Final = 4.0
+"""From one peer to another, when nothing happens but beats and waiting."""
+MESSAGES_PER_EXCHANGE: Final = 40
+"""From one peer to another; a vector here has at most thirteen chunks."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,18 @@ class Oracle:
         """Who lies or is going to, and how often."""
         self.lies_told = False
         self.highest = 0
-        self.settled_at = float("inf")
+        self.settled_at = NEVER
         self._given: dict[PeerId, tuple[Any, float]] = {}
         self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
-        self._since_calm: dict[PeerId, int] = {}
+        self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
+        """Who has ever had which state on disk."""
+        self.starved: dict[PeerId, tuple[int, int]] = {}
+        """Since the swarm is one: how many rounds in a row went without a peer, and the last of them."""
+        self.stood: dict[PeerId, tuple[int, int, bytes]] = {}
+        """Where each node stood: its life, round and state."""
+        self.fetched: set[PeerId] = set()
+        """Whose next state is another's."""
+        self._settled_round = 0
 
     def violate(self, invariant: str, detail: str) -> None:
         """Take note of a violation, once per invariant."""
@@ -114,21 +131,31 @@ class Oracle:
             case commands.Failed():
                 self.sim.counts[f"Failed {notice.kind}"] += 1
             case commands.Synced():
+                self.fetched.add(node.me)
                 if notice.vector.size and state_hash(notice.vector.data) != notice.state:
                     self.violate("a fetched state is the state that was asked for", node.me)
+
+    def saved(self, node: SimNode, checkpoint: Checkpoint) -> None:
+        """A state is on a node's disk."""
+        key = (checkpoint.round, checkpoint.state_hash)
+        self.on_disk.setdefault(key, set()).add(node.me)
 
     def new_state(self, node: SimNode) -> None:
         """A node has a new state: perhaps the swarm is one again."""
         member = node.member
+        check_succession(self, node)
         self.highest = max(self.highest, member.round if not self.is_liar(node.me) else 0)
         if self.sim.now >= self.sim.calm_from:
-            self._since_calm[node.me] = self._since_calm.get(node.me, 0) + 1
             self.look()
 
     def look(self) -> None:
-        """End the run if the swarm is one again."""
-        if is_one_swarm(self.sim, self._last_contributors, self._since_calm):
-            self.settled_at = self.sim.now
+        """Take note that the swarm is one again, and end the run some rounds later."""
+        if not is_one_swarm(self.sim, self._last_contributors):
+            return
+        round_ = max((node.member.round for node in self.sim.trainers()), default=0)
+        if self.settled_at == NEVER:
+            self.settled_at, self._settled_round = self.sim.now, round_
+        if self.sim.scenario.rounds or round_ >= self._settled_round + self.sim.scenario.calm_rounds:
             self.sim.is_over = True
 
     def dropped(self, node: SimNode, peer: PeerId, reason: str) -> None:
@@ -140,7 +167,8 @@ class Oracle:
         """Check what can only be told at the end."""
         check_survivors_agree(self)
         check_bounded(self)
-        if self.settled_at == float("inf") and not self.violations:
+        check_nothing_lost(self)
+        if not self.sim.is_over and not self.violations:
             check_one_swarm(self)
 
     # --- means ------------------------------------------------------------------------------------
@@ -151,6 +179,7 @@ class Oracle:
         seen = self.groups[exchange.group.id, notice.index]
         mean = node.rounds._segment.exchange  # type: ignore[union-attr]
         self._last_contributors[node.me] = notice.exchanged.contributors
+        check_starved(self, node, notice.exchanged.contributors)
         seen.results[node.me] = mean.tobytes()
         if not seen.is_tainted:
             check_mean(self, seen, notice, mean)
@@ -159,7 +188,9 @@ class Oracle:
         exchange = node.member.exchange
         assert exchange is not None
         seen = self.groups[exchange.group.id, notice.index]
-        self._last_contributors[node.me] = tuple(peer for peer, _ in notice.bodies)
+        contributors = tuple(peer for peer, _ in notice.bodies)
+        self._last_contributors[node.me] = contributors
+        check_starved(self, node, contributors)
         seen.results[node.me] = repr(notice.bodies).encode()
 
 
@@ -218,28 +249,68 @@ def _lost_by(exchange: Averaging | Gathering) -> list[PeerId]:
     return exchange.inner.lost_members if exchange.inner is not None else []
 
 
-def is_one_swarm(
-    sim: Sim, contributors: dict[PeerId, tuple[PeerId, ...]], since_calm: dict[PeerId, int]
-) -> bool:
+def is_one_swarm(sim: Sim, contributors: dict[PeerId, tuple[PeerId, ...]]) -> bool:
     """Whether all live honest trainers hold one state that all of them contributed to."""
     live = sim.trainers()
-    if not live:
-        return True
     if sim.scenario.rounds:
-        states = {node.member.state for node in live if node.member.phase is Phase.FINISHED}
-        return len(states) == 1 and all(node.member.phase is Phase.FINISHED for node in live)
-    names = sorted(node.me for node in live)
+        states = {node.member.state for node in live}
+        return len(states) <= 1 and all(node.member.phase is Phase.FINISHED for node in live)
     if len(live) > sim.scenario.group_size:
         rounds = [node.member.round for node in live]
-        moved = all(since_calm.get(peer, 0) >= 3 for peer in names)
-        return moved and max(rounds) - min(rounds) <= 1
+        return max(rounds) - min(rounds) <= 1
     if len({(node.member.round, node.member.state) for node in live}) > 1:
         return False
     # Whoever fetched the state did not contribute; a round that everyone finished is the next.
-    least = sim.scenario.calm_rounds
-    return all(
-        since_calm.get(peer, 0) >= least and set(names) <= set(contributors.get(peer, ())) for peer in names
-    )
+    names = {node.me for node in live}
+    return all(names <= set(contributors.get(peer, ())) for peer in names)
+
+
+def check_starved(oracle: Oracle, node: SimNode, contributors: tuple[PeerId, ...]) -> None:
+    """No live, connected, honest peer goes without a round for long, once the faults are over."""
+    sim = oracle.sim
+    if oracle.settled_at == NEVER or len(sim.trainers()) > sim.scenario.group_size:
+        return
+    round_ = node.member.round
+    for other in sim.trainers():
+        count, last = oracle.starved.get(other.me, (0, 0))
+        if other.me in contributors:
+            oracle.starved[other.me] = (0, round_)
+        elif round_ > last:
+            oracle.starved[other.me] = (count + 1, round_)
+            if count + 1 > MAX_STARVED:
+                oracle.violate(
+                    "nobody is starved", f"{other.me} is in none of {count + 1} rounds up to {round_}"
+                )
+
+
+def check_succession(oracle: Oracle, node: SimNode) -> None:
+    """A node's state follows its last one by one round, or was fetched, or is the one on its disk."""
+    member = node.member
+    life, round_, state = oracle.stood.get(node.me, (0, 0, b""))
+    oracle.stood[node.me] = (node.life, member.round, member.state)
+    fetched = node.me in oracle.fetched
+    oracle.fetched.discard(node.me)
+    if life != node.life:
+        disk = node.disk.checkpoint
+        if disk is not None and (member.round, member.state) != (disk.round, disk.state_hash):
+            oracle.violate("a restarted node goes on from its disk", f"{node.me} at {member.round}")
+    elif not fetched and (member.round, member.state) != (round_, state):
+        follows = member.round == round_ + 1 and member.previous == state
+        restarted = node.disk.checkpoint is not None and member.state == node.disk.checkpoint.state_hash
+        if not follows and not restarted:
+            oracle.violate("states follow each other", f"{node.me} from {round_} to {member.round}")
+
+
+def check_nothing_lost(oracle: Oracle) -> None:
+    """A state that most nodes had on disk is never undone: the swarm ends there or later."""
+    live = {node.me for node in oracle.sim.trainers()}
+    if oracle.lies_told or not live or oracle.settled_at == NEVER:
+        return
+    reached = max(node.member.round for node in oracle.sim.trainers())
+    for (round_, state), holders in oracle.on_disk.items():
+        if 2 * len(holders & live) > len(live) and reached < round_:
+            text = f"{sorted(holders)} had round {round_} ({state.hex()[:6]}); the swarm is at {reached}"
+            oracle.violate("nothing acknowledged is lost", text)
 
 
 def check_one_swarm(oracle: Oracle) -> None:
@@ -253,10 +324,28 @@ def check_one_swarm(oracle: Oracle) -> None:
 
 
 def check_bounded(oracle: Oracle) -> None:
-    """What a member remembers is bounded by the number of its peers, whatever they send."""
-    for node in oracle.sim.nodes.values():
+    """Memory and messages are bounded by the number of peers, whatever they send."""
+    sim = oracle.sim
+    bound = 16 * len(sim.nodes) + SPARE
+    for node in sim.nodes.values():
         if not node.is_alive:
             continue
-        for name, value in vars(node.member).items():
-            if isinstance(value, dict | set | list) and len(value) > MAX_EARLY:
-                oracle.violate("memory is bounded", f"{node.me}: {name} has {len(value)} entries")
+        member = node.member
+        for part in (
+            member,
+            member.table,
+            member.discovery,
+            member.serving,
+            member.exchange,
+            member._matchmaking,
+        ):
+            for name, value in vars(part).items() if part is not None else ():
+                if isinstance(value, dict | set | list) and len(value) > bound:
+                    oracle.violate("memory is bounded", f"{node.me}: {name} has {len(value)} entries")
+    pairs = len(sim.nodes) * (len(sim.nodes) - 1)
+    exchanges = len(oracle.groups)
+    limit = pairs * (MESSAGES_PER_SECOND * sim.now + MESSAGES_PER_EXCHANGE * exchanges)
+    if not oracle.lies_told and sim.network.messages > limit:
+        oracle.violate(
+            "messages are bounded", f"{sim.network.messages} in {sim.now:.0f} s, {exchanges} exchanges"
+        )

@@ -105,7 +105,10 @@ def _absurd(node: SimNode, effect: Send) -> list[Send]:
     if not isinstance(effect.message, m.Records):
         return [effect]
     (mine, age), *others = effect.message.records
-    presence = msgspec.structs.replace(mine.presence, round=ABSURD, state=b"\xee" * 32, previous=b"\xef" * 32)
+    run = mine.presence.run if node.dice.random() < 0.5 else node.dice.randbytes(32)
+    presence = msgspec.structs.replace(
+        mine.presence, run=run, round=ABSURD, state=b"\xee" * 32, previous=b"\xef" * 32
+    )
     record = m.Record(mine.author, mine.sequence, presence)
     return [Send(effect.peer, m.Records(((record, age), *others), effect.message.reply))]
 

@@ -454,6 +454,7 @@ class SimNode:
             # A node that died while writing leaves a torn temporary file, which nobody believes.
             if self.life == life:
                 self.disk.checkpoint = checkpoint
+                self.sim.oracle.saved(self, checkpoint)
                 self._write()
 
         self.sim.at(self.sim.now + self.save_seconds, renamed)

@@ -41,6 +41,7 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
         group_size=dice.choice((max(2, (count + 1) // 2), count - 1, count)) if mixing else 16,
         quorum=dice.choice((1, 1, 1, 2)),
         rounds=dice.choice((0, 0, 0, 0, 6)),
+        calm_rounds=dice.choice((1, 1, 1, 5)),
         wait_for=dice.choice((1, 1, 2)),
         patience=dice.choice((5.0, 15.0)),
         asks=dice.choice(("r", "r", "r", "r", "rr", "g", "gr")),
