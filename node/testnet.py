@@ -3,7 +3,7 @@
 It starts processes, reads what they say about themselves, and draws; it coordinates nothing. Kill it and
 the nodes end only because its guard stops them; leave them to themselves and they finish the run.
 
-    start who can be started -> look -> draw -> ... -> all finished -> stop -> train shares alone -> judge
+    [the same in peace ->] start -> look, draw, shake -> ... -> all finished -> stop -> train alone -> judge
 
 Every node is started as a person would start it. An address can only be told once its node has one, so
 nodes start as soon as those they are told about answer.
@@ -11,40 +11,40 @@ nodes start as soon as those they are told about answer.
 
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
 import msgspec
 
-from node import control
 from node.errors import UserError
 from node.plots import plot_accuracy
-from node.testnet_plan import Plan, ShareAlone, name_of, start_command, told, told_later
-from node.testnet_processes import (
-    Guard,
-    NodeRecord,
-    Record,
-    environment,
-    record_of,
-    spawn,
-    stop,
-    write_record,
-)
-from node.testnet_verdict import ACCURACY_BAR, Result, ended_how, judge
-from node.testnet_watch import FetchStatus, Observed, Watcher, fetch_status
+from node.shaper_report import read_report
+from node.testnet_events import read_events
+from node.testnet_invariants import Shaken
+from node.testnet_network import Wires, Wish, choose, namespaces_left
+from node.testnet_nodes import NodeFailed, Testnet, Tools, last_line
+from node.testnet_plan import Plan, ShareAlone
+from node.testnet_processes import Guard, environment, left_over, spawn
+from node.testnet_shaker import Shaker
+from node.testnet_verdict import ACCURACY_BAR, Result, judge
+from node.testnet_watch import Observed
+from node.timeline import draw_timeline
+
+__all__ = ["Interrupted", "NodeFailed", "Screen", "Testnet", "Tools", "up", "up_detached"]
 
 LOOK_EVERY: Final = 0.5
 """Seconds between two looks at all nodes; a person sees no more, and the nodes need the processor."""
+NODES_PER_LOOK: Final = 16
+"""With more nodes than this, looks are rarer: each costs every node an answer."""
 RESULT_NAME: Final = "result.json"
 PLOT_NAME: Final = "accuracy.png"
+TIMELINE_NAME: Final = "timeline.png"
+CALM_NAME: Final = "calm"
 
 
 class Screen(Protocol):
@@ -63,30 +63,10 @@ class Screen(Protocol):
         ...
 
 
-class NodeFailed(UserError):
-    """A node ended before it ever answered; its log says why."""
-
-
 class Interrupted(UserError):
     """Somebody pressed Ctrl-C or asked the launcher to end; all nodes have been stopped."""
 
     exit_code = 130
-
-
-def baseline_command(plan: Plan) -> list[str]:
-    """Return the command line that trains the shares alone."""
-    return [sys.executable, "-m", "node.baseline", msgspec.json.encode(plan).decode()]
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the launcher needs of the world; tests bring others."""
-
-    start_command: Callable[[Plan, int, Path, Sequence[str]], list[str]] = start_command
-    baseline_command: Callable[[Plan], list[str]] = baseline_command
-    fetch_status: FetchStatus = fetch_status
-    add_bootstrap: Callable[[Path, str], None] = control.add_bootstrap
-    environ: dict[str, str] = field(default_factory=dict)
 
 
 class Interrupts:
@@ -124,207 +104,161 @@ class Interrupts:
             self._event.wait(seconds)
 
 
-class Testnet:
-    """The nodes of one testnet, from the first start to the last stop."""
-
-    __test__ = False  # not a test, whatever its name begins with
-
-    def __init__(self, plan: Plan, directory: Path, tools: Tools, guard: Guard | None) -> None:
-        """Start nothing yet. `guard` is None where the nodes are to outlive this process."""
-        self.plan = plan
-        self.directory = directory
-        self.tools = tools
-        self._guard = guard
-        self._began = time.time()
-        self._clock = time.monotonic()
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._records: list[NodeRecord] = []
-        self._to_tell = list(told_later(plan))
-        self._watcher = Watcher(
-            [(name_of(i), self.home(i)) for i in range(1, plan.nodes + 1)], tools.fetch_status
-        )
-
-    def home(self, index: int) -> Path:
-        """Return where a node lives."""
-        return self.directory / name_of(index)
-
-    def log(self, index: int) -> Path:
-        """Return where a node's lines go."""
-        return self.directory / f"{name_of(index)}.log"
-
-    @property
-    def nodes(self) -> list[Observed]:
-        """What is known of every node."""
-        return self._watcher.nodes
-
-    @property
-    def seconds(self) -> float:
-        """Since the launcher began."""
-        return time.monotonic() - self._clock
-
-    @property
-    def started(self) -> bool:
-        """Whether every node has answered, and has been told whom it should know."""
-        return not self._to_tell and all(node.status is not None for node in self.nodes)
-
-    @property
-    def over(self) -> bool:
-        """Whether every node has finished or ended."""
-        ended = [node.finished or node.exit_code is not None for node in self.nodes]
-        return len(self._processes) == self.plan.nodes and all(ended)
-
-    def step(self) -> None:
-        """Start who can be started, look at all, tell what can be told.
-
-        Raises:
-            NodeFailed: a node ended before it ever answered.
-        """
-        for index in range(1, self.plan.nodes + 1):
-            addresses = [self._address(other) for other in told(self.plan, index)]
-            if index not in self._processes and all(addresses):
-                self._start(index, [address for address in addresses if address])
-        self._watcher.look()
-        for index, process in self._processes.items():
-            self._note_end(index, process.poll())
-        for who, whom in list(self._to_tell):
-            address = self._address(whom)
-            if address and self.nodes[who - 1].answers:
-                self.tools.add_bootstrap(self.home(who), address)
-                self._to_tell.remove((who, whom))
-
-    def _address(self, index: int) -> str | None:
-        status = self.nodes[index - 1].status
-        return status.addresses[0] if status and status.addresses else None
-
-    def _start(self, index: int, joins: Sequence[str]) -> None:
-        command = self.tools.start_command(self.plan, index, self.home(index), joins)
-        process = spawn(command, self.log(index), environment(self.tools.environ))
-        self._processes[index] = process
-        if self._guard:
-            self._guard.watch(process.pid)
-        self._records.append(record_of(name_of(index), self.home(index), self.log(index), process.pid))
-        write_record(self.directory, Record(self.plan, self._began, tuple(self._records)))
-
-    def _note_end(self, index: int, exit_code: int | None) -> None:
-        node = self.nodes[index - 1]
-        if exit_code is None or node.exit_code is not None:
-            return
-        node.exit_code, node.last_words = exit_code, last_line(self.log(index))
-        if self._guard:
-            self._guard.unwatch(self._processes[index].pid)
-        if node.status is None:
-            why = node.last_words.removeprefix("error: ")
-            raise NodeFailed(
-                f"{node.name} {ended_how(exit_code)} before it answered: {why} (its log: {self.log(index)})"
-            )
-
-    def stop(self, hurry: Callable[[], bool], pause: Callable[[float], None]) -> list[str]:
-        """Let all nodes leave in order; return the names of those that had to be killed."""
-        self._watcher.close()
-        killed = stop(self._records, hurry=hurry, pause=pause)
-        for index, process in self._processes.items():
-            exit_code = process.wait()
-            if self.nodes[index - 1].exit_code is None:
-                self.nodes[index - 1].left = exit_code
-        return killed
-
-    def release(self) -> None:
-        """Leave the nodes to themselves."""
-        self._watcher.close()
-        for process in self._processes.values():
-            # Not ours to wait for any more; without this the interpreter would warn about each.
-            process.returncode = process.poll() or 0
-
-
-def last_line(log: Path) -> str:
-    """Return what a log says at its end, or that it is empty."""
-    with log.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - 4096))
-        text = file.read().decode("utf-8", "replace")
-    # The frames that Python draws around grouped errors say nothing.
-    lines = [line.strip(" |+-") for line in text.splitlines()]
-    return next((line for line in reversed(lines) if line), "it wrote nothing")
-
-
-def up(plan: Plan, directory: Path, *, screen: Screen, tools: Tools, keep: bool = False) -> Result:
+def up(
+    plan: Plan,
+    directory: Path,
+    *,
+    screen: Screen,
+    tools: Tools,
+    keep: bool = False,
+    network: Wish = "auto",
+    compare: bool = True,
+) -> Result:
     """Run a testnet to its end and judge it.
 
-    Without `keep` the homes of a testnet whose verdict holds are removed; logs, result and plot stay.
+    With `compare` a plan that is to be shaken is run in peace first. Without `keep` the homes of a testnet
+    whose verdict holds are removed; logs, result and pictures stay.
 
     Raises:
         NodeFailed: a node ended before it ever answered.
         Interrupted: somebody asked to end; all nodes have been stopped.
+        BadPlan: the network cannot be had as asked.
     """
+    wires = choose(plan, directory, network, changeable=False)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         guard = Guard()
         stack.callback(guard.close)
-        net = Testnet(plan, directory, tools, guard)
-        try:
-            seconds = _run(net, interrupts, screen)
-        finally:
-            asked = interrupts.count
-            if asked:
-                screen.tell("stopping the nodes; Ctrl-C again to end them at once")
-            killed = net.stop(lambda: interrupts.count > asked, interrupts.wait)
-            if killed:
-                screen.tell(f"did not leave in time and were killed: {', '.join(killed)}")
-        local_only: list[float] = []
-        if not asked and plan.shares and any(node.finished for node in net.nodes):
-            local_only = _train_alone(net, guard, interrupts, screen)
-        elif not plan.shares:
-            local_only = [node.accuracy for node in net.nodes if node.accuracy is not None]
-        if interrupts.count:
-            raise Interrupted(f"stopped at round {_lowest(net.nodes)} of {plan.rounds}; logs: {directory}")
-        result = judge(plan, net.nodes, local_only=local_only, seconds=seconds)
-        _write(directory, plan, net.nodes, result)
+        launcher = _Launcher(interrupts, guard, screen, tools)
+        calm = None
+        if compare and plan.is_shaken and plan.rounds and plan.shares:
+            screen.tell("first the same nodes left in peace, to compare with")
+            peace = directory / CALM_NAME
+            peace.mkdir()
+            calm = launcher.run(plan.calm, peace, Wires(means="bare"), is_reference=True)
+            launcher.remove_homes(plan, peace)
+        if wires.means != "bare":
+            screen.tell(f"links of {wires.link} by {wires.means} ({wires.why})")
+        result = launcher.run(plan, directory, wires, calm=calm)
         if result.verdict and not keep:
-            for index in range(1, plan.nodes + 1):
-                shutil.rmtree(net.home(index), ignore_errors=True)
+            launcher.remove_homes(plan, directory)
         return result
 
 
-def _run(net: Testnet, interrupts: Interrupts, screen: Screen) -> float:
-    """Look after the nodes until the run is over; return how long that took."""
-    while not interrupts.count:
-        net.step()
-        left = net.plan.timeout - net.seconds
-        screen.show(net.plan, net.nodes, net.seconds, "" if net.started else "starting")
-        if net.over or left <= 0:
-            break
-        interrupts.wait(min(LOOK_EVERY, left))
-    return net.seconds
+class _Launcher:
+    """Runs one testnet after another; what they share."""
+
+    def __init__(self, interrupts: Interrupts, guard: Guard, screen: Screen, tools: Tools) -> None:
+        self._interrupts, self._guard, self._screen, self._tools = interrupts, guard, screen, tools
+
+    def run(
+        self,
+        plan: Plan,
+        directory: Path,
+        wires: Wires,
+        *,
+        calm: Result | None = None,
+        is_reference: bool = False,
+    ) -> Result:
+        """Run a testnet from its first start to its verdict, and write that."""
+        net = Testnet(plan, directory, self._tools, self._guard, wires)
+        seconds, ended = self._to_end(net)
+        net.read_disks()
+        alone: Sequence[float] | None = None if is_reference else ()
+        if plan.is_shaken and plan.task not in ACCURACY_BAR:
+            alone = None
+        elif not plan.shares:
+            alone = [node.accuracy for node in net.nodes if node.accuracy is not None]
+        elif not is_reference and not plan.is_shaken and any(node.finished for node in net.nodes):
+            alone = self._train_alone(net)
+        if self._interrupts.count:
+            raise Interrupted(f"stopped at round {_lowest(net.nodes)} of {plan.rounds}; logs: {directory}")
+        shaken = self._shaken(net, ended, calm)
+        means = f"{wires.means}: {wires.why}" if wires.why else wires.means
+        result = judge(plan, net.nodes, local_only=alone, seconds=seconds, shaken=shaken, network=means)
+        _write(directory, plan, net.nodes, result, shaken)
+        return result
+
+    def remove_homes(self, plan: Plan, directory: Path) -> None:
+        """Remove what the nodes of a testnet have stored."""
+        for index in range(1, plan.nodes + 1):
+            shutil.rmtree(directory / f"node-{index}", ignore_errors=True)
+
+    def _to_end(self, net: Testnet) -> tuple[float, float]:
+        """Look after the nodes until the run is over; return how long it took and when it ended."""
+        interrupts = self._interrupts
+        try:
+            net.open()
+            self._look_after(net)
+            seconds, ended = net.seconds, time.time()
+        finally:
+            asked = interrupts.count
+            if asked:
+                self._screen.tell("stopping the nodes; Ctrl-C again to end them at once")
+            killed = net.stop(lambda: interrupts.count > asked, interrupts.wait)
+            if killed:
+                self._screen.tell(f"did not leave in time and were killed: {', '.join(killed)}")
+        if asked:
+            raise Interrupted(
+                f"stopped at round {_lowest(net.nodes)} of {net.plan.rounds}; logs: {net.directory}"
+            )
+        return seconds, ended
+
+    def _look_after(self, net: Testnet) -> None:
+        shaker = Shaker(net, self._tools.environ, self._screen.tell)
+        pause = LOOK_EVERY * max(1.0, net.plan.nodes / NODES_PER_LOOK)
+        while not self._interrupts.count:
+            net.step()
+            shaker.step()
+            left = net.plan.timeout - net.seconds
+            self._screen.show(net.plan, net.nodes, net.seconds, "" if net.started else "starting")
+            enough = 0 < net.plan.seconds <= shaker.seconds
+            if (net.over and not shaker.owes) or enough or left <= 0:
+                return
+            self._interrupts.wait(min(pause, left))
+
+    def _shaken(self, net: Testnet, ended: float, calm: Result | None) -> Shaken:
+        return Shaken(
+            events=read_events(net.directory),
+            began=net.began_at,
+            ended=ended,
+            left=[*left_over(net.directory), *namespaces_left(net.wires)],
+            proxied=net.wires.means == "proxy",
+            report=read_report(net.directory),
+            calm_accuracy=calm.accuracy_mean if calm is not None else None,
+            calm_faults=[f"{each.name}: {each.detail}" for each in calm.invariants if not each.ok]
+            if calm is not None
+            else (),
+        )
+
+    def _train_alone(self, net: Testnet) -> list[float]:
+        """Train the shares alone, in one process; return their accuracies, none where that failed."""
+        output = net.directory / "baseline.jsonl"
+        output.unlink(missing_ok=True)
+        process = spawn(self._tools.baseline_command(net.plan), output, environment(self._tools.environ))
+        self._guard.watch(process.pid)
+        while process.poll() is None and not self._interrupts.count:
+            done = output.read_bytes().count(b"\n")
+            self._screen.progress("training every share alone, for comparison", done, net.plan.nodes)
+            self._interrupts.wait(0.2)
+        if process.poll() is None:
+            process.kill()
+        exit_code = process.wait()
+        self._guard.unwatch(process.pid)
+        if self._interrupts.count:
+            return []
+        if exit_code:
+            self._screen.tell(f"training alone failed: {last_line(output)}")
+            return []
+        lines = [line for line in output.read_bytes().splitlines() if line.startswith(b"{")]
+        return [msgspec.json.decode(line, type=ShareAlone).accuracy for line in lines]
 
 
 def _lowest(nodes: Sequence[Observed]) -> int:
     return min(node.status.round if node.status else 0 for node in nodes)
 
 
-def _train_alone(net: Testnet, guard: Guard, interrupts: Interrupts, screen: Screen) -> list[float]:
-    """Train the shares alone, in one process; return their accuracies, none where that failed."""
-    output = net.directory / "baseline.jsonl"
-    output.unlink(missing_ok=True)
-    process = spawn(net.tools.baseline_command(net.plan), output, environment(net.tools.environ))
-    guard.watch(process.pid)
-    while process.poll() is None and not interrupts.count:
-        done = output.read_bytes().count(b"\n")
-        screen.progress("training every share alone, for comparison", done, net.plan.nodes)
-        interrupts.wait(0.2)
-    if process.poll() is None:
-        process.kill()
-    exit_code = process.wait()
-    guard.unwatch(process.pid)
-    if interrupts.count:
-        return []
-    if exit_code:
-        screen.tell(f"training alone failed: {last_line(output)}")
-        return []
-    lines = [line for line in output.read_bytes().splitlines() if line.startswith(b"{")]
-    return [msgspec.json.decode(line, type=ShareAlone).accuracy for line in lines]
-
-
-def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Result) -> None:
+def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Result, shaken: Shaken) -> None:
     text = msgspec.json.format(msgspec.json.encode(result))
     (directory / RESULT_NAME).write_bytes(text + b"\n")
     curves = {
@@ -335,25 +269,33 @@ def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Resul
         ]
         for node in nodes
     }
+    title = f"{plan.method} on {plan.task}, {plan.nodes} nodes"
     plot_accuracy(
         directory / PLOT_NAME,
         curves,
         local_only=result.local_only if plan.shares else (),
         bar=ACCURACY_BAR.get(plan.task) if plan.shares else None,
-        title=f"{plan.method} on {plan.task}, {plan.nodes} nodes, alpha {plan.alpha:g}",
+        title=f"{title}, alpha {plan.alpha:g}",
     )
+    if plan.shares:
+        draw_timeline(directory / TIMELINE_NAME, plan, nodes, result, shaken, title=title)
 
 
-def up_detached(plan: Plan, directory: Path, *, screen: Screen, tools: Tools) -> None:
-    """Start a testnet and leave it to itself.
+def up_detached(
+    plan: Plan, directory: Path, *, screen: Screen, tools: Tools, network: Wish = "auto"
+) -> Wires:
+    """Start a testnet and leave it to itself; return how its nodes are linked.
 
     Raises:
         NodeFailed: a node ended before it ever answered; the others have been stopped.
         Interrupted: somebody asked to end, or the nodes did not start in time; they have been stopped.
+        BadPlan: the network cannot be had as asked.
     """
+    wires = choose(plan, directory, network, changeable=True)
     with Interrupts() as interrupts:
-        net = Testnet(plan, directory, tools, guard=None)
+        net = Testnet(plan, directory, tools, None, wires)
         try:
+            net.open()
             while not net.started and not interrupts.count and net.seconds < plan.timeout:
                 net.step()
                 screen.show(plan, net.nodes, net.seconds, "starting")
@@ -364,3 +306,4 @@ def up_detached(plan: Plan, directory: Path, *, screen: Screen, tools: Tools) ->
             net.stop(lambda: interrupts.count > 1, interrupts.wait)
             raise
         net.release()
+        return wires

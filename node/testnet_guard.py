@@ -2,30 +2,36 @@
 
     python -m node.testnet_guard GRACE GRACE_AT_ONCE
 
-It reads pids from standard input, a line each: ``123`` to watch, ``-123`` to forget, ``done`` to go home.
-The end of input without ``done`` means that the launcher is gone. Nothing is imported but the standard
+It reads orders from standard input, a line each: ``123`` to watch a pid, ``-123`` to forget it,
+``!["ip", "netns", "del", "x"]`` to run a command after all have ended, ``done`` to go home. The end of
+input without ``done`` means that the launcher is gone. Nothing is imported but the standard
 library: the guard waits beside every testnet, and should weigh nothing.
 """
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
 
 
-def read_orders(lines: Iterable[str]) -> set[int]:
-    """Follow the launcher's lines; return who is left to stop, nobody after ``done``."""
+def read_orders(lines: Iterable[str]) -> tuple[set[int], list[list[str]]]:
+    """Follow the launcher's lines; return who is left to stop and what to run, nothing after ``done``."""
     pids: set[int] = set()
+    commands: list[list[str]] = []
     for line in lines:
         word = line.strip()
         if word == "done":
-            return set()
-        if word.startswith("-"):
+            return set(), []
+        if word.startswith("!"):
+            commands.append(json.loads(word[1:]))
+        elif word.startswith("-"):
             pids.discard(int(word[1:]))
         else:
             pids.add(int(word))
-    return pids
+    return pids, commands
 
 
 def is_alive(pid: int) -> bool:
@@ -57,7 +63,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     grace, grace_at_once = map(float, sys.argv[1:3])
-    stop(read_orders(sys.stdin), grace, grace_at_once)
+    pids, commands = read_orders(sys.stdin)
+    stop(pids, grace, grace_at_once)
+    for command in commands:
+        subprocess.run(command, capture_output=True, check=False)
 
 
 if __name__ == "__main__":

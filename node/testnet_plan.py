@@ -19,6 +19,7 @@ from gossip.runspec import Scalar
 from methods.errors import MethodsError
 from methods.registry import load_method
 from node.errors import UserError
+from node.testnet_faults import Fault, Holds, Link
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
 BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -41,6 +42,8 @@ class BadPlan(UserError):
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One testnet. What is equal on all nodes becomes their run spec."""
 
+    about: str = ""
+    """What the scenario shows, in a sentence."""
     nodes: Annotated[int, msgspec.Meta(ge=1, le=256)] = 5
     """Node processes on this machine."""
     method: str = "fedavg"
@@ -53,8 +56,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Options of the task; ``{i}`` and ``{n}`` in a text stand for a node's number and how many there are."""
     alpha: Annotated[float, msgspec.Meta(gt=0, le=1e5)] = 0.1
     """How unlike the private shares are: 0.1 very, 100 hardly."""
-    rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 30
-    """Rounds until the run ends."""
+    rounds: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 30
+    """Rounds until the run ends; 0: the run goes on until `seconds` are over."""
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Where the run has no end of its own: how long it is watched, from its first round on."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """Of the split of the data and of the initial model."""
     topology: Topology = "full"
@@ -67,11 +72,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Seconds that bound every wait for peers; 0: the node's default."""
     timeout: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """Seconds until a testnet that has not finished is judged as it stands."""
+    link: Link = Link()
+    """The line of every node."""
+    churn: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    """Share of the nodes that is killed and started again per minute."""
+    faults: tuple[Fault, ...] = ()
+    """What else happens to them."""
+    quiet_end: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """No fault that is repeated begins in this many last seconds of a run without end of its own."""
+    holds: Holds = Holds()
+    """What must hold all the same."""
 
     @property
     def shares(self) -> bool:
         """Whether the method makes nodes agree on a state."""
         return self.method != "local"
+
+    @property
+    def is_shaken(self) -> bool:
+        """Whether anything is done to nodes or links."""
+        return bool(self.churn or self.faults or self.link.is_shaped)
+
+    @property
+    def calm(self) -> "Plan":
+        """The same, left in peace."""
+        return msgspec.structs.replace(self, link=Link(), churn=0.0, faults=())
 
     @property
     def one_group(self) -> bool:
@@ -106,6 +131,11 @@ def check(plan: Plan) -> None:
         load_method(plan.method, plan.options)
     except MethodsError as error:
         raise BadPlan(str(error)) from None
+    if not plan.rounds and not plan.seconds:
+        raise BadPlan("a run without --rounds needs an end: say how long with --seconds")
+    for fault in plan.faults:
+        if max(fault.nodes, default=1) > plan.nodes or fault.pick > plan.nodes:
+            raise BadPlan(f"a {fault.kind} at {fault.at:g} s names a node above {plan.nodes}: raise nodes")
     if plan.effective_quorum > min(plan.nodes, plan.group_size):
         raise BadPlan(
             f"a quorum of {plan.quorum} can never be met by {plan.nodes} nodes in groups of at most "
@@ -153,10 +183,12 @@ def task_options(plan: Plan, index: int) -> dict[str, Scalar]:
     return chosen
 
 
-def start_command(plan: Plan, index: int, home: Path, joins: Sequence[str]) -> list[str]:
-    """Return the command line of a node, the same that a person would type."""
+def start_command(
+    plan: Plan, index: int, home: Path, joins: Sequence[str], network: Sequence[str]
+) -> list[str]:
+    """Return the command line of a node, the same that a person would type; `network`: where it listens."""
     command = [sys.executable, "-m", "node", "start", "--home", str(home), "--name", name_of(index)]
-    command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http-port", "0", "--no-mdns"]
+    command += [*network, "--http-port", "0", "--no-mdns"]
     command += ["--task", plan.task, *_pairs("--task-option", task_options(plan, index))]
     command += ["--method", plan.method, *_pairs("--option", plan.options)]
     command += ["--rounds", str(plan.rounds), "--seed", str(plan.seed)]

@@ -11,13 +11,15 @@ A record in the testnet's folder names the processes, for the commands that act 
 believed only together with the time at which its process began: pids are given again.
 """
 
+import fcntl
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +37,7 @@ GRACE_AT_ONCE: Final = 3.0
 """Seconds after the second SIGTERM."""
 CLOCK_SLACK: Final = 2.0
 RECORD_NAME: Final = "testnet.json"
+LOCK_NAME: Final = "testnet.lock"
 
 
 class NoTestnet(UserError):
@@ -50,6 +53,14 @@ class NodeRecord(msgspec.Struct, frozen=True):
     pid: int
     began: float
     """Unix seconds, as the system tells it of the process."""
+    command: tuple[str, ...] = ()
+    """With which it was started, and is started again."""
+
+    @property
+    def index(self) -> int:
+        """Its number, counted from 1; 0 for what is no node, such as the proxy."""
+        number = self.name.removeprefix("node-")
+        return int(number) if number.isdecimal() else 0
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -58,6 +69,16 @@ class Record(msgspec.Struct, frozen=True):
     plan: Plan
     started_at: float
     nodes: tuple[NodeRecord, ...]
+    proxy: NodeRecord | None = None
+    """The process that shapes their links, where there is one."""
+    folder: str = ""
+    """Where it was started: tasks are imported from there."""
+
+    def with_node(self, node: NodeRecord) -> "Record":
+        """Return this record with a node's new process in the place of its old one."""
+        others = [other for other in self.nodes if other.name != node.name]
+        nodes = tuple(sorted([*others, node], key=lambda each: each.index))
+        return msgspec.structs.replace(self, nodes=nodes)
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:
@@ -67,11 +88,14 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def spawn(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process that leads its own group and writes to a log."""
+def spawn(
+    command: Sequence[str], log: Path, env: Mapping[str, str], folder: str = ""
+) -> subprocess.Popen[bytes]:
+    """Start a process that leads its own group and writes to a log; in `folder`, or here."""
     with log.open("ab") as file:
         return subprocess.Popen(
             command,
+            cwd=folder or None,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -80,13 +104,13 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subproce
         )
 
 
-def record_of(name: str, home: Path, log: Path, pid: int) -> NodeRecord:
+def record_of(name: str, home: Path, log: Path, pid: int, command: Sequence[str] = ()) -> NodeRecord:
     """Describe a process that was just started."""
     try:
         began = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         began = 0.0
-    return NodeRecord(name, str(home.absolute()), str(log.absolute()), pid, began)
+    return NodeRecord(name, str(home.absolute()), str(log.absolute()), pid, began, tuple(command))
 
 
 def is_running(node: NodeRecord) -> bool:
@@ -116,6 +140,23 @@ def send_signal(node: NodeRecord, number: int, *, group: bool = False) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def left_over(directory: Path) -> list[str]:
+    """Return what still runs of a testnet, trainers and proxy included, by command line."""
+    home, proxy = f"{directory}/node-", "node.shaper_process"
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            ours = any(word.startswith(home) for word in words) or (
+                proxy in words and str(directory) in words
+            )
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid}: {' '.join(words)[:80]}")
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
 
 
 def stop(
@@ -171,6 +212,10 @@ class Guard:
         """Forget a process that has ended: its pid may be given again."""
         self._tell(f"-{pid}\n")
 
+    def run_at_end(self, command: Sequence[str]) -> None:
+        """Have a command run after the processes have been stopped, if we die."""
+        self._tell("!" + msgspec.json.encode(command).decode() + "\n")
+
     def close(self) -> None:
         """Send the guard home: all nodes have ended."""
         self._tell("done\n")
@@ -184,6 +229,14 @@ class Guard:
         except BrokenPipeError:
             # Somebody killed the guard. The nodes run on and are stopped by us, as is usual.
             log.warning("the guard of the testnet has ended; nodes would outlive a kill of this process")
+
+
+@contextmanager
+def record_locked(directory: Path) -> Iterator[None]:
+    """Hold the record, so that the launcher and a command do not overwrite each other's change."""
+    with (directory / LOCK_NAME).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_record(directory: Path, record: Record) -> None:

@@ -9,19 +9,12 @@ from typing import Final
 
 import msgspec
 
+from node.testnet_invariants import Check, Cost, Shaken, checked, costs, invariants
 from node.testnet_plan import Plan
 from node.testnet_watch import Observed
 
 ACCURACY_BAR: Final = {"digits": 0.90}
 """What every node must reach, where a task has a bar; elsewhere sharing must beat training alone."""
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One thing that must hold."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,20 +57,37 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     """By all nodes together, as counted at their sockets."""
     bytes_received: int
+    calm_accuracy_mean: float | None = None
+    """Of the same plan left in peace, where it was run for comparison."""
+    faults: tuple[Cost, ...] = ()
+    """What was done to the nodes, and what it cost the others."""
+    network: str = ""
+    """By what means links were shaped, and why these."""
     invariants: tuple[Check, ...]
     per_node: tuple[NodeResult, ...]
 
 
 def judge(
-    plan: Plan, nodes: Sequence[Observed], *, local_only: Sequence[float] = (), seconds: float
+    plan: Plan,
+    nodes: Sequence[Observed],
+    *,
+    local_only: Sequence[float] | None = (),
+    seconds: float,
+    shaken: Shaken | None = None,
+    network: str = "",
 ) -> Result:
-    """Decide what holds."""
+    """Decide what holds. Without `local_only` accuracy is not asked; with `shaken` more than else is."""
     measured = accuracies_of(nodes)
     accuracies = [accuracy for accuracy in measured if accuracy is not None]
     checks = [check(plan, nodes) for check in _CHECKS]
     if plan.shares:
         checks += [check(plan, nodes) for check in _SHARING_CHECKS]
-        checks.append(_accuracy(plan, nodes, local_only))
+        if shaken is not None and shaken.calm_accuracy is not None:
+            checks.append(_accuracy_in_peace(plan, accuracies, shaken))
+        elif local_only is not None:
+            checks.append(_accuracy(plan, nodes, local_only))
+    if shaken is not None:
+        checks += invariants(plan, nodes, shaken)
     per_node = tuple(_node_result(*pair) for pair in zip(nodes, measured, strict=True))
     return Result(
         verdict=all(check.ok for check in checks),
@@ -91,11 +101,14 @@ def judge(
         accuracy_mean=fmean(accuracies) if accuracies else None,
         accuracy_min=min(accuracies, default=None),
         local_only_mean=fmean(local_only) if local_only else None,
-        local_only=tuple(local_only),
+        local_only=tuple(local_only or ()),
         same_state_hash=len({node.state_hash for node in per_node}) == 1 and bool(per_node[0].state_hash),
         seconds=round(seconds, 3),
         bytes_sent=sum(node.bytes_sent for node in per_node),
         bytes_received=sum(node.bytes_received for node in per_node),
+        calm_accuracy_mean=shaken.calm_accuracy if shaken is not None else None,
+        faults=costs(plan, nodes, shaken) if shaken is not None else (),
+        network=network,
         invariants=tuple(checks),
         per_node=per_node,
     )
@@ -137,18 +150,15 @@ def _node_result(node: Observed, accuracy: float | None) -> NodeResult:
     )
 
 
-def _check(name: str, faults: Sequence[str], held: str) -> Check:
-    shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
-    return Check(name, not faults, shown or held)
-
-
 def _all_finished(plan: Plan, nodes: Sequence[Observed]) -> Check:
     faults = []
     for node in nodes:
-        if not node.finished:
+        # One that was killed for good has no more to finish.
+        if not node.finished and not node.wished and plan.rounds:
             round_ = node.status.round if node.status else 0
             faults.append(f"{node.name} stands at round {round_} of {plan.rounds}")
-    return _check("every node finished every round", faults, f"{plan.rounds} rounds on {plan.nodes} nodes")
+    held = f"{plan.rounds} rounds on {plan.nodes} nodes" if plan.rounds else "the run has no end"
+    return checked("every node finished every round", faults, held)
 
 
 def ended_how(exit_code: int) -> str:
@@ -157,17 +167,25 @@ def ended_how(exit_code: int) -> str:
 
 
 def _no_restart(plan: Plan, nodes: Sequence[Observed]) -> Check:
-    faults = [f"{node.name} had {len(node.pids)} processes" for node in nodes if len(node.pids) > 1] + [
+    faults = [
+        f"{node.name} had {len(node.pids)} processes, {node.restarts + 1} were started"
+        for node in nodes
+        if len(node.pids) > 1 + node.restarts
+    ] + [
         f"{node.name} {ended_how(node.exit_code)}{node.last_words and ': '}{node.last_words}"
         for node in nodes
-        if node.exit_code is not None and not node.finished
+        if node.exit_code is not None and not node.finished and not node.wished
     ]
-    return _check("no node restarted or ended early", faults, f"{plan.nodes} processes, the same throughout")
+    restarts = sum(node.restarts for node in nodes)
+    held = f"{plan.nodes} processes, the same throughout"
+    if restarts or any(node.wished for node in nodes):
+        held = f"{plan.nodes} nodes, {restarts} restarts, all on purpose"
+    return checked("no node restarted or ended early", faults, held)
 
 
 def _left_in_order(plan: Plan, nodes: Sequence[Observed]) -> Check:
     faults = [f"{node.name} {ended_how(node.left)}" for node in nodes if node.left]
-    return _check("every node left when asked to", faults, "none failed, none had to be killed")
+    return checked("every node left when asked to", faults, "none failed, none had to be killed")
 
 
 def _quorum(plan: Plan, nodes: Sequence[Observed]) -> Check:
@@ -182,7 +200,7 @@ def _quorum(plan: Plan, nodes: Sequence[Observed]) -> Check:
     smallest = min(counts, default=0)
     if not counts:
         faults = ["no round led to a state"]
-    return _check("every round met its quorum", faults, f"at least {smallest} contributors, quorum {quorum}")
+    return checked("every round met its quorum", faults, f"at least {smallest} contributors, quorum {quorum}")
 
 
 def _equal_states(plan: Plan, nodes: Sequence[Observed]) -> Check:
@@ -195,16 +213,22 @@ def _equal_states(plan: Plan, nodes: Sequence[Observed]) -> Check:
         hashes = {node.rounds[round_].state_hash for node in nodes if round_ in node.rounds}
         if len(hashes) > 1:
             faults.append(f"round {round_}: {len(hashes)} states")
-    return _check(name, faults, f"{len(rounds)} rounds compared")
+    return checked(name, faults, f"{len(rounds)} rounds compared")
 
 
 def _same_end(plan: Plan, nodes: Sequence[Observed]) -> Check:
     name = "same state hash at the end"
     if not plan.one_group:
         return Check(name, True, f"not asked of groups of {plan.group_size} among {plan.nodes} nodes")
-    hashes = {node.status.state_hash if node.status else "" for node in nodes}
+    present = [node for node in nodes if not (node.wished and node.exit_code is not None)]
+    if plan.rounds:
+        hashes = {node.status.state_hash if node.status else "" for node in present}
+    else:
+        # Nobody stands still in a run without end: the last round that all have reached is compared.
+        last = min((max(node.rounds, default=-1) for node in present), default=-1)
+        hashes = {node.rounds[last].state_hash for node in present if last in node.rounds} or {""}
     faults = [f"{len(hashes)} states: {', '.join(h or 'none' for h in sorted(hashes))}"]
-    return _check(name, [] if len(hashes) == 1 and "" not in hashes else faults, next(iter(hashes)))
+    return checked(name, [] if len(hashes) == 1 and "" not in hashes else faults, next(iter(hashes), ""))
 
 
 def _accuracy(plan: Plan, nodes: Sequence[Observed], local_only: Sequence[float]) -> Check:
@@ -219,6 +243,18 @@ def _accuracy(plan: Plan, nodes: Sequence[Observed], local_only: Sequence[float]
         return Check(name, False, "training alone was not measured")
     mean, alone = fmean(accuracies), fmean(local_only)
     return Check(name, mean >= alone, f"{mean:.3f} together, {alone:.3f} alone")
+
+
+def _accuracy_in_peace(plan: Plan, accuracies: Sequence[float], shaken: Shaken) -> Check:
+    """Compare with the same plan left in peace."""
+    drop, peace = plan.holds.accuracy_drop, shaken.calm_accuracy
+    name = f"accuracy within {100 * drop:g} points of the calm run"
+    if shaken.calm_faults:
+        return Check(name, False, f"the calm run itself failed: {shaken.calm_faults[0]}")
+    if not accuracies or peace is None:
+        return Check(name, False, "no accuracy was measured")
+    mean = fmean(accuracies)
+    return Check(name, mean >= peace - drop, f"{mean:.3f} shaken, {peace:.3f} in peace")
 
 
 _CHECKS: Final[tuple[Callable[[Plan, Sequence[Observed]], Check], ...]] = (

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from node.status import Status
-from node.testnet_plan import Plan
+from node.testnet_invariants import Cost
+from node.testnet_plan import Plan, name_of
 from node.testnet_verdict import Result, ended_how
 from node.testnet_watch import Observed
 
@@ -189,6 +190,18 @@ def problems(nodes: Sequence[Observed]) -> list[str]:
     return [f"{', '.join(dict.fromkeys(names))}: {problem}" for problem, names in said.items()]
 
 
+def cost_line(cost: Cost) -> str:
+    """Return what a fault was and what it cost: ``kill of node-3 in round 12, which took 0.4 s more``."""
+    parts = [f"{cost.kind} of {', '.join(map(name_of, cost.nodes))}{' by hand' if cost.by == 'hand' else ''}"]
+    if cost.round is not None:
+        parts[0] += f" in round {cost.round}"
+    if cost.extra_seconds is not None:
+        parts.append(f"which took {cost.extra_seconds:.1f} s more than usual")
+    if cost.back_seconds is not None:
+        parts.append(f"back in a round after {cost.back_seconds:.1f} s")
+    return ", ".join(parts)
+
+
 def verdict_panel(result: Result, files: Sequence[str]) -> Panel:
     """Return the verdict, with what it rests on."""
     body = Table.grid(padding=(0, 2))
@@ -197,9 +210,15 @@ def verdict_panel(result: Result, files: Sequence[str]) -> Panel:
     if result.local_only_mean is not None:
         alone = ", ".join(f"{accuracy:.3f}" for accuracy in result.local_only)
         body.add_row("each alone", f"{result.local_only_mean:.3f} mean ({alone})")
+    if result.calm_accuracy_mean is not None:
+        body.add_row("in peace", f"{result.calm_accuracy_mean:.3f} mean")
     body.add_row("rounds", f"{result.rounds} in {result.seconds:.1f} s")
     body.add_row("traffic", f"{size(result.bytes_sent)} sent by {result.nodes} nodes")
     body.add_row("state", "the same on all nodes" if result.same_state_hash else "differs between nodes")
+    if result.network:
+        body.add_row("network", result.network)
+    for cost in result.faults:
+        body.add_row(f"{cost.at:.1f} s", cost_line(cost))
     checks = Table.grid(padding=(0, 2))
     for check in result.invariants:
         mark = Text("holds", "green") if check.ok else Text("FAILS", "bold red")

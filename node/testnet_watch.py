@@ -36,6 +36,12 @@ class Observed:
     """The rounds that led to a state."""
     failed: set[tuple[int, float]] = field(default_factory=set)
     """Tries that did not: round and time."""
+    tries: dict[float, RoundStatus] = field(default_factory=dict)
+    """All of them, over all its lives, by the time at which they ended."""
+    restarts: int = 0
+    """How often it was started again on purpose."""
+    wished: bool = False
+    """Whether its process was meant to end."""
     pids: set[int] = field(default_factory=set)
     answers: bool = False
     """Whether it answered when it was asked last."""
@@ -47,6 +53,12 @@ class Observed:
     """The exit code after it was asked to leave; None where it ended before, or was not asked."""
     process: str = ""
     """What the system says of its process where that explains silence: not running, frozen."""
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether its process or its trainer has not begun to work yet."""
+        waits = self.status is None or self.status.phase == "starting"
+        return waits and self.exit_code is None
 
     @property
     def finished(self) -> bool:
@@ -73,11 +85,24 @@ class Observed:
             return
         self.status = status
         self.pids.add(status.pid)
-        for round_ in status.history:
+        self.take_rounds(status.history)
+
+    def take_rounds(self, history: Sequence[RoundStatus]) -> None:
+        """Learn of rounds, from an answer or from its database; what is known already changes nothing."""
+        for round_ in history:
+            self.tries[round_.finished_at] = round_
             if round_.outcome == "failed":
                 self.failed.add((round_.round, round_.finished_at))
-            else:
+                continue
+            known = self.rounds.get(round_.round)
+            if known is None or known.finished_at <= round_.finished_at:
                 self.rounds[round_.round] = round_
+
+    def begin_again(self) -> None:
+        """Its process was started again: what it said before is of its last life."""
+        self.restarts += 1
+        self.status, self.answers, self.wished = None, False, False
+        self.exit_code, self.last_words = None, ""
 
 
 class Watcher:

@@ -95,7 +95,9 @@ def fetch_status(home: Path) -> Status | None:
     return found if alive else None
 
 
-def start_command(plan: Plan, index: int, home: Path, joins: Sequence[str]) -> list[str]:
+def start_command(
+    plan: Plan, index: int, home: Path, joins: Sequence[str], network: Sequence[str]
+) -> list[str]:
     """Start a fake node; the plan's options say how it behaves."""
     behaviour = {
         "home": str(home),
@@ -186,7 +188,7 @@ def main(behaviour: dict[str, Any]) -> None:
     name = behaviour["name"]
     if behaviour.get("fails") == name:
         sys.exit("Error: no such task; choose another")
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     (home / "joins").write_text("\n".join(behaviour["joins"]))
     asked = threading.Event()
     signal.signal(

@@ -16,7 +16,8 @@ from testnet_fakes import Seen, plan_of, wait_until
 
 from node import testnet
 from node.status import Status
-from node.testnet import NodeFailed, Tools, last_line, up, up_detached
+from node.testnet import NodeFailed, Tools, up, up_detached
+from node.testnet_nodes import last_line
 from node.testnet_plan import Plan
 from node.testnet_processes import Record, is_running, read_record, stop
 from node.testnet_verdict import Result

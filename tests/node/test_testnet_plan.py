@@ -7,6 +7,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from node.testnet_faults import Fault, Link
 from node.testnet_plan import (
     BadPlan,
     Plan,
@@ -20,6 +21,7 @@ from node.testnet_plan import (
 )
 
 HOME = Path("/homes/node-2")
+LOOPBACK = ["--listen", "/ip4/127.0.0.1/tcp/0"]
 
 
 def links(plan: Plan) -> set[frozenset[int]]:
@@ -57,7 +59,7 @@ def test_a_ring_of_two_is_a_line() -> None:
 
 def test_a_node_is_started_as_a_person_would() -> None:
     plan = Plan(nodes=5, rounds=7, seed=3, options={"lr": 0.05, "weighted": True}, patience=4.0)
-    command = start_command(plan, 2, HOME, ["/ip4/127.0.0.1/tcp/9/p2p/x"])
+    command = start_command(plan, 2, HOME, ["/ip4/127.0.0.1/tcp/9/p2p/x"], LOOPBACK)
     assert command == [
         *(sys.executable, "-m", "node", "start", "--home", "/homes/node-2", "--name", "node-2"),
         *("--listen", "/ip4/127.0.0.1/tcp/0", "--http-port", "0", "--no-mdns"),
@@ -70,7 +72,7 @@ def test_a_node_is_started_as_a_person_would() -> None:
 
 
 def test_a_node_that_trains_alone_waits_for_nobody() -> None:
-    command = start_command(Plan(method="local"), 1, HOME, [])
+    command = start_command(Plan(method="local"), 1, HOME, [], LOOPBACK)
     assert "--wait-for" not in command
     assert command[command.index("--quorum") + 1] == "1"
 
@@ -100,6 +102,9 @@ def test_the_quorum_is_a_majority_where_all_average_together(
         (Plan(options={"lrr": 1}), "fedavg has no option lrr"),
         (Plan(options={"lr": -1.0}), "lr = -1.0"),
         (Plan(nodes=3, quorum=4), "lower --quorum"),
+        (Plan(rounds=0), "say how long with --seconds"),
+        (Plan(nodes=2, faults=(Fault(kind="kill", at=1.0, nodes=(3,)),)), "names a node above 2"),
+        (Plan(nodes=2, faults=(Fault(kind="kill", at=1.0, pick=3),)), "names a node above 2"),
         (Plan(nodes=8, group_size=4, quorum=5), "lower --quorum"),
     ],
 )
@@ -110,7 +115,7 @@ def test_what_every_node_would_refuse_is_refused_once_and_in_one_line(plan: Plan
 
 
 @pytest.mark.parametrize(
-    "field", [{"nodes": 0}, {"rounds": 0}, {"alpha": 0.0}, {"topology": "torus"}, {"x": 1}]
+    "field", [{"nodes": 0}, {"rounds": -1}, {"churn": -0.1}, {"alpha": 0.0}, {"topology": "torus"}, {"x": 1}]
 )
 def test_a_plan_out_of_range_is_refused(field: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
@@ -126,3 +131,11 @@ def test_a_node_is_found_by_name_or_number(name: str) -> None:
 def test_a_node_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
     with pytest.raises(BadPlan, match="from node-1 to node-3"):
         index_of(Plan(nodes=3), name)
+
+
+def test_a_plan_left_in_peace_differs_in_nothing_else() -> None:
+    fault = Fault(kind="pause", at=1.0)
+    plan = Plan(nodes=7, churn=0.5, faults=(fault,), link=Link(latency=0.1), seed=3)
+    assert plan.is_shaken
+    assert plan.calm == Plan(nodes=7, seed=3)
+    assert not plan.calm.is_shaken

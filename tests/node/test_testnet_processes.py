@@ -154,9 +154,15 @@ def test_the_trainer_of_a_killed_group_ends_with_it(run: Callable[[str], NodeRec
 
 
 def test_the_guard_stops_those_it_was_told_and_not_forgotten() -> None:
-    assert testnet_guard.read_orders(["12\n", "13\n", "-12\n"]) == {13}
-    assert testnet_guard.read_orders(["12\n", "done\n"]) == set()
-    assert testnet_guard.read_orders([]) == set()
+    assert testnet_guard.read_orders(["12\n", "13\n", "-12\n"]) == ({13}, [])
+    assert testnet_guard.read_orders(["12\n", "done\n"]) == (set(), [])
+    assert testnet_guard.read_orders([]) == (set(), [])
+
+
+def test_the_guard_runs_what_removes_the_network_but_not_when_all_is_done() -> None:
+    orders = ["12\n", '!["ip", "netns", "del", "x"]\n']
+    assert testnet_guard.read_orders(orders) == ({12}, [["ip", "netns", "del", "x"]])
+    assert testnet_guard.read_orders([*orders, "done\n"]) == (set(), [])
 
 
 @pytest.mark.slow
