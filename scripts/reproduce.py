@@ -1,0 +1,140 @@
+"""Measure a method beside the baselines of its paper, over some seeds, as docs/methods/NAME.md shows it.
+
+    python scripts/reproduce.py NAME [--seeds 3] [--json] [--out docs/methods]
+
+Each NAME has a module scripts/reproduce_NAME.py with a function `systems(seed)`, which runs every system
+and returns its metrics by name. Without --json, the table of mean ± standard deviation over the seeds is
+put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png. With --json nothing is
+written but a line per seed and system to standard output. Everything runs in this process, on one thread.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+NAMES: Final = (
+    "fedcompress",
+    "fedln",
+    "fedstar",
+)
+BEGIN: Final = "<!-- reproduced: begin -->"
+END: Final = "<!-- reproduced: end -->"
+COLUMNS: Final = 2
+"""Panels beside each other in a plot."""
+
+Metrics = Mapping[str, float]
+Found = dict[str, list[Metrics]]
+"""System -> its metrics, one per seed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="reproduce.py", description="Measure a method beside its baselines."
+    )
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--json", action="store_true", help="a line per seed and system, and no files")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "methods")
+    given = parser.parse_args(arguments)
+    if given.seeds < 1:
+        parser.error(f"--seeds {given.seeds}: choose 1 or more")
+    found = measure(given.name, range(given.seeds), as_json=given.json)
+    if not given.json:
+        given.out.mkdir(parents=True, exist_ok=True)
+        plot(given.out / f"{given.name}.png", given.name, found)
+        text = f"{table(found)}\n\nSeeds {0} to {given.seeds - 1}; mean ± standard deviation.\n"
+        text += f"\n![{given.name}]({given.name}.png)"
+        put(given.out / f"{given.name}.md", text)
+        print(table(found))
+    return 0
+
+
+def measure(name: str, seeds: Sequence[int], *, as_json: bool) -> Found:
+    """Run all systems of a method for every seed, and say how far it is."""
+    import torch
+
+    torch.set_num_threads(1)
+    module = importlib.import_module(f"scripts.reproduce_{name}")
+    found: Found = {}
+    for seed in seeds:
+        for system, metrics in module.systems(seed).items():
+            found.setdefault(system, []).append(metrics)
+            line = {"method": name, "system": system, "seed": seed, "metrics": metrics}
+            print(json.dumps(line), file=sys.stdout if as_json else sys.stderr, flush=True)
+    return found
+
+
+def metric_names(found: Found) -> list[str]:
+    """Return every metric that a system has, in the order of first mention."""
+    return list(dict.fromkeys(name for metrics in found.values() for each in metrics for name in each))
+
+
+def table(found: Found) -> str:
+    """Return a table in Markdown."""
+    columns = metric_names(found)
+    lines = ["| " + " | ".join(["system", *columns]) + " |", "|" + "---|" * (1 + len(columns))]
+    for system, metrics in found.items():
+        cells = [shown([each[name] for each in metrics if name in each]) for name in columns]
+        lines.append("| " + " | ".join([system, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def shown(values: Sequence[float]) -> str:
+    """Return a mean and its standard deviation."""
+    if not values:
+        return "–"
+    digits = 3 if max(abs(value) for value in values) < 100 else 0
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}"
+
+
+def put(path: Path, text: str) -> None:
+    """Write a text between the marks of a file, or a new file with the marks."""
+    old = path.read_text("utf-8") if path.exists() else f"# {path.stem}\n\n{BEGIN}\n{END}\n"
+    head, begin, rest = old.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{path} has no marks {BEGIN} and {END}; put them where the table belongs")
+    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", "utf-8")
+
+
+def plot(path: Path, title: str, found: Found) -> None:
+    """Draw a panel of bars per metric; the lines on them span all seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics, systems = metric_names(found), list(found)
+    rows = -(-len(metrics) // COLUMNS)
+    figure = Figure(figsize=(5 * COLUMNS, rows * (0.8 + 0.3 * len(systems))), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, metric in enumerate(metrics):
+        axes = figure.add_subplot(rows, COLUMNS, place + 1)
+        for line, system in enumerate(systems):
+            values = [each[metric] for each in found[system] if metric in each]
+            if not values:
+                continue
+            mean = fmean(values)
+            axes.barh(line, mean, color="#0072B2" if line else "#999999", height=0.6)
+            axes.plot([min(values), max(values)], [line, line], color="black", linewidth=1.2)
+            axes.annotate(f" {mean:.3g}", (max(values), line), va="center", fontsize=8)
+        axes.set_yticks(range(len(systems)), systems, fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set_title(metric, loc="left", fontsize=9)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.suptitle(f"{title}: mean, and the span of the seeds", x=0.01, ha="left", fontsize=11)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
