@@ -82,6 +82,8 @@ class MaTUConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Similar tasks mixed into each (κ). The paper: a few; mixing can undo the method, see above."""
     least_similarity: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.6
     """Of a neighbour (ε). The paper: 0.5, which tasks without relation reach."""
+    try_mixing: bool = True
+    """Leave mixing out of a round in which most peers find that it does harm. The paper: always mix."""
     slots: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     """Tasks of the whole run; further ones are not carried."""
     tasks_per_peer: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
@@ -176,7 +178,7 @@ class MaTU:
     ) -> Steps[tuple[set[tuple[bytes, PeerId]], bool]]:
         """Agree on whose vectors do a task harm, and on whether mixing does."""
         cells = Cells.of({id_: [h.peer for h in each] for id_, each in holders.items()})
-        if not cells.cells and not self.config.neighbours:
+        if not cells.cells and not (self.config.neighbours and self.config.try_mixing):
             return set(), False
         harmful = set()
         for part in parts:
@@ -208,7 +210,7 @@ class MaTU:
         self, base: Vector, table: TaskTable, parts: "Sequence[Part]", holders: Mapping[bytes, list[Holder]]
     ) -> bool:
         """Say whether our tasks do worse on our own examples with their neighbours mixed in."""
-        if not self.config.neighbours:
+        if not (self.config.neighbours and self.config.try_mixing):
             return False
         told = {
             id_: combine([h.contribution for h in each], self.config.rho) for id_, each in holders.items()

@@ -23,6 +23,7 @@ from node.testnet_faults import Fault, Holds, Link
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
 BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
+    "digit_tasks": ("share", "seed"),
     "digits": ("share", "alpha", "seed"),
     "digits_body": ("share", "alpha", "seed"),
     "digits_compressible": ("share", "alpha", "seed"),

@@ -145,7 +145,8 @@ class _Trainer:
             session.finish(begin, state, self._measured(state, report))
 
     def _measured(self, state: State, report: Report) -> Report:
-        metrics: dict[str, Any] = {**report.metrics, **self._learner.evaluate(state.params)}
+        # What a method measured itself stands: its params need not be the model that people use.
+        metrics: dict[str, Any] = {**self._learner.evaluate(state.params), **report.metrics}
         return Report(report.loss, report.examples, report.steps, report.contributors, metrics)
 
     def _is_interrupted(self) -> bool:

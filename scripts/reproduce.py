@@ -21,9 +21,11 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 NAMES: Final = (
+    "deltamask",
     "fedcompress",
     "fedln",
     "fedstar",
+    "matu",
 )
 BEGIN: Final = "<!-- reproduced: begin -->"
 END: Final = "<!-- reproduced: end -->"
