@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 1.0
 MAX_PAUSE: Final = 30.0
 """Seconds between restarts; doubled from the first pause on."""
+STEADY: Final = 300.0
+"""Seconds after which a trainer's end has nothing to do with its start: the pauses begin anew."""
+GRACE: Final = 2.0
+"""Seconds for a trainer to end by itself when its node ends."""
 
 
 class TrainerError(UserError):
@@ -96,6 +100,7 @@ class Supervisor:
             process = await trio.lowlevel.open_process(
                 self._command, stdin=subprocess.DEVNULL, env=environment
             )
+            began = trio.current_time()
             self._tell("running")
             try:
                 code = await process.wait()
@@ -107,6 +112,8 @@ class Supervisor:
             if not self._has_attached():
                 raise TrainerError(reason)
             self._tell(reason)
+            if trio.current_time() - began > STEADY:
+                pause = FIRST_PAUSE
             log.error("%s; starting it again in %.0f s", reason, pause)
             await trio.sleep(pause)
             pause = min(MAX_PAUSE, 2 * pause)
@@ -116,7 +123,7 @@ class Supervisor:
     async def _end(self, process: trio.Process) -> None:
         """Let it end by itself for a moment, since it may be saving; then kill it."""
         if process.returncode is None:
-            with trio.CancelScope(shield=True), trio.move_on_after(2.0):
+            with trio.CancelScope(shield=True), trio.move_on_after(GRACE):
                 await process.wait()
         if process.returncode is None:
             process.kill()
