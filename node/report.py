@@ -1,6 +1,7 @@
 """Report: the `Status` of a running node, put together from its parts' own statistics."""
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,15 @@ from node.failpoints import Failpoint
 from node.rounds import Rounds
 from node.status import BootstrapStatus, PeerStatus, RunStatus, Status
 
+_AGREED: Final = {
+    "name": "--run",
+    "rounds": "--rounds",
+    "seed": "--seed",
+    "group_size": "--group-size",
+    "quorum": "--quorum",
+    "codec": "--codec",
+}
+"""Setting of a run on which its peers agree -> flag."""
 SAME_IDENTITY: Final = "same identity"
 """What a dial ends with where a node of our key is there already."""
 
@@ -39,24 +49,20 @@ def best_address(addresses: Sequence[str]) -> str:
 
 def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
     """Return what to type on another device to take part in what this node does."""
-    words = ["shoal start", f"--join {best_address(addresses)}"]
+    words = ["shoal", "start"]
+    if addresses:
+        words += ["--join", best_address(addresses)]
     if config.network.swarm != type(config.network)().swarm:
-        words.append(f"--swarm {config.network.swarm}")
+        words += ["--swarm", config.network.swarm]
     run, default = config.run, type(config.run)()
     if run.task:
-        words += [f"--task {run.task}", f"--method {run.method}"]
-        words += [f"--option {name}={value}" for name, value in sorted(run.options.items())]
-        for name, flag in (
-            ("name", "--run"),
-            ("rounds", "--rounds"),
-            ("seed", "--seed"),
-            ("group_size", "--group-size"),
-            ("quorum", "--quorum"),
-            ("codec", "--codec"),
-        ):
+        words += ["--task", run.task, "--method", run.method]
+        for name, value in sorted(run.options.items()):
+            words += ["--option", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
+        for name, flag in _AGREED.items():
             if getattr(run, name) != getattr(default, name):
-                words.append(f"{flag} {getattr(run, name)}")
-    return " ".join(words)
+                words += [flag, str(getattr(run, name))]
+    return shlex.join(words)
 
 
 class Reporter:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from swarm import NODE, TASKS, TORCH, TRAIN, Node, Swarm, averaged, environment, wait_agreement, wait_until
 
@@ -102,3 +103,29 @@ def test_a_second_node_of_an_identity_is_refused_by_peers_and_says_so(tmp_path: 
         assert one.status.problems == []
         assert third.is_running
     shutil.rmtree(elsewhere)
+
+
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="the limit is set from outside on Linux only")
+def test_a_node_whose_disk_takes_no_more_says_so_keeps_the_old_state_and_goes_on(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm:
+        node = swarm.start("node", *TRAIN, "--task-option", "numel=200000")
+        node.wait("has saved states", lambda status: status.round >= 4)
+        process = psutil.Process(node.status.pid)
+        limits = process.rlimit(psutil.RLIMIT_FSIZE)
+        process.rlimit(psutil.RLIMIT_FSIZE, (20_000, limits[1]))
+        status = node.wait("says both", lambda status: len(status.problems) == 2)
+        assert any("no space left for 0.8 MB" in each and "--home" in each for each in status.problems)
+        assert any("shoal.db" in each and "--home" in each for each in status.problems)
+        newest = max(node.home.glob("state/*.safetensors"))
+        node.wait("goes on", lambda later: later.round >= status.round + 3)
+        assert max(node.home.glob("state/*.safetensors")) == newest
+        assert not list(node.home.glob("state/*.tmp"))
+        process.rlimit(psutil.RLIMIT_FSIZE, limits)
+        node.wait("has room again", lambda status: not status.problems)
+        node.kill()
+        kept = max(node.home.glob("state/*.safetensors"))
+        assert kept > newest
+        swarm.start("node", *TRAIN, "--task-option", "numel=200000")
+        saved = int(kept.stem.rpartition("round")[2])
+        node.wait_log(f"going on from round {saved}, found on disk")
+        assert "Traceback" not in node.log
