@@ -36,6 +36,7 @@ TASKS: Final[Mapping[str, str]] = {
     "digits_few_labels": "methods.digits_shares:PartlyLabelledDigits",
     "digits_noisy": "methods.digits_shares:NoisyDigits",
     "digits_compressible": "methods.digits_shares:CompressibleDigits",
+    "speech_commands": "methods.speech_commands:SpeechCommands",
     "tones": "methods.tones:Tones",
     "digits_body": "methods.digits_body:DigitsBody",
     "digit_tasks": "methods.digit_tasks:DigitTasks",
