@@ -169,6 +169,7 @@ class Member:
         self.feedback: dict[int, Feedback] = {}
         """By ask of a round: what lossy codecs owe. The node keeps it over restarts."""
         self._mergeable = False
+        self._has_made = False
         self.sequence = sequence
         self._addresses: tuple[str, ...] = ()
         self._matchmaking: Matchmaking | None = None
@@ -244,6 +245,8 @@ class Member:
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
+        if self.phase is not Phase.SYNCING:
+            self._has_made = self.phase is not Phase.HELPING
         self.round, self.state, self.previous = event.round, event.state, event.previous
         self.serving.hold(event.round, event.state, event.previous, event.data)
         self.phase = Phase.WORKING
@@ -316,15 +319,19 @@ class Member:
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
         self.table.connected.add(event.peer)
         effects = self.discovery.found(event.peer, event.address, now)
+        # A newer record than any it may have of us: it may have forgotten us when a link ended.
+        self.sequence += 1
         effects.append(Send(event.peer, self._sample(now, reply=False)))
         return effects + self._view_changed(now)
 
     def _peer_lost(self, event: PeerLost, now: float) -> Effects:
         self.table.connected.discard(event.peer)
+        # Most links end with their peer. If it lives, others bring its next record within a beat.
+        self.table.forget(event.peer, now)
         return self.discovery.lost(event.peer, now) + self._gone(event.peer, now)
 
     def _left(self, peer: PeerId, now: float) -> Effects:
-        self.table.forget(peer)
+        self.table.forget(peer, now)
         return self._gone(peer, now)
 
     def _gone(self, peer: PeerId, now: float) -> Effects:
@@ -644,6 +651,7 @@ class Member:
         if self.phase is Phase.SEEKING:
             effects.append(Notify(Failed("LeftOut", "the swarm is at another state")))
         self._end_round()
+        self._has_made = self._has_made and target.includes_us
         self.phase = Phase.SYNCING
         size = 4 * self.spec.state_numel
         stall = self._exchange_wait.seconds()
@@ -756,6 +764,7 @@ class Member:
             phase,
             self.config.lease,
             self._addresses,
+            self._has_made,
         )
 
     def _record(self) -> Record:

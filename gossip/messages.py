@@ -58,6 +58,8 @@ class Presence(Message, frozen=True):
     lease: Annotated[float, msgspec.Meta(gt=0, le=600.0)]
     """Seconds after which this record means nothing."""
     addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
+    has_made: bool = False
+    """Whether it has finished a round since it was started, or since it took this lineage over."""
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -6,10 +6,11 @@ network and two halves that touch become one. A record handed on carries its age
 its author by more than a lease, whoever repeats it.
 
 States form lineages: a record names its state and the one before. Peers whose states touch are one
-cluster; the swarm goes by the cluster of most peers past round 0 (who is at round 0 has nothing to lose: a
-crowd of newcomers must not lead the trained), among equals by the higher round, then the lower hash. In
-it the round that counts is the highest that at least half have reached, so that one who ran ahead alone
-does not lead the many, and the state is the one that most hold there.
+cluster; the swarm goes by the cluster of most peers, among equals by the higher round, and so on.
+In it the round that counts is the highest that at least half have reached, so that one who ran ahead alone
+does not lead the many, and the state is the one that most hold there. Only those count that have finished a
+round since they were started, unless there are none: neither a crowd of newcomers nor one that comes back
+with an old state undoes what was made without it.
 """
 
 from collections import OrderedDict
@@ -63,8 +64,8 @@ class PresenceTable:
         self.me = me
         self.connected: set[PeerId] = set()
         self._entries: dict[PeerId, Entry] = {}
-        self._left: OrderedDict[PeerId, int] = OrderedDict()
-        """Who said goodbye, and the sequence of their last record, which others still hand on."""
+        self._left: OrderedDict[PeerId, tuple[int, float]] = OrderedDict()
+        """Who is gone: the sequence of their last record, and until when others may still hand it on."""
 
     def update(self, record: Record, age: float, now: float) -> bool:
         """Take a record in; tells whether it was news."""
@@ -74,7 +75,8 @@ class PresenceTable:
         known = self._entries.get(author)
         if author == self.me or left <= 0 or (known and known.record.sequence >= record.sequence):
             return False
-        if record.sequence <= self._left.get(author, -1):
+        sequence, until = self._left.get(author, (-1, 0.0))
+        if record.sequence <= sequence and now < until:
             return False
         self._left.pop(author, None)
         self._entries[author] = Entry(record, now + left, now - age, lease)
@@ -90,11 +92,11 @@ class PresenceTable:
         if entry is not None and entry.expires < now + entry.lease:
             entry.expires = now + entry.lease
 
-    def forget(self, peer: PeerId) -> None:
-        """Drop the record of a peer that said goodbye, for good: it counts again with a newer one."""
+    def forget(self, peer: PeerId, now: float) -> None:
+        """Drop the record of a peer that is gone: it counts again with a newer one, whoever brings it."""
         entry = self._entries.pop(peer, None)
         if entry is not None:
-            self._left[peer] = entry.record.sequence
+            self._left[peer] = (entry.record.sequence, now + entry.lease)
         while len(self._left) > MAX_RECORDS:
             self._left.popitem(last=False)
 
@@ -135,9 +137,10 @@ def swarm_state(
     if not clusters:
         return None
 
-    def standing(members: list[tuple[PeerId, Presence]]) -> tuple[int, int, bytes]:
+    def standing(members: list[tuple[PeerId, Presence]]) -> tuple[int, int, int, bytes]:
         round_, state = _settled(members)
-        return sum(presence.round > 0 for _, presence in members), round_, _inverted(state)
+        makers = sum(presence.has_made for _, presence in members)
+        return makers, round_, len(members), _inverted(state)
 
     best = max(clusters, key=standing) if len(clusters) > 1 else clusters[0]
     round_, state = _settled(best)
@@ -168,6 +171,7 @@ def _clusters(everyone: list[tuple[PeerId, Presence]]) -> list[list[tuple[PeerId
 
 def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:
     """Return the highest round that at least half have reached, and the state that stands for it."""
+    members = [member for member in members if member[1].has_made] or members
     rounds = sorted((presence.round for _, presence in members), reverse=True)
     settled = rounds[(len(rounds) - 1) // 2]
     counts = dict.fromkeys((p.state for _, p in members if p.round == settled), 0)

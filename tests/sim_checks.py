@@ -79,7 +79,12 @@ class Oracle:
         self._given: dict[PeerId, tuple[Any, float]] = {}
         self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
         self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
-        """Who has ever had which state on disk."""
+        """Who has ever had which state on disk that it had a part in."""
+        self.made: dict[PeerId, set[tuple[int, bytes]]] = {}
+        self.acknowledged: set[tuple[int, bytes]] = set()
+        """What most of those that lived then had on disk, after everyone had once met."""
+        self._was_one = False
+        self.parents: dict[tuple[int, bytes], tuple[int, bytes]] = {}
         self.starved: dict[PeerId, tuple[int, int]] = {}
         """Since the swarm is one: how many rounds in a row went without a peer, and the last of them."""
         self.stood: dict[PeerId, tuple[int, int, bytes]] = {}
@@ -138,12 +143,22 @@ class Oracle:
     def saved(self, node: SimNode, checkpoint: Checkpoint) -> None:
         """A state is on a node's disk."""
         key = (checkpoint.round, checkpoint.state_hash)
-        self.on_disk.setdefault(key, set()).add(node.me)
+        if key not in self.made.get(node.me, ()):
+            return
+        holders = self.on_disk.setdefault(key, set())
+        holders.add(node.me)
+        live = {other.me for other in self.sim.trainers()}
+        if self._was_one and 2 * len(holders & live) > len(live) > 1:
+            self.acknowledged.add(key)
 
     def new_state(self, node: SimNode) -> None:
         """A node has a new state: perhaps the swarm is one again."""
         member = node.member
         check_succession(self, node)
+        alive = sum(other.is_alive for other in self.sim.nodes.values())
+        if not self._was_one and alive == len(self.sim.nodes):
+            states = {other.member.state for other in self.sim.trainers()}
+            self._was_one = len(states) == 1 and member.round > 0
         self.highest = max(self.highest, member.round if not self.is_liar(node.me) else 0)
         if self.sim.now >= self.sim.calm_from:
             self.look()
@@ -294,7 +309,10 @@ def check_succession(oracle: Oracle, node: SimNode) -> None:
         disk = node.disk.checkpoint
         if disk is not None and (member.round, member.state) != (disk.round, disk.state_hash):
             oracle.violate("a restarted node goes on from its disk", f"{node.me} at {member.round}")
-    elif not fetched and (member.round, member.state) != (round_, state):
+    if not fetched and member.round == round_ + 1:
+        oracle.parents[member.round, member.state] = (round_, state)
+        oracle.made.setdefault(node.me, set()).add((member.round, member.state))
+    if life == node.life and not fetched and (member.round, member.state) != (round_, state):
         follows = member.round == round_ + 1 and member.previous == state
         restarted = node.disk.checkpoint is not None and member.state == node.disk.checkpoint.state_hash
         if not follows and not restarted:
@@ -302,15 +320,20 @@ def check_succession(oracle: Oracle, node: SimNode) -> None:
 
 
 def check_nothing_lost(oracle: Oracle) -> None:
-    """A state that most nodes had on disk is never undone: the swarm ends there or later."""
-    live = {node.me for node in oracle.sim.trainers()}
-    if oracle.lies_told or not live or oracle.settled_at == NEVER:
+    """A state that most of the live nodes had on disk is never undone: the swarm goes on from it."""
+    live = oracle.sim.trainers()
+    mixes = len(oracle.sim.nodes) > oracle.sim.scenario.group_size
+    if oracle.lies_told or not live or oracle.settled_at == NEVER or mixes:
         return
-    reached = max(node.member.round for node in oracle.sim.trainers())
-    for (round_, state), holders in oracle.on_disk.items():
-        if 2 * len(holders & live) > len(live) and reached < round_:
-            text = f"{sorted(holders)} had round {round_} ({state.hex()[:6]}); the swarm is at {reached}"
-            oracle.violate("nothing acknowledged is lost", text)
+    last = (live[0].member.round, live[0].member.state)
+    line = {last}
+    while last in oracle.parents:
+        last = oracle.parents[last]
+        line.add(last)
+    lost = sorted(oracle.acknowledged - line)
+    if lost:
+        text = f"round {lost[-1][0]} ({lost[-1][1].hex()[:6]}) is no part of the swarm's past"
+        oracle.violate("nothing acknowledged is lost", text)
 
 
 def check_one_swarm(oracle: Oracle) -> None:

@@ -8,7 +8,7 @@ split    nodes, seconds, quiet        these against the rest; quiet: links break
 oneway   from, to, seconds            nothing arrives
 break    one, other                   the link between two breaks
 slow     node, rate, seconds          bulk leaves at this many bytes per second
-jump     node, seconds                the clock leaps ahead
+jump     node, seconds                the clock leaps ahead; negative: it is set back at the next start
 lossy    chance, seconds              frames have to be sent again
 lie      node, how, seconds           see sim_liars.py
 """
@@ -149,6 +149,9 @@ def _jump(sim: Sim, when: float, number: int, seconds: float) -> None:
     node = _node(sim, number)
 
     def leap() -> None:
+        if seconds < 0:
+            node.set_back += seconds
+            return
         node.clock.offset += seconds
         node.plan_timers()
 

@@ -234,6 +234,8 @@ class SimNode:
         self.sim, self.number, self.me, self.dice = sim, number, peer, dice
         self.clock = Clock(1000.0 * dice.random(), 1.0)
         self.disk = Disk()
+        self.set_back = 0.0
+        """By how much the wall clock, which no timer hears of, differs; negative."""
         self.weight = 1.0 + number % 3
         self.pace, self.step, self.save_seconds = 3.0, 0.05, 0.02
         self.is_helper = False
@@ -265,7 +267,7 @@ class SimNode:
         self._to_save, self._saving = None, False
         scenario = self.sim.scenario
         config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for)
-        sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now)))
+        sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
         self.member = Member(
             self.me, config, Random(self.dice.getrandbits(64)), sequence, chunk_numel=scenario.chunk_numel
         )

@@ -87,7 +87,7 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
         case "lie":
             arguments = (number, dice.choice(LIES), round(dice.uniform(5.0, 30.0), 2))
         case "jump":
-            arguments = (number, dice.choice((2.0, 30.0, 3600.0)))
+            arguments = (number, dice.choice((2.0, 30.0, 3600.0, -100.0, -3600.0)))
         case _:
             arguments = (0.2, seconds)
     return (when, kind, *arguments)
