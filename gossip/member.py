@@ -610,7 +610,10 @@ class Member:
             return effects
         self.fetching = None
         for peer in fetching.failed:
-            self._doubt(peer, now)
+            entry = self.table.get(peer)
+            # One that went on to its next state while we asked has claimed nothing wrong.
+            if entry is not None and entry.presence.state == fetching.state:
+                self._doubt(peer, now)
         if fetching.is_done:
             for peer in fetching.served:
                 self._doubts.pop(peer, None)
