@@ -159,6 +159,7 @@ class Member:
         self.table = PresenceTable(me)
         self.discovery = Discovery(me, dice, config.max_links)
         self.phase = Phase.HELPING
+        self._has_left = False
         self.run = b""
         self.spec: RunSpec | None = None
         self.round = 0
@@ -209,7 +210,7 @@ class Member:
             AddAddress: lambda e, now: self.discovery.add(e.address, e.source, now),
             RemoveAddress: lambda e, now: self._remove_address(e.address),
             SetAddresses: self._set_addresses,
-            Goodbye: lambda e, now: [Send(p, Leave()) for p in sorted(self.table.connected)],
+            Goodbye: lambda e, now: self._goodbye(),
         }
         self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
             Records: self._records,
@@ -228,7 +229,7 @@ class Member:
 
     def handle(self, event: Event, now: float) -> Effects:
         """See `gossip.core`."""
-        return self._commands[type(event)](event, now)
+        return [] if self._has_left else self._commands[type(event)](event, now)
 
     def heard(self, record: Record) -> Records:
         """Return an announcement as the message that it amounts to."""
@@ -313,6 +314,11 @@ class Member:
     def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
         self._addresses = event.addresses[:8]
         return self._push(now)
+
+    def _goodbye(self) -> Effects:
+        # A further word would bring us back into the tables of our peers.
+        self._has_left = True
+        return [Send(peer, Leave()) for peer in sorted(self.table.connected)]
 
     # --- links ------------------------------------------------------------------------------------
 

@@ -393,3 +393,30 @@ def test_three_members_average_and_agree_over_three_drivers(numel: int) -> None:
     # The mean of 0, 1 and 2 is added five times.
     np.testing.assert_allclose(workers[0].state, np.full(numel, 5.0), rtol=1e-6)
     assert not any(worker.driver.drops for worker in workers)
+
+
+def test_a_member_that_has_said_goodbye_is_silent_and_forgotten() -> None:
+    async def main() -> None:
+        net = MemoryNet()
+        drivers = []
+        for number, me in enumerate((ME, PEER)):
+            member = Member(me, MemberConfig(), Random(number), 1000)
+            drivers.append(Driver(net.host(me), member, codec(number), lambda notice: None))
+        leaver, stayer = drivers
+        async with trio.open_nursery() as nursery:
+            for task in (net.run, leaver.run, stayer.run):
+                await nursery.start(task)
+            net.link(ME, PEER)
+            await trio.sleep(10)
+            assert stayer.member.table.get(ME) is not None
+            said: list[Effect] = []
+            leaver.on_effect = said.append
+            leaver.command(commands.Goodbye())
+            await trio.sleep(0.1)
+            assert stayer.member.table.get(ME) is None
+            await trio.sleep(30)
+            assert said == [Send(PEER, messages.Leave())]
+            assert stayer.member.table.get(ME) is None
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
