@@ -142,7 +142,11 @@ def _break(sim: Sim, when: float, one: int, other: int) -> None:
 def _slow(sim: Sim, when: float, number: int, rate: float, seconds: float) -> None:
     peer = sim.name(number)
     sim.at(when, lambda: sim.network.bandwidth.update({peer: rate}))
-    sim.at(when + seconds, lambda: sim.network.bandwidth.pop(peer, None))
+
+    def end() -> None:
+        sim.network.bandwidth.pop(peer, None)
+
+    sim.at(when + seconds, end)
 
 
 def _jump(sim: Sim, when: float, number: int, seconds: float) -> None:

@@ -70,7 +70,11 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
     match kind:
         case "crash":
             effects = dice.choice((0, dice.randrange(1, 100)))
-            arguments = (number, effects, dice.random() < 0.2, round(dice.choice((0.2, 3.0, 20.0)), 2))
+            power, down = dice.random() < 0.2, dice.choice((0.2, 3.0, 20.0))
+            if number == 1 and count > 4:
+                # One that never comes back; enough are left for any quorum.
+                down = 0.0
+            arguments = (number, effects, power, down)
         case "leave" | "trainer":
             arguments = (number, seconds)
         case "freeze":
@@ -133,7 +137,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "wait_for",
     ):
         if getattr(scenario, name) != getattr(plain, name):
-            found.append(replace(scenario, **{name: getattr(plain, name)}))
+            found += [replace(scenario, **{name: getattr(plain, name)})]
     for name in ("loss", "twice", "jitter"):
         if getattr(scenario.weather, name) != getattr(plain.weather, name):
             weather = replace(scenario.weather, **{name: getattr(plain.weather, name)})

@@ -18,6 +18,7 @@ DOES_IO: Final = {
     "lanes",
     "libp2p_host",
     "libp2p_net",
+    "libp2p_parts",
     "lookup",
     "peer_links",
 }

@@ -183,7 +183,8 @@ def test_a_segment_smaller_than_its_regions_is_refused_and_no_descriptor_is_kept
             trainer.close()
         await wait_all_tasks_blocked()
         if before is not None:
-            assert len(os.listdir("/proc/self/fd")) == before
+            # Fewer is well too: what earlier tests left is collected meanwhile.
+            assert len(os.listdir("/proc/self/fd")) <= before
         os.close(descriptor)
         assert heard.events == ["detached"] * 3
 
