@@ -183,7 +183,10 @@ def fake_tools() -> "Tools":
 
 
 def main(behaviour: dict[str, Any]) -> None:
-    """Be a node. `dies`: NAME:ROUND, once there is a file "die"; `deaf`: NAME ignores SIGTERM."""
+    """Be a node. `dies`: NAME:ROUND, once there is a file "die"; `deaf`: NAME ignores SIGTERM.
+
+    `stays`: it works no faster than a round in so many seconds.
+    """
     home = Path(behaviour["home"])
     name = behaviour["name"]
     if behaviour.get("fails") == name:
@@ -195,7 +198,9 @@ def main(behaviour: dict[str, Any]) -> None:
         signal.SIGTERM, (lambda *_: None) if behaviour.get("deaf") == name else (lambda *_: asked.set())
     )
 
-    history: list[RoundStatus] = []
+    before = home / "status.json"
+    # Started again, it goes on from its own disk.
+    history = msgspec.json.decode(before.read_bytes(), type=Status).history if before.exists() else []
 
     def write(phase: str) -> None:
         found = status(name=name, phase=phase, history=history, pid=os.getpid(), peers=[peer_status()])
@@ -203,16 +208,15 @@ def main(behaviour: dict[str, Any]) -> None:
         (home / "status.tmp").replace(home / "status.json")
 
     write("starting")
-    for round_ in range(1, behaviour["rounds"] + 1):
-        if asked.wait(0.02):
+    for round_ in range(len(history) + 1, behaviour["rounds"] + 1):
+        if asked.wait(behaviour.get("stays", 0.02)):
             break
         if behaviour.get("dies") == f"{name}:{round_}":
             wait_until((home / "die").exists)
             os.kill(os.getpid(), signal.SIGKILL)
         state = name if behaviour.get("apart") == name else None
-        history.append(
-            round_status(round_, accuracy=0.95, contributors=behaviour["contributors"], state=state)
-        )
+        done = round_status(round_, accuracy=0.95, contributors=behaviour["contributors"], state=state)
+        history.append(msgspec.structs.replace(done, finished_at=time.time()))
         write("working")
     if not asked.is_set() and not behaviour.get("endless"):
         write("finished")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,18 @@ from typer.testing import CliRunner, Result
 from node import testnet, testnet_cli, testnet_up
 from node.errors import UserError
 from node.testnet_cli import app
+from node.testnet_events import read_events
 from node.testnet_plan import BadPlan
-from node.testnet_processes import NodeRecord, NoTestnet, Record, is_running, read_record, stop, write_record
+from node.testnet_processes import (
+    NodeRecord,
+    NoTestnet,
+    Record,
+    is_running,
+    left_over,
+    read_record,
+    stop,
+    write_record,
+)
 from node.testnet_up import new_directory
 
 Run = Callable[..., Result]
@@ -53,9 +64,12 @@ def swarm(run: Run, tmp_path: Path) -> Iterator[Record]:
     [directory] = (tmp_path / "testnet").iterdir()
     record = read_record(directory)
     yield record
-    stop(record.nodes)
-    for node in record.nodes:
-        os.waitpid(node.pid, 0)
+    processes = [*record.nodes, *([record.proxy] if record.proxy else [])]
+    stop(processes)
+    # They are children of this very process, which is not how it is used; so they are reaped here.
+    for node in processes:
+        with suppress(ChildProcessError):
+            os.waitpid(node.pid, 0)
 
 
 @pytest.mark.slow
@@ -95,6 +109,12 @@ def test_a_verdict_that_does_not_hold_is_exit_code_one(run: Run, monkeypatch: py
         (["--alpha", "0"], "--alpha: expected `?float`? > 0"),
         (["--nodes", "2", "--quorum", "3"], "lower --quorum"),
         (["--dir", "/proc/nowhere"], "choose another --dir"),
+        (["--latency", "far"], "write 80ms"),
+        (["--loss", "80%"], "--loss: expected `?float`? <= 0.5"),
+        (["--churn", "1", "--detach"], "leave out --detach"),
+        (["--scenario", "none.toml"], "cannot read none.toml"),
+        (["--rounds", "0"], "say how long with --seconds"),
+        (["--latency", "80ms", "--network", "bare"], "leave out --network bare"),
     ],
 )
 def test_a_wrong_wish_is_refused_in_one_line_before_anything_starts(
@@ -103,7 +123,7 @@ def test_a_wrong_wish_is_refused_in_one_line_before_anything_starts(
     with pytest.raises(UserError, match=reason) as caught:
         run("up", *words)
     assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("**/node-1*"))
 
 
 @pytest.mark.slow
@@ -162,6 +182,61 @@ def test_a_frozen_node_stands_still_until_it_is_thawed(
     assert run("status").stdout.count("frozen") == 1
     assert run("resume", "1").stdout == "node-1 goes on\n"
     wait_until(lambda: round_() > frozen)
+
+
+@pytest.mark.slow
+def test_a_killed_node_is_started_again_in_its_home_with_its_old_command(run: Run, swarm: Record) -> None:
+    run("kill", "1", "2")
+    wait_until(lambda: not any(map(is_running, swarm.nodes[:2])))
+    assert run("restart", "1", "node-2").stdout == "node-1 started again\nnode-2 started again\n"
+    [directory] = Path("testnet").iterdir()
+    record = read_record(directory)
+    assert all(map(is_running, record.nodes))
+    assert [node.pid for node in record.nodes[:2]] != [node.pid for node in swarm.nodes[:2]]
+    assert [node.command for node in record.nodes] == [node.command for node in swarm.nodes]
+    events = read_events(directory)
+    assert [(event.kind, event.nodes, event.by) for event in events if event.by == "hand"] == [
+        ("kill", (1, 2), "hand"),
+        ("restart", (1,), "hand"),
+        ("restart", (2,), "hand"),
+    ]
+    stop(record.nodes)
+    for node in record.nodes[:2]:
+        os.waitpid(node.pid, 0)
+
+
+@pytest.mark.slow
+def test_a_node_that_runs_leaves_in_order_before_it_is_started_again(run: Run, swarm: Record) -> None:
+    run("restart", "3")
+    [directory] = Path("testnet").iterdir()
+    assert not is_running(swarm.nodes[2])
+    new = read_record(directory).nodes[2]
+    assert is_running(new)
+    assert Path(new.log).read_text() == "node-3 leaves\n"
+    stop([new])
+    os.waitpid(new.pid, 0)
+
+
+@pytest.mark.slow
+def test_links_can_be_cut_and_mended_by_hand(run: Run, swarm: Record) -> None:
+    assert "split: node-2 | node-1, node-3;" in run("split", "2").stdout
+    shown = run("status").stdout
+    assert "split: node-2 | node-1, node-3" in shown
+    assert "links of bare by" in shown
+    assert run("heal").stdout == "all links are back\n"
+    assert "split" not in run("status").stdout
+    with pytest.raises(BadPlan, match="nobody on the other side"):
+        run("split", "1", "2", "3")
+
+
+@pytest.mark.slow
+def test_down_removes_the_network_too(run: Run, swarm: Record) -> None:
+    assert swarm.proxy is not None or swarm.nodes[0].command[0] == "ip"
+    run("down")
+    [directory] = (Path("testnet")).iterdir()
+    assert left_over(directory.absolute()) == []
+    if swarm.proxy is not None:
+        os.waitpid(swarm.proxy.pid, 0)
 
 
 @pytest.mark.slow
