@@ -115,7 +115,7 @@ def test_nodes_in_namespaces_reach_each_other_but_not_across_a_split(tag: str, t
         run_all(namespaces.make_node(tag, index, Link()))
     assert len(namespaces.left(tag)) == 4
     serve = (
-        "import socket, time; s = socket.create_server(('', 4710)); open('up', 'w').close(); time.sleep(60)"
+        "import socket, time; s = socket.create_server(('', 4710)); open('up', 'w').close(); time.sleep(9)"
     )
     command = [*namespaces.inside(tag, 1), sys.executable, "-c", serve]
     with subprocess.Popen(command, cwd=tmp_path) as server:
