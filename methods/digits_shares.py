@@ -135,9 +135,9 @@ def _small() -> nn.Module:
 
 
 def _mlp() -> nn.Module:
-    """Return a perceptron of 56,042 parameters."""
+    """Return a perceptron of 173,162 parameters."""
     return nn.Sequential(
-        nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 32), nn.ReLU(),
+        nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 32), nn.ReLU(),
         nn.Linear(32, 10),
     )  # fmt: skip
 

@@ -34,7 +34,7 @@ def test_noise_is_on_eight_of_ten_peers_and_clean_ones_see_the_truth() -> None:
     assert all(share == 0 or abs(share - 0.7) < 0.15 for share in shares)
 
 
-@pytest.mark.parametrize(("network", "numel"), [("small", 4810), ("mlp", 56042), ("cnn", 37610)])
+@pytest.mark.parametrize(("network", "numel"), [("small", 4810), ("mlp", 173162), ("cnn", 37610)])
 def test_models_have_the_sizes_that_are_told(network: str, numel: int) -> None:
     task = CompressibleDigits(network=network)
     model = task.model()
