@@ -42,14 +42,14 @@ test: $(STAMP) ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that take less than some seconds each
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 check: $(STAMP) ## Run the whole gate: format, lint, types, imports, tests
 	@echo "== format" && $(BIN)/ruff format --check .
 	@echo "== lint" && $(BIN)/ruff check .
 	@echo "== types" && $(BIN)/mypy
 	@echo "== imports" && $(BIN)/lint-imports
-	@echo "== fast tests" && $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@echo "== fast tests" && $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 	@echo "== slow tests" && $(BIN)/python -m pytest -m slow $(ARGS)
 
 format: $(STAMP) ## Format the code and put right what can be put right without thought
