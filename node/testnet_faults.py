@@ -100,5 +100,8 @@ class Holds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A node that lives and is linked misses at most so many rounds in a row."""
     back_within: Annotated[int, msgspec.Meta(ge=0)] = 2
     """A node that came back and has the swarm's state takes part within so many rounds."""
+    rejoin_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    """A node that was cut off or frozen has the swarm's state again after so many seconds. Dials that failed
+    are tried again every 20 s at least."""
     accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
     """The mean accuracy is at most this much below that of the same plan left in peace."""

@@ -84,18 +84,18 @@ def invariants(plan: Plan, nodes: Sequence[Observed], shaken: Shaken) -> list[Ch
         return checks
     lives = spans(plan, nodes, shaken.events, shaken.ended)
     rounds = swarm_rounds(nodes)
-    checks += [_lost(plan, lives), _starved(plan, lives, rounds), _back(plan, lives, rounds)]
+    checks += [_lost(plan, lives, rounds), _starved(plan, lives, rounds), _back(plan, lives, rounds)]
     checks.append(_groups(nodes))
     if shaken.proxied:
         checks.append(_passed(plan, shaken.report))
     return checks
 
 
-def _lost(plan: Plan, lives: Sequence[Span]) -> Check:
+def _lost(plan: Plan, lives: Sequence[Span], rounds: dict[int, float]) -> Check:
     faults, allowed = [], plan.holds.lost_rounds
     whole = 0
     for span in lives:
-        lost = lost_rounds(span)
+        lost = lost_rounds(span, rounds)
         whole += len(span.averaged)
         if len(lost) > allowed:
             shown = ", ".join(lost[:4]) + (", ..." if len(lost) > 4 else "")
@@ -104,15 +104,17 @@ def _lost(plan: Plan, lives: Sequence[Span]) -> Check:
     return checked("no node lost a round by what befell others", faults, held)
 
 
-def lost_rounds(span: Span) -> list[str]:
+def lost_rounds(span: Span, rounds: dict[int, float]) -> list[str]:
     """Return the rounds that a node lost while nothing happened to it: failed, or made by others alone.
 
-    Those before its first average do not count: it was on its way into the swarm.
+    They count from its first average in this span on: before, it was on its way into the swarm. One that
+    was frozen may end an old round as it wakes, which is no such average.
     """
-    averaged = span.averaged
+    over = [round_ for round_, at in rounds.items() if at < span.begins]
+    averaged = [round_ for round_ in span.averaged if round_ > max(over, default=-1)]
     if not averaged:
         return []
-    inside = [each for each in span.rounds if each.round > averaged[0] or each.outcome == AVERAGED]
+    inside = [each for each in span.rounds if each.round > averaged[0]]
     failed = [f"{each.round} failed" for each in inside if each.outcome == "failed"]
     missing = sorted(set(range(averaged[0], averaged[-1] + 1)) - set(averaged))
     # After the last that it averaged it may have been handed the state of later ones.
@@ -145,9 +147,11 @@ def _longest_run(rounds: Sequence[int], had: set[int]) -> int:
 def _back(plan: Plan, lives: Sequence[Span], rounds: dict[int, float]) -> Check:
     faults, came, slowest = [], 0, 0
     for span in (each for each in lives if each.after != "start"):
+        patience = LOADING_SECONDS if span.after == "restart" else plan.holds.rejoin_seconds
+        came_at = span.ends if span.ready is None else span.ready.finished_at
+        if came_at - span.begins > patience:
+            faults.append(f"{name_of(span.node)} was not back {patience:.0f} s after its {span.after}")
         if span.ready is None:
-            if span.ends - span.begins > LOADING_SECONDS:
-                faults.append(f"{name_of(span.node)} did not come back after its {span.after}")
             continue
         first = span.ready.round + (0 if span.ready.outcome == AVERAGED else 1)
         took_part = span.averaged[0] if span.averaged else None

@@ -51,8 +51,8 @@ from node.testnet_processes import (
 from node.testnet_verdict import ended_how
 from node.testnet_watch import FetchStatus, Observed, Watcher, fetch_status
 
-STARTING_PER_CORE: Final = 2
-"""Nodes that load at the same time; one that reads its libraries leaves the core to another."""
+STARTING_PER_CORE: Final = 4
+"""Nodes that load at the same time: one that reads its libraries, or waits for others, leaves the core."""
 OPEN_SECONDS: Final = 20.0
 """For the proxy to listen."""
 

@@ -123,9 +123,29 @@ def test_who_never_came_back_is_told_only_once_it_had_time_to_load() -> None:
     before = [r for r in of(nodes, 4) if r.round <= 2]
     nodes = replace(nodes, 4, before)
     assert ended(20) - ended(4) > LOADING_SECONDS
-    assert "node-4 did not come back after its restart" in failing(nodes).values()
-    soon = with_(ended=ended(4, LOADING_SECONDS))
-    assert "node-4 did not come back after its restart" not in failing(nodes, soon).values()
+    told = "node-4 was not back 90 s after its restart"
+    assert told in failing(nodes).values()
+    assert told not in failing(nodes, with_(ended=ended(4, LOADING_SECONDS))).values()
+
+
+@pytest.mark.parametrize(("late", "ok"), [(25.0, True), (35.0, False)])
+def test_who_was_cut_off_is_back_in_time_after_the_cut_is_mended(late: float, ok: bool) -> None:
+    events = [*EVENTS[:4], Event(ended(2, 1.0), "split", (4,)), Event(ended(8) - late, "heal", (4,))]
+    nodes = swarm()
+    kept = [r for r in of(nodes, 4) if r.round <= 2 or r.round >= 8]
+    found = failing(replace(nodes, 4, kept), with_(events=events))
+    assert ("node-4 was not back 30 s after its heal" not in found.values()) is ok
+
+
+def test_an_old_round_that_ends_as_a_frozen_node_wakes_does_not_make_the_next_one_lost() -> None:
+    woken = ended(3, 8.0)
+    events = [*EVENTS[:4], Event(ended(2, 1.0), "pause", (4,)), Event(woken, "resume", (4,))]
+    nodes = swarm()
+    old = a_round(3, contributors=3, late=8.5)
+    synced = a_round(4, outcome="synced", contributors=0, late=0.5)
+    later = [a_round(r, contributors=contributors(r)) for r in range(5, 20)]
+    nodes = replace(nodes, 4, [*(a_round(r) for r in range(3)), old, synced, *later])
+    assert failing(nodes, with_(events=events)) == {}
 
 
 def test_a_live_node_that_never_took_part_is_starved() -> None:
