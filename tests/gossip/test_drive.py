@@ -9,8 +9,9 @@ import pytest
 import trio
 from memory import MemoryNet
 from trio.testing import MockClock
+from workers import KEYS, Worker, codec
 
-from crypto.keys import key_from_seed, peer_id_of
+from crypto.keys import peer_id_of
 from gossip import commands, messages
 from gossip.core import (
     Dial,
@@ -31,11 +32,9 @@ from gossip.drive import MAX_STRIKES, Driver
 from gossip.host import Announced, FrameReceived
 from gossip.member import Member, MemberConfig
 from gossip.messages import Presence, Record, Records
-from gossip.runspec import RunSpec, TensorSpec, run_id
-from gossip.statehash import state_hash
-from gossip.wire import PLAIN, Codec
+from gossip.runspec import RunSpec, TensorSpec
+from gossip.wire import PLAIN
 
-KEYS = [key_from_seed(bytes([number]) * 32) for number in range(4)]
 ME, PEER, THIRD = (peer_id_of(bytes(key.verify_key)) for key in KEYS[:3])
 
 
@@ -71,10 +70,6 @@ class Bench:
         self.notices: list[Any] = []
         self.driver = Driver(self.host, self.member, codec(0), self.notices.append)  # type: ignore[arg-type]
         self.peer_codec = codec(1)
-
-
-def codec(number: int, swarm: str = "shoal") -> Codec:
-    return Codec(KEYS[number], swarm, 100)
 
 
 def bench(test: Callable[[Bench], Awaitable[None]]) -> None:
@@ -317,53 +312,6 @@ def test_a_timer_may_set_itself_again() -> None:
 
 
 # --- real members ---------------------------------------------------------------------------------
-
-
-class Worker:
-    """A driver with a real member, and the shortest trainer: it adds its own number to the state."""
-
-    def __init__(self, net: MemoryNet, number: int, spec: RunSpec, rounds: int) -> None:
-        self.me = peer_id_of(bytes(KEYS[number].verify_key))
-        self.host = net.host(self.me)
-        self.codec = codec(number)
-        self.codec.run = run_id(spec)
-        self.spec, self.rounds, self.number = spec, rounds, number
-        self.round = 0
-        self.state = np.zeros(spec.state_numel, dtype=np.float32)
-        self.hashes = [state_hash(self.state.data)]
-        self.contributors: list[int] = []
-        self.is_done = trio.Event()
-        member = Member(self.me, MemberConfig(patience=5.0, wait_for=3), Random(number), 1000)
-        self.driver = Driver(self.host, member, self.codec, self.notice)
-        self.wants_round = trio.Event()
-
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.driver.run)
-            self.driver.command(commands.SetAddresses(tuple(self.host.addresses())))
-            self.driver.command(commands.Attach(self.codec.run, self.spec, True))
-            self.tell()
-            while self.round < self.rounds:
-                await trio.sleep(1.0)
-                vector = self.state + np.float32(self.number)
-                self.wants_round = trio.Event()
-                self.driver.command(commands.Contribute(0, vector, 1.0))
-                await self.wants_round.wait()
-                self.state, self.round = vector, self.round + 1
-                self.hashes.append(state_hash(self.state.data))
-                self.tell()
-            self.is_done.set()
-            await trio.sleep_forever()
-
-    def tell(self) -> None:
-        previous = self.hashes[-2] if len(self.hashes) > 1 else b""
-        self.driver.command(commands.NewState(self.round, self.hashes[-1], previous, self.state.data))
-
-    def notice(self, notice: Any) -> None:
-        assert isinstance(notice, commands.Averaged | commands.Hurry), notice
-        if isinstance(notice, commands.Averaged):
-            self.contributors.append(len(notice.exchanged.contributors))
-            self.wants_round.set()
 
 
 @pytest.mark.parametrize("numel", [3, 1000])
