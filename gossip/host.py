@@ -27,6 +27,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Find nodes in the local network."""
     dht: bool = True
     """Keep a Kademlia record under the swarm's name, and look there for others."""
+    relay: bool = True
+    """Carry circuits between nodes that cannot reach each other, within limits (circuit relay v2)."""
     fast_links: bool = True
     """Prefer our AEAD records and muxer between shoal nodes; Noise and yamux stay for the rest."""
     max_links: int = 64

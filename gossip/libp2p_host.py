@@ -40,6 +40,7 @@ from gossip.libp2p_net import Network, PortInUse, check_port_free
 from gossip.libp2p_parts import LaneStream
 from gossip.lookup import Announcements, LocalNetwork, Rendezvous, keep_running
 from gossip.peer_links import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, decode_hello
+from gossip.relay import Relay
 
 __all__ = ["BadAddress", "Libp2pHost", "PortInUse", "open_host"]
 
@@ -316,6 +317,8 @@ class Libp2pHost:
                 nursery.start_soon(
                     keep_running, "the DHT", Rendezvous(self.network, self._config, self._events.put).run
                 )
+            if self._config.relay:
+                nursery.start_soon(keep_running, "the relay", Relay(self.network).run)
             if self._config.mdns:
                 local = LocalNetwork(self.network, self._config, self.me, self._events.put)
                 nursery.start_soon(keep_running, "mDNS", local.run)

@@ -21,6 +21,7 @@ DOES_IO: Final = {
     "libp2p_parts",
     "lookup",
     "peer_links",
+    "relay",
 }
 """Modules of gossip/ that are no cores: they wait, or ask the system."""
 
