@@ -108,6 +108,8 @@ MAX_KEPT: Final = 4096
 DOUBT: Final = 2.0
 """Seconds; doubled with every failure in a row."""
 MAX_DOUBTS: Final = 128
+HOLD_EVERY: Final = 10.0
+"""Seconds between the states that a helper takes over: a spare copy, not a mirror of every round."""
 MAX_PAST: Final = 8
 """Groups that are remembered as over, so that who still waits there is told."""
 HURRY_AFTER: Final = 0.5
@@ -171,6 +173,7 @@ class Member:
         """By ask of a round: what lossy codecs owe. The node keeps it over restarts."""
         self._mergeable = False
         self._has_made = False
+        self._next_beat = self._hold_next = 0.0
         self.sequence = sequence
         self._addresses: tuple[str, ...] = ()
         self._matchmaking: Matchmaking | None = None
@@ -237,6 +240,7 @@ class Member:
 
     def begin(self, now: float) -> Effects:
         """Start the heartbeat."""
+        self._next_beat = now
         return [SetTimer(now, BEAT)]
 
     # --- commands ---------------------------------------------------------------------------------
@@ -512,6 +516,8 @@ class Member:
 
     def _beat(self, now: float) -> Effects:
         effects: Effects = []
+        if now > self._next_beat + self.config.beat:
+            self.table.forgive(now - self._next_beat)
         if self.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)
@@ -526,7 +532,8 @@ class Member:
         if is_due and any(peer not in self.table.connected for peer, _ in self.table):
             effects.append(Publish(Records(((self._record(), 0.0),))))
         jitter = 0.8 + 0.4 * self._dice.random()
-        return [*effects, *self._check_behind(now), SetTimer(now + self.config.beat * jitter, BEAT)]
+        self._next_beat = now + self.config.beat * jitter
+        return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
 
     # --- after a sub-core has spoken --------------------------------------------------------------
 
@@ -620,6 +627,12 @@ class Member:
             # One that went on to its next state while we asked has claimed nothing wrong.
             if entry is not None and entry.presence.state == fetching.state:
                 self._doubt(peer, now)
+        if self.phase is Phase.HELPING:
+            if fetching.is_done:
+                self.round, self.state, self.previous = fetching.round, fetching.state, fetching.previous
+                self.serving.hold(self.round, self.state, self.previous, fetching.vector.data)
+                effects = [*effects, *self._push(now)]
+            return effects
         if fetching.is_done:
             for peer in fetching.served:
                 self._doubts.pop(peer, None)
@@ -645,6 +658,8 @@ class Member:
         return effects + self._check_behind(now)
 
     def _check_behind(self, now: float) -> Effects:
+        if self.phase is Phase.HELPING and not self.run:
+            return self._hold_for_others(now)
         idle = self.phase in (Phase.WORKING, Phase.SEEKING, Phase.FINISHED)
         if not idle or self.spec is None or not self.state:
             return []
@@ -664,9 +679,36 @@ class Member:
         self.phase = Phase.SYNCING
         size = 4 * self.spec.state_numel
         stall = self._exchange_wait.seconds()
-        self.fetching = Fetching(target.state, target.round, size, target.holders, stall)
+        donors = target.holders + self._helpers_with(target.state)
+        self.fetching = Fetching(target.state, target.round, size, donors, stall)
         effects += [Notify(Behind(target.round)), SetTimer(INFINITY, MATCHMAKING), *self._push(now)]
         return effects + self._after_fetching(self.fetching.begin(now), now)
+
+    def _hold_for_others(self, now: float) -> Effects:
+        """Keep the state of the run with the most trainers, for newcomers whose donors fail."""
+        runs: dict[bytes, list[tuple[PeerId, Presence]]] = {}
+        for peer, entry in self.table:
+            if entry.presence.run and entry.presence.state:
+                runs.setdefault(entry.presence.run, []).append((peer, entry.presence))
+        if not runs or self.fetching is not None or now < self._hold_next:
+            return []
+        largest = max(runs, key=lambda run: (len(runs[run]), run))
+        nothing = msgspec.structs.replace(self._presence(), state=b"", previous=b"")
+        target = swarm_state(runs[largest], self.me, nothing, self.table.connected)
+        if target is None or not target.holders or target.state == self.state:
+            return []
+        self._hold_next = now + HOLD_EVERY
+        stall = self._exchange_wait.seconds()
+        self.fetching = Fetching(target.state, target.round, None, target.holders, stall)
+        return self._after_fetching(self.fetching.begin(now), now)
+
+    def _helpers_with(self, state: bytes) -> tuple[PeerId, ...]:
+        """Linked nodes without a trainer that hold this state."""
+        return tuple(
+            peer
+            for peer, entry in self.table
+            if not entry.presence.run and entry.presence.state == state and peer in self.table.connected
+        )
 
     def _is_behind(self, target: SwarmState) -> bool:
         """Whether there is a state to fetch before we can work on."""
@@ -787,7 +829,8 @@ class Member:
 
     def _sample(self, now: float, *, reply: bool) -> Records:
         """Return our record and a random few of those we know."""
-        known = [(entry.record, max(0.0, now - entry.heard)) for _, entry in self.table]
+        aged = [(entry.record, max(0.0, now - entry.heard), entry.lease) for _, entry in self.table]
+        known = [(record, age) for record, age, lease in aged if age < lease]
         while len(known) > 15:
             known.pop(int(self._dice.random() * len(known)))
         return Records(((self._record(), 0.0), *known), reply)

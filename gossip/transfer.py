@@ -23,6 +23,8 @@ TIMER: Final = "transfer"
 BATCH: Final = 4
 """Chunks asked for at once from a donor: enough to hide a round trip, few enough to share out."""
 MAX_DONORS: Final = 4
+MAX_UNKNOWN_BYTES: Final = 256 << 20
+"""The largest state that is fetched without knowing its run: a helper lends memory, but not all of it."""
 
 
 @dataclass(slots=True)
@@ -36,12 +38,16 @@ class Fetching:
     """The fetching side of one state."""
 
     def __init__(
-        self, state: bytes, round_: int, n_bytes: int, donors: tuple[PeerId, ...], stall: float
+        self, state: bytes, round_: int, n_bytes: int | None, donors: tuple[PeerId, ...], stall: float
     ) -> None:
-        """`n_bytes`: the size our run spec demands; `stall`: seconds until a silent donor is given up."""
-        self.state, self.round, self.n_bytes = state, round_, n_bytes
+        """`n_bytes`: the size our run spec demands, nothing for a run that is not ours.
+
+        `stall`: seconds until a silent donor is given up.
+        """
+        self.state, self.round = state, round_
         self.previous = b""
-        self.vector: Vector = np.empty(n_bytes // 4, dtype=np.float32)
+        self._is_size_known = n_bytes is not None
+        self._allocate(n_bytes or 0)
         self.is_done = False
         self.failure = ""
         self.served: dict[PeerId, int] = {}
@@ -49,9 +55,14 @@ class Fetching:
         """Donors that did not give what they claim to have."""
         self._donors = {peer: _Donor() for peer in donors[:MAX_DONORS]}
         self._spare = list(donors[MAX_DONORS:])
-        self._missing = set(range(n_chunks(n_bytes)))
         self._leaves = b""
         self._stall = stall
+        self._next_check = float("inf")
+
+    def _allocate(self, n_bytes: int) -> None:
+        self.n_bytes = n_bytes
+        self.vector: Vector = np.empty(n_bytes // 4, dtype=np.float32)
+        self._missing = set(range(n_chunks(n_bytes)))
 
     def begin(self, now: float) -> Effects:
         """Ask the donors."""
@@ -89,6 +100,10 @@ class Fetching:
     def timer(self, now: float) -> Effects:
         """Give up on silent donors."""
         effects: Effects = []
+        if now > self._next_check + self._stall / 2:
+            # Our own process slept: that is nobody's silence.
+            for donor in self._donors.values():
+                donor.heard = now
         for peer in [p for p, donor in self._donors.items() if now >= donor.heard + self._stall]:
             effects += self._fail(peer, now)
         return effects + self._go_on(now)
@@ -105,9 +120,19 @@ class Fetching:
     def _handle_offer(
         self, peer: PeerId, donor: _Donor, message: Offer, leaves: bytes, now: float
     ) -> Effects:
-        right_size = message.n_bytes == self.n_bytes and len(leaves) == LEAF_BYTES * n_chunks(self.n_bytes)
-        if not right_size or root(leaves, self.n_bytes) != self.state:
+        n_bytes = message.n_bytes
+        if not self._is_size_known and (n_bytes > MAX_UNKNOWN_BYTES or n_bytes % 4):
+            return self._fail(peer, now)
+        right_size = not self._is_size_known or n_bytes == self.n_bytes
+        if (
+            not right_size
+            or len(leaves) != LEAF_BYTES * n_chunks(n_bytes)
+            or root(leaves, n_bytes) != self.state
+        ):
             return [Drop(peer, "offer does not hash to the state"), *self._fail(peer, now)]
+        if not self._is_size_known:
+            self._allocate(n_bytes)
+            self._is_size_known = True
         # The round is not in the hash; it comes from the records of many and is only checked here.
         if message.round == self.round and not self.previous:
             self.previous = message.previous
@@ -152,5 +177,5 @@ class Fetching:
                 donor.owed |= set(free)
                 asked |= set(free)
                 effects.append(Send(peer, Fetch(self.state, tuple(free))))
-        next_check = min(donor.heard for donor in self._donors.values()) + self._stall
-        return [*effects, SetTimer(next_check, TIMER)]
+        self._next_check = min(donor.heard for donor in self._donors.values()) + self._stall
+        return [*effects, SetTimer(self._next_check, TIMER)]
