@@ -55,7 +55,7 @@ BULK: Final[tuple[messages.Message, ...]] = (
     messages.Offer(HASH, b"", 3, 800),
     messages.Chunk(HASH, 0),
 )
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 encode = msgspec.msgpack.Encoder().encode
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from swarm import TORCH, TRAIN, Node, Swarm, averaged, wait_agreement, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 # Parts of several chunks, so that a node can die in the middle of one.
 LARGE = (*TRAIN, "--task-option", "numel=1600000")

@@ -12,7 +12,7 @@ from crypto.keys import new_key, peer_id_of
 from node import control
 from node.status import Status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @contextmanager

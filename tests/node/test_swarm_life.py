@@ -1,5 +1,6 @@
 """The life of single nodes, as processes: what they weigh, and how they leave."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from swarm import NODE, TASKS, TORCH, TRAIN, Node, Swarm, averaged, environment, wait_agreement, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MAX_IDLE_BYTES = 150_000_000
 
@@ -26,7 +27,7 @@ def assert_nothing_left(node: Node) -> None:
     wait_until(f"no process of {node.name} is left", lambda: not node.processes(), 20)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "shoal stop"])
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C", "shoal stop"])
 def test_a_node_that_leaves_is_waited_for_by_nobody(tmp_path: Path, how: str) -> None:
     with Swarm(tmp_path) as swarm:
         one = swarm.start("one", *TRAIN, "--wait-for", "3")
@@ -37,8 +38,12 @@ def test_a_node_that_leaves_is_waited_for_by_nobody(tmp_path: Path, how: str) ->
         if how == "shoal stop":
             done = shoal("stop", "--home", str(leaver.home))
             assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+        elif how == "Ctrl-C":
+            # A terminal sends it to the trainer as well.
+            assert leaver.process is not None
+            os.killpg(leaver.process.pid, signal.SIGINT)
         else:
-            leaver.signal(getattr(signal, how))
+            leaver.signal(signal.SIGTERM)
         assert leaver.wait_end() == 0
         print(f"{how}: ended after {time.monotonic() - began:.2f} s")
         assert_nothing_left(leaver)
