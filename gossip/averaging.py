@@ -145,6 +145,7 @@ class Averaging:
         self._cut_by: set[int] = set()
         self._told: set[int] = set()
         self._heard: dict[int, float] = {}
+        self._next_tick = 0.0
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -162,6 +163,8 @@ class Averaging:
         """Show that we live, and give up on members that are silent or slower than the deadline."""
         if self.is_over:
             return []
+        if now > self._next_tick + BEAT:
+            self._forgive(now - self._next_tick)
         effects: Effects = []
         for member, due in sorted(self._waited_for().items()):
             if now >= due or now - self._heard[member] >= self.config.stall:
@@ -171,6 +174,12 @@ class Averaging:
         if not self.is_over:
             effects += self._to_all(Alive(self.group.id, self.index))
         return [*effects, *self._tick(now)]
+
+    def _forgive(self, seconds: float) -> None:
+        """Our own process slept for so long: that is nobody's silence."""
+        self._heard = {member: heard + seconds for member, heard in self._heard.items()}
+        self._since = [since + seconds for since in self._since]
+        self._done_since += seconds
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a member whose link is gone."""
@@ -492,4 +501,5 @@ class Averaging:
         return due
 
     def _tick(self, now: float) -> Effects:
-        return [] if self.is_over else [SetTimer(now + min(BEAT, self.config.stall), TIMER)]
+        self._next_tick = now + min(BEAT, self.config.stall)
+        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]

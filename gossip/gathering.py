@@ -105,7 +105,7 @@ class Gathering:
         self._done: dict[int, bytes] = {}
         self._cut_by: set[int] = set()
         self._heard: dict[int, float] = {}
-        self._due = 0.0
+        self._due = self._next_tick = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -156,6 +156,10 @@ class Gathering:
         """Show that we live, and give up on what has not come."""
         if self.is_over:
             return []
+        if now > self._next_tick + BEAT:
+            # Our own process slept: that is nobody's silence.
+            self._due += now - self._next_tick
+            self._heard = dict.fromkeys(self._heard, now)
         effects = self._to_all(Alive(self.group.id, self.index))
         for member in sorted(self._overdue(now)):
             effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
@@ -368,4 +372,5 @@ class Gathering:
         return [*effects, *self._fetch(now), *self._advance(now), *self._finish_if_all_done()]
 
     def _tick(self, now: float) -> Effects:
-        return [] if self.is_over else [SetTimer(now + min(BEAT, self.config.stall), TIMER)]
+        self._next_tick = now + min(BEAT, self.config.stall)
+        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]

@@ -92,6 +92,11 @@ class PresenceTable:
         if entry is not None and entry.expires < now + entry.lease:
             entry.expires = now + entry.lease
 
+    def forgive(self, seconds: float) -> None:
+        """Prolong all leases: our own process slept for so long, and heard nobody."""
+        for entry in self._entries.values():
+            entry.expires += seconds
+
     def forget(self, peer: PeerId, now: float) -> None:
         """Drop the record of a peer that is gone: it counts again with a newer one, whoever brings it."""
         entry = self._entries.pop(peer, None)

@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import Any, Final
 
@@ -23,10 +24,14 @@ from sim_checks import Oracle, Violation
 from sim_network import KEEP_ALIVE, Network, Weather
 from sim_node import SimNode, make_spec
 
-from crypto.keys import PeerId
+from nacl.signing import SigningKey
+
+from crypto.keys import PeerId, key_from_seed, peer_id_of
 from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
 from gossip.discovery import peer_in
+from gossip.errors import RemoteViolation
 from gossip.member import Phase
+from gossip.wire import OTHER_RUN, Codec
 
 MAX_SAID: Final = 300
 DOUBT: Final = 5.0
@@ -93,6 +98,11 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
 
 
+@cache
+def _key(number: int) -> SigningKey:
+    return key_from_seed(bytes([number]) * 32)
+
+
 class Sim:
     """One run. See the module's docstring."""
 
@@ -116,6 +126,7 @@ class Sim:
         self.nodes = {node.me: node for node in self._make_nodes()}
         self.names = sorted(self.nodes, key=lambda peer: self.nodes[peer].number)
         self._index = {peer: number for number, peer in enumerate(self.names)}
+        self.codecs: dict[PeerId, Codec] = {}
         self._down_hard: set[PeerId] = set()
         self.said: dict[PeerId, list[tuple[Any, Any]]] = {}
         """What peers that replay have sent so far."""
@@ -198,7 +209,7 @@ class Sim:
 
     def name(self, number: int) -> PeerId:
         """Return the peer id of a node."""
-        return PeerId(f"p{number}")
+        return peer_id_of(bytes(_key(number).verify_key)) if self.scenario.checked else PeerId(f"p{number}")
 
     def _knows(self, number: int) -> list[int]:
         last = self.scenario.nodes - 1
@@ -243,10 +254,30 @@ class Sim:
             said = self.said.setdefault(node.me, [])
             said.append((effect.message, bytes(effect.data)))
             del said[:-MAX_SAID]
-        self.network.send(node.me, effect.peer, effect.message, effect.data, self.now)
+        message = effect.message
+        if self.scenario.checked:
+            message = self.codecs[node.me].encode(message)
+        self.network.send(node.me, effect.peer, message, effect.data, self.now)
 
     def _deliver(self, to: PeerId, frame: Received) -> None:
-        self.nodes[to].hear(frame)
+        node = self.nodes[to]
+        if self.scenario.checked and node.is_alive:
+            message = self._decode(to, frame)
+            if message is None:
+                return
+            frame = Received(frame.peer, message, frame.data)
+        node.hear(frame)
+
+    def _decode(self, to: PeerId, frame: Received) -> Any:
+        """Return what the receiver's end of the wire makes of a frame, or nothing."""
+        try:
+            return self.codecs[to].decode(frame.peer, frame.message, len(frame.data))
+        except RemoteViolation as violation:
+            self.counts[f"wire: {violation.reason}"] += 1
+            if violation.reason != OTHER_RUN and not self.oracle.lies_told:
+                text = f"{to} refused a word of {frame.peer}: {violation}"
+                self.oracle.violate("everything that is said can be understood", text)
+            return None
 
     def publish(self, node: SimNode, message: Any) -> None:
         """Flood an announcement over all links."""
@@ -259,10 +290,16 @@ class Sim:
                     continue
                 seen[other] = seen[peer] + network.latency(peer, other) * (1 + dice())
                 queue.append(other)
-                event = Received(peer, message)
+                event = Received(peer, self._announced(node, other, message))
                 self.at(self.now + seen[other], self.nodes[other].hear, event)
                 if dice() < network.weather.twice:
                     self.at(self.now + seen[other] + dice(), self.nodes[other].hear, event)
+
+    def _announced(self, node: SimNode, other: PeerId, message: Any) -> Any:
+        if not self.scenario.checked:
+            return message
+        sealed = self.codecs[node.me].encode_announcement(message)
+        return self.nodes[other].member.heard(self.codecs[other].open_record(sealed))
 
     def dial(self, node: SimNode, address: str) -> None:
         """Carry out a `Dial`."""
@@ -383,9 +420,13 @@ class Sim:
 
     def codec_started(self, node: SimNode, sequence: int) -> None:
         """A node made its end of the wire."""
+        if self.scenario.checked:
+            self.codecs[node.me] = Codec(_key(node.number), "sim", sequence)
 
     def set_run(self, node: SimNode, run: bytes) -> None:
         """A node told its wire which run it is in."""
+        if self.scenario.checked:
+            self.codecs[node.me].run = run
 
 
 def fault_end(fault: Fault) -> float:

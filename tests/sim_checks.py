@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 NEVER: Final = float("inf")
 SPARE: Final = 64
 """Entries that a container of a member may have beyond what its peers account for."""
+CLEAN: Final = ("crash", "leave", "trainer", "jump")
+"""Faults after which everyone knows at once who is gone; crash with its power on."""
+MEMORY: Final = 20.0
+"""Seconds after which nobody speaks of the dead: a lease of twelve, a beat and what was under way."""
 MAX_STARVED: Final = 3
 """Rounds in a row that may go without a live and connected peer."""
 MESSAGES_PER_SECOND: Final = 4.0
@@ -55,6 +59,9 @@ class Grouping:
     shares: tuple[int, ...]
     is_tainted: bool
     """A member lied: nothing is promised."""
+    began: float
+    unlinked: set[tuple[PeerId, PeerId]] = field(default_factory=set)
+    """(member, other): there was no link when the member joined."""
     exchanges: dict[PeerId, Averaging | Gathering] = field(default_factory=dict)
     given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
     """Vectors (or bodies) and weights that were really contributed."""
@@ -89,6 +96,8 @@ class Oracle:
         """Since the swarm is one: how many rounds in a row went without a peer, and the last of them."""
         self.stood: dict[PeerId, tuple[int, int, bytes]] = {}
         """Where each node stood: its life, round and state."""
+        self.gone: dict[PeerId, list[float]] = {}
+        """When a node or its trainer ended."""
         self.fetched: set[PeerId] = set()
         """Whose next state is another's."""
         self._settled_round = 0
@@ -104,9 +113,16 @@ class Oracle:
 
     # --- what is seen -----------------------------------------------------------------------------
 
-    def contributed(self, node: SimNode, event: commands.Contribute) -> None:
-        """A trainer asked for a mean."""
-        self._given[node.me] = (event.vector.copy(), event.weight)
+    def contributed(self, node: SimNode, event: commands.Contribute | commands.ContributeBody) -> None:
+        """A trainer asked for a mean, or for everyone's body."""
+        if isinstance(event, commands.Contribute):
+            self._given[node.me] = (event.vector.copy(), event.weight)
+        else:
+            self._given[node.me] = (event.body, 1.0)
+
+    def went(self, node: SimNode) -> None:
+        """A node or its trainer ended."""
+        self.gone.setdefault(node.me, []).append(self.sim.now)
 
     def joined(self, node: SimNode) -> None:
         """A member is in another exchange now, or in none."""
@@ -118,12 +134,12 @@ class Oracle:
         seen = self.groups.get(key)
         if seen is None:
             tainted = any(self.is_liar(peer) for peer in group.members)
-            seen = self.groups[key] = Grouping(group.members, group.shares, tainted)
+            seen = self.groups[key] = Grouping(group.members, group.shares, tainted, self.sim.now)
         if node.me in seen.exchanges:
             self.violate("a group is formed once", f"{node.me} joined {group.id.hex()} twice")
         seen.exchanges[node.me] = exchange
-        if isinstance(exchange, Averaging):
-            seen.given[node.me] = self._given[node.me]
+        seen.given[node.me] = self._given[node.me]
+        seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
 
     def noticed(self, node: SimNode, notice: Any) -> None:
         """A member told its node something."""
@@ -181,6 +197,8 @@ class Oracle:
     def finish(self) -> None:
         """Check what can only be told at the end."""
         check_survivors_agree(self)
+        check_losses(self)
+        check_forgotten(self)
         check_bounded(self)
         check_nothing_lost(self)
         if not self.sim.is_over and not self.violations:
@@ -207,6 +225,8 @@ class Oracle:
         self._last_contributors[node.me] = contributors
         check_starved(self, node, contributors)
         seen.results[node.me] = repr(notice.bodies).encode()
+        if not seen.is_tainted:
+            check_bodies(self, seen, notice)
 
 
 # --- the invariants -----------------------------------------------------------------------------------
@@ -218,6 +238,8 @@ def check_mean(oracle: Oracle, seen: Grouping, notice: commands.Averaged, mean: 
     chunk_numel = oracle.sim.scenario.chunk_numel
     masks = notice.exchanged.masks
     flat = {mask for part in masks for mask in part}
+    if min(mask.bit_count() for mask in flat) < oracle.sim.scenario.quorum:
+        oracle.violate("a mean has its quorum", f"masks {sorted(flat)}")
     if len(flat) == 1:
         _check_span(oracle, seen, 0, mean.size, flat.pop(), mean)
         return
@@ -242,6 +264,46 @@ def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mea
     if not np.allclose(exact / total, mean[lo:hi], rtol=1e-4, atol=1e-4):
         oracle.violate("a mean is the exact weighted mean of its contributors", f"{lo}:{hi} of {members}")
     seen.believed[key] = data
+
+
+def check_bodies(oracle: Oracle, seen: Grouping, notice: commands.Gathered) -> None:
+    """Every gathered body is what its peer gave."""
+    for peer, body in notice.bodies:
+        if seen.given.get(peer, (None, 0.0))[0] != body:
+            oracle.violate("nothing is invented", f"{peer} never gave {body!r}")
+    if len(notice.bodies) < oracle.sim.scenario.quorum:
+        oracle.violate("a mean has its quorum", f"{len(notice.bodies)} bodies")
+
+
+def check_losses(oracle: Oracle) -> None:
+    """Whoever is alive and linked is not lost from an exchange, as long as nothing but crashes happens."""
+    scenario = oracle.sim.scenario
+    if scenario.weather.loss or any(fault[1] not in CLEAN or fault[-2] is True for fault in scenario.faults):
+        return
+    for (group, _), seen in oracle.groups.items():
+        for peer, exchange in seen.exchanges.items():
+            for lost in _lost_by(exchange):
+                near = any(seen.began - 5 < at < seen.began + 60 for at in oracle.gone.get(lost, ()))
+                mine = any(seen.began - 5 < at < seen.began + 60 for at in oracle.gone.get(peer, ()))
+                unlinked = {(peer, lost), (lost, peer)} & seen.unlinked
+                left = lost not in seen.exchanges  # It found that the swarm is elsewhere.
+                if not (near or mine or unlinked or left):
+                    text = f"{peer} lost {lost} in {group.hex()[:8]} at {seen.began:.1f}"
+                    oracle.violate("nobody is lost without a cause", text)
+
+
+def check_forgotten(oracle: Oracle) -> None:
+    """The dead are forgotten: no record outlives its author by more than a lease."""
+    sim = oracle.sim
+    for node in sim.nodes.values():
+        for other in sim.nodes.values():
+            ended = oracle.gone.get(other.me, (sim.now,))[-1]
+            if not node.is_alive or node.is_frozen or other.is_alive or sim.now - ended < MEMORY:
+                continue
+            if node.member.table.get(other.me) is not None:
+                oracle.violate(
+                    "the dead are forgotten", f"{node.me} still knows {other.me}, dead since {ended:.1f}"
+                )
 
 
 def check_survivors_agree(oracle: Oracle) -> None:

@@ -303,11 +303,13 @@ class SimNode:
 
     def kill_trainer(self) -> None:
         """The trainer process is gone."""
+        self.sim.oracle.went(self)
         self.trainer = None
         self.rounds.detached()
 
     def die(self) -> None:
         """End at once; only the disk remains."""
+        self.sim.oracle.went(self)
         self.life += 1
         self.is_alive = False
         self.trainer = None
@@ -356,7 +358,7 @@ class SimNode:
         if type(event) is Received:
             effects = member.handle(event, now)
         else:
-            if isinstance(event, commands.Contribute):
+            if isinstance(event, commands.Contribute | commands.ContributeBody):
                 sim.oracle.contributed(self, event)
             effects = member.handle(event, now)
             if isinstance(event, PeerFound):

@@ -71,8 +71,8 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
         case "crash":
             effects = dice.choice((0, dice.randrange(1, 100)))
             power, down = dice.random() < 0.2, dice.choice((0.2, 3.0, 20.0))
-            if number == 1 and count > 4:
-                # One that never comes back; enough are left for any quorum.
+            if number == count - 1 > 3:
+                # One that never comes back; enough are left for any quorum, and nobody knows it alone.
                 down = 0.0
             arguments = (number, effects, power, down)
         case "leave" | "trainer":
