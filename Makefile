@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+SEEDS ?= 1000
+MINUTES ?= 30
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,10 +17,10 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install testnet test test-fast check format clean distclean
+.PHONY: help install testnet simulate soak test test-fast check format clean distclean
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Arguments: make testnet ARGS="--nodes 8 --method diloco", make test ARGS="-k config"'
 
 install: $(STAMP) ## Make .venv with all that is needed (others do this by themselves)
@@ -38,11 +40,20 @@ $(STAMP): pyproject.toml constraints.txt
 testnet: $(STAMP) ## Train digits on five node processes and judge the outcome
 	@$(BIN)/shoal testnet up --nodes 5 $(ARGS)
 
+simulate: $(STAMP) ## Run whole swarms in virtual time, SEEDS of them, and check every invariant
+	@$(BIN)/python scripts/simulate.py --seeds $(SEEDS) $(ARGS)
+
+soak: $(STAMP) ## Run a swarm for MINUTES, and see that memory, descriptors, threads and disk stay flat
+	@$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
+
 test: $(STAMP) ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that take less than some seconds each
 	@$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
+
+reproduce-%: $(STAMP) ## Measure a method beside its paper's baselines: make reproduce-fedstar
+	@$(BIN)/python scripts/reproduce.py $* $(ARGS)
 
 check: $(STAMP) ## Run the whole gate: format, lint, types, imports, tests
 	@echo "== format" && $(BIN)/ruff format --check .

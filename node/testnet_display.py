@@ -1,7 +1,7 @@
 """The launcher's screen: a table that lives, or lines where there is no terminal."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,7 +28,7 @@ class Display:
         self._told_progress = ""
         self._nodes: RenderableType = ""
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         """Take over the terminal."""
         if self._live:
             self._live.start()
@@ -47,7 +47,8 @@ class Display:
             return
         round_ = lowest_round(nodes)
         step = max(1, plan.rounds // LINES)
-        due = seconds >= self._told_at + SILENCE or round_ >= self._told_round + step
+        progress = plan.rounds > 0 and round_ >= self._told_round + step
+        due = progress or seconds >= self._told_at + SILENCE
         if due or (round_ == plan.rounds > self._told_round):
             self._told_at = seconds
             self._told_round = round_ - round_ % step

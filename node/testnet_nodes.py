@@ -122,8 +122,8 @@ class Testnet:
 
     @property
     def started(self) -> bool:
-        """Whether every node has answered, and has been told whom it should know."""
-        return not self._to_tell and all(node.status is not None for node in self.nodes)
+        """Whether every node has answered once, and has been told whom it should know."""
+        return not self._to_tell and all(node.pids for node in self.nodes)
 
     @property
     def over(self) -> bool:

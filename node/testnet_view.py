@@ -117,7 +117,8 @@ def lowest_round(nodes: Sequence[Observed]) -> int:
 
 def line_of(plan: Plan, nodes: Sequence[Observed], seconds: float) -> str:
     """Return the state of a testnet in one line, for logs."""
-    parts = [f"{seconds:6.1f} s  round {lowest_round(nodes):>{len(str(plan.rounds))}}/{plan.rounds}"]
+    of = f"/{plan.rounds}" if plan.rounds else ""
+    parts = [f"{seconds:6.1f} s  round {lowest_round(nodes):>{max(1, len(of) - 1)}}{of}"]
     accuracies = [node.accuracy for node in nodes if node.accuracy is not None]
     if accuracies:
         parts.append(f"accuracy {fmean(accuracies):.3f} (lowest {min(accuracies):.3f})")
@@ -169,9 +170,13 @@ def live_view(plan: Plan, nodes: Sequence[Observed], seconds: float, note: str =
     """Return what stands on the terminal while a testnet runs."""
     title = f"{plan.method} on {plan.task}, {plan.nodes} nodes"
     done = sum(node.status.round if node.status else 0 for node in nodes)
-    text = f"round {lowest_round(nodes)} of {plan.rounds}  {seconds:.0f} s  {note}"
+    of = f" of {plan.rounds}" if plan.rounds else ""
+    text = f"round {lowest_round(nodes)}{of}  {seconds:.0f} s  {note}"
     under = [Text(line, "yellow") for line in problems(nodes)]
-    return Group(table(title, nodes), bar(text, done, plan.rounds * plan.nodes), *under)
+    whole = plan.rounds * plan.nodes
+    # Without an end of its own a run is as far as its time is.
+    drawn = bar(text, done, whole) if whole else bar(text, int(seconds), max(1, int(plan.seconds)))
+    return Group(table(title, nodes), drawn, *under)
 
 
 def bar(text: str, done: int, total: int) -> RenderableType:
