@@ -40,6 +40,8 @@ TASKS: Final[Mapping[str, str]] = {
     "tones": "methods.tones:Tones",
     "digits_body": "methods.digits_body:DigitsBody",
     "digit_tasks": "methods.digit_tasks:DigitTasks",
+    "images": "methods.image_tasks:Images",
+    "image_tasks": "methods.image_tasks:ImageTasks",
 }
 """Built-in name -> module:Class."""
 EVALUATION_BATCH: Final = 1024
