@@ -29,7 +29,7 @@ from node.testnet_invariants import Shaken
 from node.testnet_network import Wires, Wish, choose, namespaces_left
 from node.testnet_nodes import NodeFailed, Testnet, Tools, last_line
 from node.testnet_plan import Plan, ShareAlone
-from node.testnet_processes import Guard, environment, left_over, spawn
+from node.testnet_processes import CALM_NAME, Guard, environment, left_over, spawn
 from node.testnet_shaker import Shaker
 from node.testnet_verdict import ACCURACY_BAR, Result, judge
 from node.testnet_watch import Observed
@@ -44,7 +44,6 @@ NODES_PER_LOOK: Final = 16
 RESULT_NAME: Final = "result.json"
 PLOT_NAME: Final = "accuracy.png"
 TIMELINE_NAME: Final = "timeline.png"
-CALM_NAME: Final = "calm"
 
 
 class Screen(Protocol):

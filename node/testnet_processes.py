@@ -38,6 +38,8 @@ GRACE_AT_ONCE: Final = 3.0
 CLOCK_SLACK: Final = 2.0
 RECORD_NAME: Final = "testnet.json"
 LOCK_NAME: Final = "testnet.lock"
+CALM_NAME: Final = "calm"
+"""Where, in the folder of a testnet to be shaken, the same lies that is left in peace before."""
 
 
 class NoTestnet(UserError):
@@ -267,7 +269,8 @@ def newest(base: Path) -> Path:
     Raises:
         NoTestnet: there is none.
     """
-    found = sorted(base.glob(f"*/{RECORD_NAME}"), key=lambda path: path.stat().st_mtime)
+    records = [*base.glob(f"*/{RECORD_NAME}"), *base.glob(f"*/{CALM_NAME}/{RECORD_NAME}")]
+    found = sorted(records, key=lambda path: path.stat().st_mtime)
     if not found:
         raise NoTestnet(f"no testnet in {base}; start one with: shoal testnet up")
     return found[-1].parent

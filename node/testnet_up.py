@@ -16,7 +16,7 @@ from node.testnet_display import Display
 from node.testnet_faults import quantity
 from node.testnet_network import Wish
 from node.testnet_plan import BadPlan, Plan, Topology, check
-from node.testnet_processes import RECORD_NAME
+from node.testnet_processes import CALM_NAME, RECORD_NAME
 from node.testnet_scenario import load, plan_of
 from node.testnet_verdict import Result
 from node.testnet_view import verdict_panel
@@ -197,7 +197,7 @@ def new_directory(wanted: Path | None) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadPlan(f"cannot make {directory}: {error.strerror}; choose another --dir") from None
-    if any((directory / name).exists() for name in (RECORD_NAME, testnet.CALM_NAME)):
+    if any((directory / name).exists() for name in (RECORD_NAME, CALM_NAME)):
         raise BadPlan(f"{directory} holds a testnet already: choose another --dir, or remove it")
     return directory.absolute()
 

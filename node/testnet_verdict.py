@@ -144,8 +144,8 @@ def _node_result(node: Observed, accuracy: float | None) -> NodeResult:
         loss=status.loss if status else None,
         state_hash=status.state_hash if status else "",
         failed_rounds=len(node.failed),
-        bytes_sent=status.bytes_sent if status else 0,
-        bytes_received=status.bytes_received if status else 0,
+        bytes_sent=node.sent_before + (status.bytes_sent if status else 0),
+        bytes_received=node.received_before + (status.bytes_received if status else 0),
         exit_code=node.left if node.exit_code is None else node.exit_code,
     )
 

@@ -40,6 +40,9 @@ class Observed:
     """All of them, over all its lives, by the time at which they ended."""
     restarts: int = 0
     """How often it was started again on purpose."""
+    sent_before: int = 0
+    """Bytes of its former lives, as far as it had told of them."""
+    received_before: int = 0
     wished: bool = False
     """Whether its process was meant to end."""
     pids: set[int] = field(default_factory=set)
@@ -101,6 +104,9 @@ class Observed:
     def begin_again(self) -> None:
         """Its process was started again: what it said before is of its last life."""
         self.restarts += 1
+        if self.status is not None:
+            self.sent_before += self.status.bytes_sent
+            self.received_before += self.status.bytes_received
         self.status, self.answers, self.wished = None, False, False
         self.exit_code, self.last_words = None, ""
 

@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from testnet_fakes import round_status, status
 
@@ -34,6 +35,28 @@ def test_every_process_that_answered_is_remembered() -> None:
     for pid in (7, 7, 8):
         node.take(status(pid=pid))
     assert node.pids == {7, 8}
+
+
+def test_a_node_that_begins_again_keeps_its_rounds_and_its_bytes() -> None:
+    node = Observed("node-1")
+    node.take(status(history=[round_status(1), round_status(2)], sent=500))
+    node.exit_code, node.wished = -9, True
+    node.begin_again()
+    assert (node.restarts, node.sent_before, node.exit_code, node.wished) == (1, 500, None, False)
+    assert (node.status, node.is_loading, sorted(node.rounds)) == (None, True, [1, 2])
+    node.begin_again()
+    assert (node.restarts, node.sent_before) == (2, 500)
+
+
+def test_the_database_adds_what_nobody_saw_and_changes_nothing_else() -> None:
+    node = Observed("node-1")
+    node.take(status(history=[round_status(1), round_status(3)]))
+    node.take_rounds([round_status(1), round_status(2)])
+    assert sorted(node.rounds) == [1, 2, 3]
+    assert len(node.tries) == 3
+    later = round_status(2, state="ff")
+    node.take_rounds([msgspec.structs.replace(later, finished_at=2e9), round_status(2)])
+    assert node.rounds[2].state_hash == "ff"
 
 
 def test_silence_keeps_what_was_known() -> None:
