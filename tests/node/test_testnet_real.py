@@ -61,6 +61,45 @@ def test_real_nodes_and_their_trainers_end_with_a_launcher_that_is_killed(direct
     wait_until(lambda: processes_of(directory) == [], 60)
 
 
+def test_nodes_killed_every_fifteen_seconds_cost_the_others_no_round(directory: Path) -> None:
+    scenario = Path(__file__).parents[2] / "scenarios" / "torchft.toml"
+    command = [*UP, "--scenario", str(scenario), "--nodes", "5", "--seconds", "75", "--dir", str(directory)]
+    found = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert found.stdout, found.stderr
+    result = json.loads(found.stdout)
+    assert [cost["kind"] for cost in result["faults"]] == ["kill"] * 3
+    held = {check["name"]: check["ok"] for check in result["invariants"]}
+    assert held["no node lost a round by what befell others"], result["invariants"]
+    assert held["equal state on all nodes after every round"], result["invariants"]
+    assert held["no node restarted or ended early"], result["invariants"]
+    assert (directory / "timeline.png").exists()
+    assert processes_of(directory) == []
+
+
+def test_a_detached_testnet_is_split_healed_and_shaken_by_hand(directory: Path) -> None:
+    def shoal(*words: str) -> str:
+        command = [*UP[:-1], *words, "--dir", str(directory)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def averaged(index: int) -> list[int]:
+        status = fetch_status(directory / f"node-{index}")
+        return [each.round for each in status.history if each.outcome == "averaged"] if status else []
+
+    shoal("up", "--nodes", "3", "--rounds", "100000", "--detach")
+    wait_until(lambda: all(averaged(index) for index in (1, 2, 3)), 120)
+    assert "split: node-3 | node-1, node-2" in shoal("split", "3")
+    # What was under way may still end; from then on the two go on, and the third stands still.
+    wait_until(lambda: len(averaged(3)) > 0 and averaged(1)[-1] > averaged(3)[-1] + 5, 60)
+    assert "split: node-3" in shoal("status")
+    shoal("heal")
+    wait_until(lambda: bool(set(averaged(3)[-3:]) & set(averaged(1)[-6:])), 60)
+    shoal("kill", "2")
+    shoal("restart", "2")
+    wait_until(lambda: bool(set(averaged(2)[-3:]) & set(averaged(1)[-6:])), 90)
+    assert "3 nodes stopped" in shoal("down")
+    assert processes_of(directory) == []
+
+
 def test_a_task_that_does_not_exist_is_told_once_and_leaves_nobody(directory: Path) -> None:
     command = [*UP, "--nodes", "2", "--task", "nowhere.at_all:Task", "--dir", str(directory)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
