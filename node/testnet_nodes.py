@@ -170,8 +170,12 @@ class Testnet:
         """Start who can be started, look at all, tell what can be told.
 
         Raises:
-            NodeFailed: a node ended before it ever answered.
+            NodeFailed: a node ended before it ever answered, or the proxy ended.
         """
+        exit_code = self._proxy.poll() if self._proxy is not None else None
+        if exit_code is not None:
+            log = self.directory / "shaper.log"
+            raise NodeFailed(f"the proxy {ended_how(exit_code)}: {last_line(log)} (its log: {log})")
         self._start_some()
         self._take_over()
         self._watcher.look()

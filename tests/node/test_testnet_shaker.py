@@ -15,7 +15,7 @@ import testnet_fakes
 from testnet_fakes import Seen, plan_of, wait_until
 
 from node import testnet
-from node.testnet import up
+from node.testnet import NodeFailed, up
 from node.testnet_events import read_events
 from node.testnet_faults import Fault, Link
 from node.testnet_hands import Hands
@@ -145,6 +145,21 @@ def test_a_node_that_was_killed_for_good_is_not_waited_for(tmp_path: Path) -> No
     checks = {check.name: check for check in result.invariants}
     assert checks["every node finished every round"].ok
     assert result.per_node[2].exit_code == -signal.SIGKILL
+
+
+def test_a_proxy_that_ends_by_itself_ends_the_testnet_with_a_word(tmp_path: Path) -> None:
+    def end() -> None:
+        wait_until(lambda: (tmp_path / "node-2" / "status.json").exists())
+        proxy = read_record(tmp_path).proxy
+        assert proxy is not None
+        os.kill(proxy.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    plan = shaken(rounds=10**6, link=Link(latency=0.01))
+    with pytest.raises(NodeFailed, match="the proxy was killed by signal 9"):
+        up(plan, tmp_path, screen=Seen(), tools=TOOLS, network="proxy", compare=False)
+    thread.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
