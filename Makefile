@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help install testnet simulate soak test test-fast check format clean distclean
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Arguments: make testnet ARGS="--nodes 8 --method diloco", make test ARGS="-k config"'
 
 install: $(STAMP) ## Make .venv with all that is needed (others do this by themselves)

@@ -1,0 +1,86 @@
+"""Methods over real node processes: the same state on all, and the lead over their papers' baselines.
+
+One seed each; over several seeds, in lockstep, see tests/methods. Bytes are those of the sockets.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lockstep import train
+
+from methods.digits_shares import NoisyDigits, PartlyLabelledDigits
+from methods.fedavg import FedAvg, FedAvgConfig
+from methods.fedstar import FedSTAR, FedSTARConfig
+from methods.learner import TorchLearner
+from methods.local_sgd import LocalSGD, LocalSGDConfig
+from methods.task import Task
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def run_testnet(folder: Path, *words: str) -> dict[str, Any]:
+    """Run a testnet to its end; returns its result, having seen that all nodes agree."""
+    command = [sys.executable, "-m", "node", "testnet", "up", "--json", "--dir", str(folder / "net")]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=550)
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["same_state_hash"], done.stderr
+    assert all(node["finished"] for node in result["per_node"]), done.stderr
+    return result
+
+
+def reached(method: Any, tasks: list[Task], rounds: int) -> float:
+    """Return what a method reaches in lockstep: the mean over the peers."""
+    learners = [TorchLearner(task, seed=0) for task in tasks]
+    states, _ = train(method, learners, learners[0].initial, rounds)
+    found = [
+        learner.evaluate(state.params)["accuracy"] for learner, state in zip(learners, states, strict=True)
+    ]
+    return sum(found) / len(found)
+
+
+def test_fedstar_beats_one_epoch_and_does_not_fall_behind_equal_steps(tmp_path: Path) -> None:
+    rounds = 60
+    together = run_testnet(
+        tmp_path, "--nodes", "5", "--method", "fedstar", "--option", f"rounds={rounds}",
+        "--rounds", str(rounds), "--task", "digits_few_labels", "--timeout", "500",
+    )["accuracy_mean"]  # fmt: skip
+    tasks: list[Task] = [PartlyLabelledDigits(f"{i + 1}/5") for i in range(5)]
+    epoch = reached(FedAvg(FedAvgConfig(steps=1, lr=1e-3, batch_size=64)), tasks, rounds)
+    equal = reached(FedSTAR(FedSTARConfig(rounds=rounds, beta=0, gate=False)), tasks, rounds)
+    alone = reached(LocalSGD(LocalSGDConfig(steps=9, lr=1e-3, batch_size=32)), tasks, rounds)
+    print(f"together {together:.3f} one epoch {epoch:.3f} equal steps {equal:.3f} alone {alone:.3f}")
+    assert together >= epoch + 0.10
+    assert together >= equal - 0.01
+    assert together >= alone + 0.15
+
+
+def test_fedln_beats_averaging_that_knows_of_no_noise(tmp_path: Path) -> None:
+    rounds = 30
+    together = run_testnet(
+        tmp_path, "--nodes", "10", "--method", "fedln", "--option", "batch_size=32", "--option", "lr=0.003",
+        "--rounds", str(rounds), "--task", "digits_noisy", "--timeout", "500",
+    )["accuracy_mean"]  # fmt: skip
+    tasks: list[Task] = [NoisyDigits(f"{i + 1}/10") for i in range(10)]
+    averaged = reached(FedAvg(FedAvgConfig(steps=5, lr=3e-3, batch_size=32)), tasks, rounds)
+    print(f"together {together:.3f} averaged {averaged:.3f}")
+    assert together >= averaged + 0.05
+
+
+def test_fedcompress_keeps_the_accuracy_at_a_quarter_of_the_bytes(tmp_path: Path) -> None:
+    common = (
+        "--nodes", "4", "--task", "digits_compressible", "--task-option", "network=mlp", "--alpha", "0.5",
+        "--rounds", "15", "--option", "lr=0.003", "--option", "batch_size=32", "--timeout", "250",
+    )  # fmt: skip
+    plain = run_testnet(tmp_path / "plain", *common, "--method", "fedavg", "--option", "steps=32")
+    small = run_testnet(
+        tmp_path / "small", *common, "--method", "fedcompress",
+        "--option", "epochs=3", "--option", "cluster_epochs=0",
+    )  # fmt: skip
+    gains = [plain[way] / small[way] for way in ("bytes_sent", "bytes_received")]
+    print(f"gains {gains}, accuracy {plain['accuracy_mean']:.3f} and {small['accuracy_mean']:.3f}")
+    assert min(gains) >= 4
+    assert small["accuracy_mean"] >= plain["accuracy_mean"] - 0.02
