@@ -5,10 +5,12 @@
       '---back-off----'<-----lost--------'
 
 Addresses come from the command line, the peer book, mDNS, the DHT and the records of other peers.
-Those a user gave are tried for ever; the rest until their source forgets them. A bootstrap that
+Those a user gave and those that once led to a link are tried for ever, so that two halves of a swarm find
+each other again however long they were apart; the rest until they have failed often. A bootstrap that
 does not answer stops nothing: it stays in the list with the reason, and is tried again.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,10 +22,16 @@ FIRST_RETRY: Final = 0.5
 """Seconds; doubled after every failure."""
 MAX_RETRY: Final = 20.0
 """Seconds; a bootstrap that comes back is found within this."""
+MAX_RETRY_LEARNED: Final = 60.0
+"""Seconds, for addresses that nobody gave us but that have worked."""
 MAX_ATTEMPTS: Final = 8
-"""Failures in a row after which a learned address is forgotten."""
+"""Failures in a row after which a learned address that never worked is forgotten."""
 AT_ONCE: Final = 8
 """Dials under way at the same time."""
+NEW_AT_ONCE: Final = 64
+"""Addresses that have never worked, dialled without a pause."""
+NEW_PER_SECOND: Final = 2.0
+"""And after that."""
 DIAL_PATIENCE: Final = 15.0
 """Seconds after which a dial that reported nothing counts as failed."""
 MAX_ADDRESSES: Final = 512
@@ -53,6 +61,8 @@ class Target:
     """In a row."""
     due: float = 0.0
     peer: PeerId | None = None
+    has_worked: bool = False
+    """Whether it ever led to a link."""
 
 
 def peer_in(address: str) -> PeerId | None:
@@ -71,22 +81,42 @@ class Discovery:
         self._dice = dice
         self._connected: set[PeerId] = set()
         self._max_links = max_links
+        self._budget, self._budget_at = float(NEW_AT_ONCE), 0.0
 
     def add(self, address: str, source: str, now: float) -> Effects:
         """Take note of an address."""
+        return self.add_all((address,), source, now)
+
+    def add_all(self, addresses: Iterable[str], source: str, now: float) -> Effects:
+        """Take note of addresses."""
+        # A list, so that all are looked at.
+        news = [self._note(address, source, now) for address in addresses]
+        return self.plan(now) if any(news) else []
+
+    def _note(self, address: str, source: str, now: float) -> bool:
         peer = peer_in(address)
         known = self.targets.get(address)
         if known is not None:
             if source == "bootstrap":
                 known.source = source
-            return []
-        if peer == self.me or (source != "bootstrap" and len(self.targets) >= MAX_ADDRESSES):
-            return []
+            return False
+        if peer == self.me:
+            return False
+        if len(self.targets) >= MAX_ADDRESSES and source != "bootstrap" and not self._make_room():
+            return False
         target = Target(address, source, due=now, peer=peer)
         if peer in self._connected:
             target.state = "connected"
         self.targets[address] = target
-        return self.plan(now)
+        return True
+
+    def _make_room(self) -> bool:
+        """Forget the address that failed most, lest made-up ones keep the real ones out."""
+        failed = [t for t in self.targets.values() if t.state == "failed" and t.source != "bootstrap"]
+        if not failed:
+            return False
+        del self.targets[max(failed, key=lambda target: (not target.has_worked, target.failures)).address]
+        return True
 
     def remove(self, address: str) -> None:
         """Forget an address."""
@@ -100,6 +130,7 @@ class Discovery:
                 target.peer = peer
             if target.peer == peer:
                 target.state, target.reason, target.failures = "connected", "", 0
+                target.has_worked = True
         return self.plan(now)
 
     def lost(self, peer: PeerId, now: float) -> Effects:
@@ -113,42 +144,55 @@ class Discovery:
     def failed(self, address: str, reason: str, now: float) -> Effects:
         """A dial failed."""
         target = self.targets.get(address)
-        if target is None:
-            return self.plan(now)
+        if target is not None:
+            self._fail(target, reason, now)
+        return self.plan(now)
+
+    def _fail(self, target: Target, reason: str, now: float) -> None:
         target.state, target.reason = "failed", reason
         target.failures += 1
-        if target.source != "bootstrap" and target.failures >= MAX_ATTEMPTS:
-            del self.targets[address]
-        else:
-            target.due = now + self._jitter(min(MAX_RETRY, FIRST_RETRY * 2 ** min(target.failures, 10)))
-        return self.plan(now)
+        is_given = target.source == "bootstrap"
+        if not is_given and not target.has_worked and target.failures >= MAX_ATTEMPTS:
+            del self.targets[target.address]
+            return
+        longest = MAX_RETRY if is_given else MAX_RETRY_LEARNED
+        target.due = now + self._jitter(min(longest, FIRST_RETRY * 2 ** min(target.failures, 10)))
 
     def plan(self, now: float) -> Effects:
         """Dial what is due, and say when to look again."""
+        for target in [t for t in self.targets.values() if t.state == "dialling" and t.due <= now]:
+            self._fail(target, "timeout", now)
         effects: Effects = []
-        dialling = 0
-        for target in self.targets.values():
-            if target.state == "dialling":
-                if now < target.due:
-                    dialling += 1
-                    continue
-                target.state, target.reason = "failed", "timeout"
-        under_way = {t.peer for t in self.targets.values() if t.state == "dialling" and t.peer}
-        for target in sorted(self.targets.values(), key=lambda t: (t.source != "bootstrap", t.due)):
-            if target.state in ("dialling", "connected") or now < target.due or dialling >= AT_ONCE:
+        under_way = [t for t in self.targets.values() if t.state == "dialling"]
+        due = [t for t in self.targets.values() if t.state not in ("dialling", "connected") and t.due <= now]
+        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.due))
+        busy = {target.peer for target in under_way if target.peer is not None} | self._connected
+        for target in due[: 4 * AT_ONCE]:
+            if len(under_way) + len(effects) >= AT_ONCE:
+                break
+            is_given = target.source == "bootstrap"
+            if target.peer in busy or (not is_given and len(self._connected) >= self._max_links):
                 continue
-            if target.peer in under_way or (target.peer is not None and target.peer in self._connected):
-                continue
-            if target.source != "bootstrap" and len(self._connected) >= self._max_links:
+            if not is_given and not target.has_worked and not self._spend(now):
                 continue
             target.state, target.due = "dialling", now + DIAL_PATIENCE
             target.attempts += 1
-            dialling += 1
             if target.peer is not None:
-                under_way.add(target.peer)
+                busy.add(target.peer)
             effects.append(Dial(target.address))
         waiting = [t.due for t in self.targets.values() if t.state != "connected" and t.due > now]
+        if any(t.state not in ("dialling", "connected") and t.due <= now for t in due):
+            waiting.append(now + 1 / NEW_PER_SECOND)
         return [*effects, SetTimer(min(waiting, default=float("inf")), TIMER)]
+
+    def _spend(self, now: float) -> bool:
+        """Take one of the dials that unproved addresses may cost: somebody may have made them up."""
+        self._budget = min(float(NEW_AT_ONCE), self._budget + NEW_PER_SECOND * (now - self._budget_at))
+        self._budget_at = now
+        if self._budget < 1:
+            return False
+        self._budget -= 1
+        return True
 
     def _jitter(self, seconds: float) -> float:
         # Two halves of a swarm must not dial each other in step for ever.

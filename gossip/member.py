@@ -383,8 +383,7 @@ class Member:
             changed = True
             effects += self._forget_ready(record.author, record.presence, now)
             if record.author not in self.table.connected:
-                for address in record.presence.addresses:
-                    effects += self.discovery.add(address, "peers", now)
+                effects += self.discovery.add_all(record.presence.addresses, "peers", now)
             if record.author == peer:
                 effects += self._introduce(peer, record.presence)
         if message.reply:

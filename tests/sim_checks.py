@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from node.checkpoint import Checkpoint
 
 NEVER: Final = float("inf")
-SPARE: Final = 64
+SPARE: Final = 600
 """Entries that a container of a member may have beyond what its peers account for."""
 CLEAN: Final = ("crash", "leave", "trainer", "jump")
 """Faults after which everyone knows at once who is gone; crash with its power on."""

@@ -69,7 +69,7 @@ def _equivocate(node: SimNode, effect: Send) -> list[Send]:
 
 
 def _wrong(node: SimNode, effect: Send) -> list[Send]:
-    return _bent(effect, 7.0) if _is_mean(effect) else [effect]
+    return _bent(effect, 7.0) if isinstance(effect.message, m.Reduced | m.Chunk) else [effect]
 
 
 def _nan(node: SimNode, effect: Send) -> list[Send]:
@@ -119,16 +119,9 @@ def _sybil(node: SimNode, effect: Send) -> list[Send]:
     member = node.member
     crowd = []
     for number in range(20):
-        presence = m.Presence(
-            member.run,
-            "run",
-            member.round + 3,
-            b"\xaa" * 32,
-            b"\xbb" * 32,
-            "working",
-            60.0,
-            ("sim:none/p2p/x",),
-        )
+        states = (b"\xaa" * 32, b"\xbb" * 32)
+        addresses = tuple(f"sim:{node.dice.random()}/p2p/x" for _ in range(8))
+        presence = m.Presence(member.run, "run", member.round + 3, *states, "working", 60.0, addresses, True)
         crowd.append((m.Record(PeerId(f"sybil{number}"), int(node.sim.now * 1e6), presence), 0.0))
     return [effect, Send(effect.peer, m.Records(tuple(crowd)))]
 
