@@ -199,6 +199,7 @@ class FedSTAR:
         metrics = {
             "pseudo_labels": work.pseudo_labels,
             "gate": float(gate[0]),
+            "alarm": float(gate[0] == OPEN and self.config.beta > 0 and not trusted),
             "refused": float(refused + claims.refused),
         }
         report = Report(trained.loss, trained.examples, trained.steps, mean.contributors, metrics)

@@ -172,9 +172,10 @@ def test_a_fall_on_own_labels_stops_pseudo_labels_on_that_peer_alone() -> None:
             for peer, state, learner in zip(peers, poisoned, learners, strict=True)
         }
     )
-    used = [ended.results[peer][1].metrics["pseudo_labels"] for peer in peers]
-    assert used[0] > 0
-    assert used[1] == 0
+    metrics = [ended.results[peer][1].metrics for peer in peers]
+    assert metrics[0]["pseudo_labels"] > 0
+    assert metrics[1]["pseudo_labels"] == 0
+    assert [each["alarm"] for each in metrics] == [0, 1]
 
 
 @pytest.mark.parametrize("rounds", [3])
