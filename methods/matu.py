@@ -19,9 +19,9 @@ What differs from the paper, and why:
 
 - A peer starts from th_t itself. The paper's server sends every client the unified vector of its tasks,
   which loses what they disagree on a second time; here th_t is at hand. `start = "unified"` is the paper's.
-- Tasks are not mixed unless asked for (`neighbours` is 0). With conflicting tasks it can undo the method:
-  on the digits it cost 13 to 30 points. Where it is asked for, peers try it on their own examples, and it
-  is left out of a round in which most of them find it to do harm.
+- Tasks are not mixed unless asked for (`neighbours` is 0): it can undo the method, and on six digit tasks
+  it does (docs/methods/matu.md). Where it is asked for, peers try it on their own examples, and it is left
+  out of a round in which most of them find it to do harm.
 - Similarity is of sign planes, not of reconstructed vectors, whose zeros would make any two tasks of one
   peer alike; and it is measured once, when a task is new: mixed vectors would soon be alike by the mixing.
 - Holders of a task try each other's vectors on their own examples: does the task do better without this
@@ -45,6 +45,7 @@ from gossip.core import Vector
 from methods.ballots import Cells, accused, is_mixing_harmful, read_ballot, write_ballot
 from methods.base import About, Report, State, Steps, Trained
 from methods.bodies import exchange
+from methods.errors import BadOption
 from methods.identity import ID_BYTES
 from methods.task_message import Coding, Form, read, tau_bytes, write
 from methods.task_reduction import Holder, by_task, mixed, with_similarities
@@ -128,11 +129,17 @@ class MaTU:
         return tau_bytes(params_numel, self.config.coding) + 4 * (-(-params_numel // 8) + 80)
 
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
-        """Fine-tune each task, tell all, and reduce what all told."""
+        """Fine-tune each task, tell all, and reduce what all told.
+
+        Raises:
+            BadOption: this node has more tasks than a message may.
+        """
         from methods.part_work import parts_of
 
         c = self.config
-        parts, table = parts_of(learner)[: c.tasks_per_peer], TaskTable.of(state.shared)
+        parts, table = parts_of(learner), TaskTable.of(state.shared)
+        if len(parts) > c.tasks_per_peer:
+            raise BadOption(f"this node has {len(parts)} tasks: raise tasks_per_peer = {c.tasks_per_peer}")
         trained = list(self._local(state.params, table, parts, round_))
         form = Form(digest(state.params), state.params.size, c.coding, c.tasks_per_peer)
         unified = unify([np.subtract(each.params, state.params) for each in trained])
@@ -252,8 +259,14 @@ def digest(params: Vector) -> bytes:
 def measured(
     base: Vector, table: TaskTable, parts: "Sequence[Part]", holders: Mapping[bytes, list[Holder]]
 ) -> dict[str, float]:
-    """Return the accuracy on each of our tasks, their mean, and how many peers hold the rarest."""
-    metrics = {"holders": float(min((len(holders.get(p.identity.id, ())) for p in parts), default=0))}
+    """Return the accuracy on each of our tasks, their mean, how many peers hold the rarest, and what is left.
+
+    `uncarried`: our tasks that found no slot.
+    """
+    metrics = {
+        "holders": float(min((len(holders.get(p.identity.id, ())) for p in parts), default=0)),
+        "uncarried": float(sum(p.identity.id not in table.known for p in parts)),
+    }
     found = {p.identity.name: p.test_accuracy(np.add(base, table.vector(p.identity.id))) for p in parts}
     reached = {name: value for name, value in found.items() if value is not None}
     if reached:

@@ -7,6 +7,7 @@ import numpy as np
 
 from crypto.keys import PeerId
 from gossip.core import Vector
+from methods.bitcoding import Bits
 from methods.task_message import HeardMessage
 from methods.task_table import TaskTable
 from methods.taskvectors import (
@@ -27,8 +28,12 @@ class Holder:
 
     peer: PeerId
     contribution: Contribution
-    signs: Signs
-    """Of its own vector."""
+    tau: Vector
+    mask: Bits
+
+    def signs(self) -> Signs:
+        """Return the signs of its own vector."""
+        return sign_plane(self.tau, self.mask)
 
 
 def by_task(messages: Iterable[tuple[PeerId, HeardMessage]]) -> dict[bytes, list[Holder]]:
@@ -37,8 +42,8 @@ def by_task(messages: Iterable[tuple[PeerId, HeardMessage]]) -> dict[bytes, list
     for peer, message in sorted(messages, key=lambda each: each[0]):
         for id_, heard in message.tasks.items():
             vector = reconstruct(message.tau, heard.mask, heard.scale)
-            signs = sign_plane(message.tau, heard.mask)
-            found.setdefault(id_, []).append(Holder(peer, Contribution(vector, heard.examples), signs))
+            contribution = Contribution.of(vector, heard.examples)
+            found.setdefault(id_, []).append(Holder(peer, contribution, message.tau, heard.mask))
     return dict(sorted(found.items()))
 
 
@@ -50,12 +55,11 @@ def with_similarities(
     A new task's vector is what its first round added, so its signs are untouched by any mixing of its own.
     """
     similarities = table.similarities.copy()
-    planes = {
-        slot: majority([holder.signs for holder in each])
-        for id_, each in holders.items()
-        if (slot := table.slot(id_)) is not None
-    }
-    new = [slot for slot in planes if table.ids[slot] not in before.known]
+    carried = {slot: each for id_, each in holders.items() if (slot := table.slot(id_)) is not None}
+    new = [slot for slot in carried if table.ids[slot] not in before.known]
+    if not new:
+        return similarities
+    planes = {slot: majority([holder.signs() for holder in each]) for slot, each in carried.items()}
     for slot in new:
         for other, plane in planes.items():
             if other != slot:

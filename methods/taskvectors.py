@@ -27,7 +27,7 @@ import numpy.typing as npt
 from gossip.core import Vector
 from methods.bitcoding import Bits
 from methods.bodies import cap
-from methods.fixed_point import clip_to_median, weighted_mean
+from methods.fixed_point import norm, weighted_mean
 
 Signs: TypeAlias = npt.NDArray[np.int8]
 
@@ -62,6 +62,13 @@ class Contribution:
     vector: Vector
     """Reconstructed: λ m τ."""
     examples: int
+    length: float
+    """Of the vector."""
+
+    @classmethod
+    def of(cls, vector: Vector, examples: int) -> "Contribution":
+        """Return it with its length measured, which takes longer than all else that is done with it."""
+        return cls(vector, examples, norm(vector))
 
 
 def unify(vectors: Sequence[Vector]) -> Unified:
@@ -104,7 +111,12 @@ def combine(contributions: Sequence[Contribution], rho: float) -> Combined:
     """
     most = cap([c.examples for c in contributions])
     weights = [min(c.examples, most) for c in contributions]
-    mean = weighted_mean(clip_to_median([c.vector for c in contributions], CLIP), weights)
+    longest = CLIP * sorted(c.length for c in contributions)[(len(contributions) - 1) // 2]
+    clipped = [
+        c.vector if c.length <= longest else np.multiply(c.vector, np.float32(longest / c.length))
+        for c in contributions
+    ]
+    mean = weighted_mean(clipped, weights)
     votes = np.sum([np.sign(c.vector).astype(np.int8) for c in contributions], axis=0, dtype=np.int64)
     agreement = np.abs(votes) / len(contributions)
     weight = np.where(agreement >= rho, 1.0, agreement).astype(np.float32)

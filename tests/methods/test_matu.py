@@ -13,6 +13,7 @@ from lockstep import names, run_round
 from crypto.keys import PeerId
 from methods.base import Gather, Gathered, Report, State, Steps
 from methods.digit_tasks import DigitTask, DigitTasks
+from methods.errors import BadOption
 from methods.fedavg import FedAvg, FedAvgConfig
 from methods.learner import TorchLearner
 from methods.matu import MaTU, MaTUConfig, digest
@@ -174,7 +175,14 @@ def test_tasks_beyond_the_slots_are_not_carried_and_nobody_fails() -> None:
         MaTU(MaTUConfig(steps=1, slots=2)), ring(3, tasks="upright,mirrored,turned"), rounds=2
     )
     assert len(vectors(states[0])) == 2
+    assert sum(report.metrics["uncarried"] for report in reports) == 2
     assert all(np.isfinite(report.loss) for report in reports)
+
+
+def test_a_node_with_more_tasks_than_a_message_may_have_is_told_the_fix() -> None:
+    method, alone = MaTU(MaTUConfig(tasks_per_peer=1)), learner("1/1", tasks="upright,mirrored")
+    with pytest.raises(BadOption, match="has 2 tasks: raise tasks_per_peer = 1"):
+        next(method.round(method.init(alone.initial), alone, 0))
 
 
 def test_a_peer_that_dies_before_its_message_is_left_out() -> None:

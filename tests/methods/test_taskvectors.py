@@ -112,7 +112,7 @@ def test_the_majority_of_three_holders() -> None:
 def test_three_holders_by_hand() -> None:
     vectors = [[1, 1, 0], [1, -1, 0], [3, 1, 2]]
     told = combine(
-        [Contribution(np.array(v, np.float32), n) for v, n in zip(vectors, (2, 1, 1), strict=True)], 0.5
+        [Contribution.of(np.array(v, np.float32), n) for v, n in zip(vectors, (2, 1, 1), strict=True)], 0.5
     )
     # Means (2+1+3)/4, (2-1+1)/4, 2/4; signs agree by 3/3, 1/3 and 1/3.
     np.testing.assert_allclose(told.agreement, [1, 1 / 3, 1 / 3], rtol=1e-6)
@@ -120,16 +120,16 @@ def test_three_holders_by_hand() -> None:
 
 
 def test_nobody_counts_by_a_long_vector_or_many_examples() -> None:
-    honest = [Contribution(np.ones(4, np.float32), 10) for _ in range(4)]
-    long = combine([*honest, Contribution(np.full(4, 1000, np.float32), 10)], 0.4)
+    honest = [Contribution.of(np.ones(4, np.float32), 10) for _ in range(4)]
+    long = combine([*honest, Contribution.of(np.full(4, 1000, np.float32), 10)], 0.4)
     np.testing.assert_allclose(long.vector, (4 + 3) / 5)
-    many = combine([*honest, Contribution(np.full(4, 2, np.float32), 1 << 24)], 0.4)
+    many = combine([*honest, Contribution.of(np.full(4, 2, np.float32), 1 << 24)], 0.4)
     np.testing.assert_allclose(many.vector, (40 + 2 * 30) / 70)
 
 
 def test_a_minority_that_flips_signs_only_shrinks() -> None:
     honest = some_vectors(1)[0]
-    told = combine([Contribution(honest, 1)] * 4 + [Contribution(-honest, 1)], 0.7)
+    told = combine([Contribution.of(honest, 1)] * 4 + [Contribution.of(-honest, 1)], 0.7)
     np.testing.assert_allclose(told.vector, honest * np.float32(0.6 * 0.6), rtol=1e-5, atol=1e-7)
 
 

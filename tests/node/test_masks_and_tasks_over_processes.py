@@ -1,0 +1,146 @@
+"""DeltaMask and MaTU over real node processes: bytes of the sockets, a node killed, a newcomer, one state.
+
+Bytes are counted over rounds in which all nodes took part and nobody fetched a state, from all that the
+sockets sent, whatever for: presence, matchmaking, commitments, links' own framing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+from swarm import Node, Swarm, averaged, wait_agreement, wait_until
+
+from node.status import Status
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+LONG: Final = 400.0
+"""Seconds: several nodes start torch and pre-train a body on two cores that others use too."""
+WIDTH: Final = 8192
+WEIGHTS: Final = 96 * WIDTH
+
+
+class Meter:
+    """What the nodes had sent when they were first seen at each round."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        """`nodes`: all of a swarm."""
+        self._nodes = nodes
+        self._seen: dict[int, dict[str, int]] = {}
+
+    def look(self) -> list[Status]:
+        """Note what has been sent; returns what the nodes say, if all of them answer."""
+        found = [(node, status) for node in self._nodes if (status := node.ask()) is not None]
+        for node, status in found:
+            self._seen.setdefault(status.round, {}).setdefault(node.name, status.bytes_sent)
+        return [status for _, status in found] if len(found) == len(self._nodes) else []
+
+    def bytes_per_update(self, statuses: Sequence[Status], first: int) -> float:
+        """Return what a node sent to each other in a round, over the longest run of undisturbed rounds."""
+        everyone = len(statuses)
+        whole = [
+            {round_ for round_, each in averaged(status).items() if each.contributors == everyone}
+            for status in statuses
+        ]
+        clean = sorted(round_ for round_ in set.intersection(*whole) if round_ >= first)
+        start, length = longest_run(clean)
+        print(f"undisturbed: {length} rounds from {start}")
+        assert length >= 4, f"too few undisturbed rounds to count: {clean}"
+        begin, end = (self._seen.get(round_, {}) for round_ in (start, start + length - 1))
+        assert len(begin) == len(end) == everyone, "a round went by unseen"
+        sent = sum(end[name] - begin[name] for name in begin)
+        return sent / (everyone * (everyone - 1) * (length - 1))
+
+
+def longest_run(numbers: Sequence[int]) -> tuple[int, int]:
+    """Return where the longest run of consecutive numbers starts, and how long it is."""
+    best = (0, 0)
+    for start in numbers:
+        length = 0
+        while start + length in numbers:
+            length += 1
+        best = max(best, (start, length), key=lambda run: run[1])
+    return best
+
+
+def start_all(swarm: Swarm, count: int, *flags: str, options: Sequence[str] = ()) -> list[Node]:
+    """Start nodes, of which each is told its share."""
+    nodes: list[Node] = []
+    for i in range(1, count + 1):
+        share = ("--task-option", f"share={i}/{count}")
+        more = [word for option in options for word in ("--task-option", option)]
+        nodes.append(
+            swarm.start(
+                f"node{i}", *flags, *share, *more, "--wait-for", str(count), "--patience", "60",
+                join=nodes[:1],
+            )
+        )  # fmt: skip
+    return nodes
+
+
+def test_a_mask_costs_a_tenth_of_a_bit_per_weight_on_the_socket(tmp_path: Path) -> None:
+    flags = ("--task", "digits_body", "--method", "deltamask", "--option", "head_rounds=2", "--rounds", "22")
+    with Swarm(tmp_path) as swarm:
+        nodes = start_all(swarm, 3, *flags, options=[f"width={WIDTH}"])
+        meter = Meter(nodes)
+
+        def is_over() -> list[Status] | None:
+            statuses = meter.look()
+            return statuses if statuses and all(status.round == 22 for status in statuses) else None
+
+        statuses = wait_until("all rounds", is_over, LONG)
+        bits = 8 * meter.bytes_per_update(statuses, first=4) / WEIGHTS
+        body = [each.metrics["bits_per_weight"] for status in statuses for each in status.history[4:]
+                if "bits_per_weight" in each.metrics]  # fmt: skip
+        print(f"{bits:.3f} bits per weight on the socket, {sum(body) / len(body):.3f} in the updates")
+        assert len({status.state_hash for status in statuses}) == 1
+        assert bits <= 0.15
+
+
+def test_masks_go_on_when_a_node_is_killed_and_comes_back(tmp_path: Path) -> None:
+    flags = ("--task", "digits_body", "--method", "deltamask", "--option", "head_rounds=3", "--quorum", "2")
+    with Swarm(tmp_path) as swarm:
+        nodes = start_all(swarm, 3, *flags)
+        nodes[0].wait("masks", lambda status: status.round >= 5, LONG)
+        nodes[2].kill()
+        nodes[0].wait(
+            "two rounds without it", lambda s: averaged(s) and s.history[-1].contributors == 2, LONG
+        )
+        swarm.start("node3", *flags, "--task-option", "share=3/3", "--patience", "60", join=nodes[0])
+        nodes[2].wait("it takes part again", lambda s: s.round > 8 and len(averaged(s)) > 2, LONG)
+        wait_agreement(nodes, least=8, seconds=LONG)
+
+
+def test_four_tasks_take_less_than_a_third_of_four_vectors_on_the_socket(tmp_path: Path) -> None:
+    flags = ("--task", "digit_tasks", "--method", "matu", "--rounds", "14", "--option", "steps=5")
+    with Swarm(tmp_path) as swarm:
+        nodes = start_all(swarm, 3, *flags, options=["per_node=4"])
+        meter = Meter(nodes)
+
+        def is_over() -> list[Status] | None:
+            statuses = meter.look()
+            return statuses if statuses and all(status.round == 14 for status in statuses) else None
+
+        statuses = wait_until("all rounds", is_over, LONG)
+        separate = 4 * 4 * 16_576
+        share = meter.bytes_per_update(statuses, first=1) / separate
+        print(f"{share:.3f} of four float32 vectors on the socket")
+        assert len({status.state_hash for status in statuses}) == 1
+        assert share <= 0.30
+
+
+def test_a_newcomer_brings_a_new_task_while_the_others_go_on(tmp_path: Path) -> None:
+    flags = ("--task", "digit_tasks", "--method", "matu", "--option", "steps=5")
+    with Swarm(tmp_path) as swarm:
+        nodes = start_all(swarm, 3, *flags, options=["tasks=upright,mirrored,turned"])
+        nodes[0].wait("rounds before", lambda status: status.round >= 3, LONG)
+        new = swarm.start(
+            "newcomer", *flags, "--task-option", "share=3/3", "--task-option", "own=parity,upright",
+            "--patience", "60", join=nodes[0],
+        )  # fmt: skip
+        found = new.wait("its own task is learned", lambda s: s.metrics.get("accuracy parity", 0) > 0.8, LONG)
+        assert found.round > 3
+        wait_agreement([*nodes, new], least=found.round, seconds=LONG)
+        assert found.metrics["holders"] == 1
+        assert nodes[0].status.metrics["holders"] >= 2
