@@ -122,6 +122,10 @@ class DeltaMask:
         """See `Method`; only the head travels so, which is never more than all."""
         return params_numel
 
+    def body_bytes(self, params_numel: int) -> int:
+        """See `Gathers`: a tenth of a bit for each weight."""
+        return max(1, params_numel // 80)
+
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Probe first, then mask."""
         if round_ < self.config.head_rounds:

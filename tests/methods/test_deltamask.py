@@ -17,6 +17,7 @@ from methods.learner import TorchLearner
 from methods.mask_update import Bounds, Filter, write
 from methods.masking import HeadOnly, MaskedBody, where
 from methods.posterior import ONE
+from methods.registry import describe
 from methods.task import Role, Task
 
 PEERS = 5
@@ -193,6 +194,10 @@ def test_both_codings_are_reported_and_the_shorter_is_sent() -> None:
     _, report = round_of(method, method.init(tiny().initial))[0]
     both = [report.metrics[f"bits_per_weight_{coding}"] for coding in ("bfuse8", "rice")]
     assert report.metrics["bits_per_weight"] == min(both)
+
+
+def test_what_a_person_is_told_of_its_bytes_is_a_tenth_of_a_bit_per_weight() -> None:
+    assert describe("deltamask", 1_000_000).bytes_per_round(2) == pytest.approx(0.1 * 1_000_000 / 8, rel=0.01)
 
 
 # --- bad updates ----------------------------------------------------------------------------------
