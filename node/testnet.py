@@ -171,7 +171,7 @@ class _Launcher:
         elif not is_reference and not plan.is_shaken and any(node.finished for node in net.nodes):
             alone = self._train_alone(net)
         if self._interrupts.count:
-            raise Interrupted(f"stopped at round {_lowest(net.nodes)} of {plan.rounds}; logs: {directory}")
+            raise Interrupted(_stopped(net))
         shaken = self._shaken(net, ended, calm)
         means = f"{wires.means}: {wires.why}" if wires.why else wires.means
         result = judge(plan, net.nodes, local_only=alone, seconds=seconds, shaken=shaken, network=means)
@@ -198,9 +198,7 @@ class _Launcher:
             if killed:
                 self._screen.tell(f"did not leave in time and were killed: {', '.join(killed)}")
         if asked:
-            raise Interrupted(
-                f"stopped at round {_lowest(net.nodes)} of {net.plan.rounds}; logs: {net.directory}"
-            )
+            raise Interrupted(_stopped(net))
         return seconds, ended
 
     def _look_after(self, net: Testnet) -> None:
@@ -237,7 +235,7 @@ class _Launcher:
         process = spawn(self._tools.baseline_command(net.plan), output, environment(self._tools.environ))
         self._guard.watch(process.pid)
         while process.poll() is None and not self._interrupts.count:
-            done = output.read_bytes().count(b"\n")
+            done = min(output.read_bytes().count(b"\n"), net.plan.nodes)
             self._screen.progress("training every share alone, for comparison", done, net.plan.nodes)
             self._interrupts.wait(0.2)
         if process.poll() is None:
@@ -250,11 +248,17 @@ class _Launcher:
             self._screen.tell(f"training alone failed: {last_line(output)}")
             return []
         lines = [line for line in output.read_bytes().splitlines() if line.startswith(b"{")]
-        return [msgspec.json.decode(line, type=ShareAlone).accuracy for line in lines]
+        found = [msgspec.json.decode(line, type=ShareAlone) for line in lines]
+        for each in found:
+            if each.system:
+                self._screen.tell(f"beside it, in lockstep: {each.system}: accuracy {each.accuracy:.3f}")
+        return [each.accuracy for each in found if not each.system]
 
 
-def _lowest(nodes: Sequence[Observed]) -> int:
-    return min(node.status.round if node.status else 0 for node in nodes)
+def _stopped(net: Testnet) -> str:
+    round_ = min(node.status.round if node.status else 0 for node in net.nodes)
+    of = f" of {net.plan.rounds}" if net.plan.rounds else ""
+    return f"stopped at round {round_}{of}; logs: {net.directory}"
 
 
 def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Result, shaken: Shaken) -> None:

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node import testnet
+from node.errors import UserError
 from node.testnet_display import Display
 from node.testnet_faults import Link
 from node.testnet_lives import durations, swarm_rounds
@@ -330,7 +331,7 @@ def plan_of(minutes: float, nodes: int, churn: float) -> Plan:
 
 
 def main() -> int:
-    """Run a soak; return the exit code."""
+    """Read the arguments and run a soak; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--nodes", type=int, default=5)
@@ -339,6 +340,15 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/soak.md and docs/soak.png")
     asked = parser.parse_args()
     console = Console(highlight=False)
+    try:
+        return soak(asked, console)
+    except UserError as error:
+        console.print(f"error: {error}", soft_wrap=True)
+        return error.exit_code
+
+
+def soak(asked: argparse.Namespace, console: Console) -> int:
+    """Run the testnet, fit the slopes, print, draw and write; return the exit code."""
     directory = new_directory(asked.dir)
     meter = Meter(directory)
     plan = plan_of(asked.minutes, asked.nodes, asked.churn)
