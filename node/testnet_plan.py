@@ -115,11 +115,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.nodes // 2 + 1 if self.one_group else max(1, self.group_size // 2)
 
 
-class ShareAlone(msgspec.Struct, frozen=True):
-    """What a share reached without the others, as node/baseline.py prints it."""
+class ShareAlone(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a share reached alone, or what all reach in another way, as node/baseline.py prints it."""
 
     share: int
+    """0: all together."""
     accuracy: float
+    system: str = ""
+    """What the paper of the method compares it with; empty for a share alone."""
 
 
 def check(plan: Plan) -> None:

@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from gossip.runspec import Scalar
 from methods.learner import TorchLearner
 from methods.task import load_task
-from node.baseline import alone, local_config
+from node.baseline import alone, beside, local_config
 from node.testnet_plan import Plan, ShareAlone, task_options
 
 
@@ -26,6 +27,21 @@ def test_a_share_alone_reaches_what_plain_training_reaches() -> None:
         params = learner.train(params, steps=4, lr=0.1, batch_size=32, round_=round_).params
     assert list(alone(plan))[1] == ShareAlone(2, learner.evaluate(params)["accuracy"])
     assert not np.array_equal(params, learner.initial)
+
+
+def test_what_the_paper_compares_with_is_run_by_all_shares_together() -> None:
+    options: dict[str, Scalar] = {"batch_size": 64, "lr": 0.003}
+    plan = Plan(nodes=3, rounds=4, method="fedln", options=options, task="digits_noisy")
+    (found,) = beside(plan)
+    assert (found.share, found.system) == (0, "FedAvg")
+    shares = [share.accuracy for share in alone(plan)]
+    assert found.accuracy > min(shares)
+    assert list(beside(Plan(nodes=2, rounds=1))) == []
+
+
+def test_a_share_without_labels_is_left_out_of_those_alone() -> None:
+    plan = Plan(nodes=2, rounds=1, method="fedstar", task="digits_few_labels", task_options={"labelled": 0.0})
+    assert list(alone(plan)) == []
 
 
 @pytest.mark.slow

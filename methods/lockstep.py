@@ -1,0 +1,130 @@
+"""Lockstep: the rounds of a method on N peers in one thread, without a network.
+
+Every generator is advanced to its ask; when all wait, all are answered at once, with exact means. A
+method cannot tell this from the real thing, except that here nothing is late, lost or rounded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from crypto.keys import PeerId
+from gossip.errors import GossipError
+from methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Learner, Method, Report, State, Steps
+
+T = TypeVar("T")
+
+
+@dataclass
+class Ended(Generic[T]):
+    """What became of every generator."""
+
+    results: dict[PeerId, T] = field(default_factory=dict)
+    failed: dict[PeerId, GossipError] = field(default_factory=dict)
+    """Peers whose round let a `GossipError` out."""
+    asked: list[tuple[Ask, ...]] = field(default_factory=list)
+    """The asks of each turn, in peer order."""
+
+
+def names(count: int) -> list[PeerId]:
+    """Return peer ids in sorted order."""
+    return [PeerId(f"peer{i:03}") for i in range(count)]
+
+
+def run_round(
+    generators: Mapping[PeerId, Steps[T]],
+    *,
+    drops: Mapping[PeerId, int] | None = None,
+    failures: Mapping[tuple[PeerId, int], GossipError] | None = None,
+    order: Sequence[PeerId] | None = None,
+) -> Ended[T]:
+    """Run generators until all have ended.
+
+    `drops`: the peer dies when it makes its ask of this number, from 0; it is in no answer from then on.
+    `failures`: this ask of this peer fails with this error, and its contribution is not counted.
+    `order`: in which the peers go on; by their ids unless given.
+    """
+    ended: Ended[T] = Ended()
+    waiting: dict[PeerId, Ask] = {}
+    running = {peer: generators[peer] for peer in order or sorted(generators)}
+    for peer in running:
+        _advance(ended, waiting, peer, running[peer], None)
+    turn = 0
+    while waiting:
+        for peer, number in (drops or {}).items():
+            if number == turn and waiting.pop(peer, None) is not None:
+                running[peer].close()
+        failing = {peer: (failures or {}).get((peer, turn)) for peer in waiting}
+        asks = {peer: ask for peer, ask in waiting.items() if failing[peer] is None}
+        ended.asked.append(tuple(waiting.values()))
+        answers = {peer: _answer(peer, asks) for peer in asks}
+        peers, waiting = list(waiting), {}
+        for peer in peers:
+            _advance(ended, waiting, peer, running[peer], failing[peer] or answers[peer])
+        turn += 1
+    return ended
+
+
+def train(
+    method: Method,
+    learners: Sequence[Learner],
+    params: np.ndarray[Any, np.dtype[np.float32]],
+    rounds: int,
+) -> tuple[list[State], list[list[Report]]]:
+    """Run whole rounds on every learner; returns the last states and the reports of every round."""
+    peers = names(len(learners))
+    states = {peer: method.init(params.copy()) for peer in peers}
+    reports = []
+    for round_ in range(rounds):
+        ended = run_round(
+            {
+                peer: method.round(states[peer], learner, round_)
+                for peer, learner in zip(peers, learners, strict=True)
+            }
+        )
+        states = {peer: ended.results[peer][0] for peer in peers}
+        reports.append([ended.results[peer][1] for peer in peers])
+    return [states[peer] for peer in peers], reports
+
+
+def _advance(
+    ended: Ended[T],
+    waiting: dict[PeerId, Ask],
+    peer: PeerId,
+    steps: Steps[T],
+    answer: Averaged | Gathered | GossipError | None,
+) -> None:
+    try:
+        waiting[peer] = steps.throw(answer) if isinstance(answer, GossipError) else steps.send(answer)
+    except StopIteration as stop:
+        ended.results[peer] = stop.value
+    except GossipError as error:
+        ended.failed[peer] = error
+
+
+def _answer(me: PeerId, asks: Mapping[PeerId, Ask]) -> Averaged | Gathered:
+    mine = asks[me]
+    match mine:
+        case AllReduce():
+            group = {p: a for p, a in asks.items() if isinstance(a, AllReduce) and a.tag == mine.tag}
+            return mean(group)
+        case Gather():
+            return Gathered(
+                tuple(
+                    (peer, ask.body)
+                    for peer, ask in sorted(asks.items())
+                    if isinstance(ask, Gather) and ask.tag == mine.tag
+                )
+            )
+
+
+def mean(asks: Mapping[PeerId, AllReduce]) -> Averaged:
+    """Return the exact weighted mean, added in float64 in the order of the peer ids."""
+    total = sum(asks[peer].weight for peer in sorted(asks))
+    vector = np.zeros(next(iter(asks.values())).vector.shape, np.float64)
+    for peer in sorted(asks):
+        assert asks[peer].vector.dtype == np.float32
+        vector += asks[peer].weight * asks[peer].vector.astype(np.float64)
+    return Averaged((vector / total).astype(np.float32), tuple(sorted(asks)))
