@@ -6,11 +6,20 @@ sockets sent, whatever for: presence, matchmaking, commitments, links' own frami
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 import pytest
+from lockstep import train
 from swarm import Node, Swarm, averaged, wait_agreement, wait_until
 
+from methods.base import Method
+from methods.deltamask import DeltaMask, DeltaMaskConfig
+from methods.digit_tasks import DigitTasks
+from methods.digits_body import DigitsBody
+from methods.fedavg import FedAvg, FedAvgConfig
+from methods.learner import TorchLearner
+from methods.task import Task
 from node.status import Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -64,6 +73,14 @@ def longest_run(numbers: Sequence[int]) -> tuple[int, int]:
     return best
 
 
+def lockstep_accuracy(method: Method, tasks: Sequence[Task], rounds: int) -> float:
+    """Return what a baseline reaches on the same shares, without a network."""
+    learners = [TorchLearner(task, seed=0) for task in tasks]
+    states, _ = train(method, learners, learners[0].initial, rounds)
+    found = [each.evaluate(state.params)["accuracy"] for each, state in zip(learners, states, strict=True)]
+    return fmean(found)
+
+
 def start_all(swarm: Swarm, count: int, *flags: str, options: Sequence[str] = ()) -> list[Node]:
     """Start nodes, of which each is told its share."""
     nodes: list[Node] = []
@@ -79,15 +96,54 @@ def start_all(swarm: Swarm, count: int, *flags: str, options: Sequence[str] = ()
     return nodes
 
 
+def wait_round(nodes: Sequence[Node], last: int) -> list[Status]:
+    """Wait until all have finished so many rounds; they must hold the same state."""
+    statuses = [node.wait("all rounds", lambda status: status.round == last, LONG) for node in nodes]
+    assert len({status.state_hash for status in statuses}) == 1
+    return statuses
+
+
+def test_masks_beat_the_linear_probe(tmp_path: Path) -> None:
+    flags = ("--task", "digits_body", "--method", "deltamask", "--rounds", "40")
+    with Swarm(tmp_path) as swarm:
+        statuses = wait_round(start_all(swarm, 5, *flags), 40)
+    reached = fmean(status.metrics["accuracy"] for status in statuses)
+    # The head's last round: a linear probe, before the first mask. And one of forty rounds.
+    probe = fmean(status.history[9].metrics["accuracy"] for status in statuses)
+    tasks = [DigitsBody(f"{i + 1}/5") for i in range(5)]
+    long_probe = lockstep_accuracy(DeltaMask(DeltaMaskConfig(head_rounds=40)), tasks, 40)
+    bits = [
+        each.metrics["bits_per_weight"]
+        for status in statuses
+        for each in status.history
+        if "bits_per_weight" in each.metrics
+    ]
+    print(f"masks {reached:.3f}, probe {probe:.3f}, as long a probe {long_probe:.3f}, {fmean(bits):.3f} bits")
+    assert reached >= probe + 0.08
+    assert reached >= long_probe + 0.04
+    assert fmean(bits) <= 0.15
+
+
+def test_task_vectors_beat_one_model_for_all_tasks_under_conflict(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm:
+        nodes = start_all(swarm, 6, "--task", "digit_tasks", "--method", "matu", "--rounds", "15")
+        statuses = wait_round(nodes, 15)
+    reached = fmean(status.metrics["accuracy"] for status in statuses)
+    tasks = [DigitTasks(f"{i + 1}/6") for i in range(6)]
+    naive = lockstep_accuracy(FedAvg(FedAvgConfig(steps=40, lr=0.1)), tasks, 15)
+    print(f"task vectors {reached:.3f}, one model {naive:.3f}")
+    assert reached >= naive + 0.10
+
+
 def test_a_mask_costs_a_tenth_of_a_bit_per_weight_on_the_socket(tmp_path: Path) -> None:
-    flags = ("--task", "digits_body", "--method", "deltamask", "--option", "head_rounds=2", "--rounds", "22")
+    flags = ("--task", "digits_body", "--method", "deltamask", "--option", "head_rounds=2", "--rounds", "16")
     with Swarm(tmp_path) as swarm:
         nodes = start_all(swarm, 3, *flags, options=[f"width={WIDTH}"])
         meter = Meter(nodes)
 
         def is_over() -> list[Status] | None:
             statuses = meter.look()
-            return statuses if statuses and all(status.round == 22 for status in statuses) else None
+            return statuses if statuses and all(status.round == 16 for status in statuses) else None
 
         statuses = wait_until("all rounds", is_over, LONG)
         bits = 8 * meter.bytes_per_update(statuses, first=4) / WEIGHTS
