@@ -20,11 +20,10 @@ from functools import cache
 from random import Random
 from typing import Any, Final
 
+from nacl.signing import SigningKey
 from sim_checks import Oracle, Violation
 from sim_network import KEEP_ALIVE, Network, Weather
 from sim_node import SimNode, make_spec
-
-from nacl.signing import SigningKey
 
 from crypto.keys import PeerId, key_from_seed, peer_id_of
 from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
