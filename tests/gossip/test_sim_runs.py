@@ -1,0 +1,120 @@
+"""Whole swarms in virtual time: the first seeds of the simulator, and what it promises about itself."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sim import Scenario, Sim
+from sim_network import Weather
+from sim_runs import draw, run_seed, shrink
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def violations(scenario: Scenario) -> list[str]:
+    return [f"{each.invariant}: {each.detail}" for each in Sim(scenario).run().violations]
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_no_invariant_is_violated_by_the_first_sixty_seeds(first: int) -> None:
+    for seed in range(first, first + 10):
+        assert not run_seed(seed).violations, f"seed {seed}"
+
+
+@pytest.mark.slow
+def test_no_invariant_is_violated_by_a_thousand_seeds() -> None:
+    failed = {seed: run_seed(seed).violations for seed in range(1000)}
+    assert not {seed: found for seed, found in failed.items() if found}
+
+
+def test_the_same_seed_leaves_the_same_trace() -> None:
+    traces = [[run_seed(seed).trace for seed in range(8)] for _ in range(2)]
+    assert traces[0] == traces[1]
+    assert len(set(traces[0])) == 8
+
+
+def test_a_trace_does_not_depend_on_how_python_hashes() -> None:
+    code = "from sim_runs import run_seed; print([run_seed(seed).trace for seed in range(8)])"
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    traces = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "77")
+    }
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_that_is_said_passes_the_real_wire(seed: int) -> None:
+    result = Sim(replace(draw(seed, 4), checked=True)).run()
+    assert not result.violations
+    assert result.messages > 100
+
+
+@pytest.mark.parametrize("asks", ["r", "rr", "gr"])
+def test_a_calm_swarm_loses_no_round(asks: str) -> None:
+    result = Sim(Scenario(1, nodes=5, asks=asks, paces=(3.0, 1.5, 5.0), calm_rounds=6)).run()
+    assert not result.violations
+    assert result.counts["Behind"] == result.counts["Failed"] == 0
+
+
+@pytest.mark.parametrize("effects", [0, 1, 5, 12, 30, 60])
+def test_the_others_lose_no_round_when_one_is_killed(effects: int) -> None:
+    """`effects`: how much of what it was about to do is done."""
+    for victim in range(4):
+        killed = (13.0, "crash", victim, effects, False, 0.0)
+        sim = Sim(Scenario(victim, nodes=5, faults=(killed,), calm_rounds=3, wait_for=5))
+        result = sim.run()
+        assert not result.violations
+        assert result.counts["Failed"] == result.counts["Behind"] == 0
+
+
+@pytest.mark.parametrize("walls", ["line", "ring", "star"])
+@pytest.mark.parametrize("seed", range(2))
+def test_six_nodes_finish_when_only_neighbours_can_link(walls: str, seed: int) -> None:
+    topology = "star" if walls == "star" else "line"
+    assert not violations(Scenario(seed, nodes=6, walls=walls, topology=topology, rounds=6))
+
+
+def test_both_sides_of_a_split_make_progress_and_become_one() -> None:
+    split = (10.0, "split", (0, 1, 2), 40.0, False)
+    sim = Sim(Scenario(3, nodes=6, faults=(split,), paces=(3.0,)))
+    rounds: dict[str, set[int]] = {"left": set(), "right": set()}
+
+    def look() -> None:
+        for node in sim.nodes.values():
+            rounds["left" if node.number < 3 else "right"].add(node.member.round)
+
+    for second in range(16, 50):
+        sim.at(float(second), look)
+    assert not sim.run().violations
+    assert all(len(seen) >= 6 for seen in rounds.values()), rounds
+
+
+def test_a_crowd_of_newcomers_does_not_lead_the_trained() -> None:
+    sim = Sim(Scenario(5, nodes=9, starts=(0.0, 0.0, *[20.0] * 7)))
+    result = sim.run()
+    assert not result.violations
+    assert result.rounds >= 5, "the two that trained kept their rounds"
+
+
+def test_a_failing_scenario_shrinks_to_what_makes_it_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mutations import MUTATIONS
+
+    bug = next(each for each in MUTATIONS if "never dialled again" in each.bug)
+    bug.plant(monkeypatch)
+    noise = [(float(at), "slow", at % 4, 400.0, 1.0) for at in range(3, 9)]
+    scenario = Scenario(2, nodes=4, faults=(*noise, (9.0, "split", (0, 1), 5.0, False)))
+    small = shrink(scenario)
+    assert violations(scenario)
+    assert violations(small)
+    assert [fault[1] for fault in small.faults] == ["split"]
+    assert eval(repr(small), {"Scenario": Scenario, "Weather": Weather}) == small, "it prints as a literal"
