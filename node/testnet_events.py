@@ -14,7 +14,18 @@ import msgspec
 EVENTS_NAME: Final = "events.jsonl"
 
 EventKind: TypeAlias = Literal[
-    "start", "kill", "restart", "pause", "resume", "split", "heal", "slow", "restore", "died", "running"
+    "start",
+    "loaded",
+    "kill",
+    "restart",
+    "pause",
+    "resume",
+    "split",
+    "heal",
+    "slow",
+    "restore",
+    "died",
+    "running",
 ]
 
 
@@ -24,8 +35,9 @@ class Event(msgspec.Struct, frozen=True):
     at: float
     """Unix seconds."""
     kind: EventKind
-    """start: its process was started for the first time; running: the swarm's first round was seen (of no
-    node); died: a process ended and nobody had wished it."""
+    """start: its process was started for the first time; loaded: its trainer was seen to work, after a start
+    or restart; running: the swarm's first round was seen (of no node); died: a process ended and nobody had
+    wished it."""
     nodes: tuple[int, ...] = ()
     by: str = "launcher"
     """launcher, schedule or hand."""
@@ -51,5 +63,6 @@ def read_events(directory: Path) -> list[Event]:
 
 def was_wished(events: Sequence[Event], index: int) -> bool:
     """Return whether the last thing that befell a node was meant to end it."""
-    about = [event.kind for event in events if index in event.nodes and event.kind != "died"]
+    seen = ("died", "loaded")
+    about = [event.kind for event in events if index in event.nodes and event.kind not in seen]
     return bool(about) and about[-1] == "kill"

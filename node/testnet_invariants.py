@@ -22,9 +22,9 @@ from node.testnet_lives import AVERAGED, Span, durations, spans, swarm_rounds
 from node.testnet_plan import Plan, name_of
 from node.testnet_watch import Observed
 
-LOADING_SECONDS: Final = 90.0
-"""A node that has said nothing about rounds so long after its start is taken for starved. Loading takes
-seconds; on a machine with thirty nodes, a minute."""
+LOADING_SECONDS: Final = 180.0
+"""A node whose trainer was not seen to work so long after a restart did not come back. Loading takes
+seconds; while thirty nodes share two cores, minutes."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -125,7 +125,7 @@ def lost_rounds(span: Span, rounds: dict[int, float]) -> list[str]:
 def _starved(plan: Plan, lives: Sequence[Span], rounds: dict[int, float]) -> Check:
     faults, worst = [], 0
     for span in lives:
-        ready = span.ready.finished_at if span.ready else span.begins + LOADING_SECONDS
+        ready = _ready_at(plan, span)
         # A round that ended right after the span began was under way without this node.
         passed = [round_ for round_, at in rounds.items() if ready < at < span.ends]
         longest = _longest_run(passed, set(span.averaged))
@@ -134,6 +134,13 @@ def _starved(plan: Plan, lives: Sequence[Span], rounds: dict[int, float]) -> Che
             faults.append(f"{name_of(span.node)} missed {longest} rounds in a row")
     held = f"at most {worst} rounds in a row were missed, {plan.holds.starved_rounds} may be"
     return checked("no live node was starved", faults, held)
+
+
+def _ready_at(plan: Plan, span: Span) -> float:
+    """Return from when on a node must not be starved."""
+    if span.ready is not None:
+        return span.ready.finished_at
+    return span.ends if span.loaded is None else span.loaded + plan.holds.rejoin_seconds
 
 
 def _longest_run(rounds: Sequence[int], had: set[int]) -> int:
@@ -147,9 +154,10 @@ def _longest_run(rounds: Sequence[int], had: set[int]) -> int:
 def _back(plan: Plan, lives: Sequence[Span], rounds: dict[int, float]) -> Check:
     faults, came, slowest = [], 0, 0
     for span in (each for each in lives if each.after != "start"):
-        patience = LOADING_SECONDS if span.after == "restart" else plan.holds.rejoin_seconds
         came_at = span.ends if span.ready is None else span.ready.finished_at
-        if came_at - span.begins > patience:
+        since = span.begins if span.loaded is None else span.loaded
+        patience = LOADING_SECONDS if span.loaded is None else plan.holds.rejoin_seconds
+        if came_at - since > patience:
             faults.append(f"{name_of(span.node)} was not back {patience:.0f} s after its {span.after}")
         if span.ready is None:
             continue

@@ -20,6 +20,8 @@ from node.testnet_watch import Observed
 ENDS: Final = frozenset({"kill", "pause", "died", "slow"})
 """What ends a span of the nodes it befalls."""
 BEGINS: Final = frozenset({"restart", "resume", "restore"})
+LOADS: Final = frozenset({"start", "restart"})
+"""What begins a span with the loading of libraries."""
 AVERAGED: Final = "averaged"
 
 
@@ -35,6 +37,8 @@ class Span:
     """What it begins with: start, restart, resume, heal or restore."""
     to_the_end: bool
     """Whether nothing ended it."""
+    loaded: float | None
+    """From when on it could work; None if that was not seen."""
     rounds: tuple[RoundStatus, ...] = ()
     """All tries that ended in it, oldest first."""
 
@@ -63,18 +67,23 @@ def _spans_of(
 ) -> list[Span]:
     found: list[Span] = []
     began, after = 0.0, ""
+    loaded: float | None = None
 
     def close(at: float, to_the_end: bool) -> None:
         inside = tuple(each for each in tries if began <= each.finished_at < at)
-        found.append(Span(index, began, at, after, to_the_end, inside))
+        found.append(Span(index, began, at, after, to_the_end, loaded, inside))
 
     for event in events:
+        if event.kind == "loaded" and index in event.nodes:
+            loaded = event.at
         kind = _effect(plan, index, event)
         if kind == "ends" and after:
             close(event.at, False)
             after = ""
         elif kind == "begins" and not after:
             began, after = event.at, event.kind
+            # Who was only cut off or frozen had loaded before.
+            loaded = None if after in LOADS else max(began, loaded or 0.0)
     if after:
         close(end, True)
     return found

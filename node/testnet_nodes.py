@@ -180,6 +180,7 @@ class Testnet:
         self._take_over()
         self._watcher.look()
         for record in self._record.nodes:
+            self._note_loaded(record)
             self._note_end(record)
         for who, whom in list(self._to_tell):
             address = self._address(whom)
@@ -244,6 +245,12 @@ class Testnet:
             if child is not None and child.pid != record.pid:
                 child.wait()  # whoever started another had it end
                 del self._children[record.index]
+
+    def _note_loaded(self, record: NodeRecord) -> None:
+        node = self.nodes[record.index - 1]
+        if not node.loaded and not node.is_loading and node.status is not None:
+            node.loaded = True
+            note(self.directory, "loaded", [record.index])
 
     def _note_end(self, record: NodeRecord) -> None:
         index, node = record.index, self.nodes[record.index - 1]

@@ -43,6 +43,8 @@ class Observed:
     sent_before: int = 0
     """Bytes of its former lives, as far as it had told of them."""
     received_before: int = 0
+    loaded: bool = False
+    """Whether it was seen to work in this life."""
     wished: bool = False
     """Whether its process was meant to end."""
     pids: set[int] = field(default_factory=set)
@@ -107,7 +109,7 @@ class Observed:
         if self.status is not None:
             self.sent_before += self.status.bytes_sent
             self.received_before += self.status.bytes_received
-        self.status, self.answers, self.wished = None, False, False
+        self.status, self.answers, self.wished, self.loaded = None, False, False, False
         self.exit_code, self.last_words = None, ""
 
 

@@ -1,7 +1,7 @@
 """A shaken swarm by hand: four nodes, twenty rounds, the fourth was killed once and came back.
 
-A round ends every `ROUND` seconds; node 4 is killed after round 2, started again in round 4, and has the
-swarm's state after round `BACK_AT`.
+A round ends every `ROUND` seconds; node 4 is killed after round 2, started again in round 4, has
+loaded in the round before, and the swarm's state after, round `BACK_AT`.
 """
 
 from collections.abc import Sequence
@@ -54,8 +54,10 @@ def swarm() -> list[Observed]:
 
 EVENTS = (
     *(Event(90.0, "start", (index,)) for index in (1, 2, 3, 4)),
+    Event(95.0, "loaded", (1, 2, 3, 4)),
     Event(101.0, "running"),
     Event(ended(2, 1.0), "kill", (4,), "schedule"),
     Event(ended(4, 1.0), "restart", (4,), "schedule"),
+    Event(ended(BACK_AT - 1), "loaded", (4,)),
 )
 SHAKEN = Shaken(events=EVENTS, began=90.0, ended=ended(20))
