@@ -1,7 +1,7 @@
 """The shaker: carries out a plan's schedule of faults on a running testnet.
 
-Time counts from the swarm's first round, so that a machine that loads slowly does not have its nodes
-killed before they have begun. Once every node that lives has finished, no new fault begins; those that
+Time counts from the swarm's first round, or from when every node has answered if that is later, so that a
+machine that loads slowly does not have its nodes killed before they have begun. Once every node that lives has finished, no new fault begins; those that
 have begun are ended, so that everyone can come back.
 """
 
@@ -53,7 +53,7 @@ class Shaker:
     def step(self) -> None:
         """Do what is due."""
         if self._began is None:
-            if any(node.rounds for node in self._net.nodes):
+            if self._net.started and any(node.rounds for node in self._net.nodes):
                 self._began = time.monotonic()
                 note(self._net.directory, "running")
             return
