@@ -1,8 +1,8 @@
 """The shaker: carries out a plan's schedule of faults on a running testnet.
 
 Time counts from the swarm's first round, or from when every node has answered if that is later, so that a
-machine that loads slowly does not have its nodes killed before they have begun. Once every node that lives has finished, no new fault begins; those that
-have begun are ended, so that everyone can come back.
+machine that loads slowly does not have its nodes killed before they have begun. Once every node that lives
+has finished, no new fault begins; those that have begun are ended, so that everyone can come back.
 """
 
 import time
