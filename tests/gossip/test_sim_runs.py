@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from sim import Scenario, Sim
-from sim_network import Weather
-from sim_runs import draw, run_seed, shrink
+from sim_runs import draw, run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,17 +102,3 @@ def test_a_crowd_of_newcomers_does_not_lead_the_trained() -> None:
     result = sim.run()
     assert not result.violations
     assert result.rounds >= 5, "the two that trained kept their rounds"
-
-
-def test_a_failing_scenario_shrinks_to_what_makes_it_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mutations import MUTATIONS
-
-    bug = next(each for each in MUTATIONS if "never dialled again" in each.bug)
-    bug.plant(monkeypatch)
-    noise = [(float(at), "slow", at % 4, 400.0, 1.0) for at in range(3, 9)]
-    scenario = Scenario(2, nodes=4, faults=(*noise, (9.0, "split", (0, 1), 5.0, False)))
-    small = shrink(scenario)
-    assert violations(scenario)
-    assert violations(small)
-    assert [fault[1] for fault in small.faults] == ["split"]
-    assert eval(repr(small), {"Scenario": Scenario, "Weather": Weather}) == small, "it prints as a literal"
