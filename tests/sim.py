@@ -242,6 +242,7 @@ class Sim:
     def started(self, node: SimNode) -> None:
         """Start a node again."""
         if not node.is_alive:
+            self.oracle.look_back()
             self._down_hard.discard(node.me)
             node.start()
 

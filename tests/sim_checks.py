@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NEVER: Final = float("inf")
 SPARE: Final = 600
 """Entries that a container of a member may have beyond what its peers account for."""
-CLEAN: Final = ("crash", "leave", "trainer", "jump")
+CLEAN: Final = ("crash", "outage", "leave", "trainer", "jump")
 """Faults after which everyone knows at once who is gone; crash with its power on."""
 MEMORY: Final = 20.0
 """Seconds after which nobody speaks of the dead: a lease of twelve, a beat and what was under way."""
@@ -194,11 +194,15 @@ class Oracle:
         if not self.lies_told:
             self.violate("no honest peer is dropped", f"{node.me} dropped {peer}: {reason}")
 
+    def look_back(self) -> None:
+        """Check what is remembered of the dead, before one of them is back or the run is over."""
+        check_forgotten(self)
+
     def finish(self) -> None:
         """Check what can only be told at the end."""
+        self.look_back()
         check_survivors_agree(self)
         check_losses(self)
-        check_forgotten(self)
         check_bounded(self)
         check_nothing_lost(self)
         if not self.sim.is_over and not self.violations:

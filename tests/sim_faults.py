@@ -1,6 +1,7 @@
 """Faults: what may happen to a simulated swarm, each a plain tuple ``(time, kind, arguments…)``.
 
 crash    node, effects, power, down   dies after so many more effects; back after `down` seconds (0: never)
+outage   nodes, power, down           these crash at once, and come back at once
 leave    node, down                   says goodbye and ends
 trainer  node, down                   the trainer process dies
 freeze   node, seconds                SIGSTOP, SIGCONT
@@ -40,6 +41,7 @@ def end_of(fault: Fault) -> float:
     when, kind, *arguments = fault
     lasts: dict[str, Callable[[], float]] = {
         "crash": lambda: arguments[3],
+        "outage": lambda: arguments[2],
         "leave": lambda: arguments[1],
         "trainer": lambda: arguments[1],
         "freeze": lambda: arguments[1],
@@ -72,6 +74,11 @@ def _crash(sim: Sim, when: float, number: int, effects: int, power: bool, down: 
         # Armed and not yet dead by then: nothing more happened to it, so it dies now and comes back.
         sim.at(when + down, lambda: sim.crashed(node, power) if node.die_in >= 0 else None)
         sim.at(when + down, lambda: sim.started(node))
+
+
+def _outage(sim: Sim, when: float, numbers: tuple[int, ...], power: bool, down: float) -> None:
+    for number in numbers:
+        _crash(sim, when, number, 0, power, down)
 
 
 def _leave(sim: Sim, when: float, number: int, down: float) -> None:
@@ -181,6 +188,7 @@ def _lie(sim: Sim, when: float, number: int, how: str, seconds: float) -> None:
 
 _KINDS: dict[str, Callable[..., None]] = {
     "crash": _crash,
+    "outage": _outage,
     "leave": _leave,
     "trainer": _trainer,
     "freeze": _freeze,

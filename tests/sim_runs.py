@@ -10,7 +10,7 @@ from sim import Fault, Result, Scenario, Sim
 from sim_liars import KINDS as LIES
 from sim_network import Weather
 
-CLASSES: Final = ("crash", "leave", "trainer", "freeze", "split", "oneway", "break", "slow", "jump", "lossy")
+CLASSES: Final = ("crash", "outage", "leave", "trainer", "freeze", "split", "oneway", "break", "slow", "jump", "lossy")
 """Kinds of faults that honest swarms meet."""
 EVERYTHING: Final = (*CLASSES, "lie")
 LAST_FAULT: Final = 20.0
@@ -75,6 +75,9 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
                 # One that never comes back; enough are left for any quorum, and nobody knows it alone.
                 down = 0.0
             arguments = (number, effects, power, down)
+        case "outage":
+            some = tuple(sorted(dice.sample(range(count), dice.randrange(1, count + 1))))
+            arguments = (some, dice.random() < 0.3, dice.choice((3.0, 15.0, 30.0)))
         case "leave" | "trainer":
             arguments = (number, seconds)
         case "freeze":
