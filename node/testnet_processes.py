@@ -144,6 +144,11 @@ def send_signal(node: NodeRecord, number: int, *, group: bool = False) -> bool:
     return True
 
 
+def processes_of(record: Record) -> list[NodeRecord]:
+    """Return all processes of a testnet, the proxy last: nodes leave through it."""
+    return [*record.nodes, *([record.proxy] if record.proxy is not None else [])]
+
+
 def left_over(directory: Path) -> list[str]:
     """Return what still runs of a testnet, trainers and proxy included, by command line."""
     home, proxy = f"{directory}/node-", "node.shaper_process"

@@ -19,7 +19,7 @@ from node.status import Status
 from node.testnet import NodeFailed, Tools, up, up_detached
 from node.testnet_nodes import last_line
 from node.testnet_plan import Plan
-from node.testnet_processes import Record, is_running, read_record, stop
+from node.testnet_processes import Record, is_running, left_over, processes_of, read_record, stop
 from node.testnet_verdict import Result
 
 TOOLS = testnet_fakes.fake_tools()
@@ -33,10 +33,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_left(tmp_path: Path) -> Iterator[None]:
     yield
+    left = left_over(tmp_path)
     if (tmp_path / "testnet.json").exists():
-        left = [node for node in read_record(tmp_path).nodes if is_running(node)]
-        stop(left)
-        assert left == []
+        stop(processes_of(read_record(tmp_path)))
+    assert left == []
 
 
 def run(plan: Plan, directory: Path, *, keep: bool = False, tools: Tools = TOOLS) -> tuple[Result, Seen]:
@@ -152,9 +152,9 @@ def test_detached_nodes_run_on_until_they_are_stopped(tmp_path: Path) -> None:
     record = read_record(tmp_path)
     assert [node.name for node in record.nodes] == ["node-1", "node-2", "node-3"]
     assert all(map(is_running, record.nodes))
-    assert stop(record.nodes) == []
+    assert stop(processes_of(record)) == []
     # They are children of this very process, which is not how it is used; so they are reaped here.
-    for node in record.nodes:
+    for node in processes_of(record):
         os.waitpid(node.pid, 0)
 
 

@@ -23,6 +23,7 @@ from node.testnet_processes import (
     Record,
     is_running,
     left_over,
+    processes_of,
     read_record,
     stop,
     write_record,
@@ -64,10 +65,9 @@ def swarm(run: Run, tmp_path: Path) -> Iterator[Record]:
     [directory] = (tmp_path / "testnet").iterdir()
     record = read_record(directory)
     yield record
-    processes = [*record.nodes, *([record.proxy] if record.proxy else [])]
-    stop(processes)
+    stop(processes_of(record))
     # They are children of this very process, which is not how it is used; so they are reaped here.
-    for node in processes:
+    for node in processes_of(record):
         with suppress(ChildProcessError):
             os.waitpid(node.pid, 0)
 
