@@ -36,7 +36,7 @@ What differs from the paper, and why:
 
 from dataclasses import dataclass, field
 from math import ceil, cos, pi
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import msgspec
 import numpy as np
@@ -44,7 +44,7 @@ import numpy as np
 from gossip.core import Vector
 from methods.base import About, Report, State, Steps, Trained, all_reduce
 from methods.bitcoding import Bits, Indices
-from methods.bodies import exchange
+from methods.bodies import SLICE_BYTES, exchange
 from methods.keystream import Words, derive_key, uniform_words
 from methods.mask_update import Bounds, Coding, read, write
 from methods.posterior import ONE, Posterior, Prior, divergence, from_scores, to_scores
@@ -52,6 +52,8 @@ from methods.posterior import ONE, Posterior, Prior, divergence, from_scores, to
 if TYPE_CHECKING:
     from methods.learner import TorchLearner
 
+MOST: Final = 8 * SLICE_BYTES // 16
+"""Positions that fit in one gather, whatever the coding: none takes more than 16 bits when there are many."""
 BASE: Final = "base"
 """Shared vector: the model as it was when the head was frozen."""
 KEPT: Final = "kept"
@@ -89,7 +91,7 @@ class DeltaMaskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Where the share ends, by a cosine; 0: it stays."""
     kappa_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
     """Rounds of masks until it ends there; the paper trains 100."""
-    coding: Coding = "auto"
+    coding: Literal["auto", "bfuse8", "rice", "bits"] = "auto"
     """How positions travel: the paper's filter bfuse8, rice, bits, or the shorter of the first two."""
     density_cap: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
     """Share of all positions that an update may announce; one with more is refused."""
@@ -159,18 +161,26 @@ class DeltaMask:
         agreed = posterior.chances()
         common = common_words(state, round_, agreed.size)
         mine, trained = self._local(learner, state, agreed, round_)
-        bounds = Bounds(agreed.size, max(1, int(self.config.density_cap * agreed.size)))
+        bounds = self.bounds(agreed.size)
         flips = choose(agreed, mine, common, share=self.kappa(round_), most=bounds.most)
-        update = write(flips, self.config.coding, bounds)
-        bodies = yield from exchange(update, lambda data: read(data, bounds), tag="mask")
+        updates = {coding: write(flips, coding, bounds) for coding in self._codings()}
+        update = min(updates.values(), key=len)
+        # A bit for every weight may take several gathers; positions always fit in one, see `bounds`.
+        size = agreed.size // 8 + 64 if self.config.coding == "bits" else SLICE_BYTES
+        bodies = yield from exchange(update, lambda data: read(data, bounds), tag="mask", bound=size)
         if bodies.values:
             if (round_ - self.config.head_rounds) % self.config.reset_every == 0:
                 posterior = posterior.restarted()
             posterior = posterior.after((common < agreed) ^ flipped for _, flipped in bodies.values)
         metrics = {"changed": float(flips.size), "refused": float(bodies.refused)}
-        metrics |= self._bits(flips, update, bounds)
+        metrics["bits_per_weight"] = 8 * len(update) / agreed.size
+        metrics |= {f"bits_per_weight_{coding}": 8 * len(u) / agreed.size for coding, u in updates.items()}
         report = Report(trained.loss, trained.examples, trained.steps, bodies.peers, metrics)
         return masked_state(state, body, posterior), report
+
+    def bounds(self, positions: int) -> Bounds:
+        """Return what all peers know of an update to a mask of so many positions."""
+        return Bounds(positions, max(1, min(int(self.config.density_cap * positions), MOST)))
 
     def kappa(self, round_: int) -> float:
         """Return the share of changes that are sent in a round."""
@@ -207,12 +217,9 @@ class DeltaMask:
         # What did not move keeps its exact chance: its logit and back would be another number.
         return np.where(after == before, agreed, from_scores(after)), trained
 
-    def _bits(self, flips: Indices, update: bytes, bounds: Bounds) -> dict[str, float]:
-        """Return bits per weight of an update as sent, and as either coding."""
-        sizes = {"": len(update)}
-        for coding in ("bfuse8", "rice"):
-            sizes[f"_{coding}"] = len(write(flips, coding, bounds))
-        return {f"bits_per_weight{name}": 8 * size / bounds.positions for name, size in sizes.items()}
+    def _codings(self) -> tuple[Coding, ...]:
+        """Return the codings that are tried; the shortest update is sent."""
+        return ("bfuse8", "rice") if self.config.coding == "auto" else (self.config.coding,)
 
 
 def common_words(state: State, round_: int, count: int) -> Words:

@@ -33,6 +33,8 @@ MAX_SEGMENT_BITS: Final = 18
 MAX_SEEDS: Final = 256
 """A seed works with a chance of well over one half."""
 MIN_SEGMENT: Final = 4
+CHUNK: Final = 1 << 18
+"""Keys that are looked up at once."""
 _SHIFT32: Final = np.uint64(32)
 
 
@@ -49,6 +51,11 @@ class FuseFilter:
 
     def contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Say for each key whether it is in the set: always true for a member, once in 256 for another."""
+        # In parts, since the cells of a key take forty times as much memory as the answer.
+        parts = [keys[start : start + CHUNK] for start in range(0, keys.size, CHUNK)]
+        return np.concatenate([np.zeros(0, np.bool_), *(self._contains(part) for part in parts)])
+
+    def _contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
         cells, prints = _places(keys, self.seed, self.segment_length, self.segment_count)
         for column in cells.T:
             prints ^= self.fingerprints[column]

@@ -3,7 +3,6 @@
     bfuse8   a fuse filter of the positions, its bytes as a PNG where that is shorter; 1 in 256 others seem in
     rice     the sorted positions as gaps, exact
     bits     a bit for every position, exact: what a mask costs without any coding
-    auto     bfuse8 or rice, whichever is shorter
 
 Reading is a pure function of the bytes, the number of positions and the bounds, which all peers share: who
 refuses an update, refuses it with everyone. A filter that everything is in would turn the whole mask over,
@@ -31,7 +30,7 @@ from methods.bitcoding import (
 from methods.bodies import unpack
 from methods.fuse_filter import FuseFilter, build, check_geometry
 
-Coding: TypeAlias = Literal["auto", "bfuse8", "rice", "bits"]
+Coding: TypeAlias = Literal["bfuse8", "rice", "bits"]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 SLACK: Final = 16
 """False positives above three times the expected number that are still believed: small sets vary."""
@@ -91,12 +90,10 @@ def write(positions: Indices, coding: Coding, bounds: Bounds) -> bytes:
         bits = np.zeros(bounds.positions, np.bool_)
         bits[positions] = True
         return _encode(Dense(pack_bits(bits)))
-    rice = _encode(_rice(positions, bounds))
     # No filter holds an empty set; as a Rice code it has no bits at all.
     if coding == "rice" or not positions.size:
-        return rice
-    filter_ = _encode(_filter(positions))
-    return filter_ if coding == "bfuse8" or len(filter_) < len(rice) else rice
+        return _encode(_rice(positions, bounds))
+    return _encode(_filter(positions))
 
 
 def read(body: bytes, bounds: Bounds) -> Bits:

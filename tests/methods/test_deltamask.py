@@ -10,6 +10,8 @@ from lockstep import names, run_round
 from torch import nn
 
 from methods.base import Gather, Gathered, Report, State, Steps
+from methods.bitcoding import rice_bits
+from methods.bodies import SLICE_BYTES
 from methods.deltamask import BASE, KEPT, VOTES, DeltaMask, DeltaMaskConfig, choose, common_words
 from methods.digits_body import DigitsBody
 from methods.fuse_filter import build
@@ -187,6 +189,23 @@ def test_an_update_never_announces_more_than_the_cap() -> None:
     results = round_of(method, method.init(tiny().initial))
     assert [report.metrics["changed"] for _, report in results] == [5.0] * 3
     assert results[0][1].metrics["refused"] == 0
+
+
+def test_the_update_of_a_giant_mask_fits_in_one_gather() -> None:
+    bounds = DeltaMask(DeltaMaskConfig(density_cap=1.0)).bounds(1 << 30)
+    worst = bounds.most * (rice_bits(bounds.most, bounds.positions) + 1) + (
+        bounds.positions >> rice_bits(bounds.most, bounds.positions)
+    )
+    assert worst / 8 < SLICE_BYTES - 64
+    assert DeltaMask().bounds(100_000).most == 10_000
+
+
+def test_all_bits_of_a_mask_travel_in_as_many_gathers_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("methods.bodies.SLICE_BYTES", 50)
+    method = DeltaMask(msgspec.structs.replace(QUICK, coding="bits", density_cap=1.0))
+    results = round_of(method, method.init(tiny().initial))
+    assert [report.metrics["refused"] for _, report in results] == [0, 0, 0]
+    assert results[0][0].shared[VOTES].tolist() == [3]
 
 
 def test_both_codings_are_reported_and_the_shorter_is_sent() -> None:

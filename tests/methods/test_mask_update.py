@@ -37,14 +37,9 @@ def test_a_filter_holds_all_that_was_sent_and_about_one_in_256_others(count: int
     assert others == 0 if count == 0 else 0.7 < others / (BOUNDS.positions / 256) < 1.3
 
 
-def test_auto_takes_the_shorter() -> None:
-    for count in (1, 400, 5_000):
-        sizes = [len(write(positions(count), coding, BOUNDS)) for coding in ("bfuse8", "rice")]
-        assert len(write(positions(count), "auto", BOUNDS)) == min(sizes)
-
-
 def test_an_empty_update_has_no_bits() -> None:
-    for coding in ("auto", "bfuse8", "rice"):
+    codings: tuple[Coding, ...] = ("bfuse8", "rice")
+    for coding in codings:
         body = write(positions(0), coding, BOUNDS)
         assert msgspec.msgpack.decode(body)[-1] == b""
         assert len(body) <= 8
