@@ -10,7 +10,19 @@ from sim import Fault, Result, Scenario, Sim
 from sim_liars import KINDS as LIES
 from sim_network import Weather
 
-CLASSES: Final = ("crash", "outage", "leave", "trainer", "freeze", "split", "oneway", "break", "slow", "jump", "lossy")
+CLASSES: Final = (
+    "crash",
+    "outage",
+    "leave",
+    "trainer",
+    "freeze",
+    "split",
+    "oneway",
+    "break",
+    "slow",
+    "jump",
+    "lossy",
+)
 """Kinds of faults that honest swarms meet."""
 EVERYTHING: Final = (*CLASSES, "lie")
 LAST_FAULT: Final = 20.0
