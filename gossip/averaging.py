@@ -9,7 +9,7 @@ which nobody needs any more: one buffer serves both.
     per part:   ballot 0, owner = member p      --owner lost-->   ballot b, owner = member (p + b) mod n
 
 Whoever notices a lost owner moves to the next ballot and yields to the next owner, who claims the part
-from everyone. To a claim each member answers, chunk by chunk, with the mean if it has one
+from everyone; whose part is claimed tells those that wait for it. To a claim each member answers, chunk by chunk, with the mean if it has one
 and else with its contribution; a member that has promised itself to a ballot takes no means of lower
 ones. The new owner waits for all that live, adopts the mean of the highest ballot it is shown, and reduces
 again only what nobody has. That is single-decree Paxos per chunk (Lamport, The Part-Time Parliament, 1998),
@@ -263,20 +263,26 @@ class Averaging:
             return self._reduce_if_complete(part, chunk, now)
         if self._owner(part, ballot) != member or ballot < self._ballot[part]:
             return []
-        self._promise(part, ballot, now)
+        effects = self._promise(part, ballot, now)
         if self._masks[part][chunk] and ballot <= self._at_ballot[part][chunk]:
-            return []
+            return effects
         mean = self._chunks.read(part, chunk, data)
         if mean is None or not self._is_sane(mean):
-            return self._violation(member, "mean is not finite", now)
+            return effects + self._violation(member, "mean is not finite", now)
         self._chunks.store(part, chunk, data, mean)
-        return self._note_mean(part, chunk, ballot, mask, now)
+        return effects + self._note_mean(part, chunk, ballot, mask, now)
 
     def _handle_yield(self, message: Yield, now: float) -> Effects:
         part, ballot = message.part, message.ballot
-        if self._owner(part, ballot) != self._mine or ballot <= self._ballot[part]:
+        if ballot <= self._ballot[part]:
             return []
-        return self._take_over(part, ballot, now)
+        owner = self._owner(part, ballot)
+        if owner == self._mine:
+            return self._take_over(part, ballot, now)
+        effects = self._promise(part, ballot, now)
+        if owner not in self._alive and not all(self._masks[part]):
+            effects += self._next_owner(part, now)
+        return effects
 
     def _handle_claim(self, member: int, message: Claim, now: float) -> Effects:
         part, ballot = message.part, message.ballot
@@ -285,8 +291,7 @@ class Averaging:
         if ballot <= self._answered[part]:
             return []
         self._answered[part] = ballot
-        self._promise(part, ballot, now)
-        return self._contribute(part)
+        return self._promise(part, ballot, now) + self._contribute(part)
 
     def _handle_cut(self, member: int, now: float) -> Effects:
         self._cut_by.add(member)
@@ -448,19 +453,22 @@ class Averaging:
         owner = self._owner(part, ballot)
         if owner == self._mine:
             return self._take_over(part, ballot, now)
-        self._promise(part, ballot, now)
-        return [Send(self._members[owner], Yield(self.group.id, self.index, part, ballot))]
+        told = self._promise(part, ballot, now)
+        return [*told, Send(self._members[owner], Yield(self.group.id, self.index, part, ballot))]
 
     def _take_over(self, part: int, ballot: int, now: float) -> Effects:
         """Own the part from this ballot on."""
         return self._to_all(Claim(self.group.id, self.index, part, ballot)) + self._collect(part, ballot, now)
 
-    def _promise(self, part: int, ballot: int, now: float) -> None:
+    def _promise(self, part: int, ballot: int, now: float) -> Effects:
         """Take no means of lower ballots from now on, and make none."""
-        if ballot > self._ballot[part]:
-            self._ballot[part], self._since[part] = ballot, now
-            self._owning.pop(part, None)
-            self._open.pop(part, None)
+        if ballot <= self._ballot[part]:
+            return []
+        self._ballot[part], self._since[part] = ballot, now
+        self._owning.pop(part, None)
+        # Those that wait for us may have lost the new owner, and would never hear of it.
+        was_open = bool(self._open.pop(part, None))
+        return self._to_all(Yield(self.group.id, self.index, part, ballot)) if was_open else []
 
     # --- small things -----------------------------------------------------------------------------
 

@@ -104,6 +104,7 @@ class Gathering:
         self._outcome = b""
         self._done: dict[int, bytes] = {}
         self._cut_by: set[int] = set()
+        self._told: set[int] = set()
         self._heard: dict[int, float] = {}
         self._due = self._next_tick = 0.0
 
@@ -132,8 +133,10 @@ class Gathering:
                 return self._lose(member, now)
             case Cut():
                 return self._handle_cut(member, now)
-        if member not in self._alive or self.is_over:
+        if self.is_over:
             return []
+        if member not in self._alive:
+            return self._turn_away(member)
         match message:
             case Digest():
                 self._digests.setdefault(member, message.digest)
@@ -162,6 +165,7 @@ class Gathering:
             self._heard = dict.fromkeys(self._heard, now)
         effects = self._to_all(Alive(self.group.id, self.index))
         for member in sorted(self._overdue(now)):
+            self._told.add(member)
             effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
             effects += self._lose(member, now)
         return effects + self._tick(now)
@@ -225,11 +229,19 @@ class Gathering:
 
     def _handle_cut(self, member: int, now: float) -> Effects:
         self._cut_by.add(member)
+        self._told.add(member)
         incomplete = self.step not in (Step.FINISHING, Step.DONE, Step.FAILED)
         if incomplete and 2 * len(self._cut_by) >= len(self._members) - 1:
             self.step = Step.FAILED
             return self.abandon()
         return self._lose(member, now)
+
+    def _turn_away(self, member: int) -> Effects:
+        """Tell a member once that we do not wait for it: its link to us may never have broken for it."""
+        if member in self._told:
+            return []
+        self._told.add(member)
+        return [Send(self._members[member], Cut(self.group.id, self.index))]
 
     # --- steps ------------------------------------------------------------------------------------
 

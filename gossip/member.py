@@ -729,7 +729,10 @@ class Member:
     def _linked_workers(self) -> Iterator[tuple[PeerId, Entry]]:
         for peer, entry in self.table.in_run(self.run):
             is_there = peer in self.table.connected and peer not in self._late
-            if is_there and entry.presence.phase == "working":
+            # Who fetches the state that we have will be there as soon as those who have just made it: over
+            # links with latency it would else come too late in every round, and chase the swarm for ever.
+            fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)
+            if is_there and (entry.presence.phase == "working" or fetches):
                 yield peer, entry
 
     def _is_on_its_way(self, presence: Presence) -> bool:

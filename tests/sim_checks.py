@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 NEVER: Final = float("inf")
 SPARE: Final = 600
 """Entries that a container of a member may have beyond what its peers account for."""
-CLEAN: Final = ("crash", "outage", "leave", "trainer", "jump")
+CLEAN: Final = ("crash", "outage", "leave", "trainer", "tired", "jump")
 """Faults after which everyone knows at once who is gone; crash with its power on."""
+SEPARATING: Final = ("split", "oneway")
+"""Faults under which each side goes on by itself."""
 MEMORY: Final = 20.0
 """Seconds after which nobody speaks of the dead: a lease of twelve, a beat and what was under way."""
 MAX_STARVED: Final = 3
@@ -101,6 +103,10 @@ class Oracle:
         self.fetched: set[PeerId] = set()
         """Whose next state is another's."""
         self._settled_round = 0
+        faults = sim.scenario.faults
+        # A second fault can break up the larger half of a swarm that is in two: then the other half, which
+        # went on as it should, may be the many, and one of the two pasts has to go.
+        self._keeps_majorities = len(faults) == 1 or all(fault[1] not in SEPARATING for fault in faults)
 
     def violate(self, invariant: str, detail: str) -> None:
         """Take note of a violation, once per invariant."""
@@ -152,7 +158,8 @@ class Oracle:
             case commands.Failed():
                 self.sim.counts[f"Failed {notice.kind}"] += 1
             case commands.Synced():
-                self.fetched.add(node.me)
+                if notice.vector.size:  # Else nobody gave it one, and it goes on from its own.
+                    self.fetched.add(node.me)
                 if notice.vector.size and state_hash(notice.vector.data) != notice.state:
                     self.violate("a fetched state is the state that was asked for", node.me)
 
@@ -164,7 +171,7 @@ class Oracle:
         holders = self.on_disk.setdefault(key, set())
         holders.add(node.me)
         live = {other.me for other in self.sim.trainers()}
-        if self._was_one and 2 * len(holders & live) > len(live) > 1:
+        if self._was_one and self._keeps_majorities and 2 * len(holders & live) > len(live) > 1:
             self.acknowledged.add(key)
 
     def new_state(self, node: SimNode) -> None:

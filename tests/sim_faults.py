@@ -8,6 +8,7 @@ freeze   node, seconds                SIGSTOP, SIGCONT
 split    nodes, seconds, quiet        these against the rest; quiet: links break by keep-alive only
 oneway   from, to, seconds            nothing arrives
 break    one, other                   the link between two breaks
+tired    node, factor                 its local work takes longer from now on
 slow     node, rate, seconds          bulk leaves at this many bytes per second
 jump     node, seconds                the clock leaps ahead; negative: it is set back at the next start
 lossy    chance, seconds              frames have to be sent again
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sim_liars import stop_lying, tell_lies
 
@@ -28,6 +29,9 @@ from gossip import commands
 if TYPE_CHECKING:
     from sim import Fault, Sim
     from sim_node import SimNode
+
+MAX_PACE: Final = 12.0
+"""Seconds: a run has to end some time."""
 
 
 def plan(sim: Sim, fault: Fault) -> None:
@@ -156,6 +160,17 @@ def _slow(sim: Sim, when: float, number: int, rate: float, seconds: float) -> No
     sim.at(when + seconds, end)
 
 
+def _tired(sim: Sim, when: float, number: int, factor: float) -> None:
+    node = _node(sim, number)
+
+    def tire() -> None:
+        node.pace = min(MAX_PACE, factor * node.pace)
+        if node.trainer is not None:
+            node.trainer.pace = node.pace
+
+    sim.at(when, tire)
+
+
 def _jump(sim: Sim, when: float, number: int, seconds: float) -> None:
     node = _node(sim, number)
 
@@ -197,6 +212,7 @@ _KINDS: dict[str, Callable[..., None]] = {
     "break": _break,
     "slow": _slow,
     "jump": _jump,
+    "tired": _tired,
     "lossy": _lossy,
     "lie": _lie,
 }

@@ -20,6 +20,7 @@ CLASSES: Final = (
     "oneway",
     "break",
     "slow",
+    "tired",
     "jump",
     "lossy",
 )
@@ -103,6 +104,8 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
             arguments = (number, other)
         case "slow":
             arguments = (number, dice.choice((50.0, 400.0)), seconds)
+        case "tired":
+            arguments = (number, dice.choice((2.0, 6.0)))
         case "lie":
             arguments = (number, dice.choice(LIES), round(dice.uniform(5.0, 30.0), 2))
         case "jump":
