@@ -385,14 +385,18 @@ class Averaging:
 
     def _blame(self, part: int, chunk: int, held: _Collected, now: float) -> Effects:
         """Find who made a mean impossible, and go on without them."""
-        effects: Effects = []
+        guilty = []
         for member in sorted(held.parts):
             numbers = self._numbers(part, chunk, held, member)
-            if numbers is not None and self._is_sane(numbers):
-                continue
-            if member == self._mine:
-                raise LocalViolation("a contribution that is not finite was let in by this node itself")
+            if numbers is None or not self._is_sane(numbers):
+                guilty.append(member)
+        if self._mine in guilty:
+            raise LocalViolation("a contribution that is not finite was let in by this node itself")
+        # All of them first: to lose one is to try again.
+        for member in guilty:
             del held.parts[member]
+        effects: Effects = []
+        for member in guilty:
             effects += self._violation(member, "contribution is not finite", now)
         return effects + self._reduce_if_complete(part, chunk, now)
 

@@ -9,8 +9,9 @@ States form lineages: a record names its state and the one before. Peers whose s
 cluster; the swarm goes by the cluster of most peers, among equals by the higher round, and so on.
 In it the round that counts is the highest that at least half have reached, so that one who ran ahead alone
 does not lead the many, and the state is the one that most hold there. Only those count that have finished a
-round since they were started, unless there are none: neither a crowd of newcomers nor one that comes back
-with an old state undoes what was made without it.
+round since they were started, and those that are ahead of them: neither a crowd of newcomers nor one that
+comes back with an old state undoes what was made without it. Where nobody has finished a round yet, as after
+a power cut, the highest round counts.
 """
 
 from collections import OrderedDict
@@ -175,10 +176,11 @@ def _clusters(everyone: list[tuple[PeerId, Presence]]) -> list[list[tuple[PeerId
 
 
 def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:
-    """Return the highest round that at least half have reached, and the state that stands for it."""
-    members = [member for member in members if member[1].has_made] or members
+    """Return the round that the cluster goes by, and the state that stands for it; see the module's docstring."""
+    reached = max((presence.round for _, presence in members if presence.has_made), default=-1)
+    members = [(peer, p) for peer, p in members if p.has_made or p.round > reached]
     rounds = sorted((presence.round for _, presence in members), reverse=True)
-    settled = rounds[(len(rounds) - 1) // 2]
+    settled = rounds[(len(rounds) - 1) // 2] if reached >= 0 else rounds[0]
     counts = dict.fromkeys((p.state for _, p in members if p.round == settled), 0)
     for _, presence in members:
         # Who is a round ahead came from one of them.

@@ -245,6 +245,7 @@ class Sim:
             self.oracle.look_back()
             self._down_hard.discard(node.me)
             node.start()
+            self.oracle.forget_what_nobody_knows()
 
     # --- links ------------------------------------------------------------------------------------
 

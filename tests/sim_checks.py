@@ -129,6 +129,21 @@ class Oracle:
     def went(self, node: SimNode) -> None:
         """A node or its trainer ended."""
         self.gone.setdefault(node.me, []).append(self.sim.now)
+        self.forget_what_nobody_knows()
+
+    def line(self, key: tuple[int, bytes]) -> set[tuple[int, bytes]]:
+        """Return a state and all those it was made from."""
+        found = {key}
+        while key in self.parents:
+            key = self.parents[key]
+            found.add(key)
+        return found
+
+    def forget_what_nobody_knows(self) -> None:
+        """What is left of a swarm, all others being dead, can only go on from what it has."""
+        lines = [self.line((other.member.round, other.member.state)) for other in self.sim.trainers()]
+        if lines and self.acknowledged:
+            self.acknowledged &= set().union(*lines)
 
     def joined(self, node: SimNode) -> None:
         """A member is in another exchange now, or in none."""
@@ -166,6 +181,10 @@ class Oracle:
     def saved(self, node: SimNode, checkpoint: Checkpoint) -> None:
         """A state is on a node's disk."""
         key = (checkpoint.round, checkpoint.state_hash)
+        line = self.line(key)
+        for other, holders in self.on_disk.items():
+            if other not in line:
+                holders.discard(node.me)
         if key not in self.made.get(node.me, ()):
             return
         holders = self.on_disk.setdefault(key, set())
@@ -398,12 +417,7 @@ def check_nothing_lost(oracle: Oracle) -> None:
     mixes = len(oracle.sim.nodes) > oracle.sim.scenario.group_size
     if oracle.lies_told or not live or oracle.settled_at == NEVER or mixes:
         return
-    last = (live[0].member.round, live[0].member.state)
-    line = {last}
-    while last in oracle.parents:
-        last = oracle.parents[last]
-        line.add(last)
-    lost = sorted(oracle.acknowledged - line)
+    lost = sorted(oracle.acknowledged - oracle.line((live[0].member.round, live[0].member.state)))
     if lost:
         text = f"round {lost[-1][0]} ({lost[-1][1].hex()[:6]}) is no part of the swarm's past"
         oracle.violate("nothing acknowledged is lost", text)
