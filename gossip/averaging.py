@@ -8,12 +8,12 @@ which nobody needs any more: one buffer serves both.
 
     per part:   ballot 0, owner = member p      --owner lost-->   ballot b, owner = member (p + b) mod n
 
-Whoever notices a lost owner moves to the next ballot and yields to the next owner, who claims the part
-from everyone; whose part is claimed tells those that wait for it. To a claim each member answers, chunk by chunk, with the mean if it has one
-and else with its contribution; a member that has promised itself to a ballot takes no means of lower
-ones. The new owner waits for all that live, adopts the mean of the highest ballot it is shown, and reduces
-again only what nobody has. That is single-decree Paxos per chunk (Lamport, The Part-Time Parliament, 1998),
-with the mean as value.
+Whoever notices a lost owner moves to the next ballot and yields to the next owner, who claims the part from
+everyone; whose part is claimed tells those that wait for it. To a claim each member answers, chunk by
+chunk, with the mean if it has one and else with its contribution; a member that has promised itself to a
+ballot takes no means of lower ones. The new owner waits for all that live, adopts the mean of the highest
+ballot it is shown, and reduces again only what nobody has. That is single-decree Paxos per chunk (Lamport,
+The Part-Time Parliament, 1998), with the mean as value.
 
     reducing --every mean is here--> done --all that live are done--> over
 

@@ -18,7 +18,8 @@ Invariants: a core leaves for `formed` at most once; a group is committed only a
 accepted it; a member that finds itself committed twice abandons the second group at once, aloud.
 """
 
-from collections.abc import Collection, Iterable
+from collections import deque
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
@@ -33,6 +34,8 @@ from gossip.messages import Abandon, Accept, Commit, Propose, Ready
 
 INFINITY: Final = float("inf")
 TIMER: Final = "matchmaking"
+MAX_ACCEPTED: Final = 64
+"""Proposals that are remembered as accepted: an honest search needs a few, a liar could make any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +98,15 @@ class Matchmaking:
         config: MatchmakingConfig,
         nonce: int,
         linked: AbstractSet[PeerId],
-        past: Collection[bytes] = (),
         share: int = 1,
     ) -> None:
         """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
 
         `nonce`: another for every search, so that no group is ever formed twice; `linked`: to whom we have
-        links, as it changes; `past`: groups that we have left, to which nobody can bring us back.
+        links, as it changes.
         """
         self.me, self.run, self.round, self.base = me, run, round_, base
-        self.config, self._nonce, self._past = config, nonce, past
+        self.config, self._nonce = config, nonce
         self._linked = linked
         self.state = State.WAITING
         self.group: Group | None = None
@@ -118,6 +120,8 @@ class Matchmaking:
         self._commit: Commit | None = None
         self._proposal: Propose | None = None
         self._promised: tuple[int, PeerId] | None = None
+        self._accepted: deque[tuple[PeerId, int, int]] = deque(maxlen=MAX_ACCEPTED)
+        """Proposals we said yes to in this search: (convener, ballot, nonce)."""
         self._accepts: dict[PeerId, bytes] = {}
         """Who has accepted, and to whom they have links."""
         self._ballot = 0
@@ -203,6 +207,7 @@ class Matchmaking:
         self.state, self._promised, self._proposal = State.PROMISED, key, message
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
+        self._accepted.append((peer, message.ballot, message.nonce))
         accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
         return [Send(peer, accept), *self._fire(now + self.config.answer_wait)]
 
@@ -223,7 +228,9 @@ class Matchmaking:
         found = self._group_of(message)
         if self.group is not None and self.group.id == found.id:
             return []
-        if self.group is not None or found.id in self._past:
+        is_ours = (message.convener, message.ballot, message.nonce) in self._accepted
+        if self.group is not None or not is_ours:
+            # Of an earlier search or life: what we gave to it then is not what we have now.
             gone = Abandon(found.id, 0)
             effects: Effects = [Send(other, gone) for other in message.members if other != self.me]
             return effects if self.group is not None else effects + self.withdraw(peer, now)

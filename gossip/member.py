@@ -289,7 +289,6 @@ class Member:
             self._matchmaking_config(),
             nonce,
             self.table.connected,
-            self._past,
         )
         return effects + self._after_matchmaking(self._matchmaking.begin(self._expected(), early, now), now)
 

@@ -176,7 +176,7 @@ def _clusters(everyone: list[tuple[PeerId, Presence]]) -> list[list[tuple[PeerId
 
 
 def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:
-    """Return the round that the cluster goes by, and the state that stands for it; see the module's docstring."""
+    """Return the round that a cluster goes by, and the state that stands for it."""
     reached = max((presence.round for _, presence in members if presence.has_made), default=-1)
     members = [(peer, p) for peer, p in members if p.has_made or p.round > reached]
     rounds = sorted((presence.round for _, presence in members), reverse=True)
