@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from crypto.keys import PeerId
 from gossip.averaging import Exchanged
-from gossip.core import Vector
+from gossip.core import Data, Vector
 from gossip.runspec import RunSpec
 
 # --- commands -------------------------------------------------------------------------------------
@@ -28,6 +28,15 @@ class NewState:
     previous: bytes
     data: memoryview
     """The state's bytes; unchanged until the next `NewState`."""
+    leaves: bytes = b""
+    """The hashes of its chunks, where they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Chunks by leaf hash that were kept from a fetch that broke off; told while another one runs."""
+
+    chunks: dict[bytes, Data]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,18 @@ class Synced:
     previous: bytes
     vector: Vector
     donors: dict[PeerId, int] = field(default_factory=dict)
+    """Chunks by who sent them."""
+    reused: int = 0
+    """Chunks that nobody had to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Verified chunks of a state that is being fetched; what they lie in is not written again."""
+
+    state: bytes
+    n_bytes: int
+    chunks: list[tuple[int, memoryview]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from gossip.averaging import TIMER as AVERAGING
 from gossip.codecs import CODECS, Feedback
 from gossip.commands import (
     AddAddress,
+    Arrived,
     Attach,
     Averaged,
     Behind,
@@ -40,6 +41,7 @@ from gossip.commands import (
     GiveUp,
     Goodbye,
     Hurry,
+    Known,
     NewState,
     Refused,
     RemoveAddress,
@@ -86,11 +88,13 @@ from gossip.messages import (
     Ready,
     Record,
     Records,
+    Wait,
     Want,
 )
 from gossip.presence import Entry, PresenceTable, SwarmState, swarm_state
 from gossip.runspec import RunSpec, difference
-from gossip.serving import Serving
+from gossip.serving import TIMER as SERVING
+from gossip.serving import Serving, ServingConfig
 from gossip.transfer import TIMER as TRANSFER
 from gossip.transfer import Fetching
 
@@ -112,6 +116,8 @@ HOLD_EVERY: Final = 10.0
 """Seconds between the states that a helper takes over: a spare copy, not a mirror of every round."""
 MAX_PAST: Final = 8
 """Groups that are remembered as over, so that who still waits there is told."""
+TURN_BELOW: Final = 0.5
+"""Share of a state that may be missing when a newer one is agreed; with more, the newer one is fetched."""
 HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
 
@@ -129,6 +135,8 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Round 0 starts when this many trainers are ready, or after twice the patience."""
     max_links: int = 64
     """No further peers are dialled above this many links."""
+    serving: ServingConfig = ServingConfig()
+    """What this node gives to those that fetch its state."""
 
 
 class Phase(Enum):
@@ -168,11 +176,17 @@ class Member:
         self.state = self.previous = b""
         self.exchange: Averaging | Gathering | None = None
         self.fetching: Fetching | None = None
-        self.serving = Serving()
+        self.serving = Serving(config.serving)
         self.feedback: dict[int, Feedback] = {}
         """By ask of a round: what lossy codecs owe. The node keeps it over restarts."""
         self._mergeable = False
         self._has_made = False
+        self._half_fetched: dict[bytes, Data] = {}
+        """Verified chunks of a fetch that broke off, by leaf hash."""
+        self._has_turned = False
+        """Whether this fetch has turned to a newer state already."""
+        self._paces: dict[PeerId, float] = {}
+        """Seconds per chunk of those we fetched from."""
         self._next_beat = self._hold_next = 0.0
         self.sequence = sequence
         self._addresses: tuple[str, ...] = ()
@@ -205,6 +219,7 @@ class Member:
             Learned: lambda e, now: self.discovery.add(e.address, e.source, now),
             Attach: self._attach,
             NewState: self._new_state,
+            Known: self._know,
             Contribute: self._contribute,
             ContributeBody: self._contribute,
             GiveUp: self._give_up,
@@ -224,7 +239,8 @@ class Member:
             Accept: lambda peer, m, data, now: self._to_matchmaking("handle_accept", peer, m, now),
             Commit: lambda peer, m, data, now: self._to_matchmaking("handle_commit", peer, m, now),
             Want: lambda peer, m, data, now: self.serving.want(peer, m, now),
-            Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now),
+            Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now, yields=self._yields()),
+            Wait: self._to_fetching,
             Offer: self._to_fetching,
             NotHeld: self._to_fetching,
             Chunk: self._to_fetching,
@@ -232,7 +248,12 @@ class Member:
 
     def handle(self, event: Event, now: float) -> Effects:
         """See `gossip.core`."""
-        return [] if self._has_left else self._commands[type(event)](event, now)
+        if self._has_left:
+            return []
+        effects = self._commands[type(event)](event, now)
+        if self.serving.is_yielding and not self._yields():
+            effects = [*effects, *self.serving.go_on(now)]
+        return effects
 
     def heard(self, record: Record) -> Records:
         """Return an announcement as the message that it amounts to."""
@@ -253,7 +274,8 @@ class Member:
         if self.phase is not Phase.SYNCING:
             self._has_made = self.phase is not Phase.HELPING
         self.round, self.state, self.previous = event.round, event.state, event.previous
-        self.serving.hold(event.round, event.state, event.previous, event.data)
+        self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
+        self._half_fetched = {}
         self.phase = Phase.WORKING
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
@@ -346,6 +368,7 @@ class Member:
     def _gone(self, peer: PeerId, now: float) -> Effects:
         effects: Effects = []
         self._early.pop(peer, None)
+        self.serving.lost(peer)
         if self._matchmaking is not None and self.phase is Phase.SEEKING:
             effects += self._after_matchmaking(self._matchmaking.lost(peer, now), now)
         if self.exchange is not None:
@@ -506,6 +529,8 @@ class Member:
             return self._after_exchange(tick(now), now)
         if event.name == GATHERING and isinstance(self.exchange, Gathering):
             return self._after_exchange(self.exchange.timer(now), now)
+        if event.name == SERVING:
+            return self.serving.go_on(now, yields=self._yields())
         if event.name == TRANSFER and self.fetching:
             return self._after_fetching(self.fetching.timer(now), now)
         if event.name == HURRY and self.phase is Phase.WORKING:
@@ -617,9 +642,20 @@ class Member:
 
     def _after_fetching(self, effects: Effects, now: float) -> Effects:
         fetching = self.fetching
-        if fetching is None or not fetching.is_over:
+        if fetching is None:
+            return effects
+        if fetching.arrived and self.phase is Phase.SYNCING:
+            arrived = Arrived(fetching.state, fetching.n_bytes, fetching.take_arrived())
+            effects = [*effects, Notify(arrived)]
+        if not fetching.is_over:
             return effects
         self.fetching = None
+        self._has_turned = False
+        self._remember(fetching.paces())
+        self._half_fetched = {} if fetching.is_done else fetching.known_chunks()
+        for peer in fetching.liars:
+            reason = "it sent bytes of the state that do not verify"
+            effects = [*effects, Notify(Refused(peer, reason))]
         for peer in fetching.failed:
             entry = self.table.get(peer)
             # One that went on to its next state while we asked has claimed nothing wrong.
@@ -628,17 +664,31 @@ class Member:
         if self.phase is Phase.HELPING:
             if fetching.is_done:
                 self.round, self.state, self.previous = fetching.round, fetching.state, fetching.previous
-                self.serving.hold(self.round, self.state, self.previous, fetching.vector.data)
+                data, leaves = fetching.vector.data, fetching.leaves
+                self.serving.hold(self.round, self.state, self.previous, data, leaves, keeps_former=False)
                 effects = [*effects, *self._push(now)]
             return effects
         if fetching.is_done:
             for peer in fetching.served:
                 self._doubts.pop(peer, None)
-            got = (fetching.round, fetching.state, fetching.previous, fetching.vector, fetching.served)
-            return [*effects, Notify(Synced(*got))]
+            got = (fetching.round, fetching.state, fetching.previous, fetching.vector)
+            return [*effects, Notify(Synced(*got, fetching.served, fetching.reused))]
         self.phase = Phase.WORKING
         again = self._check_behind(now)
         return [*effects, *(again or [Notify(Synced(self.round, self.state, self.previous, EMPTY))])]
+
+    def _know(self, event: Known, now: float) -> Effects:
+        if self.fetching is None:
+            return []
+        return self._after_fetching(self.fetching.know(event.chunks, now), now)
+
+    def _remember(self, paces: dict[PeerId, float]) -> None:
+        self._paces = dict(list(paces.items())[-MAX_DOUBTS:])
+
+    def _yields(self) -> bool:
+        """Whether others who fetch from us have to wait for an exchange."""
+        exchange = self.exchange
+        return self.phase is Phase.EXCHANGING and exchange is not None and len(exchange.group.members) > 1
 
     def _doubt(self, peer: PeerId, now: float) -> None:
         """Do not go by a peer for a while that did not give the state it claims, longer every time."""
@@ -653,7 +703,50 @@ class Member:
         effects: Effects = []
         if self.phase is Phase.SEEKING and self._matchmaking is not None:
             effects += self._after_matchmaking(self._matchmaking.expect(self._expected(), now), now)
-        return effects + self._check_behind(now)
+        return effects + self._look_for_donors(now) + self._check_behind(now)
+
+    def _look_for_donors(self, now: float) -> Effects:
+        """While a state is fetched: ask those too that came to hold it, or turn to a newer one."""
+        fetching = self.fetching
+        if fetching is None or self.phase is not Phase.SYNCING:
+            return []
+        target = self._agreed_state(now)
+        is_newer = target is not None and target.round > fetching.round and target.holders
+        if target is not None and is_newer and not self._has_turned and fetching.share_missing > TURN_BELOW:
+            # Once: where rounds are shorter than a fetch, one that turned every time would never end.
+            self._has_turned = True
+            self._half_fetched = fetching.known_chunks()
+            self._remember(fetching.paces())
+            ended = [Send(peer, Fetch(fetching.state, ())) for peer in fetching.asked()]
+            return [*ended, *self._begin_fetching(target, now)]
+        holders = [
+            peer
+            for peer in sorted(self.table.connected)
+            if (entry := self.table.get(peer)) is not None
+            and fetching.state in (entry.presence.state, entry.presence.previous)
+        ]
+        return self._after_fetching(fetching.add(holders, now), now)
+
+    def _agreed_state(self, now: float) -> SwarmState | None:
+        """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
+        doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
+        heeded = [(peer, e.presence) for peer, e in self.table.in_run(self.run) if peer not in doubted]
+        return swarm_state(heeded, self.me, self._presence(), self.table.connected)
+
+    def _begin_fetching(self, target: SwarmState, now: float) -> Effects:
+        assert self.spec is not None
+        known = self.serving.known_chunks() | self._half_fetched
+        self.fetching = Fetching(
+            target.state,
+            target.round,
+            4 * self.spec.state_numel,
+            target.holders + self._helpers_with(target.state),
+            self._exchange_wait.seconds(),
+            known=known,
+            paces=self._paces,
+        )
+        begun: Effects = [Notify(Behind(target.round)), SetTimer(INFINITY, MATCHMAKING), *self._push(now)]
+        return begun + self._after_fetching(self.fetching.begin(now), now)
 
     def _check_behind(self, now: float) -> Effects:
         if self.phase is Phase.HELPING and not self.run:
@@ -664,9 +757,7 @@ class Member:
         others = self.table.in_run(self.run)
         if all(e.presence.state == self.state and e.presence.round == self.round for _, e in others):
             return []
-        doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
-        heeded = [(peer, e.presence) for peer, e in self.table.in_run(self.run) if peer not in doubted]
-        target = swarm_state(heeded, self.me, self._presence(), self.table.connected)
+        target = self._agreed_state(now)
         if target is None or not target.holders or not self._is_behind(target):
             return []
         effects: Effects = []
@@ -675,12 +766,7 @@ class Member:
         self._end_round()
         self._has_made = self._has_made and target.includes_us
         self.phase = Phase.SYNCING
-        size = 4 * self.spec.state_numel
-        stall = self._exchange_wait.seconds()
-        donors = target.holders + self._helpers_with(target.state)
-        self.fetching = Fetching(target.state, target.round, size, donors, stall)
-        effects += [Notify(Behind(target.round)), SetTimer(INFINITY, MATCHMAKING), *self._push(now)]
-        return effects + self._after_fetching(self.fetching.begin(now), now)
+        return effects + self._begin_fetching(target, now)
 
     def _hold_for_others(self, now: float) -> Effects:
         """Keep the state of the run with the most trainers, for newcomers whose donors fail."""

@@ -11,6 +11,8 @@ import msgspec
 from crypto.keys import PeerId
 
 MAX_GROUP: Final = 64
+MAX_ASKED: Final = 64
+"""Chunks of a state that one peer asks of another at a time."""
 MAX_RECORD_BYTES: Final = 4096
 """Of a sealed presence; a larger one could be heard but not be handed on."""
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -251,10 +253,16 @@ class NotHeld(Message, frozen=True):
 
 
 class Fetch(Message, frozen=True):
-    """Send me these chunks of the state."""
+    """These chunks I want of you now, in this order; nothing that only an earlier list asked for."""
 
     state: Hash
-    chunks: Annotated[tuple[Index, ...], msgspec.Meta(min_length=1, max_length=64)]
+    chunks: Annotated[tuple[Index, ...], msgspec.Meta(max_length=MAX_ASKED)]
+
+
+class Wait(Message, frozen=True):
+    """What you asked for will come: others come first, or the way is slow."""
+
+    state: Hash
 
 
 class Chunk(Message, frozen=True):
@@ -287,5 +295,6 @@ Wire: TypeAlias = (
     | Offer
     | NotHeld
     | Fetch
+    | Wait
     | Chunk
 )

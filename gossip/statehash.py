@@ -20,6 +20,17 @@ def n_chunks(n_bytes: int) -> int:
     return -(-n_bytes // CHUNK_BYTES)
 
 
+def span(chunk: int, n_bytes: int) -> slice:
+    """Return where a chunk lies in a state of this size."""
+    lo = chunk * CHUNK_BYTES
+    return slice(lo, min(lo + CHUNK_BYTES, n_bytes))
+
+
+def leaf_of(leaf_hashes: bytes, chunk: int) -> bytes:
+    """Return the hash of one chunk out of the hashes of all."""
+    return leaf_hashes[chunk * LEAF_BYTES : (chunk + 1) * LEAF_BYTES]
+
+
 def leaf(chunk: memoryview | bytes) -> bytes:
     """Return the hash of one chunk."""
     return blake3(b"\x00").update(chunk).digest()

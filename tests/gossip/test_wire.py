@@ -40,6 +40,7 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Want(HASH),
     messages.NotHeld(HASH),
     messages.Fetch(HASH, (0, 1, 70000)),
+    messages.Wait(HASH),
 )
 BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Part(GROUP, 0, 2, 70000, 1, 64.0),
@@ -85,6 +86,7 @@ BODIES = {
     "Fetch": (
         "93a54665746368c4206868686868686868686868686868686868686868686868686868686868686868930001ce00011170"
     ),
+    "Wait": ("92a457616974c4206868686868686868686868686868686868686868686868686868686868686868"),
     "Part": ("97a450617274c410676767676767676767676767676767670002ce0001117001cb4050000000000000"),
     "Reduced": ("97a752656475636564c410676767676767676767676767676767670002ce0001117001c4080000000000000005"),
     "Reveal": "94a652657665616cc410676767676767676767676767676767670003",
@@ -313,7 +315,7 @@ def test_a_signed_frame_that_is_too_large_is_refused_unread(monkeypatch: pytest.
         encode(["Claim", GROUP, 0, 64, 0]),
         encode(["Missing", GROUP, 0, []]),
         encode(["Missing", GROUP, 0, [0] * 65]),
-        encode(["Fetch", HASH, []]),
+        encode(["Fetch", HASH]),
         encode(["Fetch", HASH, [0] * 65]),
         encode(["Fetch", HASH, [(1 << 31) + 1]]),
         encode(["Describe", bytes(200_001)]),

@@ -43,6 +43,7 @@ KINDS: Final[tuple[messages.Message, ...]] = (
     messages.Want(HASH),
     messages.NotHeld(HASH),
     messages.Fetch(HASH, (0, 1)),
+    messages.Wait(HASH),
     messages.Alive(GROUP, 0),
     messages.Abandon(GROUP, 0),
     messages.Yield(GROUP, 0, 1, 2),
