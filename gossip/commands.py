@@ -150,6 +150,8 @@ class Synced:
     """Chunks by who sent them."""
     reused: int = 0
     """Chunks that nobody had to send."""
+    leaves: bytes = b""
+    """The hashes of its chunks."""
 
 
 @dataclass(frozen=True, slots=True)

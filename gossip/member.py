@@ -672,7 +672,7 @@ class Member:
             for peer in fetching.served:
                 self._doubts.pop(peer, None)
             got = (fetching.round, fetching.state, fetching.previous, fetching.vector)
-            return [*effects, Notify(Synced(*got, fetching.served, fetching.reused))]
+            return [*effects, Notify(Synced(*got, fetching.served, fetching.reused, fetching.leaves))]
         self.phase = Phase.WORKING
         again = self._check_behind(now)
         return [*effects, *(again or [Notify(Synced(self.round, self.state, self.previous, EMPTY))])]

@@ -59,10 +59,15 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long peers wait for each other."""
+    """How long peers wait for each other, and what they give to newcomers."""
 
     patience: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 15.0
     """Seconds that bound every wait for peers. Deadlines below it are learned; nothing else needs tuning."""
+    state_upload_mbit: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """Mbit per second that this node gives to peers that fetch the model; 0: no limit. Averaging goes first
+    in any case."""
+    state_fetchers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """Peers that fetch the model from this node at the same time; more wait for their turn."""
 
 
 class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

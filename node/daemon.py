@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -29,11 +30,13 @@ from gossip.drive import Driver
 from gossip.libp2p_host import open_host
 from gossip.member import Member, MemberConfig
 from gossip.runspec import RunSpec
+from gossip.serving import ServingConfig
 from gossip.wire import Codec
 from node.checkpoint import Checkpoint, DiskFull, save
 from node.config import NodeConfig
 from node.errors import UserError
 from node.failpoints import Failpoint
+from node.half_fetched import ChunkKeeper
 from node.home import Home
 from node.private_state import PrivateState
 from node.report import Reporter
@@ -50,6 +53,9 @@ GOODBYE_SECONDS = 0.3
 """How long a leaving node waits for its last words to be sent."""
 AT_ONCE = 130
 """The exit code after a second signal."""
+INLINE_BYTES = 2 << 20
+"""States below this are hashed and copied at once: half a millisecond, and less than a thread costs on a busy
+machine."""
 SEQUENCE_MARGIN = 1_000_000
 """Above the last known sequence after a restart with a clock that was set back."""
 
@@ -77,10 +83,14 @@ class Daemon:
         sequence = self._first_sequence()
         codec = Codec(key, self.config.network.swarm, sequence)
         async with open_host(key, self.config.network) as host:
+            gossip = self.config.gossip
             limits = MemberConfig(
-                patience=self.config.gossip.patience,
+                patience=gossip.patience,
                 wait_for=self.config.run.wait_for,
                 max_links=self.config.network.max_links,
+                serving=ServingConfig(
+                    rate=gossip.state_upload_mbit * 125_000 or float("inf"), fetchers=gossip.state_fetchers
+                ),
             )
             member = Member(host.me, limits, random.Random(), sequence)
             self.driver = Driver(host, member, codec, self._notice)
@@ -92,11 +102,14 @@ class Daemon:
                 save=self._save_soon,
                 record=self._record,
                 set_run=self._set_run,
+                compute=self._compute,
             )
+            self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._remember
             self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 await self._start(nursery)
                 await self.is_stopping.wait()
                 await self._leave()
@@ -110,6 +123,7 @@ class Daemon:
     async def _start(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._do_jobs)
         nursery.start_soon(self._save_states)
+        nursery.start_soon(self.keeper.run)
         line = TrainerLine(self.home.new_socket("trainer", os.environ), self.rounds)
         self.line = line
         await nursery.start(line.run)
@@ -153,6 +167,7 @@ class Daemon:
                 " its own with: shoal init --force",
             )
         else:
+            self.keeper.notice(notice)
             self.rounds.notice(notice)
 
     def _problem(self, source: str, text: str) -> None:
@@ -227,6 +242,17 @@ class Daemon:
             self.failure = error
             self.stop()
 
+    def _compute(self, work: Callable[[], Any], then: Callable[[Any], None], n_bytes: int) -> None:
+        """Go through many bytes in a thread, so that the network is answered meanwhile."""
+
+        async def run() -> None:
+            then(await trio.to_thread.run_sync(work))
+
+        if n_bytes < INLINE_BYTES:
+            then(work())
+        else:
+            self._nursery.start_soon(run)
+
     # --- disk -------------------------------------------------------------------------------------
 
     def _save_soon(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
@@ -239,15 +265,19 @@ class Daemon:
             if self._to_save is not None:
                 (checkpoint, spec), self._to_save = self._to_save, None
                 # The slot is written anew two rounds later; a slow disk gets a copy.
+                vector = checkpoint.vector
+                large = vector.nbytes >= INLINE_BYTES
+                vector = await trio.to_thread.run_sync(vector.copy) if large else vector.copy()
                 copy = Checkpoint(
                     checkpoint.run_id,
                     checkpoint.round,
                     checkpoint.state_hash,
                     checkpoint.previous_hash,
-                    checkpoint.vector.copy(),
+                    vector,
                 )
                 owed = self._owed()
                 await trio.to_thread.run_sync(self._save, copy, spec)
+                self.keeper.saved(copy.state_hash)
                 if owed and self._feedback is not None:
                     await trio.to_thread.run_sync(self._feedback.save, owed)
                 continue

@@ -6,7 +6,9 @@
              --Finished-> hash the new state, NewState --> member, save, next Begin
     member   --Behind-->  interrupt the work; --Synced--> put the state in place, Begin
 
-No sockets and no waiting here: messages and notices come in, messages and commands go out.
+No sockets and no waiting here: messages and notices come in, messages and commands go out. What takes long
+with a large state (reading, hashing, copying it) is handed to `compute`, which may do it in a thread; until
+then the trainer counts as still at work.
 """
 
 import logging
@@ -16,19 +18,21 @@ from collections.abc import Callable
 from enum import Enum
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from crypto.keys import PeerId, short
 from gossip import commands
 from gossip.core import Event, Vector
 from gossip.runspec import RunSpec, run_id
-from gossip.statehash import state_hash
+from gossip.statehash import leaves, root
 from node import ipc
 from node.checkpoint import Checkpoint, load_newest
 from node.failpoints import Failpoint
 from node.status import RoundStatus
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_HISTORY: Final = 200
 MAX_LINES: Final = 20
@@ -42,6 +46,11 @@ class Trainer(Enum):
     WORKING = "working"
     ASKING = "asking"
     STOPPED = "stopped"
+
+
+def inline(work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
+    """Do a computation here and now."""
+    then(work())
 
 
 class Rounds:
@@ -58,8 +67,12 @@ class Rounds:
         record: Callable[[bytes, RoundStatus], None],
         set_run: Callable[[bytes], None],
         load: Callable[..., Checkpoint | None] = load_newest,
+        compute: Callable[[Callable[[], Any], Callable[[Any], None], int], None] = inline,
     ) -> None:
-        """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec."""
+        """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec.
+
+        `compute(work, then, n_bytes)` goes through so many bytes, maybe elsewhere, and calls `then`.
+        """
         self.me = me
         self.trainer = Trainer.NONE
         self.spec: RunSpec | None = None
@@ -72,7 +85,10 @@ class Rounds:
         """Why the trainer said it cannot go on."""
         self._state_dir, self._failpoint = state_dir, failpoint
         self._command, self._save, self._record, self._set_run = command, save, record, set_run
-        self._load = load
+        self._load, self._compute = load, compute
+        self._leaves = b""
+        self._life = 0
+        """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
         self._reply: Callable[[ipc.Message], None] | None = None
         self._segment: ipc.Segment | None = None
         self._slot = 0
@@ -86,21 +102,34 @@ class Rounds:
         self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
     ) -> None:
         """Take a trainer on, from the state on disk if there is one."""
-        self._segment, self._reply, self._slot = segment, reply, 0
-        self.spec = message.spec
-        self.run = run_id(message.spec)
+        run = run_id(message.spec)
         if not message.asks:
             # It never averages: a run of its own keeps others from taking its state for the swarm's.
-            self.run = blake2b(self.run + self.me.encode(), digest_size=32).digest()
+            run = blake2b(run + self.me.encode(), digest_size=32).digest()
+
+        def load() -> tuple[Checkpoint | None, bytes]:
+            found = self._load(self._state_dir, run, numel=message.spec.state_numel)
+            if found is not None:
+                segment.slots[0][:] = found.vector
+            return found, leaves(segment.slots[0].data)
+
+        def loaded(result: tuple[Checkpoint | None, bytes]) -> None:
+            self._segment, self._reply, self._slot = segment, reply, 0
+            self.spec, self.run = message.spec, run
+            self._loaded(message, *result)
+
+        self._later(load, loaded, segment.slots[0].nbytes)
+
+    def _loaded(self, message: ipc.Attach, found: Checkpoint | None, hashes: bytes) -> None:
+        assert self._reply is not None
         self._set_run(self.run)
-        found = self._load(self._state_dir, self.run, numel=message.spec.state_numel)
         self.round, self.previous = 0, b""
         if found is not None:
-            segment.slots[0][:] = found.vector
             self.round, self.previous = found.round, found.previous_hash
             log.info("going on from round %d, found on disk", found.round)
-        self.state = self._hash()
+        self._name_state(hashes)
         self._syncing, self._synced = False, None
+        reply = self._reply
         reply(ipc.Attached(round=self.round, slot=0, restored=found is not None))
         self.trainer = Trainer.IDLE
         self._command(commands.Attach(self.run, message.spec, message.mergeable))
@@ -108,6 +137,7 @@ class Rounds:
 
     def detached(self) -> None:
         """The trainer is gone."""
+        self._life += 1
         # One that was told to stop leaves nothing to tell: the run is over, or the peers know that we go.
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._command(commands.Detach())
@@ -148,13 +178,19 @@ class Rounds:
                 self.round,
             )
             return
+        assert self._segment is not None
+        data = self._segment.slots[message.slot].data
+        self._later(lambda: leaves(data), lambda hashes: self._made_state(message, hashes), data.nbytes)
+
+    def _made_state(self, message: ipc.Finished, hashes: bytes) -> None:
         self.trainer = Trainer.IDLE
         if self._syncing:
             # The swarm moved on while it worked, and it asked for nothing: its work is in vain.
             self._go_on_synced()
             return
         self._slot = message.slot
-        self.previous, self.state = self.state, self._hash()
+        self.previous = self.state
+        self._name_state(hashes)
         self.round += 1
         self._note_round(message)
         self._state_is_new()
@@ -216,11 +252,21 @@ class Rounds:
         if synced.vector.size == 0:
             self._go_on()
             return
+        slot = self._segment.slots[1 - self._slot]
+
+        def copy() -> None:
+            slot[:] = synced.vector
+
+        self._later(copy, lambda _: self._take_over(synced), slot.nbytes)
+
+    def _take_over(self, synced: commands.Synced) -> None:
         self._slot = 1 - self._slot
-        self._segment.slots[self._slot][:] = synced.vector
         self.round, self.state, self.previous = synced.round, synced.state, synced.previous
-        donors = ", ".join(f"{short(peer)} {count}" for peer, count in sorted(synced.donors.items()))
-        log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, donors)
+        self._leaves = synced.leaves
+        chunks = [f"{short(peer)} {count}" for peer, count in sorted(synced.donors.items())]
+        if synced.reused:
+            chunks.append(f"known already {synced.reused}")
+        log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, ", ".join(chunks))
         self._note_stateless(synced.round - 1, "synced")
         self._state_is_new()
 
@@ -231,7 +277,7 @@ class Rounds:
         assert self.spec is not None
         data = self._segment.slots[self._slot].data
         self._save(Checkpoint(self.run, self.round, self.state, self.previous, self._vector()), self.spec)
-        self._command(commands.NewState(self.round, self.state, self.previous, data))
+        self._command(commands.NewState(self.round, self.state, self.previous, data, self._leaves))
         if not self._syncing:
             self._go_on()
 
@@ -263,6 +309,7 @@ class Rounds:
         self._answer(ipc.AskFailed(kind="LeftOut", text="the node stops"))
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._stop_trainer()
+        self._life += 1
 
     @property
     def is_finished(self) -> bool:
@@ -319,8 +366,19 @@ class Rounds:
         assert self._segment is not None
         return self._segment.slots[self._slot]
 
-    def _hash(self) -> bytes:
-        return state_hash(self._vector().data)
+    def _name_state(self, hashes: bytes) -> None:
+        """Take the hashes of the current state's chunks for its own."""
+        self._leaves, self.state = hashes, root(hashes, self._vector().nbytes)
+
+    def _later(self, work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
+        """Compute, and go on if the trainer is still the same by then."""
+        life = self._life
+
+        def go_on(result: T) -> None:
+            if self._life == life:
+                then(result)
+
+        self._compute(work, go_on, n_bytes)
 
     def _set_flag(self, flag: int) -> None:
         if self._segment is not None:
