@@ -1,4 +1,4 @@
-"""A state from several donors: shared out by speed, verified, resumed; donors that die, lie, lag or forget."""
+"""A state from several donors: shared out by speed, verified, resumed; donors that die, lie, lag, forget."""
 
 import heapq
 from collections.abc import Callable
