@@ -94,6 +94,10 @@ class TestingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     die_at: Annotated[str, msgspec.Meta(max_length=64)] = ""
     """Kill this process by SIGKILL at a point of a round, as in reduce-owner:3."""
+    freezes: bool = False
+    """Stop it by SIGSTOP there instead."""
+    pid: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """The process to stop or kill in place of this one, such as a proxy in front of it."""
     trainer: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] = "node.trainer"
     """The module that is run as the trainer; one without torch starts ten times as fast."""
 

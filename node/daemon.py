@@ -67,7 +67,9 @@ class Daemon:
         """`say` gets the few lines meant for the person at the terminal."""
         self.config, self.home, self.say = config, home, say
         self.store = Store(home.database)
-        self.failpoint = Failpoint(config.testing.die_at)
+        self.failpoint = Failpoint(
+            config.testing.die_at, freezes=config.testing.freezes, pid=config.testing.pid
+        )
         self.is_stopping = trio.Event()
         self.failure: UserError | None = None
         # The newest state is what counts: one that was not yet written when the next came is skipped.

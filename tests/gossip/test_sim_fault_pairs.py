@@ -1,0 +1,87 @@
+"""Every role with every fault at every step, in virtual time: what the others hold, what it costs them."""
+
+import logging
+from functools import cache
+from typing import Final
+
+import pytest
+from sim_pairs import AFTER, FAULTS, ROLES, ROUND, Pair, Seen
+
+import gossip.statehash
+
+SEEDS: Final = range(3)
+GRACE: Final = 0.8
+"""Seconds beyond a deadline: it is looked at every half second, and the takeover has to travel."""
+PAIRS: Final = [(role, fault) for role in ROLES for fault in FAULTS]
+MISSED: Final = "the one that was lost is waited for again in the next round"
+SLOW: Final = "a member that is merely slow is cut at twice the learned deadline, an owner at three times"
+BACK: Final = "who was dropped for what it sent comes back at once, and does it again"
+BLIND: Final = "a part for another owner is ignored instead of refused, and every miss doubles the deadline"
+TOO_LONG: Final = {
+    **dict.fromkeys([("sender", "is frozen"), ("sender", "is cut off")], MISSED),
+    **dict.fromkeys([("owner", "is frozen"), ("owner", "is cut off")], MISSED),
+    **dict.fromkeys([("convener", "is frozen"), ("convener", "is cut off")], MISSED),
+    **dict.fromkeys([("sender", "is slow"), ("owner", "is slow")], SLOW),
+    ("owner", "sends NaN"): BACK,
+    **dict.fromkeys([("sender", "sends a wrong part"), ("joiner", "sends a wrong part")], BLIND),
+}
+"""Pairs that cost more than one deadline; each stands for work in gossip/member.py or gossip/averaging.py."""
+DIFFERS: Final = {
+    ("owner", "sends NaN"): BACK,
+    ("convener", "sends a wrong part"): "who convenes another group with everyone splits them for a round",
+}
+"""Pairs after which the others are not all in one state at once."""
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    # So that a state has several.
+    monkeypatch.setattr(gossip.statehash, "CHUNK_BYTES", 16)
+
+
+@cache
+def play(role: str, fault: str) -> list[Seen]:
+    return [Pair(role, fault, seed).play() for seed in SEEDS]
+
+
+def marked(known: dict[tuple[str, str], str]) -> list[object]:
+    """Return all pairs, those with the reason for which they fail marked so."""
+    return [
+        pytest.param(*pair, marks=pytest.mark.xfail(reason=known[pair], strict=True))
+        if pair in known
+        else pytest.param(*pair)
+        for pair in PAIRS
+    ]
+
+
+@pytest.mark.parametrize(("role", "fault"), PAIRS)
+def test_the_others_finish_every_round_with_exact_means(role: str, fault: str) -> None:
+    """The simulator's oracle compares each mean with what its contributors really gave, chunk by chunk."""
+    for seen in play(role, fault):
+        assert seen.happened
+        assert not seen.violations
+        assert all(round_ in seen.states for round_ in range(ROUND, ROUND + AFTER))
+
+
+@pytest.mark.parametrize(("role", "fault"), marked(DIFFERS))
+def test_the_others_hold_one_state_after_every_round(role: str, fault: str) -> None:
+    for seen in play(role, fault):
+        counts = [len(seen.states[round_]) for round_ in range(1, ROUND + AFTER)]
+        assert counts == [1] * len(counts)
+        assert seen.failed == seen.fetched == 0
+
+
+@pytest.mark.parametrize(("role", "fault"), marked(TOO_LONG))
+def test_it_costs_the_others_one_learned_deadline_at_most(role: str, fault: str) -> None:
+    for seen in play(role, fault):
+        assert seen.lost <= seen.deadline + GRACE, seen.waits
+        assert seen.slowdown <= 2.0
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_dead_or_cancelling_peer_costs_the_others_nothing(role: str) -> None:
+    for fault in ("dies before", "dies during", "dies after", "cancels"):
+        for seen in play(role, fault):
+            assert seen.lost < 0.5, fault
+            assert seen.slowdown < 1.2, fault
