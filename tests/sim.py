@@ -29,7 +29,7 @@ from crypto.keys import PeerId, key_from_seed, peer_id_of
 from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
 from gossip.discovery import peer_in
 from gossip.errors import RemoteViolation
-from gossip.member import Phase
+from gossip.standing import Phase
 from gossip.wire import OTHER_RUN, Codec
 
 MAX_SAID: Final = 300

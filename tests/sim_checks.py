@@ -18,7 +18,7 @@ from gossip import commands
 from gossip.averaging import Averaging
 from gossip.chunks import bounds
 from gossip.gathering import Gathering
-from gossip.member import Phase
+from gossip.standing import Phase
 from gossip.statehash import state_hash
 
 if TYPE_CHECKING:
@@ -443,6 +443,9 @@ def check_bounded(oracle: Oracle) -> None:
         member = node.member
         for part in (
             member,
+            member.at,
+            member.exchanges,
+            member.syncing,
             member.table,
             member.discovery,
             member.serving,

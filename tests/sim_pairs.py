@@ -224,7 +224,7 @@ class Pair:
         self.victim, self.seen.happened = node, True
         for other in self._others():
             member = other.member
-            waits = (member._exchange_wait, member._ready_wait, member._answer_wait)
+            waits = (member.exchanges.wait, member._ready_wait, member._answer_wait)
             self.seen.deadline = max(self.seen.deadline, *(wait.seconds() for wait in waits))
         return True
 

@@ -1,0 +1,168 @@
+"""Standing: where a node stands in its swarm, and what it makes of what the others say of themselves.
+
+Its own round and state, the records of its peers (presence.py), whom of them it waits for, and whether it is
+behind: when the state that the swarm goes by is not ours, and no exchange will get us there.
+
+Two kinds of peers are left out. Who was missed in a round (`late`) is not waited for until something
+comes from it. Who did not give the state that it claims to have (`doubt`) is not believed for a while,
+longer every time.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Final
+
+from crypto.keys import PeerId
+from gossip.messages import Presence, Ready
+from gossip.presence import Entry, PresenceTable, SwarmState, swarm_state
+from gossip.runspec import RunSpec
+
+NO_BASE: Final = bytes(32)
+DOUBT: Final = 2.0
+"""Seconds; doubled with every failure in a row."""
+MAX_DOUBTS: Final = 128
+
+
+class Phase(Enum):
+    """What the node is doing; see member.py."""
+
+    HELPING = "helping"
+    WORKING = "working"
+    SEEKING = "matchmaking"
+    EXCHANGING = "exchanging"
+    APPLYING = "applying"
+    SYNCING = "syncing"
+    FINISHED = "finished"
+
+
+_SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
+
+
+class Standing:
+    """One node among its peers. See the module's docstring."""
+
+    def __init__(self, me: PeerId, lease: float) -> None:
+        """`lease`: seconds for which our own records hold."""
+        self.me, self.lease = me, lease
+        self.table = PresenceTable(me)
+        self.addresses: tuple[str, ...] = ()
+        self.phase = Phase.HELPING
+        self.run = b""
+        self.spec: RunSpec | None = None
+        self.mergeable = False
+        """Whether means of different states make sense: groups need not have the same."""
+        self.round = 0
+        self.state = self.previous = b""
+        self.has_made = False
+        """Whether we have finished a round since we were started."""
+        self.late: set[PeerId] = set()
+        self._doubts: dict[PeerId, tuple[int, float]] = {}
+        """How often in a row, and until when."""
+
+    def presence(self) -> Presence:
+        """Return what we say of ourselves."""
+        phase = _SHOWN.get(self.phase, self.phase.value)
+        name = self.spec.name if self.spec is not None else ""
+        return Presence(
+            self.run,
+            name,
+            self.round,
+            self.state,
+            self.previous,
+            phase,
+            self.lease,
+            self.addresses,
+            self.has_made,
+        )
+
+    # --- whom to believe --------------------------------------------------------------------------
+
+    def doubt(self, peer: PeerId, now: float) -> None:
+        """Do not go by a peer for a while that did not give the state it claims."""
+        if len(self._doubts) >= MAX_DOUBTS:
+            del self._doubts[min(self._doubts, key=lambda known: self._doubts[known][1])]
+        count = self._doubts.get(peer, (0, 0.0))[0]
+        self._doubts[peer] = (count + 1, now + DOUBT * 2 ** min(count, 7))
+
+    def trust(self, peer: PeerId) -> None:
+        """Believe a peer again: it gave what it claimed."""
+        self._doubts.pop(peer, None)
+
+    def agreed_state(self, now: float) -> SwarmState | None:
+        """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
+        doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
+        heeded = [(peer, e.presence) for peer, e in self.table.in_run(self.run) if peer not in doubted]
+        return swarm_state(heeded, self.me, self.presence(), self.table.connected)
+
+    # --- whom to wait for -------------------------------------------------------------------------
+
+    def expected(self) -> set[PeerId]:
+        """Return the peers worth waiting for: linked, working, and at our state or on their way to it."""
+        mixing = self.is_mixing()
+        found = set()
+        for peer, entry in self._linked_workers():
+            presence = entry.presence
+            here = (presence.round, presence.state) == (self.round, self.state)
+            near = mixing and self.round - 1 <= presence.round <= self.round
+            if here or near or self._is_on_its_way(presence):
+                found.add(peer)
+        return found
+
+    def _linked_workers(self) -> Iterator[tuple[PeerId, Entry]]:
+        for peer, entry in self.table.in_run(self.run):
+            is_there = peer in self.table.connected and peer not in self.late
+            # Who fetches the state that we have will be there as soon as those who have just made it: over
+            # links with latency it would else come too late in every round, and chase the swarm for ever.
+            fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)
+            if is_there and (entry.presence.phase == "working" or fetches):
+                yield peer, entry
+
+    def _is_on_its_way(self, presence: Presence) -> bool:
+        """Whether a peer is in the round that we have just finished."""
+        return presence.state == self.previous != b"" and presence.round == self.round - 1
+
+    def is_mixing(self) -> bool:
+        """Whether the run has several groups a round, so that states differ between them."""
+        if not self.mergeable or self.spec is None:
+            return False
+        return sum(1 for _ in self.table.in_run(self.run)) + 1 > self.spec.group_size
+
+    @property
+    def base(self) -> bytes:
+        """What everyone in our group must have started from."""
+        # Not by whether there are several groups just now: views differ, and bases that differ with them
+        # would keep peers apart that could average.
+        return NO_BASE if self.mergeable else self.state
+
+    def is_mine(self, ready: Ready) -> bool:
+        """Whether a peer is ready for our round."""
+        return ready.round == self.round and ready.base == self.base
+
+    # --- whether we are behind --------------------------------------------------------------------
+
+    def ahead(self, now: float) -> SwarmState | None:
+        """Return the state that we must fetch before we can work on, if there is one."""
+        idle = self.phase in (Phase.WORKING, Phase.SEEKING, Phase.FINISHED)
+        if not idle or self.spec is None or not self.state:
+            return None
+        others = self.table.in_run(self.run)
+        if all(e.presence.state == self.state and e.presence.round == self.round for _, e in others):
+            return None
+        target = self.agreed_state(now)
+        return target if target is not None and target.holders and self._is_behind(target) else None
+
+    def _is_behind(self, target: SwarmState) -> bool:
+        # Equal bytes alone do not tell: a model that has converged is the same round after round.
+        if (target.round, target.state) == (self.round, self.state):
+            return False
+        if self.is_mixing() and self.phase is not Phase.FINISHED:
+            # States differ between groups and meet in means; only who lags or runs ahead must fetch.
+            if target.round == self.round + 1:
+                return not self.expected()
+            return target.round > self.round or (target.round < self.round - 1 and not target.includes_us)
+        if not target.includes_us:
+            return True
+        if target.round == self.round:
+            # Two outcomes of one round: which of them more hold is told when everyone has one.
+            return not any(self._is_on_its_way(entry.presence) for _, entry in self._linked_workers())
+        return target.round > self.round
