@@ -239,6 +239,8 @@ class Averaging:
 
     def _handle_part(self, member: int, message: Part, data: Data, now: float) -> Effects:
         part, chunk = message.part, message.chunk
+        if self._owner(part, message.ballot) != self._mine:
+            return self._violation(member, "part of another owner", now)
         if self._owning.get(part) != message.ballot:
             return []
         if not self._chunks.fits(part, chunk, data):

@@ -110,6 +110,13 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Look whether the links to this peer still live: it was silent where it should have spoken."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Fire `TimerFired(name)` at this time. Setting a name again moves it; `at` infinity stops it."""
 
@@ -125,5 +132,5 @@ class Notify:
 
 
 Event: TypeAlias = Any
-Effect: TypeAlias = Send | Publish | Dial | Drop | SetTimer | Notify
+Effect: TypeAlias = Send | Publish | Dial | Drop | Doubt | SetTimer | Notify
 Effects: TypeAlias = list[Effect]

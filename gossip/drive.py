@@ -18,6 +18,7 @@ import trio
 from crypto.keys import PeerId, short
 from gossip.core import (
     Dial,
+    Doubt,
     Drop,
     Effect,
     Event,
@@ -121,6 +122,8 @@ class Driver:
                 case Drop():
                     self.drops[effect.reason] += 1
                     self.host.drop_nowait(effect.peer, effect.reason)
+                case Doubt():
+                    self.host.doubt_nowait(effect.peer)
         for notice in notices:
             self._notify(notice)
 

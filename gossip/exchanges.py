@@ -15,7 +15,7 @@ from crypto.keys import PeerId
 from gossip.averaging import SHORTEST_STALL, TIMER, Averaging, AveragingConfig
 from gossip.codecs import CODECS, Feedback
 from gossip.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from gossip.core import Effects, Notify, Received, Send
+from gossip.core import Doubt, Effects, Notify, Received, Send
 from gossip.deadlines import Deadline
 from gossip.gathering import INNER_INDEX, Gathering, Step
 from gossip.gathering import TIMER as GATHERING
@@ -52,6 +52,8 @@ class Exchanges:
         """By ask of a round: what lossy codecs owe."""
         self._pending: Contribute | ContributeBody | None = None
         self._formed_at = 0.0
+        self._lost: set[PeerId] = set()
+        """Who was lost in the last exchange though there was a link."""
         self._past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
         """Groups we are in no more: whom they went on without, or nothing where we left."""
         self._told: dict[PeerId, float] = {}
@@ -140,7 +142,12 @@ class Exchanges:
         if name == GATHERING:
             return self._after(exchange.timer(now), now) if isinstance(exchange, Gathering) else []
         tick = exchange.inner_timer if isinstance(exchange, Gathering) else exchange.timer
-        return self._after(tick(now), now)
+        known = set(exchange.lost_members)
+        effects = tick(now)
+        silent = self._at.table.connected & set(exchange.lost_members) - known
+        # Whatever comes from one of them next takes it from among the late again.
+        self._at.late |= silent
+        return self._after([*effects, *(Doubt(peer) for peer in sorted(silent))], now)
 
     def receive(self, event: Received, now: float) -> Effects:
         """Take a message of an exchange: of this ask, of the next, or of one that is over."""
@@ -200,16 +207,23 @@ class Exchanges:
             least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
         if result is None:
             return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
-        if not self._at.table.connected.isdisjoint(exchange.lost_members):
-            self.wait.miss()
-        elif len(exchange.group.members) > 1:
-            # Alone everything is quick, and nothing is learned.
-            self.wait.observe(now - self._formed_at)
+        self._learn(exchange, now)
         spec = self._at.spec
         if spec is not None and least < spec.quorum:
             text = f"{least} of at least {spec.quorum} peers contributed"
             return [*effects, Notify(Failed("TooFew", text))]
         return [*effects, Notify(result)]
+
+    def _learn(self, exchange: Averaging | Gathering, now: float) -> None:
+        lost = self._at.table.connected & set(exchange.lost_members)
+        if lost - self._lost:
+            self.wait.miss()
+        elif not lost and len(exchange.group.members) > 1:
+            # Alone everything is quick, and nothing is learned.
+            self.wait.observe(now - self._formed_at)
+        # Who is lost time after time is no reason to wait longer and longer.
+        self._lost = lost
+        self._at.note_round(exchange.group.members, lost)
 
     def _feedback(self, pending: Contribute) -> Feedback | None:
         """What lossy codecs owe; per ask of a round, and only for vectors of one size."""

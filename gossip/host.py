@@ -99,6 +99,10 @@ class Host(Protocol):
         """Close the links to a peer."""
         ...
 
+    def doubt_nowait(self, peer: PeerId) -> None:
+        """Look soon whether the links to a peer still live, and close those that do not."""
+        ...
+
     async def flush(self) -> None:
         """Wait until the queues are empty."""
         ...

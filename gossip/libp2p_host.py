@@ -136,6 +136,13 @@ class Libp2pHost:
             for link in list(entry.links):
                 self._close_link(link)
 
+    def doubt_nowait(self, peer: PeerId) -> None:
+        """See `Host`; the links of other libp2p programs have their own keep-alive."""
+        entry = self._peers.get(peer)
+        for link in entry.links if entry is not None else ():
+            if isinstance(link.connection.muxed_conn, FastMuxer):
+                link.connection.muxed_conn.doubt()
+
     async def flush(self) -> None:
         """See `Host`."""
         for peer in list(self._peers.values()):

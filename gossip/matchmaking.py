@@ -125,6 +125,9 @@ class Matchmaking:
         self._accepts: dict[PeerId, bytes] = {}
         """Who has accepted, and to whom they have links."""
         self._ballot = 0
+        self.answered_in: float | None = None
+        """Seconds until all had accepted what we proposed."""
+        self._proposed_at = 0.0
         self._go_at = INFINITY
         self._give_up_at = INFINITY
         self._waiting_for: PeerId | None = None
@@ -298,6 +301,7 @@ class Matchmaking:
         self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
         self._accepts = {self.me: self._links_to(tuple(members))}
         self.state = State.PROPOSING
+        self._proposed_at = now
         self._waiting_for = None
         effects: Effects = [Send(peer, self._proposal) for peer in members if peer != self.me]
         return effects + self._fire(now + self.config.answer_wait) + self._commit_if_complete(now)
@@ -305,6 +309,8 @@ class Matchmaking:
     def _commit_if_complete(self, now: float) -> Effects:
         if self._proposal is None or self._accepts.keys() != set(self._proposal.members):
             return []
+        if len(self._accepts) > 1:
+            self.answered_in = now - self._proposed_at
         proposal = msgspec.structs.replace(self._proposal, shares=self._shares_by_links(self._proposal))
         commit = self._as_commit(proposal, self.me)
         effects: Effects = [Send(peer, commit) for peer in commit.members if peer != self.me]

@@ -42,6 +42,7 @@ from gossip.commands import (
 from gossip.core import (
     Data,
     DialFailed,
+    Drop,
     Effects,
     Event,
     Learned,
@@ -192,6 +193,9 @@ class Member:
         if self._has_left:
             return []
         effects = self._commands[type(event)](event, now)
+        for effect in effects:
+            if isinstance(effect, Drop):
+                self.at.ban(effect.peer, now)
         if self.serving.is_yielding and not self.exchanges.is_busy:
             effects = [*effects, *self.serving.go_on(now)]
         return effects
@@ -286,7 +290,11 @@ class Member:
             return effects + self.exchanges.go_on(now)
         self.exchanges.drop_last()
         self.at.phase = Phase.SEEKING
-        early = [(peer, ready.share) for peer, (ready, _) in self._early.items() if self.at.is_mine(ready)]
+        early = [
+            (peer, ready.share)
+            for peer, (ready, _) in self._early.items()
+            if self.at.is_mine(ready) and not self.at.is_banned(peer, now)
+        ]
         self._arrived = {peer: now for peer, _ in early}
         nonce = int(self._dice.random() * (1 << 53))
         self._matchmaking = Matchmaking(
@@ -298,7 +306,9 @@ class Member:
             nonce,
             self.at.table.connected,
         )
-        return effects + self._after_matchmaking(self._matchmaking.begin(self.at.expected(), early, now), now)
+        return effects + self._after_matchmaking(
+            self._matchmaking.begin(self.at.expected(now), early, now), now
+        )
 
     def _give_up(self, event: GiveUp, now: float) -> Effects:
         if self.at.phase in (Phase.SYNCING, Phase.FINISHED):
@@ -431,7 +441,8 @@ class Member:
         if message.round < self.at.round or self.at.phase is Phase.FINISHED:
             # It is behind, and seeks a round that is over: our record says so.
             return self._tell(peer) if self.at.run else []
-        if message.round > self.at.round + 1 or len(self._early) > 4 * MAX_PUSHED:
+        is_far = message.round > self.at.round + 1
+        if is_far or self.at.is_banned(peer, now) or len(self._early) > 4 * MAX_PUSHED:
             return []
         self._early[peer] = (message, now + message.wait)
         if not self.at.is_mine(message):
@@ -445,7 +456,7 @@ class Member:
 
     def _to_matchmaking(self, handler: str, peer: PeerId, message: Any, now: float) -> Effects:
         seeking = self._matchmaking
-        if seeking is None or message.round != self.at.round:
+        if seeking is None or message.round != self.at.round or self.at.is_banned(peer, now):
             return []
         return self._after_matchmaking(getattr(seeking, handler)(peer, message, now), now)
 
@@ -507,7 +518,11 @@ class Member:
         if self.at.phase is not Phase.SEEKING or seeking is None or seeking.group is None:
             return effects
         group = seeking.group
-        missed = self.at.expected() - seeking.ready.keys() - set(group.members)
+        if seeking.silent & self.at.table.connected:
+            self._answer_wait.miss()
+        elif seeking.answered_in is not None:
+            self._answer_wait.observe(seeking.answered_in)
+        missed = self.at.expected(now) - seeking.ready.keys() - set(group.members)
         self.at.late |= missed
         if missed:
             self._ready_wait.miss()
@@ -527,7 +542,7 @@ class Member:
     def _view_changed(self, now: float) -> Effects:
         effects: Effects = []
         if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
-            effects += self._after_matchmaking(self._matchmaking.expect(self.at.expected(), now), now)
+            effects += self._after_matchmaking(self._matchmaking.expect(self.at.expected(now), now), now)
         return effects + self.syncing.look_for_donors(now) + self._check_behind(now)
 
     def _check_behind(self, now: float) -> Effects:

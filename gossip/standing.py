@@ -21,6 +21,11 @@ NO_BASE: Final = bytes(32)
 DOUBT: Final = 2.0
 """Seconds; doubled with every failure in a row."""
 MAX_DOUBTS: Final = 128
+MAX_DOUBLINGS: Final = 7
+MAX_BAN_DOUBLINGS: Final = 4
+"""Shorter: who is not averaged with is lost to the swarm, and a fault may be mended."""
+MAX_PAUSE: Final = 8
+"""Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
 
 
 class Phase(Enum):
@@ -33,6 +38,13 @@ class Phase(Enum):
     APPLYING = "applying"
     SYNCING = "syncing"
     FINISHED = "finished"
+
+
+def _count_against(known: dict[PeerId, tuple[int, float]], peer: PeerId, now: float, doublings: int) -> None:
+    if len(known) >= MAX_DOUBTS:
+        del known[min(known, key=lambda each: known[each][1])]
+    count = known.get(peer, (0, 0.0))[0]
+    known[peer] = (count + 1, now + DOUBT * 2 ** min(count, doublings))
 
 
 _SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
@@ -58,6 +70,9 @@ class Standing:
         self.late: set[PeerId] = set()
         self._doubts: dict[PeerId, tuple[int, float]] = {}
         """How often in a row, and until when."""
+        self._bans: dict[PeerId, tuple[int, float]] = {}
+        self._missed: dict[PeerId, tuple[int, int]] = {}
+        """How often in a row, and before which round we do not wait for them again."""
 
     def presence(self) -> Presence:
         """Return what we say of ourselves."""
@@ -79,14 +94,30 @@ class Standing:
 
     def doubt(self, peer: PeerId, now: float) -> None:
         """Do not go by a peer for a while that did not give the state it claims."""
-        if len(self._doubts) >= MAX_DOUBTS:
-            del self._doubts[min(self._doubts, key=lambda known: self._doubts[known][1])]
-        count = self._doubts.get(peer, (0, 0.0))[0]
-        self._doubts[peer] = (count + 1, now + DOUBT * 2 ** min(count, 7))
+        _count_against(self._doubts, peer, now, MAX_DOUBLINGS)
 
     def trust(self, peer: PeerId) -> None:
         """Believe a peer again: it gave what it claimed."""
         self._doubts.pop(peer, None)
+
+    def ban(self, peer: PeerId, now: float) -> None:
+        """Average with a peer no more for a while that broke the protocol; it may dial again at once."""
+        _count_against(self._bans, peer, now, MAX_BAN_DOUBLINGS)
+
+    def is_banned(self, peer: PeerId, now: float) -> bool:
+        """Whether a peer broke the protocol a short time ago."""
+        return now < self._bans.get(peer, (0, 0.0))[1]
+
+    def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
+        """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
+        for peer in members:
+            count, _ = self._missed.pop(peer, (0, 0))
+            if peer not in lost:
+                continue
+            if len(self._missed) >= MAX_DOUBTS:
+                del self._missed[next(iter(self._missed))]
+            pause = min(2**count, MAX_PAUSE) if count > 0 else 0
+            self._missed[peer] = (count + 1, self.round + 1 + pause)
 
     def agreed_state(self, now: float) -> SwarmState | None:
         """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
@@ -96,21 +127,24 @@ class Standing:
 
     # --- whom to wait for -------------------------------------------------------------------------
 
-    def expected(self) -> set[PeerId]:
+    def expected(self, now: float) -> set[PeerId]:
         """Return the peers worth waiting for: linked, working, and at our state or on their way to it."""
         mixing = self.is_mixing()
         found = set()
-        for peer, entry in self._linked_workers():
+        for peer, entry in self._linked_workers(now):
             presence = entry.presence
             here = (presence.round, presence.state) == (self.round, self.state)
             near = mixing and self.round - 1 <= presence.round <= self.round
-            if here or near or self._is_on_its_way(presence):
+            is_paused = self.round < self._missed.get(peer, (0, 0))[1]
+            if (here or near or self._is_on_its_way(presence)) and not is_paused:
                 found.add(peer)
         return found
 
-    def _linked_workers(self) -> Iterator[tuple[PeerId, Entry]]:
+    def _linked_workers(self, now: float) -> Iterator[tuple[PeerId, Entry]]:
         for peer, entry in self.table.in_run(self.run):
-            is_there = peer in self.table.connected and peer not in self.late
+            is_there = (
+                peer in self.table.connected and peer not in self.late and not self.is_banned(peer, now)
+            )
             # Who fetches the state that we have will be there as soon as those who have just made it: over
             # links with latency it would else come too late in every round, and chase the swarm for ever.
             fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)
@@ -149,20 +183,20 @@ class Standing:
         if all(e.presence.state == self.state and e.presence.round == self.round for _, e in others):
             return None
         target = self.agreed_state(now)
-        return target if target is not None and target.holders and self._is_behind(target) else None
+        return target if target is not None and target.holders and self._is_behind(target, now) else None
 
-    def _is_behind(self, target: SwarmState) -> bool:
+    def _is_behind(self, target: SwarmState, now: float) -> bool:
         # Equal bytes alone do not tell: a model that has converged is the same round after round.
         if (target.round, target.state) == (self.round, self.state):
             return False
         if self.is_mixing() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:
-                return not self.expected()
+                return not self.expected(now)
             return target.round > self.round or (target.round < self.round - 1 and not target.includes_us)
         if not target.includes_us:
             return True
         if target.round == self.round:
             # Two outcomes of one round: which of them more hold is told when everyone has one.
-            return not any(self._is_on_its_way(entry.presence) for _, entry in self._linked_workers())
+            return not any(self._is_on_its_way(entry.presence) for _, entry in self._linked_workers(now))
         return target.round > self.round

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from nacl.signing import SigningKey
 from sim_checks import Oracle, Violation
-from sim_network import KEEP_ALIVE, Network, Weather
+from sim_network import DOUBT_WAIT, KEEP_ALIVE, Link, Network, Weather, pair
 from sim_node import SimNode, make_spec
 
 from crypto.keys import PeerId, key_from_seed, peer_id_of
@@ -364,6 +364,17 @@ class Sim:
         self.oracle.dropped(node, peer, reason)
         if self.network.is_up(node.me, peer):
             self.break_link(node.me, peer, 0.1)
+
+    def doubt(self, node: SimNode, peer: PeerId) -> None:
+        """Carry out a `Doubt`: a link on which nothing comes back is closed some seconds later."""
+        link = self.network.links.get(pair(node.me, peer))
+        self.at(self.now + DOUBT_WAIT, self._close_if_dead, node.me, peer, link)
+
+    def _close_if_dead(self, one: PeerId, other: PeerId, link: Link | None) -> None:
+        is_same = link is not None and self.network.links.get(pair(one, other)) is link
+        is_silent = not self.network.is_open(one, other) or self.nodes[other].is_frozen
+        if is_same and is_silent:
+            self.break_link(one, other, 0.1)
 
     def break_link(self, one: PeerId, other: PeerId, within: float) -> None:
         """Break a link; both ends are told within so many seconds, not at once."""

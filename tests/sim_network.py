@@ -19,6 +19,8 @@ from gossip.core import Received
 
 KEEP_ALIVE: Final = 35.0
 """Seconds after which a link without an answer counts as broken."""
+DOUBT_WAIT: Final = 5.0
+"""The same for a link that is doubted."""
 BULK_HEAD_BYTES: Final = 64
 
 

@@ -20,6 +20,7 @@ from crypto.keys import PeerId
 from gossip import commands
 from gossip.core import (
     Dial,
+    Doubt,
     Drop,
     Effects,
     Event,
@@ -403,6 +404,8 @@ class SimNode:
                     sim.publish(self, effect.message)
                 case Drop():
                     sim.drop(self, effect.peer, effect.reason)
+                case Doubt():
+                    sim.doubt(self, effect.peer)
         for notice in notices:
             sim.oracle.noticed(self, notice)
             self.rounds.notice(notice)
