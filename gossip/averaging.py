@@ -51,7 +51,7 @@ SHORTEST_STALL: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
 BEAT: Final = SHORTEST_STALL / 4
 """Seconds between signs of life."""
-OWNER_GRACE: Final = 1.5
+OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 DONE_GRACE: Final = 2.0
 """And those that are not done, later still: they may be waiting for an owner."""

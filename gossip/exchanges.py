@@ -82,7 +82,7 @@ class Exchanges:
         if self.current is None:
             self._formed_at = now
         wait = self.wait.seconds()
-        config = AveragingConfig(stall=wait, cut=2 * wait, chunk_numel=self._chunk_numel)
+        config = AveragingConfig(stall=wait, cut=wait, chunk_numel=self._chunk_numel)
         self._at.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):

@@ -126,8 +126,8 @@ class Matchmaking:
         """Who has accepted, and to whom they have links."""
         self._ballot = 0
         self.answered_in: float | None = None
-        """Seconds until all had accepted what we proposed."""
-        self._proposed_at = 0.0
+        """Seconds from our proposal or our word until the group stood."""
+        self._asked_at = 0.0
         self._go_at = INFINITY
         self._give_up_at = INFINITY
         self._waiting_for: PeerId | None = None
@@ -210,6 +210,7 @@ class Matchmaking:
         self.state, self._promised, self._proposal = State.PROMISED, key, message
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
+        self._asked_at = now
         self._accepted.append((peer, message.ballot, message.nonce))
         accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
         return [Send(peer, accept), *self._fire(now + self.config.answer_wait)]
@@ -301,7 +302,7 @@ class Matchmaking:
         self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
         self._accepts = {self.me: self._links_to(tuple(members))}
         self.state = State.PROPOSING
-        self._proposed_at = now
+        self._asked_at = now
         self._waiting_for = None
         effects: Effects = [Send(peer, self._proposal) for peer in members if peer != self.me]
         return effects + self._fire(now + self.config.answer_wait) + self._commit_if_complete(now)
@@ -309,8 +310,6 @@ class Matchmaking:
     def _commit_if_complete(self, now: float) -> Effects:
         if self._proposal is None or self._accepts.keys() != set(self._proposal.members):
             return []
-        if len(self._accepts) > 1:
-            self.answered_in = now - self._proposed_at
         proposal = msgspec.structs.replace(self._proposal, shares=self._shares_by_links(self._proposal))
         commit = self._as_commit(proposal, self.me)
         effects: Effects = [Send(peer, commit) for peer in commit.members if peer != self.me]
@@ -336,6 +335,8 @@ class Matchmaking:
         )
 
     def _form(self, commit: Commit, now: float) -> Effects:
+        if len(commit.members) > 1:
+            self.answered_in = now - self._asked_at
         self.state = State.FORMED
         self._commit = commit
         self.group = self._group_of(commit)

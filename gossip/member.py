@@ -42,6 +42,7 @@ from gossip.commands import (
 from gossip.core import (
     Data,
     DialFailed,
+    Doubt,
     Drop,
     Effects,
     Event,
@@ -518,10 +519,15 @@ class Member:
         if self.at.phase is not Phase.SEEKING or seeking is None or seeking.group is None:
             return effects
         group = seeking.group
-        if seeking.silent & self.at.table.connected:
+        silent = seeking.silent & self.at.table.connected
+        if silent:
             self._answer_wait.miss()
         elif seeking.answered_in is not None:
             self._answer_wait.observe(seeking.answered_in)
+        # Who was silent as a convener, and is not in the group that another convened, answered nobody.
+        silent |= seeking.mute & self.at.table.connected - set(group.members)
+        self.at.late |= silent
+        effects = [*effects, *(Doubt(peer) for peer in sorted(silent))]
         missed = self.at.expected(now) - seeking.ready.keys() - set(group.members)
         self.at.late |= missed
         if missed:
