@@ -37,6 +37,7 @@ FAULTS: Final = (
     "is slow",
     "is frozen",
     "is cut off",
+    "is cut off from one",
     "sends garbage",
     "sends NaN",
     "sends a wrong part",
@@ -237,11 +238,11 @@ class Pair:
             case "is frozen":
                 sim.freeze(node)
                 return []
-            case "is cut off":
-                for peer in sim.names if is_first else ():
-                    if peer != node.me:
-                        sim.block(node.me, peer)
-                        sim.block(peer, node.me)
+            case "is cut off" | "is cut off from one":
+                others = [other.me for other in self._others()] if is_first else []
+                for peer in others[-1:] if "one" in self.fault else others:
+                    sim.block(node.me, peer)
+                    sim.block(peer, node.me)
                 return [effect]
             case "is slow":
                 if is_step:

@@ -17,7 +17,9 @@ MISSED: Final = "the one that was lost is waited for again in the next round"
 SLOW: Final = "a member that is merely slow is cut at twice the learned deadline, an owner at three times"
 BACK: Final = "who was dropped for what it sent comes back at once, and does it again"
 BLIND: Final = "a part for another owner is ignored instead of refused, and every miss doubles the deadline"
+HALF: Final = "a link that is silently dead is waited for in every round, until its keep-alive ends"
 TOO_LONG: Final = {
+    **dict.fromkeys([(role, "is cut off from one") for role in ("sender", "owner", "convener")], HALF),
     **dict.fromkeys([("sender", "is frozen"), ("sender", "is cut off")], MISSED),
     **dict.fromkeys([("owner", "is frozen"), ("owner", "is cut off")], MISSED),
     **dict.fromkeys([("convener", "is frozen"), ("convener", "is cut off")], MISSED),
@@ -27,6 +29,7 @@ TOO_LONG: Final = {
 }
 """Pairs that cost more than one deadline; each stands for work in gossip/member.py or gossip/averaging.py."""
 DIFFERS: Final = {
+    **dict.fromkeys([(role, "is cut off from one") for role in ("sender", "convener", "joiner")], HALF),
     ("owner", "sends NaN"): BACK,
     ("convener", "sends a wrong part"): "who convenes another group with everyone splits them for a round",
 }

@@ -1,0 +1,126 @@
+"""A thousand connections come and go, of every kind, and leave a live host as it was."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import trio
+from hosts import LOOPBACK, config, wait_for
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
+
+from crypto.keys import new_key
+from gossip.addresses import parse
+from gossip.core import PeerFound
+from gossip.fast_link import suites_by_speed
+from gossip.host import FrameReceived
+from gossip.lanes import CONTROL
+from gossip.libp2p_host import Libp2pHost, open_host
+from gossip.libp2p_net import Network
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+SCRIPT = Path(__file__).resolve().parents[1] / "host_process.py"
+KINDS = 5
+EACH = 200
+"""Connections of every kind."""
+WARM_UP = 10
+
+
+async def says_nothing(port: int, address: str) -> None:
+    """Connect, and leave."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.aclose()
+
+
+async def says_half(port: int, address: str) -> None:
+    """Leave in the middle of the handshake."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(b"\x13/multistream/1.0.0\n\x0a/shoal/")
+    await stream.aclose()
+
+
+async def says_nonsense(port: int, address: str) -> None:
+    """Send what is no protocol."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(os.urandom(300))
+    with trio.move_on_after(5):
+        await stream.receive_some(100)
+    await stream.aclose()
+
+
+async def is_a_stranger(port: int, address: str) -> None:
+    """Be a libp2p node that opens a control stream, and says nothing on it."""
+    network = Network(new_key(), suites=suites_by_speed(), announce=[], max_links=4)
+    async with background_trio_service(network.swarm):
+        await network.swarm.listen(Multiaddr(LOOPBACK))
+        connection = await network.dial(parse(address), lambda _muxed, _peer: True)
+        await network.open_lane(connection, CONTROL)
+        await network.close_links()
+        await network.swarm.close()
+
+
+async def is_a_peer(port: int, address: str) -> None:
+    """Be a node of the swarm, which says something and goes."""
+    async with open_host(new_key(), config()) as host:
+        host.dial_nowait(address)
+        found = await wait_for(host, PeerFound)
+        host.send_nowait(found.peer, b"hello")
+        await wait_for(host, FrameReceived)
+
+
+ALL: tuple[Any, ...] = (says_nothing, says_half, says_nonsense, is_a_stranger, is_a_peer)
+
+
+async def visit(address: str, each: int) -> None:
+    port = int(address.split("/")[4])
+    for _ in range(each):
+        for kind in ALL:
+            with trio.fail_after(20):
+                await kind(port, address)
+
+
+async def ask(host: Libp2pHost, peer: Any) -> dict[str, Any]:
+    host.send_nowait(peer, b"status")
+    told: dict[str, Any] = json.loads((await wait_for(host, FrameReceived)).head)
+    return told
+
+
+def settled(process: psutil.Process, most: int) -> int:
+    """Return how many descriptors are open, when those that are closing are closed."""
+    deadline = time.monotonic() + 30
+    while (count := process.num_fds()) > most and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return count
+
+
+def test_a_thousand_connections_leave_no_descriptor_thread_or_memory_behind() -> None:
+    command = [sys.executable, str(SCRIPT), "07" * 32, "fast"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        process = psutil.Process(server.pid)
+        try:
+            trio.run(visit, address, WARM_UP)
+            time.sleep(1.0)
+            before = process.num_fds(), process.num_threads(), process.memory_info().rss
+            began, cpu = time.monotonic(), sum(process.cpu_times()[:2])
+            trio.run(visit, address, EACH)
+            descriptors = settled(process, before[0])
+            after = descriptors, process.num_threads(), process.memory_info().rss
+            spent = sum(process.cpu_times()[:2]) - cpu
+            print(
+                f"{KINDS * EACH} connections in {time.monotonic() - began:.0f} s, {spent:.1f} s of its CPU;"
+                f" descriptors {before[0]} -> {after[0]}, memory {before[2] / 1e6:.1f} -> {after[2] / 1e6:.1f} MB"
+            )
+            assert after[0] <= before[0]
+            assert after[1] <= before[1] + 1
+            assert after[2] - before[2] < 10e6
+        finally:
+            server.kill()
