@@ -1,10 +1,13 @@
 """One of four nodes is killed and started again every third round: the others complete every round."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from swarm import Swarm
+
+from node.status import Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -22,6 +25,10 @@ STEADY = (
 )
 
 
+def has_reached(round_: int, status: Status) -> bool:
+    return status.round >= round_
+
+
 def test_twenty_of_twenty_rounds_complete_while_one_of_four_is_killed_every_third(tmp_path: Path) -> None:
     with Swarm(tmp_path) as swarm:
         one = swarm.start("one", *STEADY, "--wait-for", "4")
@@ -32,7 +39,7 @@ def test_twenty_of_twenty_rounds_complete_while_one_of_four_is_killed_every_thir
         victim = swarm.start("victim", *STEADY, "--wait-for", "4", join=one)
         kills = 0
         for round_ in range(3, ROUNDS, 3):
-            one.wait(f"is in round {round_}", lambda status, least=round_: status.round >= least)
+            one.wait(f"is in round {round_}", partial(has_reached, round_))
             if victim.is_running:
                 victim.kill()
                 kills += 1
