@@ -57,6 +57,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How numbers travel in the all-reduce."""
     quorum: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """A round with fewer contributors keeps the old state."""
+    delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    """Rounds by which a mean comes late: with 1, local work goes on while the last one travels."""
 
     @property
     def params_numel(self) -> int:
@@ -83,7 +85,7 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
     Only the first difference of the manifest is named: a newcomer needs one thing to fix.
     """
     parts: list[str] = []
-    for field in ("name", "method", "task", "rounds", "seed", "group_size", "codec", "quorum"):
+    for field in ("name", "method", "task", "rounds", "seed", "group_size", "codec", "quorum", "delay"):
         mine, other = getattr(ours, field), getattr(theirs, field)
         if mine != other:
             parts.append(f"{field}: {mine} here, {other} there")

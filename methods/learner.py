@@ -20,6 +20,7 @@ from gossip.runspec import TensorSpec
 from methods.base import Trained
 from methods.errors import BadOption, BadTask, Diverged, Interrupted
 from methods.objective import Objective, Penultimate
+from methods.overlap import Moved
 from methods.task import Examples, Task, batch_of, count, to_device
 
 PREDICTION_BATCH = 1024
@@ -80,6 +81,24 @@ def write_model(model: nn.Module, params: Vector) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+def move_model(model: nn.Module, moved: Moved) -> None:
+    """Carry a model in training over to a new agreed state.
+
+    Parameters keep their progress. Buffers are taken as agreed: a variance that kept a difference could
+    become negative.
+    """
+    tensors = list(float_tensors(model).values())
+    sizes = [tensor.numel() for tensor in tensors]
+    agreed = torch.tensor(moved.agreed, device=tensors[0].device).split(sizes)
+    since = torch.tensor(moved.since, device=tensors[0].device).split(sizes)
+    with torch.no_grad():
+        for tensor, new, old in zip(tensors, agreed, since, strict=True):
+            place = new.view_as(tensor)
+            if isinstance(tensor, nn.Parameter):
+                place = place + (tensor.to(torch.float32) - old.view_as(tensor))
+            tensor.copy_(place)
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from a seed for a while; afterwards torch's random numbers go on as if nothing had been drawn."""
@@ -90,6 +109,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _never() -> bool:
     return False
+
+
+def _nothing() -> None:
+    return None
 
 
 class TorchLearner:
@@ -118,6 +141,8 @@ class TorchLearner:
         self.seed = seed
         self._interrupt = interrupt
         self._hurry = hurry
+        self.arrived: Callable[[], Moved | None] = _nothing
+        """Asked after every step: what has arrived since the last one, if means travel meanwhile."""
         self.data = task.train_data()
         self.examples = count(self.data)
         if self.examples == 0 and task.unlabelled_data() is None:
@@ -164,10 +189,22 @@ class TorchLearner:
 
     def evaluate(self, params: Vector) -> dict[str, float]:
         """Return the task's metrics at these params."""
+        # It may be asked in the middle of local work, which goes on afterwards.
+        before, was_training = read_model(self.model), self.model.training
         write_model(self.model, params)
         self.model.eval()
-        with torch.no_grad():
-            return {name: float(value) for name, value in self.task.metrics(self.model).items()}
+        try:
+            with torch.no_grad():
+                return {name: float(value) for name, value in self.task.metrics(self.model).items()}
+        finally:
+            write_model(self.model, before)
+            self.model.train(was_training)
+
+    def carry(self, params: Vector, moved: Moved) -> Vector:
+        """Return where local work that stands at these params goes on; see `move_model`."""
+        write_model(self.model, params)
+        move_model(self.model, moved)
+        return read_model(self.model)
 
     def predict(self, params: Vector, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (outputs, penultimate representations) of inputs at these params, on the CPU."""
@@ -225,9 +262,20 @@ class TorchLearner:
             optimizer.step()
             total += loss.detach()
             taken += 1
+            moved = self.arrived()
+            if moved is not None:
+                self._move(moved, weights, anchors)
             if taken == steps or self._hurry():
                 break
         return float(total) / taken, taken
+
+    def _move(self, moved: Moved, weights: Sequence[nn.Parameter], anchors: Sequence[torch.Tensor]) -> None:
+        before = [weight.detach().clone() for weight in weights[: len(anchors)]]
+        move_model(self.model, moved)
+        # Without a pull there are no anchors.
+        for anchor, weight, old in zip(anchors, weights, before, strict=False):
+            # Held near the common params: the anchor goes where they went.
+            anchor.add_(weight.detach() - old)
 
 
 def save_memory(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter]) -> dict[str, Vector]:

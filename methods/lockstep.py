@@ -4,15 +4,29 @@ Every generator is advanced to its ask; when all wait, all are answered at once,
 method cannot tell this from the real thing, except that here nothing is late, lost or rounded.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from crypto.keys import PeerId
+from gossip.core import Vector
 from gossip.errors import GossipError
-from methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Learner, Method, Report, State, Steps
+from methods.base import (
+    AllReduce,
+    Ask,
+    Averaged,
+    Gather,
+    Gathered,
+    Learner,
+    Method,
+    OuterMethod,
+    Report,
+    State,
+    Steps,
+)
+from methods.overlap import Carrying, Moved, Overlaps
 
 T = TypeVar("T")
 
@@ -87,6 +101,70 @@ def train(
         states = {peer: ended.results[peer][0] for peer in peers}
         reports.append([ended.results[peer][1] for peer in peers])
     return [states[peer] for peer in peers], reports
+
+
+def train_overlapped(
+    method: OuterMethod,
+    learners: Sequence[Carrying],
+    params: Vector,
+    rounds: int,
+    *,
+    after: int,
+    failing: Collection[int] = (),
+) -> list[list[State]]:
+    """Run rounds with a delay of one; returns what all hold after every round.
+
+    `after`: the step of the next local work after which a mean arrives. `failing`: tries, counted from 0, of
+    which nothing comes.
+    """
+    assert isinstance(method, Overlaps)
+    peers = names(len(learners))
+    agreed = {peer: method.init(params.copy()) for peer in peers}
+    starts, moved = dict(agreed), dict[PeerId, Moved]()
+    held: list[list[State]] = []
+    attempt = 0
+    while len(held) < rounds:
+        trained = {}
+        for peer, learner in zip(peers, learners, strict=True):
+            arrival = learner.arrived = Arrival(moved.get(peer), after)
+            worked = method.local(starts[peer], learner, attempt)
+            late = arrival.take()
+            trained[peer] = (
+                worked if late is None else replace(worked, params=learner.carry(worked.params, late))
+            )
+            starts[peer] = State(trained[peer].params, agreed[peer].shared, worked.memory)
+        moved = {}
+        if attempt not in failing:
+            bases = {peer: replace(agreed[peer], private=trained[peer].memory) for peer in peers}
+            ended = run_round(
+                {
+                    peer: method.outer(bases[peer], trained[peer].params, learner.examples)
+                    for peer, learner in zip(peers, learners, strict=True)
+                }
+            )
+            agreed = {peer: ended.results[peer][0] for peer in peers}
+            moved = {peer: Moved(agreed[peer].params, trained[peer].params) for peer in peers}
+            held.append([agreed[peer] for peer in peers])
+        attempt += 1
+    return held
+
+
+class Arrival:
+    """What a learner is given as `arrived`: nothing, until so many steps are over."""
+
+    def __init__(self, moved: Moved | None, after: int) -> None:
+        """`moved`: what comes then."""
+        self._moved, self._left = moved, after
+
+    def __call__(self) -> Moved | None:
+        """Count a step."""
+        self._left -= 1
+        return self.take() if self._left <= 0 else None
+
+    def take(self) -> Moved | None:
+        """Return what has not been taken, whether it is time or not."""
+        moved, self._moved = self._moved, None
+        return moved
 
 
 def _advance(

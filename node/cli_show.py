@@ -88,7 +88,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         facts.append(("run", f"{run.name}: {run.method} on {run.task}, {run.parameters:,} parameters"))
         facts.append(("figures", "  ".join(f"{name} {figure(value)}" for name, value in measured.items())))
         facts.append(("state", f"{status.state_hash}, {_agreement(status)}"))
-    facts.append(("trainer", status.trainer))
+    busy = "" if status.utilisation is None else f", computing {100 * status.utilisation:.0f} % of the time"
+    facts.append(("trainer", status.trainer + busy))
     facts.append(("bytes", f"{size(status.bytes_sent)} sent, {size(status.bytes_received)} received"))
     facts.append(("memory", size(status.rss_bytes)))
     facts += [

@@ -24,6 +24,7 @@ _SETTINGS: Final = {
     "quorum": "run.quorum",
     "wait_for": "run.wait_for",
     "codec": "run.codec",
+    "delay": "run.delay",
     "device": "run.device",
     "threads": "run.threads",
     "listen": "network.listen",
@@ -76,6 +77,7 @@ def start(
     quorum: Annotated[int | None, _train("--quorum", "Least contributors of a round that counts.")] = None,
     wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,
     codec: Annotated[str | None, _train("--codec", "How numbers travel; float32 is exact.")] = None,
+    delay: Annotated[int | None, _train("--delay", "1: train on while the last mean travels.")] = None,
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,
     external_trainer: Annotated[

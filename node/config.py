@@ -48,6 +48,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A round with fewer contributors keeps the old state; 1 lets a node train alone."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel: float32 is exact, smaller ones save bytes."""
+    delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    """1: train on while the mean of the last round travels. 0: wait for it."""
     wait_for: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """The first round starts when this many peers are ready, ourselves included, or when patience ends."""
     device: Annotated[str, msgspec.Meta(max_length=32)] = "auto"

@@ -10,6 +10,8 @@
       or Idle(round, reason)                   -->        the round did not end in a new state
                                                <--  Begin(...) | Stop()
 
+With a delay the trainer works on while it waits, be it for an answer or for `Begin`; the order is the same.
+
 A frame is a 4-byte big-endian length and a msgpack map. The segment is one mapped file without a name:
 
     page 0         flags, int32: [INTERRUPT, HURRY, ...]
@@ -24,6 +26,7 @@ only the daemon writes one between `Idle`/`Attach` and `Begin`.
 
 import mmap
 import os
+import select
 import socket
 import struct
 import tempfile
@@ -130,6 +133,7 @@ class Finished(Message, frozen=True):
     examples: int
     steps: int
     work_seconds: float
+    """Of computing since the last round ended, without any waiting for the daemon or for peers."""
     metrics: dict[str, float]
 
 
@@ -138,6 +142,8 @@ class Idle(Message, frozen=True):
 
     round: int
     reason: Text
+    work_seconds: float = 0.0
+    """Of computing that was in vain."""
 
 
 class TrainerFailed(Message, frozen=True):
@@ -256,6 +262,10 @@ class Line:
             EOFError: the daemon is gone.
         """
         return from_daemon.decode(self._read(frame_length(self._read(_LENGTH.size))))
+
+    def has_word(self) -> bool:
+        """Tell whether `receive` would find something, or the end, without waiting long."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def _read(self, count: int) -> bytes:
         data = bytearray()

@@ -58,6 +58,13 @@ def _progress(status: Status) -> Iterator[Metric]:
     yield phase
     if status.loss is not None:
         yield GaugeMetricFamily("shoal_loss", "Training loss of the last round.", value=status.loss)
+    if status.utilisation is not None:
+        text = "Share of the time in which the trainer computes, since its first round ended."
+        yield GaugeMetricFamily("shoal_utilisation_ratio", text, value=status.utilisation)
+    work, training = status.work_seconds, status.training_seconds
+    yield CounterMetricFamily("shoal_work_seconds", "The trainer computed for so long.", value=work)
+    text = "The trainer computed or waited for so long."
+    yield CounterMetricFamily("shoal_training_seconds", text, value=training)
     metric = GaugeMetricFamily(
         "shoal_metric", "What the task measured after the last round.", labels=["name"]
     )

@@ -11,6 +11,7 @@ import sys
 from importlib.machinery import PathFinder
 
 from gossip.codecs import CODECS
+from methods.overlap import check_delay
 from methods.registry import load_method
 from node.config import NodeConfig
 from node.errors import BadConfig
@@ -21,7 +22,7 @@ def check(config: NodeConfig) -> None:
 
     Raises:
         BadConfig: a port is in use, the task cannot be found, or the codec does not fit.
-        MethodsError: no such method, or it has no such option.
+        MethodsError: no such method, it has no such option, or it cannot train while means travel.
     """
     for address in config.network.listen:
         _, family, host, _, port = address.split("/")
@@ -31,12 +32,18 @@ def check(config: NodeConfig) -> None:
         _check_port(family_, config.http.host, config.http.port, "--http-port")
     if config.run.task:
         method = load_method(config.run.method, config.run.options)
-        _check_codec(config.run.codec, config.run.method, averages_params=method.mergeable)
+        check_delay(config.run.delay, method, config.run.method)
+        check_codec(config.run.codec, config.run.method, averages_params=method.mergeable)
         if config.run.trainer == "spawn":
             _check_task(config.run.task)
 
 
-def _check_codec(name: str, method: str, *, averages_params: bool) -> None:
+def check_codec(name: str, method: str, *, averages_params: bool) -> None:
+    """Refuse a codec that there is not, or that would ruin what a method averages.
+
+    Raises:
+        BadConfig: it does not fit.
+    """
     codec = CODECS.get(name)
     if codec is None:
         raise BadConfig(f"no codec {name!r}; there are {', '.join(CODECS)}: choose one with --codec")

@@ -25,6 +25,7 @@ _AGREED: Final = {
     "group_size": "--group-size",
     "quorum": "--quorum",
     "codec": "--codec",
+    "delay": "--delay",
 }
 """Setting of a run on which its peers agree -> flag."""
 SAME_IDENTITY: Final = "same identity"
@@ -113,6 +114,9 @@ class Reporter:
             history=list(rounds.history),
             trainer=self.trainer_state,
             rss_bytes=self._process.memory_info().rss,
+            utilisation=rounds.utilisation.share,
+            work_seconds=rounds.utilisation.work_seconds,
+            training_seconds=rounds.utilisation.wall_seconds,
         )
 
     def _twins(self) -> list[str]:

@@ -29,6 +29,7 @@ from node import ipc
 from node.checkpoint import Checkpoint, load_newest
 from node.failpoints import Failpoint
 from node.status import RoundStatus
+from node.utilisation import Utilisation
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Rounds:
         self.round = 0
         self.state = self.previous = b""
         self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
+        self.utilisation = Utilisation()
         self.refusals: deque[str] = deque(maxlen=MAX_LINES)
         self.failure = ""
         """Why the trainer said it cannot go on."""
@@ -142,6 +144,7 @@ class Rounds:
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._command(commands.Detach())
         self.trainer, self._reply = Trainer.NONE, None
+        self.utilisation.pause()
 
     def from_trainer(self, message: Any) -> None:
         """Handle what the trainer says."""
@@ -184,6 +187,7 @@ class Rounds:
 
     def _made_state(self, message: ipc.Finished, hashes: bytes) -> None:
         self.trainer = Trainer.IDLE
+        self.utilisation.round_ended(message.work_seconds)
         if self._syncing:
             # The swarm moved on while it worked, and it asked for nothing: its work is in vain.
             self._go_on_synced()
@@ -197,6 +201,7 @@ class Rounds:
 
     def _idle(self, message: ipc.Idle) -> None:
         self.trainer = Trainer.IDLE
+        self.utilisation.round_ended(message.work_seconds)
         if self._syncing:
             self._go_on_synced()
             return

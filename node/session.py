@@ -2,6 +2,8 @@
 
     attach   -->  wait_begin -> state -> answer(method's generator) -> finish | idle  -->  wait_begin ...
 
+`ask` is `answer` for those who work on meanwhile: see node/overlap.py.
+
 A session holds the shared memory, turns states into slots and back, and answers a generator's asks over
 the line. The trainer process runs one; `SwarmOptimizer` runs one inside a user's own loop.
 
@@ -13,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
@@ -39,6 +41,10 @@ class LineLost(Exception):
     """The daemon is gone, or did not take us: nothing more will come over this line."""
 
 
+class RunOver(LineLost):
+    """The daemon wants no more rounds."""
+
+
 class Session:
     """One trainer, attached to one daemon."""
 
@@ -61,7 +67,7 @@ class Session:
         self.private = initial.private
         """What never leaves the node, as of the last state."""
         self.work_seconds = 0.0
-        """Spent by the generator of this round, without the waiting for answers."""
+        """Spent computing since the last round ended, without the waiting for answers."""
         self._line = line
         self._hurry_at = math.inf
         self._asked = 0
@@ -101,7 +107,6 @@ class Session:
         match self._receive():
             case ipc.Begin() as begin:
                 self._hurry_at = time.monotonic() + begin.budget if begin.budget > 0 else math.inf
-                self.work_seconds = 0.0
                 self._asked = 0
                 return begin
             case ipc.Stop():
@@ -129,22 +134,14 @@ class Session:
             GossipError: an ask failed, and the generator let it out.
             LineLost: the daemon is gone, or stops.
         """
-        failure: errors.GossipError | None = None
-        given: Averaged | Gathered | None = None
-        while True:
-            started = time.monotonic()
-            try:
-                ask = steps.send(given) if failure is None else steps.throw(failure)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            finally:
-                self.work_seconds += time.monotonic() - started
-            given, failure = None, None
-            try:
-                given = self._ask(begin, ask)
-            except errors.GossipError as error:
-                failure = error
+        asking = Asking(self, begin, steps)
+        while not asking.is_over:
+            asking.take()
+        return asking.result
+
+    def has_word(self) -> bool:
+        """Tell whether the daemon has said something that was not yet read."""
+        return self._line.has_word()
 
     def finish(self, begin: ipc.Begin, state: State, report: Report) -> None:
         """Hand over the state after a round.
@@ -166,6 +163,7 @@ class Session:
                 metrics=dict(report.metrics),
             )
         )
+        self.work_seconds = 0.0
 
     def idle(self, begin: ipc.Begin, reason: str) -> None:
         """Say that the round ended without a new state.
@@ -173,13 +171,20 @@ class Session:
         Raises:
             LineLost: the daemon is gone.
         """
-        self._send(ipc.Idle(round=begin.round, reason=reason[:4000]))
+        self._send(ipc.Idle(round=begin.round, reason=reason[:4000], work_seconds=self.work_seconds))
+        self.work_seconds = 0.0
 
     def close(self) -> None:
         """Close the line; the daemon keeps the last state."""
         self._line.close()
 
-    def _ask(self, begin: ipc.Begin, ask: Ask) -> Averaged | Gathered:
+    def post(self, begin: ipc.Begin, ask: Ask) -> None:
+        """Send an ask on its way; `receive_answer` waits for what comes of it.
+
+        Raises:
+            BadOption: the method asks for more than it said it would.
+            LineLost: the daemon is gone.
+        """
         self._asked += 1
         index = self._asked - 1
         match ask:
@@ -197,9 +202,14 @@ class Session:
             case Gather():
                 message = ipc.AskGather(round=begin.round, index=index, tag=ask.tag, body=ask.body)
         self._send(message)
-        return self._answer_to(ask)
 
-    def _answer_to(self, ask: Ask) -> Averaged | Gathered:
+    def receive_answer(self, ask: Ask) -> Averaged | Gathered:
+        """Wait for the answer to the ask that was posted last.
+
+        Raises:
+            GossipError: it failed.
+            LineLost: the daemon is gone, or stops.
+        """
         match ask, self._receive():
             case AllReduce(), ipc.Averaged(contributors=contributors):
                 # A copy: the next ask of this round will write here.
@@ -225,3 +235,48 @@ class Session:
             return self._line.receive()
         except (EOFError, OSError) as error:
             raise LineLost("the node is gone") from error
+
+
+class Asking(Generic[T]):
+    """A generator whose ask is with the daemon, until it has ended."""
+
+    def __init__(self, session: Session, begin: ipc.Begin, steps: Steps[T]) -> None:
+        """Let the generator compute up to its first ask.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        self._session, self._begin, self._steps = session, begin, steps
+        self.is_over = False
+        self._go_on(None)
+
+    @property
+    def result(self) -> T:
+        """What the generator returned."""
+        return self._result
+
+    def take(self) -> None:
+        """Wait for the answer, and let the generator compute up to its next ask or its end.
+
+        Raises:
+            GossipError: the ask failed, and the generator let it out.
+            LineLost: the daemon is gone, or stops.
+        """
+        try:
+            given: Averaged | Gathered | errors.GossipError = self._session.receive_answer(self._ask)
+        except errors.GossipError as error:
+            given = error
+        self._go_on(given)
+
+    def _go_on(self, given: Averaged | Gathered | errors.GossipError | None) -> None:
+        steps, started = self._steps, time.monotonic()
+        try:
+            ask = steps.throw(given) if isinstance(given, errors.GossipError) else steps.send(given)
+        except StopIteration as end:
+            self._result: T = end.value
+            self.is_over = True
+            return
+        finally:
+            self._session.work_seconds += time.monotonic() - started
+        self._ask = ask
+        self._session.post(self._begin, ask)

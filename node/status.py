@@ -100,5 +100,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     trainer: str
     """running, none, attached (a process of yours), or why it stopped."""
     rss_bytes: int
+    utilisation: float | None = None
+    """Share of the time in which the trainer computes instead of waiting, since its first round ended."""
+    work_seconds: float = 0.0
+    """Of computing, since then."""
+    training_seconds: float = 0.0
+    """Of computing and waiting, since then."""
     page: str = ""
     """Where the page of this node is, such as http://127.0.0.1:4711; empty: not served."""

@@ -45,6 +45,7 @@ def trainer_command(
         "group_size": run.group_size,
         "quorum": run.quorum,
         "codec": run.codec,
+        "delay": run.delay,
         "device": run.device,
         "threads": run.threads,
     }

@@ -10,9 +10,13 @@ The user's process is the trainer; the daemon runs beside it and holds the netwo
 loop's own, so only the exchange of the method runs here (`OuterMethod.outer`). Where the swarm is ahead,
 or a newcomer joins, the model takes over the swarm's state. Where a round fails, the model keeps what it
 has learned and asks again after the next steps. Where the node is gone, training goes on alone.
+
+With ``delay=1`` a step that is due to average only sends the model on its way, and later ones take the mean
+in when it has come: the loop waits for peers only where a mean takes longer than the next `every` steps.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, environ
 from pathlib import Path
@@ -23,18 +27,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from crypto.keys import PeerId
 from gossip.errors import GossipError
 from gossip.runspec import Scalar
 from methods.base import OuterMethod, Report, State
-from methods.errors import BadOption
-from methods.learner import float_tensors, manifest, read_model, write_model
+from methods.errors import BadOption, Interrupted
+from methods.learner import float_tensors, manifest, move_model, read_model, write_model
+from methods.overlap import Moved, check_delay
 from methods.params import shared_specs
 from methods.registry import all_options, config_class, known_methods, load_method, method_class
 from node import ipc
 from node.background import Node
 from node.errors import UserError
 from node.home import default_home
-from node.session import LineLost, Session
+from node.overlap import Overlap
+from node.session import LineLost, RunOver, Session
 from node.trainer_spec import TrainerSpec, run_spec
 
 log = logging.getLogger(__name__)
@@ -56,12 +63,14 @@ class SwarmOptimizer:
         name: str = "run",
         task: str = "own",
         weight: float = 1.0,
+        delay: int = 0,
         node_options: Sequence[str] = (),
     ) -> None:
         """Attach to the node in `home`, or start one that joins `join`; the model may change right here.
 
         `every`: local steps per round (H). `options`: of the method. `name`, `task`: peers that differ in
         them never average. `weight`: how much this peer counts, such as its number of examples.
+        `delay`: 1 to train on while a mean travels; peers must agree on it.
         `node_options`: further arguments of ``shoal start``, used only if no node runs in `home`.
 
         Raises:
@@ -77,14 +86,18 @@ class SwarmOptimizer:
         self.is_finished = False
         """Whether the run is over; steps go on without the swarm."""
         self._method = _load(method, dict(options or {}), every)
+        check_delay(delay, self._method, method)
         self._weight = weight
-        spec = TrainerSpec(name=name, task=task, method=method)
+        spec = TrainerSpec(name=name, task=task, method=method, delay=delay)
         initial = self._method.init(read_model(model))
         self._spec = run_spec(spec, all_options(self._method), manifest(model), shared_specs(initial))
         self._steps = 0
         self._metrics: dict[str, float] = {}
         self._session: Session | None = None
         self._begin: ipc.Begin | None = None
+        self._overlap: Overlap | None = None
+        """The rounds, if one may be on its way while the loop goes on."""
+        self._worked_from = 0.0
         self._base = initial
         self._node = Node(Path(home) if home is not None else default_home(environ), join, node_options)
         try:
@@ -139,15 +152,55 @@ class SwarmOptimizer:
     def _after_step(self) -> None:
         session = self._session
         is_time = self._steps >= self.every
+        if session is not None:
+            session.work_seconds += time.monotonic() - self._worked_from
         if session is None:
             if is_time and not self.is_finished:
                 self._try_again()
+        elif self._overlap is not None:
+            self._go_on(session, self._overlap, is_time=is_time)
         elif session.is_interrupted():
             assert self._begin is not None
             session.idle(self._begin, "interrupted")
             self._next_round(session, self._base)
         elif is_time or session.is_hurried():
             self._agree(session)
+        self._worked_from = time.monotonic()
+
+    def _go_on(self, session: Session, overlap: Overlap, *, is_time: bool) -> None:
+        """Take in what has come; when it is time, send on its way what was learned since."""
+        try:
+            if session.is_interrupted():
+                raise Interrupted
+            self._move(overlap.poll())
+            if is_time or overlap.is_hurried():
+                self._move(overlap.settle())
+                report = self._report(())
+                overlap.contribute(read_model(self.model), self._weight, report, self._base.private)
+                self._steps = 0
+        except Interrupted:
+            self._take_over(overlap.restart())
+        except RunOver:
+            self._end(overlap.agreed)
+        self.rounds = overlap.round if not self.is_finished else self._spec.rounds
+
+    def _move(self, moved: Moved | None) -> None:
+        if moved is not None:
+            move_model(self.model, moved)
+
+    def _take_over(self, state: State) -> None:
+        write_model(self.model, state.params)
+        self._base, self._steps = state, 0
+
+    def _end(self, state: State) -> None:
+        write_model(self.model, state.params)
+        self.is_finished = True
+        self._detach()
+
+    def _report(self, contributors: tuple[PeerId, ...]) -> Report:
+        metrics = dict(self._metrics)
+        loss = metrics.pop("loss", float("nan"))
+        return Report(loss, int(self._weight), self._steps, contributors, metrics)
 
     def _agree(self, session: Session) -> None:
         assert self._begin is not None
@@ -159,11 +212,7 @@ class SwarmOptimizer:
             state = self._base
             session.idle(self._begin, f"{type(error).__name__}: {error}")
         else:
-            metrics = dict(self._metrics)
-            loss = metrics.pop("loss", float("nan"))
-            session.finish(
-                self._begin, state, Report(loss, int(self._weight), self._steps, contributors, metrics)
-            )
+            session.finish(self._begin, state, self._report(contributors))
         self._next_round(session, state)
 
     def _next_round(self, session: Session, last: State) -> None:
@@ -171,9 +220,7 @@ class SwarmOptimizer:
         begin = session.wait_begin()
         self._steps = 0
         if begin is None:
-            write_model(self.model, last.params)
-            self.is_finished = True
-            self._detach()
+            self._end(last)
             return
         state = session.state(begin)
         is_again = self._begin is not None and begin.round == self._begin.round
@@ -193,7 +240,13 @@ class SwarmOptimizer:
             line.close()
             raise
         self._session, self._begin = session, None
-        self._next_round(session, initial)
+        if self._spec.delay:
+            self._overlap = Overlap(session, self._method, lambda state, report: report)
+            self._take_over(self._overlap.agreed)
+            self.rounds = self._overlap.round
+        else:
+            self._next_round(session, initial)
+        self._worked_from = time.monotonic()
 
     def _try_again(self) -> None:
         try:
@@ -205,7 +258,7 @@ class SwarmOptimizer:
     def _detach(self) -> None:
         if self._session is not None:
             self._session.close()
-        self._session = self._begin = None
+        self._session = self._begin = self._overlap = None
 
 
 def _load(name: str, options: dict[str, Scalar], every: int) -> OuterMethod:

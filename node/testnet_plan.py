@@ -17,8 +17,10 @@ import msgspec
 
 from gossip.runspec import Scalar
 from methods.errors import MethodsError
+from methods.overlap import check_delay
 from methods.registry import load_method
-from node.errors import UserError
+from node.errors import BadConfig, UserError
+from node.preflight import check_codec
 from node.testnet_faults import Fault, Holds, Link
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
@@ -69,6 +71,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """At most this many nodes average in one group."""
     quorum: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     """A round with fewer contributors keeps the old state; 0: more than half of a group."""
+    codec: str = "float32"
+    """How numbers travel in the all-reduce."""
+    delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    """1: nodes train on while the mean of the last round travels."""
     patience: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """Seconds that bound every wait for peers; 0: the node's default."""
     timeout: Annotated[float, msgspec.Meta(gt=0)] = 600.0
@@ -132,8 +138,10 @@ def check(plan: Plan) -> None:
         BadPlan: no such method, it has no such option, or a round asks for more nodes than there are.
     """
     try:
-        load_method(plan.method, plan.options)
-    except MethodsError as error:
+        method = load_method(plan.method, plan.options)
+        check_delay(plan.delay, method, plan.method)
+        check_codec(plan.codec, plan.method, averages_params=method.mergeable)
+    except (MethodsError, BadConfig) as error:
         raise BadPlan(str(error)) from None
     if not plan.rounds and not plan.seconds:
         raise BadPlan("a run without --rounds needs an end: say how long with --seconds")
@@ -199,6 +207,10 @@ def start_command(
     command += ["--group-size", str(plan.group_size), "--quorum", str(plan.effective_quorum)]
     if plan.shares:
         command += ["--wait-for", str(min(plan.nodes, 64))]
+    if plan.codec != "float32":
+        command += ["--codec", plan.codec]
+    if plan.delay:
+        command += ["--delay", str(plan.delay)]
     if plan.patience:
         command += ["--patience", str(plan.patience)]
     for address in joins:

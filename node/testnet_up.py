@@ -32,7 +32,7 @@ CHURNED_ROUNDS: Final = 60
 """With churn there is something to see only after a few kills, which takes more than the usual rounds."""
 _PLAIN: Final = frozenset(
     {"nodes", "method", "task", "alpha", "rounds", "seed", "topology", "group_size", "quorum", "patience"}
-    | {"timeout", "seconds", "churn"}
+    | {"timeout", "seconds", "churn", "codec", "delay"}
 )
 """Flags that are fields of the plan as they stand."""
 _LINK: Final[dict[str, tuple[str, Literal["seconds", "share", "mbit"]]]] = {
@@ -84,6 +84,12 @@ def up(
     quorum: Annotated[
         int, typer.Option(min=0, max=64, help="Fewest nodes for a round.", show_default="a majority")
     ] = 0,
+    codec: Annotated[
+        str, typer.Option(help="How numbers travel: float32, float16, int8, topk, ...")
+    ] = _DEFAULT.codec,
+    delay: Annotated[
+        int, typer.Option(min=0, max=1, help="1: train on while the last mean travels.")
+    ] = _DEFAULT.delay,
     patience: Annotated[
         float, typer.Option(min=0, help="Bound of every wait, in seconds.", show_default="the node's")
     ] = 0,

@@ -28,6 +28,8 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None
     state_hash: str
     failed_rounds: int
+    utilisation: float | None
+    """Share of the time in which its trainer computed, since its first round ended."""
     bytes_sent: int
     bytes_received: int
     exit_code: int | None
@@ -57,6 +59,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     """By all nodes together, as counted at their sockets."""
     bytes_received: int
+    utilisation: float | None = None
+    """Mean over the nodes."""
     calm_accuracy_mean: float | None = None
     """Of the same plan left in peace, where it was run for comparison."""
     faults: tuple[Cost, ...] = ()
@@ -89,6 +93,7 @@ def judge(
     if shaken is not None:
         checks += invariants(plan, nodes, shaken)
     per_node = tuple(_node_result(*pair) for pair in zip(nodes, measured, strict=True))
+    used = [node.utilisation for node in per_node if node.utilisation is not None]
     return Result(
         verdict=all(check.ok for check in checks),
         nodes=plan.nodes,
@@ -106,6 +111,7 @@ def judge(
         seconds=round(seconds, 3),
         bytes_sent=sum(node.bytes_sent for node in per_node),
         bytes_received=sum(node.bytes_received for node in per_node),
+        utilisation=fmean(used) if used else None,
         calm_accuracy_mean=shaken.calm_accuracy if shaken is not None else None,
         faults=costs(plan, nodes, shaken) if shaken is not None else (),
         network=network,
@@ -144,6 +150,7 @@ def _node_result(node: Observed, accuracy: float | None) -> NodeResult:
         loss=status.loss if status else None,
         state_hash=status.state_hash if status else "",
         failed_rounds=len(node.failed),
+        utilisation=status.utilisation if status else None,
         bytes_sent=node.sent_before + (status.bytes_sent if status else 0),
         bytes_received=node.received_before + (status.bytes_received if status else 0),
         exit_code=node.left if node.exit_code is None else node.exit_code,

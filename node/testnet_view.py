@@ -44,6 +44,7 @@ class Row:
     peers: str = ""
     loss: str = ""
     accuracy: str = ""
+    busy: str = ""
     sent: str = ""
     received: str = ""
     links: str = ""
@@ -73,8 +74,9 @@ def row_of(node: Observed, hash_styles: dict[str, str]) -> Row:
         peers=str(len(status.peers)),
         loss="" if status.loss is None else f"{status.loss:.3f}",
         accuracy="" if node.accuracy is None else f"{node.accuracy:.3f}",
-        sent=size(status.bytes_sent),
-        received=size(status.bytes_received),
+        busy="" if status.utilisation is None else f"{100 * status.utilisation:.0f}%",
+        sent=size(status.bytes_sent, is_short=True),
+        received=size(status.bytes_received, is_short=True),
         links=links_of(status),
         state=status.state_hash[:8],
         state_style=hash_styles.get(status.state_hash, ""),
@@ -100,12 +102,13 @@ def rows(nodes: Sequence[Observed]) -> list[Row]:
     return [row_of(node, styles) for node in nodes]
 
 
-def size(n_bytes: int) -> str:
-    """Return a size for people: ``1.2 MB``."""
+def size(n_bytes: int, *, is_short: bool = False) -> str:
+    """Return a size for people: ``1.2 MB``, and from ten on ``12.3 MB``, or ``12 MB`` where room is short."""
     amount = float(n_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+            is_whole = unit == "B" or (is_short and amount >= 10)
+            return f"{amount:.0f} {unit}" if is_whole else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
 
@@ -145,8 +148,16 @@ def table(title: str, nodes: Sequence[Observed]) -> Table:
         padding=0,
     )
     shown.add_column("node", no_wrap=True, min_width=max((len(node.name) for node in nodes), default=0))
-    shown.add_column("phase", no_wrap=True, min_width=11)
-    for heading, width in (("round", 5), ("peers", 5), ("loss", 5), ("acc.", 5), ("out", 8), ("in", 8)):
+    shown.add_column("phase", no_wrap=True, min_width=10)
+    for heading, width in (
+        ("round", 5),
+        ("peers", 5),
+        ("loss", 5),
+        ("acc.", 5),
+        ("busy", 4),
+        ("out", 6),
+        ("in", 6),
+    ):
         shown.add_column(heading, justify="right", no_wrap=True, min_width=width)
     shown.add_column("links", min_width=8)
     shown.add_column("state", no_wrap=True, min_width=8)
@@ -158,6 +169,7 @@ def table(title: str, nodes: Sequence[Observed]) -> Table:
             row.peers,
             row.loss,
             row.accuracy,
+            row.busy,
             row.sent,
             row.received,
             row.links,
@@ -218,6 +230,8 @@ def verdict_panel(result: Result, files: Sequence[str]) -> Panel:
     if result.calm_accuracy_mean is not None:
         body.add_row("in peace", f"{result.calm_accuracy_mean:.3f} mean")
     body.add_row("rounds", f"{result.rounds} in {result.seconds:.1f} s")
+    if result.utilisation is not None:
+        body.add_row("utilisation", f"{100 * result.utilisation:.0f} % of the time spent computing")
     body.add_row("traffic", f"{size(result.bytes_sent)} sent by {result.nodes} nodes")
     body.add_row("state", "the same on all nodes" if result.same_state_hash else "differs between nodes")
     if result.network:

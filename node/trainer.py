@@ -13,20 +13,22 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import torch
 
 import methods
 from gossip.errors import GossipError
-from methods.base import Method, Report, State
+from methods.base import Method, OuterMethod, Report, State
 from methods.errors import Interrupted, MethodsError
 from methods.learner import TorchLearner
+from methods.overlap import check_delay
 from methods.params import shared_specs
 from methods.registry import all_options, load_method
 from methods.task import load_task
 from node import ipc
+from node.overlap import Overlap
 from node.private_state import PrivateState
 from node.session import LineLost, Session
 from node.trainer_spec import TrainerSpec, run_spec
@@ -109,17 +111,19 @@ class _Trainer:
     def __init__(self, line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> None:
         self._parent = os.getppid()
         self._method: Method = load_method(spec.method, spec.options)
+        check_delay(spec.delay, self._method, spec.method)
         task = load_task(spec.task, spec.task_options)
         self._learner = TorchLearner(
             task,
             device=spec.device,
             seed=spec.seed,
             interrupt=lambda: self._is_interrupted(),
-            hurry=lambda: self._session.is_hurried(),
+            hurry=lambda: (self._overlap or self._session).is_hurried(),
         )
         initial = self._method.init(self._learner.initial)
         self._spec = run_spec(spec, all_options(self._method), self._learner.manifest, shared_specs(initial))
         self._private = PrivateState(state_dir, self._spec)
+        self._overlap: Overlap | None = None
         self._session = Session(
             line,
             self._spec,
@@ -134,6 +138,9 @@ class _Trainer:
     def run(self) -> None:
         """Run rounds until the daemon wants no more."""
         session = self._session
+        if self._spec.delay:
+            self._overlap = Overlap(session, cast(OuterMethod, self._method), self._saved)
+            self._overlap.run(self._learner)
         while (begin := session.wait_begin()) is not None:
             steps = self._method.round(session.state(begin), self._learner, begin.round)
             try:
@@ -141,8 +148,11 @@ class _Trainer:
             except (GossipError, Interrupted) as error:
                 session.idle(begin, f"{type(error).__name__}: {error}")
                 continue
-            self._private.save(state.private)
-            session.finish(begin, state, self._measured(state, report))
+            session.finish(begin, state, self._saved(state, report))
+
+    def _saved(self, state: State, report: Report) -> Report:
+        self._private.save(state.private)
+        return self._measured(state, report)
 
     def _measured(self, state: State, report: Report) -> Report:
         # What a method measured itself stands: its params need not be the model that people use.

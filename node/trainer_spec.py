@@ -33,6 +33,8 @@ class TrainerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the run spec."""
     codec: str = "float32"
     """Of the run spec."""
+    delay: int = 0
+    """Of the run spec."""
     device: str = "auto"
     """Where torch computes."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
@@ -58,4 +60,5 @@ def run_spec(
         group_size=spec.group_size,
         codec=spec.codec,
         quorum=spec.quorum,
+        delay=spec.delay,
     )

@@ -6,6 +6,8 @@ Each NAME has a module scripts/reproduce_NAME.py with a function `systems(seed)`
 and returns its metrics by name. Without --json, the table of mean ± standard deviation over the seeds is
 put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png. With --json nothing is
 written but a line per seed and system to standard output. Everything runs in this process, on one thread.
+
+`codecs` is no method: it measures what codecs cost, for docs/codecs.md.
 """
 
 import argparse
@@ -21,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 NAMES: Final = (
+    "codecs",
     "deltamask",
     "fedcompress",
     "fedln",
@@ -45,17 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--json", action="store_true", help="a line per seed and system, and no files")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "methods")
+    parser.add_argument("--out", type=Path, help="a folder; docs/methods unless given, docs for codecs")
     given = parser.parse_args(arguments)
+    out = given.out or ROOT / "docs" / ("" if given.name == "codecs" else "methods")
     if given.seeds < 1:
         parser.error(f"--seeds {given.seeds}: choose 1 or more")
     found = measure(given.name, range(given.seeds), as_json=given.json)
     if not given.json:
-        given.out.mkdir(parents=True, exist_ok=True)
-        plot(given.out / f"{given.name}.png", given.name, found)
+        out.mkdir(parents=True, exist_ok=True)
+        plot(out / f"{given.name}.png", given.name, found)
         text = f"{table(found)}\n\nSeeds {0} to {given.seeds - 1}; mean ± standard deviation.\n"
         text += f"\n![{given.name}]({given.name}.png)"
-        put(given.out / f"{given.name}.md", text)
+        put(out / f"{given.name}.md", text)
         print(table(found))
     return 0
 

@@ -80,6 +80,9 @@ def make_status(**changes: Any) -> Status:
         history=[a_round(0, loss=1.0), a_round(1, loss=0.5)],
         trainer="running",
         rss_bytes=90_000_000,
+        utilisation=0.75,
+        work_seconds=30.0,
+        training_seconds=40.0,
         page="http://127.0.0.1:4711",
     )
     return msgspec.structs.replace(status, **changes)

@@ -108,6 +108,74 @@ def test_two_loops_end_with_the_same_model(daemon: FakeDaemon, home: Path) -> No
     assert 0 < last.loss < 2
 
 
+def test_with_a_delay_a_loop_goes_on_while_its_model_travels(daemon: FakeDaemon, home: Path) -> None:
+    theirs = np.full(650, 0.5, np.float32)
+    contributed: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
+    answered = threading.Event()
+
+    def serve() -> None:
+        one = daemon.attach()
+        assert one.attach.spec.delay == 1
+        one.begin()
+        ask = one.receive()
+        contributed.append(one.segment.exchange[: ask.numel].copy())
+        one.segment.exchange[: ask.numel] = theirs
+        may_answer.wait(60)
+        one.send(ipc.Averaged(contributors=("a", "b")))
+        answered.set()
+        finished = one.receive()
+        assert np.array_equal(one.segment.slots[finished.slot], theirs)
+        assert finished.steps == 5
+        assert finished.work_seconds > 0
+        may_end.wait(60)
+        one.send(ipc.Stop())
+
+    may_answer, may_end = threading.Event(), threading.Event()
+    serving = in_thread(serve)
+    loop = Loop(home, delay=1)
+    loop.steps(5)
+    sent = loop.vector
+    loop.steps(3)
+    # Three steps further, and the mean is not there: nothing has waited.
+    gone_on = loop.vector
+    may_answer.set()
+    assert answered.wait(60)
+    loop.steps(1)
+    assert np.array_equal(contributed[0], sent)
+    moved = loop.vector - gone_on
+    assert np.allclose(moved, theirs - sent, atol=0.2)
+    assert not np.array_equal(loop.vector, theirs)
+    may_end.set()
+    while not loop.swarm.is_finished:
+        loop.steps(1)
+    serving.join()
+    assert np.array_equal(loop.vector, theirs)
+    loop.swarm.close()
+
+
+def test_a_state_that_comes_while_a_model_travels_is_taken_over(daemon: FakeDaemon, home: Path) -> None:
+    theirs = np.full(650, 0.25, np.float32)
+
+    def serve() -> None:
+        one = daemon.attach()
+        one.begin()
+        one.receive()
+        one.segment.flags[ipc.INTERRUPT] = 1
+        one.send(ipc.AskFailed(kind="LeftOut", text="the swarm is at another state"))
+        assert isinstance(one.receive(), ipc.Idle)
+        one.slot, one.round = 1 - one.slot, 3
+        one.vector[:] = theirs
+        one.begin()
+
+    serving = in_thread(serve)
+    loop = Loop(home, delay=1)
+    while loop.swarm.rounds == 0:
+        loop.steps(1)
+    serving.join()
+    assert np.array_equal(loop.vector, theirs)
+    loop.swarm.close()
+
+
 def test_a_newcomer_takes_over_the_swarms_state(daemon: FakeDaemon, home: Path) -> None:
     theirs = np.full(650, 0.25, np.float32)
 

@@ -82,6 +82,9 @@ def status(
         history=list(history),
         trainer="running",
         rss_bytes=1 << 20,
+        utilisation=0.87,
+        work_seconds=87.0,
+        training_seconds=100.0,
     )
 
 

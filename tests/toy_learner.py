@@ -1,12 +1,13 @@
 """A learner whose local work can be done on paper: SGD on ½·|w − target|², without torch or batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from methods.base import Trained
+from methods.overlap import Moved
 
 Vector = npt.NDArray[np.float32]
 
@@ -18,6 +19,7 @@ class ToyLearner:
         """`target`: where it would go if left alone."""
         self.target = np.array(target, np.float32)
         self.examples = examples
+        self.arrived: Callable[[], Moved | None] = lambda: None
         self.calls: list[dict[str, Any]] = []
 
     def train(
@@ -38,6 +40,12 @@ class ToyLearner:
         w = params.copy()
         for _ in range(steps):
             w -= np.float32(lr) * (w - self.target + np.float32(proximal) * (w - params))
+            moved = self.arrived()
+            w = w if moved is None else self.carry(w, moved)
         count = (memory or {}).get("count", np.zeros(1, np.float32))
         loss = 0.5 * float(((w - self.target) ** 2).sum())
         return Trained(w, loss, steps * batch_size, steps, {"count": count + 1})
+
+    def carry(self, params: Vector, moved: Moved) -> Vector:
+        """See `Carrying`."""
+        return moved.apply(params)

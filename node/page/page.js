@@ -54,6 +54,7 @@ function drawTiles(status) {
   for (const [name, value] of Object.entries(status.metrics).slice(0, 2)) tiles.push(tile(name, number(value)));
   tiles.push(
     tile("Loss", number(status.loss)),
+    tile("Utilisation", status.utilisation === null ? "–" : `${Math.round(100 * status.utilisation)} %`, "computing, not waiting"),
     tile("State", status.state_hash.slice(0, 6) || "–", status.peers.length ? `${agree} of ${status.peers.length} peers agree` : ""),
     tile("Sent", bytes(status.bytes_sent), rate("bytes_sent")),
     tile("Received", bytes(status.bytes_received), rate("bytes_received")));

@@ -1,59 +1,17 @@
 """An all-reduce over every codec: identical bytes on all members, errors within bounds, bytes as promised."""
 
-from collections import deque
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from exchange import Exchange
 
 from crypto.keys import PeerId
-from gossip.averaging import Averaging, AveragingConfig
 from gossip.chunks import bounds, weighted_mean
 from gossip.codecs import CODECS, Feedback
-from gossip.core import Drop, Effects, Send, Vector
-from gossip.matchmaking import Group
+from gossip.core import Send, Vector
 
 NUMEL = 30_000
-
-
-class Exchange:
-    """Members that hand each other every message in order."""
-
-    def __init__(
-        self, vectors: list[Vector], weights: list[float], codec: str, feedback: list[Feedback] | None = None
-    ) -> None:
-        names = tuple(PeerId(f"p{i}") for i in range(len(vectors)))
-        group = Group(bytes(16), 0, names, (1,) * len(names))
-        config = AveragingConfig(codec=codec, chunk_numel=4096)
-        self.members = {
-            name: Averaging(
-                name, group, 0, vectors[i], weights[i], config, feedback[i] if feedback is not None else None
-            )
-            for i, name in enumerate(names)
-        }
-        self.queue: deque[tuple[PeerId, Send]] = deque()
-        self.bytes_sent = 0
-        self.drops: list[Drop] = []
-
-    def take(self, sender: PeerId, effects: Effects) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                self.queue.append((sender, effect))
-                self.bytes_sent += len(effect.data)
-            elif isinstance(effect, Drop):
-                self.drops.append(effect)
-
-    def run(self) -> None:
-        for name, member in self.members.items():
-            self.take(name, member.begin(0.0))
-        self.deliver()
-
-    def deliver(self, but_not_to: PeerId | None = None) -> None:
-        while self.queue:
-            sender, sent = self.queue.popleft()
-            data = bytes(sent.data)
-            if sent.peer != but_not_to:
-                self.take(sent.peer, self.members[sent.peer].handle(sender, sent.message, data, 0.0))
 
 
 def contributions(n: int, seed: int = 0) -> list[Vector]:

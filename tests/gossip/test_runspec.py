@@ -31,6 +31,7 @@ def test_the_id_does_not_depend_on_the_order_in_which_options_were_given() -> No
         (changed(options={"steps": 20}), "lr: 0.1 here, unset there"),
         (changed(rounds=7), "rounds: 0 here, 7 there"),
         (changed(quorum=3), "quorum: 1 here, 3 there"),
+        (changed(delay=1), "delay: 0 here, 1 there"),
         (changed(codec="int8"), "codec: float32 here, int8 there"),
         (
             changed(tensors=(TensorSpec("a.weight", "float32", (64, 12)), SPEC.tensors[1])),

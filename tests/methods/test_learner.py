@@ -15,10 +15,12 @@ from methods.learner import (
     float_tensors,
     load_memory,
     manifest,
+    move_model,
     read_model,
     save_memory,
     write_model,
 )
+from methods.overlap import Moved
 from methods.task import Task
 
 
@@ -222,3 +224,52 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 
 def test_auto_always_finds_a_device() -> None:
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def once(moved: Moved, step: int) -> Any:
+    """Return what a learner's `arrived` may be: something after this step, and nothing else."""
+    answers = iter([None] * (step - 1) + [moved])
+    return lambda: next(answers, None)
+
+
+def test_a_mean_that_arrives_moves_the_model_and_keeps_its_progress() -> None:
+    # Halfway to 2 with every step: 1, then moved by 3 to 4, then 3.
+    learner = TorchLearner(Line())
+    learner.arrived = once(Moved(np.array([3.0], np.float32), np.array([0.0], np.float32)), 1)
+    assert learner.train(np.zeros(1, np.float32), steps=2, lr=0.5, batch_size=4).params.tolist() == [3.0]
+
+
+def test_the_pull_is_to_where_the_common_params_went() -> None:
+    # A pull of 1 / lr: each step ends lr · gradient beside the anchor, which is 0, and then 3.
+    learner = TorchLearner(Line())
+    learner.arrived = once(Moved(np.array([3.0], np.float32), np.array([0.0], np.float32)), 1)
+    done = learner.train(np.zeros(1, np.float32), steps=2, lr=1e-3, batch_size=4, proximal=1e3)
+    assert done.params[0] == pytest.approx(3.0, abs=0.01)
+
+
+def test_buffers_are_taken_as_agreed_so_that_no_variance_is_negative() -> None:
+    learner = TorchLearner(Normed())
+    moved = Moved(np.zeros_like(learner.initial), np.full_like(learner.initial, 5.0))
+    write_model(learner.model, learner.initial)
+    move_model(learner.model, moved)
+    for name, tensor in float_tensors(learner.model).items():
+        expected = torch.zeros_like(tensor) if "running" in name else None
+        assert expected is None or torch.equal(tensor, expected), name
+    weights = float_tensors(learner.model)["0.weight"].detach().clone()
+    write_model(learner.model, learner.initial)
+    assert torch.allclose(weights, float_tensors(learner.model)["0.weight"].detach() - 5.0)
+
+
+def test_measuring_in_the_middle_of_local_work_changes_nothing_of_it() -> None:
+    def trained(*, measures: bool) -> bytes:
+        learner = TorchLearner(Normed())
+        other = learner.initial + 1
+
+        def measure() -> None:
+            learner.evaluate(other)
+
+        if measures:
+            learner.arrived = measure
+        return learner.train(learner.initial, steps=4, lr=0.1, batch_size=8).params.tobytes()
+
+    assert trained(measures=True) == trained(measures=False)

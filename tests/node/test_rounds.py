@@ -20,6 +20,7 @@ from node.checkpoint import Checkpoint
 from node.failpoints import Failpoint
 from node.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
 from node.status import RoundStatus
+from node.utilisation import Utilisation
 
 ME, PEER = PeerId("12D3KooWme"), PeerId("12D3KooWpeer")
 NUMEL = 6
@@ -33,7 +34,11 @@ def spec(**changes: Any) -> RunSpec:
 class Table:
     """A `Rounds` between a trainer and a member that the test plays."""
 
-    def __init__(self, found: Checkpoint | None = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        found: Checkpoint | None = None,
+        **changes: Any,
+    ) -> None:
         self.spec = spec(**changes)
         self.told: list[Any] = []
         self.commands: list[Any] = []
@@ -98,6 +103,15 @@ def full(value: float) -> Vector:
 
 def hashed(value: float) -> bytes:
     return state_hash(full(value).data)
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 # --- a trainer comes ------------------------------------------------------------------------------
@@ -376,3 +390,18 @@ def test_the_history_is_bounded() -> None:
         table.finish(1.0)
     assert [each.round for each in table.rounds.history][-1] == MAX_HISTORY + 19
     assert len(table.rounds.history) == MAX_HISTORY
+
+
+def test_what_the_trainer_computed_is_counted_and_waiting_is_not() -> None:
+    table, clock = Table().attach(1.0), Clock()
+    table.rounds.utilisation = Utilisation(clock)
+    for value in (2.0, 3.0):
+        table.finish(value)
+        clock.now += 4
+    assert table.rounds.utilisation.share == 0.25
+    table.rounds.from_trainer(ipc.Idle(round=2, reason="TooFew: 1 of 2", work_seconds=3.0))
+    assert table.rounds.utilisation.share == 0.5
+    table.rounds.detached()
+    clock.now += 1000
+    table.attach(1.0).finish(2.0)
+    assert table.rounds.utilisation.wall_seconds == 8.0

@@ -45,10 +45,17 @@ def assert_back_in_time(node: Node, other: Node, least: int = 0) -> None:
     assert first <= running + 2, f"up in round {running}, back in round {first}"
 
 
-@pytest.mark.parametrize("phase", ["work", "matchmaking", "reduce-sender", "reduce-owner", "save"])
-def test_a_round_in_which_a_node_is_killed_is_finished_by_the_others(tmp_path: Path, phase: str) -> None:
+PHASES = ["work", "matchmaking", "reduce-sender", "reduce-owner", "save"]
+
+
+@pytest.mark.parametrize("delay", ["0", "1"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_round_in_which_a_node_is_killed_is_finished_by_the_others(
+    tmp_path: Path, phase: str, delay: str
+) -> None:
+    flags = (*LARGE, "--delay", delay)
     with Swarm(tmp_path) as swarm:
-        one, two, victim = start_three(swarm, *LARGE, die_at=f"{phase}:3")
+        one, two, victim = start_three(swarm, *flags, die_at=f"{phase}:3")
         assert victim.wait_end() == -signal.SIGKILL
         trainers = [trainer_pid(one), trainer_pid(two)]
         wait_agreement([one, two], least=5)
@@ -59,7 +66,7 @@ def test_a_round_in_which_a_node_is_killed_is_finished_by_the_others(tmp_path: P
             waited = third.matchmaking_seconds + third.exchange_seconds
             print(f"{phase}: {node.name} round 3 with {third.contributors} waited {waited:.2f} s")
             assert waited < PROMPT
-        swarm.start("victim", *LARGE, join=two)
+        swarm.start("victim", *flags, join=two)
         victim.wait_log("going on from round")
         assert_back_in_time(victim, two)
         wait_agreement([one, two, victim], least=max(averaged(victim.status)))
@@ -82,10 +89,11 @@ def test_a_node_that_is_killed_while_it_fetches_the_state_gets_it_later(tmp_path
             assert_nothing_lost(node)
 
 
-def test_a_killed_trainer_is_started_again_while_its_node_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("delay", ["0", "1"])
+def test_a_killed_trainer_is_started_again_while_its_node_stays(tmp_path: Path, delay: str) -> None:
     with Swarm(tmp_path) as swarm:
-        one = swarm.start("one", *TORCH, "--wait-for", "2")
-        two = swarm.start("two", *TORCH, "--wait-for", "2", join=one)
+        one = swarm.start("one", *TORCH, "--wait-for", "2", "--delay", delay)
+        two = swarm.start("two", *TORCH, "--wait-for", "2", "--delay", delay, join=one)
         two.wait("trains", lambda status: status.round >= 2)
         first = two.trainer
         assert first is not None

@@ -101,6 +101,11 @@ def test_sizes_read_well(n_bytes: int, text: str) -> None:
     assert size(n_bytes) == text
 
 
+def test_sizes_of_the_table_are_short() -> None:
+    sizes = (999, 1_234_567, 98_765, 999_400_000)
+    assert [size(each, is_short=True) for each in sizes] == ["999 B", "1.2 MB", "99 kB", "999 MB"]
+
+
 def test_a_line_tells_the_slowest_round_and_the_phases() -> None:
     line = line_of(PLAN, [node(1), node(2, 5), Observed("node-3")], 12.0)
     assert "round  0/40" in line
@@ -131,7 +136,9 @@ def test_a_problem_is_told_once_with_all_who_have_it() -> None:
 
 def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
     shown = text_of(live_view(PLAN, [node(10, 40)], 1.0), width=80)
-    assert all(text in shown for text in ("node-10", "working", "0.600", "1.2 MB", "direct 2", "00000000"))
+    assert all(
+        text in shown for text in ("node-10", "working", "0.600", "87%", "1.2 MB", "direct 2", "00000000")
+    )
 
 
 def test_the_panel_tells_the_verdict_and_every_check() -> None:

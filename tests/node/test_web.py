@@ -264,11 +264,16 @@ def test_prometheus_reads_every_metric() -> None:
     assert found["shoal_round_seconds", "exchange", "last"] == 0.125
     assert found["shoal_round_seconds", "max", "work"] == 1.0
     assert found["shoal_contributors",] == 2
+    assert found["shoal_utilisation_ratio",] == 0.75
+    assert found["shoal_work_seconds_total",] == 30.0
+    assert found["shoal_training_seconds_total",] == 40.0
 
 
 def test_metrics_of_a_helper_have_no_rounds_and_no_loss() -> None:
-    text = render(make_status(run=None, loss=None, metrics={}, history=[], role="helper")).decode()
+    status = make_status(run=None, loss=None, metrics={}, history=[], role="helper", utilisation=None)
+    text = render(status).decode()
     assert "shoal_loss" not in text
+    assert "shoal_utilisation" not in text
     assert "shoal_round_seconds" not in text
     assert 'role="helper"' in text
 

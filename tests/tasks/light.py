@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -20,10 +20,12 @@ import numpy as np
 from gossip.core import Vector
 from gossip.errors import GossipError
 from gossip.runspec import TensorSpec
-from methods.base import Method, Trained
+from methods.base import Method, OuterMethod, Trained
 from methods.errors import Interrupted
+from methods.overlap import Carrying, Moved
 from methods.registry import all_options, load_method
 from node import ipc
+from node.overlap import Overlap
 from node.session import LineLost, Session
 from node.trainer_spec import TrainerSpec, run_spec
 
@@ -38,20 +40,28 @@ class Light:
         self.pause, self.numel, self.seed = pause, numel, seed
         self.is_interrupted: Callable[[], bool] = lambda: False
         self.is_hurried: Callable[[], bool] = lambda: False
+        self.arrived: Callable[[], Moved | None] = lambda: None
 
     def train(self, params: Vector, *, steps: int, lr: float, round_: int, **_: Any) -> Trained:
         """See `methods.base.Learner`."""
         taken = 0
+        start = params
         while taken < steps and not self.is_hurried():
             if self.is_interrupted():
                 raise Interrupted("the node asked to stop")
             time.sleep(self.pause)
             taken += 1
-        trained = params.copy()
+            moved = self.arrived()
+            start = start if moved is None else moved.apply(start)
+        trained = start.copy()
         trained[::1000] += lr * np.random.default_rng((self.seed, round_)).standard_normal(
             len(trained[::1000]), dtype=np.float32
         )
         return Trained(trained, 1.0 / (1 + round_), taken, taken)
+
+    def carry(self, params: Vector, moved: Moved) -> Vector:
+        """See `node.overlap.Carrying`."""
+        return moved.apply(params)
 
 
 def run(line: ipc.Line, spec: TrainerSpec) -> None:
@@ -69,6 +79,10 @@ def run(line: ipc.Line, spec: TrainerSpec) -> None:
         examples=light.examples,
     )
     light.is_interrupted, light.is_hurried = session.is_interrupted, session.is_hurried
+    if spec.delay:
+        overlap = Overlap(session, cast(OuterMethod, method), lambda state, report: report)
+        light.is_hurried = overlap.is_hurried
+        overlap.run(cast(Carrying, light))
     while (begin := session.wait_begin()) is not None:
         try:
             state, report = session.answer(begin, method.round(session.state(begin), light, begin.round))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from methods.digits import Digits
 from methods.task import Task
 
 INPUTS = 8
@@ -37,3 +38,17 @@ class Paced(Task):
         time.sleep(self._pause)
         x, y = batch
         return functional.cross_entropy(model(x), y)
+
+
+class PacedDigits(Digits):
+    """Digits whose steps take `pause` seconds more, in which other nodes may have the processor."""
+
+    def __init__(self, pause: float = 0.01, **options: Any) -> None:
+        """`options`: of `Digits`."""
+        super().__init__(**options)
+        self._pause = pause
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """See `Task`."""
+        time.sleep(self._pause)
+        return super().loss(model, batch)
