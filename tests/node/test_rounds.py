@@ -405,3 +405,74 @@ def test_what_the_trainer_computed_is_counted_and_waiting_is_not() -> None:
     clock.now += 1000
     table.attach(1.0).finish(2.0)
     assert table.rounds.utilisation.wall_seconds == 8.0
+
+
+# --- work that takes long -------------------------------------------------------------------------
+
+
+class Deferred:
+    """Computes when the test says so, as a thread would."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Any, Any]] = []
+
+    def __call__(self, work: Any, then: Any, n_bytes: int) -> None:
+        assert n_bytes == 4 * NUMEL
+        self.jobs.append((work, then))
+
+    def run(self) -> None:
+        work, then = self.jobs.pop(0)
+        then(work())
+
+
+def deferred() -> tuple[Table, Deferred]:
+    """A table whose first state is computed already."""
+    table, later = Table(), Deferred()
+    table.rounds._compute = later
+    table.attach(1.0)
+    later.run()
+    return table, later
+
+
+def test_nothing_is_told_before_the_state_of_the_disk_is_read() -> None:
+    found = Checkpoint(run_id(spec()), 7, hashed(3.0), hashed(2.0), full(3.0))
+    table, later = Table(found), Deferred()
+    table.rounds._compute = later
+    table.attach(1.0)
+    assert table.told == table.commands == []
+    later.run()
+    assert table.told[-1] == ipc.Begin(round=7, slot=0)
+
+
+def test_a_state_is_hashed_before_the_next_round_begins() -> None:
+    table, later = deferred()
+    table.finish(2.0)
+    assert table.rounds.round == 0
+    assert table.rounds.trainer is Trainer.WORKING
+    later.run()
+    assert (table.rounds.round, table.rounds.state) == (1, hashed(2.0))
+    assert table.told[-1] == ipc.Begin(round=1, slot=1)
+
+
+def test_a_swarm_that_moves_on_while_a_state_is_hashed_has_the_last_word() -> None:
+    table, later = deferred()
+    table.finish(2.0)
+    table.rounds.notice(commands.Behind(5))
+    table.sync(5, 9.0)
+    assert len(later.jobs) == 1, "the trainer's slot is still being read"
+    later.run()
+    later.run()
+    assert (table.rounds.round, table.rounds.state) == (5, hashed(9.0))
+    assert (table.segment.slots[1] == 9.0).all()
+    assert table.told[-1] == ipc.Begin(round=5, slot=1)
+
+
+@pytest.mark.parametrize("how", ["stop", "detached"])
+def test_what_was_computed_for_a_trainer_that_is_gone_is_dropped(how: str) -> None:
+    table, later = deferred()
+    table.finish(2.0)
+    getattr(table.rounds, how)()
+    told = list(table.told), list(table.commands)
+    later.run()
+    assert (table.told, table.commands) == told
+    assert table.rounds.round == 0
