@@ -1,4 +1,4 @@
-"""Protocol cores talking to each other without nodes: what is sent lies in queues, a seed says what comes next.
+"""Protocol cores talking to each other without nodes: what is sent lies in queues, a seed says what is next.
 
 Between two peers there are two lanes, as on a link: control and bulk. Each keeps its order, and
 overtakes the other at will. Time stands still until `wait` moves it and fires the timers that are due.
