@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from crypto.keys import PeerId
 from gossip.core import Data, Effects, Send, SetTimer
@@ -74,7 +73,8 @@ class _Pin:
     leaves: bytes
     source: memoryview | None
     """Where the rest is copied from; nothing when all is here."""
-    copy: memoryview
+    n_bytes: int
+    chunks: dict[int, bytes]
     missing: set[int]
     expires: float = 0.0
 
@@ -155,7 +155,7 @@ class Serving:
             effects = self._make_room()
             self._pins[message.state] = pin
         pin.expires = now + PIN_SECONDS
-        offer = Offer(message.state, pin.previous, pin.round, pin.copy.nbytes)
+        offer = Offer(message.state, pin.previous, pin.round, pin.n_bytes)
         return [*effects, Send(peer, offer, pin.leaves), SetTimer(now, TIMER)]
 
     def fetch(self, peer: PeerId, message: Fetch, now: float, *, yields: bool = False) -> Effects:
@@ -164,7 +164,7 @@ class Serving:
         if pin is None:
             self._line.pop(peer, None)
             return [Send(peer, NotHeld(message.state))]
-        count = n_chunks(pin.copy.nbytes)
+        count = n_chunks(pin.n_bytes)
         wanted = [chunk for chunk in dict.fromkeys(message.chunks) if chunk < count]
         if not wanted:
             self._line.pop(peer, None)
@@ -231,7 +231,7 @@ class Serving:
         chunk = fetcher.queue.popleft()
         if chunk in pin.missing and not self._copy(pin, chunk):
             return self._forget(fetcher.state)
-        data = pin.copy[span(chunk, pin.copy.nbytes)]
+        data = pin.chunks[chunk]
         fetcher.sent.add(chunk)
         fetcher.told = now
         self._turns += 1
@@ -267,10 +267,8 @@ class Serving:
         hashes = held.leaves or leaves(held.data)
         if root(hashes, held.data.nbytes) != state:
             return None
-        # Not filled with zeros first, as bytearray would.
-        copy = np.empty(held.data.nbytes, np.uint8).data
-        missing = set(range(n_chunks(copy.nbytes)))
-        return _Pin(held.round, held.previous, hashes, held.data, copy, missing)
+        size = held.data.nbytes
+        return _Pin(held.round, held.previous, hashes, held.data, size, {}, set(range(n_chunks(size))))
 
     def _make_room(self) -> Effects:
         if len(self._pins) < MAX_PINS:
@@ -282,10 +280,10 @@ class Serving:
     def _copy(self, pin: _Pin, chunk: int) -> bool:
         """Copy a chunk out of memory that others write to; tells whether it was still whole."""
         assert pin.source is not None
-        where = span(chunk, pin.copy.nbytes)
-        pin.copy[where] = pin.source[where]
-        if leaf(pin.copy[where]) != leaf_of(pin.leaves, chunk):
+        data = bytes(pin.source[span(chunk, pin.n_bytes)])
+        if leaf(data) != leaf_of(pin.leaves, chunk):
             return False
+        pin.chunks[chunk] = data
         pin.missing.discard(chunk)
         if not pin.missing:
             pin.source = None
