@@ -1,6 +1,7 @@
 """Serving: the donor's side of a state transfer.
 
     Want  --> pin the state --> Offer          pinned: copied piece by piece, kept while it is asked for
+       '--no room--> Wait ... Offer
     Fetch --> line of fetchers --turn, rate, averaging first--> Chunk
                      '--nothing sent for a moment--> Wait
 
@@ -29,6 +30,8 @@ PIN_SECONDS: Final = 20.0
 """A pinned state that nobody fetches is let go after this."""
 SILENCE: Final = 60.0
 """Seconds after which a fetcher that asks for nothing more is forgotten."""
+LONGEST_USE: Final = 300.0
+"""Seconds for which a state that is being fetched keeps its place, though another is wanted."""
 MAX_PINS: Final = 2
 """States pinned at once; the memory of a donor is bounded by this many copies."""
 MAX_FETCHERS: Final = 64
@@ -76,22 +79,31 @@ class _Pin:
     n_bytes: int
     chunks: dict[int, bytes]
     missing: set[int]
+    since: float
     expires: float = 0.0
 
 
 @dataclass(slots=True)
 class _Fetcher:
+    """A peer that was offered a state, or waits for there to be room for it."""
+
     state: bytes
     heard: float
     since: float
     """Its turn began, or it came into the line."""
     told: float
     """When it heard of us last."""
+    waits_for_room: bool = False
     turn: int = 0
     """Which of all chunks that we sent was its last."""
     queue: deque[int] = field(default_factory=deque)
     sent: set[int] = field(default_factory=set)
     """On their way, as far as we know."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is owed anything."""
+        return bool(self.queue or self.sent or self.waits_for_room)
 
 
 class Serving:
@@ -144,19 +156,31 @@ class Serving:
 
     def want(self, peer: PeerId, message: Want, now: float) -> Effects:
         """Answer whether we hold a state, and pin it if so."""
-        effects: Effects = []
         # It starts anew: what we sent it before may never have come.
         self._line.pop(peer, None)
-        pin = self._pins.get(message.state)
+        if len(self._line) >= MAX_FETCHERS:
+            return [Send(peer, NotHeld(message.state))]
+        self._line[peer] = _Fetcher(message.state, now, now, now)
+        return [*self._offer(peer, now), SetTimer(now, TIMER)]
+
+    def _offer(self, peer: PeerId, now: float) -> Effects:
+        """Offer a fetcher its state, or let it wait for room."""
+        fetcher = self._line[peer]
+        state = fetcher.state
+        pin = self._pins.get(state)
         if pin is None:
-            pin = self._pin(message.state)
+            pin = self._pin(state, now)
             if pin is None:
-                return [Send(peer, NotHeld(message.state))]
-            effects = self._make_room()
-            self._pins[message.state] = pin
+                del self._line[peer]
+                return [Send(peer, NotHeld(state))]
+            effects = self._make_room(now)
+            if len(self._pins) >= MAX_PINS:
+                fetcher.waits_for_room = True
+                return [*effects, Send(peer, Wait(state))]
+            self._pins[state] = pin
+        fetcher.waits_for_room = False
         pin.expires = now + PIN_SECONDS
-        offer = Offer(message.state, pin.previous, pin.round, pin.n_bytes)
-        return [*effects, Send(peer, offer, pin.leaves), SetTimer(now, TIMER)]
+        return [Send(peer, Offer(state, pin.previous, pin.round, pin.n_bytes), pin.leaves)]
 
     def fetch(self, peer: PeerId, message: Fetch, now: float, *, yields: bool = False) -> Effects:
         """Put a fetcher in line; `yields`: an exchange goes first."""
@@ -171,7 +195,7 @@ class Serving:
             return self.go_on(now, yields=yields)
         fetcher = self._line.get(peer)
         if fetcher is None or fetcher.state != message.state:
-            if len(self._line) >= MAX_FETCHERS:
+            if fetcher is None and len(self._line) >= MAX_FETCHERS:
                 return [Send(peer, NotHeld(message.state))]
             fetcher = self._line[peer] = _Fetcher(message.state, now, now, now)
         fetcher.heard = now
@@ -186,7 +210,9 @@ class Serving:
 
     def expire(self, now: float) -> None:
         """Let go of what nobody asks for."""
-        for peer in [peer for peer, fetcher in self._line.items() if fetcher.heard + SILENCE <= now]:
+        # Who waits for room has nothing to say, and goes with its link or with the state.
+        silent = [p for p, each in self._line.items() if each.heard + SILENCE <= now]
+        for peer in [peer for peer in silent if not self._line[peer].waits_for_room]:
             del self._line[peer]
         used = {fetcher.state for fetcher in self._line.values()}
         for state in [s for s, pin in self._pins.items() if pin.expires <= now and s not in used]:
@@ -203,6 +229,11 @@ class Serving:
             if peer is None or now < self._free_at or (yields and now < self._trickle_at):
                 break
             effects += self._send_chunk(peer, now)
+        for peer in [peer for peer, fetcher in self._line.items() if fetcher.waits_for_room]:
+            state = self._line[peer].state
+            has_room = len(self._pins) < MAX_PINS or self._idle_pins(now)
+            if has_room or state in self._pins or all(held.state != state for held in self._held):
+                effects += self._offer(peer, now)
         effects += self._copy_on() + self._tell(now)
         at = self._next_time(now, yields=yields)
         return [*effects, SetTimer(at, TIMER)]
@@ -245,13 +276,13 @@ class Serving:
         """Show those that wait that we live."""
         effects: Effects = []
         for peer, fetcher in self._line.items():
-            if now >= fetcher.told + TELL_EVERY:
+            if fetcher.is_waiting and now >= fetcher.told + TELL_EVERY:
                 fetcher.told = now
                 effects.append(Send(peer, Wait(fetcher.state)))
         return effects
 
     def _next_time(self, now: float, *, yields: bool) -> float:
-        times = [fetcher.told + TELL_EVERY for fetcher in self._line.values()]
+        times = [each.told + TELL_EVERY for each in self._line.values() if each.is_waiting]
         if any(pin.missing for pin in self._pins.values()):
             times.append(now)
         if self._next(now) is not None:
@@ -260,7 +291,7 @@ class Serving:
 
     # --- pinning ----------------------------------------------------------------------------------
 
-    def _pin(self, state: bytes) -> _Pin | None:
+    def _pin(self, state: bytes, now: float) -> _Pin | None:
         held = next((held for held in self._held if held.state == state and state), None)
         if held is None:
             return None
@@ -268,14 +299,17 @@ class Serving:
         if root(hashes, held.data.nbytes) != state:
             return None
         size = held.data.nbytes
-        return _Pin(held.round, held.previous, hashes, held.data, size, {}, set(range(n_chunks(size))))
+        return _Pin(held.round, held.previous, hashes, held.data, size, {}, set(range(n_chunks(size))), now)
 
-    def _make_room(self) -> Effects:
-        if len(self._pins) < MAX_PINS:
-            return []
-        used = {fetcher.state for fetcher in self._line.values()}
-        idle = [state for state in self._pins if state not in used]
-        return self._unpin(min(idle or self._pins, key=lambda state: self._pins[state].expires))
+    def _idle_pins(self, now: float) -> list[bytes]:
+        """Return the states that may be let go for another, the first one first."""
+        used = {fetcher.state for fetcher in self._line.values() if not fetcher.waits_for_room}
+        idle = [s for s, pin in self._pins.items() if s not in used or pin.since + LONGEST_USE <= now]
+        return sorted(idle, key=lambda state: self._pins[state].expires)
+
+    def _make_room(self, now: float) -> Effects:
+        idle = self._idle_pins(now) if len(self._pins) >= MAX_PINS else []
+        return self._unpin(idle[0]) if idle else []
 
     def _copy(self, pin: _Pin, chunk: int) -> bool:
         """Copy a chunk out of memory that others write to; tells whether it was still whole."""
@@ -304,7 +338,11 @@ class Serving:
     def _unpin(self, state: bytes) -> Effects:
         """Let a copy go; whoever fetches it looks elsewhere."""
         del self._pins[state]
-        gone = [peer for peer, fetcher in self._line.items() if fetcher.state == state]
+        gone = [
+            peer
+            for peer, fetcher in self._line.items()
+            if fetcher.state == state and not fetcher.waits_for_room
+        ]
         for peer in gone:
             del self._line[peer]
         return [Send(peer, NotHeld(state)) for peer in gone]

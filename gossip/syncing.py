@@ -15,8 +15,8 @@ import numpy as np
 
 from crypto.keys import PeerId
 from gossip.commands import Arrived, Behind, Refused, Synced
-from gossip.core import Data, Effects, Notify, Send, Vector
-from gossip.messages import Fetch, Presence
+from gossip.core import Data, Effects, Notify, Vector
+from gossip.messages import Presence
 from gossip.presence import SwarmState, swarm_state
 from gossip.serving import Serving
 from gossip.standing import MAX_DOUBTS, Phase, Standing
@@ -114,8 +114,7 @@ class Syncing:
             self._has_turned = True
             self._half_fetched = fetching.known_chunks()
             self._remember(fetching.paces())
-            ended = [Send(peer, Fetch(fetching.state, ())) for peer in fetching.asked()]
-            return [*ended, *self.begin(target, now)]
+            return [*fetching.end(), *self.begin(target, now)]
         holders = [
             peer
             for peer in sorted(self._at.table.connected)

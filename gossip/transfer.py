@@ -52,8 +52,6 @@ FADE: Final = 0.8
 class _Donor:
     heard: float
     has_offered: bool = False
-    is_asked: bool = False
-    """Whether it has a list of ours."""
     is_doubted: bool = False
     """Whether it was asked anew since its last chunk."""
     owed: dict[int, float] = field(default_factory=dict)
@@ -147,7 +145,7 @@ class Fetching:
         """Ask the donors."""
         effects: Effects = []
         for peer, donor in self._donors.items():
-            donor.heard = now
+            donor.heard = donor.moved = now
             effects.append(Send(peer, Want(self.state)))
         return effects + self._go_on(now)
 
@@ -162,6 +160,10 @@ class Fetching:
             elif len(self._spare) < MAX_SPARE:
                 self._spare.append(peer)
         return effects + (self._go_on(now) if effects else [])
+
+    def end(self) -> Effects:
+        """Tell the donors that they need not keep the state for us."""
+        return [Send(peer, Fetch(self.state, ())) for peer in self._donors]
 
     def know(self, chunks: Mapping[bytes, Data], now: float) -> Effects:
         """Take chunks that were kept on disk."""
@@ -196,9 +198,7 @@ class Fetching:
         if donor is None or self.is_over:
             return []
         self._give_back(donor.owed)
-        effects: Effects = []
-        if self._spare:
-            effects = self._take_on(self._spare.pop(0), now)
+        effects = self._take_on(self._spare.pop(0), now) if self._spare else []
         return effects + self._go_on(now)
 
     def timer(self, now: float) -> Effects:
@@ -209,10 +209,10 @@ class Fetching:
             for donor in self._donors.values():
                 donor.heard = donor.moved = now
         for peer, donor in list(self._donors.items()):
-            still = now - donor.moved if donor.owed else 0.0
+            still = now - donor.moved if self._waits(donor) else 0.0
             if self._waits(donor) and (now >= donor.heard + self._stall or still >= LONGEST_CHUNK):
                 effects += self._fail(peer, now)
-            elif still >= ASK_AGAIN and not donor.is_doubted:
+            elif still >= ASK_AGAIN and donor.owed and not donor.is_doubted:
                 donor.is_doubted = True
                 lists = (Fetch(self.state, ()), Fetch(self.state, tuple(donor.owed)))
                 effects += [Send(peer, each) for each in lists]
@@ -230,23 +230,17 @@ class Fetching:
         """How much of the state is not here yet."""
         return len(self._missing) / max(1, n_chunks(self.n_bytes)) if self.leaves else 1.0
 
-    def asked(self) -> list[PeerId]:
-        """Return the donors that have a list of ours."""
-        return [peer for peer, donor in self._donors.items() if donor.is_asked]
-
     def known_chunks(self) -> dict[bytes, Data]:
         """Return what is verified so far, by leaf hash, for whoever fetches after us."""
         if not self.leaves:
             return dict(self._known)
         view = self.vector.data.cast("B")
-        have = set(range(n_chunks(self.n_bytes))) - self._missing
-        return self._known | {
-            leaf_of(self.leaves, chunk): view[span(chunk, self.n_bytes)] for chunk in sorted(have)
-        }
+        have = sorted(set(range(n_chunks(self.n_bytes))) - self._missing)
+        return self._known | {leaf_of(self.leaves, each): view[span(each, self.n_bytes)] for each in have}
 
     def paces(self) -> dict[PeerId, float]:
         """Return the seconds per chunk that were measured."""
-        return self._paces | {peer: donor.pace for peer, donor in self._donors.items() if donor.chunks}
+        return self._paces | {peer: each.pace for peer, each in self._donors.items() if each.chunks}
 
     def take_arrived(self) -> list[tuple[int, memoryview]]:
         """Return the chunks that donors sent since the last call."""
@@ -258,7 +252,7 @@ class Fetching:
     # --- inside -----------------------------------------------------------------------------------
 
     def _take_on(self, peer: PeerId, now: float) -> Effects:
-        self._donors[peer] = _Donor(now)
+        self._donors[peer] = _Donor(now, moved=now)
         return [Send(peer, Want(self.state))]
 
     def _waits(self, donor: _Donor) -> bool:
@@ -284,9 +278,8 @@ class Fetching:
         n_bytes = message.n_bytes
         if not self._is_size_known and (n_bytes > MAX_UNKNOWN_BYTES or n_bytes % 4):
             return self._fail(peer, now)
-        right_size = not self._is_size_known or n_bytes == self.n_bytes
         if (
-            not right_size
+            (self._is_size_known and n_bytes != self.n_bytes)
             or len(leaves) != LEAF_BYTES * n_chunks(n_bytes)
             or root(leaves, n_bytes) != self.state
         ):
@@ -297,12 +290,8 @@ class Fetching:
         # The round is not in the hash; it comes from the records of many and is only checked here.
         if message.round == self.round and not self.previous:
             self.previous = message.previous
-        donor.has_offered = True
-        effects: Effects = []
-        if not self.leaves:
-            self.leaves = leaves
-            effects = self._use_known()
-        return effects + self._go_on(now)
+        donor.has_offered, self.leaves = True, leaves
+        return self._use_known() + self._go_on(now)
 
     def _use_known(self) -> Effects:
         """Take what is known already, and take it off the donors' lists."""
@@ -310,8 +299,7 @@ class Fetching:
             return []
         view = self.vector.data.cast("B")
         for chunk in sorted(self._missing):
-            data = self._known.get(leaf_of(self.leaves, chunk))
-            where = span(chunk, self.n_bytes)
+            data, where = self._known.get(leaf_of(self.leaves, chunk)), span(chunk, self.n_bytes)
             if data is None or len(data) != where.stop - where.start:
                 continue
             view[where] = data
@@ -336,7 +324,7 @@ class Fetching:
         del donor.owed[chunk]
         if chunk not in self._missing:
             return effects + self._go_on(now)
-        self._missing.discard(chunk)
+        self._missing.remove(chunk)
         self.vector.data.cast("B")[where] = data
         self.served[peer] = self.served.get(peer, 0) + 1
         self.arrived.append(chunk)
@@ -369,8 +357,7 @@ class Fetching:
             return []
         if not self._missing and self.leaves:
             self.is_done = True
-            enough = [Send(peer, Fetch(self.state, ())) for peer in self.asked()]
-            return [*enough, SetTimer(float("inf"), TIMER)]
+            return [*self.end(), SetTimer(float("inf"), TIMER)]
         if not self._donors:
             self.failure = "no peer that holds the swarm's state answered"
             return [SetTimer(float("inf"), TIMER)]
@@ -390,7 +377,6 @@ class Fetching:
             if chunk is None:
                 break
             donor.owed[chunk] = now
-            donor.is_asked = True
         return len(donor.owed) > before
 
     def _overdue(self, helper: _Donor, now: float) -> int | None:

@@ -10,7 +10,7 @@ import gossip.statehash
 from crypto.keys import PeerId
 from gossip.core import Effects, Send, SetTimer, Vector
 from gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
-from gossip.serving import AT_ONCE, MAX_PINS, PIN_SECONDS, SILENCE, TURN, Serving, ServingConfig
+from gossip.serving import AT_ONCE, LONGEST_USE, MAX_PINS, PIN_SECONDS, SILENCE, TURN, Serving, ServingConfig
 from gossip.statehash import leaves, state_hash
 
 CHUNK = 64
@@ -230,7 +230,8 @@ def test_a_pin_goes_when_nobody_fetches_and_stays_while_somebody_does() -> None:
     serving.expire(1.0 + SILENCE + 1)
     assert not serving._pins
     serving.want(A, Want(named(vector)), 100.0)
-    serving.expire(100.0 + PIN_SECONDS)
+    serving.fetch(A, Fetch(named(vector), ()), 101.0)
+    serving.expire(101.0 + PIN_SECONDS)
     assert not serving._pins
 
 
@@ -239,8 +240,54 @@ def test_at_most_so_many_states_are_pinned() -> None:
     states = [made(seed=seed) for seed in range(4)]
     for round_, vector in enumerate(states):
         serving.hold(round_, named(vector), b"", vector.data)
+        # One peer wants one state at a time, so the former ones are nobody's.
         assert messages(serving.want(A, Want(named(vector)), float(round_)), Offer)
     assert len(serving._pins) == MAX_PINS
+
+
+def test_a_state_that_is_being_fetched_keeps_its_place_and_who_wants_another_waits() -> None:
+    states = [made(seed=seed) for seed in range(MAX_PINS + 1)]
+    serving = Serving()
+    for round_, (peer, vector) in enumerate(zip(PEERS, states, strict=False)):
+        serving.hold(round_, named(vector), b"", vector.data)
+        effects = serving.want(peer, Want(named(vector)), 0.0)
+    late, wanted = PEERS[MAX_PINS], named(states[-1])
+    assert not messages(effects, Offer)
+    assert [each.peer for each in messages(effects, Wait)] == [late]
+    told = messages(serving.go_on(0.6), Wait)
+    assert [each.peer for each in told] == [late]
+    settle(serving)
+    assert chunks(serving.fetch(PEERS[1], Fetch(named(states[1]), (0,)), 1.0)), "it was offered, and is kept"
+    (offer,) = messages(serving.fetch(A, Fetch(named(states[0]), ()), 2.0), Offer)
+    assert (offer.peer, offer.message.state) == (late, wanted)
+
+
+def test_nobody_keeps_a_place_for_ever() -> None:
+    states = [made(seed=seed) for seed in range(MAX_PINS + 1)]
+    serving = Serving()
+    for round_, (peer, vector) in enumerate(zip(PEERS, states, strict=False)):
+        serving.hold(round_, named(vector), b"", vector.data)
+        serving.want(peer, Want(named(vector)), 0.0)
+    now = 0.0
+    offers: list[Send] = []
+    while not offers and now < 2 * LONGEST_USE:
+        now += 10.0
+        for number in range(MAX_PINS):
+            offers += messages(serving.fetch(PEERS[number], Fetch(named(states[number]), (0,)), now), Offer)
+        serving.expire(now)
+    assert LONGEST_USE <= now <= LONGEST_USE + 20
+
+
+def test_a_state_that_is_overwritten_while_somebody_waits_for_room_is_not_held() -> None:
+    states = [made(seed=seed) for seed in range(MAX_PINS + 3)]
+    serving = Serving()
+    for round_, (peer, vector) in enumerate(zip(PEERS, states[: MAX_PINS + 1], strict=False)):
+        serving.hold(round_, named(vector), b"", vector.data)
+        serving.want(peer, Want(named(vector)), 0.0)
+    for round_ in (MAX_PINS + 1, MAX_PINS + 2):
+        serving.hold(round_, named(states[round_]), b"", states[round_].data)
+    effects = serving.fetch(A, Fetch(named(states[0]), ()), 2.0)
+    assert [each.peer for each in messages(effects, NotHeld)] == [PEERS[MAX_PINS]]
 
 
 def test_a_large_state_is_copied_piece_by_piece() -> None:
