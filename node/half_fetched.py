@@ -142,7 +142,12 @@ class ChunkKeeper:
     async def run(self) -> None:
         """Work until cancelled."""
         async for job in self._take:
-            found = await trio.to_thread.run_sync(job)
+            try:
+                found = await trio.to_thread.run_sync(job)
+            except OSError as error:
+                # What lies here only saves sending it again.
+                log.warning("half-fetched states cannot be kept: %s", error)
+                continue
             if found is not None and found.chunks:
                 log.info("%d chunks of a half-fetched state lie on the disk", len(found.chunks))
                 self._tell(found)

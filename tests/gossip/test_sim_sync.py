@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sim_network import Weather
 from sim_runs import run_seed
 
 import gossip.statehash
+from gossip import commands
 from gossip.messages import Chunk, NotHeld
 
 
@@ -80,3 +82,29 @@ def test_a_newcomer_is_in_soon_though_donors_die_while_they_give(victims: tuple[
     scenario = Scenario(1, 5, starts=(0.0, 0.0, 0.0, 0.0, 12.0), paces=(4.0,), faults=(*slow, *killed))
     _, heard = played(scenario)
     assert heard[Chunk.__name__] >= 7
+
+
+def test_a_newer_state_that_is_agreed_meanwhile_is_fetched_instead() -> None:
+    """Once per fetch, and while most of the old one is missing; what arrives is what was turned to."""
+    turned = 0
+    for seed in range(6):
+        slow = tuple((11.0, "slow", number, 200.0, 20.0) for number in range(3))
+        sim = Sim(Scenario(seed, 4, starts=(0.0, 0.0, 0.0, 12.0), paces=(2.0,), faults=slow))
+        told: list[Any] = []
+        noticed = sim.oracle.noticed
+
+        def watch(node: Any, notice: Any, noticed: Any = noticed, told: list[Any] = told) -> None:
+            noticed(node, notice)
+            if node.number == 3 and isinstance(notice, commands.Behind | commands.Synced):
+                told.append(notice)
+
+        sim.oracle.noticed = watch  # type: ignore[method-assign]
+        assert not sim.run().violations
+        for before, after in pairwise(told):
+            if isinstance(after, commands.Synced):
+                assert isinstance(before, commands.Behind)
+                assert after.round == before.round
+            elif isinstance(before, commands.Behind):
+                assert after.round > before.round
+                turned += 1
+    assert turned >= 2

@@ -115,6 +115,34 @@ def test_a_disk_that_takes_nothing_is_told_once(folder: Path, caplog: pytest.Log
     assert caplog.text.count("cannot keep what is fetched") == 1
 
 
+def test_a_disk_that_fails_altogether_ends_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Known] = []
+
+    async def main() -> None:
+        keeper = ChunkKeeper(folder, told.append)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            keeper.notice(arrived(0))
+            with monkeypatch.context() as broken:
+                broken.setattr(Path, "unlink", _fail)
+                keeper.saved(STATE)
+                while "cannot be kept" not in caplog.text:
+                    await trio.sleep(0.01)
+            keeper.notice(Behind(1))
+            while not told:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert told[0].chunks.keys() == hashes(0)
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
 def test_the_keeper_writes_what_arrives_and_tells_it_when_the_node_falls_behind(folder: Path) -> None:
     told: list[Known] = []
 
