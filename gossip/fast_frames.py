@@ -3,7 +3,9 @@
     version (1 byte) | type (1) | flags (2) | stream (4) | length (4), big endian
 
 `length` is the body's size in a DATA frame, the grant in a WINDOW frame, and any number in a PING. A
-record holds one DATA frame with up to 256 KiB behind it, or any number of small ones.
+record holds any number of frames. The body of the last one, where it is DATA without flags, may go on
+in the next record, which then holds its rest and nothing else, at most 256 KiB: so large bodies are
+sealed where they lie and opened where they belong.
 
 yamux: https://github.com/hashicorp/yamux/blob/master/spec.md
 """

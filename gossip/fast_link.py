@@ -16,7 +16,11 @@ The Noise Protocol Framework, Trevor Perrin, revision 34, https://noiseprotocol.
 libp2p's profile: https://github.com/libp2p/specs/tree/master/noise
 """
 
+import os
 import platform
+import socket
+import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,10 +41,14 @@ CHUNK: Final = 256 * 1024
 """Payload of a full record. Measured: larger ones fall out of the cache, smaller ones cost calls."""
 MAX_RECORD: Final = CHUNK + 256
 """Plaintext of a record: a chunk and the muxer's header."""
+MAX_JOINED: Final = 16 * 1024
+"""Plaintext that is put together from two pieces; copying more costs more than a second record."""
 TAG: Final = 16
 LENGTH: Final = 4
+_LENGTH: Final = struct.Struct("!I")
+_NONCE: Final = struct.Struct("<4xQ")
 PEEK: Final = 4096
-"""Bytes read ahead of a record, so that a small one costs one system call."""
+"""Bytes read ahead of a record, so that a small one costs no system call of its own."""
 MAX_READ: Final = 64 * 1024
 """Bytes that a read of the library may ask the system for at once."""
 LAST_RECORD: Final = 1 << 63
@@ -48,6 +56,9 @@ REKEY_EVERY: Final = 1 << 20
 """Records under one key: at most 256 GiB, where AES-GCM's margin is still 2^-60."""
 SEND_STALL: Final = 60.0
 """Seconds after which a peer that takes no byte is gone. A guess: two lost minutes are worse."""
+
+_HAS_LOW_WATER: Final = sys.platform == "linux"
+"""Elsewhere a mark above the receive buffer's size is never reached."""
 
 Aead = AESGCM | ChaCha20Poly1305
 
@@ -106,6 +117,7 @@ class TcpStream(TrioTCPStream):
         self.traffic = traffic
         self.heard = False
         """Whether anything has come."""
+        self._low_water = 1
 
     async def write(self, data: bytes | memoryview) -> None:
         """See `TrioTCPStream`."""
@@ -119,30 +131,69 @@ class TcpStream(TrioTCPStream):
         self.heard = self.heard or bool(data)
         return data
 
+    def send_nowait(self, data: memoryview) -> int:
+        """Send what the system takes at once and return how much that was.
+
+        trio's sockets pass through the scheduler on every call; under a stream of records that costs
+        more than the encryption.
+
+        Raises:
+            ConnectionClosedError: the connection is broken or closed.
+        """
+        try:
+            count = os.write(self.stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ConnectionClosedError(str(error)) from error
+        self.traffic.sent += count
+        return count
+
     async def send_all(self, data: memoryview) -> None:
         """Send everything.
 
         Raises:
             ConnectionClosedError: the connection is broken or closed.
         """
-        try:
-            await self.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ConnectionClosedError(str(error)) from error
-        self.traffic.sent += len(data)
+        while data:
+            count = self.send_nowait(data)
+            data = data[count:]
+            if not count:
+                try:
+                    await trio.lowlevel.wait_writable(self.stream.socket)
+                except (OSError, trio.ClosedResourceError) as error:
+                    raise ConnectionClosedError(str(error)) from error
 
-    async def receive_into(self, view: memoryview) -> int:
-        """Read what has arrived into the buffer; 0 at the end.
+    def receive_nowait(self, view: memoryview) -> int | None:
+        """Read what has arrived into the buffer and return how much; nothing yet is `None`, the end 0.
 
         Raises:
             ConnectionClosedError: the connection is broken or closed.
         """
         try:
-            count = int(await self.stream.socket.recv_into(view))
-        except (OSError, trio.ClosedResourceError) as error:
+            count = os.readv(self.stream.socket.fileno(), [view])
+        except BlockingIOError:
+            return None
+        except OSError as error:
             raise ConnectionClosedError(str(error)) from error
         self.traffic.received += count
         return count
+
+    async def wait_readable(self, least: int) -> None:
+        """Wait until there is something to read: `least` bytes, where the system can wait for so many.
+
+        A record cannot be opened before it is whole, so waking for each of its segments is in vain.
+
+        Raises:
+            ConnectionClosedError: the connection is broken or closed.
+        """
+        try:
+            if _HAS_LOW_WATER and least != self._low_water:
+                self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+                self._low_water = least
+            await trio.lowlevel.wait_readable(self.stream.socket)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise ConnectionClosedError(str(error)) from error
 
 
 class Cipher:
@@ -166,11 +217,11 @@ class Cipher:
         if self.count and self.count % REKEY_EVERY == 0:
             self._key = self._aead.encrypt(bytes(4) + b"\xff" * 8, bytes(32), None)[:32]
             self._aead = self._suite.aead(self._key)
-        nonce = bytes(4) + self.count.to_bytes(8, "little")
+        nonce = _NONCE.pack(self.count)
         self.count += 1
         return nonce
 
-    def seal_into(self, plain: memoryview, out: memoryview) -> None:
+    def seal_into(self, plain: bytes | memoryview, out: memoryview) -> None:
         """Write ciphertext and tag into `out`, which is `TAG` bytes longer than `plain`."""
         self._aead.encrypt_into(self._nonce(), plain, None, out)
 
@@ -206,38 +257,82 @@ class RecordSession(BaseSession):
         # A relayed or wrapped connection has no socket of its own and is read and written in copies.
         self._tcp = stream if isinstance(stream, TcpStream) else None
         self._write_lock = trio.Lock()
-        self._plain_out = memoryview(bytearray(MAX_RECORD))
-        self._sealed_out = memoryview(bytearray(LENGTH + MAX_RECORD + TAG))
+        self._plain_out = memoryview(bytearray(MAX_JOINED))
+        self._sealed_out = memoryview(bytearray(2 * (LENGTH + TAG) + MAX_JOINED + MAX_RECORD))
         self._plain_in = memoryview(bytearray(MAX_RECORD))
-        self._sealed_in = memoryview(bytearray(LENGTH + MAX_RECORD + TAG))
+        self._sealed_in = memoryview(bytearray(LENGTH + MAX_RECORD + TAG + PEEK))
         self._have = 0
+        self._next = 0
         self._rest = b""
+        self._is_cut = False
         self._closed = False
 
-    async def write_record(self, head: bytes | memoryview, body: bytes | memoryview = b"") -> None:
+    async def write_record(self, plain: bytes | memoryview) -> None:
         """Seal and send one record. It is sent whole even if the caller is cancelled.
+
+        Nothing of this waits while the system takes the data: whoever writes much lets others run.
 
         Raises:
             ConnectionClosedError: the connection ended, or the peer takes no data.
         """
-        size = len(head) + len(body)
-        async with self._write_lock:
-            self._check_open()
-            self._plain_out[: len(head)] = head
-            self._plain_out[len(head) : size] = body
-            end = LENGTH + size + TAG
-            self._sealed_out[:LENGTH] = (size + TAG).to_bytes(LENGTH, "big")
-            self._sealer.seal_into(self._plain_out[:size], self._sealed_out[LENGTH:end])
-            # Half a record on the wire would end the session for everyone on it.
+        await self._begin_write()
+        try:
+            await self._send(self._seal(plain, 0))
+        finally:
+            self._write_lock.release()
+
+    async def write_records(self, head: bytes, body: bytes | memoryview) -> None:
+        """Seal and send both: as one record where that is small, else as two with none between them.
+
+        Raises:
+            ConnectionClosedError: the connection ended, or the peer takes no data.
+        """
+        await self._begin_write()
+        try:
+            size = len(head) + len(body)
+            if size <= MAX_JOINED:
+                self._plain_out[: len(head)] = head
+                self._plain_out[len(head) : size] = body
+                await self._send(self._seal(self._plain_out[:size], 0))
+            else:
+                await self._send(self._seal(body, self._seal(head, 0)))
+        finally:
+            self._write_lock.release()
+
+    async def _begin_write(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # the last moment: from here on it is sent whole
+        try:
+            self._write_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._write_lock.acquire()
+        if self._closed or self._is_cut:
+            self._write_lock.release()
+            raise ConnectionClosedError("the session is closed")
+
+    def _seal(self, plain: bytes | memoryview, start: int) -> int:
+        """Put a record into what is sent next, from `start` on; return its end."""
+        end = start + LENGTH + len(plain) + TAG
+        _LENGTH.pack_into(self._sealed_out, start, len(plain) + TAG)
+        self._sealer.seal_into(plain, self._sealed_out[start + LENGTH : end])
+        return end
+
+    async def _send(self, size: int) -> None:
+        """Send what was sealed; half of it on the wire ends the session for everyone on it."""
+        sealed = self._sealed_out[:size]
+        self._is_cut = True
+        if self._tcp is not None:
+            sealed = sealed[self._tcp.send_nowait(sealed) :]
+        if sealed:
             with trio.move_on_after(SEND_STALL) as scope:
                 scope.shield = True
                 if self._tcp is not None:
-                    await self._tcp.send_all(self._sealed_out[:end])
+                    await self._tcp.send_all(sealed)
                 else:
-                    await self._raw.write(bytes(self._sealed_out[:end]))
+                    await self._raw.write(bytes(sealed))
             if scope.cancelled_caught:
                 await self.close()
                 raise ConnectionClosedError("the peer takes no data")
+        self._is_cut = False
 
     async def read_record(self) -> memoryview:
         """Return the next record's plaintext; it stays valid until the next call.
@@ -246,16 +341,38 @@ class RecordSession(BaseSession):
             ConnectionClosedError: the connection ended or the record does not open.
             IncompleteReadError: the peer closed the connection.
         """
+        await self.wait_record()
+        return self.open_record()
+
+    async def wait_record(self) -> int:
+        """Wait until the next record is here; return the size of its plaintext.
+
+        Raises:
+            ConnectionClosedError: the connection ended, or what comes is no record.
+            IncompleteReadError: the peer closed the connection.
+        """
         self._check_open()
         if self._have < LENGTH:
-            await self._fill(LENGTH, PEEK)
-        size = int.from_bytes(self._sealed_in[:LENGTH], "big")
+            await self._fill(LENGTH)
+        (size,) = _LENGTH.unpack_from(self._sealed_in)
         if not TAG <= size <= MAX_RECORD + TAG:
             raise ConnectionClosedError("record length out of range")
-        end = LENGTH + size
-        if self._have < end:
-            await self._fill(end, end)
-        plain = self._plain_in[: size - TAG]
+        self._next = LENGTH + size
+        if self._have < self._next:
+            await self._fill(self._next)
+        return int(size - TAG)
+
+    def open_record(self, out: memoryview | None = None) -> memoryview:
+        """Open the record that was waited for, into `out`, which is as large as its plaintext.
+
+        Where the record does not open, what stands in `out` is nobody's data. Without `out` the
+        plaintext is valid until the next record.
+
+        Raises:
+            ConnectionClosedError: altered, repeated, out of order, or sealed by another key.
+        """
+        end = self._next
+        plain = self._plain_in[: end - LENGTH - TAG] if out is None else out
         self._opener.open_into(self._sealed_in[LENGTH:end], plain)
         rest = self._have - end
         if rest:
@@ -263,12 +380,16 @@ class RecordSession(BaseSession):
         self._have = rest
         return plain
 
-    async def _fill(self, need: int, limit: int) -> None:
-        """Read until `need` bytes are there, at most `limit`."""
+    async def _fill(self, need: int) -> None:
+        """Read until `need` bytes are there, and at most `PEEK` more."""
+        limit = need + PEEK
         while self._have < need:
             if self._tcp is not None:
-                count = await self._tcp.receive_into(self._sealed_in[self._have : limit])
-                self._check_open()
+                count = self._tcp.receive_nowait(self._sealed_in[self._have : limit])
+                if count is None:
+                    await self._tcp.wait_readable(need - self._have)
+                    self._check_open()
+                    continue
             else:
                 piece = await self._raw.read(limit - self._have)
                 self._check_open()

@@ -1,7 +1,7 @@
 """Muxer: many streams over one record session, with large frames and no polling.
 
     read_record --> frames --> streams (fast_stream.py) --> readers
-    writers --> one DATA frame per record --> write_record
+    writers --> DATA frames --> write_records
     grants, pongs, refusals --> outbox --> one record for all that have gathered
 
 What the receiving loop has to say goes through an outbox with a task of its own. If it wrote by
@@ -20,8 +20,8 @@ from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, PING, RST, SYN, WINDOW
-from gossip.fast_link import RecordSession
-from gossip.fast_stream import BASE_WINDOW, LINK_ERRORS, MAX_WINDOW, BadFrame, FastStream
+from gossip.fast_link import CHUNK, RecordSession
+from gossip.fast_stream import BASE_WINDOW, LINK_ERRORS, MAX_WINDOW, YIELD_BYTES, BadFrame, FastStream
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,8 @@ class FastMuxer(IMuxedConn):
         self._grants: dict[int, int] = {}
         self._replies: list[bytes] = []
         self._outbox_filled = trio.Event()
+        # The stream whose frame goes on in the next record, and for how many bytes.
+        self._goes_on: tuple[FastStream | None, int] | None = None
         self._heard = trio.current_time()
         self._ping_sent = 0.0
         self._pong = trio.Event()
@@ -154,9 +156,9 @@ class FastMuxer(IMuxedConn):
         except trio.EndOfChannel as error:
             raise MuxedConnUnavailable("the link has ended") from error
 
-    async def write_frame(self, header: bytes, body: bytes | memoryview = b"") -> None:
-        """Send one frame in a record of its own."""
-        await self.secured_conn.write_record(header, body)
+    async def write_frame(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        """Send one frame: its header and the first of its body, and the rest of its body."""
+        await self.secured_conn.write_records(head, body)
 
     def grant(self, stream_id: int, size: int) -> None:
         """Tell the peer, soon, that it may send so many bytes more."""
@@ -188,11 +190,19 @@ class FastMuxer(IMuxedConn):
 
     async def _receive(self) -> None:
         """Read records until the link ends."""
+        unyielded = 0
         try:
             while True:
-                record = await self.secured_conn.read_record()
+                size = await self.secured_conn.wait_record()
                 self._heard = trio.current_time()
-                self._take_record(record)
+                if self._goes_on is None:
+                    self._take_record(self.secured_conn.open_record())
+                else:
+                    self._take_rest(size)
+                unyielded += size
+                if unyielded >= YIELD_BYTES:
+                    unyielded = 0
+                    await trio.lowlevel.checkpoint()
         except LINK_ERRORS as error:
             log.debug("link to %s ended: %s", str(self.peer_id)[-8:], error)
 
@@ -208,7 +218,7 @@ class FastMuxer(IMuxedConn):
                 raise BadFrame("a header is cut")
             version, kind, flags, stream_id, length = HEADER.unpack_from(record, at)
             at += HEADER.size
-            if version or kind > PING or (kind == DATA and length > len(record) - at):
+            if version or kind > PING:
                 raise BadFrame("the peer says goodbye" if kind == GOAWAY else "no frame of this protocol")
             if kind == PING:
                 self._on_ping(flags, length)
@@ -216,6 +226,29 @@ class FastMuxer(IMuxedConn):
             body = record[at : at + length] if kind == DATA else record[:0]
             at += len(body)
             self._on_frame(kind, flags, stream_id, length, body)
+            if kind == DATA and len(body) < length:
+                if flags or length - len(body) > CHUNK:
+                    raise BadFrame("a frame that cannot go on")
+                self._goes_on = self.streams.get(stream_id), length - len(body)
+
+    def _take_rest(self, size: int) -> None:
+        """Handle a record that is the rest of a frame's body.
+
+        Raises:
+            BadFrame: it is not.
+        """
+        assert self._goes_on is not None
+        stream, rest = self._goes_on
+        self._goes_on = None
+        if size != rest:
+            raise BadFrame("the rest of a frame is of another size")
+        target = stream.target_for(size) if stream is not None else None
+        body = self.secured_conn.open_record(target)
+        if stream is not None:
+            if target is None:
+                stream.deliver(body)
+            else:
+                stream.placed(size)
 
     def _on_ping(self, flags: int, value: int) -> None:
         if flags & SYN:

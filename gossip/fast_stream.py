@@ -3,13 +3,14 @@
 Both directions live by grants. A receiver may be sent as many bytes as it granted; it starts with
 `BASE_WINDOW`. Whenever the reader has taken a quarter of the window, that is granted again and the
 window doubles, up to `MAX_WINDOW` and as far as the budget of the link allows. A reader that waits
-with `read_into` gets its bytes from the opened record without another copy.
+with `fill` gives memory ahead, and large records are opened right into it.
 
 A stream that ends without its FIN ends in a reset: cut data never looks complete.
 """
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final, Never, Protocol
 
 import trio
@@ -24,9 +25,15 @@ from gossip.fast_link import CHUNK
 
 log = logging.getLogger(__name__)
 
+NOWHERE: Final = memoryview(b"")
+
 BASE_WINDOW: Final = 256 * 1024
 MAX_WINDOW: Final = 16 << 20
 """Bytes under way on one stream: fills 160 MB/s at 100 ms."""
+LEAD: Final = 4096
+"""Bytes that are put behind a frame's header; what is larger goes in records of its own."""
+YIELD_BYTES: Final = 1 << 20
+"""Bytes that one task may send without letting others run."""
 SMALL: Final = 64 * 1024
 """Received pieces are joined up to this size, so that one-byte frames cost no object each."""
 
@@ -43,8 +50,8 @@ class StreamHome(Protocol):
 
     peer_id: Any
 
-    async def write_frame(self, header: bytes, body: bytes | memoryview = b"") -> None:
-        """Send one frame."""
+    async def write_frame(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        """Send one frame: its header and the first of its body, and the rest of its body."""
         ...
 
     def grant(self, stream_id: int, size: int) -> None:
@@ -73,7 +80,9 @@ class FastStream(IMuxedStream):
         self.muxed_conn = conn
         self._parts: deque[bytearray] = deque()
         self._offset = 0
-        self._target: memoryview | None = None
+        self._places: Iterator[memoryview] | None = None
+        self._target = NOWHERE
+        self._unyielded = 0
         self.window = BASE_WINDOW
         self.credit = BASE_WINDOW
         self._untold = 0
@@ -113,28 +122,45 @@ class FastStream(IMuxedStream):
         self._readable.set()
         self._writable.set()
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """Send everything, waiting for the receiver's grants.
+    async def write(self, data: bytes | memoryview, more: bytes | memoryview = NOWHERE) -> None:
+        """Send everything, waiting for the receiver's grants; small `data` travels with `more`.
 
         Raises:
             MuxedStreamReset: the stream or its link ended.
             MuxedStreamClosed: we closed it before.
         """
-        view = memoryview(data).cast("B")
-        async with self._write_lock:
-            while view:
+        lead, body = memoryview(data).cast("B"), memoryview(more).cast("B")
+        try:
+            self._write_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._write_lock.acquire()
+        try:
+            if len(lead) > LEAD:
+                await self._send(NOWHERE, lead)
+                lead = NOWHERE
+            await self._send(lead, body)
+        finally:
+            self._write_lock.release()
+
+    async def _send(self, lead: memoryview, body: memoryview) -> None:
+        while lead or body:
+            while self.send_window <= 0 or self.was_reset or self.send_closed:
                 if self.was_reset:
                     raise MuxedStreamReset("the stream was reset")
                 if self.send_closed:
                     raise MuxedStreamClosed("the stream is closed for sending")
-                if self.send_window <= 0:
-                    self._writable = trio.Event()
-                    await self._writable.wait()
-                    continue
-                size = min(CHUNK, self.send_window, len(view))
-                await self.muxed_conn.write_frame(HEADER.pack(0, DATA, 0, self.stream_id, size), view[:size])
-                self.send_window -= size
-                view = view[size:]
+                self._writable = trio.Event()
+                await self._writable.wait()
+            first = lead[: self.send_window]
+            piece = body[: min(CHUNK, self.send_window - len(first))]
+            size = len(first) + len(piece)
+            await self.muxed_conn.write_frame(HEADER.pack(0, DATA, 0, self.stream_id, size) + first, piece)
+            self.send_window -= size
+            lead, body = lead[len(first) :], body[len(piece) :]
+            self._unyielded += size
+            if self._unyielded >= YIELD_BYTES:
+                self._unyielded = 0
+                await trio.lowlevel.checkpoint()
 
     async def read(self, n: int | None = None) -> bytes:
         """Return at most `n` bytes as soon as there are any; without `n` everything up to the end.
@@ -164,24 +190,59 @@ class FastStream(IMuxedStream):
             MuxedStreamEOF: the stream ended before it was full.
             MuxedStreamReset: the stream or its link was cut.
         """
-        while view:
-            if not self._parts:
-                self._target = view
-                try:
-                    await self._wait_readable()
-                finally:
-                    view, self._target = self._target, None
-                continue
-            part = memoryview(self._parts[0])[self._offset : self._offset + len(view)]
-            size = len(part)
-            view[:size] = part
-            view = view[size:]
-            part.release()
-            self._take(size)
+        await self.fill(iter((view,)))
+
+    async def fill(self, places: Iterator[memoryview]) -> None:
+        """Fill one buffer after the other, until there are no more.
+
+        `places` is asked for the next buffer as soon as one is full, also from the link's task: so a
+        reader that knows its format is not woken in the middle of a message.
+
+        Raises:
+            MuxedStreamEOF: the stream ended before the last was full.
+            MuxedStreamReset: the stream or its link was cut.
+        """
+        self._places = places
+        self._next_place()
+        try:
+            while self._places is not None:
+                if self._parts:
+                    part = memoryview(self._parts[0])[self._offset :]
+                    size = self._place(part)
+                    part.release()
+                    self._take(size)
+                    continue
+                if self.was_reset:
+                    raise MuxedStreamReset("the stream was reset")
+                if self.recv_closed:
+                    raise MuxedStreamEOF("the stream has ended")
+                self._readable = trio.Event()
+                await self._readable.wait()
+        finally:
+            self._places, self._target = None, NOWHERE
+
+    def _next_place(self) -> None:
+        """Ask for buffers until one can take bytes, and wake the reader when there is none."""
+        while self._places is not None and not self._target:
+            try:
+                self._target = next(self._places)
+            except StopIteration:
+                self._places = None
+                self._readable.set()
+
+    def _place(self, data: memoryview) -> int:
+        """Put bytes where the reader wants them; return how many it wanted."""
+        done = 0
+        while done < len(data) and self._target:
+            size = min(len(self._target), len(data) - done)
+            self._target[:size] = data[done : done + size]
+            self._target = self._target[size:]
+            done += size
+            self._next_place()
+        return done
 
     async def _wait_readable(self) -> None:
-        """Wait until there are parts, or the target is full."""
-        while not self._parts and (self._target is None or len(self._target)):
+        while not self._parts:
             if self.was_reset:
                 raise MuxedStreamReset("the stream was reset")
             if self.recv_closed:
@@ -208,6 +269,19 @@ class FastStream(IMuxedStream):
         self.credit += grant + extra
         self.muxed_conn.grant(self.stream_id, grant + extra)
 
+    def target_for(self, size: int) -> memoryview | None:
+        """Return where the next `size` bytes can be written at once, if the reader waits for so many."""
+        if len(self._target) < size or size > self.credit or self.recv_closed or self.was_reset:
+            return None
+        return self._target[:size]
+
+    def placed(self, size: int) -> None:
+        """The bytes stand where `target_for` said."""
+        self.credit -= size
+        self._target = self._target[size:]
+        self._next_place()
+        self._consumed(size)
+
     def deliver(self, body: memoryview) -> None:
         """Take in bytes of a frame.
 
@@ -219,19 +293,16 @@ class FastStream(IMuxedStream):
             raise BadFrame("the peer ignores flow control")
         if self.recv_closed or self.was_reset:
             return
-        if self._target is not None and not self._parts:
-            size = min(len(self._target), len(body))
-            self._target[:size] = body[:size]
-            self._target = self._target[size:]
-            body = body[size:]
+        size = self._place(body)
+        if size:
             self._consumed(size)
-            if len(self._target) and not body:
-                return
-        if body:
-            if self._parts and len(self._parts[-1]) + len(body) <= SMALL:
-                self._parts[-1] += body
-            else:
-                self._parts.append(bytearray(body))
+            body = body[size:]
+        if not body:
+            return
+        if self._parts and len(self._parts[-1]) + len(body) <= SMALL:
+            self._parts[-1] += body
+        else:
+            self._parts.append(bytearray(body))
         self._readable.set()
 
     async def close(self) -> None:

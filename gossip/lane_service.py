@@ -14,9 +14,10 @@ from typing import Final
 import trio
 
 from crypto.keys import short
+from gossip.core import Data
 from gossip.errors import RemoteViolation
 from gossip.host import FrameReceived
-from gossip.lanes import BULK, CONTROL, LinkBroken, read_frame
+from gossip.lanes import BULK, CONTROL, FrameReader, LinkBroken, read_frame
 from gossip.libp2p_net import Network
 from gossip.libp2p_parts import LaneStream
 from gossip.peer_links import Events, Link, Peer, Reading
@@ -76,18 +77,22 @@ class LaneService:
     async def read(self, link: Link, lane: str, stream: LaneStream) -> None:
         """Hand on frames until the stream ends."""
         peer, reading = link.peer, Reading()
+
+        def take(head: bytes, data: Data) -> bool:
+            peer.received += len(head) + len(data)
+            self._events.put(FrameReceived(peer.id, head, data), peer)
+            return not peer.is_full
+
+        frames = FrameReader(lane, take)
         try:
             with reading.scope:
+                head, data = await read_frame(stream, lane)
+                await _take_over(peer, lane, reading)
+                take(head, data)
+                del data
                 while True:
-                    head, data = await read_frame(stream, lane)
-                    if peer.readings.get(lane) is not reading:
-                        await _take_over(peer, lane, reading)
-                    while peer.is_full:
-                        peer.drained = trio.Event()
-                        await peer.drained.wait()
-                    peer.received += len(head) + len(data)
-                    self._events.put(FrameReceived(peer.id, head, data), peer)
-                    await trio.lowlevel.checkpoint()
+                    await peer.wait_drained()
+                    await frames.read(stream)
         except LinkBroken:
             log.debug("%s from %s ended", lane, short(peer.id))
         except RemoteViolation as violation:

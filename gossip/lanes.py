@@ -10,7 +10,7 @@ the link takes it. So a control frame never waits behind more than one record of
 import struct
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -69,12 +69,12 @@ class LinkBroken(Exception):
 class ByteStream(Protocol):
     """What a lane needs of a stream; all methods raise `LinkBroken`."""
 
-    async def write(self, data: Data) -> None:
+    async def write(self, data: Data, more: Data = b"") -> None:
         """Send everything."""
         ...
 
-    async def read_into(self, view: memoryview) -> None:
-        """Fill the buffer."""
+    async def fill(self, places: Iterator[memoryview]) -> None:
+        """Fill one buffer after the other, asking for the next when one is full."""
         ...
 
 
@@ -143,8 +143,7 @@ class Outbox:
         head, data = self._frames.popleft()
         prefix = PREFIX.pack(len(head), len(data))
         if data:
-            await stream.write(prefix + head)
-            await stream.write(data)
+            await stream.write(prefix + head, data)
             sent(len(head) + len(data))
         else:
             joined, count = self._joined(prefix + head)
@@ -164,26 +163,64 @@ class Outbox:
 _buffers: Final = Buffers()
 
 
-async def read_frame(
-    stream: ByteStream, lane: str, max_head: int = MAX_HEAD_BYTES
-) -> tuple[bytes, memoryview | bytes]:
-    """Return the next frame; nothing is allocated before the lengths were checked.
+class FrameReader:
+    """Cuts the bytes of a lane into frames, wherever they come from."""
+
+    def __init__(
+        self, lane: str, take: Callable[[bytes, Data], bool], max_head: int = MAX_HEAD_BYTES
+    ) -> None:
+        """`take` is handed each frame and says whether it wants more."""
+        self._take = take
+        self._max_head = max_head
+        self._max_data = MAX_DATA_BYTES if lane == BULK else 0
+        self._violation: RemoteViolation | None = None
+
+    async def read(self, stream: ByteStream) -> None:
+        """Read frames until enough were taken.
+
+        Raises:
+            LinkBroken: the stream ended.
+            RemoteViolation: a frame is larger than any of ours.
+        """
+        await stream.fill(self._places())
+        if self._violation is not None:
+            raise self._violation
+
+    def _places(self) -> Iterator[memoryview]:
+        """Yield the memory for what comes next; none is taken before the lengths were checked."""
+        prefix = memoryview(bytearray(PREFIX.size))
+        wants_more = True
+        while wants_more:
+            yield prefix
+            head_size, data_size = PREFIX.unpack(prefix)
+            if head_size > self._max_head:
+                self._violation = RemoteViolation("head too large", f"{head_size} bytes")
+                return
+            if data_size > self._max_data:
+                self._violation = RemoteViolation("data too large", f"{data_size} bytes")
+                return
+            head = bytearray(head_size)
+            yield memoryview(head)
+            data: Data = b""
+            if data_size:
+                data = _buffers.take(data_size)
+                yield data
+            wants_more = self._take(bytes(head), data)
+            del data  # whoever took it decides how long it lives
+
+
+async def read_frame(stream: ByteStream, lane: str, max_head: int = MAX_HEAD_BYTES) -> tuple[bytes, Data]:
+    """Return the next frame.
 
     Raises:
         LinkBroken: the stream ended.
         RemoteViolation: the frame is larger than any of ours.
     """
-    prefix = bytearray(PREFIX.size)
-    await stream.read_into(memoryview(prefix))
-    head_size, data_size = PREFIX.unpack(prefix)
-    if head_size > max_head:
-        raise RemoteViolation("head too large", f"{head_size} bytes")
-    if data_size > (MAX_DATA_BYTES if lane == BULK else 0):
-        raise RemoteViolation("data too large", f"{data_size} bytes")
-    head = bytearray(head_size)
-    await stream.read_into(memoryview(head))
-    if not data_size:
-        return bytes(head), b""
-    data = _buffers.take(data_size)
-    await stream.read_into(data)
-    return bytes(head), data
+    frames: list[tuple[bytes, Data]] = []
+
+    def take(head: bytes, data: Data) -> bool:
+        frames.append((head, data))
+        return False
+
+    await FrameReader(lane, take, max_head).read(stream)
+    return frames[0]

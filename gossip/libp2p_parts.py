@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -47,32 +47,45 @@ class LaneStream:
         self._fast = stream.muxed_stream if isinstance(stream.muxed_stream, FastStream) else None
         self.connection = stream.swarm_conn
 
-    async def write(self, data: Data) -> None:
+    async def write(self, data: Data, more: Data = b"") -> None:
         """See `ByteStream`."""
         try:
             if self._fast is not None:
-                await self._fast.write(data)
+                await self._fast.write(data, more)
                 return
-            view = memoryview(data).cast("B")
-            for start in range(0, len(view), STOCK_PIECE):
-                await self._stream.write(bytes(view[start : start + STOCK_PIECE]))
+            for piece in (data, more):
+                view = memoryview(piece).cast("B")
+                for start in range(0, len(view), STOCK_PIECE):
+                    await self._stream.write(bytes(view[start : start + STOCK_PIECE]))
         except STREAM_ERRORS as error:
             raise LinkBroken(str(error)) from error
 
-    async def read_into(self, view: memoryview) -> None:
+    async def fill(self, places: Iterator[memoryview]) -> None:
         """See `ByteStream`."""
         try:
             if self._fast is not None:
-                await self._fast.read_into(view)
+                await self._fast.fill(places)
                 return
-            while view:
-                piece = await self._stream.read(len(view))
-                if not piece:
-                    raise LinkBroken("the stream ended")
-                view[: len(piece)] = piece
-                view = view[len(piece) :]
+            for view in places:
+                await self._fill_one(view)
         except STREAM_ERRORS as error:
             raise LinkBroken(str(error)) from error
+
+    async def _fill_one(self, view: memoryview) -> None:
+        while view:
+            piece = await self._stream.read(len(view))
+            if not piece:
+                raise LinkBroken("the stream ended")
+            view[: len(piece)] = piece
+            view = view[len(piece) :]
+
+    async def read_into(self, view: memoryview) -> None:
+        """Fill one buffer.
+
+        Raises:
+            LinkBroken: the stream ended before.
+        """
+        await self.fill(iter((view,)))
 
     async def reset(self) -> None:
         """End it in both directions, without waiting for a peer that takes no data."""

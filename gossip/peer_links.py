@@ -110,6 +110,14 @@ class Peer:
         """Whether so much from it waits that it is not read for now."""
         return self.backlog_bytes >= MAX_BACKLOG_BYTES or self.backlog_frames >= MAX_BACKLOG_FRAMES
 
+    async def wait_drained(self) -> None:
+        """Wait until so little waits that it is read again."""
+        while self.is_full:
+            # Several lanes may wait: none of them must lose the event of another.
+            if self.drained.is_set():
+                self.drained = trio.Event()
+            await self.drained.wait()
+
     def add_sent(self, size: int) -> None:
         """Count payload bytes."""
         self.sent += size

@@ -1,6 +1,7 @@
 """Lanes: frames in order, bounds before memory, buffers used again but never while in use."""
 
 import gc
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -31,15 +32,16 @@ class Pipe:
         self.data = bytearray(data)
         self.writes: list[int] = []
 
-    async def write(self, data: Data) -> None:
-        self.data += data
-        self.writes.append(len(data))
+    async def write(self, data: Data, more: Data = b"") -> None:
+        self.data += bytes(data) + bytes(more)
+        self.writes.append(len(data) + len(more))
 
-    async def read_into(self, view: memoryview) -> None:
-        if len(self.data) < len(view):
-            raise LinkBroken("the pipe is empty")
-        view[:] = self.data[: len(view)]
-        del self.data[: len(view)]
+    async def fill(self, places: Iterator[memoryview]) -> None:
+        for view in places:
+            if len(self.data) < len(view):
+                raise LinkBroken("the pipe is empty")
+            view[:] = self.data[: len(view)]
+            del self.data[: len(view)]
 
 
 async def sent(outbox: Outbox, pipe: Pipe) -> list[int]:
