@@ -321,7 +321,9 @@ class RecordSession(BaseSession):
         sealed = self._sealed_out[:size]
         self._is_cut = True
         if self._tcp is not None:
-            sealed = sealed[self._tcp.send_nowait(sealed) :]
+            # Again after a part was taken: often the other end has made room meanwhile.
+            while sealed and (count := self._tcp.send_nowait(sealed)):
+                sealed = sealed[count:]
         if sealed:
             with trio.move_on_after(SEND_STALL) as scope:
                 scope.shield = True
