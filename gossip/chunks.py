@@ -8,6 +8,7 @@ member's copy may still wait to be sent.
 
 import numpy as np
 
+from gossip.buffers import BUFFERS
 from gossip.codecs import CODECS, BadCode, Feedback, encode_with_feedback
 from gossip.core import Data, Vector
 
@@ -25,21 +26,22 @@ def bounds(numel: int, shares: tuple[int, ...]) -> list[int]:
 
 
 def weighted_mean(vectors: list[Vector], weights: list[float]) -> Vector:
-    """Return the mean in a new vector, adding in the order given; weights that sum to zero count alike."""
+    """Return the mean in a vector of its own, adding in the order given; weights of zero sum count alike."""
+    mean = np.frombuffer(BUFFERS.take(vectors[0].nbytes), np.float32)
     total = sum(weights)
     if total <= 0:
         weights, total = [1.0] * len(weights), float(len(weights))
     first = np.float32(weights[0] / total)
     if len(vectors) == 1:
-        return vectors[0] * first
+        return np.multiply(vectors[0], first, out=mean)
     if all(weight == weights[0] for weight in weights):
         # One multiplication instead of n: sums are what a round's time goes into.
-        mean = np.add(vectors[0], vectors[1])
+        np.add(vectors[0], vectors[1], out=mean)
         for vector in vectors[2:]:
             mean += vector
         mean *= first
         return mean
-    mean = vectors[0] * first
+    np.multiply(vectors[0], first, out=mean)
     term = np.empty_like(mean)
     for vector, weight in zip(vectors[1:], weights[1:], strict=True):
         np.multiply(vector, np.float32(weight / total), out=term)

@@ -8,14 +8,13 @@ the link takes it. So a control frame never waits behind more than one record of
 """
 
 import struct
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-import numpy as np
 import trio
 
+from gossip.buffers import BUFFERS
 from gossip.core import Data
 from gossip.errors import RemoteViolation
 
@@ -27,39 +26,6 @@ MAX_DATA_BYTES: Final = 4 << 20
 MAX_QUEUED: Final = {CONTROL: 1024, BULK: 8192}
 """Frames. A peer for whom more of them wait does not keep up with what it must know."""
 JOINED_BYTES: Final = 128 * 1024
-
-
-class Buffers:
-    """Memory for bulk that is used again when nothing refers to it any more.
-
-    Fresh memory costs the kernel's zeroing and a page fault per 4 KiB, a third of the time of
-    receiving a frame. Each buffer is lent through an array of its own; every view of the data keeps
-    that array alive, and its end brings the buffer back.
-    """
-
-    def __init__(self, keep_bytes: int = 32 << 20) -> None:
-        """`keep_bytes`: free memory above this goes back to the system."""
-        self._free: dict[int, list[bytearray]] = {}
-        self._keep_bytes = keep_bytes
-        self._lent: dict[int, weakref.ref[Any]] = {}
-
-    def take(self, size: int) -> memoryview:
-        """Return memory of this size; what stands in it is anybody's."""
-        try:
-            buffer = self._free[size].pop()
-        except (KeyError, IndexError):
-            buffer = bytearray(size)
-        lease = np.frombuffer(buffer, np.uint8)
-        key = id(lease)
-
-        def take_back(_: object) -> None:  # in whichever thread the last view ends: no counters, no locks
-            self._lent.pop(key, None)
-            if sum(each * len(same) for each, same in list(self._free.items())) + size > self._keep_bytes:
-                self._free.clear()
-            self._free.setdefault(size, []).append(buffer)
-
-        self._lent[key] = weakref.ref(lease, take_back)
-        return lease.data
 
 
 class LinkBroken(Exception):
@@ -160,9 +126,6 @@ class Outbox:
         return b"".join(pieces), len(pieces)
 
 
-_buffers: Final = Buffers()
-
-
 class FrameReader:
     """Cuts the bytes of a lane into frames, wherever they come from."""
 
@@ -203,7 +166,7 @@ class FrameReader:
             yield memoryview(head)
             data: Data = b""
             if data_size:
-                data = _buffers.take(data_size)
+                data = BUFFERS.take(data_size)
                 yield data
             wants_more = self._take(bytes(head), data)
             del data  # whoever took it decides how long it lives

@@ -1,9 +1,7 @@
-"""Lanes: frames in order, bounds before memory, buffers used again but never while in use."""
+"""Lanes: frames in order, and bounds before memory."""
 
-import gc
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -18,7 +16,6 @@ from gossip.lanes import (
     MAX_HEAD_BYTES,
     MAX_QUEUED,
     PREFIX,
-    Buffers,
     LinkBroken,
     Outbox,
     read_frame,
@@ -115,25 +112,3 @@ def test_lengths_beyond_all_frames_are_refused_before_anything_is_read(
         assert caught.value.reason == reason
 
     trio.run(main)
-
-
-def test_a_buffer_is_used_again_when_the_last_view_of_it_is_gone() -> None:
-    buffers = Buffers()
-    first = buffers.take(1000)
-    first[:] = b"\x01" * 1000
-    vector = np.frombuffer(first, np.uint8)[10:20]
-    del first
-    gc.collect()
-    second = buffers.take(1000)
-    second[:] = b"\x02" * 1000
-    assert bytes(vector) == b"\x01" * 10
-    del vector
-    assert bytes(buffers.take(1000)) == b"\x01" * 1000
-
-
-def test_free_buffers_are_bounded() -> None:
-    buffers = Buffers(keep_bytes=5000)
-    lent = [buffers.take(size) for size in range(1, 3000, 100)]
-    del lent
-    assert sum(size * len(same) for size, same in buffers._free.items()) <= 5000
-    assert not buffers._lent

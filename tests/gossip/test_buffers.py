@@ -1,0 +1,29 @@
+"""Buffers are used again but never while in use."""
+
+import gc
+
+import numpy as np
+
+from gossip.buffers import Buffers
+
+
+def test_a_buffer_is_used_again_when_the_last_view_of_it_is_gone() -> None:
+    buffers = Buffers()
+    first = buffers.take(1000)
+    first[:] = b"\x01" * 1000
+    vector = np.frombuffer(first, np.uint8)[10:20]
+    del first
+    gc.collect()
+    second = buffers.take(1000)
+    second[:] = b"\x02" * 1000
+    assert bytes(vector) == b"\x01" * 10
+    del vector
+    assert bytes(buffers.take(1000)) == b"\x01" * 1000
+
+
+def test_free_buffers_are_bounded() -> None:
+    buffers = Buffers(keep_bytes=5000)
+    lent = [buffers.take(size) for size in range(1, 3000, 100)]
+    del lent
+    assert sum(size * len(same) for size, same in buffers._free.items()) <= 5000
+    assert not buffers._lent
