@@ -32,8 +32,8 @@ MAX_WINDOW: Final = 16 << 20
 """Bytes under way on one stream: fills 160 MB/s at 100 ms."""
 LEAD: Final = 4096
 """Bytes that are put behind a frame's header; what is larger goes in records of its own."""
-YIELD_BYTES: Final = 1 << 20
-"""Bytes that one task may send without letting others run."""
+YIELD_BYTES: Final = 4 << 20
+"""Bytes that one task may send or receive without letting others run: a millisecond or two."""
 SMALL: Final = 64 * 1024
 """Received pieces are joined up to this size, so that one-byte frames cost no object each."""
 
