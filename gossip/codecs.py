@@ -24,9 +24,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from gossip.buffers import BUFFERS
 from gossip.core import Data, Vector
 
 BLOCK: Final = 1024
+PIECE: Final = 64 * BLOCK
+"""Numbers that are worked on at a time: what is in between stays in the cache."""
 TOPK_SHARE: Final = 100
 """One number in this many travels."""
 
@@ -50,6 +53,11 @@ class Codec:
     """Numbers to bytes; float32 returns a view."""
     decode: Callable[[Data, int], Vector]
     """Bytes to numbers, which are finite if the sender's were; may be a read-only view."""
+
+
+def _vector(count: int) -> Vector:
+    """Return memory for so many numbers."""
+    return np.frombuffer(BUFFERS.take(4 * count), np.float32)
 
 
 def _n_blocks(count: int) -> int:
@@ -98,21 +106,37 @@ def _decode_bfloat16(data: Data, count: int) -> Vector:
 
 
 def _encode_int8(vector: Vector) -> Data:
-    blocks = _blocks(vector)
+    n_blocks = _n_blocks(vector.size)
+    data = BUFFERS.take(4 * n_blocks + vector.size)
+    scales = np.frombuffer(data, np.float32, n_blocks)
+    codes = np.frombuffer(data, np.int8, offset=scales.nbytes)
+    whole = vector.size // BLOCK * BLOCK
+    for lo in range(0, whole, PIECE):
+        blocks = vector[lo : min(lo + PIECE, whole)].reshape(-1, BLOCK)
+        scales[lo // BLOCK :][: len(blocks)], codes[lo:][: blocks.size] = _quantized(blocks)
+    if whole < vector.size:
+        scales[-1:], last = _quantized(_blocks(vector[whole:]))
+        codes[whole:] = last[: vector.size - whole]
+    return data
+
+
+def _quantized(blocks: npt.NDArray[np.float32]) -> tuple[Vector, npt.NDArray[np.float32]]:
+    """Return the scale of each block and its whole numbers in a row."""
     scales = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(127)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
-    codes = np.rint(blocks * inverse[:, None]).astype(np.int8)
-    return bytes(scales.tobytes() + codes.reshape(-1)[: vector.size].tobytes())
+    numbers = blocks * inverse[:, None]
+    return scales, np.rint(numbers, out=numbers).reshape(-1)
 
 
 def _decode_int8(data: Data, count: int) -> Vector:
     scales = np.frombuffer(data, np.float32, _n_blocks(count))
     codes = np.frombuffer(data, np.int8, count, offset=scales.nbytes)
-    vector = codes.astype(np.float32)
+    vector = _vector(count)
     whole = count // BLOCK * BLOCK
-    vector[:whole].reshape(-1, BLOCK)[...] *= scales[: count // BLOCK, None]
+    rows = vector[:whole].reshape(-1, BLOCK)
+    np.multiply(codes[:whole].reshape(-1, BLOCK), scales[: len(rows), None], out=rows)
     if whole < count:
-        vector[whole:] *= scales[-1]
+        np.multiply(codes[whole:], scales[-1], out=vector[whole:])
     return vector
 
 
@@ -189,8 +213,8 @@ def encode_with_feedback(codec: Codec, vector: Vector, owed: Vector | None) -> t
     if owed is None:
         data = codec.encode(vector)
         return data, codec.decode(data, vector.size)
-    total = vector + owed
-    data = codec.encode(total)
+    owed += vector
+    data = codec.encode(owed)
     read = codec.decode(data, vector.size)
-    np.subtract(total, read, out=owed)
+    owed -= read
     return data, read

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from gossip.codecs import BLOCK, CODECS, BadCode, Feedback, encode_with_feedback, topk_count
+from gossip.codecs import BLOCK, CODECS, PIECE, BadCode, Feedback, encode_with_feedback, topk_count
 from gossip.core import Vector
 
-COUNTS = [1, 7, BLOCK, BLOCK + 1, 5000]
+COUNTS = [1, 7, BLOCK, BLOCK + 1, 5000, PIECE + BLOCK + 3]
 
 
 def numbers(count: int, seed: int = 0, scale: float = 1.0) -> Vector:
