@@ -30,6 +30,8 @@ from gossip.core import Data, Vector
 BLOCK: Final = 1024
 PIECE: Final = 64 * BLOCK
 """Numbers that are worked on at a time: what is in between stays in the cache."""
+SMALLEST_SCALE: Final = np.float32(2.0**-120)
+"""A block of int8 with a smaller scale is sent as zeros: the inverse would not be finite."""
 TOPK_SHARE: Final = 100
 """One number in this many travels."""
 
@@ -123,7 +125,7 @@ def _encode_int8(vector: Vector) -> Data:
 def _quantized(blocks: npt.NDArray[np.float32]) -> tuple[Vector, npt.NDArray[np.float32]]:
     """Return the scale of each block and its whole numbers in a row."""
     scales = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(127)
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales >= SMALLEST_SCALE)
     numbers = blocks * inverse[:, None]
     return scales, np.rint(numbers, out=numbers).reshape(-1)
 

@@ -2,11 +2,40 @@
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from gossip.codecs import BLOCK, CODECS, PIECE, BadCode, Feedback, encode_with_feedback, topk_count
+from gossip.codecs import (
+    BLOCK,
+    CODECS,
+    PIECE,
+    SMALLEST_SCALE,
+    BadCode,
+    Feedback,
+    encode_with_feedback,
+    topk_count,
+)
 from gossip.core import Vector
 
 COUNTS = [1, 7, BLOCK, BLOCK + 1, 5000, PIECE + BLOCK + 3]
+ANY = arrays(
+    np.float32,
+    st.one_of(st.integers(1, 40), st.integers(BLOCK - 2, BLOCK + 40)),
+    elements=st.floats(-(2.0**49), 2.0**49, width=32),
+    fill=st.sampled_from([np.float32(0), np.float32(1e-3)]),
+)
+"""Vectors as an exchange lets them in: finite, and of no absurd size."""
+TINIEST = float(np.finfo(np.float32).tiny)
+"""Below this float32 itself has fewer digits."""
+
+
+def read_back(name: str, x: Vector) -> Vector:
+    return CODECS[name].decode(CODECS[name].encode(x), x.size)
+
+
+def exact(x: Vector) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return x.astype(np.float64)
 
 
 def numbers(count: int, seed: int = 0, scale: float = 1.0) -> Vector:
@@ -109,3 +138,72 @@ def test_without_feedback_nothing_is_remembered() -> None:
     data, read = encode_with_feedback(CODECS["float32"], x, None)
     assert np.array_equal(read, x)
     assert len(data) == 400
+
+
+# --- error bounds, for vectors of any kind --------------------------------------------------------
+
+
+@given(ANY)
+def test_float32_loses_nothing(x: Vector) -> None:
+    assert read_back("float32", x).tobytes() == x.tobytes()
+
+
+@given(ANY)
+def test_float16_is_off_by_its_last_digit_and_clips_what_it_cannot_hold(x: Vector) -> None:
+    held = np.clip(x, -65504, 65504)
+    error = np.abs(exact(read_back("float16", x)) - exact(held))
+    assert np.all(error <= 2.0**-11 * np.abs(exact(held)) + 2.0**-25)
+
+
+@given(ANY)
+def test_bfloat16_is_off_by_its_last_digit_over_the_whole_range(x: Vector) -> None:
+    error = np.abs(exact(read_back("bfloat16", x)) - exact(x))
+    assert np.all(error <= 2.0**-8 * np.maximum(np.abs(exact(x)), TINIEST))
+
+
+@given(ANY)
+@example(np.array([1e-37, 0.0, -5e-38], np.float32))
+@example(np.array([1e-42, 1e-44], np.float32))
+def test_int8_is_off_by_half_a_step_of_its_block_whatever_is_in_it(x: Vector) -> None:
+    read = read_back("int8", x)
+    for start in range(0, x.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        largest = float(np.abs(exact(x[block])).max())
+        # Rounding of the scale and of the product, beside the half step; and what is too small to be sent.
+        bound = largest / 254 * (1 + 1e-4) + 127 * float(SMALLEST_SCALE)
+        assert np.abs(exact(read[block]) - exact(x[block])).max() <= bound
+
+
+@given(ANY)
+def test_topk_leaves_out_no_more_than_the_share_of_what_it_does_not_send(x: Vector) -> None:
+    read = read_back("topk", x)
+    left = 1 - topk_count(x.size) / x.size
+    square = float((exact(x) ** 2).sum())
+    error = float(((exact(read) - exact(x)) ** 2).sum())
+    assert error <= (left + 2.0**-16) * square + x.size * TINIEST**2
+
+
+@given(ANY)
+def test_sign_never_makes_a_vector_worse_than_sending_nothing(x: Vector) -> None:
+    read = read_back("sign", x)
+    for start in range(0, x.size, BLOCK):
+        block, count = exact(x[start : start + BLOCK]), min(BLOCK, x.size - start)
+        # The mean magnitude is the best step; what it takes off the square is |x|_1^2 / n.
+        gained = np.abs(block).sum() ** 2 / count
+        square = float((block**2).sum())
+        error = float(((exact(read[start : start + BLOCK]) - block) ** 2).sum())
+        assert error <= square - gained + 1e-4 * square + count * TINIEST**2
+
+
+@given(st.sampled_from(["int8", "topk", "sign"]), st.lists(ANY, min_size=1, max_size=4))
+def test_what_is_owed_is_exactly_what_was_not_read(name: str, vectors: list[Vector]) -> None:
+    size = min(vector.size for vector in vectors)
+    owed = np.zeros(size, np.float32)
+    given_, sent = np.zeros(size), np.zeros(size)
+    largest = 0.0
+    for vector in vectors:
+        x = np.ascontiguousarray(vector[:size])
+        sent += encode_with_feedback(CODECS[name], x, owed)[1]
+        given_ += x
+        largest = max(largest, float(np.abs(exact(x)).max()), float(np.abs(exact(owed)).max()))
+    assert np.abs(sent + owed - given_).max() <= 1e-6 * len(vectors) * largest + TINIEST
