@@ -7,7 +7,7 @@ and returns its metrics by name. Without --json, the table of mean ± standard d
 put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png. With --json nothing is
 written but a line per seed and system to standard output. Everything runs in this process, on one thread.
 
-`codecs` is no method: it measures what codecs cost, for docs/codecs.md.
+`codecs` and `overlap` are no methods: they measure what lossy numbers and a delay cost, for docs/NAME.md.
 """
 
 import argparse
@@ -29,7 +29,9 @@ NAMES: Final = (
     "fedln",
     "fedstar",
     "matu",
+    "overlap",
 )
+NO_METHODS: Final = ("codecs", "overlap")
 BEGIN: Final = "<!-- reproduced: begin -->"
 END: Final = "<!-- reproduced: end -->"
 COLUMNS: Final = 2
@@ -48,9 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--json", action="store_true", help="a line per seed and system, and no files")
-    parser.add_argument("--out", type=Path, help="a folder; docs/methods unless given, docs for codecs")
+    parser.add_argument(
+        "--out", type=Path, help="a folder; docs/methods unless given, docs for what is no method"
+    )
     given = parser.parse_args(arguments)
-    out = given.out or ROOT / "docs" / ("" if given.name == "codecs" else "methods")
+    out = given.out or ROOT / "docs" / ("" if given.name in NO_METHODS else "methods")
     if given.seeds < 1:
         parser.error(f"--seeds {given.seeds}: choose 1 or more")
     found = measure(given.name, range(given.seeds), as_json=given.json)

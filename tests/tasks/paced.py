@@ -52,3 +52,13 @@ class PacedDigits(Digits):
         """See `Task`."""
         time.sleep(self._pause)
         return super().loss(model, batch)
+
+
+class WideDigits(Digits):
+    """Digits by a perceptron of 301,066 parameters, beside which other traffic is little."""
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        return nn.Sequential(
+            nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
+        )
