@@ -182,7 +182,7 @@ class SwarmOptimizer:
             self._take_over(overlap.restart())
         except RunOver:
             self._end(overlap.agreed)
-        self.rounds = overlap.round if not self.is_finished else self._spec.rounds
+        self.rounds = overlap.round
 
     def _move(self, moved: Moved | None) -> None:
         if moved is not None:
@@ -241,12 +241,19 @@ class SwarmOptimizer:
             raise
         self._session, self._begin = session, None
         if self._spec.delay:
-            self._overlap = Overlap(session, self._method, lambda state, report: report)
-            self._take_over(self._overlap.agreed)
-            self.rounds = self._overlap.round
+            self._attach_overlap(session, initial)
         else:
             self._next_round(session, initial)
         self._worked_from = time.monotonic()
+
+    def _attach_overlap(self, session: Session, initial: State) -> None:
+        try:
+            overlap = self._overlap = Overlap(session, self._method, lambda state, report: report)
+        except RunOver:
+            self._end(initial)
+            return
+        self._take_over(overlap.agreed)
+        self.rounds = overlap.round
 
     def _try_again(self) -> None:
         try:

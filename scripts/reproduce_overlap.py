@@ -9,8 +9,8 @@ from typing import Final
 from lockstep import train, train_overlapped
 
 from methods.base import OuterMethod
-from methods.diloco import DiLoCo
 from methods.digits import Digits
+from methods.diloco import DiLoCo
 from methods.fedavg import FedAvg
 from methods.learner import TorchLearner
 

@@ -150,6 +150,7 @@ def test_with_a_delay_a_loop_goes_on_while_its_model_travels(daemon: FakeDaemon,
         loop.steps(1)
     serving.join()
     assert np.array_equal(loop.vector, theirs)
+    assert loop.swarm.rounds == 1
     loop.swarm.close()
 
 
@@ -174,6 +175,22 @@ def test_a_state_that_comes_while_a_model_travels_is_taken_over(daemon: FakeDaem
     serving.join()
     assert np.array_equal(loop.vector, theirs)
     loop.swarm.close()
+
+
+def test_a_loop_that_comes_when_the_run_is_over_goes_on_alone(daemon: FakeDaemon, home: Path) -> None:
+    serving = in_thread(lambda: daemon.attach().send(ipc.Stop()))
+    loop = Loop(home, delay=1)
+    serving.join()
+    assert loop.swarm.is_finished
+    before = loop.vector
+    loop.steps(6)
+    assert not np.array_equal(loop.vector, before)
+    loop.swarm.close()
+
+
+def test_a_delay_that_there_is_not_is_refused(home: Path) -> None:
+    with pytest.raises(BadOption, match="delay = 2: choose 0"):
+        Loop(home, delay=2)
 
 
 def test_a_newcomer_takes_over_the_swarms_state(daemon: FakeDaemon, home: Path) -> None:

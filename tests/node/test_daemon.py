@@ -35,7 +35,7 @@ print(sorted({"torch", "sklearn", "scipy", "hivemind", "methods.learner"} & set(
         {"network": HostConfig(swarm="a swarm of two words")},
         {
             "run": RunConfig(
-                task="digits", rounds=7, seed=3, group_size=4, quorum=2, codec="float16", name="x"
+                task="digits", rounds=7, seed=3, group_size=4, quorum=2, codec="float16", name="x", delay=1
             )
         },
         {

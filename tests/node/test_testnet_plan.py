@@ -139,3 +139,23 @@ def test_a_plan_left_in_peace_differs_in_nothing_else() -> None:
     assert plan.is_shaken
     assert plan.calm == Plan(nodes=7, seed=3)
     assert not plan.calm.is_shaken
+
+
+def test_a_delay_and_a_codec_reach_every_node_and_are_left_out_where_they_are_the_usual_ones() -> None:
+    command = start_command(Plan(delay=1, codec="int8"), 2, Path("h"), [], [])
+    assert command[command.index("--delay") + 1] == "1"
+    assert command[command.index("--codec") + 1] == "int8"
+    assert not {"--delay", "--codec"} & set(start_command(Plan(), 2, Path("h"), [], []))
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan(delay=1, method="fedstar"), "leave out --delay, or take --method diloco"),
+        (Plan(codec="int9"), "choose one with --codec"),
+        (Plan(codec="topk"), "take --method diloco, or --codec"),
+    ],
+)
+def test_what_every_node_would_refuse_is_refused_before_one_starts(plan: Plan, words: str) -> None:
+    with pytest.raises(BadPlan, match=words):
+        check(plan)
