@@ -6,10 +6,10 @@
         no:  waiting --Propose--> promised --Commit--> formed
                  '----silence----> the next peer in hash order convenes
 
-Ready peers are sorted by a hash of (run, round, peer) and dealt into ceil(n / group_size) groups, so
-groups mix over rounds; the first of each group convenes it. Views may differ for a moment: then two
-conveners propose, and a peer promises itself to the higher ballot, on a tie to the lower hash. A
-convener that sees a better proposal before its own is complete steps down.
+Ready peers are sorted by a hash of (run, peer) and dealt into ceil(n / group_size) groups that mix over
+rounds (grid.py). The first of each group by a hash of (run, round, peer) convenes it. Views may differ for a
+moment: then two conveners propose, and a peer promises itself to the higher ballot, on a tie to the lower
+hash. A convener that sees a better proposal before its own is complete steps down.
 
 Members need not all be linked to each other, only to their convener: who lacks a link to another member gets
 no part of the vector to reduce, and so speaks only with those that everyone reaches.
@@ -30,6 +30,7 @@ import msgspec
 
 from crypto.keys import PeerId
 from gossip.core import Effects, Send, SetTimer
+from gossip.grid import deal
 from gossip.messages import Abandon, Accept, Commit, Propose, Ready
 
 INFINITY: Final = float("inf")
@@ -45,7 +46,7 @@ class Group:
     id: bytes
     round: int
     members: tuple[PeerId, ...]
-    """In hash order: the order in which sums are taken."""
+    """In the order in which sums are taken: that of the grid, the same in every round of one group."""
     shares: tuple[int, ...]
 
 
@@ -74,8 +75,13 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rank(run: bytes, round_: int, peer: PeerId) -> bytes:
-    """Return where a peer stands in this round's order."""
+    """Return where a peer stands among those that may convene in this round."""
     return blake2b(run + round_.to_bytes(8, "big") + peer.encode(), digest_size=8).digest()
+
+
+def place(run: bytes, peer: PeerId) -> bytes:
+    """Return where a peer stands on the grid, in every round."""
+    return blake2b(run + peer.encode(), digest_size=8).digest()
 
 
 def group_id(run: bytes, commit: Commit) -> bytes:
@@ -282,10 +288,10 @@ class Matchmaking:
         if not ((everyone and enough) or overdue or now >= self._give_up_at):
             self._waiting_for = None
             return self._fire(self._go_at if enough and now < self._go_at else self._give_up_at)
-        groups = -(-len(candidates) // self.config.group_size)
-        mine = candidates.index(self.me) % groups
-        members = candidates[mine::groups]
-        convener = next(peer for peer in members if peer == self.me or peer not in self.mute)
+        groups = deal(candidates, self.round, self.config.group_size)
+        members = next(group for group in groups if self.me in group)
+        able = [peer for peer in members if peer == self.me or peer not in self.mute]
+        convener = min(able, key=lambda peer: rank(self.run, self.round, peer))
         if convener == self.me:
             return self._propose(members, now)
         if self._waiting_for != convener:
@@ -294,7 +300,7 @@ class Matchmaking:
         return []
 
     def _candidates(self) -> list[PeerId]:
-        return sorted(self.ready.keys() - self.silent, key=lambda peer: rank(self.run, self.round, peer))
+        return sorted(self.ready.keys() - self.silent, key=lambda peer: place(self.run, peer))
 
     def _propose(self, members: list[PeerId], now: float) -> Effects:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)

@@ -114,7 +114,10 @@ class SimTrainer:
     """Plays the trainer process: local work that takes its time, then the asks of a round."""
 
     def __init__(self, node: SimNode, asks: str, pace: float, step: float) -> None:
-        """`asks`: of a round, ``r`` for all-reduce, ``g`` for gather; `pace`: seconds of work per round."""
+        """`asks`: of a round, ``r`` for all-reduce, ``g`` for gather; `pace`: seconds of work per round.
+
+        ``m``: the peers differ in round 0 and do no further work, so that nothing but mixing is seen.
+        """
         self.node, self.asks, self.pace, self.step = node, asks, pace, step
         slots = (POOL[0].copy(), np.zeros(NUMEL, np.float32))
         exchange = np.zeros(NUMEL, np.float32)
@@ -159,7 +162,10 @@ class SimTrainer:
                 dice = self.node.dice
                 self._later(self.pace * (0.8 + 0.4 * dice.random()), self._ask)
             case ipc.Averaged():
-                self._sum += self.segment.exchange
+                if self.asks[self._index] == "m":
+                    np.multiply(self.segment.exchange, np.float32(2), out=self._sum)
+                else:
+                    self._sum += self.segment.exchange
                 self._answered()
             case ipc.Gathered():
                 for peer, body in message.bodies:
@@ -196,11 +202,12 @@ class SimTrainer:
             body = bytes([number + 1]) * (1 + (begun.round + number) % 5)
             ask: ipc.FromTrainer = ipc.AskGather(round=begun.round, index=self._index, tag="b", body=body)
         else:
+            weight = self.node.weight
+            if self.asks[self._index] == "m":
+                noise, weight = noise * np.float32(begun.round == 0) + self._sum, 1.0
             # In place, as the real trainer does: whoever still reads the last mean here reads garbage.
             np.add(self._sum, noise, out=self.segment.exchange)
-            ask = ipc.AskAllReduce(
-                round=begun.round, index=self._index, tag="p", weight=self.node.weight, numel=NUMEL
-            )
+            ask = ipc.AskAllReduce(round=begun.round, index=self._index, tag="p", weight=weight, numel=NUMEL)
         self.node.rounds.from_trainer(ask)
 
     def _answered(self) -> None:

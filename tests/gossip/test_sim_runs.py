@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sim import Scenario, Sim
+from sim_node import SimNode
 from sim_runs import draw, run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,3 +103,20 @@ def test_a_crowd_of_newcomers_does_not_lead_the_trained() -> None:
     result = sim.run()
     assert not result.violations
     assert result.rounds >= 5, "the two that trained kept their rounds"
+
+
+def test_nine_peers_in_groups_of_three_hold_one_state_after_two_rounds() -> None:
+    """Nobody fetches it: rows of the grid average, then columns."""
+    sim = Sim(Scenario(4, nodes=9, group_size=3, rounds=2, asks="m", wait_for=9))
+    states: dict[int, set[bytes]] = {1: set(), 2: set()}
+    look = sim.oracle.new_state
+
+    def seen(node: SimNode) -> None:
+        states.get(node.member.round, set()).add(node.member.state)
+        look(node)
+
+    sim.oracle.new_state = seen  # type: ignore[method-assign]
+    result = sim.run()
+    assert not result.violations
+    assert {round_: len(found) for round_, found in states.items()} == {1: 3, 2: 1}
+    assert result.counts["Behind"] == result.counts["Failed"] == 0
