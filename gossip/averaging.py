@@ -98,7 +98,8 @@ class _Collected:
 def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
     """Tell whether numbers may take part: finite, and not absurdly large."""
     # One pass: a NaN or an infinity anywhere makes the square sum not finite.
-    return bool(np.dot(numbers, numbers) <= max_norm**2)
+    with np.errstate(over="ignore"):
+        return bool(np.dot(numbers, numbers) <= max_norm**2)
 
 
 class Averaging:

@@ -228,6 +228,35 @@ class Missing(Exchange, frozen=True):
     members: Annotated[tuple[Slot, ...], msgspec.Meta(min_length=1, max_length=MAX_GROUP)]
 
 
+# --- pairwise averaging ---------------------------------------------------------------------------
+
+
+class Pairing(Message, frozen=True):
+    """The base of what two peers say of what one gives the other."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    """Of the giver: what it gave under an earlier one and was not yet applied is void."""
+
+
+class Push(Pairing, frozen=True):
+    """A chunk of what I give you: numbers, as data, and the weight that comes with them."""
+
+    id: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+    """One more than that of the last chunk you applied."""
+    chunk: Index
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1e15)]
+
+
+class Settle(Pairing, frozen=True):
+    """What have you applied? Apply nothing more of an earlier epoch."""
+
+
+class Applied(Pairing, frozen=True):
+    """I have applied what you gave up to this id, and nothing after it."""
+
+    id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
 # --- fetching a state -----------------------------------------------------------------------------
 
 
