@@ -137,7 +137,7 @@ class DeltaMask:
     def _head_round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         from methods.masking import HeadOnly, where
 
-        c = self.config
+        c, head = self.config, where(learner, "head")
         trained = learner.train(
             state.params,
             steps=c.head_steps,
@@ -146,7 +146,6 @@ class DeltaMask:
             round_=round_,
             objective=HeadOnly(learner),
         )
-        head = where(learner, "head")
         mean = yield from all_reduce(trained.params[head], weight=learner.examples, tag="head")
         params = state.params.copy()
         params[head] = mean.vector

@@ -18,15 +18,24 @@ from torch import nn
 from torch.func import functional_call
 
 from gossip.core import Vector
+from methods.errors import BadTask
 from methods.learner import TorchLearner
 from methods.objective import Objective
 from methods.task import Role
 
 
 def where(learner: TorchLearner, role: Role) -> npt.NDArray[np.bool_]:
-    """Return which of a model's numbers have a role, as a mask over its vector."""
+    """Return which of a model's numbers have a role, as a mask over its vector.
+
+    Raises:
+        BadTask: none has it.
+    """
     parts = [np.full(spec.numel, learner.task.role(spec.name) == role) for spec in learner.manifest]
-    return np.concatenate(parts)
+    found = np.concatenate(parts)
+    if not found.any():
+        name = type(learner.task).__name__
+        raise BadTask(f"{name} has no {role}: let its role() return {role!r} for some tensors of the model")
+    return found
 
 
 class HeadOnly(Objective):

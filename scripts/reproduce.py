@@ -3,8 +3,8 @@
     python scripts/reproduce.py NAME [--seeds 3] [--json] [--out docs/methods]
 
 Each NAME has a module scripts/reproduce_NAME.py with a function `systems(seed)`, which runs every system
-and returns its metrics by name. Without --json, the table of mean ± standard deviation over the seeds is
-put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png. With --json nothing is
+and returns, or yields as they are done, their names and metrics. Without --json, the table of mean ± standard
+deviation over the seeds is put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png. With --json nothing is
 written but a line per seed and system to standard output. Everything runs in this process, on one thread.
 
 `codecs` and `overlap` are no methods: they measure what lossy numbers and a delay cost, for docs/NAME.md.
@@ -76,7 +76,8 @@ def measure(name: str, seeds: Sequence[int], *, as_json: bool) -> Found:
     module = importlib.import_module(f"scripts.reproduce_{name}")
     found: Found = {}
     for seed in seeds:
-        for system, metrics in module.systems(seed).items():
+        done = module.systems(seed)
+        for system, metrics in done.items() if isinstance(done, Mapping) else done:
             found.setdefault(system, []).append(metrics)
             line = {"method": name, "system": system, "seed": seed, "metrics": metrics}
             print(json.dumps(line), file=sys.stdout if as_json else sys.stderr, flush=True)

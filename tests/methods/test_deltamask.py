@@ -13,7 +13,9 @@ from methods.base import Gather, Gathered, Report, State, Steps
 from methods.bitcoding import rice_bits
 from methods.bodies import SLICE_BYTES
 from methods.deltamask import BASE, KEPT, VOTES, DeltaMask, DeltaMaskConfig, choose, common_words
+from methods.digits import Digits
 from methods.digits_body import DigitsBody
+from methods.errors import BadTask
 from methods.fuse_filter import build
 from methods.learner import TorchLearner
 from methods.mask_update import Bounds, Filter, write
@@ -78,6 +80,12 @@ def test_the_head_is_probed_while_all_else_stays() -> None:
     head = where(learner, "head")
     assert (trained[head] != before[head]).all()
     assert (trained[~head] == before[~head]).all()
+
+
+def test_a_task_without_a_head_is_told_what_to_add() -> None:
+    learner = TorchLearner(Digits("1/5"))
+    with pytest.raises(BadTask, match="Digits has no head: let its role"):
+        next(DeltaMask().round(DeltaMask().init(learner.initial), learner, 0))
 
 
 def test_the_gradient_of_the_mask_goes_straight_through_the_drawing() -> None:
