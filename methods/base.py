@@ -158,6 +158,27 @@ class Learner(Protocol):
         ...
 
 
+class ModelSize(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a node's model and tasks decides how many bytes a method sends (node/task_size.py)."""
+
+    numel: int
+    """Numbers in all."""
+    body: int
+    """Of these, the ones whose role is body."""
+    head: int
+    """And the ones whose role is head."""
+    tensors: int
+    embedding: int
+    """Width of the penultimate representation; 0 where the model has none."""
+    parts: int
+    """Tasks of a node."""
+
+    @classmethod
+    def of_one_body(cls, numel: int) -> "ModelSize":
+        """Assume the least of a model of which only its size is known: one body, one task."""
+        return cls(numel=numel, body=numel, head=0, tensors=1, embedding=0, parts=1)
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """What a person should know before choosing a method."""
@@ -204,7 +225,7 @@ class Method(Protocol):
 class Gathers(Protocol):
     """A method whose typical round gathers bodies, in place of an all-reduce."""
 
-    def body_bytes(self, params_numel: int) -> int:
+    def body_bytes(self, size: ModelSize) -> int:
         """Return about how many bytes a node's bodies of such a round have in all."""
         ...
 

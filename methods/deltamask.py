@@ -42,7 +42,7 @@ import msgspec
 import numpy as np
 
 from gossip.core import Vector
-from methods.base import About, Report, State, Steps, Trained, all_reduce
+from methods.base import About, ModelSize, Report, State, Steps, Trained, all_reduce
 from methods.bitcoding import Bits, Indices
 from methods.bodies import SLICE_BYTES, exchange
 from methods.keystream import Words, derive_key, uniform_words
@@ -124,9 +124,9 @@ class DeltaMask:
         """See `Method`; only the head travels so, which is never more than all."""
         return params_numel
 
-    def body_bytes(self, params_numel: int) -> int:
-        """See `Gathers`: a tenth of a bit for each weight."""
-        return max(1, params_numel // 80)
+    def body_bytes(self, size: ModelSize) -> int:
+        """See `Gathers`: a tenth of a bit for each weight under the mask, or all bits if these are sent."""
+        return max(1, size.body // (8 if self.config.coding == "bits" else 80))
 
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Probe first, then mask."""

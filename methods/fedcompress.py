@@ -42,7 +42,7 @@ from gossip.core import Vector
 from gossip.errors import RemoteViolation
 from gossip.runspec import TensorSpec
 from methods import codebook, effective_rank
-from methods.base import About, Report, State, Steps, Trained
+from methods.base import About, ModelSize, Report, State, Steps, Trained
 from methods.bodies import Bodies, cap, exchange, unpack
 from methods.errors import Diverged
 from methods.fixed_point import clip_to_median, weighted_mean
@@ -168,9 +168,11 @@ class FedCompress:
         """See `Method`."""
         return 0
 
-    def body_bytes(self, params_numel: int) -> int:
-        """See `Gathers`: indices at the first kappa; codebooks and the Gram matrix are small beside them."""
-        return params_numel * (self.config.kappa_min - 1).bit_length() // 8
+    def body_bytes(self, size: ModelSize) -> int:
+        """See `Gathers`: indices and codebooks at the first kappa, and the Gram matrix if kappa may grow."""
+        indices = size.numel * (self.config.kappa_min - 1).bit_length() // 8
+        gram = size.embedding * (size.embedding + 1) if self.config.is_adaptive else 0
+        return indices + 4 * self.config.kappa_min * size.tensors + gram
 
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Train, tell it clustered, average what all told, and cluster that."""

@@ -81,6 +81,26 @@ def run_round(
     return ended
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What whole rounds led to, and what they told."""
+
+    states: list[State]
+    """The last, by peer."""
+    reports: list[list[Report]]
+    """Of every round, by peer."""
+    body_bytes: float
+    """Gathered bodies of a peer, per round."""
+    vector_bytes: float
+    """All-reduced vectors of a peer, per round, in float32."""
+
+    @property
+    def wire_bytes(self) -> float:
+        """What a peer sends per round: its body to each other peer, and 2 (n - 1) / n of its vectors."""
+        others = len(self.states) - 1
+        return others * self.body_bytes + 2 * others / len(self.states) * self.vector_bytes
+
+
 def train(
     method: Method,
     learners: Sequence[Learner],
@@ -88,9 +108,21 @@ def train(
     rounds: int,
 ) -> tuple[list[State], list[list[Report]]]:
     """Run whole rounds on every learner; returns the last states and the reports of every round."""
+    done = run(method, learners, params, rounds)
+    return done.states, done.reports
+
+
+def run(
+    method: Method,
+    learners: Sequence[Learner],
+    params: np.ndarray[Any, np.dtype[np.float32]],
+    rounds: int,
+) -> Run:
+    """Run whole rounds on every learner, and count what they tell: asks, before any framing."""
     peers = names(len(learners))
     states = {peer: method.init(params.copy()) for peer in peers}
     reports = []
+    body_bytes, vector_bytes = 0, 0
     for round_ in range(rounds):
         ended = run_round(
             {
@@ -100,7 +132,11 @@ def train(
         )
         states = {peer: ended.results[peer][0] for peer in peers}
         reports.append([ended.results[peer][1] for peer in peers])
-    return [states[peer] for peer in peers], reports
+        asks = [ask for turn in ended.asked for ask in turn]
+        body_bytes += sum(len(ask.body) for ask in asks if isinstance(ask, Gather))
+        vector_bytes += sum(ask.vector.nbytes for ask in asks if isinstance(ask, AllReduce))
+    turns = max(1, rounds * len(peers))
+    return Run([states[peer] for peer in peers], reports, body_bytes / turns, vector_bytes / turns)
 
 
 def train_overlapped(

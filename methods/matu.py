@@ -43,7 +43,7 @@ import numpy as np
 from crypto.keys import PeerId
 from gossip.core import Vector
 from methods.ballots import Cells, accused, is_mixing_harmful, read_ballot, write_ballot
-from methods.base import About, Report, State, Steps, Trained
+from methods.base import About, ModelSize, Report, State, Steps, Trained
 from methods.bodies import exchange
 from methods.errors import BadOption
 from methods.identity import ID_BYTES
@@ -124,9 +124,9 @@ class MaTU:
         """See `Method`."""
         return 0
 
-    def body_bytes(self, params_numel: int) -> int:
-        """See `Gathers`: of four tasks."""
-        return tau_bytes(params_numel, self.config.coding) + 4 * (-(-params_numel // 8) + 80)
+    def body_bytes(self, size: ModelSize) -> int:
+        """See `Gathers`: one vector, and for each task a mask with its scale and identity."""
+        return tau_bytes(size.numel, self.config.coding) + size.parts * (-(-size.numel // 8) + 80)
 
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Fine-tune each task, tell all, and reduce what all told.

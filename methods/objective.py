@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from methods.errors import BadTask
 from methods.task import Examples, Task, batch_of, count
 
 
@@ -57,11 +58,11 @@ def head_of(model: nn.Module) -> nn.Linear:
     """Return the last linear layer a model registers: the classifier on the penultimate representation.
 
     Raises:
-        ValueError: the model has no linear layer.
+        BadTask: the model has no linear layer.
     """
     found = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not found:
-        raise ValueError("the model has no linear layer, so no penultimate representation")
+        raise BadTask("the model has no linear layer, so no representation before it: end it in nn.Linear")
     return found[-1]
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from gossip.runspec import Scalar
-from methods.base import Gathers, Method
+from methods.base import Gathers, Method, ModelSize
 from methods.errors import MethodNotFound
 from methods.options import OptionInfo, build_config, explain_options
 
@@ -44,9 +44,10 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     use: str
     mergeable: bool
     options: tuple[OptionInfo, ...]
-    params_numel: int
+    size: ModelSize
+    """Of the model that the next two are about."""
     exchange_numel: int
-    """Numbers in the all-reduce of a model with `params_numel` parameters."""
+    """Numbers in the all-reduce of a round."""
     body_bytes: int = 0
     """What a node has everyone gather in a typical round, about; 0: it all-reduces."""
 
@@ -111,13 +112,17 @@ def all_options(method: Method) -> dict[str, Scalar]:
     return found
 
 
-def describe(name: str, params_numel: int = 0) -> Description:
-    """Say what a method is, for people.
+def describe(
+    name: str, size: ModelSize | None = None, options: Mapping[str, Scalar] | None = None
+) -> Description:
+    """Say what a method is with these options, for people; `size`: of the model whose bytes are told.
 
     Raises:
         MethodNotFound: nothing of this name is installed, or it does not load.
+        BadOption: an option is unknown, of the wrong type or out of range.
     """
-    found, method = method_class(name), load_method(name, {})
+    found, method = method_class(name), load_method(name, options or {})
+    size = size or ModelSize.of_one_body(0)
     return Description(
         name=name,
         summary=known_methods()[name],
@@ -126,7 +131,7 @@ def describe(name: str, params_numel: int = 0) -> Description:
         use=found.about.use,
         mergeable=found.mergeable,
         options=explain_options(config_class(name)),
-        params_numel=params_numel,
-        exchange_numel=method.exchange_numel(params_numel),
-        body_bytes=method.body_bytes(params_numel) if isinstance(method, Gathers) else 0,
+        size=size,
+        exchange_numel=method.exchange_numel(size.numel),
+        body_bytes=method.body_bytes(size) if isinstance(method, Gathers) else 0,
     )

@@ -2,12 +2,17 @@
 
 import keyword
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
+from methods.base import ModelSize
 from node.cli_common import JsonOption, console, our_version, print_json, printable, row, size, table
+from node.config import scalars
 from node.errors import BadConfig
 
 methods_app = typer.Typer(invoke_without_command=True, help="The training methods.")
@@ -37,24 +42,38 @@ def methods_list(ctx: typer.Context, json: JsonOption = False) -> None:
 @methods_app.command("show")
 def methods_show(
     name: Annotated[str, typer.Argument(help="As shoal methods lists it.", show_default=False)],
+    task: Annotated[
+        str, typer.Option("--task", help="Whose model to tell the bytes of.", show_default=False)
+    ] = "",
+    task_option: Annotated[
+        list[str] | None, typer.Option("--task-option", help="key=value for the task. Repeatable.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="key=value for the method. Repeatable.")
+    ] = None,
     parameters: Annotated[
-        int, typer.Option("--parameters", min=1, help="Size of the model, for the bytes per round.")
+        int, typer.Option("--parameters", min=1, help="Size of the model, where no task is given.")
     ] = 1_000_000,
+    peers: Annotated[int, typer.Option("--peers", min=2, max=256, help="Nodes of the round.")] = 8,
     json: JsonOption = False,
 ) -> None:
-    """Show a method: paper, what travels, when to use it, hyperparameters."""
+    """Show a method: paper, what travels, bytes per round, when to use it, hyperparameters."""
     from methods.registry import describe
 
-    found = describe(name, parameters)
-    per_round = found.bytes_per_round(8)
+    given = scalars(option or [], "--option")
+    describe(name, None, given)  # before the task is loaded, which takes seconds
+    model = _size_of(task, task_option or []) if task else ModelSize.of_one_body(parameters)
+    found = describe(name, model, given)
+    per_round = found.bytes_per_round(peers)
     if json:
-        print_json({"method": found, "bytes_per_round_of_8_peers": per_round})
+        print_json({"method": found, "peers": peers, "bytes_per_round": per_round})
         return
     print(f"{found.name}: {found.summary}\n")
     print(f"paper      {found.paper}")
     print(f"exchanges  {found.exchanges}")
     print(f"use        {found.use}")
-    print(f"bytes      {size(per_round)} each way per round of 8 peers, for {parameters:,} parameters")
+    each_way = f"about {size(per_round)} each way per round of {peers} peers"
+    print(f"bytes      {each_way}, for {_described(model, task)}")
     made = table("option", "type", "default", "bounds", "meaning")
     for each in found.options:
         row(
@@ -67,6 +86,34 @@ def methods_show(
         )
     if found.options:
         console().print(made)
+
+
+def _size_of(task: str, options: list[str]) -> ModelSize:
+    """Return the size of a task's model; in a process of its own, since that loads torch.
+
+    Raises:
+        BadConfig: the task does not load.
+    """
+    text = msgspec.json.encode(scalars(options, "--task-option")).decode()
+    ran = subprocess.run(
+        [sys.executable, "-m", "node.task_size", task, text], capture_output=True, text=True, check=False
+    )
+    if ran.returncode:
+        lines = ran.stderr.strip().splitlines() or [f"python -m node.task_size {task} failed"]
+        raise BadConfig(printable(lines[-1]))
+    return msgspec.json.decode(ran.stdout.splitlines()[-1], type=ModelSize)
+
+
+def _described(model: ModelSize, task: str) -> str:
+    """Say what the bytes are of."""
+    parts = [f"{model.numel:,} parameters"]
+    if task:
+        parts[0] += f" of {task}"
+        if model.body < model.numel:
+            parts.append(f"{model.body:,} of them its body")
+        if model.parts > 1:
+            parts.append(f"{model.parts} tasks a node")
+    return ", ".join(parts)
 
 
 @task_app.command("new")

@@ -3,9 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Final
 
 Curve = Sequence[tuple[int, float]]
 """(rounds done, accuracy), in order."""
+Systems = Mapping[str, Sequence[Mapping[str, float]]]
+"""System -> its metrics, one per seed."""
+COLUMNS: Final = 2
+"""Panels beside each other in a plot of systems."""
 
 
 def plot_accuracy(
@@ -56,4 +61,39 @@ def plot_accuracy(
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def metric_names(systems: Systems) -> list[str]:
+    """Return every metric that a system has, in the order of first mention."""
+    return list(dict.fromkeys(name for metrics in systems.values() for each in metrics for name in each))
+
+
+def plot_systems(path: Path, title: str, systems: Systems) -> None:
+    """Draw a panel of bars per metric, the first system gray; the lines on them span all seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = metric_names(systems)
+    columns = min(COLUMNS, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(5 * columns, rows * (0.8 + 0.3 * len(systems))), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, metric in enumerate(metrics):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        for line, (_, seeds) in enumerate(systems.items()):
+            values = [each[metric] for each in seeds if metric in each]
+            if not values:
+                continue
+            mean = fmean(values)
+            axes.barh(line, mean, color="#0072B2" if line else "#999999", height=0.6)
+            axes.plot([min(values), max(values)], [line, line], color="black", linewidth=1.2)
+            axes.annotate(f" {mean:.3g}", (max(values), line), va="center", fontsize=8)
+        axes.set_yticks(range(len(systems)), list(systems), fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set_title(metric, loc="left", fontsize=9)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.suptitle(f"{title}: mean, and the span of the seeds", x=0.01, ha="left", fontsize=11)
     figure.savefig(path)

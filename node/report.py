@@ -108,7 +108,7 @@ class Reporter:
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
             problems=[*self.problems.values(), *self._twins()],
-            drops=dict(self._driver.drops) | statistics.dropped,
+            drops=dict(self._driver.drops) | statistics.dropped | dict(rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
             history=list(rounds.history),

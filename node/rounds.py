@@ -12,8 +12,9 @@ then the trainer counts as still at work.
 """
 
 import logging
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from enum import Enum
 from hashlib import blake2b
@@ -37,6 +38,11 @@ T = TypeVar("T")
 
 MAX_HISTORY: Final = 200
 MAX_LINES: Final = 20
+REFUSED: Final = {
+    "refused": "a body that the method refused",
+    "left_out": "a vector that holders of its task found harmful",
+}
+"""Metric of a method's round, in which it counts what it refused -> the reason, as a node's status has it."""
 
 
 class Trainer(Enum):
@@ -83,6 +89,8 @@ class Rounds:
         self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
         self.utilisation = Utilisation()
         self.refusals: deque[str] = deque(maxlen=MAX_LINES)
+        self.refused: Counter[str] = Counter()
+        """What peers told in rounds and the method refused, by reason."""
         self.failure = ""
         """Why the trainer said it cannot go on."""
         self._state_dir, self._failpoint = state_dir, failpoint
@@ -331,6 +339,10 @@ class Rounds:
             contributors = len(averaged.exchanged.contributors)
         elif averaged is not None:
             contributors = len(averaged.bodies)
+        for name, reason in REFUSED.items():
+            # Metrics are the task's too, which may give anything this name.
+            if math.isfinite(found := message.metrics.get(name, 0.0)) and found > 0:
+                self.refused[reason] += int(found)
         self._append(
             RoundStatus(
                 round=message.round,

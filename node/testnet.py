@@ -22,13 +22,14 @@ from typing import Final, Protocol
 import msgspec
 
 from node.errors import UserError
-from node.plots import plot_accuracy
+from node.plots import plot_accuracy, plot_systems
 from node.shaper_report import read_report
+from node.testnet_beside import Beside, as_nodes, besides, lines_expected
 from node.testnet_events import read_events
 from node.testnet_invariants import Shaken
 from node.testnet_network import Wires, Wish, choose, namespaces_left
 from node.testnet_nodes import NodeFailed, Testnet, Tools, last_line
-from node.testnet_plan import Plan, ShareAlone
+from node.testnet_plan import Plan, ShareAlone, SystemReached
 from node.testnet_processes import CALM_NAME, Guard, environment, left_over, spawn
 from node.testnet_shaker import Shaker
 from node.testnet_verdict import ACCURACY_BAR, Result, judge
@@ -44,6 +45,7 @@ NODES_PER_LOOK: Final = 16
 RESULT_NAME: Final = "result.json"
 PLOT_NAME: Final = "accuracy.png"
 TIMELINE_NAME: Final = "timeline.png"
+BESIDE_NAME: Final = "beside.png"
 
 
 class Screen(Protocol):
@@ -164,17 +166,21 @@ class _Launcher:
         seconds, ended = self._to_end(net)
         net.read_disks()
         alone: Sequence[float] | None = None if is_reference else ()
+        beside: tuple[Beside, ...] = ()
         if plan.is_shaken and plan.task not in ACCURACY_BAR:
             alone = None
         elif not plan.shares:
             alone = [node.accuracy for node in net.nodes if node.accuracy is not None]
         elif not is_reference and not plan.is_shaken and any(node.finished for node in net.nodes):
-            alone = self._train_alone(net)
+            alone, beside = self._train_alone(net)
         if self._interrupts.count:
             raise Interrupted(_stopped(net))
         shaken = self._shaken(net, ended, calm)
         means = f"{wires.means}: {wires.why}" if wires.why else wires.means
         result = judge(plan, net.nodes, local_only=alone, seconds=seconds, shaken=shaken, network=means)
+        if beside and result.accuracy_mean is not None:
+            nodes = as_nodes(plan, result.accuracy_mean, result.bytes_sent, result.rounds)
+            result = msgspec.structs.replace(result, beside=(nodes, *beside))
         _write(directory, plan, net.nodes, result, shaken)
         return result
 
@@ -228,31 +234,36 @@ class _Launcher:
             else (),
         )
 
-    def _train_alone(self, net: Testnet) -> list[float]:
-        """Train the shares alone, in one process; return their accuracies, none where that failed."""
+    def _train_alone(self, net: Testnet) -> tuple[list[float], tuple[Beside, ...]]:
+        """Train the shares alone, and in the ways of the method's paper, in one process.
+
+        Returns the accuracies alone and of the systems; none where that failed.
+        """
         output = net.directory / "baseline.jsonl"
         output.unlink(missing_ok=True)
         process = spawn(self._tools.baseline_command(net.plan), output, environment(self._tools.environ))
         self._guard.watch(process.pid)
+        total = lines_expected(net.plan)
+        doing = "training every share alone, for comparison"
+        if total > net.plan.nodes:
+            doing += f"; and what the paper compares with, over {net.plan.seeds} seeds"
         while process.poll() is None and not self._interrupts.count:
-            done = min(output.read_bytes().count(b"\n"), net.plan.nodes)
-            self._screen.progress("training every share alone, for comparison", done, net.plan.nodes)
+            done = min(output.read_bytes().count(b"\n"), total)
+            self._screen.progress(doing, done, total)
             self._interrupts.wait(0.2)
         if process.poll() is None:
             process.kill()
         exit_code = process.wait()
         self._guard.unwatch(process.pid)
         if self._interrupts.count:
-            return []
+            return [], ()
         if exit_code:
             self._screen.tell(f"training alone failed: {last_line(output)}")
-            return []
+            return [], ()
         lines = [line for line in output.read_bytes().splitlines() if line.startswith(b"{")]
-        found = [msgspec.json.decode(line, type=ShareAlone) for line in lines]
-        for each in found:
-            if each.system:
-                self._screen.tell(f"beside it, in lockstep: {each.system}: accuracy {each.accuracy:.3f}")
-        return [each.accuracy for each in found if not each.system]
+        shares = [msgspec.json.decode(line, type=ShareAlone) for line in lines if b'"share"' in line]
+        reached = [msgspec.json.decode(line, type=SystemReached) for line in lines if b'"system"' in line]
+        return [share.accuracy for share in shares], besides(reached)
 
 
 def _stopped(net: Testnet) -> str:
@@ -280,6 +291,15 @@ def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Resul
         bar=ACCURACY_BAR.get(plan.task) if plan.shares else None,
         title=f"{title}, alpha {plan.alpha:g}",
     )
+    if result.beside:
+        systems = {
+            each.system: [
+                {"accuracy": value, "sent by a node per round, kB": each.sent_bytes / 1000}
+                for value in each.accuracies
+            ]
+            for each in result.beside
+        }
+        plot_systems(directory / BESIDE_NAME, title, systems)
     if plan.shares:
         draw_timeline(directory / TIMELINE_NAME, plan, nodes, result, shaken, title=title)
 

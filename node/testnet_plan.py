@@ -36,6 +36,10 @@ BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
 """Tasks that split their data into private shares, and by which of the plan's options."""
 
 
+EACH_ALONE: Final = "each alone"
+"""What the shares reach without each other, as a system beside others."""
+
+
 class BadPlan(UserError):
     """The testnet cannot be run as asked; the message says what to change."""
 
@@ -65,6 +69,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Where the run has no end of its own: how long it is watched, from its first round on."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """Of the split of the data and of the initial model."""
+    seeds: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
+    """Seeds over which what the method's paper compares it with is run, in lockstep; 0: it is not."""
     topology: Topology = "full"
     """Who is told whose address; see the module's docstring."""
     group_size: Annotated[int, msgspec.Meta(ge=2, le=64)] = 16
@@ -121,14 +127,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.nodes // 2 + 1 if self.one_group else max(1, self.group_size // 2)
 
 
-class ShareAlone(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a share reached alone, or what all reach in another way, as node/baseline.py prints it."""
+class ShareAlone(msgspec.Struct, frozen=True):
+    """What a share reached alone, as node/baseline.py prints it."""
 
     share: int
-    """0: all together."""
     accuracy: float
-    system: str = ""
-    """What the paper of the method compares it with; empty for a share alone."""
+
+
+class SystemReached(msgspec.Struct, frozen=True):
+    """What all shares reached in another way, as node/baseline.py prints it."""
+
+    system: str
+    seed: int
+    accuracy: float
+    sent_bytes: float
+    """Of a node per round, before any framing."""
 
 
 def check(plan: Plan) -> None:

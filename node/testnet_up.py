@@ -12,6 +12,7 @@ from rich.console import Console
 
 from node import testnet
 from node.config import scalars
+from node.testnet_beside import beside_table
 from node.testnet_display import Display
 from node.testnet_faults import quantity
 from node.testnet_network import Wish
@@ -31,7 +32,19 @@ _DEFAULT: Final = Plan()
 CHURNED_ROUNDS: Final = 60
 """With churn there is something to see only after a few kills, which takes more than the usual rounds."""
 _PLAIN: Final = frozenset(
-    {"nodes", "method", "task", "alpha", "rounds", "seed", "topology", "group_size", "quorum", "patience"}
+    {
+        "nodes",
+        "method",
+        "task",
+        "alpha",
+        "rounds",
+        "seed",
+        "seeds",
+        "topology",
+        "group_size",
+        "quorum",
+        "patience",
+    }
     | {"timeout", "seconds", "churn", "codec", "delay"}
 )
 """Flags that are fields of the plan as they stand."""
@@ -77,6 +90,9 @@ def up(
         ),
     ] = _DEFAULT.rounds,
     seed: Annotated[int, typer.Option(min=0, help="Of the shares and the initial model.")] = _DEFAULT.seed,
+    seeds: Annotated[
+        int, typer.Option(min=0, max=100, help="Of the baselines of the method's paper; 0: none.")
+    ] = _DEFAULT.seeds,
     topology: Annotated[Topology, typer.Option(help="Who is told whose address.")] = _DEFAULT.topology,
     group_size: Annotated[
         int, typer.Option(min=2, max=64, help="Nodes that average together.")
@@ -209,8 +225,11 @@ def new_directory(wanted: Path | None) -> Path:
 
 
 def _print_result(console: Console, result: Result, where: Path, as_json: bool) -> None:
-    names = (testnet.RESULT_NAME, testnet.PLOT_NAME, testnet.TIMELINE_NAME)
+    names = (testnet.RESULT_NAME, testnet.PLOT_NAME, testnet.BESIDE_NAME, testnet.TIMELINE_NAME)
     files = [str(where / name) for name in names if (where / name).exists()]
+    if result.beside:
+        seeds = range(result.seed, result.seed + len(result.beside[-1].accuracies))
+        console.print(beside_table(result.beside, seeds))
     console.print(verdict_panel(result, files))
     if as_json:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from node.testnet_beside import Beside
 from node.testnet_invariants import Check, Cost, Shaken, checked, costs, invariants
 from node.testnet_plan import Plan
 from node.testnet_watch import Observed
@@ -61,6 +62,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes_received: int
     utilisation: float | None = None
     """Mean over the nodes."""
+    beside: tuple[Beside, ...] = ()
+    """The method in lockstep and what its paper compares it with, over some seeds."""
     calm_accuracy_mean: float | None = None
     """Of the same plan left in peace, where it was run for comparison."""
     faults: tuple[Cost, ...] = ()

@@ -4,8 +4,9 @@
 
 Each NAME has a module scripts/reproduce_NAME.py with a function `systems(seed)`, which runs every system
 and returns, or yields as they are done, their names and metrics. Without --json, the table of mean ± standard
-deviation over the seeds is put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png. With --json nothing is
-written but a line per seed and system to standard output. Everything runs in this process, on one thread.
+deviation over the seeds is put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png.
+With --json nothing is written but a line per seed and system to standard output. Everything runs in this
+process, on one thread.
 
 `codecs` and `overlap` are no methods: they measure what lossy numbers and a delay cost, for docs/NAME.md.
 """
@@ -20,7 +21,9 @@ from statistics import fmean, stdev
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT)]
+
+from node.plots import metric_names, plot_systems  # noqa: E402  # found by the path above
 
 NAMES: Final = (
     "codecs",
@@ -34,8 +37,6 @@ NAMES: Final = (
 NO_METHODS: Final = ("codecs", "overlap")
 BEGIN: Final = "<!-- reproduced: begin -->"
 END: Final = "<!-- reproduced: end -->"
-COLUMNS: Final = 2
-"""Panels beside each other in a plot."""
 
 Metrics = Mapping[str, float]
 Found = dict[str, list[Metrics]]
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = measure(given.name, range(given.seeds), as_json=given.json)
     if not given.json:
         out.mkdir(parents=True, exist_ok=True)
-        plot(out / f"{given.name}.png", given.name, found)
+        plot_systems(out / f"{given.name}.png", given.name, found)
         text = f"{table(found)}\n\nSeeds {0} to {given.seeds - 1}; mean ± standard deviation.\n"
         text += f"\n![{given.name}]({given.name}.png)"
         put(out / f"{given.name}.md", text)
@@ -82,11 +83,6 @@ def measure(name: str, seeds: Sequence[int], *, as_json: bool) -> Found:
             line = {"method": name, "system": system, "seed": seed, "metrics": metrics}
             print(json.dumps(line), file=sys.stdout if as_json else sys.stderr, flush=True)
     return found
-
-
-def metric_names(found: Found) -> list[str]:
-    """Return every metric that a system has, in the order of first mention."""
-    return list(dict.fromkeys(name for metrics in found.values() for each in metrics for name in each))
 
 
 def table(found: Found) -> str:
@@ -116,35 +112,6 @@ def put(path: Path, text: str) -> None:
     if not (begin and end):
         sys.exit(f"{path} has no marks {BEGIN} and {END}; put them where the table belongs")
     path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", "utf-8")
-
-
-def plot(path: Path, title: str, found: Found) -> None:
-    """Draw a panel of bars per metric; the lines on them span all seeds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    metrics, systems = metric_names(found), list(found)
-    rows = -(-len(metrics) // COLUMNS)
-    figure = Figure(figsize=(5 * COLUMNS, rows * (0.8 + 0.3 * len(systems))), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, metric in enumerate(metrics):
-        axes = figure.add_subplot(rows, COLUMNS, place + 1)
-        for line, system in enumerate(systems):
-            values = [each[metric] for each in found[system] if metric in each]
-            if not values:
-                continue
-            mean = fmean(values)
-            axes.barh(line, mean, color="#0072B2" if line else "#999999", height=0.6)
-            axes.plot([min(values), max(values)], [line, line], color="black", linewidth=1.2)
-            axes.annotate(f" {mean:.3g}", (max(values), line), va="center", fontsize=8)
-        axes.set_yticks(range(len(systems)), systems, fontsize=8)
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
-        axes.set_title(metric, loc="left", fontsize=9)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    figure.suptitle(f"{title}: mean, and the span of the seeds", x=0.01, ha="left", fontsize=11)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

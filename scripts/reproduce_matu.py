@@ -5,16 +5,13 @@ are those of a peer's message, against separate float32 vectors for its tasks.
 """
 
 from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
-import torch
-from torch import nn
-
-from methods.digit_tasks import DigitTask, DigitTasks
+from methods.digit_tasks import DigitTasks
 from methods.fedavg import FedAvg, FedAvgConfig
 from methods.local_sgd import LocalSGD, LocalSGDConfig
 from methods.matu import MaTU, MaTUConfig
-from methods.task import Task
+from methods.regrouped import OnePart
 from scripts.reproduction import run
 
 PEERS: Final = 6
@@ -29,30 +26,6 @@ VARIANTS: Final[dict[str, MaTUConfig]] = {
     "MaTU, mixing two neighbours (paper)": MaTUConfig(neighbours=2, least_similarity=0.5, try_mixing=False),
     "MaTU, mixing where it does no harm": MaTUConfig(neighbours=2, least_similarity=0.5),
 }
-
-
-class One(Task):
-    """One of a node's tasks, as a task of its own."""
-
-    def __init__(self, whole: DigitTasks, part: DigitTask) -> None:
-        """Take the model of the whole and all else of the part."""
-        self._whole, self._part = whole, part
-
-    def model(self) -> nn.Module:
-        """See `Task`."""
-        return self._whole.model()
-
-    def train_data(self) -> Any:
-        """See `Task`."""
-        return self._part.train_data()
-
-    def test_data(self) -> Any:
-        """See `Task`."""
-        return self._part.test_data()
-
-    def outputs(self, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """See `Task`."""
-        return self._part.outputs(model, x)
 
 
 def systems(seed: int) -> dict[str, dict[str, float]]:
@@ -89,7 +62,10 @@ def for_each_task(nodes: list[DigitTasks], seed: int) -> float:
     method = FedAvg(FedAvgConfig(steps=STEPS, lr=LR))
     return fmean(
         run(
-            method, [One(node, node.parts()[name]) for node in nodes if name in node.parts()], ROUNDS, seed
+            method,
+            [OnePart(node, node.parts()[name]) for node in nodes if name in node.parts()],
+            ROUNDS,
+            seed,
         ).accuracy
         for name in sorted(names)
     )
@@ -98,7 +74,7 @@ def for_each_task(nodes: list[DigitTasks], seed: int) -> float:
 def alone(nodes: list[DigitTasks], seed: int) -> float:
     """Return the mean of what each peer reaches on each of its tasks without the others."""
     method = LocalSGD(LocalSGDConfig(steps=STEPS, lr=LR))
-    tasks = [One(node, part) for node in nodes for part in node.parts().values()]
+    tasks = [OnePart(node, part) for node in nodes for part in node.parts().values()]
     return fmean(run(method, [task], ROUNDS, seed).accuracy for task in tasks)
 
 

@@ -81,7 +81,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(SHOAL_TESTING_TRAINER=trainer, **(environ or {})),
+                env=environment(**{"SHOAL_TESTING_TRAINER": trainer, **(environ or {})}),
                 # A group of its own, with which its trainer can be ended too.
                 start_new_session=True,
             )

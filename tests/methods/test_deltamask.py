@@ -9,7 +9,7 @@ import torch
 from lockstep import names, run_round
 from torch import nn
 
-from methods.base import Gather, Gathered, Report, State, Steps
+from methods.base import Gather, Gathered, ModelSize, Report, State, Steps
 from methods.bitcoding import rice_bits
 from methods.bodies import SLICE_BYTES
 from methods.deltamask import BASE, KEPT, VOTES, DeltaMask, DeltaMaskConfig, choose, common_words
@@ -224,7 +224,9 @@ def test_both_codings_are_reported_and_the_shorter_is_sent() -> None:
 
 
 def test_what_a_person_is_told_of_its_bytes_is_a_tenth_of_a_bit_per_weight() -> None:
-    assert describe("deltamask", 1_000_000).bytes_per_round(2) == pytest.approx(0.1 * 1_000_000 / 8, rel=0.01)
+    assert describe("deltamask", ModelSize.of_one_body(1_000_000)).bytes_per_round(2) == pytest.approx(
+        0.1 * 1_000_000 / 8, rel=0.01
+    )
 
 
 # --- bad updates ----------------------------------------------------------------------------------

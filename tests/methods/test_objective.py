@@ -91,7 +91,7 @@ def test_the_penultimate_representation_is_what_enters_the_head() -> None:
     with Penultimate(one.model) as seen:
         one.model(x)
     assert torch.equal(seen.z.detach(), hidden)
-    with pytest.raises(ValueError, match="no linear layer"):
+    with pytest.raises(BadTask, match="no linear layer.*end it in"):
         head_of(nn.ReLU())
 
 

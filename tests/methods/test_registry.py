@@ -9,9 +9,12 @@ import msgspec
 import pytest
 
 from methods import registry
+from methods.base import ModelSize
 from methods.errors import BadOption, MethodNotFound
 from methods.fedavg import FedAvg
 from methods.registry import all_options, describe, known_methods, load_method
+
+MILLION = ModelSize.of_one_body(1_000_000)
 
 
 def test_the_registry_and_its_methods_load_no_torch() -> None:
@@ -25,7 +28,7 @@ def test_the_registry_and_its_methods_load_no_torch() -> None:
 
 @pytest.mark.parametrize("name", registry.METHODS)
 def test_every_method_loads_and_describes_itself(name: str) -> None:
-    found = describe(name, 1000)
+    found = describe(name, ModelSize.of_one_body(1000))
     assert found.paper
     assert found.use
     assert all(option.doc for option in found.options)
@@ -35,9 +38,9 @@ def test_every_method_loads_and_describes_itself(name: str) -> None:
 
 
 def test_bytes_per_round_are_those_of_an_all_reduce() -> None:
-    assert describe("fedavg", 1_000_000).bytes_per_round(4) == 6_000_000
-    assert describe("fedavg", 1_000_000).bytes_per_round(1) == 0
-    assert describe("local", 1_000_000).bytes_per_round(4) == 0
+    assert describe("fedavg", MILLION).bytes_per_round(4) == 6_000_000
+    assert describe("fedavg", MILLION).bytes_per_round(1) == 0
+    assert describe("local", MILLION).bytes_per_round(4) == 0
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:

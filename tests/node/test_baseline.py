@@ -10,8 +10,10 @@ import pytest
 from gossip.runspec import Scalar
 from methods.learner import TorchLearner
 from methods.task import load_task
-from node.baseline import alone, beside, local_config
-from node.testnet_plan import Plan, ShareAlone, task_options
+from methods.yardsticks import System
+from node.baseline import alone, beside, groups, local_config, run_system
+from node.testnet_beside import lines_expected
+from node.testnet_plan import EACH_ALONE, Plan, ShareAlone, task_options
 
 
 def test_local_work_is_that_of_the_method() -> None:
@@ -29,14 +31,38 @@ def test_a_share_alone_reaches_what_plain_training_reaches() -> None:
     assert not np.array_equal(params, learner.initial)
 
 
-def test_what_the_paper_compares_with_is_run_by_all_shares_together() -> None:
+def test_what_the_paper_compares_with_is_run_by_all_shares_over_the_seeds() -> None:
     options: dict[str, Scalar] = {"batch_size": 64, "lr": 0.003}
-    plan = Plan(nodes=3, rounds=4, method="fedln", options=options, task="digits_noisy")
-    (found,) = beside(plan)
-    assert (found.share, found.system) == (0, "FedAvg")
+    plan = Plan(nodes=3, rounds=4, seeds=2, seed=5, method="fedln", options=options, task="digits_noisy")
     shares = [share.accuracy for share in alone(plan)]
-    assert found.accuracy > min(shares)
-    assert list(beside(Plan(nodes=2, rounds=1))) == []
+    found = list(beside(plan, shares))
+    systems = ["fedln, in lockstep", "FedAvg", "centralised", EACH_ALONE]
+    assert [(each.system, each.seed) for each in found] == [(s, seed) for seed in (5, 6) for s in systems]
+    assert len(found) + plan.nodes == lines_expected(plan)
+    reached = {each.system: each for each in found if each.seed == 5}
+    assert reached[EACH_ALONE].accuracy == pytest.approx(sum(shares) / 3)
+    assert reached["FedAvg"].accuracy > min(shares)
+    # Two thirds of the model to the others, and two thirds of what they are owed, in float32.
+    assert reached["FedAvg"].sent_bytes == pytest.approx(4 / 3 * 4 * 8970)
+    assert reached["centralised"].sent_bytes == 0
+    assert list(beside(Plan(nodes=2, rounds=1), [])) == []
+    assert list(beside(msgspec.structs.replace(plan, seeds=0), shares)) == []
+
+
+def test_tasks_of_unlike_nodes_are_run_among_their_holders() -> None:
+    plan = Plan(
+        nodes=3, task="digit_tasks", method="matu", rounds=1, task_options={"tasks": "upright,parity"}
+    )
+    tasks = [load_task(plan.task, task_options(plan, index)) for index in (1, 2, 3)]
+    learners = [TorchLearner(task, seed=0) for task in tasks]
+    held = groups(System("fedavg", {}, "holders"), learners)
+    assert [len(group) for group in held] == [3, 3]
+    (pooled,) = groups(System("local", {}, "one"), learners)
+    assert pooled[0].examples == sum(learner.examples for learner in learners)
+    reached = run_system(System("fedavg", {"steps": 2}, "holders"), learners, 1)
+    assert reached is not None
+    assert 0 < reached[0] < 1
+    assert reached[1] == pytest.approx(2 * 4 / 3 * 4 * 16_576)
 
 
 def test_a_share_without_labels_is_left_out_of_those_alone() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.plots import Curve, plot_accuracy
+from node.plots import Curve, plot_accuracy, plot_systems
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,13 @@ def test_any_curves_make_a_picture(tmp_path: Path, curves: dict[str, Curve]) -> 
 def test_without_comparison_and_bar_there_is_still_a_picture(tmp_path: Path) -> None:
     plot_accuracy(tmp_path / "plot.png", {"node-1": [(1, 0.5)]}, local_only=(), bar=None, title="")
     assert (tmp_path / "plot.png").exists()
+
+
+@pytest.mark.parametrize("metrics", [["accuracy"], ["accuracy", "bytes"], ["accuracy", "bytes", "loss"]])
+def test_systems_with_unlike_metrics_make_a_picture(tmp_path: Path, metrics: list[str]) -> None:
+    systems = {"method": [dict.fromkeys(metrics, 0.5)] * 3, "alone": [{"accuracy": 0.3}]}
+    plot_systems(tmp_path / "plot.png", "a title", systems)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_launcher_loads_neither_torch_nor_matplotlib_nor_the_network() -> None:
