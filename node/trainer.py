@@ -97,11 +97,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _fail(line: ipc.Line, text: str) -> int:
-    log.error("%s", text)
     try:
         line.send(ipc.TrainerFailed(text=text[:4000]))
     except OSError:
-        log.debug("the daemon is gone too")
+        # Else the daemon, whose terminal is ours, says it.
+        log.error("%s", text)
     return FAILED
 
 

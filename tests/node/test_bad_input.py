@@ -22,6 +22,7 @@ def assert_ends_with_one_line(node: Node, *words: str, code: int = 1) -> None:
     assert "Traceback" not in node.log
     for word in words:
         assert word in errors[0]
+    assert node.log.count(errors[0].removeprefix("error: ")) == 1, "said twice"
 
 
 def test_two_nodes_with_one_identity_are_not_run(tmp_path: Path) -> None:
