@@ -2,22 +2,37 @@
 
     Task              what is learned; subclass it, then: shoal start --task mypackage.mymodule:MyTask
     SwarmOptimizer    takes a PyTorch loop of your own into a swarm
+    load_model        the tensors of a file that shoal model save wrote
     Method, State, Report, all_reduce, gather    what a training method of your own is made of
 
 Everything is loaded when first used: importing shoal loads neither torch nor the network.
 """
 
 import importlib
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import torch
+
     from methods.base import Method, Report, State, all_reduce, gather
     from methods.task import Task
     from node.swarm_optimizer import SwarmOptimizer
 
     __version__: str
 
-__all__ = ["Method", "Report", "State", "SwarmOptimizer", "Task", "__version__", "all_reduce", "gather"]
+__all__ = [
+    "Method",
+    "Report",
+    "State",
+    "SwarmOptimizer",
+    "Task",
+    "__version__",
+    "all_reduce",
+    "gather",
+    "load_model",
+]
 
 _WHERE: Final = {
     "Method": "methods.base",
@@ -28,6 +43,19 @@ _WHERE: Final = {
     "all_reduce": "methods.base",
     "gather": "methods.base",
 }
+
+
+def load_model(path: "str | PathLike[str]") -> "dict[str, torch.Tensor]":
+    """Return the tensors of a file that shoal model save wrote, as `load_state_dict` takes them.
+
+    Raises:
+        NoModel: it is no model file.
+    """
+    import torch
+
+    from node.model_file import read_arrays
+
+    return {name: torch.tensor(array) for name, array in read_arrays(Path(path)).items()}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from node.cli_common import RUNNING, SETUP, TRAINING, printable, show_version
 from node.cli_node import bootstrap_app, id_, init, stop
 from node.cli_show import config_app, peers, status
 from node.cli_start import start
-from node.cli_tools import methods_app, task_app, version
+from node.cli_tools import methods_app, model_app, task_app, version
 from node.errors import UserError
 
 LAZY: Final = {"testnet": ("node.testnet_cli", "A swarm of node processes on this machine.")}
@@ -137,3 +137,4 @@ app.add_typer(bootstrap_app, name="bootstrap", rich_help_panel=RUNNING)
 app.add_typer(config_app, name="config", rich_help_panel=SETUP)
 app.add_typer(methods_app, name="methods", rich_help_panel=TRAINING)
 app.add_typer(task_app, name="task", rich_help_panel=TRAINING)
+app.add_typer(model_app, name="model", rich_help_panel=TRAINING)

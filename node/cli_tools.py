@@ -11,12 +11,24 @@ import msgspec
 import typer
 
 from methods.base import ModelSize
-from node.cli_common import JsonOption, console, our_version, print_json, printable, row, size, table
+from node.cli_common import (
+    HomeOption,
+    JsonOption,
+    console,
+    home_of,
+    our_version,
+    print_json,
+    printable,
+    row,
+    size,
+    table,
+)
 from node.config import scalars
 from node.errors import BadConfig
 
 methods_app = typer.Typer(invoke_without_command=True, help="The training methods.")
 task_app = typer.Typer(no_args_is_help=True, help="What is learned.")
+model_app = typer.Typer(no_args_is_help=True, help="The model that was learned.")
 
 _TEMPLATE: Final = Path(__file__).with_name("templates") / "task.py.txt"
 
@@ -144,6 +156,48 @@ def task_new(
     print(f"wrote {path}")
     print(f"Train it, in {directory.absolute()}: shoal start --task {name}:{class_name}")
     print(f"Try it with others on this machine: shoal testnet up --task {name}:{class_name}")
+
+
+@model_app.command("save")
+def model_save(
+    path: Annotated[
+        Path, typer.Argument(help="Of the new file, such as mine.safetensors.", show_default=False)
+    ],
+    home: HomeOption = None,
+    values: Annotated[
+        int,
+        typer.Option(
+            "--values",
+            min=0,
+            max=256,
+            help="Keep at most so many values per tensor: 32 make it about six times smaller. 0: exact.",
+        ),
+    ] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Write what a node's last run has learned, its model's tensors by name; the node may go on meanwhile.
+
+    shoal.load_model("FILE") reads it back, for model.load_state_dict.
+    """
+    from node.model_file import NoModel, newest, save_model
+    from node.store import Store
+
+    place = home_of(home)
+    if not place.database.exists():
+        raise NoModel(f"{place.path} is no node's home; name it with --home")
+    store = Store(place.database)
+    try:
+        checkpoint, spec = newest(place.state_dir, store)
+    finally:
+        store.close()
+    written = save_model(path, checkpoint.vector[: spec.params_numel], spec.tensors, values)
+    exact = 4 * spec.params_numel
+    if json:
+        found = {"path": str(path), "bytes": written, "float32_bytes": exact, "round": checkpoint.round}
+        print_json({**found, "task": spec.task, "method": spec.method})
+        return
+    print(f"wrote {path}: {spec.params_numel:,} parameters after round {checkpoint.round} of {spec.method}")
+    print(f"on {spec.task}, {size(written)} ({exact / written:.1f} times smaller than float32)")
 
 
 def version(json: JsonOption = False) -> None:

@@ -38,6 +38,7 @@ from node.errors import UserError
 from node.failpoints import Failpoint
 from node.half_fetched import ChunkKeeper
 from node.home import Home
+from node.model_file import remember_spec
 from node.private_state import PrivateState
 from node.report import Reporter
 from node.rounds import Rounds
@@ -303,6 +304,7 @@ class Daemon:
         """Tell the codec of messages the run, and find what lossy codecs owe from before a restart."""
         self.driver.codec.run = run
         assert self.rounds.spec is not None
+        self._job(partial(remember_spec, self.store, run, self.rounds.spec))
         self._feedback = PrivateState(self.home.state_dir, self.rounds.spec, "feedback")
         for name, vector in (self._feedback.load() or {}).items():
             index, _, side = name.partition(".")

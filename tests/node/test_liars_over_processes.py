@@ -1,4 +1,4 @@
-"""Peers that lie in what they gather, among real nodes: refused, counted in the status, the round completes."""
+"""Peers that lie in what they gather, among real nodes: refused and counted, and the round completes."""
 
 import subprocess
 from pathlib import Path
@@ -58,8 +58,8 @@ def test_a_lie_is_refused_and_counted_and_the_round_completes(
 
 
 def test_a_task_id_that_lies_about_its_labels_is_found_out_by_the_other_holders(tmp_path: Path) -> None:
-    words = ("--method", "matu", "--task", "digit_tasks", "--wait-for", "4", "--patience", "30")
-    words += ("--task-option", "tasks=upright", "--task-option", "per_node=1", "--rounds", "6")
+    words = ["--method", "matu", "--task", "digit_tasks", "--wait-for", "4", "--patience", "30"]
+    words += ["--task-option", "tasks=upright", "--task-option", "per_node=1", "--rounds", "6"]
     with Swarm(tmp_path) as swarm:
         one = swarm.start("one", *words, "--task-option", "share=1/4")
         rest = [swarm.start(f"node{i}", *words, "--task-option", f"share={i}/4", join=one) for i in (2, 3)]

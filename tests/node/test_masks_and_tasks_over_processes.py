@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 from lockstep import train
+from meter import Meter
 from swarm import Node, Swarm, averaged, wait_agreement, wait_until
 
 from methods.base import Method
@@ -28,49 +29,6 @@ LONG: Final = 400.0
 """Seconds: several nodes start torch and pre-train a body on two cores that others use too."""
 WIDTH: Final = 8192
 WEIGHTS: Final = 96 * WIDTH
-
-
-class Meter:
-    """What the nodes had sent when they were first seen at each round."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        """`nodes`: all of a swarm."""
-        self._nodes = nodes
-        self._seen: dict[int, dict[str, int]] = {}
-
-    def look(self) -> list[Status]:
-        """Note what has been sent; returns what the nodes say, if all of them answer."""
-        found = [(node, status) for node in self._nodes if (status := node.ask()) is not None]
-        for node, status in found:
-            self._seen.setdefault(status.round, {}).setdefault(node.name, status.bytes_sent)
-        return [status for _, status in found] if len(found) == len(self._nodes) else []
-
-    def bytes_per_update(self, statuses: Sequence[Status], first: int) -> float:
-        """Return what a node sent to each other in a round, over the longest run of undisturbed rounds."""
-        everyone = len(statuses)
-        whole = [
-            {round_ for round_, each in averaged(status).items() if each.contributors == everyone}
-            for status in statuses
-        ]
-        clean = sorted(round_ for round_ in set.intersection(*whole) if round_ >= first)
-        start, length = longest_run(clean)
-        print(f"undisturbed: {length} rounds from {start}")
-        assert length >= 4, f"too few undisturbed rounds to count: {clean}"
-        begin, end = (self._seen.get(round_, {}) for round_ in (start, start + length - 1))
-        assert len(begin) == len(end) == everyone, "a round went by unseen"
-        sent = sum(end[name] - begin[name] for name in begin)
-        return sent / (everyone * (everyone - 1) * (length - 1))
-
-
-def longest_run(numbers: Sequence[int]) -> tuple[int, int]:
-    """Return where the longest run of consecutive numbers starts, and how long it is."""
-    best = (0, 0)
-    for start in numbers:
-        length = 0
-        while start + length in numbers:
-            length += 1
-        best = max(best, (start, length), key=lambda run: run[1])
-    return best
 
 
 def lockstep_accuracy(method: Method, tasks: Sequence[Task], rounds: int) -> float:
@@ -152,20 +110,6 @@ def test_a_mask_costs_a_tenth_of_a_bit_per_weight_on_the_socket(tmp_path: Path) 
         print(f"{bits:.3f} bits per weight on the socket, {sum(body) / len(body):.3f} in the updates")
         assert len({status.state_hash for status in statuses}) == 1
         assert bits <= 0.15
-
-
-def test_masks_go_on_when_a_node_is_killed_and_comes_back(tmp_path: Path) -> None:
-    flags = ("--task", "digits_body", "--method", "deltamask", "--option", "head_rounds=3", "--quorum", "2")
-    with Swarm(tmp_path) as swarm:
-        nodes = start_all(swarm, 3, *flags)
-        nodes[0].wait("masks", lambda status: status.round >= 5, LONG)
-        nodes[2].kill()
-        nodes[0].wait(
-            "two rounds without it", lambda s: averaged(s) and s.history[-1].contributors == 2, LONG
-        )
-        swarm.start("node3", *flags, "--task-option", "share=3/3", "--patience", "60", join=nodes[0])
-        nodes[2].wait("it takes part again", lambda s: s.round > 8 and len(averaged(s)) > 2, LONG)
-        wait_agreement(nodes, least=8, seconds=LONG)
 
 
 def test_four_tasks_take_less_than_a_third_of_four_vectors_on_the_socket(tmp_path: Path) -> None:
