@@ -104,12 +104,15 @@ def test_a_mask_costs_a_tenth_of_a_bit_per_weight_on_the_socket(tmp_path: Path) 
             return statuses if statuses and all(status.round == 16 for status in statuses) else None
 
         statuses = wait_until("all rounds", is_over, LONG)
-        bits = 8 * meter.bytes_per_update(statuses, first=4) / WEIGHTS
+        bits = 8 * meter.bytes_per_update(statuses, first=2) / WEIGHTS
+        last = 8 * meter.bytes_per_update(statuses, first=12) / WEIGHTS
         body = [each.metrics["bits_per_weight"] for status in statuses for each in status.history[4:]
                 if "bits_per_weight" in each.metrics]  # fmt: skip
-        print(f"{bits:.3f} bits per weight on the socket, {sum(body) / len(body):.3f} in the updates")
+        print(f"{bits:.3f} bits per weight on the socket, {last:.3f} in the last rounds,", end=" ")
+        print(f"{sum(body) / len(body):.3f} in the updates")
         assert len({status.state_hash for status in statuses}) == 1
         assert bits <= 0.15
+        assert last <= 0.11
 
 
 def test_four_tasks_take_less_than_a_third_of_four_vectors_on_the_socket(tmp_path: Path) -> None:
