@@ -61,7 +61,8 @@ check: $(STAMP) ## Run the whole gate: format, lint, types, imports, tests
 	@echo "== types" && $(BIN)/mypy
 	@echo "== imports" && $(BIN)/lint-imports
 	@echo "== fast tests" && $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
-	@echo "== slow tests" && $(BIN)/python -m pytest -m slow $(ARGS)
+	@echo "== slow tests that only compute" && $(BIN)/python -m pytest -m slow -n auto --dist worksteal tests/methods $(ARGS)
+	@echo "== slow tests, one at a time" && $(BIN)/python -m pytest -m slow --ignore tests/methods $(ARGS)
 
 format: $(STAMP) ## Format the code and put right what can be put right without thought
 	@$(BIN)/ruff format .

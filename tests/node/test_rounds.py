@@ -75,7 +75,9 @@ class Table:
         exchanged = Exchanged((), contributors, 0)
         self.rounds.notice(commands.Averaged(self.rounds.round, 0, exchanged, 0.25, 0.5))
 
-    def finish(self, value: float, *, slot: int | None = None, round_: int | None = None) -> None:
+    def finish(
+        self, value: float, *, slot: int | None = None, round_: int | None = None, **metrics: float
+    ) -> None:
         begin = next(each for each in reversed(self.told) if isinstance(each, ipc.Begin))
         slot = 1 - begin.slot if slot is None else slot
         self.segment.slots[slot][:] = value
@@ -87,7 +89,7 @@ class Table:
                 examples=10,
                 steps=5,
                 work_seconds=1.0,
-                metrics={"accuracy": 0.75},
+                metrics={"accuracy": 0.75, **metrics},
             )
         )
 
@@ -168,6 +170,18 @@ def test_a_round_goes_from_the_ask_over_the_mean_to_the_next() -> None:
     assert (noted.loss, noted.metrics, noted.work_seconds) == (0.5, {"accuracy": 0.75}, 1.0)
     assert (noted.matchmaking_seconds, noted.exchange_seconds) == (0.25, 0.5)
     assert noted.state_hash == hashed(4.0).hex()[:12]
+
+
+def test_what_a_method_refused_is_added_up_by_reason() -> None:
+    table = Table().attach()
+    for refused, left_out in ((1.0, 0.0), (2.0, 1.0), (float("nan"), -1.0)):
+        table.ask()
+        table.agree(ME, PEER)
+        table.finish(2.0, refused=refused, left_out=left_out)
+    assert dict(table.rounds.refused) == {
+        "a body that the method refused": 3,
+        "a vector that holders of its task found harmful": 1,
+    }
 
 
 def test_the_slots_take_turns() -> None:
