@@ -92,6 +92,15 @@ class FedSTARConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     alarm: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
     """Fall in accuracy on its labels at which a peer stops using pseudo-labels; ours, part of the gate."""
 
+    def __post_init__(self) -> None:
+        """Refuse a threshold that falls.
+
+        Raises:
+            ValueError: it does.
+        """
+        if self.tau_min > self.tau_max:
+            raise ValueError("tau_min is above tau_max; choose it at most as large")
+
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a peer says: of the held-out examples how many are right, or of all how many count."""

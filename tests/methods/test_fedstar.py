@@ -15,6 +15,7 @@ from crypto.keys import PeerId
 from gossip.errors import RemoteViolation
 from methods.base import AllReduce, Averaged, Gather, Gathered, Method, State
 from methods.digits_shares import PartlyLabelledDigits
+from methods.errors import BadOption
 from methods.fedavg import FedAvg, FedAvgConfig
 from methods.fedstar import (
     GATE,
@@ -32,6 +33,7 @@ from methods.fedstar import (
 )
 from methods.learner import TorchLearner
 from methods.local_sgd import LocalSGD, LocalSGDConfig
+from methods.registry import load_method
 from methods.task import Task
 from methods.tones import Tones
 
@@ -87,6 +89,11 @@ def test_the_threshold_rises_from_its_least_to_its_most() -> None:
     assert thresholds[60:] == [0.9] * 10
     assert thresholds == sorted(thresholds)
     assert thresholds[30] == pytest.approx(0.7)
+
+
+def test_a_threshold_that_falls_is_refused() -> None:
+    with pytest.raises(BadOption, match="fedstar: tau_min is above tau_max; choose it at most as large"):
+        load_method("fedstar", {"tau_min": 0.95})
 
 
 def test_without_pseudo_labels_it_is_supervised_training_in_as_many_steps() -> None:
