@@ -230,6 +230,20 @@ class Gathers(Protocol):
         ...
 
 
+@runtime_checkable
+class Demands(Protocol):
+    """A method for which not every task will do."""
+
+    def check(self, learner: Any) -> None:
+        """Say so before the first round; `learner` is that of methods/learner.py.
+
+        Raises:
+            BadTask: the task lacks what the method needs.
+            BadOption: it needs another hyperparameter.
+        """
+        ...
+
+
 class OuterMethod(Method, Protocol):
     """A method whose exchange is a part of its own."""
 

@@ -128,6 +128,14 @@ class DeltaMask:
         """See `Gathers`: a tenth of a bit for each weight under the mask, or all bits if these are sent."""
         return max(1, size.body // (8 if self.config.coding == "bits" else 80))
 
+    def check(self, learner: "TorchLearner") -> None:
+        """See `Demands`: a body to mask, and a head if one is to be trained."""
+        from methods.masking import where
+
+        where(learner, "body")
+        if self.config.head_rounds:
+            where(learner, "head")
+
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Probe first, then mask."""
         if round_ < self.config.head_rounds:

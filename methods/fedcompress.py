@@ -174,6 +174,13 @@ class FedCompress:
         gram = size.embedding * (size.embedding + 1) if self.config.is_adaptive else 0
         return indices + 4 * self.config.kappa_min * size.tensors + gram
 
+    def check(self, learner: "TorchLearner") -> None:
+        """See `Demands`: embeddings to judge progress by, where kappa may grow."""
+        from methods.objective import head_of
+
+        if self.config.is_adaptive:
+            head_of(learner.model)
+
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Train, tell it clustered, average what all told, and cluster that."""
         c, progress = self.config, Progress.read(state.shared[PROGRESS], self.config.window)

@@ -189,6 +189,13 @@ class FedLN:
         """See `Method`."""
         return params_numel
 
+    def check(self, learner: "TorchLearner") -> None:
+        """See `Demands`: a representation to distil into, where that is the remedy."""
+        from methods.objective import head_of
+
+        if self.config.remedy == "distil":
+            head_of(learner.model)
+
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Estimate if it is time, train, tell what our labels are worth, then agree."""
         c = self.config

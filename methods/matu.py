@@ -128,18 +128,20 @@ class MaTU:
         """See `Gathers`: one vector, and for each task a mask with its scale and identity."""
         return tau_bytes(size.numel, self.config.coding) + size.parts * (-(-size.numel // 8) + 80)
 
-    def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
-        """Fine-tune each task, tell all, and reduce what all told.
+    def check(self, learner: "TorchLearner") -> None:
+        """See `Demands`: no more tasks than a message may have."""
+        from methods.part_work import parts_of
 
-        Raises:
-            BadOption: this node has more tasks than a message may.
-        """
+        most, count = self.config.tasks_per_peer, len(parts_of(learner))
+        if count > most:
+            raise BadOption(f"this node has {count} tasks: raise tasks_per_peer = {most}")
+
+    def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
+        """Fine-tune each task, tell all, and reduce what all told."""
         from methods.part_work import parts_of
 
         c = self.config
         parts, table = parts_of(learner), TaskTable.of(state.shared)
-        if len(parts) > c.tasks_per_peer:
-            raise BadOption(f"this node has {len(parts)} tasks: raise tasks_per_peer = {c.tasks_per_peer}")
         trained = list(self._local(state.params, table, parts, round_))
         form = Form(digest(state.params), state.params.size, c.coding, c.tasks_per_peer)
         unified = unify([np.subtract(each.params, state.params) for each in trained])

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from node.testnet_plan import Plan
-from node.testnet_view import bar, line_of, live_view, lowest_round
+from node.testnet_view import bar, line_of, live_view, lowest_round, problems
 from node.testnet_watch import Observed
 
 LINES: Final = 10
@@ -26,6 +26,7 @@ class Display:
         self._told_round = -1
         self._told_at = 0.0
         self._told_progress = ""
+        self._told_problems: set[str] = set()
         self._nodes: RenderableType = ""
 
     def __enter__(self) -> Self:
@@ -45,6 +46,10 @@ class Display:
             self._nodes = live_view(plan, nodes, seconds, note)
             self._live.update(self._nodes, refresh=True)
             return
+        for problem in problems(nodes):
+            if problem not in self._told_problems:
+                self._told_problems.add(problem)
+                self._console.print(problem, soft_wrap=True)
         round_ = lowest_round(nodes)
         step = max(1, plan.rounds // LINES)
         progress = plan.rounds > 0 and round_ >= self._told_round + step

@@ -31,6 +31,8 @@ PHASE_STYLES: Final = {
     "exchanging": "blue",
     "finished": "bold green",
 }
+TRAINER_STATES: Final = ("none", "running", "attached")
+"""What a trainer is where nothing is wrong; else its status says why it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,11 @@ def problems(nodes: Sequence[Observed]) -> list[str]:
     """Return what a person should see to, once each, with the nodes that say it."""
     said: dict[str, list[str]] = {}
     for node in nodes:
-        for problem in node.status.problems if node.status else ():
+        if node.status is None:
+            continue
+        trainer = node.status.trainer
+        ended = [] if trainer in TRAINER_STATES else [f"its trainer ended: {trainer}"]
+        for problem in [*node.status.problems, *ended]:
             said.setdefault(problem, []).append(node.name)
     return [f"{', '.join(dict.fromkeys(names))}: {problem}" for problem, names in said.items()]
 

@@ -20,7 +20,7 @@ import torch
 
 import methods
 from gossip.errors import GossipError
-from methods.base import Method, OuterMethod, Report, State
+from methods.base import Demands, Method, OuterMethod, Report, State
 from methods.errors import Interrupted, MethodsError
 from methods.learner import TorchLearner
 from methods.overlap import check_delay
@@ -120,6 +120,8 @@ class _Trainer:
             interrupt=lambda: self._is_interrupted(),
             hurry=lambda: (self._overlap or self._session).is_hurried(),
         )
+        if isinstance(self._method, Demands):
+            self._method.check(self._learner)
         initial = self._method.init(self._learner.initial)
         self._spec = run_spec(spec, all_options(self._method), self._learner.manifest, shared_specs(initial))
         self._private = PrivateState(state_dir, self._spec)

@@ -85,7 +85,10 @@ def test_the_head_is_probed_while_all_else_stays() -> None:
 def test_a_task_without_a_head_is_told_what_to_add() -> None:
     learner = TorchLearner(Digits("1/5"))
     with pytest.raises(BadTask, match="Digits has no head: let its role"):
+        DeltaMask().check(learner)
+    with pytest.raises(BadTask, match="Digits has no head"):
         next(DeltaMask().round(DeltaMask().init(learner.initial), learner, 0))
+    DeltaMask(DeltaMaskConfig(head_rounds=0)).check(learner)
 
 
 def test_the_gradient_of_the_mask_goes_straight_through_the_drawing() -> None:

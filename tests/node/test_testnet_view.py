@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from testnet_fakes import peer_status, round_status, status
 
+from node.testnet_display import Display
 from node.testnet_plan import Plan
 from node.testnet_verdict import judge
 from node.testnet_view import (
@@ -132,6 +133,16 @@ def test_a_problem_is_told_once_with_all_who_have_it() -> None:
         observed.status = msgspec.structs.replace(observed.status, problems=["the disk is full"] * 2)
     assert problems(nodes) == ["node-1, node-2: the disk is full"]
     assert "node-1, node-2: the disk is full" in text_of(live_view(PLAN, nodes, 1.0))
+
+
+def test_without_a_terminal_a_trainer_that_ends_again_and_again_is_told_once() -> None:
+    observed, out = node(1), io.StringIO()
+    assert observed.status is not None
+    observed.status = msgspec.structs.replace(observed.status, trainer="the training diverged; lower lr = 9")
+    with Display(Console(file=out, width=140, color_system=None)) as display:
+        for seconds in (1.0, 2.0, 3.0):
+            display.show(PLAN, [observed], seconds, "")
+    assert out.getvalue().count("node-1: its trainer ended: the training diverged; lower lr = 9") == 1
 
 
 def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
