@@ -36,8 +36,8 @@ def test_the_table_has_the_nodes_first_and_says_what_its_bytes_are() -> None:
     with console.capture() as capture:
         console.print(beside_table(systems, range(3, 5)))
     lines = capture.get().splitlines()
-    assert "seeds 3 to 4" in lines[0]
+    assert lines[0] == "Beside the nodes, in lockstep over seeds 3 to 4, mean ± standard deviation"
     rows = [line.split() for line in lines]
-    assert ["fedln,", "these", "4", "nodes", "0.910", "100.0", "kB"] in rows
+    assert ["fedln,", "these", "4", "nodes", "0.910", "100", "kB"] in rows
     assert ["FedAvg", "0.850", "±", "0.071", "53.8", "kB"] in rows
     assert "sockets" in capture.get()
