@@ -4,6 +4,7 @@ Five peers, Dirichlet 1.0, 40 rounds; a body of 49,152 weights, pre-trained on t
 those of a peer's update per masked weight and round, in the rounds of masks.
 """
 
+from collections.abc import Iterator
 from statistics import fmean
 from typing import Final
 
@@ -29,16 +30,14 @@ SYSTEMS: Final[dict[str, Method]] = {
 }
 
 
-def systems(seed: int) -> dict[str, dict[str, float]]:
-    """Return accuracy and bits per weight of every system."""
+def systems(seed: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield accuracy and bits per weight of every system."""
     tasks = [DigitsBody(f"{i + 1}/{PEERS}", seed=seed) for i in range(PEERS)]
-    found = {}
     for name, method in SYSTEMS.items():
         done = run(method, tasks, ROUNDS, seed)
-        found[name] = {"accuracy": done.accuracy, **bits(method, done)}
+        yield name, {"accuracy": done.accuracy, **bits(method, done)}
     alone = [run(DeltaMask(), [task], ROUNDS, seed).accuracy for task in tasks]
-    found["DeltaMask, each alone"] = {"accuracy": fmean(alone)}
-    return found
+    yield "DeltaMask, each alone", {"accuracy": fmean(alone)}
 
 
 def bits(method: Method, done: Run) -> dict[str, float]:
