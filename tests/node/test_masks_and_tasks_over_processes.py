@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 from lockstep import train
 from meter import Meter
-from swarm import Node, Swarm, averaged, wait_agreement, wait_until
+from swarm import Node, Swarm, averaged, wait_until
 
 from methods.base import Method
 from methods.deltamask import DeltaMask, DeltaMaskConfig
@@ -113,37 +113,3 @@ def test_a_mask_costs_a_tenth_of_a_bit_per_weight_on_the_socket(tmp_path: Path) 
         assert len({status.state_hash for status in statuses}) == 1
         assert bits <= 0.15
         assert last <= 0.11
-
-
-def test_four_tasks_take_less_than_a_third_of_four_vectors_on_the_socket(tmp_path: Path) -> None:
-    flags = ("--task", "digit_tasks", "--method", "matu", "--rounds", "14", "--option", "steps=5")
-    with Swarm(tmp_path) as swarm:
-        nodes = start_all(swarm, 3, *flags, options=["per_node=4"])
-        meter = Meter(nodes)
-
-        def is_over() -> list[Status] | None:
-            statuses = meter.look()
-            return statuses if statuses and all(status.round == 14 for status in statuses) else None
-
-        statuses = wait_until("all rounds", is_over, LONG)
-        separate = 4 * 4 * 16_576
-        share = meter.bytes_per_update(statuses, first=1) / separate
-        print(f"{share:.3f} of four float32 vectors on the socket")
-        assert len({status.state_hash for status in statuses}) == 1
-        assert share <= 0.30
-
-
-def test_a_newcomer_brings_a_new_task_while_the_others_go_on(tmp_path: Path) -> None:
-    flags = ("--task", "digit_tasks", "--method", "matu", "--option", "steps=5")
-    with Swarm(tmp_path) as swarm:
-        nodes = start_all(swarm, 3, *flags, options=["tasks=upright,mirrored,turned"])
-        nodes[0].wait("rounds before", lambda status: status.round >= 3, LONG)
-        new = swarm.start(
-            "newcomer", *flags, "--task-option", "share=3/3", "--task-option", "own=parity,upright",
-            "--patience", "60", join=nodes[0],
-        )  # fmt: skip
-        found = new.wait("its own task is learned", lambda s: s.metrics.get("accuracy parity", 0) > 0.8, LONG)
-        assert found.round > 3
-        wait_agreement([*nodes, new], least=found.round, seconds=LONG)
-        assert found.metrics["holders"] == 1
-        assert nodes[0].status.metrics["holders"] >= 2

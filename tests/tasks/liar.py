@@ -48,9 +48,9 @@ def bomb(_: bytes) -> bytes:
     return msgspec.msgpack.encode(Filter(*form, True, b"\x89PNG\r\n\x1a\n" + image))
 
 
-def giant(body: bytes) -> bytes:
-    """Return a body that announces 2^40 of something."""
-    return msgspec.msgpack.encode(Filter(1 << 40, 0, 1 << 18, 1 << 30, True, b"")) + body[:0]
+def giant(_: bytes) -> bytes:
+    """Return a filter that announces 2^40 members."""
+    return msgspec.msgpack.encode(Filter(1 << 40, 0, 1 << 18, 1 << 30, True, b""))
 
 
 def nan(body: bytes) -> bytes:
@@ -97,8 +97,10 @@ def main() -> int:
         digit_tasks.LABELS = {**digit_tasks.LABELS, "upright": lambda labels: (labels + 3) % 10}  # type: ignore[misc]
     lies = [LIES[name] for name in named if name != "labels"]
 
-    def exchange(body: bytes, *arguments: Any, **options: Any) -> Steps[Any]:
-        return methods.bodies.exchange(lies.pop(0)(body) if lies else body, *arguments, **options)
+    def exchange(body: bytes, read: Callable[[bytes], Any], *, tag: str, **bounds: Any) -> Steps[Any]:
+        if lies and tag != "ballots":
+            body = lies.pop(0)(body)
+        return methods.bodies.exchange(body, read, tag=tag, **bounds)
 
     for module in (deltamask, fedcompress, fedln, fedstar, matu):
         module.exchange = exchange  # type: ignore[attr-defined]
