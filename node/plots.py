@@ -88,9 +88,10 @@ def plot_systems(path: Path, title: str, systems: Systems) -> None:
             mean = fmean(values)
             axes.barh(line, mean, color="#0072B2" if line else "#999999", height=0.6)
             axes.plot([min(values), max(values)], [line, line], color="black", linewidth=1.2)
-            axes.annotate(f" {mean:.3g}", (max(values), line), va="center", fontsize=8)
+            # Rounded first: what is nothing but for the last bit is nothing.
+            axes.annotate(f" {round(mean, 6) + 0.0:.3g}", (max(values), line), va="center", fontsize=8)
         axes.set_yticks(range(len(systems)), list(systems), fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(systems) - 0.4, -0.6)
         axes.margins(x=0.15)
         axes.set_title(metric, loc="left", fontsize=9)
         for side in ("top", "right"):

@@ -101,7 +101,8 @@ def shown(values: Sequence[float]) -> str:
         return "–"
     digits = 3 if max(abs(value) for value in values) < 100 else 0
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{spread}"
+    # Adding zero turns a rounded -0.0 into 0.0.
+    return f"{round(fmean(values), digits) + 0.0:.{digits}f}{spread}"
 
 
 def put(path: Path, text: str) -> None:
