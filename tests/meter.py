@@ -3,7 +3,7 @@
 All that the sockets sent counts, whatever for: presence, matchmaking, commitments, links' own framing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from swarm import Node, averaged
 
@@ -32,22 +32,23 @@ class Meter:
             {round_ for round_, each in averaged(status).items() if each.contributors == everyone}
             for status in statuses
         ]
-        clean = sorted(round_ for round_ in set.intersection(*whole) if round_ >= first)
-        start, length = longest_run(clean)
-        print(f"undisturbed: {length} rounds from {start}")
-        assert length >= 4, f"too few undisturbed rounds to count: {clean}"
-        begin, end = (self._seen.get(round_, {}) for round_ in (start, start + length - 1))
-        assert len(begin) == len(end) == everyone, "a round went by unseen"
+        clean = {round_ for round_ in set.intersection(*whole) if round_ >= first}
+        # Rounds may go by between two looks; it is counted from one that was seen to another.
+        seen = [round_ for round_ in sorted(clean) if len(self._seen.get(round_, {})) == everyone]
+        start, last = longest_span(seen, clean)
+        print(f"undisturbed: {last - start} rounds from {start}")
+        assert last - start >= 3, f"too few undisturbed rounds to count: {sorted(clean)}, seen {seen}"
+        begin, end = self._seen[start], self._seen[last]
         sent = sum(end[name] - begin[name] for name in begin)
-        return sent / (everyone * (everyone - 1) * (length - 1))
+        return sent / (everyone * (everyone - 1) * (last - start))
 
 
-def longest_run(numbers: Sequence[int]) -> tuple[int, int]:
-    """Return where the longest run of consecutive numbers starts, and how long it is."""
-    best = (0, 0)
-    for start in numbers:
-        length = 0
-        while start + length in numbers:
-            length += 1
-        best = max(best, (start, length), key=lambda run: run[1])
-    return best
+def longest_span(seen: Sequence[int], clean: Collection[int]) -> tuple[int, int]:
+    """Return the first and the last of what was seen between which, both included, all is clean."""
+    spans = [
+        (start, last)
+        for start in seen
+        for last in seen
+        if start <= last and all(round_ in clean for round_ in range(start, last + 1))
+    ]
+    return max(spans, key=lambda span: span[1] - span[0], default=(0, 0))

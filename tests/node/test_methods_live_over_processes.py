@@ -115,7 +115,7 @@ def test_it_outlives_lies_and_a_death_takes_in_a_late_joiner_and_sends_what_is_t
 
         def has_gone_on() -> list[Status] | None:
             statuses = meter.look()
-            return statuses if statuses and all(status.round >= lies + 7 for status in statuses) else None
+            return statuses if statuses and all(status.round >= lies + 12 for status in statuses) else None
 
         statuses = wait_until("rounds after the lies", has_gone_on, LONG)
         assert_lies_are_counted(nodes[:2], lies)
