@@ -183,10 +183,7 @@ class Rounds:
     def _finished(self, message: ipc.Finished) -> None:
         if message.slot != 1 - self._slot or message.round != self.round:
             log.error(
-                "the trainer finished round %d in slot %d; expected %d",
-                message.round,
-                message.slot,
-                self.round,
+                "trainer finished round %d in slot %d; expected %d", message.round, message.slot, self.round
             )
             return
         assert self._segment is not None
