@@ -47,6 +47,16 @@ def yardsticks(method: str, options: Mapping[str, Scalar], setting: Setting) -> 
     return make(dict(options), setting) if make is not None else {}
 
 
+def work_of_epochs(method: str, options: Mapping[str, Scalar], examples: int, unlabelled: int) -> Options:
+    """Return the steps and the batch size of a method whose local work is told in epochs."""
+    epochs = int(options["epochs"]) + int(options.get("cluster_epochs", 0))
+    batch_size, passed = int(options["batch_size"]), examples
+    if method == "fedstar" and unlabelled:
+        # Half of a batch is labelled; it is the other half that passes once per epoch.
+        batch_size, passed = batch_size // 2, unlabelled
+    return {"steps": max(1, epochs) * ceil(passed / batch_size), "batch_size": batch_size}
+
+
 def _fedstar(options: Options, setting: Setting) -> dict[str, System]:
     epoch = _epochs(options, setting, 1)
     found = {

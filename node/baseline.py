@@ -24,14 +24,16 @@ from methods.lockstep import run
 from methods.registry import all_options, load_method
 from methods.regrouped import OnePart, Pooled
 from methods.task import load_task
-from methods.yardsticks import Setting, System, yardsticks
+from methods.yardsticks import Setting, System, work_of_epochs, yardsticks
 from node.testnet_plan import EACH_ALONE, Plan, ShareAlone, SystemReached, task_options
 
 
-def local_config(plan: Plan) -> LocalSGDConfig:
-    """Return the local work of the plan's method: its steps, learning rate and batch size."""
+def local_config(plan: Plan, examples: int, unlabelled: int = 0) -> LocalSGDConfig:
+    """Return the local work of the plan's method on so many examples: steps, learning rate, batch size."""
     options = all_options(load_method(plan.method, plan.options))
     known = {field: options[field] for field in LocalSGDConfig.__struct_fields__ if field in options}
+    if "epochs" in options:
+        known |= work_of_epochs(plan.method, options, examples, unlabelled)
     return msgspec.convert(known, LocalSGDConfig)
 
 
@@ -41,11 +43,12 @@ def alone(plan: Plan) -> Iterator[ShareAlone]:
     Raises:
         MethodsError: the task does not load, or does not learn.
     """
-    method = LocalSGD(local_config(plan))
     for index in range(1, plan.nodes + 1):
         learner = TorchLearner(load_task(plan.task, task_options(plan, index)), seed=plan.seed)
         if learner.examples == 0:
             continue  # without labels there is nothing to learn alone
+        unlabelled = learner.task.unlabelled_data()
+        method = LocalSGD(local_config(plan, learner.examples, 0 if unlabelled is None else len(unlabelled)))
         state = method.init(learner.initial)
         for round_ in range(plan.rounds):
             state = _state_after(method.round(state, learner, round_))

@@ -17,8 +17,16 @@ from node.testnet_plan import EACH_ALONE, Plan, ShareAlone, task_options
 
 
 def test_local_work_is_that_of_the_method() -> None:
-    config = local_config(Plan(method="diloco", options={"steps": 7, "lr": 0.03, "batch_size": 8}))
+    config = local_config(Plan(method="diloco", options={"steps": 7, "lr": 0.03, "batch_size": 8}), 100)
     assert (config.steps, config.lr, config.batch_size) == (7, 0.03, 8)
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "batch_size"), [("fedln", 3, 128), ("fedcompress", 30, 128), ("fedstar", 10, 32)]
+)
+def test_epochs_are_told_in_steps(method: str, steps: int, batch_size: int) -> None:
+    config = local_config(Plan(method=method), 300, 310)
+    assert (config.steps, config.batch_size) == (steps, batch_size)
 
 
 def test_a_share_alone_reaches_what_plain_training_reaches() -> None:

@@ -17,7 +17,6 @@ from methods.digits_shares import CompressibleDigits, PartlyLabelledDigits
 from methods.fedavg import FedAvg, FedAvgConfig
 from methods.fedstar import FedSTAR, FedSTARConfig
 from methods.learner import TorchLearner, read_model
-from methods.local_sgd import LocalSGD, LocalSGDConfig
 from methods.task import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -45,14 +44,14 @@ def reached(method: Any, tasks: list[Task], rounds: int) -> float:
 
 def test_fedstar_beats_one_epoch_and_does_not_fall_behind_equal_steps(tmp_path: Path) -> None:
     rounds = 60
-    together = run_testnet(
+    result = run_testnet(
         tmp_path, "--nodes", "5", "--method", "fedstar", "--option", f"rounds={rounds}",
         "--rounds", str(rounds), "--task", "digits_few_labels", "--timeout", "500", "--seeds", "0",
-    )["accuracy_mean"]  # fmt: skip
+    )  # fmt: skip
+    together, alone = result["accuracy_mean"], result["local_only_mean"]
     tasks: list[Task] = [PartlyLabelledDigits(f"{i + 1}/5") for i in range(5)]
     epoch = reached(FedAvg(FedAvgConfig(steps=1, lr=1e-3, batch_size=64)), tasks, rounds)
     equal = reached(FedSTAR(FedSTARConfig(rounds=rounds, beta=0, gate=False)), tasks, rounds)
-    alone = reached(LocalSGD(LocalSGDConfig(steps=9, lr=1e-3, batch_size=32)), tasks, rounds)
     print(f"together {together:.3f} one epoch {epoch:.3f} equal steps {equal:.3f} alone {alone:.3f}")
     assert together >= epoch + 0.10
     assert together >= equal - 0.01
