@@ -50,7 +50,7 @@ def test_a_port_that_another_node_has_is_named_with_the_flag(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        ("paced:Missing", ("paced has no task Missing", "it has: Paced")),
+        ("paced:Missing", ("paced has no task Missing", "it has: ", "Paced")),
         ("json:JSONDecoder", ("json has no task JSONDecoder",)),
     ],
 )
