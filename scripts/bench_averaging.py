@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,10 +149,16 @@ def run_copy(peers: int, numel: int, rounds: int) -> list[list[dict[str, Any]]]:
     return [rows[WARM_UP:]]
 
 
-def summary(system: str, peers: int, numel: int, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return one line of the result."""
+def summary(
+    system: str, peers: int, numel: int, rows: list[list[dict[str, Any]]], load: float
+) -> dict[str, Any]:
+    """Return one line of the result; `load` is the machine's before it."""
     seconds = [max(row["seconds"] for row in round_) for round_ in zip(*rows, strict=True)]
     waits = [max(row["matchmaking_seconds"] for row in round_) for round_ in zip(*rows, strict=True)]
+    whole = [
+        max(row["seconds"] + row["matchmaking_seconds"] for row in round_)
+        for round_ in zip(*rows, strict=True)
+    ]
     flat = [row for peer in rows for row in peer]
     sent = [row["bytes"] for row in flat if row["bytes"] is not None]
     engine, _, codec = system.partition("-")
@@ -164,33 +171,59 @@ def summary(system: str, peers: int, numel: int, rows: list[list[dict[str, Any]]
         "seconds_min": min(seconds),
         "seconds_max": max(seconds),
         "matchmaking_seconds": statistics.median(waits),
+        "round_seconds": statistics.median(whole),
         "bytes_per_peer": statistics.median(sent) if sent else None,
         "cpu_seconds_per_peer": statistics.median(row["cpu_seconds"] for row in flat),
         "peak_rss_mb": max(row["peak_rss_mb"] for row in flat),
         "largest_error": max(row["error"] for row in flat),
+        "load_before": load,
+    }
+
+
+WIDE: Final = ("min to max", "CPU s/peer", "MB/peer", "load")
+"""Columns that a terminal has no room for."""
+
+
+def ratios(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, str]:
+    """Return how a row compares to gloo and to hivemind with the same numbers on the wire."""
+    group = {(r["system"], r["codec"]): r for r in results if _same(r, row)}
+    gloo, is_ours = group.get(("gloo", "float32")), row["system"] == "shoal"
+    twin = {"float32": "float32", "float16": "float16", "int8": "uint8"}.get(row["codec"], "")
+    hivemind = group.get(("hivemind", twin)) if is_ours else None
+    default = group.get(("hivemind", "default")) if is_ours and row["codec"] == "float32" else None
+    return {
+        "x gloo": f"{row['seconds_median'] / gloo['seconds_median']:.2f}" if gloo else "",
+        "hivemind x": f"{hivemind['seconds_median'] / row['seconds_median']:.1f}" if hivemind else "",
+        "its round x": f"{hivemind['round_seconds'] / row['round_seconds']:.1f}" if hivemind else "",
+        "default round x": f"{default['round_seconds'] / row['round_seconds']:.0f}" if default else "",
+    }
+
+
+def cells_of(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, str]:
+    """Return a row as a reader sees it."""
+    mega = row["bytes_per_peer"] and f"{row['bytes_per_peer'] / 1e6:.0f}"
+    return {
+        "numbers": f"{row['numel'] / 1e6:g} M",
+        "peers": str(row["peers"]),
+        "system": f"{row['system']} {row['codec']}",
+        "all-reduce s": f"{row['seconds_median']:.3f}",
+        "min to max": f"{row['seconds_min']:.3f} to {row['seconds_max']:.3f}",
+        "whole round s": f"{row['round_seconds']:.3f}",
+        **ratios(row, results),
+        "CPU s/peer": f"{row['cpu_seconds_per_peer']:.3f}",
+        "MB/peer": mega or "",
+        "load": f"{row['load_before']:.1f}",
     }
 
 
 def table_of(results: list[dict[str, Any]]) -> Table:
     """Return the results as a table, with ratios within the same peers and size."""
-    table = Table(title="averaging, median of rounds, slowest peer")
-    for name in ("peers", "numbers", "system", "codec", "seconds", "matchmaking", "x gloo", "hivemind x"):
+    table = Table(title="averaging, medians over rounds of the slowest peer")
+    rows = [cells_of(row, results) for row in results]
+    for name in (shown := [name for name in rows[0] if name not in WIDE]):
         table.add_column(name, justify="right")
-    for row in results:
-        group = {(r["system"], r["codec"]): r for r in results if _same(r, row)}
-        gloo = group.get(("gloo", "float32"))
-        twin = {"float32": "float32", "float16": "float16", "int8": "uint8"}.get(row["codec"])
-        hivemind = group.get(("hivemind", twin or "")) if row["system"] == "shoal" else None
-        table.add_row(
-            str(row["peers"]),
-            f"{row['numel'] / 1e6:g} M",
-            row["system"],
-            row["codec"],
-            f"{row['seconds_median']:.3f}",
-            f"{row['matchmaking_seconds']:.3f}",
-            f"{row['seconds_median'] / gloo['seconds_median']:.2f}" if gloo else "",
-            f"{hivemind['seconds_median'] / row['seconds_median']:.1f}" if hivemind else "",
-        )
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
     return table
 
 
@@ -198,42 +231,68 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(one["peers"] == other["peers"] and one["numel"] == other["numel"])
 
 
-def write_docs(results: list[dict[str, Any]], command: str) -> None:
+LEGEND: Final = """\
+How to read it: *all-reduce s* is the time from a formed group to the mean, on the slowest peer, median over
+the rounds; *whole round s* adds the matchmaking. *x gloo* is that time divided by gloo's (1 would be the
+speed of plaintext without any fault tolerance); *hivemind x* is hivemind's time with the same codec divided
+by ours (uint8 is its 8-bit codec); *its round x* and *default round x* compare whole rounds, with hivemind
+told the exact group size and with its defaults. *CPU s/peer* is user and system time of one peer process in
+one round: on a busy machine it is the steadier figure. *load* is the one-minute load average before the row
+was measured: it holds what the rows before left behind, and whatever else ran. *copy* is a bare socket pair.
+"""
+
+
+def write_docs(results: list[dict[str, Any]]) -> None:
     """Write docs/benchmarks.md and its plot."""
+    plot(results)
+    rows = [cells_of(row, results) for row in results]
+    lines = ["# Benchmarks", ""]
+    lines += [f"    {command}" for command in dict.fromkeys(row["command"] for row in results)]
+    lines += ["", f"{_machine()}.", "", "![seconds per all-reduce](benchmarks.png)", "", LEGEND]
+    lines += ["| " + " | ".join(rows[0]) + " |", "|" + " ---: |" * len(rows[0])]
+    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
+
+
+def kept(results: list[dict[str, Any]], *, append: bool) -> list[dict[str, Any]]:
+    """Keep rows for the document; with `append`, behind those of earlier runs."""
+    path = ROOT / "docs" / "benchmarks.jsonl"
+    new = {(row["system"], row["codec"], row["peers"], row["numel"]) for row in results}
+    old = [json.loads(line) for line in path.read_text().splitlines()] if append and path.exists() else []
+    rows = [r for r in old if (r["system"], r["codec"], r["peers"], r["numel"]) not in new] + results
+    rows.sort(key=lambda row: (-row["numel"], row["peers"]))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def plot(results: list[dict[str, Any]]) -> None:
+    """Draw the largest vector among four peers, or what comes nearest."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     largest = max(results, key=lambda r: (r["numel"], r["peers"] == 4))
-    shown = [r for r in results if _same(r, largest)]
-    figure, axes = plt.subplots(figsize=(8, 0.5 * len(shown) + 1.5))
-    names = [f"{r['system']} {r['codec']}" for r in shown]
-    axes.barh(names, [r["seconds_median"] for r in shown], color="#0072b2")
+    shown = [r for r in results if _same(r, largest) and r["codec"] != "default"]
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(shown) + 1.4))
+    names = [
+        f"{r['system']} {r['codec']}" if r["system"] not in ("gloo", "copy") else r["system"] for r in shown
+    ]
+    colors = ["#0072b2" if r["system"] == "shoal" else "#999999" for r in shown]
+    bars = axes.barh(names, [r["seconds_median"] for r in shown], color=colors)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.margins(x=0.1)
     axes.invert_yaxis()
-    axes.set_xlabel("seconds per all-reduce, median")
-    axes.set_title(f"{largest['numel'] / 1e6:g} M float32, {largest['peers']} peers on one machine")
+    axes.set_xlabel("seconds per all-reduce, median; shorter is better")
+    axes.set_title(f"{largest['numel'] / 1e6:g} M numbers, {largest['peers']} peers on one machine")
+    axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(ROOT / "docs" / "benchmarks.png", dpi=120)
-    lines = ["# Benchmarks", "", f"`{command}`", ""]
-    lines += [
-        f"{_machine()}. Times are medians over rounds of the slowest peer; ratios are within one run.",
-        "",
-    ]
-    lines += ["![seconds per all-reduce](benchmarks.png)", ""]
-    columns = list(results[0])
-    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_cell(r[c]) for c in columns) + " |" for r in results]
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
 
 
 def _machine() -> str:
     python = platform.python_version()
     return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {python}"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -247,6 +306,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="a line per row instead of the table")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and its plot")
+    parser.add_argument("--append", action="store_true", help="like --write, and keep rows of earlier runs")
     options = parser.parse_args()
     systems = options.systems.split(",")
     unknown = set(systems) - set(SYSTEMS) - {"shoal-bfloat16"}
@@ -255,6 +315,7 @@ def main() -> None:
     if importlib.util.find_spec("hivemind") is None:
         systems = [system for system in systems if not system.startswith("hivemind")]
         print("hivemind is not installed (pip install hivemind): left out", file=sys.stderr)
+    command = " ".join(["python scripts/bench_averaging.py", *sys.argv[1:]])
     cells = [
         (int(numel), int(peers), system)
         for numel in options.numel.split(",")
@@ -266,18 +327,17 @@ def main() -> None:
         task = progress.add_task("averaging", total=len(cells))
         for numel, peers, system in cells:
             progress.update(task, description=f"{system}, {peers} peers, {numel / 1e6:g} M")
-            run = run_copy if system == "copy" else None
-            rows = (
-                run(peers, numel, options.rounds) if run else run_group(system, peers, numel, options.rounds)
-            )
-            results.append(summary(system, peers, numel, rows))
+            load = os.getloadavg()[0]
+            run = run_copy if system == "copy" else partial(run_group, system)
+            rows = run(peers, numel, options.rounds)
+            results.append(summary(system, peers, numel, rows, load) | {"command": command})
             if options.json:
                 print(json.dumps(results[-1]), flush=True)
             progress.advance(task)
     if not options.json:
         Console().print(table_of(results))
-    if options.write:
-        write_docs(results, "python scripts/bench_averaging.py " + " ".join(sys.argv[1:]))
+    if options.write or options.append:
+        write_docs(kept(results, append=options.append))
 
 
 if __name__ == "__main__":
