@@ -20,6 +20,7 @@ from gossip.fast_link import (
     CHACHA,
     CHUNK,
     LAST_RECORD,
+    MAX_JOINED,
     MAX_RECORD,
     TAG,
     Cipher,
@@ -50,6 +51,27 @@ def test_records_arrive_whole_and_in_order(suite: Suite, tcp: bool) -> None:
         await one.close()
         with pytest.raises(IncompleteReadError):
             await other.read_record()
+        await other.close()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_JOINED - 2, MAX_JOINED - 1, CHUNK])
+@pytest.mark.parametrize("tcp", [True, False])
+def test_a_small_pair_is_one_record_and_a_large_one_two(size: int, tcp: bool) -> None:
+    async def main() -> None:
+        one, other = await over_tcp() if tcp else (await wired())[:2]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.write_records, b"hi", bytes(size))
+            if 2 + size <= MAX_JOINED:
+                assert bytes(await other.read_record()) == b"hi" + bytes(size)
+            else:
+                assert bytes(await other.read_record()) == b"hi"
+                assert await other.wait_record() == size
+                out = bytearray(b"x" * size)
+                other.open_record(memoryview(out))
+                assert out == bytes(size)
+        await one.close()
         await other.close()
 
     trio.run(main)

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import random
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -87,6 +87,75 @@ def test_read_into_fills_buffers_of_any_size_from_records_of_any_size(first: int
             view[first : first + len(some)] = some
             await far.read_into(view[first + len(some) :])
             assert received == data
+
+    run(main)
+
+
+@pytest.mark.parametrize("lead", [0, 1, 70, 4096, 4097, 20_000])
+@pytest.mark.parametrize("size", [0, 1, 16_384, CHUNK - 70, CHUNK, CHUNK + 1, 5 * CHUNK])
+def test_a_head_and_a_body_arrive_behind_each_other(lead: int, size: int) -> None:
+    async def main() -> None:
+        dice = random.Random(lead + size)
+        head, body = dice.randbytes(lead), dice.randbytes(size)
+        async with muxers() as (one, other), trio.open_nursery() as nursery:
+            near, far = await stream_pair(one, other)
+            for wait in (True, False):
+                received = bytearray(lead), bytearray(size)
+                if wait:
+                    nursery.start_soon(far.fill, iter([memoryview(each) for each in received]))
+                    await trio.testing.wait_all_tasks_blocked()
+                    await near.write(head, memoryview(body))
+                else:
+                    nursery.start_soon(near.write, head, memoryview(body))
+                    await trio.testing.wait_all_tasks_blocked(0.005)
+                    await far.fill(iter([memoryview(each) for each in received]))
+                await trio.testing.wait_all_tasks_blocked(0.005)
+                assert received == (head, body)
+
+    run(main)
+
+
+def test_a_reader_is_asked_for_memory_as_soon_as_the_last_is_full() -> None:
+    async def main() -> None:
+        sizes, asked = [3, 2, 300_000, 1], []
+
+        def places() -> Iterator[memoryview]:
+            for size in sizes:
+                asked.append(size)
+                yield memoryview(bytearray(size))
+
+        async with muxers() as (one, other), trio.open_nursery() as nursery:
+            near, far = await stream_pair(one, other)
+            nursery.start_soon(far.fill, places())
+            for piece, seen in ((b"ab", 1), (b"cde", 3), (bytes(299_999), 3), (b"x", 4)):
+                await near.write(piece)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                assert asked == sizes[:seen]
+            await near.write(b"last, and more")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert await far.read(100) == b"ast, and more"
+
+    run(main)
+
+
+def test_a_body_whose_second_record_is_altered_never_looks_whole() -> None:
+    async def main() -> None:
+        one, other, wire, _ = await wired()
+        muxer = FastMuxer(other, ID(b"one"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(muxer.start)
+            await one.write_record(frame(WINDOW, SYN, 1, 0))
+            stream = await muxer.accept_stream()
+
+            async def read() -> None:
+                with pytest.raises(MuxedStreamReset):
+                    await stream.read_into(memoryview(bytearray(100_000)))
+
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            wire.bend = lambda data: data[:-1] + bytes([data[-1] ^ 1])
+            await one.write_records(frame(DATA, 0, 1, 100_000), bytes(100_000))
+        assert muxer.is_closed
 
     run(main)
 
@@ -255,6 +324,11 @@ FATAL = {
     "a cut header": [frame(PING, SYN, 0, 0)[:7]],
     "a body longer than its record": [frame(DATA, SYN, 1, 100, b"x" * 99)],
     "a body of 4 GiB": [frame(DATA, SYN, 1, 0xFFFFFFFF, b"x")],
+    "a body that goes on with less": [frame(DATA, 0, 1, 100, b"x"), b"y" * 98],
+    "a body that goes on with more": [frame(DATA, 0, 1, 100, b"x"), b"y" * 100],
+    "a body that goes on with another frame": [frame(DATA, 0, 1, 100), frame(PING, SYN, 0, 0)],
+    "a body whose rest is larger than any": [frame(DATA, 0, 1, CHUNK + 1), bytes(CHUNK + 1)],
+    "a body that goes on and ends its stream": [frame(DATA, FIN, 1, 5), b"abcde"],
     "a goodbye": [frame(GOAWAY, 0, 0, 0)],
     "a stream id of ours": [frame(WINDOW, SYN, 2, 0)],
     "stream zero": [frame(WINDOW, SYN, 0, 0)],
@@ -262,6 +336,8 @@ FATAL = {
 }
 HARMLESS = {
     "data for an unknown stream": [frame(DATA, 0, 77, 3, b"abc")],
+    "data for an unknown stream that goes on": [frame(DATA, 0, 77, 3, b"a"), b"bc"],
+    "data that goes on": [frame(WINDOW, SYN, 1, 0), frame(DATA, 0, 1, 3, b"a"), b"bc"],
     "a grant for an unknown stream": [frame(WINDOW, 0, 77, 5)],
     "an end of an unknown stream": [frame(WINDOW, FIN, 77, 0), frame(WINDOW, RST, 77, 0)],
     "a pong nobody asked for": [frame(PING, ACK, 0, 0xFFFFFFFF)],
