@@ -347,7 +347,7 @@ HARMLESS = {
     "data after its end": [frame(DATA, SYN | FIN, 1, 1, b"x"), frame(DATA, 0, 1, 1, b"y")],
     "data after our reset": [
         frame(DATA, SYN, 1, 7, b"resetme"),
-        *[frame(DATA, 0, 1, CHUNK, bytes(CHUNK))] * 2,
+        *[frame(DATA, 0, 1, CHUNK // 2 - 4, bytes(CHUNK // 2 - 4))] * 2,
     ],
     "empty data": [frame(DATA, SYN, 1, 0), frame(DATA, 0, 1, 0)],
 }
