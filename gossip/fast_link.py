@@ -16,11 +16,8 @@ The Noise Protocol Framework, Trevor Perrin, revision 34, https://noiseprotocol.
 libp2p's profile: https://github.com/libp2p/specs/tree/master/noise
 """
 
-import os
 import platform
-import socket
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,11 +28,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from libp2p.abc import IRawConnection, ISecureConn
 from libp2p.crypto.keys import KeyPair, PrivateKey
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
-from libp2p.io.trio import TrioTCPStream
 from libp2p.peer.id import ID
 from libp2p.security.base_session import BaseSession
 from libp2p.security.noise.patterns import IPattern, PatternXX
 from libp2p.security.noise.transport import Transport as NoiseTransport
+
+from gossip.fast_tcp import TcpStream
 
 CHUNK: Final = 256 * 1024
 """Payload of a full record. Measured: larger ones fall out of the cache, smaller ones cost calls."""
@@ -49,16 +47,11 @@ _LENGTH: Final = struct.Struct("!I")
 _NONCE: Final = struct.Struct("<4xQ")
 PEEK: Final = 4096
 """Bytes read ahead of a record, so that a small one costs no system call of its own."""
-MAX_READ: Final = 64 * 1024
-"""Bytes that a read of the library may ask the system for at once."""
 LAST_RECORD: Final = 1 << 63
 REKEY_EVERY: Final = 1 << 20
 """Records under one key: at most 256 GiB, where AES-GCM's margin is still 2^-60."""
 SEND_STALL: Final = 60.0
 """Seconds after which a peer that takes no byte is gone. A guess: two lost minutes are worse."""
-
-_HAS_LOW_WATER: Final = sys.platform == "linux"
-"""Elsewhere a mark above the receive buffer's size is never reached."""
 
 Aead = AESGCM | ChaCha20Poly1305
 
@@ -98,102 +91,6 @@ def suites_by_speed(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[Suite, Suite
         for word in line.split()
     }
     return (AES, CHACHA) if "aes" in flags else (CHACHA, AES)
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Bytes that went through sockets, of all connections that share this counter."""
-
-    sent: int = 0
-    received: int = 0
-
-
-class TcpStream(TrioTCPStream):
-    """A TCP connection that counts its bytes and reads into a buffer of the caller."""
-
-    def __init__(self, stream: trio.SocketStream, traffic: Traffic) -> None:
-        """`traffic` may be shared by several connections."""
-        super().__init__(stream)
-        self.traffic = traffic
-        self.heard = False
-        """Whether anything has come."""
-        self._low_water = 1
-
-    async def write(self, data: bytes | memoryview) -> None:
-        """See `TrioTCPStream`."""
-        await super().write(data)
-        self.traffic.sent += len(data)
-
-    async def read(self, n: int | None = None) -> bytes:
-        """See `TrioTCPStream`; a stranger's length prefix does not decide how much memory is taken."""
-        data = bytes(await super().read(MAX_READ if n is None else min(n, MAX_READ)))
-        self.traffic.received += len(data)
-        self.heard = self.heard or bool(data)
-        return data
-
-    def send_nowait(self, data: memoryview) -> int:
-        """Send what the system takes at once and return how much that was.
-
-        trio's sockets pass through the scheduler on every call; under a stream of records that costs
-        more than the encryption.
-
-        Raises:
-            ConnectionClosedError: the connection is broken or closed.
-        """
-        try:
-            count = os.write(self.stream.socket.fileno(), data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise ConnectionClosedError(str(error)) from error
-        self.traffic.sent += count
-        return count
-
-    async def send_all(self, data: memoryview) -> None:
-        """Send everything.
-
-        Raises:
-            ConnectionClosedError: the connection is broken or closed.
-        """
-        while data:
-            count = self.send_nowait(data)
-            data = data[count:]
-            if not count:
-                try:
-                    await trio.lowlevel.wait_writable(self.stream.socket)
-                except (OSError, trio.ClosedResourceError) as error:
-                    raise ConnectionClosedError(str(error)) from error
-
-    def receive_nowait(self, view: memoryview) -> int | None:
-        """Read what has arrived into the buffer and return how much; nothing yet is `None`, the end 0.
-
-        Raises:
-            ConnectionClosedError: the connection is broken or closed.
-        """
-        try:
-            count = os.readv(self.stream.socket.fileno(), [view])
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise ConnectionClosedError(str(error)) from error
-        self.traffic.received += count
-        return count
-
-    async def wait_readable(self, least: int) -> None:
-        """Wait until there is something to read: `least` bytes, where the system can wait for so many.
-
-        A record cannot be opened before it is whole, so waking for each of its segments is in vain.
-
-        Raises:
-            ConnectionClosedError: the connection is broken or closed.
-        """
-        try:
-            if _HAS_LOW_WATER and least != self._low_water:
-                self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
-                self._low_water = least
-            await trio.lowlevel.wait_readable(self.stream.socket)
-        except (OSError, trio.ClosedResourceError) as error:
-            raise ConnectionClosedError(str(error)) from error
 
 
 class Cipher:

@@ -38,8 +38,9 @@ from nacl.signing import SigningKey
 from crypto.keys import PeerId
 from gossip import fast_mux
 from gossip.addresses import Address, expand_all, from_socket
-from gossip.fast_link import FastNoise, Suite, TcpStream, Traffic
+from gossip.fast_link import FastNoise, Suite
 from gossip.fast_mux import FastMuxer
+from gossip.fast_tcp import TcpStream, Traffic
 from gossip.lanes import LinkBroken
 from gossip.libp2p_parts import (
     STREAM_ERRORS,

@@ -17,8 +17,8 @@ from libp2p.peer.id import ID
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 
 from gossip.core import Data
-from gossip.fast_link import TcpStream, Traffic
 from gossip.fast_stream import FastStream
+from gossip.fast_tcp import TcpStream, Traffic
 from gossip.lanes import LinkBroken
 
 log = logging.getLogger(__name__)

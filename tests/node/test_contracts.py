@@ -14,6 +14,7 @@ DOES_IO: Final = {
     "fast_link",
     "fast_mux",
     "fast_stream",
+    "fast_tcp",
     "lane_service",
     "lanes",
     "libp2p_host",
