@@ -66,6 +66,11 @@ class Exchanges:
         """Take note of what the trainer gives."""
         self._pending, self.asked_at = pending, now
 
+    @property
+    def pending(self) -> Contribute | ContributeBody | None:
+        """What the trainer asked for, and was not answered."""
+        return self._pending
+
     def can_go_on(self, index: int) -> bool:
         """Whether a further ask of the round can use the group of the last."""
         return index > 0 and self.current is not None and self.current.is_over

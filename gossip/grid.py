@@ -40,7 +40,7 @@ def deal(ordered: Sequence[T], round_: int, group_size: int) -> list[list[T]]:
 def axes(peers: int, group_size: int) -> int:
     """Return the d of the smallest M^d that holds all peers: the rounds until everyone met everyone."""
     count, reach = 1, group_size
-    while reach < peers:
+    while reach < peers and group_size > 1:
         count, reach = count + 1, reach * group_size
     return count
 

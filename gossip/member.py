@@ -66,6 +66,7 @@ from gossip.matchmaking import TIMER as MATCHMAKING
 from gossip.matchmaking import Matchmaking, MatchmakingConfig
 from gossip.messages import (
     Accept,
+    Applied,
     Chunk,
     Commit,
     Describe,
@@ -76,12 +77,16 @@ from gossip.messages import (
     Offer,
     Presence,
     Propose,
+    Push,
     Ready,
     Record,
     Records,
+    Settle,
     Wait,
     Want,
 )
+from gossip.mixing import Mixing
+from gossip.pairwise import TIMER as MIXING
 from gossip.presence import PresenceTable
 from gossip.runspec import RunSpec, difference
 from gossip.serving import TIMER as SERVING
@@ -141,6 +146,7 @@ class Member:
         self.syncing = Syncing(
             self.at, self.serving, self.exchanges.wait.seconds, self._push, self._check_behind
         )
+        self.mixing = Mixing(self.at, config.patience, chunk_numel, self._next_epoch)
         self.sequence = sequence
         self._next_beat = 0.0
         self._matchmaking: Matchmaking | None = None
@@ -187,6 +193,9 @@ class Member:
             Offer: self.syncing.handle,
             NotHeld: self.syncing.handle,
             Chunk: self.syncing.handle,
+            Push: self.mixing.handle,
+            Settle: self.mixing.handle,
+            Applied: self.mixing.handle,
         }
 
     def handle(self, event: Event, now: float) -> Effects:
@@ -261,6 +270,7 @@ class Member:
 
     def _attach(self, event: Attach, now: float) -> Effects:
         self.at.run, self.at.spec, self.at.mergeable = event.run, event.spec, event.mergeable
+        self.mixing.attach(now)
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
@@ -268,6 +278,7 @@ class Member:
             self.at.has_made = self.at.phase is not Phase.HELPING
         self.at.round, self.at.state, self.at.previous = event.round, event.state, event.previous
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
+        self.mixing.note_state(event.data)
         self.at.phase = Phase.WORKING
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
@@ -351,7 +362,7 @@ class Member:
         # A newer record than any it may have of us: it may have forgotten us when a link ended.
         self.sequence += 1
         effects.append(Send(event.peer, self._sample(now, reply=False)))
-        return effects + self._view_changed(now)
+        return effects + self.mixing.found(event.peer, now) + self._view_changed(now)
 
     def _peer_lost(self, event: PeerLost, now: float) -> Effects:
         self.at.table.connected.discard(event.peer)
@@ -361,10 +372,10 @@ class Member:
 
     def _left(self, peer: PeerId, now: float) -> Effects:
         self.at.table.forget(peer, now)
-        return self._gone(peer, now)
+        return self._gone(peer, now, is_dead=True)
 
-    def _gone(self, peer: PeerId, now: float) -> Effects:
-        effects: Effects = []
+    def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
+        effects = self.mixing.lost(peer, now, is_dead=is_dead)
         self._early.pop(peer, None)
         self.serving.lost(peer)
         if self._matchmaking is not None and self.at.phase is Phase.SEEKING:
@@ -483,6 +494,8 @@ class Member:
             return self._after_matchmaking(self._matchmaking.timer(now), now)
         if event.name in EXCHANGING:
             return self.exchanges.timer(event.name, now)
+        if event.name == MIXING:
+            return self.mixing.timer(now)
         if event.name == SERVING:
             return self.serving.go_on(now, yields=self.exchanges.is_busy)
         if event.name == TRANSFER:
@@ -532,11 +545,12 @@ class Member:
         self.at.late |= missed
         if missed:
             self._ready_wait.miss()
-        elif len(group.members) > 1:
-            lags = [
-                max(0.0, self._arrived.get(peer, now) - self.exchanges.asked_at) for peer in group.members
-            ]
+        elif len(waited_for := set(seeking.ready) if self.mixing.is_on else set(group.members)) > 1:
+            lags = [max(0.0, self._arrived.get(peer, now) - self.exchanges.asked_at) for peer in waited_for]
             self._ready_wait.observe(max(lags))
+        pending = self.exchanges.pending
+        if self.mixing.is_on and isinstance(pending, Contribute):
+            return effects + self.mixing.begin(pending, self.exchanges.asked_at, now)
         if self.at.spec is not None and len(group.members) < self.at.spec.quorum:
             self.at.phase = Phase.APPLYING
             text = f"{len(group.members)} of at least {self.at.spec.quorum} peers were ready"
@@ -571,7 +585,8 @@ class Member:
         first = self.at.round == 0
         patience = self.config.patience * (2 if first else 1)
         return MatchmakingConfig(
-            group_size=self.at.spec.group_size,
+            # Where all average pairwise, all that is wanted of a group is that its peers are ready.
+            group_size=1 if self.mixing.is_on else self.at.spec.group_size,
             quorum=self.at.spec.quorum,
             wait_for=self.config.wait_for if first else 1,
             ready_wait=self._ready_wait.seconds(),
@@ -589,7 +604,12 @@ class Member:
 
     def _end_round(self, *, finished: bool = False) -> None:
         self.exchanges.end(finished=finished)
+        self.mixing.end()
         self._matchmaking = None
+
+    def _next_epoch(self) -> int:
+        self.sequence += 1
+        return self.sequence
 
     def _record(self) -> Record:
         return Record(self.me, self.sequence, self.at.presence())

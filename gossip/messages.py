@@ -1,7 +1,7 @@
 """Every message that peers exchange, with the bounds that hold before anything is believed.
 
 Decoding checks types, lengths and ranges (msgspec); the cores check meaning. Bulk bytes travel
-beside `Part`, `Reduced`, `Reveal`, `Offer` and `Chunk`, in the link's bulk lane.
+beside `Part`, `Reduced`, `Reveal`, `Offer`, `Chunk` and `Push`, in the link's bulk lane.
 """
 
 from typing import Annotated, Final, TypeAlias
@@ -326,4 +326,7 @@ Wire: TypeAlias = (
     | Fetch
     | Wait
     | Chunk
+    | Push
+    | Settle
+    | Applied
 )

@@ -26,6 +26,7 @@ mints new mass. Each chunk of the vector has a weight of its own, so that none w
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -56,8 +57,6 @@ MAX_ASKS: Final = 2
 class PairwiseConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What pairwise averaging goes by."""
 
-    wait: float = 15.0
-    """Seconds after which a push that is not acknowledged is asked about; learned."""
     max_norm: float = 1e15
     """The largest Euclidean norm of a chunk that is believed."""
     codec: str = "float32"
@@ -93,9 +92,13 @@ class _Given:
 class Pairwise:
     """One peer's mass, and what is under way. See the module's docstring."""
 
-    def __init__(self, numel: int, config: PairwiseConfig, epoch: int) -> None:
-        """`epoch`: larger than any this identity has used before."""
-        self.config = config
+    def __init__(
+        self, numel: int, config: PairwiseConfig, next_epoch: Callable[[], int], run: bytes = b""
+    ) -> None:
+        """`next_epoch()`: larger every time, and larger than any this identity has used before."""
+        self.config, self.run = config, run
+        self.wait = 15.0
+        """Seconds after which a push that is not acknowledged is asked about; learned."""
         self.sums: Vector = np.zeros(numel, dtype=np.float32)
         self.weights: npt.NDArray[np.float64] = np.zeros(-(-numel // config.chunk_numel), dtype=np.float64)
         """By chunk."""
@@ -105,7 +108,7 @@ class Pairwise:
         """Who has given us something since this was last emptied."""
         self.target: PeerId | None = None
         """To whom the step that is under way gives."""
-        self._epoch = epoch
+        self._next_epoch = next_epoch
         self._codec = CODECS[config.codec]
         self._linked: set[PeerId] = set()
         self._given: OrderedDict[PeerId, _Given] = OrderedDict()
@@ -278,16 +281,15 @@ class Pairwise:
             given.sent[given.next_id] = (chunk, weight, numbers)
             effects.append(Send(peer, Push(given.epoch, given.next_id, chunk, weight), data))
             given.next_id += 1
-        given.stage, given.due = Stage.PUSHING, now + self.config.wait
+        given.stage, given.due = Stage.PUSHING, now + self.wait
         return [*effects, *self._set_timer()]
 
     def _ask(self, peer: PeerId, now: float) -> Effects:
         given = self._given[peer]
         if given.stage is not Stage.ASKING:
-            self._epoch += 1
-            given.stage, given.epoch, given.asks = Stage.ASKING, self._epoch, 0
+            given.stage, given.epoch, given.asks = Stage.ASKING, self._next_epoch(), 0
         given.asks += 1
-        given.due = now + self.config.wait
+        given.due = now + self.wait
         return [Send(peer, Settle(given.epoch)), *self._set_timer()]
 
     def _settled(self, given: _Given) -> None:

@@ -6,7 +6,7 @@ to change so that they would.
 """
 
 from hashlib import blake2b
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -55,6 +55,10 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """At most this many peers average in one group."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel in the all-reduce."""
+    exchange: Literal["group", "pairwise"] = "group"
+    """Whether means are those of groups, or neighbours give each other mass (gossip/pairwise.py)."""
+    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    """Pairwise only: how often a round gives away half of what a peer has."""
     quorum: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """A round with fewer contributors keeps the old state."""
     delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
@@ -71,6 +75,10 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.params_numel + sum(t.numel for t in self.shared)
 
 
+_AGREED = (
+    *("name", "method", "task", "rounds", "seed", "group_size", "codec", "exchange", "pushes_per_round"),
+    *("quorum", "delay"),
+)
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
@@ -85,7 +93,7 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
     Only the first difference of the manifest is named: a newcomer needs one thing to fix.
     """
     parts: list[str] = []
-    for field in ("name", "method", "task", "rounds", "seed", "group_size", "codec", "quorum", "delay"):
+    for field in _AGREED:
         mine, other = getattr(ours, field), getattr(theirs, field)
         if mine != other:
             parts.append(f"{field}: {mine} here, {other} there")

@@ -28,6 +28,10 @@ MAX_PAUSE: Final = 8
 """Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
 
 
+MAX_LAG: Final = 2
+"""Rounds by which a peer may be behind the others where all average pairwise."""
+
+
 class Phase(Enum):
     """What the node is doing; see member.py."""
 
@@ -155,10 +159,21 @@ class Standing:
         """Whether a peer is in the round that we have just finished."""
         return presence.state == self.previous != b"" and presence.round == self.round - 1
 
+    @property
+    def is_pairwise(self) -> bool:
+        """Whether the run averages pairwise: every peer has a state of its own."""
+        return self.spec is not None and self.spec.exchange == "pairwise"
+
+    def workers(self, now: float) -> set[PeerId]:
+        """Return the linked peers that train, in whatever round, as far as they answer."""
+        return {peer for peer, _ in self._linked_workers(now)}
+
     def is_mixing(self) -> bool:
-        """Whether the run has several groups a round, so that states differ between them."""
+        """Whether states differ between peers: there are several groups a round, or none."""
         if not self.mergeable or self.spec is None:
             return False
+        if self.is_pairwise:
+            return True
         return sum(1 for _ in self.table.in_run(self.run)) + 1 > self.spec.group_size
 
     @property
@@ -189,6 +204,9 @@ class Standing:
         # Equal bytes alone do not tell: a model that has converged is the same round after round.
         if (target.round, target.state) == (self.round, self.state):
             return False
+        if self.is_pairwise and self.phase is not Phase.FINISHED:
+            # There are as many states as peers, and none is wrong: only who lags far fetches one.
+            return target.round > self.round + MAX_LAG
         if self.is_mixing() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:

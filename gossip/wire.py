@@ -28,9 +28,11 @@ from gossip.messages import (
     Exchange,
     Message,
     Offer,
+    Pairing,
     Part,
     Presence,
     Propose,
+    Push,
     Ready,
     Record,
     Records,
@@ -44,9 +46,9 @@ SIGNED: Final = b"\x00"
 PLAIN: Final = b"\x01"
 PRESENCE: Final = "Presence"
 MAX_CONTROL_BYTES: Final = 256 << 10
-BULK: Final = (Part, Reduced, Reveal, Offer, Chunk)
+BULK: Final = (Part, Reduced, Reveal, Offer, Chunk, Push)
 """What goes unsigned in the bulk lane; everything else is signed."""
-OF_A_RUN: Final = (Ready, Propose, Accept, Commit, Exchange)
+OF_A_RUN: Final = (Ready, Propose, Accept, Commit, Exchange, Pairing)
 """What means nothing to a peer of another run."""
 OTHER_RUN: Final = "other run"
 """A reason that is nobody's fault: peers of several runs meet in one swarm."""
@@ -182,5 +184,5 @@ class Codec:
 
 def _check_numbers(message: Any) -> None:
     # A NaN passes every comparison of a bound.
-    if isinstance(message, Part) and not math.isfinite(message.weight):
+    if isinstance(message, Part | Push) and not math.isfinite(message.weight):
         raise RemoteViolation("weight is not finite")

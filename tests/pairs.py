@@ -5,6 +5,7 @@ after the link is back: the worst that a network can do.
 """
 
 from collections.abc import Iterable
+from itertools import count
 from random import Random
 from typing import Any, Final
 
@@ -20,25 +21,25 @@ Edges = Iterable[tuple[int, int]]
 Floats = npt.NDArray[np.float64]
 
 
-def ring(count: int) -> list[tuple[int, int]]:
+def ring(size: int) -> list[tuple[int, int]]:
     """Return a ring with both directions."""
-    return directed_ring(count) + [(b, a) for a, b in directed_ring(count)]
+    return directed_ring(size) + [(b, a) for a, b in directed_ring(size)]
 
 
-def directed_ring(count: int) -> list[tuple[int, int]]:
+def directed_ring(size: int) -> list[tuple[int, int]]:
     """Return a ring on which mass goes one way round."""
-    return [(number, (number + 1) % count) for number in range(count)]
+    return [(number, (number + 1) % size) for number in range(size)]
 
 
-def line(count: int) -> list[tuple[int, int]]:
+def line(size: int) -> list[tuple[int, int]]:
     """Return a line."""
-    one_way = [(number, number + 1) for number in range(count - 1)]
+    one_way = [(number, number + 1) for number in range(size - 1)]
     return one_way + [(b, a) for a, b in one_way]
 
 
-def star(count: int) -> list[tuple[int, int]]:
+def star(size: int) -> list[tuple[int, int]]:
     """Return a star around peer 0."""
-    return [(0, leaf) for leaf in range(1, count)] + [(leaf, 0) for leaf in range(1, count)]
+    return [(0, leaf) for leaf in range(1, size)] + [(leaf, 0) for leaf in range(1, size)]
 
 
 class Pairs:
@@ -68,7 +69,7 @@ class Pairs:
         self.links = {frozenset((self.names[a], self.names[b])) for a, b in edges}
         self.dropped: list[tuple[PeerId, str]] = []
         self.lives = 0
-        self._config = PairwiseConfig(wait=WAIT, chunk_numel=chunk_numel, codec=codec, least_held=least_held)
+        self._config = PairwiseConfig(chunk_numel=chunk_numel, codec=codec, least_held=least_held)
         self._numel = vectors.shape[1]
         self.cores: dict[PeerId, Pairwise] = {}
         self._heap: list[tuple[PeerId, PeerId, Any, bytes]] = []
@@ -81,7 +82,9 @@ class Pairs:
     def start(self, name: PeerId) -> Pairwise:
         """Begin a peer's life, its first or another one."""
         self.lives += 1
-        core = self.cores[name] = Pairwise(self._numel, self._config, self.lives << 32)
+        epochs = count(self.lives << 32)
+        core = self.cores[name] = Pairwise(self._numel, self._config, lambda: next(epochs))
+        core.wait = WAIT
         return core
 
     # --- links ------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ class Scenario:
     """Rounds that everyone has to finish after the swarm is one again."""
     wait_for: int = 1
     patience: float = 15.0
+    pushes: int = 0
+    """Of a round, where all average pairwise; 0: in groups."""
     asks: str = "r"
     mergeable: bool = True
     chunk_numel: int = 8
@@ -109,7 +111,7 @@ class Sim:
         """Make the world; nothing has happened yet."""
         self.scenario = scenario
         self.now = 0.0
-        self.spec = make_spec(scenario.group_size, scenario.rounds, scenario.quorum)
+        self.spec = make_spec(scenario.group_size, scenario.rounds, scenario.quorum, scenario.pushes)
         self.dice = Random(scenario.seed)
         self.network = Network(self.dice, scenario.weather, self.at, self._deliver)
         self.oracle = Oracle(self)

@@ -18,6 +18,7 @@ from gossip import commands
 from gossip.averaging import Averaging
 from gossip.chunks import bounds
 from gossip.gathering import Gathering
+from gossip.pairwise import Pairwise
 from gossip.standing import Phase
 from gossip.statehash import state_hash
 
@@ -102,6 +103,7 @@ class Oracle:
         """When a node or its trainer ended."""
         self.fetched: set[PeerId] = set()
         """Whose next state is another's."""
+        self.mass = Mass()
         self._settled_round = 0
         faults = sim.scenario.faults
         # A second fault can break up the larger half of a swarm that is in two: then the other half, which
@@ -161,6 +163,22 @@ class Oracle:
         seen.exchanges[node.me] = exchange
         seen.given[node.me] = self._given[node.me]
         seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
+
+    def watch_mass(self, core: Pairwise | None) -> None:
+        """Keep account of what a peer brings in where all average pairwise."""
+        if core is None:
+            return
+        mint, move = core.mint, core.move
+
+        def minted(vector: Any, weight: float) -> None:
+            self.mass.minted(vector, weight)
+            mint(vector, weight)
+
+        def moved(delta: Any, weight: float) -> None:
+            self.mass.moved(delta, weight)
+            move(delta, weight)
+
+        core.mint, core.move = minted, moved  # type: ignore[method-assign]
 
     def noticed(self, node: SimNode, notice: Any) -> None:
         """A member told its node something."""
@@ -238,6 +256,9 @@ class Oracle:
 
     def _averaged(self, node: SimNode, notice: commands.Averaged) -> None:
         exchange = node.member.exchange
+        if node.member.mixing.is_on:
+            check_mass(self)
+            return
         assert isinstance(exchange, Averaging)
         seen = self.groups[exchange.group.id, notice.index]
         mean = node.rounds._segment.exchange  # type: ignore[union-attr]
@@ -257,6 +278,23 @@ class Oracle:
         seen.results[node.me] = repr(notice.bodies).encode()
         if not seen.is_tainted:
             check_bodies(self, seen, notice)
+
+
+@dataclass
+class Mass:
+    """What has been minted and moved where all average pairwise: what there must be, if nobody died."""
+
+    sums: Any = 0.0
+    weight: float = 0.0
+
+    def minted(self, vector: Any, weight: float) -> None:
+        """A peer takes part from now on."""
+        self.sums = self.sums + weight * vector.astype(np.float64)
+        self.weight += weight
+
+    def moved(self, delta: Any, weight: float) -> None:
+        """A peer made progress."""
+        self.sums = self.sums + weight * delta.astype(np.float64)
 
 
 # --- the invariants -----------------------------------------------------------------------------------
@@ -294,6 +332,33 @@ def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mea
     if not np.allclose(exact / total, mean[lo:hi], rtol=1e-4, atol=1e-4):
         oracle.violate("a mean is the exact weighted mean of its contributors", f"{lo}:{hi} of {members}")
     seen.believed[key] = data
+
+
+def check_mass(oracle: Oracle) -> None:
+    """What has been given is in one place: mass is never counted twice, nor lost while all live."""
+    sim, mass = oracle.sim, oracle.mass
+    cores = {node.me: node.member.mixing.core for node in sim.nodes.values() if node.life}
+    weights, sums = 0.0, np.zeros_like(mass.sums)
+    for peer, core in cores.items():
+        if core is None or not sim.nodes[peer].is_alive:
+            continue
+        weights, sums = weights + core.weights, sums + core.sums
+        for other, given in core._given.items():
+            receiver = cores.get(other) if sim.nodes[other].is_alive else None
+            applied = receiver._applied.get(peer, (0, 0))[1] if receiver is not None else 0
+            for chunk, weight, numbers in (each for id_, each in given.sent.items() if id_ > applied):
+                weights[chunk] += weight
+                sums[core._slice(chunk)] += numbers
+    if oracle.lies_told:
+        return
+    if np.any(weights > mass.weight * (1 + 1e-9)):
+        oracle.violate("no mass is counted twice", f"{weights} of {mass.weight}")
+    if oracle.gone or any(fault[1] == "leave" for fault in sim.scenario.faults):
+        return
+    if not np.allclose(weights, mass.weight, rtol=1e-9):
+        oracle.violate("no mass is lost while all live", f"{weights} of {mass.weight}")
+    if not np.allclose(sums, mass.sums, rtol=1e-3, atol=1e-3):
+        oracle.violate("the mean moves by everyone's share of progress", f"{sums} of {mass.sums}")
 
 
 def check_bodies(oracle: Oracle, seen: Grouping, notice: commands.Gathered) -> None:
@@ -362,7 +427,7 @@ def is_one_swarm(sim: Sim, contributors: dict[PeerId, tuple[PeerId, ...]]) -> bo
     if sim.scenario.rounds:
         states = {node.member.state for node in live}
         return len(states) <= 1 and all(node.member.phase is Phase.FINISHED for node in live)
-    if len(live) > sim.scenario.group_size:
+    if len(live) > sim.scenario.group_size or sim.scenario.pushes:
         rounds = [node.member.round for node in live]
         return max(rounds) - min(rounds) <= 1
     if len({(node.member.round, node.member.state) for node in live}) > 1:
@@ -414,7 +479,7 @@ def check_succession(oracle: Oracle, node: SimNode) -> None:
 def check_nothing_lost(oracle: Oracle) -> None:
     """A state that most of the live nodes had on disk is never undone: the swarm goes on from it."""
     live = oracle.sim.trainers()
-    mixes = len(oracle.sim.nodes) > oracle.sim.scenario.group_size
+    mixes = len(oracle.sim.nodes) > oracle.sim.scenario.group_size or oracle.sim.scenario.pushes > 0
     if oracle.lies_told or not live or oracle.settled_at == NEVER or mixes:
         return
     lost = sorted(oracle.acknowledged - oracle.line((live[0].member.round, live[0].member.state)))
@@ -450,13 +515,16 @@ def check_bounded(oracle: Oracle) -> None:
             member.discovery,
             member.serving,
             member.exchange,
+            member.mixing,
+            member.mixing.core,
             member._matchmaking,
         ):
             for name, value in vars(part).items() if part is not None else ():
                 if isinstance(value, dict | set | list) and len(value) > bound:
                     oracle.violate("memory is bounded", f"{node.me}: {name} has {len(value)} entries")
     pairs = len(sim.nodes) * (len(sim.nodes) - 1)
-    exchanges = len(oracle.groups)
+    # Where all average pairwise, a round is two or three pushes.
+    exchanges = len(oracle.groups) + sim.scenario.pushes * sim.counts["Averaged"]
     limit = pairs * (MESSAGES_PER_SECOND * sim.now + MESSAGES_PER_EXCHANGE * exchanges)
     if not oracle.lies_told and sim.network.messages > limit:
         oracle.violate(

@@ -59,11 +59,17 @@ def address_of(peer: PeerId) -> str:
     return f"sim:{peer}/p2p/{peer}"
 
 
-def make_spec(group_size: int, rounds: int, quorum: int) -> RunSpec:
-    """Return the run spec of a simulated run."""
-    tensors = (TensorSpec("w", "float32", (NUMEL,)),)
+def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0) -> RunSpec:
+    """Return the run spec of a simulated run; `pushes` a round, where all average pairwise."""
     return RunSpec(
-        method="sim", task="sim", tensors=tensors, group_size=group_size, rounds=rounds, quorum=quorum
+        method="sim",
+        task="sim",
+        tensors=(TensorSpec("w", "float32", (NUMEL,)),),
+        group_size=group_size,
+        rounds=rounds,
+        quorum=quorum,
+        exchange="pairwise" if pushes else "group",
+        pushes_per_round=pushes or 1,
     )
 
 
@@ -252,6 +258,7 @@ class SimNode:
         """Grows with every start and crash: plans of an earlier life are void."""
         self.is_alive = self.is_frozen = False
         self.seen_exchange: Any = None
+        self.seen_mass: Any = None
         self.inbox: list[Event] = []
         self.linked: set[PeerId] = set()
         """Peers to which the host believes to have a link."""
@@ -374,6 +381,9 @@ class SimNode:
         if member.exchange is not self.seen_exchange:
             self.seen_exchange = member.exchange
             sim.oracle.joined(self)
+        if member.mixing.core is not self.seen_mass:
+            self.seen_mass = member.mixing.core
+            sim.oracle.watch_mass(self.seen_mass)
         if effects:
             self._carry_out(effects)
         if isinstance(event, commands.NewState | commands.Finish):

@@ -1,0 +1,145 @@
+"""Mixing: the asks of a node's trainer where the run averages pairwise, and the mass that outlives them.
+
+    working --the neighbours are ready, or late--> giving: k pushes, one after the other --> the estimate
+       '------------------------ what others give is added at any time -----------------------'
+
+A round is what the trainer did since the last estimate (pairwise.py: `move`), then `pushes_per_round` steps.
+No round waits for what others give; but a node waits for its neighbours to be ready before it gives, as it
+does before a group is formed (matchmaking.py, with groups of one), so that nobody runs far ahead.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from crypto.keys import PeerId
+from gossip.averaging import SHORTEST_STALL, Exchanged
+from gossip.commands import Averaged, Contribute
+from gossip.core import Data, Doubt, Effects, Notify, Vector
+from gossip.deadlines import Deadline
+from gossip.messages import Pairing
+from gossip.pairwise import Pairwise, PairwiseConfig
+from gossip.standing import Phase, Standing
+
+EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
+
+
+class Mixing:
+    """The pairwise side of one node. See the module's docstring."""
+
+    def __init__(
+        self, at: Standing, patience: float, chunk_numel: int, next_epoch: Callable[[], int]
+    ) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
+
+        `next_epoch()`: larger every time, and larger than any this identity has used.
+        """
+        self._at, self._chunk_numel, self._next_epoch = at, chunk_numel, next_epoch
+        self.core: Pairwise | None = None
+        self._wait = Deadline(patience, floor=SHORTEST_STALL)
+        self._since: Vector = EMPTY
+        self._pending: Contribute | None = None
+        self._steps_left = 0
+        self._asked_at = self._formed_at = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the run averages pairwise."""
+        return self._at.is_pairwise
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def attach(self, now: float) -> None:
+        """A trainer of a run is there; the mass of a run that goes on stays."""
+        spec = self._at.spec
+        if spec is None or not self.is_on:
+            self.core = None
+        elif self.core is None or self.core.run != self._at.run:
+            config = PairwiseConfig(codec=spec.codec, chunk_numel=self._chunk_numel)
+            self.core = Pairwise(spec.params_numel, config, self._next_epoch, self._at.run)
+            for peer in self._at.table.connected:
+                self.core.found(peer, now)
+
+    def note_state(self, data: Data) -> None:
+        """The trainer goes on from these params."""
+        numel = self.core.sums.size if self.core is not None else 0
+        self._since = np.frombuffer(data, dtype=np.float32, count=numel)
+
+    def begin(self, pending: Contribute, asked_at: float, now: float) -> Effects:
+        """Add what the trainer did, and give."""
+        core, spec = self.core, self._at.spec
+        assert core is not None
+        assert spec is not None
+        self._pending, self._asked_at, self._formed_at = pending, asked_at, now
+        self._at.phase = Phase.EXCHANGING
+        core.givers = set()
+        if core.share:
+            core.move(np.subtract(pending.vector, self._since), pending.weight)
+        else:
+            core.mint(pending.vector, pending.weight)
+        self._steps_left = spec.pushes_per_round
+        return self._after([], now)
+
+    def end(self) -> None:
+        """Nobody waits for the ask any more; what was given is still asked about."""
+        self._pending = None
+        if self.core is not None:
+            self.core.stop()
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def handle(self, peer: PeerId, message: Pairing, data: Data, now: float) -> Effects:
+        """Take a message of another that averages pairwise."""
+        if self.core is None or self._at.is_banned(peer, now):
+            return []
+        return self._after(self.core.handle(peer, message, data, now), now)
+
+    def found(self, peer: PeerId, now: float) -> Effects:
+        """A link to a peer is up."""
+        return self.core.found(peer, now) if self.core is not None else []
+
+    def lost(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
+        """A link is gone; `is_dead`: and the peer with it."""
+        if self.core is None:
+            return []
+        effects = self.core.lost(peer, now)
+        if is_dead:
+            self.core.forget(peer)
+        return self._after(effects, now)
+
+    def timer(self, now: float) -> Effects:
+        """Ask about what was not acknowledged in time."""
+        if self.core is None:
+            return []
+        target = self.core.target
+        effects = self.core.timer(now)
+        if target is not None and self.core.target is None:
+            self._wait.miss()
+            self._at.late.add(target)
+            effects = [*effects, Doubt(target)]
+        return self._after(effects, now)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _after(self, effects: Effects, now: float) -> Effects:
+        """Go on giving once a step is over, and tell the trainer once all are."""
+        core, pending = self.core, self._pending
+        if core is None or pending is None or core.target is not None:
+            return effects
+        while self._steps_left and core.target is None:
+            self._steps_left -= 1
+            core.wait = self._wait.seconds()
+            effects = effects + core.step(self._at.workers(now), now)
+        if core.target is not None:
+            return effects
+        core.read(pending.vector)
+        self._pending = None
+        self._at.phase = Phase.APPLYING
+        if core.givers:
+            # Alone everything is quick, and nothing is learned.
+            self._wait.observe(now - self._formed_at)
+        contributors = tuple(sorted(core.givers | {self._at.me}))
+        times = (self._formed_at - self._asked_at, now - self._formed_at)
+        exchanged = Exchanged((), contributors, 0)
+        return [*effects, Notify(Averaged(self._at.round, pending.index, exchanged, *times))]
