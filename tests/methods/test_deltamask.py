@@ -328,6 +328,7 @@ def together(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_on_the_digits_masks_beat_the_probe_and_training_alone_in_a_tenth_of_a_bit() -> None:
     gains, alone, reached = [], [], []
     method = DeltaMask()

@@ -292,6 +292,7 @@ def five(seed: int, fifth: str) -> list[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("fifth", ["liar", "flipper"])
 def test_one_bad_holder_of_five_is_left_out_and_costs_at_most_three_points(fifth: str) -> None:
     costs = []
@@ -307,6 +308,7 @@ def test_one_bad_holder_of_five_is_left_out_and_costs_at_most_three_points(fifth
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_holders_of_very_unlike_labels_do_not_take_each_other_for_liars() -> None:
     learners = [learner(f"{i + 1}/5", tasks="upright", per_node=1, alpha=0.1) for i in range(5)]
     _, voting = train(MaTU(), learners)
@@ -351,6 +353,7 @@ def per_task(learners: Sequence[TorchLearner]) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_under_strong_conflict_it_is_far_above_naive_averaging() -> None:
     rows = []
     for seed in (0, 1, 2):
@@ -364,6 +367,7 @@ def test_under_strong_conflict_it_is_far_above_naive_averaging() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_under_mild_conflict_it_is_not_below_naive_averaging() -> None:
     rows = []
     for seed in (0, 1):
@@ -376,6 +380,7 @@ def test_under_mild_conflict_it_is_not_below_naive_averaging() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_harmful_mixing_is_found_out_and_left_out() -> None:
     learners = ring(6)
     _, plain = train(MaTU(), learners)
