@@ -338,7 +338,8 @@ def check_mass(oracle: Oracle) -> None:
     """What has been given is in one place: mass is never counted twice, nor lost while all live."""
     sim, mass = oracle.sim, oracle.mass
     cores = {node.me: node.member.mixing.core for node in sim.nodes.values() if node.life}
-    weights, sums = 0.0, np.zeros_like(mass.sums)
+    weights: Any = np.zeros_like(mass.weight)
+    sums: Any = np.zeros_like(mass.sums)
     for peer, core in cores.items():
         if core is None or not sim.nodes[peer].is_alive:
             continue
