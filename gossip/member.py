@@ -550,7 +550,9 @@ class Member:
             self._ready_wait.observe(max(lags))
         pending = self.exchanges.pending
         if self.mixing.is_on and isinstance(pending, Contribute):
-            return effects + self.mixing.begin(pending, self.exchanges.asked_at, now)
+            if not self.mixing.is_last:
+                return effects + self.mixing.begin(pending, self.exchanges.asked_at, now)
+            self.exchanges.ask(self.mixing.close(pending), self.exchanges.asked_at)
         if self.at.spec is not None and len(group.members) < self.at.spec.quorum:
             self.at.phase = Phase.APPLYING
             text = f"{len(group.members)} of at least {self.at.spec.quorum} peers were ready"
@@ -586,7 +588,7 @@ class Member:
         patience = self.config.patience * (2 if first else 1)
         return MatchmakingConfig(
             # Where all average pairwise, all that is wanted of a group is that its peers are ready.
-            group_size=1 if self.mixing.is_on else self.at.spec.group_size,
+            group_size=1 if self.mixing.is_on and not self.mixing.is_last else self.at.spec.group_size,
             quorum=self.at.spec.quorum,
             wait_for=self.config.wait_for if first else 1,
             ready_wait=self._ready_wait.seconds(),

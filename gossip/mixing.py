@@ -6,6 +6,9 @@
 A round is what the trainer did since the last estimate (pairwise.py: `move`), then `pushes_per_round` steps.
 No round waits for what others give; but a node waits for its neighbours to be ready before it gives, as it
 does before a group is formed (matchmaking.py, with groups of one), so that nobody runs far ahead.
+
+The last round of a run is another: what the peers hold is averaged in a group (averaging.py), so that all
+that meet there end with one state, the mean of their mass.
 """
 
 from collections.abc import Callable
@@ -48,6 +51,12 @@ class Mixing:
         """Whether the run averages pairwise."""
         return self._at.is_pairwise
 
+    @property
+    def is_last(self) -> bool:
+        """Whether this round ends the run: then groups form once, and average what all hold."""
+        spec = self._at.spec
+        return spec is not None and self._at.round == spec.rounds - 1
+
     # --- commands ---------------------------------------------------------------------------------
 
     def attach(self, now: float) -> None:
@@ -74,12 +83,21 @@ class Mixing:
         self._pending, self._asked_at, self._formed_at = pending, asked_at, now
         self._at.phase = Phase.EXCHANGING
         core.givers = set()
-        if core.share:
-            core.move(np.subtract(pending.vector, self._since), pending.weight)
-        else:
-            core.mint(pending.vector, pending.weight)
+        self._add(core, pending)
         self._steps_left = spec.pushes_per_round
         return self._after([], now)
+
+    def close(self, pending: Contribute) -> Contribute:
+        """Add what the trainer did, and return our mass as a contribution to a group's mean.
+
+        The mean of estimates, weighted by the mass they stand on, is the mean of all mass.
+        """
+        core = self.core
+        assert core is not None
+        self._add(core, pending)
+        core.read(pending.vector)
+        # Chunks differ in weight only where a link broke in the middle of a push.
+        return Contribute(pending.index, pending.vector, float(core.weights.mean()))
 
     def end(self) -> None:
         """Nobody waits for the ask any more; what was given is still asked about."""
@@ -121,6 +139,12 @@ class Mixing:
         return self._after(effects, now)
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _add(self, core: Pairwise, pending: Contribute) -> None:
+        if core.share:
+            core.move(np.subtract(pending.vector, self._since), pending.weight)
+        else:
+            core.mint(pending.vector, pending.weight)
 
     def _after(self, effects: Effects, now: float) -> Effects:
         """Go on giving once a step is over, and tell the trainer once all are."""

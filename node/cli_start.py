@@ -23,6 +23,8 @@ _SETTINGS: Final = {
     "group_size": "run.group_size",
     "quorum": "run.quorum",
     "wait_for": "run.wait_for",
+    "exchange": "run.exchange",
+    "pushes": "run.pushes_per_round",
     "codec": "run.codec",
     "delay": "run.delay",
     "device": "run.device",
@@ -57,6 +59,7 @@ def _node(flags: str, text: str) -> Any:
 
 
 Texts = list[str] | None
+Exchange = Literal["group", "pairwise"]
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -76,6 +79,10 @@ def start(
     group_size: Annotated[int | None, _train("--group-size", "At most so many average together.")] = None,
     quorum: Annotated[int | None, _train("--quorum", "Least contributors of a round that counts.")] = None,
     wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,
+    exchange: Annotated[
+        Exchange | None, _train("--exchange", "Average in groups, or pairwise over any graph.")
+    ] = None,
+    pushes: Annotated[int | None, _train("--pushes", "Pairwise: neighbours given to per round.")] = None,
     codec: Annotated[str | None, _train("--codec", "How numbers travel; float32 is exact.")] = None,
     delay: Annotated[int | None, _train("--delay", "1: train on while the last mean travels.")] = None,
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,

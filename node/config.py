@@ -46,6 +46,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """At most this many peers average in one group; groups mix over the rounds."""
     quorum: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """A round with fewer contributors keeps the old state; 1 lets a node train alone."""
+    exchange: Literal["group", "pairwise"] = "group"
+    """group: means of groups. pairwise: each gives half to one neighbour at a time, over any sparse graph."""
+    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    """With pairwise: to how many neighbours, one after the other, a round gives."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel: float32 is exact, smaller ones save bytes."""
     delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0

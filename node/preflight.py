@@ -9,19 +9,45 @@ import os
 import socket
 import sys
 from importlib.machinery import PathFinder
+from typing import Protocol
 
 from gossip.codecs import CODECS
-from methods.overlap import check_delay
+from methods.base import Method
+from methods.overlap import Overlaps, check_delay
 from methods.registry import load_method
 from node.config import NodeConfig
 from node.errors import BadConfig
+
+
+class HasExchange(Protocol):
+    """What `check_exchange` looks at: a node's run, or a testnet's plan."""
+
+    @property
+    def exchange(self) -> str:
+        """How peers average."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        ...
+
+    @property
+    def quorum(self) -> int:
+        """The fewest contributors of a round."""
+        ...
+
+    @property
+    def delay(self) -> int:
+        """By how many rounds a mean comes late."""
+        ...
 
 
 def check(config: NodeConfig) -> None:
     """Look at ports, task and method.
 
     Raises:
-        BadConfig: a port is in use, the task cannot be found, or the codec does not fit.
+        BadConfig: a port is in use, the task cannot be found, or codec or exchange do not fit.
         MethodsError: no such method, it has no such option, or it cannot train while means travel.
     """
     for address in config.network.listen:
@@ -34,6 +60,7 @@ def check(config: NodeConfig) -> None:
         method = load_method(config.run.method, config.run.options)
         check_delay(config.run.delay, method, config.run.method)
         check_codec(config.run.codec, config.run.method, averages_params=method.mergeable)
+        check_exchange(config.run, method)
         if config.run.trainer == "spawn":
             _check_task(config.run.task)
 
@@ -53,6 +80,25 @@ def check_codec(name: str, method: str, *, averages_params: bool) -> None:
             f"codec {name} leaves most numbers out, and {method} averages params, not changes:"
             f" take --method diloco, or --codec {fitting}"
         )
+
+
+def check_exchange(run: HasExchange, method: Method) -> None:
+    """Refuse pairwise averaging where it would mean nothing.
+
+    Raises:
+        BadConfig: the method needs the same state on all peers, or the run a quorum or a delay.
+    """
+    if run.exchange != "pairwise":
+        return
+    if not (method.mergeable and isinstance(method, Overlaps)):
+        raise BadConfig(
+            f"exchange pairwise: {run.method} does more than take a mean of params; leave out --exchange, or"
+            " take --method fedavg or fedprox"
+        )
+    if run.quorum > 1:
+        raise BadConfig("exchange pairwise has no groups that could have a quorum: leave out --quorum")
+    if run.delay:
+        raise BadConfig("exchange pairwise never waits for a mean: leave out --delay")
 
 
 def _check_port(family: socket.AddressFamily, host: str, port: int, flag: str) -> None:

@@ -25,6 +25,8 @@ _AGREED: Final = {
     "group_size": "--group-size",
     "quorum": "--quorum",
     "codec": "--codec",
+    "exchange": "--exchange",
+    "pushes_per_round": "--pushes",
     "delay": "--delay",
 }
 """Setting of a run on which its peers agree -> flag."""

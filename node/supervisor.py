@@ -45,6 +45,8 @@ def trainer_command(
         "group_size": run.group_size,
         "quorum": run.quorum,
         "codec": run.codec,
+        "exchange": run.exchange,
+        "pushes_per_round": run.pushes_per_round,
         "delay": run.delay,
         "device": run.device,
         "threads": run.threads,

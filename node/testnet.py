@@ -177,7 +177,10 @@ class _Launcher:
             raise Interrupted(_stopped(net))
         shaken = self._shaken(net, ended, calm)
         means = f"{wires.means}: {wires.why}" if wires.why else wires.means
-        result = judge(plan, net.nodes, local_only=alone, seconds=seconds, shaken=shaken, network=means)
+        apart = net.models_apart() if plan.exchange == "pairwise" else None
+        result = judge(
+            plan, net.nodes, local_only=alone, seconds=seconds, shaken=shaken, network=means, apart=apart
+        )
         if beside and result.accuracy_mean is not None:
             nodes = as_nodes(plan, result.accuracy_mean, result.bytes_sent, result.rounds)
             result = msgspec.structs.replace(result, beside=(nodes, *beside))

@@ -19,10 +19,12 @@ import msgspec
 
 from node import control
 from node.errors import UserError
+from node.home import Home
 from node.shaper_namespaces import run_all, run_each
 from node.shaper_report import read_report
 from node.store import Store
 from node.testnet_events import note, read_events, was_wished
+from node.testnet_models import models_apart
 from node.testnet_network import (
     Wires,
     closing,
@@ -303,6 +305,12 @@ class Testnet:
                 for run in runs:
                     node.take_rounds(store.rounds(run, limit=1_000_000))
                 store.close()
+
+    def models_apart(self) -> float | None:
+        """Return how far apart the models on the nodes' disks are; None where one has none."""
+        runs = {node.status.run.run_id for node in self.nodes if node.status and node.status.run}
+        homes = [Home(self.home(index)) for index in range(1, self.plan.nodes + 1)]
+        return models_apart([home.state_dir for home in homes], bytes.fromhex(runs.pop())) if runs else None
 
     def release(self) -> None:
         """Leave the nodes to themselves."""

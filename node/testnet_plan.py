@@ -20,7 +20,7 @@ from methods.errors import MethodsError
 from methods.overlap import check_delay
 from methods.registry import load_method
 from node.errors import BadConfig, UserError
-from node.preflight import check_codec
+from node.preflight import check_codec, check_exchange
 from node.testnet_faults import Fault, Holds, Link
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
@@ -77,6 +77,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """At most this many nodes average in one group."""
     quorum: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     """A round with fewer contributors keeps the old state; 0: more than half of a group."""
+    exchange: Literal["group", "pairwise"] = "group"
+    """Whether nodes average in groups, or pairwise."""
     codec: str = "float32"
     """How numbers travel in the all-reduce."""
     delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
@@ -114,7 +116,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def one_group(self) -> bool:
         """Whether all nodes average together in every round."""
-        return self.group_size >= self.nodes
+        return self.group_size >= self.nodes and self.exchange == "group"
 
     @property
     def effective_quorum(self) -> int:
@@ -122,7 +124,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
         Groups can be about half of `group_size` when the nodes do not divide evenly, hence the halving.
         """
-        if self.quorum or not self.shares:
+        if self.quorum or not self.shares or self.exchange == "pairwise":
             return self.quorum or 1
         return self.nodes // 2 + 1 if self.one_group else max(1, self.group_size // 2)
 
@@ -154,6 +156,7 @@ def check(plan: Plan) -> None:
         method = load_method(plan.method, plan.options)
         check_delay(plan.delay, method, plan.method)
         check_codec(plan.codec, plan.method, averages_params=method.mergeable)
+        check_exchange(plan, method)
     except (MethodsError, BadConfig) as error:
         raise BadPlan(str(error)) from None
     if not plan.rounds and not plan.seconds:
@@ -222,6 +225,8 @@ def start_command(
         command += ["--wait-for", str(min(plan.nodes, 64))]
     if plan.codec != "float32":
         command += ["--codec", plan.codec]
+    if plan.exchange != "group":
+        command += ["--exchange", plan.exchange]
     if plan.delay:
         command += ["--delay", str(plan.delay)]
     if plan.patience:

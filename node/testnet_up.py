@@ -45,7 +45,7 @@ _PLAIN: Final = frozenset(
         "quorum",
         "patience",
     }
-    | {"timeout", "seconds", "churn", "codec", "delay"}
+    | {"timeout", "seconds", "churn", "exchange", "codec", "delay"}
 )
 """Flags that are fields of the plan as they stand."""
 _LINK: Final[dict[str, tuple[str, Literal["seconds", "share", "mbit"]]]] = {
@@ -100,6 +100,9 @@ def up(
     quorum: Annotated[
         int, typer.Option(min=0, max=64, help="Fewest nodes for a round.", show_default="a majority")
     ] = 0,
+    exchange: Annotated[
+        Literal["group", "pairwise"], typer.Option(help="Average in groups, or pairwise over any graph.")
+    ] = _DEFAULT.exchange,
     codec: Annotated[
         str, typer.Option(help="How numbers travel: float32, float16, int8, topk, ...")
     ] = _DEFAULT.codec,

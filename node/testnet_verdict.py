@@ -18,6 +18,10 @@ ACCURACY_BAR: Final = {"digits": 0.90}
 """What every node must reach, where a task has a bar; elsewhere sharing must beat training alone."""
 
 
+APART_BAR: Final = 0.10
+"""How far from the mean of all a model may be where all average pairwise."""
+
+
 class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one node."""
 
@@ -60,6 +64,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     """By all nodes together, as counted at their sockets."""
     bytes_received: int
+    models_apart: float | None = None
+    """Largest distance of a node's last model to their mean, relative to it; where all average pairwise."""
     utilisation: float | None = None
     """Mean over the nodes."""
     beside: tuple[Beside, ...] = ()
@@ -82,13 +88,19 @@ def judge(
     seconds: float,
     shaken: Shaken | None = None,
     network: str = "",
+    apart: float | None = None,
 ) -> Result:
-    """Decide what holds. Without `local_only` accuracy is not asked; with `shaken` more than else is."""
+    """Decide what holds; `apart`: as `models_apart` tells.
+
+    Without `local_only` accuracy is not asked; with `shaken` more than else is.
+    """
     measured = accuracies_of(nodes)
     accuracies = [accuracy for accuracy in measured if accuracy is not None]
     checks = [check(plan, nodes) for check in _CHECKS]
     if plan.shares:
         checks += [check(plan, nodes) for check in _SHARING_CHECKS]
+        if plan.exchange == "pairwise":
+            checks.append(_near_end(apart))
         if shaken is not None and shaken.calm_accuracy is not None:
             checks.append(_accuracy_in_peace(plan, accuracies, shaken))
         elif local_only is not None:
@@ -111,6 +123,7 @@ def judge(
         local_only_mean=fmean(local_only) if local_only else None,
         local_only=tuple(local_only or ()),
         same_state_hash=len({node.state_hash for node in per_node}) == 1 and bool(per_node[0].state_hash),
+        models_apart=apart,
         seconds=round(seconds, 3),
         bytes_sent=sum(node.bytes_sent for node in per_node),
         bytes_received=sum(node.bytes_received for node in per_node),
@@ -216,7 +229,7 @@ def _quorum(plan: Plan, nodes: Sequence[Observed]) -> Check:
 def _equal_states(plan: Plan, nodes: Sequence[Observed]) -> Check:
     name = "equal state on all nodes after every round"
     if not plan.one_group:
-        return Check(name, True, f"not asked of groups of {plan.group_size} among {plan.nodes} nodes")
+        return Check(name, True, _not_asked(plan))
     faults = []
     rounds = sorted({round_ for node in nodes for round_ in node.rounds})
     for round_ in rounds:
@@ -229,7 +242,7 @@ def _equal_states(plan: Plan, nodes: Sequence[Observed]) -> Check:
 def _same_end(plan: Plan, nodes: Sequence[Observed]) -> Check:
     name = "same state hash at the end"
     if not plan.one_group:
-        return Check(name, True, f"not asked of groups of {plan.group_size} among {plan.nodes} nodes")
+        return Check(name, True, _not_asked(plan))
     present = [node for node in nodes if not (node.wished and node.exit_code is not None)]
     if plan.rounds:
         hashes = {node.status.state_hash if node.status else "" for node in present}
@@ -239,6 +252,20 @@ def _same_end(plan: Plan, nodes: Sequence[Observed]) -> Check:
         hashes = {node.rounds[last].state_hash for node in present if last in node.rounds} or {""}
     faults = [f"{len(hashes)} states: {', '.join(h or 'none' for h in sorted(hashes))}"]
     return checked(name, [] if len(hashes) == 1 and "" not in hashes else faults, next(iter(hashes), ""))
+
+
+def _not_asked(plan: Plan) -> str:
+    if plan.exchange == "pairwise":
+        return "not asked where all average pairwise: models are compared"
+    return f"not asked of groups of {plan.group_size} among {plan.nodes} nodes"
+
+
+def _near_end(apart: float | None) -> Check:
+    """Compare models in place of hashes: where all average pairwise, each has a state of its own."""
+    name = f"models within {100 * APART_BAR:g} % of their mean at the end"
+    if apart is None:
+        return Check(name, False, "a node has stored no model of this run")
+    return Check(name, apart <= APART_BAR, f"the farthest is {100 * apart:.2g} % away")
 
 
 def _accuracy(plan: Plan, nodes: Sequence[Observed], local_only: Sequence[float]) -> Check:

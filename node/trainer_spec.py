@@ -3,7 +3,7 @@
 python -m node.trainer --socket PATH --state-dir PATH --spec JSON
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -28,6 +28,10 @@ class TrainerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seed: int = 0
     """Of the initial params and of the batches."""
     group_size: int = 16
+    """Of the run spec."""
+    exchange: Literal["group", "pairwise"] = "group"
+    """Of the run spec."""
+    pushes_per_round: int = 2
     """Of the run spec."""
     quorum: int = 1
     """Of the run spec."""
@@ -59,6 +63,8 @@ def run_spec(
         seed=spec.seed,
         group_size=spec.group_size,
         codec=spec.codec,
+        exchange=spec.exchange,
+        pushes_per_round=spec.pushes_per_round,
         quorum=spec.quorum,
         delay=spec.delay,
     )

@@ -18,7 +18,6 @@ from gossip import commands
 from gossip.averaging import Averaging
 from gossip.chunks import bounds
 from gossip.gathering import Gathering
-from gossip.pairwise import Pairwise
 from gossip.standing import Phase
 from gossip.statehash import state_hash
 
@@ -164,10 +163,19 @@ class Oracle:
         seen.given[node.me] = self._given[node.me]
         seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
 
-    def watch_mass(self, core: Pairwise | None) -> None:
+    def watch_mass(self, node: SimNode) -> None:
         """Keep account of what a peer brings in where all average pairwise."""
+        core, mixing = node.member.mixing.core, node.member.mixing
         if core is None:
             return
+        close = mixing.close
+
+        def closed(pending: commands.Contribute) -> commands.Contribute:
+            given = close(pending)
+            self._given[node.me] = (given.vector.copy(), given.weight)
+            return given
+
+        mixing.close = closed  # type: ignore[method-assign]
         mint, move = core.mint, core.move
 
         def minted(vector: Any, weight: float) -> None:
@@ -258,7 +266,8 @@ class Oracle:
         exchange = node.member.exchange
         if node.member.mixing.is_on:
             check_mass(self)
-            return
+            if not node.member.mixing.is_last:
+                return
         assert isinstance(exchange, Averaging)
         seen = self.groups[exchange.group.id, notice.index]
         mean = node.rounds._segment.exchange  # type: ignore[union-attr]
@@ -347,8 +356,8 @@ def check_mass(oracle: Oracle) -> None:
         for other, given in core._given.items():
             receiver = cores.get(other) if sim.nodes[other].is_alive else None
             applied = receiver._applied.get(peer, (0, 0))[1] if receiver is not None else 0
-            for chunk, weight, numbers in (each for id_, each in given.sent.items() if id_ > applied):
-                weights[chunk] += weight
+            for chunk, half, numbers in (each for id_, each in given.sent.items() if id_ > applied):
+                weights[chunk] += half
                 sums[core._slice(chunk)] += numbers
     if oracle.lies_told:
         return

@@ -383,7 +383,7 @@ class SimNode:
             sim.oracle.joined(self)
         if member.mixing.core is not self.seen_mass:
             self.seen_mass = member.mixing.core
-            sim.oracle.watch_mass(self.seen_mass)
+            sim.oracle.watch_mass(self)
         if effects:
             self._carry_out(effects)
         if isinstance(event, commands.NewState | commands.Finish):
