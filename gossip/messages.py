@@ -244,7 +244,7 @@ class Push(Pairing, frozen=True):
     id: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
     """One more than that of the last chunk you applied."""
     chunk: Index
-    weight: Annotated[float, msgspec.Meta(gt=0, le=1e15)]
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 
 
 class Settle(Pairing, frozen=True):

@@ -41,6 +41,8 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.NotHeld(HASH),
     messages.Fetch(HASH, (0, 1, 70000)),
     messages.Wait(HASH),
+    messages.Settle(1 << 50),
+    messages.Applied(1 << 50, 5),
 )
 BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Part(GROUP, 0, 2, 70000, 1, 64.0),
@@ -48,8 +50,12 @@ BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Reveal(GROUP, 0, 3),
     messages.Offer(HASH, BASE, 7, 35880),
     messages.Chunk(HASH, 70000),
+    messages.Push(1 << 50, 5, 70000, 0.75),
 )
 BODIES = {
+    "Push": "95a450757368cf000400000000000005ce00011170cb3fe8000000000000",
+    "Settle": "92a6536574746c65cf0004000000000000",
+    "Applied": "93a74170706c696564cf000400000000000005",
     "Leave": "91a54c65617665",
     "Describe": "92a84465736372696265c40473706563",
     "Ready": (

@@ -48,6 +48,8 @@ KINDS: Final[tuple[messages.Message, ...]] = (
     messages.Abandon(GROUP, 0),
     messages.Yield(GROUP, 0, 1, 2),
     messages.Claim(GROUP, 0, 1, 2),
+    messages.Settle(9),
+    messages.Applied(9, 1),
     messages.SealedRecords(((b"\x00\x04junk", 1.0),)),
 )
 BULK: Final[tuple[messages.Message, ...]] = (
@@ -55,6 +57,7 @@ BULK: Final[tuple[messages.Message, ...]] = (
     messages.Reveal(GROUP, 0, 1),
     messages.Offer(HASH, b"", 3, 800),
     messages.Chunk(HASH, 0),
+    messages.Push(9, 1, 0, 1.0),
 )
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 encode = msgspec.msgpack.Encoder().encode
