@@ -57,7 +57,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How numbers travel in the all-reduce."""
     exchange: Literal["group", "pairwise"] = "group"
     """Whether means are those of groups, or neighbours give each other mass (gossip/pairwise.py)."""
-    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """Pairwise only: how often a round gives away half of what a peer has."""
     quorum: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """A round with fewer contributors keeps the old state."""

@@ -48,7 +48,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A round with fewer contributors keeps the old state; 1 lets a node train alone."""
     exchange: Literal["group", "pairwise"] = "group"
     """group: means of groups. pairwise: each gives half to one neighbour at a time, over any sparse graph."""
-    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """With pairwise: to how many neighbours, one after the other, a round gives."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel: float32 is exact, smaller ones save bytes."""

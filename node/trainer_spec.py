@@ -31,7 +31,7 @@ class TrainerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the run spec."""
     exchange: Literal["group", "pairwise"] = "group"
     """Of the run spec."""
-    pushes_per_round: int = 2
+    pushes_per_round: int = 4
     """Of the run spec."""
     quorum: int = 1
     """Of the run spec."""

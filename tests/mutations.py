@@ -31,6 +31,7 @@ from gossip.gathering import Gathering
 from gossip.matchmaking import Matchmaking
 from gossip.member import Member
 from gossip.messages import Offer, Part, Presence, Records
+from gossip.pairwise import Pairwise, Stage
 from gossip.presence import PresenceTable, swarm_state
 from gossip.serving import Serving
 from gossip.standing import Standing
@@ -60,6 +61,9 @@ CAUSELESS: Final = "nobody is lost without a cause"
 STARVED: Final = "nobody is starved"
 LOST: Final = "nothing acknowledged is lost"
 TWICE: Final = "a group is formed once"
+MASS_TWICE: Final = "no mass is counted twice"
+MASS_LOST: Final = "no mass is lost while all live"
+LINKS: Final = ("split", "oneway", "break", "slow", "lossy")
 FETCHED: Final = "a fetched state is the state that was asked for"
 
 
@@ -304,6 +308,28 @@ def _writes_into_what_it_sent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Averaging, "begin", begin)
 
 
+def _takes_any_push(patch: pytest.MonkeyPatch) -> None:
+    honest = Pairwise._handle_push
+
+    def handle(self: Pairwise, peer: Any, message: Any, data: Any) -> Effects:
+        self._applied[peer] = (message.epoch, message.id - 1)
+        return honest(self, peer, message, data)
+
+    patch.setattr(Pairwise, "_handle_push", handle)
+
+
+def _takes_nothing_back(patch: pytest.MonkeyPatch) -> None:
+    honest = Pairwise._handle_applied
+
+    def handle(self: Pairwise, peer: Any, message: Any, now: float) -> Effects:
+        given = self._given.get(peer)
+        if given is not None and given.stage is Stage.ASKING:
+            given.sent = {}
+        return honest(self, peer, message, now)
+
+    patch.setattr(Pairwise, "_handle_applied", handle)
+
+
 MUTATIONS: Final = (
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
@@ -336,5 +362,7 @@ MUTATIONS: Final = (
     Mutation("every member gathers its own set", (SURVIVORS,), _agrees_with_itself, ("crash",)),
     Mutation("bodies are changed after the commitment", (INVENTED,), _reveals_what_it_likes),
     Mutation("a lineage never follows another", (ONE_SWARM,), _follows_no_majority),
+    Mutation("a push counts whenever it comes", (MASS_TWICE,), _takes_any_push),
+    Mutation("what was not applied is not taken back", (MASS_LOST,), _takes_nothing_back, LINKS),
     Mutation("two outcomes of one round live side by side", (ONE_SWARM, STARVED), _keeps_two_outcomes),
 )

@@ -26,6 +26,8 @@ CLASSES: Final = (
 )
 """Kinds of faults that honest swarms meet."""
 EVERYTHING: Final = (*CLASSES, "lie")
+PAIRWISE: Final = 0.25
+"""Share of the seeds, of those whose rounds ask for one mean, in which all average pairwise."""
 LAST_FAULT: Final = 20.0
 """Virtual seconds in which faults begin."""
 
@@ -63,6 +65,10 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
         rates=tuple(dice.choice((1.0, 1.0, 0.97, 1.03)) for _ in range(count)),
     )
     faults = [_draw_fault(dice, scenario, kind) for kind in _draw_kinds(dice, kinds)]
+    # Of dice of its own, so that a seed is otherwise what it was.
+    pairs = Random(f"pairwise {seed}")
+    if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
+        scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
     return replace(scenario, faults=tuple(sorted(faults)))
 
 
@@ -153,6 +159,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "chunk_numel",
         "quorum",
         "wait_for",
+        "pushes",
     ):
         if getattr(scenario, name) != getattr(plain, name):
             found += [replace(scenario, **{name: getattr(plain, name)})]

@@ -34,7 +34,7 @@ def test_the_id_does_not_depend_on_the_order_in_which_options_were_given() -> No
         (changed(delay=1), "delay: 0 here, 1 there"),
         (changed(codec="int8"), "codec: float32 here, int8 there"),
         (changed(exchange="pairwise"), "exchange: group here, pairwise there"),
-        (changed(pushes_per_round=3), "pushes_per_round: 2 here, 3 there"),
+        (changed(pushes_per_round=3), "pushes_per_round: 4 here, 3 there"),
         (
             changed(tensors=(TensorSpec("a.weight", "float32", (64, 12)), SPEC.tensors[1])),
             "tensor a.weight float32[64, 10] here, a.weight float32[64, 12] there",
