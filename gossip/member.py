@@ -85,8 +85,9 @@ from gossip.messages import (
     Wait,
     Want,
 )
+from gossip.mixing import TIMER as MIXING
 from gossip.mixing import Mixing
-from gossip.pairwise import TIMER as MIXING
+from gossip.pairwise import TIMER as PAIRWISE
 from gossip.presence import PresenceTable
 from gossip.runspec import RunSpec, difference
 from gossip.serving import TIMER as SERVING
@@ -494,8 +495,10 @@ class Member:
             return self._after_matchmaking(self._matchmaking.timer(now), now)
         if event.name in EXCHANGING:
             return self.exchanges.timer(event.name, now)
-        if event.name == MIXING:
+        if event.name == PAIRWISE:
             return self.mixing.timer(now)
+        if event.name == MIXING:
+            return self.mixing.grace_ends(now)
         if event.name == SERVING:
             return self.serving.go_on(now, yields=self.exchanges.is_busy)
         if event.name == TRANSFER:

@@ -4,8 +4,9 @@
        '------------------------ what others give is added at any time -----------------------'
 
 A round is what the trainer did since the last estimate (pairwise.py: `move`), then `pushes_per_round` steps.
-No round waits for what others give; but a node waits for its neighbours to be ready before it gives, as it
-does before a group is formed (matchmaking.py, with groups of one), so that nobody runs far ahead.
+Who holds too little to give waits a moment for what others give, which is on its way. And a node waits for
+its neighbours to be ready before it gives, as it does before a group is formed (matchmaking.py, with groups
+of one), so that nobody runs far ahead.
 
 The last round of a run is another: what the peers hold is averaged in a group (averaging.py), so that all
 that meet there end with one state, the mean of their mass.
@@ -19,12 +20,15 @@ import numpy as np
 from crypto.keys import PeerId
 from gossip.averaging import SHORTEST_STALL, Exchanged
 from gossip.commands import Averaged, Contribute
-from gossip.core import Data, Doubt, Effects, Notify, Vector
+from gossip.core import Data, Doubt, Effects, Notify, SetTimer, Vector
 from gossip.deadlines import Deadline
 from gossip.messages import Pairing
 from gossip.pairwise import Pairwise, PairwiseConfig
 from gossip.standing import Phase, Standing
 
+TIMER: Final = "mixing"
+GRACE: Final = 0.5
+"""Seconds at most for which a round with steps left waits to be given something to give."""
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 
 
@@ -44,6 +48,7 @@ class Mixing:
         self._since: Vector = EMPTY
         self._pending: Contribute | None = None
         self._steps_left = 0
+        self._grace_ends = 0.0
         self._asked_at = self._formed_at = 0.0
 
     @property
@@ -85,7 +90,8 @@ class Mixing:
         core.givers = set()
         self._add(core, pending)
         self._steps_left = spec.pushes_per_round
-        return self._after([], now)
+        self._grace_ends = now + min(GRACE, self._wait.seconds())
+        return self._after([SetTimer(self._grace_ends, TIMER)], now)
 
     def close(self, pending: Contribute) -> Contribute:
         """Add what the trainer did, and return our mass as a contribution to a group's mean.
@@ -126,6 +132,10 @@ class Mixing:
             self.core.forget(peer)
         return self._after(effects, now)
 
+    def grace_ends(self, now: float) -> Effects:
+        """Wait no longer for something to give."""
+        return self._after([], now)
+
     def timer(self, now: float) -> Effects:
         """Ask about what was not acknowledged in time."""
         if self.core is None:
@@ -151,10 +161,13 @@ class Mixing:
         core, pending = self.core, self._pending
         if core is None or pending is None or core.target is not None:
             return effects
+        workers = self._at.workers(now)
         while self._steps_left and core.target is None:
+            if core.is_poor and now < self._grace_ends and workers:
+                return effects
             self._steps_left -= 1
             core.wait = self._wait.seconds()
-            effects = effects + core.step(self._at.workers(now), now)
+            effects = effects + core.step(workers, now)
         if core.target is not None:
             return effects
         core.read(pending.vector)

@@ -148,7 +148,7 @@ class Pairwise:
 
         Whoever holds little keeps it too, until it is given more.
         """
-        if not self.share or self.weights.min() < self.config.least_held * self.share:
+        if self.is_poor:
             return []
         able = sorted(peer for peer in peers & self._linked if not self._is_doubtful(peer))
         if self.target is not None or not able:
@@ -157,6 +157,11 @@ class Pairwise:
         self.target = self._last = next((peer for peer in able if peer > self._last), able[0])
         given = self._given.setdefault(self.target, _Given())
         return self._push(self.target, now) if given.stage is Stage.SETTLED else self._ask(self.target, now)
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether too little is held to give of it."""
+        return not self.share or self.weights.min() < self.config.least_held * self.share
 
     def stop(self) -> None:
         """Wait for the step no longer; what it gave is still asked about."""

@@ -145,7 +145,15 @@ def test_a_delay_and_a_codec_reach_every_node_and_are_left_out_where_they_are_th
     command = start_command(Plan(delay=1, codec="int8"), 2, Path("h"), [], [])
     assert command[command.index("--delay") + 1] == "1"
     assert command[command.index("--codec") + 1] == "int8"
-    assert not {"--delay", "--codec"} & set(start_command(Plan(), 2, Path("h"), [], []))
+    assert not {"--delay", "--codec", "--exchange"} & set(start_command(Plan(), 2, Path("h"), [], []))
+
+
+def test_pairwise_nodes_are_told_so_and_have_no_quorum() -> None:
+    plan = Plan(exchange="pairwise")
+    command = start_command(plan, 2, Path("h"), [], [])
+    assert command[command.index("--exchange") + 1] == "pairwise"
+    assert command[command.index("--quorum") + 1] == "1"
+    assert not plan.one_group
 
 
 @pytest.mark.parametrize(
@@ -153,6 +161,11 @@ def test_a_delay_and_a_codec_reach_every_node_and_are_left_out_where_they_are_th
     [
         (Plan(delay=1, method="fedstar"), "leave out --delay, or take --method diloco"),
         (Plan(codec="int9"), "choose one with --codec"),
+        (Plan(exchange="pairwise", method="diloco"), "take --method fedavg or fedprox"),
+        (Plan(exchange="pairwise", method="fedstar"), "leave out --exchange"),
+        (Plan(exchange="pairwise", quorum=3), "leave out --quorum"),
+        (Plan(exchange="pairwise", delay=1), "leave out --delay"),
+        (Plan(exchange="pairwise", codec="topk"), "take --method diloco, or --codec"),
         (Plan(codec="topk"), "take --method diloco, or --codec"),
     ],
 )

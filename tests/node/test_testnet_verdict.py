@@ -169,6 +169,20 @@ def test_groups_smaller_than_the_swarm_need_not_agree_on_one_state() -> None:
     assert not result.same_state_hash
 
 
+@pytest.mark.parametrize(("apart", "holds"), [(0.0, True), (0.1, True), (0.11, False), (None, False)])
+def test_of_nodes_that_average_pairwise_models_are_compared_and_not_hashes(
+    apart: float | None, holds: bool
+) -> None:
+    nodes = swarm()
+    apart_in_between(nodes)
+    nodes[1].take(status(state="ff" * 6, pid=2))
+    plan = Plan(nodes=3, rounds=4, exchange="pairwise")
+    result = judge(plan, nodes, seconds=1.0, local_only=[0.4], apart=apart)
+    assert result.verdict == holds
+    assert result.models_apart == apart
+    assert not result.same_state_hash
+
+
 def test_training_alone_is_judged_by_its_end_only() -> None:
     histories = [
         [round_status(i, accuracy=0.2, contributors=1, outcome="alone", state=f"{node}{i}") for i in (1, 2)]
