@@ -2,6 +2,7 @@
 
     /ip4/192.0.2.7/tcp/4710/p2p/12D3KooW…    the full form; also /ip6, /dns, /dns4, /dns6
     /ip4/192.0.2.7/tcp/4710                  whoever answers there; its identity is learned
+    /ip4/192.0.2.7/tcp/4710/p2p/RELAY/p2p-circuit/p2p/PEER    who cannot be dialled, through who can
     node.example:4710   192.0.2.7:4710   [2001:db8::7]:4710
 
 A multiaddr is a path of (protocol, value) pairs, https://multiformats.io/multiaddr/. Only TCP is
@@ -37,10 +38,14 @@ class Address:
     host: str
     port: int
     peer: PeerId | None = None
+    via: PeerId | None = None
+    """Who listens there and carries a circuit to `peer`, if that is not `peer` itself."""
 
     def __str__(self) -> str:
         """Print as a multiaddr."""
-        return f"/{self.kind}/{self.host}/tcp/{self.port}" + (f"/p2p/{self.peer}" if self.peer else "")
+        circuit = f"/p2p/{self.via}/p2p-circuit" if self.via else ""
+        owner = f"/p2p/{self.peer}" if self.peer else ""
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{circuit}{owner}"
 
     def of(self, peer: PeerId) -> "Address":
         """Return the address with its owner."""
@@ -111,6 +116,10 @@ def expand_all(addresses: Iterable[Address]) -> list[Address]:
 
 def _parse_multiaddr(text: str) -> Address:
     parts = text.split("/")[1:]
+    via: PeerId | None = None
+    if len(parts) == 9 and parts[4] == "p2p" and parts[6:8] == ["p2p-circuit", "p2p"]:
+        via = _peer(parts[5], text)
+        del parts[4:7]
     if len(parts) == 6 and parts[4] == "p2p":
         peer: PeerId | None = _peer(parts.pop(), text)
         parts.pop()
@@ -123,7 +132,7 @@ def _parse_multiaddr(text: str) -> Address:
         host = _ip(host, 4 if kind == "ip4" else 6, text)
     else:
         _check_name(host, text)
-    return Address(kind, host, _port(parts[3], text), peer)
+    return Address(kind, host, _port(parts[3], text), peer, via)
 
 
 def _parse_host_port(text: str) -> Address:

@@ -57,6 +57,11 @@ class ContributeBody:
 
 
 @dataclass(frozen=True, slots=True)
+class Engage:
+    """The trainer asks for a mean that another engine makes: we are in an exchange until the round ends."""
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """The trainer's round ended without a new state."""
 
@@ -89,6 +94,13 @@ class RemoveAddress:
 @dataclass(frozen=True, slots=True)
 class SetAddresses:
     """Where others reach this node."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetEngine:
+    """Where others reach this node's other engine; nowhere while it is not up."""
 
     addresses: tuple[str, ...]
 

@@ -29,6 +29,9 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Keep a Kademlia record under the swarm's name, and look there for others."""
     relay: bool = True
     """Carry circuits between nodes that cannot reach each other, within limits (circuit relay v2)."""
+    hidden: bool = False
+    """Nobody can dial this node, as behind most routers: do not listen, and be reached through nodes that
+    this one dialled (circuit relay v2)."""
     fast_links: bool = True
     """Prefer our AEAD records and muxer between shoal nodes; Noise and yamux stay for the rest."""
     max_links: int = 64

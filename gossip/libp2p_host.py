@@ -15,7 +15,7 @@ before it begins the new one.
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from nacl.signing import SigningKey
 
 from crypto.keys import PeerId, peer_id_of, short
-from gossip.addresses import BadAddress, from_socket, parse, parse_listen
+from gossip.addresses import Address, BadAddress, from_socket, parse, parse_listen
 from gossip.core import Data, DialFailed, PeerFound, PeerLost
 from gossip.dials import Dials
 from gossip.errors import RemoteViolation
@@ -40,7 +40,7 @@ from gossip.libp2p_net import Network, PortInUse, check_port_free
 from gossip.libp2p_parts import LaneStream
 from gossip.lookup import Announcements, LocalNetwork, Rendezvous, keep_running
 from gossip.peer_links import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, decode_hello
-from gossip.relay import Relay
+from gossip.relay import Relay, Reservations
 
 __all__ = ["BadAddress", "Libp2pHost", "PortInUse", "open_host"]
 
@@ -63,7 +63,7 @@ class Libp2pHost:
         """
         self.me = peer_id_of(bytes(key.verify_key))
         self._config = config
-        self._listen = [parse_listen(each) for each in config.listen]
+        self._listen = [] if config.hidden else [parse_listen(each) for each in config.listen]
         announce = [parse(each) for each in config.announce]
         suites = suites_by_speed() if config.fast_links else ()
         self.network = Network(key, suites=suites, announce=announce, max_links=config.max_links)
@@ -86,13 +86,15 @@ class Libp2pHost:
         self._lanes = LaneService(
             self.network, self._events, close_link=self._close_link, violate=self._violate
         )
+        self._reservations = Reservations(self.network, self._dialled)
         self._announcements = Announcements(self.network, config, self._events.put)
 
     # What the protocol calls.
 
     def addresses(self) -> list[str]:
         """See `Host`."""
-        return [str(each.of(self.me)) for each in self.network.addresses()]
+        found = [*self.network.addresses(), *self._reservations.addresses()]
+        return [str(each.of(self.me)) for each in found]
 
     def send_nowait(self, peer: PeerId, head: bytes, data: Data = b"") -> None:
         """See `Host`.
@@ -108,6 +110,14 @@ class Libp2pHost:
         elif not entry.outboxes[BULK if len(data) else CONTROL].put(head, data):
             self._dropped["queue full"] += 1
             self.drop_nowait(peer, "does not keep up")
+
+    def _dialled(self) -> Iterator[tuple[PeerId, Address]]:
+        """Go through the peers that we have dialled, and where they listen."""
+        for peer in self._peers.values():
+            for link in peer.links:
+                if link.is_good and link.is_initiator and link.kind == "direct" and link.address:
+                    yield peer.id, parse(link.address)
+                    break
 
     def _want(self, peer: PeerId) -> Peer | None:
         """Dial a peer for a frame, unless nobody knows where or it just failed."""
@@ -174,13 +184,12 @@ class Libp2pHost:
             muxed = connection.muxed_conn
             remote = muxed.get_remote_address()
             peer_id = PeerId(str(muxed.peer_id))
-            relayed = any("p2p-circuit" in str(each) for each in connection.get_transport_addresses())
             peer = self._peers.setdefault(peer_id, Peer(peer_id))
             link = Link(
                 connection,
                 peer,
                 address=str(from_socket(*remote[:2]).of(peer_id)) if remote else "",
-                kind="relayed" if relayed else "direct",
+                kind="relayed" if self.network.is_relayed(muxed) else "direct",
                 is_initiator=bool(muxed.is_initiator),
                 dialled=self._dials.text_of(muxed),
             )
@@ -324,8 +333,11 @@ class Libp2pHost:
                 nursery.start_soon(
                     keep_running, "the DHT", Rendezvous(self.network, self._config, self._events.put).run
                 )
-            if self._config.relay:
-                nursery.start_soon(keep_running, "the relay", Relay(self.network).run)
+            if self._config.relay or self._config.hidden:
+                relay = Relay(self.network, carries=self._config.relay)
+                nursery.start_soon(keep_running, "the relay", relay.run)
+            if self._config.hidden:
+                nursery.start_soon(keep_running, "reservations", self._reservations.run)
             if self._config.mdns:
                 local = LocalNetwork(self.network, self._config, self.me, self._events.put)
                 nursery.start_soon(keep_running, "mDNS", local.run)
@@ -368,7 +380,7 @@ async def open_host(key: SigningKey, config: HostConfig) -> AsyncIterator[Libp2p
     # To the library every strange or leaving peer is an error of ours, with a page of text.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     host = Libp2pHost(key, config)
-    for text in config.listen:
+    for text in () if config.hidden else config.listen:
         check_port_free(parse_listen(text))
     async with host._run():
         yield host

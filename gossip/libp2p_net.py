@@ -13,7 +13,9 @@ import logging
 import socket
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
+from weakref import WeakSet
 
 import multiaddr
 import trio
@@ -38,6 +40,7 @@ from nacl.signing import SigningKey
 from crypto.keys import PeerId
 from gossip import fast_mux
 from gossip.addresses import Address, expand_all, from_socket
+from gossip.circuit import HOP, Circuit, NoCircuit, connect, reserve
 from gossip.fast_link import FastNoise, Suite
 from gossip.fast_mux import FastMuxer
 from gossip.fast_tcp import TcpStream, Traffic
@@ -124,6 +127,8 @@ class Network:
         self.on_own_identity: Callable[[Address | None], None] = lambda _: None
         self._announce = announce
         self._max_links = max_links
+        self._relayed: WeakSet[Any] = WeakSet()
+        """Links that go through another node."""
         self._half_open: Counter[str] = Counter()
         self._own_dials: deque[tuple[str, int]] = deque(maxlen=MAX_HALF_OPEN)
         store = PeerStore()
@@ -176,7 +181,11 @@ class Network:
         Raises:
             DialFault: with the reason.
         """
-        stream = watched(await _connect(address), self.traffic)
+        stream: TcpStream | Circuit = (
+            await self._circuit(address)
+            if address.via is not None
+            else watched(await _connect(address), self.traffic)
+        )
         try:
             with trio.fail_after(HANDSHAKE_PATIENCE):
                 return await self._secure_outbound(address, stream, on_secured)
@@ -192,10 +201,11 @@ class Network:
             raise DialFault("not a shoal node" if stream.heard else "refused") from error
 
     async def _secure_outbound(
-        self, address: Address, stream: TcpStream, on_secured: Callable[[Any, PeerId], bool]
+        self, address: Address, stream: "TcpStream | Circuit", on_secured: Callable[[Any, PeerId], bool]
     ) -> Any:
         kept = False
-        self._own_dials.append(stream.stream.socket.getsockname()[:2])
+        if isinstance(stream, TcpStream):
+            self._own_dials.append(stream.stream.socket.getsockname()[:2])
         try:
             raw = RawConnection(stream, True)
             expected = ID.from_base58(address.peer) if address.peer else None
@@ -204,6 +214,7 @@ class Network:
             if peer == self.id:
                 raise DialFault("same identity")
             muxed = await self.swarm.upgrader.upgrade_connection(secured, peer)
+            self._note_circuit(muxed, stream)
             if not on_secured(muxed, PeerId(str(peer))):
                 return None
             connection = await self.swarm.add_conn(muxed, direction="outbound")
@@ -211,9 +222,64 @@ class Network:
             return connection
         finally:
             if not kept:
-                await trio.aclose_forcefully(stream.stream)
+                if isinstance(stream, Circuit):
+                    await stream.close()
+                else:
+                    await trio.aclose_forcefully(stream.stream)
 
-    async def _accept(self, stream: TcpStream) -> None:
+    async def _circuit(self, address: Address) -> Circuit:
+        """Open a circuit through the peer that an address names, which is dialled where there is no link.
+
+        Raises:
+            DialFault: with the reason.
+        """
+        assert address.via is not None
+        if address.peer is None:
+            raise DialFault("not a multiaddr")
+        if address.via not in (PeerId(str(each)) for each in self.swarm.connections):
+            relay = Address(address.kind, address.host, address.port, address.via)
+            await self.dial(relay, lambda _muxed, _peer: True)
+        try:
+            with trio.fail_after(HANDSHAKE_PATIENCE):
+                stream = await self._open_to(address.via, HOP)
+                return await connect(stream, address.peer, self.traffic)
+        except trio.TooSlowError as error:
+            raise DialFault("timeout") from error
+        except NoCircuit as error:
+            log.debug("no circuit to %s: %s", address, error)
+            raise DialFault("unreachable") from error
+
+    async def reserve(self, relay: PeerId) -> float:
+        """Ask a peer to carry circuits to us; returns for how many seconds it will.
+
+        Raises:
+            NoCircuit: it will not.
+        """
+        with trio.move_on_after(HANDSHAKE_PATIENCE):
+            return await reserve(await self._open_to(relay, HOP))
+        raise NoCircuit("it does not answer")
+
+    async def _open_to(self, peer: PeerId, protocol: str) -> Any:
+        for connection in self.swarm.connections.get(ID.from_base58(peer), ()):
+            with suppress(LinkBroken):
+                stream = await self.open_stream(connection, protocol)
+                if stream is not None:
+                    return stream
+        raise NoCircuit("it carries none")
+
+    def _note_circuit(self, muxed: Any, stream: object) -> None:
+        if isinstance(stream, Circuit):
+            self._relayed.add(muxed)
+
+    def is_relayed(self, muxed: Any) -> bool:
+        """Tell whether a link goes through another node."""
+        return muxed in self._relayed
+
+    async def accept_circuit(self, stream: Circuit) -> None:
+        """Secure a circuit that somebody opened to us, and stay until it ends."""
+        await self._accept(stream)
+
+    async def _accept(self, stream: "TcpStream | Circuit") -> None:
         """Secure an inbound connection and stay until it ends."""
         remote = stream.get_remote_address()
         ip = remote[0] if remote else ""
@@ -234,6 +300,7 @@ class Network:
                         self.on_own_identity(from_socket(*remote) if remote else None)
                     return
                 muxed = await self.swarm.upgrader.upgrade_connection(secured, peer)
+                self._note_circuit(muxed, stream)
         except Exception:  # whatever a stranger's handshake makes the library raise
             self.refused["handshake"] += 1
             log.debug("a handshake failed", exc_info=True)
@@ -246,6 +313,15 @@ class Network:
         await connection.event_closed.wait()
 
     async def open_lane(self, connection: Any, protocol: str) -> LaneStream | None:
+        """Open a lane on this very connection; None if the peer does not speak the protocol.
+
+        Raises:
+            LinkBroken: the connection ended, or the peer does not answer.
+        """
+        stream = await self.open_stream(connection, protocol)
+        return None if stream is None else LaneStream(stream)
+
+    async def open_stream(self, connection: Any, protocol: str) -> Any:
         """Open a stream on this very connection; None if the peer does not speak the protocol.
 
         Raises:
@@ -264,7 +340,7 @@ class Network:
         except (*STREAM_ERRORS, trio.TooSlowError) as error:
             raise LinkBroken(str(error)) from error
         stream.set_protocol(TProtocol(protocol))
-        return LaneStream(stream)
+        return stream
 
     def serve_lane(self, protocol: str, handler: Callable[[LaneStream], Awaitable[None]]) -> None:
         """Hand inbound streams of a protocol to a handler, and reset them when it returns."""

@@ -28,6 +28,7 @@ from gossip.commands import (
     Contribute,
     ContributeBody,
     Detach,
+    Engage,
     Failed,
     Finish,
     GiveUp,
@@ -38,6 +39,7 @@ from gossip.commands import (
     Refused,
     RemoveAddress,
     SetAddresses,
+    SetEngine,
 )
 from gossip.core import (
     Data,
@@ -172,12 +174,14 @@ class Member:
             Known: lambda e, now: self.syncing.know(e.chunks, now),
             Contribute: self._contribute,
             ContributeBody: self._contribute,
+            Engage: self._engage,
             GiveUp: self._give_up,
             Detach: self._detach,
             Finish: self._finish,
             AddAddress: lambda e, now: self.discovery.add(e.address, e.source, now),
             RemoveAddress: lambda e, now: self._remove_address(e.address),
             SetAddresses: self._set_addresses,
+            SetEngine: self._set_engine,
             Goodbye: lambda e, now: self._goodbye(),
         }
         self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
@@ -323,6 +327,12 @@ class Member:
             self._matchmaking.begin(self.at.expected(now), early, now), now
         )
 
+    def _engage(self, event: Engage, now: float) -> Effects:
+        if self.at.phase not in (Phase.WORKING, Phase.EXCHANGING):
+            return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
+        self.at.phase = Phase.EXCHANGING
+        return [SetTimer(INFINITY, HURRY)]
+
     def _give_up(self, event: GiveUp, now: float) -> Effects:
         if self.at.phase in (Phase.SYNCING, Phase.FINISHED):
             return []
@@ -348,6 +358,12 @@ class Member:
 
     def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
         self.at.addresses = event.addresses[:8]
+        return self._push()
+
+    def _set_engine(self, event: SetEngine, now: float) -> Effects:
+        if self.at.engine == event.addresses[:4]:
+            return []
+        self.at.engine = event.addresses[:4]
         return self._push()
 
     def _goodbye(self) -> Effects:

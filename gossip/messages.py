@@ -62,6 +62,8 @@ class Presence(Message, frozen=True):
     addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
     has_made: bool = False
     """Whether it has finished a round since it was started, or since it took this lineage over."""
+    engine: Annotated[tuple[Address, ...], msgspec.Meta(max_length=4)] = ()
+    """Where its hivemind is reached, if its run averages with that engine."""
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -6,10 +6,12 @@ to change so that they would.
 """
 
 from hashlib import blake2b
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
+NATIVE: Final = "native"
+"""The engine that this project brings."""
 Scalar = bool | int | float | str
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 
@@ -64,6 +66,9 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
     """Rounds by which a mean comes late: with 1, local work goes on while the last one travels."""
 
+    engine: Annotated[str, msgspec.Meta(max_length=32)] = NATIVE
+    """What makes the means: ``native``, or ``hivemind``."""
+
     @property
     def params_numel(self) -> int:
         """How many numbers the model has."""
@@ -77,7 +82,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 _AGREED = (
     *("name", "method", "task", "rounds", "seed", "group_size", "codec", "exchange", "pushes_per_round"),
-    *("quorum", "delay"),
+    *("quorum", "delay", "engine"),
 )
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 

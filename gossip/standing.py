@@ -15,7 +15,7 @@ from typing import Final
 from crypto.keys import PeerId
 from gossip.messages import Presence, Ready
 from gossip.presence import Entry, PresenceTable, SwarmState, swarm_state
-from gossip.runspec import RunSpec
+from gossip.runspec import NATIVE, RunSpec
 
 NO_BASE: Final = bytes(32)
 DOUBT: Final = 2.0
@@ -62,6 +62,7 @@ class Standing:
         self.me, self.lease = me, lease
         self.table = PresenceTable(me)
         self.addresses: tuple[str, ...] = ()
+        self.engine: tuple[str, ...] = ()
         self.phase = Phase.HELPING
         self.run = b""
         self.spec: RunSpec | None = None
@@ -92,6 +93,7 @@ class Standing:
             self.lease,
             self.addresses,
             self.has_made,
+            self.engine,
         )
 
     # --- whom to believe --------------------------------------------------------------------------
@@ -169,10 +171,10 @@ class Standing:
         return {peer for peer, _ in self._linked_workers(now)}
 
     def is_mixing(self) -> bool:
-        """Whether states differ between peers: there are several groups a round, or none."""
+        """Whether states differ in one round: by groups, by pairs, or by another engine's rounding."""
         if not self.mergeable or self.spec is None:
             return False
-        if self.is_pairwise:
+        if self.is_pairwise or self.spec.engine != NATIVE:
             return True
         return sum(1 for _ in self.table.in_run(self.run)) + 1 > self.spec.group_size
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from node.status import PeerStatus, Status
+    from node.status import EngineStatus, PeerStatus, Status
 
 
 def status(
@@ -99,10 +99,20 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
     facts += [("problem", line) for line in status.problems]
     facts += [("refused", line) for line in status.refusals[-3:]]
     facts += [("dropped", f"{count} messages: {reason}") for reason, count in status.drops.items()]
+    if status.engine is not None:
+        facts += _engine_facts(status.engine)
     if status.page:
         facts.append(("page", status.page))
     facts.append(("join with", status.join_command))
     return facts
+
+
+def _engine_facts(engine: "EngineStatus") -> list[tuple[str, str]]:
+    if not engine.addresses:
+        return [("engine", f"{engine.name}, not up")]
+    others = f", {engine.strangers} scripts in the last group" if engine.strangers else ""
+    facts = [("engine", f"{engine.name}, prefix {engine.prefix}{others}")]
+    return facts + [("", address) for address in engine.addresses]
 
 
 def _agreement(status: "Status") -> str:

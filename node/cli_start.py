@@ -27,6 +27,7 @@ _SETTINGS: Final = {
     "pushes": "run.pushes_per_round",
     "codec": "run.codec",
     "delay": "run.delay",
+    "engine": "averaging.engine",
     "device": "run.device",
     "threads": "run.threads",
     "listen": "network.listen",
@@ -39,6 +40,7 @@ _SETTINGS: Final = {
 """Argument of `start` -> the setting it is."""
 _SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
     "external_trainer": ("run.trainer", "external"),
+    "hidden": ("network.hidden", True),
     "no_mdns": ("network.mdns", False),
     "no_dht": ("network.dht", False),
     "no_http": ("http.enabled", False),
@@ -61,6 +63,7 @@ def _node(flags: str, text: str) -> Any:
 Texts = list[str] | None
 Exchange = Literal["group", "pairwise"]
 Level = Literal["debug", "info", "warning", "error"]
+Engine = Literal["native", "hivemind"]
 
 
 def start(
@@ -85,6 +88,7 @@ def start(
     pushes: Annotated[int | None, _train("--pushes", "Pairwise: neighbours given to per round.")] = None,
     codec: Annotated[str | None, _train("--codec", "How numbers travel; float32 is exact.")] = None,
     delay: Annotated[int | None, _train("--delay", "1: train on while the last mean travels.")] = None,
+    engine: Annotated[Engine | None, _train("--engine", "native, or hivemind: what makes the means.")] = None,
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,
     external_trainer: Annotated[
@@ -94,6 +98,9 @@ def start(
     listen: Annotated[Texts, _network("--listen", "Multiaddr to listen on. Repeatable.")] = None,
     announce: Annotated[Texts, _network("--announce", "Address to tell others: a forwarded port.")] = None,
     swarm: Annotated[str | None, _network("--swarm", "Nodes of other swarms do not talk.")] = None,
+    hidden: Annotated[
+        bool, _network("--hidden", "Nobody can dial this node: be reached through others.")
+    ] = False,
     no_mdns: Annotated[bool, _network("--no-mdns", "Do not look in the local network.")] = False,
     no_dht: Annotated[bool, _network("--no-dht", "Do not use the Kademlia table.")] = False,
     patience: Annotated[

@@ -76,6 +76,16 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Peers that fetch the model from this node at the same time; more wait for their turn."""
 
 
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What makes the means of the run."""
+
+    engine: Literal["native", "hivemind"] = "native"
+    """native: this node's own all-reduce. hivemind: hivemind's averager in a process beside, so that any
+    hivemind script can take part; all peers of a run must choose the same."""
+    hivemind_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    """The TCP port of hivemind's own network, on the addresses that the node listens on; 0: a free one."""
+
+
 class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The page, /status.json, /metrics and /healthz. They only show; commands go over a Unix socket."""
 
@@ -123,6 +133,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What is trained, and how."""
     gossip: GossipConfig = GossipConfig()
     """How long peers wait for each other."""
+    averaging: EngineConfig = EngineConfig()
+    """What makes the means."""
     http: HttpConfig = HttpConfig()
     """The page and the figures."""
     log: LogConfig = LogConfig()

@@ -29,11 +29,15 @@ from gossip.core import PeerFound, Vector
 from gossip.drive import Driver
 from gossip.libp2p_host import open_host
 from gossip.member import Member, MemberConfig
-from gossip.runspec import RunSpec
+from gossip.runspec import NATIVE, RunSpec
 from gossip.serving import ServingConfig
 from gossip.wire import Codec
+from node import ipc
 from node.checkpoint import Checkpoint, DiskFull, save
 from node.config import NodeConfig
+from node.engine import Engine
+from node.engine_choice import ask_of, engine_of
+from node.engine_line import prefix_of
 from node.errors import UserError
 from node.failpoints import Failpoint
 from node.half_fetched import ChunkKeeper
@@ -52,6 +56,8 @@ log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 0.3
 """How long a leaving node waits for its last words to be sent."""
+ADDRESSES_EVERY = 0.5
+"""Seconds between two looks at where a hidden node is reached."""
 AT_ONCE = 130
 """The exit code after a second signal."""
 INLINE_BYTES = 2 << 20
@@ -106,11 +112,19 @@ class Daemon:
                 record=self._record,
                 set_run=self._set_run,
                 compute=self._compute,
+                average=self._average if self.config.averaging.engine != NATIVE else None,
             )
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._remember
             self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
+            self.reporter.engine = self.engine = engine_of(
+                self.config,
+                member,
+                command=self.driver.command,
+                answer=self.rounds.notice,
+                problem=lambda text: self._problem("engine", text),
+            )
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await self._start(nursery)
@@ -127,6 +141,8 @@ class Daemon:
         nursery.start_soon(self._do_jobs)
         nursery.start_soon(self._save_states)
         nursery.start_soon(self.keeper.run)
+        if self.engine is not None:
+            nursery.start_soon(self._run_engine, self.engine)
         line = TrainerLine(self.home.new_socket("trainer", os.environ), self.rounds)
         self.line = line
         await nursery.start(line.run)
@@ -148,8 +164,22 @@ class Daemon:
             for address in known.addresses[:2]:
                 self.driver.command(AddAddress(address, "book"))
         self._greet(page)
+        if self.config.network.hidden:
+            nursery.start_soon(self._watch_addresses)
         if self.config.run.task and self.config.run.trainer == "spawn":
             nursery.start_soon(self._run_trainer, line)
+
+    async def _watch_addresses(self) -> None:
+        """Tell the swarm, and who started us, where we are reached as relays take us and go."""
+        told: list[str] = []
+        while True:
+            addresses = self.driver.host.addresses()
+            if addresses != told:
+                for address in addresses:
+                    self.say(f"  reached at  {address}")
+                told = addresses
+                self.driver.command(SetAddresses(tuple(addresses)))
+            await trio.sleep(ADDRESSES_EVERY)
 
     def _greet(self, page: str) -> None:
         status = self.status()
@@ -174,6 +204,10 @@ class Daemon:
             self.rounds.notice(notice)
 
     def _problem(self, source: str, text: str) -> None:
+        """Say what a person should see to; an empty text ends it."""
+        if not text:
+            self.reporter.problems.pop(source, None)
+            return
         if self.reporter.problems.get(source) != text:
             log.error("%s", text)
             self.reporter.problems[source] = text
@@ -230,7 +264,11 @@ class Daemon:
     async def _run_trainer(self, line: TrainerLine) -> None:
         module = self.config.testing.trainer
         command = trainer_command(
-            self.config.run, self.home.find_socket("trainer"), self.home.state_dir, module
+            self.config.run,
+            self.home.find_socket("trainer"),
+            self.home.state_dir,
+            module,
+            self.config.averaging.engine,
         )
         supervisor = Supervisor(
             command,
@@ -244,6 +282,18 @@ class Daemon:
         except UserError as error:
             self.failure = error
             self.stop()
+
+    async def _run_engine(self, engine: Engine) -> None:
+        try:
+            await engine.run()
+        except UserError as error:
+            self.failure = error
+            self.stop()
+
+    def _average(self, message: ipc.AskAllReduce, vector: Vector) -> None:
+        assert self.engine is not None
+        member, strangers = self.driver.member, self.engine.strangers
+        self.engine.average(ask_of(message, vector, member, self.config, strangers, trio.current_time()))
 
     def _compute(self, work: Callable[[], Any], then: Callable[[Any], None], n_bytes: int) -> None:
         """Go through many bytes in a thread, so that the network is answered meanwhile."""
@@ -305,6 +355,8 @@ class Daemon:
         self.driver.codec.run = run
         assert self.rounds.spec is not None
         self._job(partial(remember_spec, self.store, run, self.rounds.spec))
+        if self.engine is not None:
+            self.engine.attached(prefix_of(run), self.rounds.exchange_numel, self.rounds.spec.codec)
         self._feedback = PrivateState(self.home.state_dir, self.rounds.spec, "feedback")
         for name, vector in (self._feedback.load() or {}).items():
             index, _, side = name.partition(".")

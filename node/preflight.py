@@ -12,10 +12,12 @@ from importlib.machinery import PathFinder
 from typing import Protocol
 
 from gossip.codecs import CODECS
+from gossip.runspec import NATIVE
 from methods.base import Method
 from methods.overlap import Overlaps, check_delay
 from methods.registry import load_method
 from node.config import NodeConfig
+from node.engine_choice import check_engine
 from node.errors import BadConfig
 
 
@@ -47,10 +49,10 @@ def check(config: NodeConfig) -> None:
     """Look at ports, task and method.
 
     Raises:
-        BadConfig: a port is in use, the task cannot be found, or codec or exchange do not fit.
+        BadConfig: a port is in use, the task cannot be found, or codec, exchange or engine do not fit.
         MethodsError: no such method, it has no such option, or it cannot train while means travel.
     """
-    for address in config.network.listen:
+    for address in () if config.network.hidden else config.network.listen:
         _, family, host, _, port = address.split("/")
         _check_port(socket.AF_INET6 if family == "ip6" else socket.AF_INET, host, int(port), "--port")
     if config.http.enabled:
@@ -61,6 +63,14 @@ def check(config: NodeConfig) -> None:
         check_delay(config.run.delay, method, config.run.method)
         check_codec(config.run.codec, config.run.method, averages_params=method.mergeable)
         check_exchange(config.run, method)
+        check_engine(config.averaging.engine, method, config.run.method, config.run.codec)
+        engine = config.averaging.engine
+        if engine != NATIVE and config.run.exchange != "group":
+            raise BadConfig(f"engine {engine} averages in groups: leave out --exchange or --engine {engine}")
+        if engine != NATIVE and config.network.hidden:
+            raise BadConfig(
+                f"engine {engine} has to be dialled by its peers: leave out --hidden or --engine {engine}"
+            )
         if config.run.trainer == "spawn":
             _check_task(config.run.task)
 

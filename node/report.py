@@ -13,10 +13,12 @@ from crypto.keys import short
 from gossip.drive import Driver
 from gossip.host import HostStatistics
 from gossip.presence import Entry
+from gossip.runspec import NATIVE
 from node.config import NodeConfig
+from node.engine import Engine
 from node.failpoints import Failpoint
 from node.rounds import Rounds
-from node.status import BootstrapStatus, PeerStatus, RunStatus, Status
+from node.status import BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
 
 _AGREED: Final = {
     "name": "--run",
@@ -65,6 +67,8 @@ def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
         for name, flag in _AGREED.items():
             if getattr(run, name) != getattr(default, name):
                 words += [flag, str(getattr(run, name))]
+        if config.averaging.engine != NATIVE:
+            words += ["--engine", config.averaging.engine]
     return shlex.join(words)
 
 
@@ -79,6 +83,8 @@ class Reporter:
         self.is_stopping = False
         self.page = ""
         """Where the page is served."""
+        self.engine: Engine | None = None
+        """What makes the means, if not this node itself."""
         self._config, self._driver, self._rounds = config, driver, rounds
         self._started = time.monotonic()
         self._process = psutil.Process()
@@ -99,6 +105,7 @@ class Reporter:
             addresses=addresses,
             join_command=join_command(config, addresses),
             page=self.page,
+            engine=self._engine(),
             role="trainer" if rounds.spec is not None else "helper",
             phase="stopping" if self.is_stopping else self._phase(),
             round=rounds.round,
@@ -129,6 +136,19 @@ class Reporter:
             for target in self._driver.member.discovery.targets.values()
             if target.peer and target.state != "connected" and target.reason == SAME_IDENTITY
         ][:1]
+
+    def _engine(self) -> EngineStatus | None:
+        engine = self.engine
+        if engine is None:
+            return None
+        return EngineStatus(
+            name=self._config.averaging.engine,
+            addresses=list(engine.addresses),
+            prefix=engine.prefix,
+            strangers=engine.strangers,
+            restarts=engine.restarts,
+            pid=engine.pid,
+        )
 
     def _phase(self) -> str:
         if self._config.run.task and self._rounds.spec is None:

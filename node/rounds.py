@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 from crypto.keys import PeerId, short
 from gossip import commands
 from gossip.core import Event, Vector
-from gossip.runspec import RunSpec, run_id
+from gossip.runspec import NATIVE, RunSpec, run_id
 from gossip.statehash import leaves, root
 from node import ipc
 from node.checkpoint import Checkpoint, load_newest
@@ -75,10 +75,12 @@ class Rounds:
         set_run: Callable[[bytes], None],
         load: Callable[..., Checkpoint | None] = load_newest,
         compute: Callable[[Callable[[], Any], Callable[[Any], None], int], None] = inline,
+        average: Callable[[ipc.AskAllReduce, Vector], None] | None = None,
     ) -> None:
         """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec.
 
         `compute(work, then, n_bytes)` goes through so many bytes, maybe elsewhere, and calls `then`.
+        `average(ask, vector)` makes means where the run has an engine of its own, and ends in a notice.
         """
         self.me = me
         self.trainer = Trainer.NONE
@@ -95,7 +97,7 @@ class Rounds:
         """Why the trainer said it cannot go on."""
         self._state_dir, self._failpoint = state_dir, failpoint
         self._command, self._save, self._record, self._set_run = command, save, record, set_run
-        self._load, self._compute = load, compute
+        self._load, self._compute, self._average = load, compute, average
         self._leaves = b""
         self._life = 0
         """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
@@ -178,7 +180,21 @@ class Rounds:
             self._answer(ipc.AskFailed(kind="GossipError", text="the vector is larger than its region"))
             return
         vector = self._segment.exchange[: message.numel]
+        if self.spec is not None and self.spec.engine != NATIVE:
+            self._ask_engine(message, vector)
+            return
         self._command(commands.Contribute(message.index, vector, message.weight))
+
+    def _ask_engine(self, message: ipc.AskAllReduce, vector: Vector) -> None:
+        assert self.spec is not None
+        if self._average is None:
+            text = f"this node runs without engine {self.spec.engine}: start it with --engine"
+            self._answer(ipc.AskFailed(kind="GossipError", text=text))
+            return
+        self._command(commands.Engage())
+        # Unless the swarm went on without us, which has been answered.
+        if self.trainer is Trainer.ASKING:
+            self._average(message, vector)
 
     def _finished(self, message: ipc.Finished) -> None:
         if message.slot != 1 - self._slot or message.round != self.round:
@@ -320,6 +336,11 @@ class Rounds:
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._stop_trainer()
         self._life += 1
+
+    @property
+    def exchange_numel(self) -> int:
+        """How many numbers the trainer's largest vector has."""
+        return self._segment.exchange.size if self._segment is not None else 0
 
     @property
     def is_finished(self) -> bool:

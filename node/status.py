@@ -66,6 +66,23 @@ class RunStatus(msgspec.Struct, frozen=True):
     options: dict[str, bool | int | float | str]
 
 
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine that makes the means, where that is not the node itself."""
+
+    name: str
+    """hivemind."""
+    addresses: list[str]
+    """Where it is reached: what a hivemind script takes for its `initial_peers`. Empty while it is not up."""
+    prefix: str
+    """Of the run's groups, which such a script takes for its own."""
+    strangers: int
+    """Members of the last group that are no nodes."""
+    restarts: int
+    """How often its process was started again."""
+    pid: int
+    """Of its process; 0 while there is none."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, at one moment."""
 
@@ -106,5 +123,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Of computing, since then."""
     training_seconds: float = 0.0
     """Of computing and waiting, since then."""
+    engine: EngineStatus | None = None
+    """What makes the means, if not this node itself."""
     page: str = ""
     """Where the page of this node is, such as http://127.0.0.1:4711; empty: not served."""

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import trio
 
+from gossip.runspec import NATIVE
 from node.config import RunConfig
 from node.errors import UserError
 
@@ -31,7 +32,11 @@ class TrainerError(UserError):
 
 
 def trainer_command(
-    run: RunConfig, socket_path: Path, state_dir: Path, module: str = "node.trainer"
+    run: RunConfig,
+    socket_path: Path,
+    state_dir: Path,
+    module: str = "node.trainer",
+    engine: str = NATIVE,
 ) -> list[str]:
     """Return the command line of the trainer process, which runs `module`."""
     spec = {
@@ -48,6 +53,7 @@ def trainer_command(
         "exchange": run.exchange,
         "pushes_per_round": run.pushes_per_round,
         "delay": run.delay,
+        "engine": engine,
         "device": run.device,
         "threads": run.threads,
     }

@@ -15,10 +15,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from gossip.runspec import Scalar
+from gossip.runspec import NATIVE, Scalar
 from methods.errors import MethodsError
 from methods.overlap import check_delay
 from methods.registry import load_method
+from node.engine_choice import check_engine
 from node.errors import BadConfig, UserError
 from node.preflight import check_codec, check_exchange
 from node.testnet_faults import Fault, Holds, Link
@@ -83,6 +84,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How numbers travel in the all-reduce."""
     delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
     """1: nodes train on while the mean of the last round travels."""
+    engine: Literal["native", "hivemind"] = "native"
+    """What makes the means. With hivemind they differ from node to node by rounding."""
     patience: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """Seconds that bound every wait for peers; 0: the node's default."""
     timeout: Annotated[float, msgspec.Meta(gt=0)] = 600.0
@@ -157,10 +160,18 @@ def check(plan: Plan) -> None:
         check_delay(plan.delay, method, plan.method)
         check_codec(plan.codec, plan.method, averages_params=method.mergeable)
         check_exchange(plan, method)
+        check_engine(plan.engine, method, plan.method, plan.codec)
+        if plan.engine != NATIVE and plan.exchange != "group":
+            raise BadPlan(f"engine {plan.engine} averages in groups: leave out --exchange or --engine")
     except (MethodsError, BadConfig) as error:
         raise BadPlan(str(error)) from None
     if not plan.rounds and not plan.seconds:
         raise BadPlan("a run without --rounds needs an end: say how long with --seconds")
+    if plan.engine != NATIVE and plan.link.is_shaped:
+        raise BadPlan(
+            f"engine {plan.engine} has a network of its own, whose links are not shaped: leave out --latency,"
+            f" --jitter, --loss and --bandwidth, or --engine {plan.engine}"
+        )
     for fault in plan.faults:
         if max(fault.nodes, default=1) > plan.nodes or fault.pick > plan.nodes:
             raise BadPlan(f"a {fault.kind} at {fault.at:g} s names a node above {plan.nodes}: raise nodes")
@@ -229,6 +240,8 @@ def start_command(
         command += ["--exchange", plan.exchange]
     if plan.delay:
         command += ["--delay", str(plan.delay)]
+    if plan.engine != NATIVE:
+        command += ["--engine", plan.engine]
     if plan.patience:
         command += ["--patience", str(plan.patience)]
     for address in joins:

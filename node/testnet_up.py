@@ -45,7 +45,7 @@ _PLAIN: Final = frozenset(
         "quorum",
         "patience",
     }
-    | {"timeout", "seconds", "churn", "exchange", "codec", "delay"}
+    | {"timeout", "seconds", "churn", "exchange", "codec", "delay", "engine"}
 )
 """Flags that are fields of the plan as they stand."""
 _LINK: Final[dict[str, tuple[str, Literal["seconds", "share", "mbit"]]]] = {
@@ -109,6 +109,9 @@ def up(
     delay: Annotated[
         int, typer.Option(min=0, max=1, help="1: train on while the last mean travels.")
     ] = _DEFAULT.delay,
+    engine: Annotated[
+        Literal["native", "hivemind"], typer.Option(help="What makes the means.")
+    ] = _DEFAULT.engine,
     patience: Annotated[
         float, typer.Option(min=0, help="Bound of every wait, in seconds.", show_default="the node's")
     ] = 0,

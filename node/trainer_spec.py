@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gossip.runspec import RunSpec, Scalar, TensorSpec
+from gossip.runspec import NATIVE, RunSpec, Scalar, TensorSpec
 
 
 class TrainerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +39,8 @@ class TrainerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the run spec."""
     delay: int = 0
     """Of the run spec."""
+    engine: str = NATIVE
+    """Of the run spec."""
     device: str = "auto"
     """Where torch computes."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
@@ -67,4 +69,5 @@ def run_spec(
         pushes_per_round=spec.pushes_per_round,
         quorum=spec.quorum,
         delay=spec.delay,
+        engine=spec.engine,
     )

@@ -6,6 +6,7 @@ from crypto.keys import key_from_seed, peer_id_of
 from gossip.addresses import Address, BadAddress, expand, expand_all, from_socket, parse, parse_listen
 
 PEER = peer_id_of(bytes(key_from_seed(bytes(32)).verify_key))
+RELAY = peer_id_of(bytes(key_from_seed(bytes(31) + b"r").verify_key))
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,10 @@ PEER = peer_id_of(bytes(key_from_seed(bytes(32)).verify_key))
         ("/ip6/2001:db8::7/tcp/1", Address("ip6", "2001:db8::7", 1)),
         ("/dns4/node.example/tcp/65535", Address("dns4", "node.example", 65535)),
         (f"/dns/node_1.example/tcp/0/p2p/{PEER}", Address("dns", "node_1.example", 0, PEER)),
+        (
+            f"/ip4/192.0.2.7/tcp/4710/p2p/{RELAY}/p2p-circuit/p2p/{PEER}",
+            Address("ip4", "192.0.2.7", 4710, PEER, RELAY),
+        ),
         ("192.0.2.7:4710", Address("ip4", "192.0.2.7", 4710)),
         ("[2001:db8::7]:4710", Address("ip6", "2001:db8::7", 4710)),
         (" node.example:4710\n", Address("dns", "node.example", 4710)),
@@ -53,6 +58,11 @@ def test_an_address_in_any_form_is_read(text: str, expected: Address) -> None:
         "/ip4/192.0.2.7/tcp/4710/p2p/nobody",
         f"/ip4/192.0.2.7/tcp/4710/p2p/{PEER[:-1]}",
         f"/p2p/{PEER}",
+        f"/ip4/192.0.2.7/tcp/4710/p2p/{RELAY}/p2p-circuit",
+        f"/ip4/192.0.2.7/tcp/4710/p2p-circuit/p2p/{PEER}",
+        f"/ip4/192.0.2.7/tcp/4710/p2p/nobody/p2p-circuit/p2p/{PEER}",
+        f"/ip4/192.0.2.7/tcp/4710/p2p/{RELAY}/p2p-circuit/p2p/nobody",
+        f"/p2p/{RELAY}/p2p-circuit/p2p/{PEER}",
         f"/ip4/192.0.2.7/tcp/4710/p2p/{PEER}/p2p/{PEER}",
         "/ip4/192.0.2.7/tcp/4710/" + "x" * 1000,
         "/dns4/../tcp/4710",

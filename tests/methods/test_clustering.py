@@ -40,6 +40,7 @@ def test_gradients_are_those_of_the_clustered_model() -> None:
     assert torch.allclose(found, other.model[0].weight.grad, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_that_knows_of_clusters_loses_less_to_them() -> None:
     losses = {}
     for aware in (False, True):
@@ -68,6 +69,7 @@ def test_small_tensors_are_left_alone() -> None:
     work.before_step(one.model)
 
 
+@pytest.mark.slow
 def test_distillation_brings_a_clustered_student_nearer_to_its_teacher() -> None:
     one = learner()
     teacher = one.train(one.initial, steps=200, lr=3e-3, batch_size=32, optimizer="adam").params

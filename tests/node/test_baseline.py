@@ -39,6 +39,7 @@ def test_a_share_alone_reaches_what_plain_training_reaches() -> None:
     assert not np.array_equal(params, learner.initial)
 
 
+@pytest.mark.slow
 def test_what_the_paper_compares_with_is_run_by_all_shares_over_the_seeds() -> None:
     options: dict[str, Scalar] = {"batch_size": 64, "lr": 0.003}
     plan = Plan(nodes=3, rounds=4, seeds=2, seed=5, method="fedln", options=options, task="digits_noisy")
@@ -57,6 +58,7 @@ def test_what_the_paper_compares_with_is_run_by_all_shares_over_the_seeds() -> N
     assert list(beside(msgspec.structs.replace(plan, seeds=0), shares)) == []
 
 
+@pytest.mark.slow
 def test_tasks_of_unlike_nodes_are_run_among_their_holders() -> None:
     plan = Plan(
         nodes=3, task="digit_tasks", method="matu", rounds=1, task_options={"tasks": "upright,parity"}

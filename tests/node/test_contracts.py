@@ -9,6 +9,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 DOES_IO: Final = {
     "addresses",
+    "circuit",
     "dials",
     "drive",
     "fast_link",

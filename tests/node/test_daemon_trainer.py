@@ -205,11 +205,12 @@ def test_the_line_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_the_trainers_command_says_all_that_it_has_to_know() -> None:
     run = RunConfig(task="digits", task_options={"share": "1/3"}, method="diloco", rounds=7, threads=2)
-    command = trainer_command(run, Path("a.sock"), Path("state"))
+    command = trainer_command(run, Path("a.sock"), Path("state"), engine="hivemind")
     assert command[:3] == [sys.executable, "-m", "node.trainer"]
     assert command[3:7] == ["--socket", "a.sock", "--state-dir", "state"]
     spec = msgspec.json.decode(command[8], type=TrainerSpec)
-    for name in TrainerSpec.__struct_fields__:
+    assert spec.engine == "hivemind"
+    for name in {*TrainerSpec.__struct_fields__} - {"engine"}:
         assert getattr(spec, name) == getattr(run, name)
 
 

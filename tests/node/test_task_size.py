@@ -25,6 +25,7 @@ class Convolution(Task):
         return torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)
 
 
+@pytest.mark.slow
 def test_roles_parts_and_embedding_are_counted() -> None:
     assert size_of(load_task("digits_body", {})) == ModelSize(
         numel=64 * 512 + 512 + 512 * 32 + 32 + 330, body=49_152, head=330, tensors=6, embedding=32, parts=1
@@ -33,6 +34,7 @@ def test_roles_parts_and_embedding_are_counted() -> None:
     assert size_of(Convolution()) == ModelSize(numel=15, body=15, head=0, tensors=2, embedding=0, parts=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "task", "options", "at_least", "at_most"),
     [
