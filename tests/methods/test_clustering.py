@@ -1,6 +1,7 @@
 """Cluster-aware training: the loss sees centroids, the optimizer moves weights, and both come together."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
