@@ -34,6 +34,9 @@ NEW_PER_SECOND: Final = 2.0
 """And after that."""
 DIAL_PATIENCE: Final = 15.0
 """Seconds after which a dial that reported nothing counts as failed."""
+ENOUGH: Final = 24
+"""Links. Half of them dialled by each peer make 24 per peer: above ln(n), with which a random network of n is
+in one piece (Erdős and Rényi, 1960), for any n, also after half of the peers have died at once."""
 MAX_ADDRESSES: Final = 512
 """Learned addresses kept; a peer cannot fill our memory with made-up ones."""
 
@@ -61,6 +64,8 @@ class Target:
     """In a row."""
     due: float = 0.0
     peer: PeerId | None = None
+    lot: float = 0.0
+    """Drawn: among equals the lowest is dialled first, so that everyone has other neighbours."""
     has_worked: bool = False
     """Whether it ever led to a link."""
 
@@ -75,12 +80,14 @@ class Discovery:
     """The dialling plan of one node."""
 
     def __init__(self, me: PeerId, dice: Dice, max_links: int = 64) -> None:
-        """`max_links`: no further peers are dialled above this many links."""
+        """`max_links`: no further peers are dialled above this many links, however many would be enough."""
         self.me = me
+        self.enough = ENOUGH
+        """Links with which we dial no further peers; in a large swarm, half as many."""
+        self._max_links = max_links
         self.targets: dict[str, Target] = {}
         self._dice = dice
         self._connected: set[PeerId] = set()
-        self._max_links = max_links
         self._budget, self._budget_at = float(NEW_AT_ONCE), 0.0
 
     def add(self, address: str, source: str, now: float) -> Effects:
@@ -91,7 +98,20 @@ class Discovery:
         """Take note of addresses."""
         # A list, so that all are looked at.
         news = [self._note(address, source, now) for address in addresses]
-        return self.plan(now) if any(news) else []
+        return self.plan(now) if any(news) and (self.seeks_links or source == "bootstrap") else []
+
+    @property
+    def seeks_links(self) -> bool:
+        """Whether there are fewer links than we want.
+
+        A small swarm is fully linked. In a large one half as many are dialled, since others dial us as often.
+        """
+        return self._lacks_links(0)
+
+    def _lacks_links(self, to_come: int) -> bool:
+        is_large = len(self.targets) > 2 * self.enough
+        wanted = self.enough // 2 if is_large else self.enough
+        return len(self._connected) + to_come < min(wanted, self._max_links)
 
     def _note(self, address: str, source: str, now: float) -> bool:
         peer = peer_in(address)
@@ -104,7 +124,7 @@ class Discovery:
             return False
         if len(self.targets) >= MAX_ADDRESSES and source != "bootstrap" and not self._make_room():
             return False
-        target = Target(address, source, due=now, peer=peer)
+        target = Target(address, source, due=now, peer=peer, lot=self._dice.random())
         if peer in self._connected:
             target.state = "connected"
         self.targets[address] = target
@@ -165,13 +185,13 @@ class Discovery:
         effects: Effects = []
         under_way = [t for t in self.targets.values() if t.state == "dialling"]
         due = [t for t in self.targets.values() if t.state not in ("dialling", "connected") and t.due <= now]
-        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.due))
+        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.lot))
         busy = {target.peer for target in under_way if target.peer is not None} | self._connected
         for target in due[: 4 * AT_ONCE]:
             if len(under_way) + len(effects) >= AT_ONCE:
                 break
             is_given = target.source == "bootstrap"
-            if target.peer in busy or (not is_given and len(self._connected) >= self._max_links):
+            if target.peer in busy or (not is_given and not self._lacks_links(len(under_way) + len(effects))):
                 continue
             if not is_given and not target.has_worked and not self._spend(now):
                 continue

@@ -15,7 +15,7 @@ the node is told to hurry.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -59,8 +59,8 @@ from gossip.core import (
     TimerFired,
 )
 from gossip.deadlines import Deadline
+from gossip.discovery import ENOUGH, Dice, Discovery
 from gossip.discovery import TIMER as DISCOVERY
-from gossip.discovery import Dice, Discovery
 from gossip.exchanges import TIMERS as EXCHANGING
 from gossip.exchanges import Exchanges
 from gossip.gathering import Gathering
@@ -99,13 +99,24 @@ from gossip.syncing import Syncing
 from gossip.transfer import TIMER as TRANSFER
 from gossip.transfer import Fetching
 
+T = TypeVar("T")
 BEAT: Final = "beat"
 HURRY: Final = "hurry"
 INFINITY: Final = float("inf")
 DESCRIBE_EVERY: Final = 30.0
 """Seconds between two copies of our spec to one peer: it is large, and a peer may name any number of runs."""
 MAX_PUSHED: Final = 32
-"""Neighbours that are told of a change at once; the rest learn it from them."""
+"""Neighbours that are told of a change at once, drawn anew each time; the rest learn it from them."""
+PUSH_AFTER: Final = 1.25
+"""Beats without a push until the next beat pushes: where nothing changes, every other one does."""
+MAX_SAMPLE: Final = 15
+"""Records of others that a new neighbour is shown."""
+SWAPPED: Final = 7
+"""And that two neighbours swap at a beat."""
+SWAP_RARELY: Final = 1 / 3
+"""Chance of a swap at a beat where all that we know are neighbours: there is hardly any news to tell."""
+ANNOUNCED: Final = 8
+"""Announcements per beat that a swarm should hear, however large it is."""
 HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
 
@@ -122,7 +133,7 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     wait_for: int = 1
     """Round 0 starts when this many trainers are ready, or after twice the patience."""
     max_links: int = 64
-    """No further peers are dialled above this many links."""
+    """No further peers are dialled above this many links; discovery.py says when fewer are enough."""
     serving: ServingConfig = ServingConfig()
     """What this node gives to those that fetch its state."""
 
@@ -152,6 +163,11 @@ class Member:
         self.mixing = Mixing(self.at, config.patience, chunk_numel, self._next_epoch)
         self.sequence = sequence
         self._next_beat = 0.0
+        self._pushed_at = -INFINITY
+        self._heard = 0
+        """Announcements since the last beat."""
+        self._chance = 1.0
+        """Of an announcement of ours at a beat."""
         self._matchmaking: Matchmaking | None = None
         self._early: dict[PeerId, tuple[Ready, float]] = {}
         """Who is ready for our round or the next, and until when they wait."""
@@ -216,7 +232,8 @@ class Member:
         return effects
 
     def heard(self, record: Record) -> Records:
-        """Return an announcement as the message that it amounts to."""
+        """Return an announcement as the message that it amounts to, and count it."""
+        self._heard += 1
         return Records(((record, 0.0),))
 
     def begin(self, now: float) -> Effects:
@@ -276,6 +293,8 @@ class Member:
     def _attach(self, event: Attach, now: float) -> Effects:
         self.at.run, self.at.spec, self.at.mergeable = event.run, event.spec, event.mergeable
         self.mixing.attach(now)
+        # Whoever lacks a link to a member of its group reduces no part of the vector.
+        self.discovery.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
@@ -293,7 +312,7 @@ class Member:
         effects: Effects = [SetTimer(INFINITY, HURRY)]
         for ready, until in self._early.values():
             effects += self._hurry(ready, until, now)
-        return [*effects, *self._push(), *self._check_behind(now)]
+        return [*effects, *self._push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
         if self.at.phase is not Phase.WORKING and self.at.phase is not Phase.APPLYING:
@@ -346,11 +365,11 @@ class Member:
         self._end_round()
         self.syncing.stop()
         self.at.phase = Phase.HELPING
-        return [*effects, *self._push()]
+        return [*effects, *self._push(now)]
 
     def _finish(self, event: Finish, now: float) -> Effects:
         self.at.phase = Phase.FINISHED
-        return [*self._push(), *self._check_behind(now)]
+        return [*self._push(now), *self._check_behind(now)]
 
     def _remove_address(self, address: str) -> Effects:
         self.discovery.remove(address)
@@ -358,7 +377,7 @@ class Member:
 
     def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
         self.at.addresses = event.addresses[:8]
-        return self._push()
+        return self._push(now)
 
     def _set_engine(self, event: SetEngine, now: float) -> Effects:
         if self.at.engine == event.addresses[:4]:
@@ -378,7 +397,7 @@ class Member:
         effects = self.discovery.found(event.peer, event.address, now)
         # A newer record than any it may have of us: it may have forgotten us when a link ended.
         self.sequence += 1
-        effects.append(Send(event.peer, self._sample(now, reply=False)))
+        effects.append(Send(event.peer, self._sample(now, MAX_SAMPLE, reply=False)))
         return effects + self.mixing.found(event.peer, now) + self._view_changed(now)
 
     def _peer_lost(self, event: PeerLost, now: float) -> Effects:
@@ -417,7 +436,7 @@ class Member:
                     # A twin, or ourselves before a restart with a clock set back: nobody would listen.
                     self.sequence = record.sequence
                     reason = "another node runs with this node's identity: give one of them a new key"
-                    effects += [*self._push(), Notify(Refused(record.author, reason))]
+                    effects += [*self._push(now), Notify(Refused(record.author, reason))]
                 continue
             known = self.at.table.get(record.author)
             if not self.at.table.update(record, age, now):
@@ -431,7 +450,7 @@ class Member:
             if record.author == peer:
                 effects += self._introduce(peer, record.presence, now)
         if message.reply:
-            effects.append(Send(peer, self._sample(now, reply=False)))
+            effects.append(Send(peer, self._sample(now, SWAPPED, reply=False)))
         return effects + (self._view_changed(now) if changed else [])
 
     def _forget_ready(self, peer: PeerId, presence: Presence, now: float) -> Effects:
@@ -530,19 +549,30 @@ class Member:
         if self.at.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)
-        effects += self._push()
-        neighbours = sorted(self.at.table.connected)
-        if neighbours:
-            chosen = neighbours[int(self._dice.random() * len(neighbours))]
-            effects.append(Send(chosen, self._sample(now, reply=True)))
-        # Everyone hears an announcement, so their number must not grow with the swarm; and where all that
-        # we know are neighbours, all have been told already.
-        is_due = self._dice.random() < MAX_PUSHED / max(MAX_PUSHED, len(self.at.table))
-        if is_due and any(peer not in self.at.table.connected for peer, _ in self.at.table):
-            effects.append(Publish(Records(((self._record(), 0.0),))))
+        if now >= self._pushed_at + PUSH_AFTER * self.config.beat:
+            effects += self._push(now)
+        effects += self._spread(now)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
+
+    def _spread(self, now: float) -> Effects:
+        """Swap records with a neighbour, and let those hear of us that no neighbour of ours knows."""
+        effects: Effects = []
+        dice, table = self._dice.random, self.at.table
+        self.sequence += 1
+        knows_strangers = any(peer not in table.connected for peer, _ in table)
+        neighbours = sorted(table.connected)
+        if neighbours and (knows_strangers or dice() < SWAP_RARELY):
+            chosen = neighbours[int(dice() * len(neighbours))]
+            effects.append(Send(chosen, self._sample(now, SWAPPED, reply=True)))
+        # Everyone hears what is announced, so there must not be more of it in a larger swarm: what was heard in
+        # the last beat tells how many announce. Of who has links enough, its neighbours tell the others.
+        self._chance = min(1.0, self._chance * ANNOUNCED / max(1, self._heard))
+        self._heard = 0
+        if knows_strangers and self.discovery.seeks_links and dice() < self._chance:
+            effects.append(Publish(Records(((self._record(), 0.0),))))
+        return effects
 
     # --- after a sub-core has spoken --------------------------------------------------------------
 
@@ -638,16 +668,25 @@ class Member:
     def _tell(self, peer: PeerId) -> Effects:
         return [Send(peer, Records(((self._record(), 0.0),)))]
 
-    def _push(self) -> Effects:
+    def _push(self, now: float) -> Effects:
         """Tell the neighbours about a change."""
         self.sequence += 1
+        self._pushed_at = now
         records = Records(((self._record(), 0.0),))
-        return [Send(peer, records) for peer in sorted(self.at.table.connected)[:MAX_PUSHED]]
+        return [Send(peer, records) for peer in self._draw(sorted(self.at.table.connected), MAX_PUSHED)]
 
-    def _sample(self, now: float, *, reply: bool) -> Records:
+    def _sample(self, now: float, count: int, *, reply: bool) -> Records:
         """Return our record and a random few of those we know."""
-        aged = [(entry.record, max(0.0, now - entry.heard), entry.lease) for _, entry in self.at.table]
-        known = [(record, age) for record, age, lease in aged if age < lease]
-        while len(known) > 15:
-            known.pop(int(self._dice.random() * len(known)))
-        return Records(((self._record(), 0.0), *known), reply)
+        aged = [
+            (entry.record, max(0.0, now - entry.heard))
+            for _, entry in self.at.table
+            if now - entry.heard < entry.lease
+        ]
+        return Records(((self._record(), 0.0), *self._draw(aged, count)), reply)
+
+    def _draw(self, some: list[T], count: int) -> list[T]:
+        """Return so many of them at random."""
+        for place in range(min(count, len(some) - 1) if len(some) > count else 0):
+            other = place + int(self._dice.random() * (len(some) - place))
+            some[place], some[other] = some[other], some[place]
+        return some[:count]

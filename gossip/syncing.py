@@ -37,10 +37,10 @@ class Syncing:
         at: Standing,
         serving: Serving,
         wait: Callable[[], float],
-        push: Callable[[], Effects],
+        push: Callable[[float], Effects],
         check_behind: Callable[[float], Effects],
     ) -> None:
-        """`wait`: seconds after which a donor is silent; `push`: tells the neighbours where we stand.
+        """`wait`: seconds after which a donor is silent; `push(now)`: tells the neighbours where we stand.
 
         `check_behind(now)`: begins another fetch if we are still behind.
         """
@@ -79,7 +79,7 @@ class Syncing:
             known=known,
             paces=self._paces,
         )
-        begun: Effects = [Notify(Behind(target.round)), *self._push()]
+        begun: Effects = [Notify(Behind(target.round)), *self._push(now)]
         return begun + self._after(self.fetching.begin(now), now)
 
     # --- events -----------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Syncing:
             if entry is not None and entry.presence.state == fetching.state:
                 self._at.doubt(peer, now)
         if self._at.phase is Phase.HELPING:
-            return [*effects, *(self._hold(fetching) if fetching.is_done else [])]
+            return [*effects, *(self._hold(fetching, now) if fetching.is_done else [])]
         if fetching.is_done:
             for peer in fetching.served:
                 self._at.trust(peer)
@@ -175,12 +175,12 @@ class Syncing:
         ours = Synced(self._at.round, self._at.state, self._at.previous, EMPTY)
         return [*effects, *(self._check_behind(now) or [Notify(ours)])]
 
-    def _hold(self, fetching: Fetching) -> Effects:
+    def _hold(self, fetching: Fetching, now: float) -> Effects:
         at = self._at
         at.round, at.state, at.previous = fetching.round, fetching.state, fetching.previous
         data, leaves = fetching.vector.data, fetching.leaves
         self._serving.hold(at.round, at.state, at.previous, data, leaves, keeps_former=False)
-        return self._push()
+        return self._push(now)
 
     def _remember(self, paces: dict[PeerId, float]) -> None:
         self._paces = dict(list(paces.items())[-MAX_DOUBTS:])

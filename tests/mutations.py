@@ -153,8 +153,8 @@ def _lets_newcomers_lead(patch: pytest.MonkeyPatch) -> None:
 def _carries_no_age(patch: pytest.MonkeyPatch) -> None:
     honest = Member._sample
 
-    def sample(self: Member, now: float, *, reply: bool) -> Records:
-        records = tuple((record, 0.0) for record, _ in honest(self, now, reply=reply).records)
+    def sample(self: Member, now: float, count: int, *, reply: bool) -> Records:
+        records = tuple((record, 0.0) for record, _ in honest(self, now, count, reply=reply).records)
         return Records(records, reply)
 
     patch.setattr(Member, "_sample", sample)
@@ -162,7 +162,7 @@ def _carries_no_age(patch: pytest.MonkeyPatch) -> None:
 
 
 def _hands_nothing_on(patch: pytest.MonkeyPatch) -> None:
-    def sample(self: Member, now: float, *, reply: bool) -> Records:
+    def sample(self: Member, now: float, count: int, *, reply: bool) -> Records:
         return Records(((self._record(), 0.0),), reply)
 
     patch.setattr(Member, "_sample", sample)

@@ -30,6 +30,7 @@ from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
 from gossip.discovery import peer_in
 from gossip.errors import RemoteViolation
 from gossip.standing import Phase
+from gossip.messages import Record
 from gossip.wire import OTHER_RUN, Codec
 
 MAX_SAID: Final = 300
@@ -293,16 +294,16 @@ class Sim:
                     continue
                 seen[other] = seen[peer] + network.latency(peer, other) * (1 + dice())
                 queue.append(other)
-                event = Received(peer, self._announced(node, other, message))
-                self.at(self.now + seen[other], self.nodes[other].hear, event)
+                record = message.records[0][0]
+                if self.scenario.checked:
+                    record = self.codecs[other].open_record(self.codecs[node.me].encode_announcement(message))
+                self.at(self.now + seen[other], self._announced, peer, self.nodes[other], record)
                 if dice() < network.weather.twice:
-                    self.at(self.now + seen[other] + dice(), self.nodes[other].hear, event)
+                    self.at(self.now + seen[other] + dice(), self._announced, peer, self.nodes[other], record)
 
-    def _announced(self, node: SimNode, other: PeerId, message: Any) -> Any:
-        if not self.scenario.checked:
-            return message
-        sealed = self.codecs[node.me].encode_announcement(message)
-        return self.nodes[other].member.heard(self.codecs[other].open_record(sealed))
+    def _announced(self, via: PeerId, node: SimNode, record: Record) -> None:
+        if node.is_alive:
+            node.hear(Received(via, node.member.heard(record)))
 
     def dial(self, node: SimNode, address: str) -> None:
         """Carry out a `Dial`."""
