@@ -106,12 +106,12 @@ class Discovery:
 
         A small swarm is fully linked. In a large one half as many are dialled, since others dial us as often.
         """
-        return self._lacks_links(0)
+        return self._lacking() > 0
 
-    def _lacks_links(self, to_come: int) -> bool:
+    def _lacking(self) -> int:
         is_large = len(self.targets) > 2 * self.enough
         wanted = self.enough // 2 if is_large else self.enough
-        return len(self._connected) + to_come < min(wanted, self._max_links)
+        return min(wanted, self._max_links) - len(self._connected)
 
     def _note(self, address: str, source: str, now: float) -> bool:
         peer = peer_in(address)
@@ -184,14 +184,19 @@ class Discovery:
             self._fail(target, "timeout", now)
         effects: Effects = []
         under_way = [t for t in self.targets.values() if t.state == "dialling"]
-        due = [t for t in self.targets.values() if t.state not in ("dialling", "connected") and t.due <= now]
-        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.lot))
         busy = {target.peer for target in under_way if target.peer is not None} | self._connected
+        due = [
+            t
+            for t in self.targets.values()
+            if t.state not in ("dialling", "connected") and t.due <= now and t.peer not in busy
+        ]
+        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.lot))
+        lacking = self._lacking()
         for target in due[: 4 * AT_ONCE]:
             if len(under_way) + len(effects) >= AT_ONCE:
                 break
             is_given = target.source == "bootstrap"
-            if target.peer in busy or (not is_given and not self._lacks_links(len(under_way) + len(effects))):
+            if target.peer in busy or (not is_given and len(under_way) + len(effects) >= lacking):
                 continue
             if not is_given and not target.has_worked and not self._spend(now):
                 continue
@@ -201,7 +206,8 @@ class Discovery:
                 busy.add(target.peer)
             effects.append(Dial(target.address))
         waiting = [t.due for t in self.targets.values() if t.state != "connected" and t.due > now]
-        if any(t.state not in ("dialling", "connected") and t.due <= now for t in due):
+        has_room = len(under_way) + len(effects) < min(AT_ONCE, lacking)
+        if has_room and any(t.state != "dialling" for t in due):
             waiting.append(now + 1 / NEW_PER_SECOND)
         return [*effects, SetTimer(min(waiting, default=float("inf")), TIMER)]
 

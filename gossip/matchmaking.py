@@ -2,14 +2,17 @@
 
     waiting --all expected are ready, or the deadline--> convener of my group?
         yes: proposing --all accept--> formed
-                 |--some stay silent--> propose again without them, one ballot higher
+                 |--some decline, or stay silent--> propose again without them, one ballot higher
         no:  waiting --Propose--> promised --Commit--> formed
                  '----silence----> the next peer in hash order convenes
 
 Ready peers are sorted by a hash of (run, peer) and dealt into ceil(n / group_size) groups that mix over
 rounds (grid.py). The first of each group by a hash of (run, round, peer) convenes it. Views may differ for a
 moment: then two conveners propose, and a peer promises itself to the higher ballot, on a tie to the lower
-hash. A convener that sees a better proposal before its own is complete steps down.
+hash. A convener that sees a better proposal before its own is complete steps down. Who is promised to a better
+one says so at once (`Decline`), and so does a convener that steps down; a convener tells the ready that are not
+in its group that its members are taken. So where there are many groups, and hardly two peers see the same
+others, nobody waits for silence to learn it.
 
 Members need not all be linked to each other, only to their convener: who lacks a link to another member gets
 no part of the vector to reduce, and so speaks only with those that everyone reaches.
@@ -31,7 +34,7 @@ import msgspec
 from crypto.keys import PeerId
 from gossip.core import Effects, Send, SetTimer
 from gossip.grid import deal
-from gossip.messages import Abandon, Accept, Commit, Propose, Ready
+from gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready
 
 INFINITY: Final = float("inf")
 TIMER: Final = "matchmaking"
@@ -64,6 +67,8 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     group_size: int = 16
     quorum: int = 1
+    share: float = 1.0
+    """Of those expected that must be ready; where there are many groups, nobody need wait for the last."""
     wait_for: int = 1
     """So many must have been ready at some time, whatever group they are in by now."""
     ready_wait: float = 15.0
@@ -120,6 +125,8 @@ class Matchmaking:
         self._met: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         """Did not answer a proposal: left out of the next."""
+        self.declined: set[PeerId] = set()
+        """Promised to others just now: left out of the next proposal, and asked again after a while."""
         self.mute: set[PeerId] = set()
         """Did not convene when it was their turn: members still, but others convene."""
         self.expected: frozenset[PeerId] = frozenset()
@@ -186,6 +193,7 @@ class Matchmaking:
             self.state = State.WAITING
         elif self._waiting_for is not None:
             self.mute.add(self._waiting_for)
+        self.declined.clear()
         return self._evaluate(now)
 
     # --- messages ---------------------------------------------------------------------------------
@@ -207,19 +215,33 @@ class Matchmaking:
         if self.state is State.FORMED:
             # An honest convener that missed our commit learns of it, whether it is a member or not.
             return [Send(peer, self._commit)] if self._commit is not None else []
-        key = (message.ballot, peer)
-        if self._promised is not None and not self._is_better(key, self._promised):
-            return []
-        mine = (self._ballot, self.me)
-        if self.state is State.PROPOSING and not self._is_better(key, mine):
-            return []
+        key, mine = (message.ballot, peer), (self._ballot, self.me)
+        best = mine if self.state is State.PROPOSING else self._promised
+        if best is not None and not self._is_better(key, best):
+            return [Send(peer, Decline(self.round, message.ballot, message.nonce))]
+        effects = self._step_down(peer)
         self.state, self._promised, self._proposal = State.PROMISED, key, message
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
         self._asked_at = now
         self._accepted.append((peer, message.ballot, message.nonce))
         accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
-        return [Send(peer, accept), *self._fire(now + self.config.answer_wait)]
+        return [*effects, Send(peer, accept), *self._fire(now + self.config.answer_wait)]
+
+    def handle_decline(self, peer: PeerId, message: Decline, now: float) -> Effects:
+        """A member of the group we offered is promised to another, or our convener is."""
+        if self.state is State.PROMISED and self._promised == (message.ballot, peer):
+            self.state, self._promised = State.WAITING, None
+            self.mute.add(peer)
+            return self._evaluate(now)
+        ours = (self._ballot, self._nonce)
+        if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours:
+            return []
+        if peer not in self._members() - {self.me}:
+            return []
+        self._accepts.pop(peer, None)
+        self.declined.add(peer)
+        return self._go_on_without_declined(now)
 
     def handle_accept(self, peer: PeerId, message: Accept, now: float) -> Effects:
         """A member joins the group we offered."""
@@ -229,7 +251,8 @@ class Matchmaking:
         if peer not in self._members():
             return []
         self._accepts[peer] = message.linked
-        return self._commit_if_complete(now)
+        self.declined.discard(peer)
+        return self._commit_if_complete(now) or self._go_on_without_declined(now)
 
     def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """A group stands: ours, if we accepted it."""
@@ -265,23 +288,49 @@ class Matchmaking:
         ready = Ready(self.round, self.base, self.ready[self.me], wait)
         return [Send(peer, ready) for peer in sorted(peers)]
 
+    def _step_down(self, better: PeerId) -> Effects:
+        """Tell those that count on us, or on whom we count, that we are promised to a better convener now."""
+        proposal = self._proposal
+        if proposal is None:
+            return []
+        if self.state is State.PROPOSING:
+            others = [member for member in proposal.members if member not in (self.me, better)]
+        elif self.state is State.PROMISED and self._promised and self._promised[1] != better:
+            others = [self._promised[1]]
+        else:
+            return []
+        gone = Decline(self.round, proposal.ballot, proposal.nonce)
+        return [Send(other, gone) for other in others]
+
+    def _go_on_without_declined(self, now: float) -> Effects:
+        """Once all have answered, propose again to those that said yes."""
+        if self._members() - self._accepts.keys() - self.declined:
+            return []
+        self._ballot += 1
+        self.state = State.WAITING
+        return self._evaluate(now)
+
     def _taken_elsewhere(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """Someone we proposed to shows a group without us: they are taken for this round."""
         if self.me in message.members or self.state is State.FORMED or peer not in message.members:
             return []
-        for member in message.members:
+        taken = set(message.members)
+        for member in taken:
             self.ready.pop(member, None)
-        self.expected -= set(message.members)
-        if self.state is State.PROPOSING:
+        self.expected -= taken
+        if self.state is State.PROPOSING and taken & self._members() - self._accepts.keys():
             self.state = State.WAITING
             self._ballot += 1
+        elif self.state is State.PROMISED and self._promised and self._promised[1] in taken:
+            self.state, self._promised = State.WAITING, None
         return self._evaluate(now)
 
     def _evaluate(self, now: float) -> Effects:
         if self.state is not State.WAITING:
             return []
         candidates = self._candidates()
-        everyone = (self.expected - self.silent) <= self.ready.keys()
+        awaited = self.expected - self.silent
+        everyone = len(awaited & self.ready.keys()) >= self.config.share * len(awaited)
         self._met |= self.ready.keys()
         enough = len(candidates) >= self.config.quorum and len(self._met) >= self.config.wait_for
         overdue = now >= self._go_at and enough
@@ -292,6 +341,10 @@ class Matchmaking:
         members = next(group for group in groups if self.me in group)
         able = [peer for peer in members if peer == self.me or peer not in self.mute]
         convener = min(able, key=lambda peer: rank(self.run, self.round, peer))
+        if convener == self.me and len(members) == 1 and self.declined and now < self._give_up_at:
+            # Rather than alone, with those whose own groups do not come about.
+            self._waiting_for = None
+            return self._fire(min(now + self.config.answer_wait, self._give_up_at))
         if convener == self.me:
             return self._propose(members, now)
         if self._waiting_for != convener:
@@ -300,7 +353,8 @@ class Matchmaking:
         return []
 
     def _candidates(self) -> list[PeerId]:
-        return sorted(self.ready.keys() - self.silent, key=lambda peer: place(self.run, peer))
+        known = self.ready.keys() - self.silent - self.declined
+        return sorted(known, key=lambda peer: place(self.run, peer))
 
     def _propose(self, members: list[PeerId], now: float) -> Effects:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
@@ -318,7 +372,9 @@ class Matchmaking:
             return []
         proposal = msgspec.structs.replace(self._proposal, shares=self._shares_by_links(self._proposal))
         commit = self._as_commit(proposal, self.me)
-        effects: Effects = [Send(peer, commit) for peer in commit.members if peer != self.me]
+        # Those that are not in it are told too: its members are taken.
+        told = dict.fromkeys((*commit.members, *sorted(self.ready.keys() - self.silent)))
+        effects: Effects = [Send(peer, commit) for peer in told if peer != self.me]
         return effects + self._form(commit, now)
 
     def _links_to(self, members: tuple[PeerId, ...]) -> bytes:

@@ -71,6 +71,7 @@ from gossip.messages import (
     Applied,
     Chunk,
     Commit,
+    Decline,
     Describe,
     Exchange,
     Fetch,
@@ -117,6 +118,8 @@ SWAP_RARELY: Final = 1 / 3
 """Chance of a swap at a beat where all that we know are neighbours: there is hardly any news to tell."""
 ANNOUNCED: Final = 8
 """Announcements per beat that a swarm should hear, however large it is."""
+MIXING_SHARE: Final = 0.75
+"""Share of the expected with which those go on that average in one of many groups."""
 HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
 
@@ -207,6 +210,7 @@ class Member:
             Ready: lambda peer, m, data, now: self._ready(peer, m, now),
             Propose: lambda peer, m, data, now: self._to_matchmaking("handle_propose", peer, m, now),
             Accept: lambda peer, m, data, now: self._to_matchmaking("handle_accept", peer, m, now),
+            Decline: lambda peer, m, data, now: self._to_matchmaking("handle_decline", peer, m, now),
             Commit: lambda peer, m, data, now: self._to_matchmaking("handle_commit", peer, m, now),
             Want: lambda peer, m, data, now: self.serving.want(peer, m, now),
             Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now, yields=self.exchanges.is_busy),
@@ -592,7 +596,7 @@ class Member:
         effects = [*effects, *(Doubt(peer) for peer in sorted(silent))]
         missed = self.at.expected(now) - seeking.ready.keys() - set(group.members)
         self.at.late |= missed
-        if missed:
+        if missed and not self.at.is_mixing():
             self._ready_wait.miss()
         elif len(waited_for := set(seeking.ready) if self.mixing.is_on else set(group.members)) > 1:
             lags = [max(0.0, self._arrived.get(peer, now) - self.exchanges.asked_at) for peer in waited_for]
@@ -614,6 +618,9 @@ class Member:
         effects: Effects = []
         if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
             effects += self._after_matchmaking(self._matchmaking.expect(self.at.expected(now), now), now)
+        if self.at.is_mixing() and self.at.phase is not Phase.SYNCING:
+            # Something changes at every moment where there are many, and nothing that could not wait for the beat.
+            return effects
         return effects + self.syncing.look_for_donors(now) + self._check_behind(now)
 
     def _check_behind(self, now: float) -> Effects:
@@ -639,6 +646,7 @@ class Member:
             # Where all average pairwise, all that is wanted of a group is that its peers are ready.
             group_size=1 if self.mixing.is_on and not self.mixing.is_last else self.at.spec.group_size,
             quorum=self.at.spec.quorum,
+            share=MIXING_SHARE if self.at.is_mixing() else 1.0,
             wait_for=self.config.wait_for if first else 1,
             ready_wait=self._ready_wait.seconds(),
             answer_wait=self._answer_wait.seconds(),

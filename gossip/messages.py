@@ -139,6 +139,14 @@ class Accept(Message, frozen=True):
     """Which of its members I have links to, as a bit mask in their order."""
 
 
+class Decline(Message, frozen=True):
+    """I am in no group under this ballot of yours; or, of my own ballot: I convene no more."""
+
+    round: Round
+    ballot: Ballot
+    nonce: Nonce
+
+
 class Commit(Message, frozen=True):
     """All have accepted: the group stands."""
 
@@ -310,6 +318,7 @@ Wire: TypeAlias = (
     | Ready
     | Propose
     | Accept
+    | Decline
     | Commit
     | Part
     | Reduced

@@ -34,15 +34,12 @@ class Entry:
     """What is known of one peer."""
 
     record: Record
+    presence: Presence
+    """The record's body."""
     expires: float
     heard: float
     """When its author made it, by our clock."""
     lease: float
-
-    @property
-    def presence(self) -> Presence:
-        """The record's body."""
-        return self.record.presence
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class PresenceTable:
         if record.sequence <= sequence and now < until:
             return False
         self._left.pop(author, None)
-        self._entries[author] = Entry(record, now + left, now - age, lease)
+        self._entries[author] = Entry(record, presence, now + left, now - age, lease)
         if len(self._entries) > MAX_RECORDS:
             strangers = (peer for peer in self._entries if peer not in self.connected and peer != author)
             oldest = min(strangers, key=lambda peer: self._entries[peer].heard, default=None)
@@ -156,23 +153,29 @@ def swarm_state(
 
 def _clusters(everyone: list[tuple[PeerId, Presence]]) -> list[list[tuple[PeerId, Presence]]]:
     """Return the peers by lineage."""
-    clusters: list[tuple[set[bytes], list[tuple[PeerId, Presence]]]] = []
+    lineages: dict[bytes, list[tuple[PeerId, Presence]]] = {}
+    """By every hash that touches it; each peer is moved at most log n times."""
+    hashes_of: dict[int, list[bytes]] = {}
     for peer, presence in everyone:
         if not presence.state:
             continue
-        hashes = {presence.state, presence.previous} if presence.previous else {presence.state}
-        touching = [cluster for cluster in clusters if not hashes.isdisjoint(cluster[0])]
-        if len(touching) == 1:
-            touching[0][0].update(hashes)
-            touching[0][1].append((peer, presence))
-            continue
-        members = [(peer, presence)]
-        for cluster in touching:
-            hashes |= cluster[0]
-            members += cluster[1]
-            clusters.remove(cluster)
-        clusters.append((hashes, members))
-    return [members for _, members in clusters]
+        mine = lineages.get(presence.state)
+        if mine is None:
+            mine = lineages[presence.state] = []
+            hashes_of[id(mine)] = [presence.state]
+        other = lineages.get(presence.previous, mine) if presence.previous else mine
+        if other is mine and presence.previous and presence.previous not in lineages:
+            lineages[presence.previous] = mine
+            hashes_of[id(mine)].append(presence.previous)
+        if other is not mine:
+            if len(other) > len(mine):
+                mine, other = other, mine
+            mine += other
+            moved = hashes_of.pop(id(other))
+            hashes_of[id(mine)] += moved
+            lineages.update(dict.fromkeys(moved, mine))
+        mine.append((peer, presence))
+    return list({id(members): members for members in lineages.values()}.values())
 
 
 def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ longer every time.
 
 from collections.abc import Iterator
 from enum import Enum
+from itertools import islice
 from typing import Final
 
 from crypto.keys import PeerId
@@ -140,17 +141,18 @@ class Standing:
         for peer, entry in self._linked_workers(now):
             presence = entry.presence
             here = (presence.round, presence.state) == (self.round, self.state)
-            near = mixing and self.round - 1 <= presence.round <= self.round
+            near = mixing and presence.round == self.round
             is_paused = self.round < self._missed.get(peer, (0, 0))[1]
             if (here or near or self._is_on_its_way(presence)) and not is_paused:
                 found.add(peer)
         return found
 
     def _linked_workers(self, now: float) -> Iterator[tuple[PeerId, Entry]]:
-        for peer, entry in self.table.in_run(self.run):
-            is_there = (
-                peer in self.table.connected and peer not in self.late and not self.is_banned(peer, now)
-            )
+        for peer in self.table.connected:
+            entry = self.table.get(peer)
+            if entry is None or entry.presence.run != self.run:
+                continue
+            is_there = peer not in self.late and not self.is_banned(peer, now)
             # Who fetches the state that we have will be there as soon as those who have just made it: over
             # links with latency it would else come too late in every round, and chase the swarm for ever.
             fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)
@@ -176,7 +178,7 @@ class Standing:
             return False
         if self.is_pairwise or self.spec.engine != NATIVE:
             return True
-        return sum(1 for _ in self.table.in_run(self.run)) + 1 > self.spec.group_size
+        return any(True for _ in islice(self.table.in_run(self.run), self.spec.group_size - 1, None))
 
     @property
     def base(self) -> bytes:

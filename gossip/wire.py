@@ -25,6 +25,7 @@ from gossip.messages import (
     Accept,
     Chunk,
     Commit,
+    Decline,
     Exchange,
     Message,
     Offer,
@@ -48,7 +49,7 @@ PRESENCE: Final = "Presence"
 MAX_CONTROL_BYTES: Final = 256 << 10
 BULK: Final = (Part, Reduced, Reveal, Offer, Chunk, Push)
 """What goes unsigned in the bulk lane; everything else is signed."""
-OF_A_RUN: Final = (Ready, Propose, Accept, Commit, Exchange, Pairing)
+OF_A_RUN: Final = (Ready, Propose, Accept, Decline, Commit, Exchange, Pairing)
 """What means nothing to a peer of another run."""
 OTHER_RUN: Final = "other run"
 """A reason that is nobody's fault: peers of several runs meet in one swarm."""

@@ -29,8 +29,8 @@ from crypto.keys import PeerId, key_from_seed, peer_id_of
 from gossip.core import DialFailed, Event, PeerFound, PeerLost, Received, Send
 from gossip.discovery import peer_in
 from gossip.errors import RemoteViolation
-from gossip.standing import Phase
 from gossip.messages import Record
+from gossip.standing import Phase
 from gossip.wire import OTHER_RUN, Codec
 
 MAX_SAID: Final = 300

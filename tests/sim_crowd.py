@@ -61,11 +61,11 @@ class Plan:
     """What a crowd does."""
 
     peers: int
-    rounds: int = 6
+    rounds: int = 4
     group_size: int = 8
-    pace: float = 6.0
+    pace: float = 4.0
     """Seconds of local work per round, give or take a tenth."""
-    arrive: float = 4.0
+    arrive: float = 3.0
     """Seconds within which all of them start."""
     churn: float = 0.2
     """Share of the peers that dies in an hour and is replaced by newcomers."""
@@ -341,7 +341,7 @@ class Crowd:
     def latency(self, one: PeerId, other: PeerId) -> float:
         """Return the seconds between two peers, the same in both directions and every time."""
         low, high = self.plan.latency
-        number = self.peers[one].number * self.peers[other].number
+        number = (self.peers[one].number + 1) * (self.peers[other].number + 1)
         return low + (high - low) * (number * 2_654_435_761 % 1_000_003) / 1_000_003
 
     def _arrived(self, to: PeerId, frame: Received) -> None:
