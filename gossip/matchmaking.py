@@ -9,10 +9,10 @@
 Ready peers are sorted by a hash of (run, peer) and dealt into ceil(n / group_size) groups that mix over
 rounds (grid.py). The first of each group by a hash of (run, round, peer) convenes it. Views may differ for a
 moment: then two conveners propose, and a peer promises itself to the higher ballot, on a tie to the lower
-hash. A convener that sees a better proposal before its own is complete steps down. Who is promised to a better
-one says so at once (`Decline`), and so does a convener that steps down; a convener tells the ready that are not
-in its group that its members are taken. So where there are many groups, and hardly two peers see the same
-others, nobody waits for silence to learn it.
+hash. A convener that sees a better proposal before its own is complete steps down. Who is promised to a
+better one says so at once (`Decline`), and so does a convener that steps down; a convener tells the ready
+that are not in its group that its members are taken. So where there are many groups, and hardly two peers
+see the same others, nobody waits for silence to learn it.
 
 Members need not all be linked to each other, only to their convener: who lacks a link to another member gets
 no part of the vector to reduce, and so speaks only with those that everyone reaches.

@@ -570,8 +570,8 @@ class Member:
         if neighbours and (knows_strangers or dice() < SWAP_RARELY):
             chosen = neighbours[int(dice() * len(neighbours))]
             effects.append(Send(chosen, self._sample(now, SWAPPED, reply=True)))
-        # Everyone hears what is announced, so there must not be more of it in a larger swarm: what was heard in
-        # the last beat tells how many announce. Of who has links enough, its neighbours tell the others.
+        # Everyone hears what is announced, so there must not be more of it in a larger swarm: what was heard
+        # in the last beat tells how many announce. Of who has links enough, its neighbours tell the others.
         self._chance = min(1.0, self._chance * ANNOUNCED / max(1, self._heard))
         self._heard = 0
         if knows_strangers and self.discovery.seeks_links and dice() < self._chance:
@@ -619,7 +619,7 @@ class Member:
         if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
             effects += self._after_matchmaking(self._matchmaking.expect(self.at.expected(now), now), now)
         if self.at.is_mixing() and self.at.phase is not Phase.SYNCING:
-            # Something changes at every moment where there are many, and nothing that could not wait for the beat.
+            # Something changes at every moment where there are many, and nothing that cannot wait for the beat.
             return effects
         return effects + self.syncing.look_for_donors(now) + self._check_behind(now)
 

@@ -42,7 +42,6 @@ from gossip.discovery import peer_in
 from gossip.host import HostConfig
 from gossip.member import Member, MemberConfig
 from gossip.runspec import RunSpec, TensorSpec, run_id
-from gossip.standing import Phase
 from gossip.statehash import state_hash
 
 NUMEL: Final = 32
@@ -86,9 +85,6 @@ class Tally:
     """Finished by peers, all together."""
     peer_seconds: float = 0.0
     failed: Counter[str] = field(default_factory=Counter)
-    groups: list[int] = field(default_factory=list)
-    """Sizes, once per member."""
-    round_seconds: list[float] = field(default_factory=list)
     most_bytes: int = 0
     """What the busiest peer said, per round."""
 
@@ -137,6 +133,8 @@ class Crowd:
         self.states: dict[int, list[Vector]] = defaultdict(list)
         """By round: what those made who made it themselves."""
         self.reached: Counter[int] = Counter()
+        self.groups: dict[int, Counter[int]] = defaultdict(Counter)
+        """By round: how many members were in means of so many."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._planned = 0
         self._calls: dict[type, Callable[[CrowdPeer, Any], None]] = {
@@ -256,8 +254,7 @@ class Crowd:
         match notice:
             case commands.Averaged():
                 self._later(peer, STEP, self._apply)
-                if self.counts:
-                    self.tally.groups.append(len(notice.exchanged.contributors))
+                self.groups[notice.round + 1][len(notice.exchanged.contributors)] += 1
             case commands.Failed():
                 self.tally.failed[notice.kind] += self.counts
                 self._later(peer, STEP, self._idle)
@@ -399,15 +396,20 @@ def address_of(peer: PeerId) -> str:
     return f"sim:{peer}/p2p/{peer}"
 
 
-def errors(crowd: Crowd) -> dict[int, tuple[float, int]]:
-    """Return by round the variance over the peers that made it, and how many they are."""
-    return {
-        round_: (float(np.stack(states).astype(np.float64).var(axis=0).mean()), len(states))
-        for round_, states in sorted(crowd.states.items())
-        if len(states) > 1
-    }
+def mixing(crowd: Crowd) -> list[dict[str, float]]:
+    """Return by round what is left of the variance that the first round's work made, and what theory says.
 
-
-def in_phase(crowd: Crowd) -> Counter[Phase]:
-    """Return how many live peers are doing what."""
-    return Counter(crowd.peers[me].member.phase for me in crowd.alive)
+    Averaging in random groups leaves 1/m of the variance to whoever was in a group of m, independent of the peers'
+    number: `theory` multiplies the means of 1/m over the rounds, `full` takes every group as full.
+    """
+    found = []
+    theory = 1.0
+    for round_, states in sorted(crowd.states.items()):
+        sizes = crowd.groups[round_]
+        theory *= sum(count / size for size, count in sizes.items()) / sizes.total()
+        if 2 * len(states) < crowd.plan.peers:
+            break
+        variance = float(np.stack(states).astype(np.float64).var(axis=0).mean())
+        full = float(crowd.plan.group_size**-round_)
+        found.append({"round": round_, "variance": variance, "theory": theory, "full": full})
+    return found
