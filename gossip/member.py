@@ -619,7 +619,7 @@ class Member:
         if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
             effects += self._after_matchmaking(self._matchmaking.expect(self.at.expected(now), now), now)
         if self.at.is_mixing() and self.at.phase is not Phase.SYNCING:
-            # Something changes at every moment where there are many, and nothing that cannot wait for the beat.
+            # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects
         return effects + self.syncing.look_for_donors(now) + self._check_behind(now)
 

@@ -5,10 +5,10 @@
     python scripts/scale.py --peers 100,1000,10000 --json     # nothing but the last line
     python scripts/scale.py --from docs/scale.json --plots docs   # draw again what was measured
 
-Every peer is a whole `Member` as it ships, in virtual time, in one process per size (tests/sim_crowd.py): what
-is replaced is the network, the clock, the dice and the trainer, whose model has 32 numbers. 20 % of the
-peers die in an hour and are replaced. Sizes of messages are those of the real wire. docs/scale.md says what
-came of it.
+Every peer is a whole `Member` as it ships, in virtual time, in one process per size (tests/sim_crowd.py):
+what is replaced is the network, the clock, the dice and the trainer, whose model has 32 numbers. 20 % of
+the peers die in an hour and are replaced. Sizes of messages are those of the real wire. docs/scale.md says
+what came of it.
 
 10,000 peers take some 4 GB and five to ten minutes of one core. The last line is one JSON object.
 """
@@ -175,7 +175,7 @@ def draw(found: list[dict[str, Any]], directory: Path) -> list[Path]:
 def table(found: list[dict[str, Any]]) -> str:
     """Return the figures as a Markdown table."""
     lines = [
-        "| peers | messages | kB | kB of the busiest | links | most links | known | s per round | s to join |",
+        "| peers | messages | kB | kB, busiest | links | links, most | known | s per round | s to join |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for each in found:

@@ -11,8 +11,9 @@ lie. Time is virtual, the code is that of a node; docs/simulation.md says what i
 seed is run again with fewer and fewer faults, and printed as a literal for
 tests/gossip/test_sim_regressions.py.
 
-The last line is one JSON object with `seeds`, `violations` and `seeds_per_second` (of processor time per
-process). Exit code 1 if an invariant was violated.
+The last line is one JSON object with `seeds`, `violations`, `seeds_per_second` (of processor time per
+process) and `trace`, a hash of all that happened, which is the same on every machine. Exit code 1 if an
+invariant was violated.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,7 @@ class Outcome:
 
     failed: tuple[tuple[int, Violation], ...]
     events: int
+    traces: tuple[str, ...]
     seconds: float
     """Of processor time."""
 
@@ -58,11 +61,13 @@ def run_batch(first: int, count: int, peers: int | None) -> Outcome:
     began = time.process_time()
     failed: list[tuple[int, Violation]] = []
     events = 0
+    traces = []
     for seed in range(first, first + count):
         result = run_seed(seed, peers)
         events += result.events
+        traces.append(result.trace)
         failed += [(seed, violation) for violation in result.violations]
-    return Outcome(tuple(failed), events, time.process_time() - began)
+    return Outcome(tuple(failed), events, tuple(traces), time.process_time() - began)
 
 
 def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
@@ -79,6 +84,12 @@ def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
             failures = sum(len(each.failed) for each in outcomes)
             progress.update(task, advance=batch[1], description=f"seeds, {failures} violations")
     return outcomes
+
+
+def trace_of(outcomes: list[Outcome]) -> str:
+    """Return the trace of a single seed, or a hash over those of several."""
+    traces = [trace for outcome in outcomes for trace in outcome.traces]
+    return traces[0] if len(traces) == 1 else f"{zlib.crc32(' '.join(traces).encode()):08x}"
 
 
 def explain(console: Console, seed: int, violation: Violation, peers: int | None) -> None:
@@ -131,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         "start": arguments.start,
         "peers": arguments.peers or "2-9",
         "failing_seeds": sorted({seed for seed, _ in failed})[:100],
+        "trace": trace_of(outcomes),
         "events": sum(outcome.events for outcome in outcomes),
         "wall_seconds": round(time.monotonic() - began, 1),
         "jobs": arguments.jobs,

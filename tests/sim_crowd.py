@@ -3,9 +3,9 @@
     newcomer --dials some that the DHT would name--> links --state--> rounds of local work and means
 
 Beside it stands the world of sim.py, which looks at every answer and plays every fault, for swarms of up to
-a few dozen. Here the trainer is a handful of numbers, nothing is checked, and what is left is the protocol: how much
-a peer says, to how many, and how fast their states become one. All sizes are those of docs/wire.md: one
-message of each kind is encoded by the real codec, with real keys, and measured.
+a few dozen. Here the trainer is a handful of numbers, nothing is checked, and what is left is the protocol:
+how much a peer says, to how many, and how fast their states become one. All sizes are those of
+docs/wire.md: one message of each kind is encoded by the real codec, with real keys, and measured.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Crowd:
     # --- running ----------------------------------------------------------------------------------
 
     def run(self) -> Iterator[tuple[int, float]]:
-        """Run until most have made the last round; yields, now and then, the round of the middle and the time."""
+        """Run until most have made the last round; yields, now and then, that of the middle and the time."""
         plan = self.plan
         for number in range(plan.peers):
             self.at(plan.arrive * number / plan.peers, self._start, number)
@@ -399,8 +399,8 @@ def address_of(peer: PeerId) -> str:
 def mixing(crowd: Crowd) -> list[dict[str, float]]:
     """Return by round what is left of the variance that the first round's work made, and what theory says.
 
-    Averaging in random groups leaves 1/m of the variance to whoever was in a group of m, independent of the peers'
-    number: `theory` multiplies the means of 1/m over the rounds, `full` takes every group as full.
+    Averaging in random groups leaves 1/m of the variance to whoever was in a group of m, however many peers
+    there are: `theory` multiplies the means of 1/m over the rounds, `full` takes every group as full.
     """
     found = []
     theory = 1.0

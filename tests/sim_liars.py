@@ -178,6 +178,7 @@ def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
         (m.Ready(round_, base, dice.choice((0, 1, 1 << 20)), dice.choice((0.0, 86400.0))), b""),
         (m.Propose(round_, base, ballot, nonce, names, shares), b""),
         (m.Accept(round_, ballot, nonce, dice.randbytes(8)), b""),
+        (m.Decline(round_, ballot, nonce), b""),
         (m.Commit(round_, base, ballot, nonce, dice.choice(sim.names), names, shares), b""),
         (m.Part(group, index, part, chunk, ballot, dice.choice((0.0, 1.0, 1e15))), numbers),
         (m.Reduced(group, index, part, chunk, ballot, dice.randbytes(8)), numbers),

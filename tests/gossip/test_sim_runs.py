@@ -1,5 +1,6 @@
 """Whole swarms in virtual time: the first seeds of the simulator, and what it promises about itself."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,18 +38,30 @@ def test_the_same_seed_leaves_the_same_trace() -> None:
 
 
 def test_a_trace_does_not_depend_on_how_python_hashes() -> None:
-    code = "from sim_runs import run_seed; print([run_seed(seed).trace for seed in range(8)])"
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    command = [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--jobs", "1", "--json", "--seeds"]
     traces = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path},
-            capture_output=True,
-            check=True,
-        ).stdout
+        json.loads(
+            subprocess.run(
+                [*command, "8"], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+            ).stdout
+        )["trace"]
         for seed in ("1", "77")
     }
     assert len(traces) == 1
+
+
+def test_the_command_prints_the_trace_of_a_single_seed() -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "simulate.py"),
+        "--seeds",
+        "1",
+        "--start",
+        "5",
+        "--json",
+    ]
+    printed = subprocess.run(command, capture_output=True, check=True).stdout
+    assert json.loads(printed)["trace"] == run_seed(5).trace
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -28,6 +28,7 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Ready(7, BASE, 300, 1.5),
     messages.Propose(7, BASE, 1, 12345, (ME, OTHER), (1, 2)),
     messages.Accept(7, 1, 12345, MASK),
+    messages.Decline(7, 1, 12345),
     messages.Commit(7, BASE, 1, 12345, ME, (ME, OTHER), (1, 2)),
     messages.Yield(GROUP, 0, 2, 1),
     messages.Claim(GROUP, 0, 2, 1),
@@ -68,6 +69,7 @@ BODIES = {
         "59644266655342d934313244334b6f6f574a315473696a48374835463734686641443558697368517a337378726d4174"
         "5659333747744e643943715966920102"
     ),
+    "Decline": "94a74465636c696e650701cd3039",
     "Accept": "95a64163636570740701cd3039c4080000000000000005",
     "Commit": (
         "98a6436f6d6d697407c420626262626262626262626262626262626262626262626262626262626262626201cd3039d9"
