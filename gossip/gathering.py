@@ -21,6 +21,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from crypto.keys import PeerId
@@ -128,6 +129,8 @@ class Gathering:
         self._heard[member] = now
         if message.index == self.index + INNER_INDEX:
             return self._to_inner(peer, message, data, now)
+        if self.inner is not None:
+            self.inner.heard_elsewhere(peer, now, is_ahead=False)
         match message:
             case Abandon():
                 return self._lose(member, now)
@@ -281,7 +284,9 @@ class Gathering:
         self._vector = encode_holding(held, len(self._members))
         index = self.index + INNER_INDEX
         group = Group(self.group.id, self.group.round, self._members, (1,) * len(self._members))
-        self.inner = Averaging(self._me, group, index, self._vector, 1.0, self.config)
+        # Others may still wait for a body that reached us, for as long as one may wait for bodies.
+        config = msgspec.structs.replace(self.config, cut=self.config.cut + self.config.stall)
+        self.inner = Averaging(self._me, group, index, self._vector, 1.0, config)
         effects = self._after_inner(self.inner.begin(now), now)
         for member in sorted(set(range(len(self._members))) - self._alive):
             effects += self._after_inner(self.inner.lost(self._members[member], now), now)

@@ -34,11 +34,11 @@ class Net:
         self._dice = Random(seed)
         self._handlers: dict[PeerId, Handler] = {}
         self._timers: dict[PeerId, Callable[[float], Effects]] = {}
-        self._due: dict[PeerId, float] = {}
+        self._due: dict[tuple[PeerId, str], float] = {}
         self._queues: dict[tuple[PeerId, PeerId, bool], list[tuple[Any, bytes]]] = {}
 
     def join(self, peer: PeerId, handler: Handler, timer: Callable[[float], Effects]) -> None:
-        """Let a core take part."""
+        """Let a core take part; `timer` is called when any of its timers is due."""
         self._handlers[peer], self._timers[peer] = handler, timer
 
     def carry_out(self, peer: PeerId, effects: Effects) -> None:
@@ -51,7 +51,7 @@ class Net:
                         lane = (peer, each.peer, len(each.data) > 0)
                         self._queues.setdefault(lane, []).append((each.message, bytes(each.data)))
                 case SetTimer():
-                    self._due[peer] = effect.at
+                    self._due[peer, effect.name] = effect.at
                 case Drop():
                     self.dropped.append((peer, effect.peer, effect.reason))
 
@@ -83,11 +83,11 @@ class Net:
         end = self.now + seconds
         self.run()
         while True:
-            due = {peer: at for peer, at in self._due.items() if at <= end and peer not in self.dead}
+            due = {key: at for key, at in self._due.items() if at <= end and key[0] not in self.dead}
             if not due:
                 break
-            peer = min(due, key=lambda each: (due[each], each))
-            self.now = max(self.now, self._due.pop(peer))
+            peer, name = min(due, key=lambda each: (due[each], each))
+            self.now = max(self.now, self._due.pop((peer, name)))
             self.carry_out(peer, self._timers[peer](self.now))
             self.run()
         self.now = end

@@ -1,0 +1,169 @@
+"""Standing: whom a node waits for, whom it believes, and when it is behind."""
+
+from typing import Any
+
+import msgspec
+
+from crypto.keys import PeerId
+from gossip.messages import Presence, Ready, Record
+from gossip.runspec import RunSpec, TensorSpec
+from gossip.standing import DOUBT, NO_BASE, Phase, Standing
+
+ME, A, B, C = (PeerId(name) for name in ("me", "a", "b", "c"))
+SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),), group_size=3)
+NOW, BEFORE, NEXT = b"n" * 32, b"b" * 32, b"x" * 32
+
+
+def standing(*, mergeable: bool = False) -> Standing:
+    """Return a node that works on round 5, among nobody."""
+    at = Standing(ME, 12.0)
+    at.run, at.spec, at.mergeable = b"run", SPEC, mergeable
+    at.phase, at.round, at.state, at.previous, at.has_made = Phase.WORKING, 5, NOW, BEFORE, True
+    return at
+
+
+def meet(at: Standing, peer: PeerId, round_: int = 5, state: bytes = NOW, **changes: Any) -> None:
+    """Let the node be linked to a peer that says this of itself."""
+    plain = Presence(b"run", "run", round_, state, b"", "working", 12.0, (), has_made=True)
+    known = at.table.get(peer)
+    sequence = known.record.sequence + 1 if known is not None else 1
+    at.table.connected.add(peer)
+    at.table.update(Record(peer, sequence, msgspec.structs.replace(plain, **changes)), 0.0, 0.0)
+
+
+def test_who_works_at_our_state_is_waited_for() -> None:
+    at = standing()
+    meet(at, A)
+    meet(at, B, phase="finished")
+    meet(at, C, run=b"another")
+    assert at.expected(0.0) == {A}
+
+
+def test_who_has_no_link_to_us_is_not_waited_for() -> None:
+    at = standing()
+    meet(at, A)
+    at.table.connected.clear()
+    assert not at.expected(0.0)
+
+
+def test_who_is_on_its_way_from_our_last_state_is_waited_for_also_while_it_fetches() -> None:
+    at = standing()
+    meet(at, A, 4, BEFORE)
+    meet(at, B, 4, BEFORE, phase="syncing")
+    meet(at, C, 3, b"o" * 32, phase="syncing")
+    assert at.expected(0.0) == {A, B}
+
+
+def test_who_was_missed_is_not_waited_for_until_something_comes_from_it() -> None:
+    at = standing()
+    meet(at, A)
+    at.late.add(A)
+    assert not at.expected(0.0)
+
+
+def test_who_broke_the_protocol_is_left_out_for_longer_every_time() -> None:
+    at = standing()
+    meet(at, A)
+    at.ban(A, 0.0)
+    assert not at.expected(DOUBT - 0.1)
+    assert at.expected(DOUBT)
+    at.ban(A, 10.0)
+    assert at.is_banned(A, 10.0 + 2 * DOUBT - 0.1)
+
+
+def test_who_is_lost_in_exchanges_in_a_row_is_waited_for_less_often() -> None:
+    at = standing()
+    at.note_round((ME, A), {A})
+    at.round = 6
+    meet(at, A, 6)
+    assert at.expected(0.0)
+    at.note_round((ME, A), {A})
+    for at.round in (7, 8):
+        meet(at, A, at.round)
+        assert not at.expected(0.0)
+    at.round = 9
+    meet(at, A, 9)
+    assert at.expected(0.0)
+
+
+def test_who_lags_is_behind_a_swarm_of_its_lineage() -> None:
+    at = standing()
+    for peer in (A, B):
+        meet(at, peer, 6, NEXT, previous=NOW)
+    target = at.ahead(0.0)
+    assert target is not None
+    assert (target.round, target.state, target.holders) == (6, NEXT, (A, B))
+
+
+def test_equal_bytes_in_a_later_round_are_ahead_too() -> None:
+    at = standing()
+    for peer in (A, B):
+        meet(at, peer, 9, NOW, previous=NOW)
+    assert at.ahead(0.0) is not None
+
+
+def test_among_those_that_hold_what_we_hold_nobody_is_behind() -> None:
+    at = standing()
+    for peer in (A, B):
+        meet(at, peer)
+    assert at.ahead(0.0) is None
+
+
+def test_another_lineage_of_the_many_is_gone_over_to() -> None:
+    at = standing()
+    for peer in (A, B):
+        meet(at, peer, 5, b"other" * 4, previous=b"elsewhere")
+    target = at.ahead(0.0)
+    assert target is not None
+    assert not target.includes_us
+
+
+def test_in_the_middle_of_an_exchange_nobody_looks_elsewhere() -> None:
+    at = standing()
+    for peer in (A, B):
+        meet(at, peer, 6, NEXT, previous=NOW)
+    at.phase = Phase.EXCHANGING
+    assert at.ahead(0.0) is None
+
+
+def test_who_did_not_give_the_state_it_claims_is_not_believed_for_a_while() -> None:
+    at = standing()
+    meet(at, A, 6, NEXT, previous=NOW)
+    at.doubt(A, 0.0)
+    assert at.ahead(0.0) is None
+    assert at.ahead(DOUBT) is not None
+    at.doubt(A, 0.0)
+    at.trust(A)
+    assert at.ahead(0.0) is not None
+
+
+def test_states_mix_only_where_means_of_them_make_sense_and_there_are_several_groups() -> None:
+    for mergeable, peers, mixes in ((True, 3, True), (True, 2, False), (False, 3, False)):
+        at = standing(mergeable=mergeable)
+        for peer in (A, B, C)[:peers]:
+            meet(at, peer, 5, peer.encode())
+        assert at.is_mixing() is mixes
+
+
+def test_where_states_mix_others_of_our_round_are_waited_for_whatever_their_state() -> None:
+    at = standing(mergeable=True)
+    meet(at, A, 5, b"1")
+    meet(at, B, 5, b"2")
+    meet(at, C, 4, b"3")
+    assert at.expected(0.0) == {A, B}
+    assert at.ahead(0.0) is None
+
+
+def test_everyone_in_a_group_starts_from_one_state_unless_states_may_mix() -> None:
+    assert standing().base == NOW
+    assert standing(mergeable=True).base == NO_BASE
+    assert standing().is_mine(Ready(5, NOW))
+    assert not standing().is_mine(Ready(5, NEXT))
+    assert not standing().is_mine(Ready(6, NOW))
+
+
+def test_of_ourselves_we_say_that_we_work_whatever_step_of_a_round_it_is() -> None:
+    at = standing()
+    for phase in (Phase.WORKING, Phase.SEEKING, Phase.EXCHANGING, Phase.APPLYING):
+        at.phase = phase
+        assert at.presence().phase == "working"
