@@ -7,7 +7,8 @@ from core_net import Net, peers
 
 from crypto.keys import PeerId
 from gossip.core import Effects, Send
-from gossip.matchmaking import Matchmaking, MatchmakingConfig, State, rank
+from gossip.grid import deal
+from gossip.matchmaking import Matchmaking, MatchmakingConfig, State, place, rank
 from gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready
 
 RUN, BASE, ROUND = b"r" * 32, b"b" * 32, 7
@@ -49,8 +50,13 @@ class Seekers:
 
 
 def in_order(count: int) -> list[PeerId]:
-    """Return peers in this round's hash order."""
+    """Return peers in the order in which they convene this round."""
     return sorted(peers(count), key=lambda peer: rank(RUN, ROUND, peer))
+
+
+def dealt(names: list[PeerId]) -> tuple[PeerId, ...]:
+    """Return a group of these peers as it stands: in the order of the grid."""
+    return tuple(sorted(names, key=lambda peer: place(RUN, peer)))
 
 
 def one(names: list[PeerId], me: int, **changes: Any) -> Matchmaking:
@@ -67,11 +73,11 @@ def sent(effects: Effects, kind: type) -> list[Send]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_all_that_are_ready_end_in_one_group_in_hash_order(seed: int) -> None:
+def test_all_that_are_ready_end_in_one_group(seed: int) -> None:
     seekers = Seekers(peers(6), seed=seed)
     seekers.begin()
     seekers.net.run()
-    assert seekers.groups() == {tuple(in_order(6))}
+    assert seekers.groups() == {dealt(peers(6))}
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -86,8 +92,10 @@ def test_more_than_fit_in_a_group_are_dealt_into_several(seed: int) -> None:
 
 
 def test_groups_of_another_round_are_others() -> None:
-    orders = [sorted(peers(9), key=lambda peer: rank(RUN, round_, peer)) for round_ in range(20)]
-    assert len({tuple(order[::3]) for order in orders}) > 15
+    ordered = dealt(peers(9))
+    assert deal(ordered, 0, 3) != deal(ordered, 1, 3)
+    conveners = {min(ordered, key=lambda peer: rank(RUN, round_, peer)) for round_ in range(40)}
+    assert len(conveners) > 5
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -99,7 +107,7 @@ def test_who_is_not_ready_is_waited_for_and_then_left_out(seed: int) -> None:
     seekers.net.wait(3.9)
     assert not seekers.groups()
     seekers.net.wait(2.0)
-    assert seekers.groups() == {tuple(names[:3])}
+    assert seekers.groups() == {dealt(names[:3])}
 
 
 def test_where_there_are_many_groups_most_of_the_expected_are_enough() -> None:
@@ -118,7 +126,7 @@ def test_a_convener_that_dies_is_replaced_by_the_next_hash(seed: int) -> None:
     seekers.net.kill(names[0])
     seekers.begin()
     seekers.net.wait(8.0)
-    assert seekers.groups() == {tuple(names[1:])}
+    assert seekers.groups() == {dealt(names[1:])}
 
 
 @pytest.mark.parametrize("dies", range(1, 4))
@@ -130,8 +138,8 @@ def test_a_member_that_dies_in_the_middle_is_left_out(dies: int) -> None:
         assert seekers.net.step()
     seekers.net.kill(names[dies])
     seekers.net.wait(3.0)
-    left = tuple(name for name in names if name != names[dies])
-    assert {seekers.cores[name].group.members for name in left} == {left}  # type: ignore[union-attr]
+    left = [name for name in names if name != names[dies]]
+    assert {seekers.cores[name].group.members for name in left} == {dealt(left)}  # type: ignore[union-attr]
 
 
 def test_a_peer_promises_itself_to_the_higher_ballot_and_on_a_tie_to_the_lower_hash() -> None:
@@ -204,12 +212,15 @@ def test_the_ready_that_are_not_in_a_group_are_told_whom_it_has_taken() -> None:
     names = in_order(4)
     core = one(names, 0, group_size=2)
     core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
-    effects = core.handle_accept(names[2], Accept(ROUND, 0, 99, bytes(8)), 0.1)
+    group = next(group for group in deal(dealt(names), ROUND, 2) if names[0] in group)
+    partner = next(peer for peer in group if peer != names[0])
+    effects = core.handle_accept(partner, Accept(ROUND, 0, 99, bytes(8)), 0.1)
     assert {effect.peer for effect in sent(effects, Commit)} == set(names[1:])
-    other = one(names, 1, group_size=2)
-    other.begin((names[0], *names[2:]), [(names[0], 1), (names[2], 1)], 0.0)
+    free = next(number for number in range(1, 4) if names[number] != partner)
+    other = one(names, free, group_size=2)
+    other.begin(set(names) - {names[free]}, [(names[0], 1), (partner, 1)], 0.0)
     other.handle_commit(names[0], sent(effects, Commit)[0].message, 0.2)
-    assert not {names[0], names[2]} & (other.ready.keys() | other.expected)
+    assert not set(group) & (other.ready.keys() | other.expected)
 
 
 def test_a_member_that_finds_itself_committed_twice_abandons_the_second_group_aloud() -> None:
@@ -254,11 +265,13 @@ def test_who_lacks_a_link_to_a_member_gets_no_part_to_reduce() -> None:
     names = in_order(3)
     core = one(names, 0)
     core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
-    all_of_them, not_the_last = (0b111).to_bytes(8, "big"), (0b011).to_bytes(8, "big")
-    core.handle_accept(names[1], Accept(ROUND, 0, 99, not_the_last), 0.1)
-    core.handle_accept(names[2], Accept(ROUND, 0, 99, all_of_them), 0.1)
+    members = dealt(names)
+    everyone, lacking = 0b111, 0b111 & ~(1 << members.index(names[2]))
+    core.handle_accept(names[1], Accept(ROUND, 0, 99, lacking.to_bytes(8, "big")), 0.1)
+    core.handle_accept(names[2], Accept(ROUND, 0, 99, everyone.to_bytes(8, "big")), 0.1)
     assert core.group is not None
-    assert core.group.shares == (1, 0, 0)
+    assert core.group.members == members
+    assert core.group.shares == tuple(int(peer == names[0]) for peer in members)
 
 
 def test_peers_that_started_from_another_state_are_not_counted() -> None:
