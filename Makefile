@@ -7,6 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 SEEDS ?= 1000
 MINUTES ?= 30
+PEERS ?= 100,300,1000,3000,10000
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install testnet simulate soak test test-fast check format clean distclean
+.PHONY: help install testnet simulate scale soak test test-fast check format clean distclean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ testnet: $(STAMP) ## Train digits on five node processes and judge the outcome
 
 simulate: $(STAMP) ## Run whole swarms in virtual time, SEEDS of them, and check every invariant
 	@$(BIN)/python scripts/simulate.py --seeds $(SEEDS) $(ARGS)
+
+scale: $(STAMP) ## Measure how a swarm grows to 10,000 peers, in virtual time: PEERS=100,1000
+	@$(BIN)/python scripts/scale.py --peers $(PEERS) $(ARGS)
 
 soak: $(STAMP) ## Run a swarm for MINUTES, and see that memory, descriptors, threads and disk stay flat
 	@$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)

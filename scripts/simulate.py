@@ -9,7 +9,7 @@ A seed says how many peers there are, how fast and how far apart, and what befal
 two effects, restarts, freezes, partitions, one-way, slow and breaking links, clocks that leap, peers that
 lie. Time is virtual, the code is that of a node; docs/simulation.md says what is checked. A failing
 seed is run again with fewer and fewer faults, and printed as a literal for
-tests/gossip/test_sim_regressions.py.
+tests/gossip/test_sim_runs.py.
 
 The last line is one JSON object with `seeds`, `violations`, `seeds_per_second` (of processor time per
 process) and `trace`, a hash of all that happened, which is the same on every machine. Exit code 1 if an

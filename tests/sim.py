@@ -4,7 +4,7 @@
 
 Everything that a run does follows from its `Scenario`, a value that prints as the literal it is made
 from; the same scenario leaves the same trace, byte for byte, on every machine. Its faults are a plain list,
-so a failing run shrinks by leaving faults out (sim_shrink.py) and stays in a test as what is left.
+so a failing run shrinks by leaving faults out (sim_runs.py) and stays in a test as what is left.
 """
 
 from __future__ import annotations
