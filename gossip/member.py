@@ -15,12 +15,13 @@ the node is told to hurry.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from crypto.keys import PeerId
 from gossip.averaging import CHUNK_NUMEL, SHORTEST_STALL, Averaging, is_sane
+from gossip.chatter import Chatter
 from gossip.codecs import Feedback
 from gossip.commands import (
     AddAddress,
@@ -52,7 +53,6 @@ from gossip.core import (
     Notify,
     PeerFound,
     PeerLost,
-    Publish,
     Received,
     Send,
     SetTimer,
@@ -100,24 +100,13 @@ from gossip.syncing import Syncing
 from gossip.transfer import TIMER as TRANSFER
 from gossip.transfer import Fetching
 
-T = TypeVar("T")
 BEAT: Final = "beat"
 HURRY: Final = "hurry"
 INFINITY: Final = float("inf")
 DESCRIBE_EVERY: Final = 30.0
 """Seconds between two copies of our spec to one peer: it is large, and a peer may name any number of runs."""
-MAX_PUSHED: Final = 32
-"""Neighbours that are told of a change at once, drawn anew each time; the rest learn it from them."""
-PUSH_AFTER: Final = 1.25
-"""Beats without a push until the next beat pushes: where nothing changes, every other one does."""
-MAX_SAMPLE: Final = 15
-"""Records of others that a new neighbour is shown."""
-SWAPPED: Final = 7
-"""And that two neighbours swap at a beat."""
-SWAP_RARELY: Final = 1 / 3
-"""Chance of a swap at a beat where all that we know are neighbours: there is hardly any news to tell."""
-ANNOUNCED: Final = 8
-"""Announcements per beat that a swarm should hear, however large it is."""
+MAX_EARLY: Final = 128
+"""Peers ahead of us, and peers of another spec, that are remembered."""
 MIXING_SHARE: Final = 0.75
 """Share of the expected with which those go on that average in one of many groups."""
 HURRY_AFTER: Final = 0.5
@@ -158,19 +147,14 @@ class Member:
         self._has_left = False
         self.at = Standing(me, config.lease)
         self.discovery = Discovery(me, dice, config.max_links)
+        self.chatter = Chatter(self.at, dice, sequence, config.beat)
         self.serving = Serving(config.serving)
-        self.exchanges = Exchanges(self.at, config.patience, chunk_numel, self._tell)
+        self.exchanges = Exchanges(self.at, config.patience, chunk_numel, self.chatter.tell)
         self.syncing = Syncing(
-            self.at, self.serving, self.exchanges.wait.seconds, self._push, self._check_behind
+            self.at, self.serving, self.exchanges.wait.seconds, self.chatter.push, self._check_behind
         )
         self.mixing = Mixing(self.at, config.patience, chunk_numel, self._next_epoch)
-        self.sequence = sequence
         self._next_beat = 0.0
-        self._pushed_at = -INFINITY
-        self._heard = 0
-        """Announcements since the last beat."""
-        self._chance = 1.0
-        """Of an announcement of ours at a beat."""
         self._matchmaking: Matchmaking | None = None
         self._early: dict[PeerId, tuple[Ready, float]] = {}
         """Who is ready for our round or the next, and until when they wait."""
@@ -237,8 +221,7 @@ class Member:
 
     def heard(self, record: Record) -> Records:
         """Return an announcement as the message that it amounts to, and count it."""
-        self._heard += 1
-        return Records(((record, 0.0),))
+        return self.chatter.heard(record)
 
     def begin(self, now: float) -> Effects:
         """Start the heartbeat."""
@@ -251,6 +234,11 @@ class Member:
     def table(self) -> PresenceTable:
         """The records of all peers that we know of."""
         return self.at.table
+
+    @property
+    def sequence(self) -> int:
+        """The last number that we gave a word of ours."""
+        return self.chatter.sequence
 
     @property
     def phase(self) -> Phase:
@@ -316,7 +304,7 @@ class Member:
         effects: Effects = [SetTimer(INFINITY, HURRY)]
         for ready, until in self._early.values():
             effects += self._hurry(ready, until, now)
-        return [*effects, *self._push(now), *self._check_behind(now)]
+        return [*effects, *self.chatter.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
         if self.at.phase is not Phase.WORKING and self.at.phase is not Phase.APPLYING:
@@ -369,11 +357,11 @@ class Member:
         self._end_round()
         self.syncing.stop()
         self.at.phase = Phase.HELPING
-        return [*effects, *self._push(now)]
+        return [*effects, *self.chatter.push(now)]
 
     def _finish(self, event: Finish, now: float) -> Effects:
         self.at.phase = Phase.FINISHED
-        return [*self._push(now), *self._check_behind(now)]
+        return [*self.chatter.push(now), *self._check_behind(now)]
 
     def _remove_address(self, address: str) -> Effects:
         self.discovery.remove(address)
@@ -381,7 +369,7 @@ class Member:
 
     def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
         self.at.addresses = event.addresses[:8]
-        return self._push(now)
+        return self.chatter.push(now)
 
     def _set_engine(self, event: SetEngine, now: float) -> Effects:
         if self.at.engine == event.addresses[:4]:
@@ -399,9 +387,7 @@ class Member:
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
         self.at.table.connected.add(event.peer)
         effects = self.discovery.found(event.peer, event.address, now)
-        # A newer record than any it may have of us: it may have forgotten us when a link ended.
-        self.sequence += 1
-        effects.append(Send(event.peer, self._sample(now, MAX_SAMPLE, reply=False)))
+        effects += self.chatter.greet(event.peer, now)
         return effects + self.mixing.found(event.peer, now) + self._view_changed(now)
 
     def _peer_lost(self, event: PeerLost, now: float) -> Effects:
@@ -436,11 +422,11 @@ class Member:
         changed = False
         for record, age in message.records:
             if record.author == self.me:
-                if record.sequence > self.sequence:
+                if record.sequence > self.chatter.sequence:
                     # A twin, or ourselves before a restart with a clock set back: nobody would listen.
-                    self.sequence = record.sequence
+                    self.chatter.sequence = record.sequence
                     reason = "another node runs with this node's identity: give one of them a new key"
-                    effects += [*self._push(now), Notify(Refused(record.author, reason))]
+                    effects += [*self.chatter.push(now), Notify(Refused(record.author, reason))]
                 continue
             known = self.at.table.get(record.author)
             if not self.at.table.update(record, age, now):
@@ -454,7 +440,7 @@ class Member:
             if record.author == peer:
                 effects += self._introduce(peer, record.presence, now)
         if message.reply:
-            effects.append(Send(peer, self._sample(now, SWAPPED, reply=False)))
+            effects += self.chatter.answer(peer, now)
         return effects + (self._view_changed(now) if changed else [])
 
     def _forget_ready(self, peer: PeerId, presence: Presence, now: float) -> Effects:
@@ -473,7 +459,7 @@ class Member:
             return []
         if presence.run_name != self.at.spec.name or now < self._described.get(peer, 0.0):
             return []
-        if len(self._described) > 4 * MAX_PUSHED:
+        if len(self._described) > MAX_EARLY:
             self._described.clear()
         self._described[peer] = now + DESCRIBE_EVERY
         spec = msgspec.msgpack.encode(self.at.spec)
@@ -492,9 +478,9 @@ class Member:
     def _ready(self, peer: PeerId, message: Ready, now: float) -> Effects:
         if message.round < self.at.round or self.at.phase is Phase.FINISHED:
             # It is behind, and seeks a round that is over: our record says so.
-            return self._tell(peer) if self.at.run else []
+            return self.chatter.tell(peer) if self.at.run else []
         is_far = message.round > self.at.round + 1
-        if is_far or self.at.is_banned(peer, now) or len(self._early) > 4 * MAX_PUSHED:
+        if is_far or self.at.is_banned(peer, now) or len(self._early) > MAX_EARLY:
             return []
         self._early[peer] = (message, now + message.wait)
         if not self.at.is_mine(message):
@@ -553,30 +539,10 @@ class Member:
         if self.at.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)
-        if now >= self._pushed_at + PUSH_AFTER * self.config.beat:
-            effects += self._push(now)
-        effects += self._spread(now)
+        effects += self.chatter.beat(now, seeks_links=self.discovery.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
-
-    def _spread(self, now: float) -> Effects:
-        """Swap records with a neighbour, and let those hear of us that no neighbour of ours knows."""
-        effects: Effects = []
-        dice, table = self._dice.random, self.at.table
-        self.sequence += 1
-        knows_strangers = any(peer not in table.connected for peer, _ in table)
-        neighbours = sorted(table.connected)
-        if neighbours and (knows_strangers or dice() < SWAP_RARELY):
-            chosen = neighbours[int(dice() * len(neighbours))]
-            effects.append(Send(chosen, self._sample(now, SWAPPED, reply=True)))
-        # Everyone hears what is announced, so there must not be more of it in a larger swarm: what was heard
-        # in the last beat tells how many announce. Of who has links enough, its neighbours tell the others.
-        self._chance = min(1.0, self._chance * ANNOUNCED / max(1, self._heard))
-        self._heard = 0
-        if knows_strangers and self.discovery.seeks_links and dice() < self._chance:
-            effects.append(Publish(Records(((self._record(), 0.0),))))
-        return effects
 
     # --- after a sub-core has spoken --------------------------------------------------------------
 
@@ -667,34 +633,5 @@ class Member:
         self._matchmaking = None
 
     def _next_epoch(self) -> int:
-        self.sequence += 1
-        return self.sequence
-
-    def _record(self) -> Record:
-        return Record(self.me, self.sequence, self.at.presence())
-
-    def _tell(self, peer: PeerId) -> Effects:
-        return [Send(peer, Records(((self._record(), 0.0),)))]
-
-    def _push(self, now: float) -> Effects:
-        """Tell the neighbours about a change."""
-        self.sequence += 1
-        self._pushed_at = now
-        records = Records(((self._record(), 0.0),))
-        return [Send(peer, records) for peer in self._draw(sorted(self.at.table.connected), MAX_PUSHED)]
-
-    def _sample(self, now: float, count: int, *, reply: bool) -> Records:
-        """Return our record and a random few of those we know."""
-        aged = [
-            (entry.record, max(0.0, now - entry.heard))
-            for _, entry in self.at.table
-            if now - entry.heard < entry.lease
-        ]
-        return Records(((self._record(), 0.0), *self._draw(aged, count)), reply)
-
-    def _draw(self, some: list[T], count: int) -> list[T]:
-        """Return so many of them at random."""
-        for place in range(min(count, len(some) - 1) if len(some) > count else 0):
-            other = place + int(self._dice.random() * (len(some) - place))
-            some[place], some[other] = some[other], some[place]
-        return some[:count]
+        self.chatter.sequence += 1
+        return self.chatter.sequence

@@ -22,6 +22,7 @@ import gossip.gathering
 import gossip.transfer
 import node.rounds
 from gossip.averaging import Averaging
+from gossip.chatter import Chatter
 from gossip.chunks import weighted_mean
 from gossip.core import Effects, Send
 from gossip.deadlines import Deadline
@@ -151,21 +152,21 @@ def _lets_newcomers_lead(patch: pytest.MonkeyPatch) -> None:
 
 
 def _carries_no_age(patch: pytest.MonkeyPatch) -> None:
-    honest = Member._sample
+    honest = Chatter.sample
 
-    def sample(self: Member, now: float, count: int, *, reply: bool) -> Records:
+    def sample(self: Chatter, now: float, count: int, *, reply: bool) -> Records:
         records = tuple((record, 0.0) for record, _ in honest(self, now, count, reply=reply).records)
         return Records(records, reply)
 
-    patch.setattr(Member, "_sample", sample)
+    patch.setattr(Chatter, "sample", sample)
     patch.setattr(PresenceTable, "forget", lambda self, peer, now: None)
 
 
 def _hands_nothing_on(patch: pytest.MonkeyPatch) -> None:
-    def sample(self: Member, now: float, count: int, *, reply: bool) -> Records:
-        return Records(((self._record(), 0.0),), reply)
+    def sample(self: Chatter, now: float, count: int, *, reply: bool) -> Records:
+        return Records(((self.record(), 0.0),), reply)
 
-    patch.setattr(Member, "_sample", sample)
+    patch.setattr(Chatter, "sample", sample)
 
 
 def _never_redials(patch: pytest.MonkeyPatch) -> None:
