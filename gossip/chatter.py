@@ -1,4 +1,4 @@
-"""Chatter: what a node tells of itself and of others: news crosses any swarm, and costs little in a large one.
+"""Chatter: what a node says of itself and of others. News crosses any swarm, and costs little in a large one.
 
     something changed      our record to the neighbours, at once                           push
     every other beat       the same, where nothing has changed: a lease outlives it        push

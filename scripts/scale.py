@@ -10,7 +10,7 @@ what is replaced is the network, the clock, the dice and the trainer, whose mode
 the peers die in an hour and are replaced. Sizes of messages are those of the real wire. docs/scale.md says
 what came of it.
 
-10,000 peers take some 4 GB and five to ten minutes of one core. The last line is one JSON object.
+Sizes may be measured apart, with --save, and put together with --from. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -195,7 +195,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="rounds that half of the peers make (3)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (0)")
     parser.add_argument("--save", type=Path, help="write what was measured to this JSON file")
-    parser.add_argument("--from", dest="saved", type=Path, help="measure nothing; take what was saved here")
+    parser.add_argument(
+        "--from",
+        dest="saved",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="measure nothing; take what was saved here",
+    )
     parser.add_argument("--plots", type=Path, help="draw scale-traffic.png and scale-mixing.png here")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     arguments = parser.parse_args(argv)
@@ -207,8 +214,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--peers are between 10 and {MAX_PEERS}")
     if not 2 <= arguments.rounds <= 100:
         parser.error("--rounds is between 2 and 100: the first is not counted")
-    if arguments.saved is not None and not arguments.saved.is_file():
-        parser.error(f"--from: there is no file {arguments.saved}; measure one with --save {arguments.saved}")
+    for path in arguments.saved:
+        if not path.is_file():
+            parser.error(f"--from: there is no file {path}; measure one with --save {path}")
     for directory in (arguments.plots, arguments.save and arguments.save.parent):
         if directory is not None and not directory.is_dir():
             parser.error(f"there is no directory {directory}: make it first, with mkdir -p {directory}")
@@ -219,8 +227,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the command line says; returns the exit code."""
     arguments = parse(argv)
     console = Console(stderr=True, quiet=arguments.json)
-    if arguments.saved is not None:
-        found = json.loads(arguments.saved.read_text())["sizes"]
+    if arguments.saved:
+        found = [each for path in arguments.saved for each in json.loads(path.read_text())["sizes"]]
+        found.sort(key=lambda each: int(each["peers"]))
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:

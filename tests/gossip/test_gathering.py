@@ -1,6 +1,7 @@
 """Gathering: cores over queues; the same bodies for everyone, fixed before anything is seen."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from core_net import Net, peers
@@ -26,7 +27,7 @@ class Members:
         self.given = {name: bytes([i + 1]) * (i + 1) for i, name in enumerate(self.names)}
         self.cores = {name: Gathering(name, group, 0, self.given[name], CONFIG) for name in self.names}
         for name, core in self.cores.items():
-            self.net.join(name, core.handle, lambda now, core=core: both_timers(core, now))
+            self.net.join(name, core.handle, partial(both_timers, core))
 
     def run(self) -> None:
         for name, core in self.cores.items():
