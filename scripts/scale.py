@@ -3,6 +3,7 @@
     python scripts/scale.py                                   # 100, 300, 1,000, 3,000 and 10,000 peers
     python scripts/scale.py --peers 100,1000 --rounds 4       # smaller, and longer
     python scripts/scale.py --peers 100,1000,10000 --json     # nothing but the last line
+    python scripts/scale.py --idle --peers 8,16,32,64,128     # what is said while all are at work
     python scripts/scale.py --from docs/scale.json --plots docs   # draw again what was measured
 
 Every peer is a whole `Member` as it ships, in virtual time, in one process per size (tests/sim_crowd.py):
@@ -86,6 +87,19 @@ def measure(plan: Plan, told: Callable[[tuple[int, float, int]], None]) -> dict[
         found[f"{family}_bytes"] = sum(tally.n_bytes[kind] for kind in kinds) / rounds
     found["cpu_seconds"] = time.process_time() - began
     return found
+
+
+def measure_idle(peers: int, seed: int) -> dict[str, float]:
+    """Return what a peer says while everyone is at work, per second."""
+    crowd = Crowd(Plan(peers, group_size=16, pace=1e9, seed=seed), Sizes())
+    crowd.idle()
+    tally = crowd.tally
+    return {
+        "peers": peers,
+        "bytes_per_second": sum(tally.n_bytes.values()) / tally.peer_seconds,
+        "messages_per_second": sum(tally.messages.values()) / tally.peer_seconds,
+        "links": statistics.mean(len(crowd.peers[peer].links) for peer in crowd.alive),
+    }
 
 
 def run_all(arguments: argparse.Namespace, progress: Progress) -> list[dict[str, Any]]:
@@ -204,14 +218,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="measure nothing; take what was saved here",
     )
     parser.add_argument("--plots", type=Path, help="draw scale-traffic.png and scale-mixing.png here")
+    parser.add_argument("--idle", action="store_true", help="measure only what is said while all are at work")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     arguments = parser.parse_args(argv)
     try:
         arguments.peers = sorted({int(text) for text in arguments.peers.split(",")})
     except ValueError:
         parser.error("--peers takes whole numbers with commas between them, such as 100,1000")
-    if not all(10 <= count <= MAX_PEERS for count in arguments.peers):
-        parser.error(f"--peers are between 10 and {MAX_PEERS}")
+    if not all((2 if arguments.idle else 10) <= count <= MAX_PEERS for count in arguments.peers):
+        parser.error(f"--peers are between 10 (with --idle 2) and {MAX_PEERS}")
     if not 2 <= arguments.rounds <= 100:
         parser.error("--rounds is between 2 and 100: the first is not counted")
     for path in arguments.saved:
@@ -227,6 +242,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the command line says; returns the exit code."""
     arguments = parse(argv)
     console = Console(stderr=True, quiet=arguments.json)
+    if arguments.idle:
+        idle = [measure_idle(count, arguments.seed) for count in arguments.peers]
+        for each in idle:
+            figures = f"{each['bytes_per_second']:.0f} B/s in {each['messages_per_second']:.1f} messages"
+            console.print(f"{each['peers']:6,.0f} peers: {figures} per peer, {each['links']:.1f} links")
+        print(json.dumps({"idle": idle}))
+        return 0
     if arguments.saved:
         found = [each for path in arguments.saved for each in json.loads(path.read_text())["sizes"]]
         found.sort(key=lambda each: int(each["peers"]))

@@ -168,6 +168,16 @@ class Crowd:
                 break
         self._end_counting()
 
+    def idle(self, settle: float = 20.0, seconds: float = 45.0) -> None:
+        """Let nobody finish its work, and count what is said all the same once the swarm has settled."""
+        for number in range(self.plan.peers):
+            self.at(self.plan.arrive * number / self.plan.peers, self._start, number)
+        while self._heap and self._heap[0][0] < settle + seconds:
+            self.now, _, function, arguments = heapq.heappop(self._heap)
+            self.counts = self.now >= settle
+            function(*arguments)
+        self.tally.peer_seconds = seconds * len(self.alive)
+
     @property
     def round(self) -> int:
         """The highest round that half of the peers have made."""

@@ -41,6 +41,16 @@ def test_the_variance_of_a_crowd_falls_as_theory_says() -> None:
         assert point["theory"] / 2 < point["variance"] < 2 * point["theory"]
 
 
+def test_an_idle_peer_says_hardly_more_among_many() -> None:
+    said = []
+    for peers in (8, 40):
+        made = Crowd(Plan(peers, pace=1e9), Sizes())
+        made.idle()
+        said.append(sum(made.tally.n_bytes.values()) / made.tally.peer_seconds)
+    assert said[0] < 2_000
+    assert said[1] < 6_000
+
+
 @pytest.mark.slow
 def test_a_peer_says_no_more_in_a_swarm_four_times_as_large() -> None:
     small, large = crowd(100, rounds=3), crowd(400, rounds=3)
