@@ -8,8 +8,8 @@
 
 Every peer is a whole `Member` as it ships, in virtual time, in one process per size (tests/sim_crowd.py):
 what is replaced is the network, the clock, the dice and the trainer, whose model has 32 numbers. 20 % of
-the peers die in an hour and are replaced, so short runs of small swarms see no death; five newcomers arrive in
-any case. Sizes of messages are those of the real wire. docs/scale.md says what came of it.
+the peers die in an hour and are replaced, so short runs of small swarms see no death; five newcomers arrive
+in any case. Sizes of messages are those of the real wire. docs/scale.md says what came of it.
 
 Sizes may be measured apart, with --save, and put together with --from. The last line is one JSON object.
 """
