@@ -193,10 +193,11 @@ def table(found: list[dict[str, Any]]) -> str:
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for each in found:
+        most = f"{each['most_bytes'] / 1000:.1f}" if each["most_bytes"] else "-"
         joined = f"{statistics.median(each['join_seconds']):.1f}" if each["join_seconds"] else "-"
         lines.append(
             f"| {each['peers']:,} | {each['messages']:.0f} | {each['bytes'] / 1000:.1f} "
-            f"| {each['most_bytes'] / 1000:.1f} | {each['links']:.1f} | {each['most_links']} "
+            f"| {most} | {each['links']:.1f} | {each['most_links']} "
             f"| {each['known']:.0f} | {each['round_seconds']:.1f} | {joined} |"
         )
     return "\n".join(lines)

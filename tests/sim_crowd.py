@@ -391,7 +391,8 @@ class Crowd:
         record = effect.message.records[0][0]
         if self.counts:
             copies = len(self.alive) * (MESH - 1)
-            self._count(peer, "Announcement", copies, copies * self.sizes.announcement)
+            self.tally.messages["Announcement"] += copies
+            self.tally.n_bytes["Announcement"] += copies * self.sizes.announcement
         self.at(self.now + 0.3, self._announced, peer.me, record)
 
     def _announced(self, author: PeerId, record: Any) -> None:
