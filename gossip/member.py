@@ -375,7 +375,7 @@ class Member:
         if self.at.engine == event.addresses[:4]:
             return []
         self.at.engine = event.addresses[:4]
-        return self._push()
+        return self.chatter.push(now)
 
     def _goodbye(self) -> Effects:
         # A further word would bring us back into the tables of our peers.
