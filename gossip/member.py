@@ -612,7 +612,7 @@ class Member:
             # Where all average pairwise, all that is wanted of a group is that its peers are ready.
             group_size=1 if self.mixing.is_on and not self.mixing.is_last else self.at.spec.group_size,
             quorum=self.at.spec.quorum,
-            share=MIXING_SHARE if self.at.is_mixing() else 1.0,
+            share=MIXING_SHARE if self.at.is_mixing() and not self.mixing.is_on else 1.0,
             wait_for=self.config.wait_for if first else 1,
             ready_wait=self._ready_wait.seconds(),
             answer_wait=self._answer_wait.seconds(),

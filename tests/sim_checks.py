@@ -32,8 +32,8 @@ SPARE: Final = 600
 """Entries that a container of a member may have beyond what its peers account for."""
 CLEAN: Final = ("crash", "outage", "leave", "trainer", "tired", "jump")
 """Faults after which everyone knows at once who is gone; crash with its power on."""
-SEPARATING: Final = ("split", "oneway")
-"""Faults under which each side goes on by itself."""
+SEPARATING: Final = ("split", "oneway", "freeze", "slow")
+"""Faults under which each side goes on by itself; so does who is frozen, or too slow to be waited for."""
 MEMORY: Final = 20.0
 """Seconds after which nobody speaks of the dead: a lease of twelve, a beat and what was under way."""
 MAX_STARVED: Final = 3
