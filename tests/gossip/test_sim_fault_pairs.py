@@ -12,7 +12,7 @@ import gossip.statehash
 SEEDS: Final = range(6)
 """As many as it takes that a pair that fails in some runs fails in one of these."""
 GRACE: Final = 1.0
-"""Seconds beyond a deadline: it is looked at every half second, for the owner and then for its part, and both travel."""
+"""Seconds beyond a deadline: one looks every half second, for the owner and then for its part."""
 PAIRS: Final = [(role, fault) for role in ROLES for fault in FAULTS]
 BACK: Final = "a false owner goes on with those that it did not yet cheat, and they wait for the others"
 HALF: Final = "a link that is silently dead is waited for until a doubted link ends, after five seconds"
