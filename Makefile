@@ -59,14 +59,17 @@ test-fast: $(STAMP) ## Run the tests that take less than some seconds each
 reproduce-%: $(STAMP) ## Measure a method beside its paper's baselines: make reproduce-fedstar
 	@$(BIN)/python scripts/reproduce.py $* $(ARGS)
 
+# Without processes and clocks: they may share the machine.
+COMPUTING := tests/methods $(wildcard tests/gossip/test_sim_*.py)
+
 check: $(STAMP) ## Run the whole gate: format, lint, types, imports, tests
 	@echo "== format" && $(BIN)/ruff format --check .
 	@echo "== lint" && $(BIN)/ruff check .
 	@echo "== types" && $(BIN)/mypy
 	@echo "== imports" && $(BIN)/lint-imports
 	@echo "== fast tests" && $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
-	@echo "== slow tests that only compute" && $(BIN)/python -m pytest -m slow -n auto --dist worksteal tests/methods $(ARGS)
-	@echo "== slow tests, one at a time" && $(BIN)/python -m pytest -m slow --ignore tests/methods $(ARGS)
+	@echo "== slow tests that only compute" && $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(COMPUTING) $(ARGS)
+	@echo "== slow tests, one at a time" && $(BIN)/python -m pytest -m slow $(COMPUTING:%=--ignore=%) $(ARGS)
 
 format: $(STAMP) ## Format the code and put right what can be put right without thought
 	@$(BIN)/ruff format .
