@@ -12,6 +12,9 @@ not ours and we are not in the middle of an exchange that will get us there.
 
 Slow peers do fewer steps, not longer rounds: once others are ready and most of the learned wait is over,
 the node is told to hurry.
+
+The file is long because every event of a node comes in here; what is decided about one is in the core that
+it is handed to.
 """
 
 from collections.abc import Callable
