@@ -230,6 +230,9 @@ class Matchmaking:
 
     def handle_decline(self, peer: PeerId, message: Decline, now: float) -> Effects:
         """A member of the group we offered is promised to another, or our convener is."""
+        if self.config.share == 1.0:
+            # Where all see all, two conveners of one group have met, and the better proposal is on its way.
+            return []
         if self.state is State.PROMISED and self._promised == (message.ballot, peer):
             self.state, self._promised = State.WAITING, None
             self.mute.add(peer)

@@ -565,7 +565,7 @@ class Member:
         effects = [*effects, *(Doubt(peer) for peer in sorted(silent))]
         missed = self.at.expected(now) - seeking.ready.keys() - set(group.members)
         self.at.late |= missed
-        if missed and not self.at.is_mixing():
+        if missed and not self.at.is_crowd():
             self._ready_wait.miss()
         elif len(waited_for := set(seeking.ready) if self.mixing.is_on else set(group.members)) > 1:
             lags = [max(0.0, self._arrived.get(peer, now) - self.exchanges.asked_at) for peer in waited_for]
@@ -587,7 +587,7 @@ class Member:
         effects: Effects = []
         if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
             effects += self._after_matchmaking(self._matchmaking.expect(self.at.expected(now), now), now)
-        if self.at.is_mixing() and self.at.phase is not Phase.SYNCING:
+        if self.at.is_crowd() and self.at.phase is not Phase.SYNCING:
             # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects
         return effects + self.syncing.look_for_donors(now) + self._check_behind(now)
@@ -615,7 +615,7 @@ class Member:
             # Where all average pairwise, all that is wanted of a group is that its peers are ready.
             group_size=1 if self.mixing.is_on and not self.mixing.is_last else self.at.spec.group_size,
             quorum=self.at.spec.quorum,
-            share=MIXING_SHARE if self.at.is_mixing() and not self.mixing.is_on else 1.0,
+            share=MIXING_SHARE if self.at.is_crowd() and not self.mixing.is_on else 1.0,
             wait_for=self.config.wait_for if first else 1,
             ready_wait=self._ready_wait.seconds(),
             answer_wait=self._answer_wait.seconds(),

@@ -29,6 +29,8 @@ MAX_PAUSE: Final = 8
 """Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
 
 
+CROWD: Final = 32
+"""Peers that are known, from which on a swarm of many groups is taken for a crowd."""
 MAX_LAG: Final = 2
 """Rounds by which a peer may be behind the others where all average pairwise."""
 
@@ -179,6 +181,10 @@ class Standing:
         if self.is_pairwise or self.spec.engine != NATIVE:
             return True
         return any(True for _ in islice(self.table.in_run(self.run), self.spec.group_size - 1, None))
+
+    def is_crowd(self) -> bool:
+        """Whether there are so many groups that hardly two peers see the same others."""
+        return self.is_mixing() and len(self.table) > CROWD
 
     @property
     def base(self) -> bytes:

@@ -17,7 +17,7 @@ from methods.base import Method
 from methods.overlap import Overlaps, check_delay
 from methods.registry import load_method
 from node.config import NodeConfig
-from node.engine_choice import check_engine
+from node.engine_check import check_engine
 from node.errors import BadConfig
 
 

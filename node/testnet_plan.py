@@ -19,7 +19,7 @@ from gossip.runspec import NATIVE, Scalar
 from methods.errors import MethodsError
 from methods.overlap import check_delay
 from methods.registry import load_method
-from node.engine_choice import check_engine
+from node.engine_check import check_engine
 from node.errors import BadConfig, UserError
 from node.preflight import check_codec, check_exchange
 from node.testnet_faults import Fault, Holds, Link

@@ -175,12 +175,22 @@ def test_a_convener_that_steps_down_tells_its_members() -> None:
 
 def test_a_convener_goes_on_without_who_declines_as_soon_as_all_have_answered() -> None:
     names = in_order(4)
-    core = one(names, 0)
+    core = one(names, 0, share=0.75)
     core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
     core.handle_accept(names[1], Accept(ROUND, 0, 99, bytes(8)), 0.1)
     assert not core.handle_decline(names[2], Decline(ROUND, 0, 99), 0.1)
     again = sent(core.handle_accept(names[3], Accept(ROUND, 0, 99, bytes(8)), 0.1), Propose)
     assert {effect.peer for effect in again} == {names[1], names[3]}
+
+
+def test_where_all_see_all_a_convener_waits_for_the_better_proposal() -> None:
+    names = in_order(4)
+    core = one(names, 0)
+    core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
+    assert not core.handle_decline(names[2], Decline(ROUND, 0, 99), 0.1)
+    for name in (names[1], names[3]):
+        assert not core.handle_accept(name, Accept(ROUND, 0, 99, bytes(8)), 0.1)
+    assert core.state is State.PROPOSING
 
 
 def test_a_word_about_another_ballot_changes_nothing() -> None:
@@ -194,7 +204,7 @@ def test_a_word_about_another_ballot_changes_nothing() -> None:
 
 def test_a_peer_whose_convener_steps_down_convenes_or_waits_for_the_next() -> None:
     names = in_order(3)
-    core = one(names, 1)
+    core = one(names, 1, share=0.75)
     core.begin((names[0], names[2]), [(names[0], 1), (names[2], 1)], 0.0)
     core.handle_propose(names[0], propose(names), 0.1)
     effects = core.handle_decline(names[0], Decline(ROUND, 0, 5), 0.2)

@@ -13,10 +13,10 @@ import trio
 from crypto.keys import PeerId
 from gossip.commands import Averaged, Failed, SetEngine
 from methods.registry import load_method
-from node import engine, engine_choice, preflight
+from node import engine, engine_check, preflight
 from node.config import load
 from node.engine import Ask, Engine, NoEngine
-from node.engine_choice import check_engine
+from node.engine_check import check_engine
 from node.errors import BadConfig
 
 ME = PeerId("me")
@@ -159,7 +159,7 @@ def test_what_an_earlier_trainer_asked_is_not_answered_to_the_next() -> None:
 
 
 def test_without_hivemind_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_choice, "is_installed", lambda: False)
+    monkeypatch.setattr(engine_check, "is_installed", lambda: False)
     check_engine("native", load_method("diloco", {}), "diloco", "topk")
     with pytest.raises(BadConfig, match=r"not installed: pip install -e '\.\[hivemind\]', or leave out"):
         check_engine("hivemind", load_method("fedavg", {}), "fedavg", "float32")
@@ -167,13 +167,13 @@ def test_without_hivemind_one_line_says_what_to_install(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["fedstar", "fedln", "matu"])
 def test_a_method_that_needs_other_exchanges_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_choice, "is_installed", lambda: True)
+    monkeypatch.setattr(engine_check, "is_installed", lambda: True)
     with pytest.raises(BadConfig, match="take --method fedavg, fedprox or diloco"):
         check_engine("hivemind", load_method(name, {}), name, "float32")
 
 
 def test_a_codec_that_hivemind_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_choice, "is_installed", lambda: True)
+    monkeypatch.setattr(engine_check, "is_installed", lambda: True)
     for method in ("fedavg", "fedprox", "diloco"):
         check_engine("hivemind", load_method(method, {}), method, "int8")
     with pytest.raises(BadConfig, match="choose --codec float32, float16, int8"):
@@ -181,7 +181,7 @@ def test_a_codec_that_hivemind_lacks_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_node_that_nobody_can_dial_cannot_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine_choice, "is_installed", lambda: True)
+    monkeypatch.setattr(engine_check, "is_installed", lambda: True)
     flags = {"run.task": "digits", "averaging.engine": "hivemind", "network.hidden": True, "http.port": 0}
     config, _ = load(tmp_path, flags, {})
     with pytest.raises(BadConfig, match="leave out --hidden or --engine hivemind"):
