@@ -340,7 +340,7 @@ MUTATIONS: Final = (
     Mutation("a member leaves before the others are done", (SURVIVORS, ONE_SWARM), _leaves_early),
     Mutation("a group of an earlier search is joined again", (TWICE,), _reuses_nonces, ("lie",)),
     Mutation("the quorum is ignored", ("a mean has its quorum",), _ignores_the_quorum),
-    Mutation("who comes back counts as much as who went on", (LOST,), _lets_newcomers_lead, ("outage",)),
+    Mutation("who comes back counts as much as who went on", (LOST,), _lets_newcomers_lead, ("crash",)),
     Mutation("records are handed on without their age", ("the dead are forgotten",), _carries_no_age),
     Mutation("records are not handed on", (ONE_SWARM,), _hands_nothing_on),
     Mutation("a lost peer is never dialled again", (ONE_SWARM,), _never_redials),
@@ -360,7 +360,7 @@ MUTATIONS: Final = (
         "a restarted node forgets its disk", ("a restarted node goes on from its disk",), _forgets_its_disk
     ),
     Mutation("a round is skipped", ("states follow each other",), _skips_rounds),
-    Mutation("every member gathers its own set", (SURVIVORS,), _agrees_with_itself, ("crash",)),
+    Mutation("every member gathers its own set", (SURVIVORS,), _agrees_with_itself, ("outage",)),
     Mutation("bodies are changed after the commitment", (INVENTED,), _reveals_what_it_likes),
     Mutation("a lineage never follows another", (ONE_SWARM,), _follows_no_majority),
     Mutation("a push counts whenever it comes", (MASS_TWICE,), _takes_any_push),
