@@ -59,10 +59,11 @@ def test_the_bytes_of_a_method_are_those_of_the_task(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_methods_show_tells_the_bytes_for_a_task_or_in_one_line_why_not() -> None:
     def show(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "node", "methods", "show", "matu", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
     shown = show("--task", "digit_tasks", "--task-option", "per_node=4", "--peers", "3").stdout
     assert "each way per round of 3 peers, for 16,576 parameters of digit_tasks, 4 tasks a node" in shown
