@@ -6,6 +6,7 @@ Plain blocking HTTP from the standard library: a command that only asks should n
 import http.client
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -77,7 +78,9 @@ def stop(home: Path, *, patience: float = 30.0) -> None:
 def _ask(home: Path, method: str, path: str, body: bytes = b"") -> bytes:
     connection = _UnixConnection(Home(home).find_socket("control"))
     try:
-        connection.request(method, path, body)
+        with suppress(BrokenPipeError):
+            # A node that refuses at once does not read all of it; what it says is there to be read.
+            connection.request(method, path, body)
         answer = connection.getresponse()
         content = answer.read()
     except (FileNotFoundError, ConnectionRefusedError):
