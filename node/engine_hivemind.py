@@ -82,16 +82,7 @@ class _Line:
         Raises:
             EOFError: the daemon is gone.
         """
-        return to_engine.decode(self._read(ipc.frame_length(self._read(4))))
-
-    def _read(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece = self._socket.recv(count - len(data))
-            if not piece:
-                raise EOFError("the daemon closed the line")
-            data += piece
-        return bytes(data)
+        return to_engine.decode(ipc.read_frame(self._socket))
 
 
 class _Server:

@@ -182,6 +182,25 @@ def frame_length(prefix: bytes) -> int:
     return int(length)
 
 
+def read_frame(line: socket.socket) -> bytes:
+    """Wait for the body of the daemon's next frame.
+
+    Raises:
+        EOFError: the daemon is gone.
+    """
+    return _read(line, frame_length(_read(line, _LENGTH.size)))
+
+
+def _read(line: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = line.recv(count - len(data))
+        if not piece:
+            raise EOFError("the daemon closed the line")
+        data += piece
+    return bytes(data)
+
+
 def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // PAGE) * PAGE
 
@@ -261,20 +280,11 @@ class Line:
         Raises:
             EOFError: the daemon is gone.
         """
-        return from_daemon.decode(self._read(frame_length(self._read(_LENGTH.size))))
+        return from_daemon.decode(read_frame(self._socket))
 
     def has_word(self) -> bool:
         """Tell whether `receive` would find something, or the end, without waiting long."""
         return bool(select.select([self._socket], [], [], 0)[0])
-
-    def _read(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece = self._socket.recv(count - len(data))
-            if not piece:
-                raise EOFError("the daemon closed the line")
-            data += piece
-        return bytes(data)
 
     def close(self) -> None:
         """Close the socket."""
