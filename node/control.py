@@ -4,6 +4,7 @@ Plain blocking HTTP from the standard library: a command that only asks should n
 """
 
 import http.client
+import os
 import socket
 import time
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import psutil
 
 from node.errors import NotRunning, Refused
 from node.home import Home
@@ -69,10 +71,20 @@ def stop(home: Path, *, patience: float = 30.0) -> None:
     pid = Home(home).running_pid()
     _ask(home, "POST", "/stop")
     deadline = time.monotonic() + patience
-    while Home(home).is_running():
+    while Home(home).is_running() or _runs(pid):
         if time.monotonic() > deadline:
             raise Refused(f"the node has not ended after {patience:.0f} s; end it with: kill -9 {pid}")
         time.sleep(0.05)
+
+
+def _runs(pid: int | None) -> bool:
+    """Whether a process other than ours has not ended; one that nobody has waited for yet has."""
+    if pid is None or pid == os.getpid():
+        return False
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _ask(home: Path, method: str, path: str, body: bytes = b"") -> bytes:

@@ -16,6 +16,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from node.errors import BadHome
 
 SOCKET_PATH_BYTES: Final = 100
 """Room for the shortest limit we know, 104 with the closing zero on macOS."""
+LOOKS: Final = 5
+LOOK: Final = 0.02
+"""Seconds."""
 
 
 def default_home(environ: Mapping[str, str]) -> Path:
@@ -191,17 +195,15 @@ class Home:
             return None
 
     def is_running(self) -> bool:
-        """Tell whether a node holds this home, without getting in the way of one that starts."""
-        pid = self.running_pid()
-        if pid is None:
-            return False
+        """Tell whether a node holds this home: its lock, since a pid may be a dead process's or another's."""
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
+            with self.lock_file.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        return True
+        except OSError:
+            return False
+        return False
 
     def new_socket(self, name: str, environ: Mapping[str, str]) -> Path:
         """Return a free path for the Unix socket ``control`` or ``trainer``; hold the lock to call this.
@@ -261,9 +263,7 @@ def _flock(path: Path, note: str) -> Iterator[tuple[int, str] | None]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+") as file:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _take(descriptor):
                 pid, _, other = file.read(4096).partition("\n")
                 yield (int(pid) if pid.isdigit() else 0, other.strip())
                 return
@@ -277,6 +277,18 @@ def _flock(path: Path, note: str) -> Iterator[tuple[int, str] | None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _take(descriptor: int) -> bool:
+    """Take a lock; who only looks whether it is held (`Home.is_running`) holds it for a moment."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK)
+        else:
+            return True
+    return False
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

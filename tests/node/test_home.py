@@ -1,13 +1,16 @@
 """The home: its key, its locks, its sockets."""
 
+import fcntl
 import os
 import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from crypto.keys import peer_id_of
@@ -150,6 +153,42 @@ def test_a_lock_outlives_no_process_however_it_dies(home: Home, environ: dict[st
     assert not home.is_running()
     with home.locked(environ):
         assert home.running_pid() == os.getpid()
+
+
+def test_a_killed_node_that_nobody_has_waited_for_yet_holds_no_home(
+    home: Home, environ: dict[str, str]
+) -> None:
+    code = (
+        "import time; from pathlib import Path; from node.home import Home\n"
+        f"with Home(Path({str(home.path)!r})).locked({environ!r}):\n"
+        "    print(flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert home.is_running()
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+        assert not home.is_running()
+        with home.locked(environ):
+            pass
+
+
+def test_a_pid_that_another_process_has_now_holds_no_home(home: Home) -> None:
+    home.lock_file.write_text(f"{os.getpid()}\n{home.path}\n")
+    assert not home.is_running()
+
+
+def test_who_only_looks_is_in_nobodys_way(home: Home, environ: dict[str, str]) -> None:
+    home.lock_file.touch()
+    with home.lock_file.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.03, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with home.locked(environ):
+            assert home.is_running()
 
 
 @pytest.fixture
