@@ -4,6 +4,9 @@
     commands of the node ----------------+--> Member.handle --> effects --> host, timers, notices
     timers that are due -----------------'
 
+A timer that is late tells that this process, or the whole machine, stood still. What the others sent
+meanwhile lies unread, and they may have stood still with us: so it fires once as much later again.
+
 Everything runs in the trio thread and nothing here waits but for the next event, so a core is never
 entered twice.
 """
@@ -44,6 +47,11 @@ log = logging.getLogger(__name__)
 MAX_STRIKES: Final = 32
 """Malformed messages of one link after which it is closed; an honest peer sends none."""
 
+LATE: Final = 0.25
+"""Seconds after which a timer is taken for late."""
+LONGEST_PAUSE: Final = 10.0
+"""Seconds by which a late timer is put off at most."""
+
 
 class Driver:
     """Runs one member over one host."""
@@ -58,6 +66,7 @@ class Driver:
         """Called when a link to a peer is up."""
         self._notify = notify
         self._timers: dict[str, float] = {}
+        self._put_off: set[str] = set()
         self._timers_changed = trio.Event()
         self._strikes: Counter[PeerId] = Counter()
 
@@ -111,7 +120,8 @@ class Driver:
                 case Send():
                     self.host.send_nowait(effect.peer, self.codec.encode(effect.message), effect.data)
                 case SetTimer():
-                    self._timers[effect.name] = effect.at
+                    self._timers[effect.name] = max(effect.at, trio.current_time())
+                    self._put_off.discard(effect.name)
                     self._timers_changed.set()
                 case Notify():
                     notices.append(effect.notice)
@@ -137,6 +147,12 @@ class Driver:
             now = trio.current_time()
             for name in [name for name, at in self._timers.items() if at <= now]:
                 # An earlier one of these may have moved it.
-                if self._timers.get(name, float("inf")) <= now:
-                    del self._timers[name]
-                    self.command(TimerFired(name))
+                if (at := self._timers.get(name, float("inf"))) > now:
+                    continue
+                if now - at > LATE and name not in self._put_off:
+                    self._put_off.add(name)
+                    self._timers[name] = now + min(now - at, LONGEST_PAUSE)
+                    continue
+                del self._timers[name]
+                self._put_off.discard(name)
+                self.command(TimerFired(name))

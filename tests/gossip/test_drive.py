@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trio
 from memory import MemoryNet
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from workers import KEYS, Worker, codec
 
 from crypto.keys import peer_id_of
@@ -19,6 +19,7 @@ from gossip.core import (
     Drop,
     Effect,
     Event,
+    Learned,
     Notify,
     PeerFound,
     PeerLost,
@@ -309,6 +310,42 @@ def test_a_timer_may_set_itself_again() -> None:
         assert [at - start for at, _ in bench.member.heard] == [1.0, 4.0, 7.0, 10.0]
 
     bench(test)
+
+
+def test_after_a_standstill_what_was_sent_meanwhile_is_heard_before_a_timer() -> None:
+    clock = MockClock()
+
+    async def main() -> None:
+        made = Bench()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(made.net.run)
+            await nursery.start(made.driver.run)
+            made.member.does = lambda event: (
+                [SetTimer(trio.current_time() + 2.0, "silent")] if isinstance(event, Learned) else []
+            )
+            made.driver.command(Learned("/ip4/192.0.2.1/tcp/1", "peers"))
+            await wait_all_tasks_blocked()
+            clock.jump(5.0)  # three seconds late
+            await wait_all_tasks_blocked()
+            assert TimerFired("silent") not in made.member.events
+            clock.jump(2.9)
+            await wait_all_tasks_blocked()
+            assert TimerFired("silent") not in made.member.events
+            # Late again, but it has been put off already.
+            clock.jump(1.0)
+            await wait_all_tasks_blocked()
+            assert made.member.events.count(TimerFired("silent")) == 1
+            # One that was set for a moment that is over is not late.
+            made.driver.command(Learned("/ip4/192.0.2.1/tcp/1", "peers"))
+            made.member.does = lambda event: []
+            made.driver._carry_out([SetTimer(trio.current_time() - 5.0, "now")])
+            await wait_all_tasks_blocked()
+            clock.jump(0.01)
+            await wait_all_tasks_blocked()
+            assert TimerFired("now") in made.member.events
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=clock)
 
 
 # --- real members ---------------------------------------------------------------------------------
