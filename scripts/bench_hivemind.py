@@ -17,7 +17,11 @@ import numpy as np
 import psutil
 import torch
 from hivemind.averaging import DecentralizedAverager
-from hivemind.compression import Float16Compression, NoCompression, Uniform8BitQuantization
+from hivemind.compression import Float16Compression, NoCompression, Uniform8BitQuantization, quantization
+
+# NumPy 2.4 no longer makes an int of an array with one number, on which hivemind 1.1.12's 8-bit codecs rely:
+# every part would be refused, nothing averaged, and the time of that be measured.
+quantization.int = lambda array: array.item()
 
 COMPRESSIONS = {"float32": NoCompression, "float16": Float16Compression, "uint8": Uniform8BitQuantization}
 
