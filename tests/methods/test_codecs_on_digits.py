@@ -3,24 +3,13 @@
 Over real processes, with the bytes of their sockets: tests/node/test_codecs_over_processes.py.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 
 from scripts.reproduce_codecs import coded
 
 SEEDS = range(3)
 ROUNDS = 120
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

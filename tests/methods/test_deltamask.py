@@ -1,7 +1,5 @@
 """DeltaMask: common numbers, exact votes, bad updates left out; and what it reaches on the digits."""
 
-from collections.abc import Iterator
-
 import msgspec
 import numpy as np
 import pytest
@@ -25,14 +23,6 @@ from methods.registry import describe
 from methods.task import Role, Task
 
 PEERS = 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Tiny(Task):

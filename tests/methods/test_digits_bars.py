@@ -3,11 +3,8 @@
 Five peers, Dirichlet 0.1, means and worst cases over five seeds; prints the table. Slow: a minute.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 from lockstep import names, run_round
 
 from methods.digits import Digits
@@ -16,14 +13,6 @@ from methods.registry import load_method
 
 PEERS = 5
 SEEDS = range(5)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def accuracies(method_name: str, seed: int, rounds: int) -> list[float]:

@@ -1,6 +1,6 @@
 """FedCompress: few values, few bytes, kappa and students agreed; and what it reaches on the digits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean
@@ -39,14 +39,6 @@ PEERS = 5
 DELTA_WORK = {"epochs": 3, "cluster_epochs": 0, "batch_size": 32, "lr": 3e-3}
 WORK = {"epochs": 2, "cluster_epochs": 1, "batch_size": 32, "lr": 3e-3, "cluster_lr": 1.5e-3}
 QUICK = {**WORK, "epochs": 1, "batch_size": 128, "ood_examples": 64, "distil_epochs": 1}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def learners(peers: int = PEERS, seed: int = 0, network: str = "small") -> list[TorchLearner]:

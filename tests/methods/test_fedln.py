@@ -1,6 +1,5 @@
 """FedLN: noise found, weights as whole numbers, heads that stay home; and what it reaches on the digits."""
 
-from collections.abc import Iterator
 from statistics import fmean
 
 import msgspec
@@ -36,14 +35,6 @@ from methods.registry import load_method
 
 PEERS = 10
 SMALL = {"batch_size": 32, "lr": 3e-3}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def digits(noise: float, sparsity: float = 0.0, seed: int = 0, peers: int = PEERS) -> list[NoisyDigits]:

@@ -1,6 +1,6 @@
 """FedSTAR: its threshold, its gate, its limits; and what it reaches on digits and tones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import blake2b
 from statistics import fmean
 
@@ -38,14 +38,6 @@ from methods.task import Task
 from methods.tones import Tones
 
 PEERS = 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Sides(Task):

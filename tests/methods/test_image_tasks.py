@@ -3,7 +3,6 @@
 import json
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,6 @@ SHAPE = Shape(
     patch_size=8,
 )
 RENAMED = {"patches.": "embeddings.patch_embedding.", "places.": "embeddings.position_embedding."}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def published_name(name: str) -> str:

@@ -1,6 +1,5 @@
 """Local training with torch: by hand, repeatable, interruptible, and with everything a model may hold."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,14 +60,6 @@ class Normed(Task):
 
     def test_data(self) -> Any:
         return self.train_data()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 ONE = np.array([1.0], np.float32)

@@ -1,13 +1,12 @@
 """MaTU: one state for peers of unlike tasks, nothing kept that the messages do not say, liars left out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-import torch
 from lockstep import names, run_round
 
 from crypto.keys import PeerId
@@ -24,14 +23,6 @@ from methods.taskvectors import unify
 
 ROUNDS = 15
 QUICK = MaTUConfig(steps=1)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def learner(share: str, seed: int = 0, **options: Any) -> TorchLearner:

@@ -1,10 +1,7 @@
 """What DiLoCo on digits loses when its means come a round late: the table of docs/overlap.md, in short."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 from lockstep import train, train_overlapped
 
 from methods.diloco import DiLoCo
@@ -12,14 +9,6 @@ from scripts.reproduce_overlap import learners
 
 SEEDS = range(3)
 ROUNDS = 20
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def accuracy(seed: int, after: int | None) -> float:

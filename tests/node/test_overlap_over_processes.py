@@ -28,22 +28,17 @@ UP = (
 )  # fmt: skip
 
 
-def start(directory: Path, delay: int) -> subprocess.Popen[str]:
+def run(directory: Path, delay: int) -> dict[str, Any]:
     words = [*UP, "--delay", str(delay), "--dir", str(directory)]
     environment = os.environ | {"PYTHONPATH": str(TASKS.parents[1])}
-    return subprocess.Popen(
-        words, cwd=TASKS, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    ended = subprocess.run(words, cwd=TASKS, env=environment, text=True, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return result
 
 
 def test_over_slow_links_a_delay_keeps_trainers_busy_and_costs_no_accuracy(tmp_path: Path) -> None:
-    processes = [start(tmp_path / f"delay{delay}", delay) for delay in (0, 1)]
-    found: list[dict[str, Any]] = []
-    for process in processes:
-        out, err = process.communicate(timeout=500)
-        assert process.returncode == 0, err
-        found.append(json.loads(out))
-    waits, overlaps = found
+    waits, overlaps = (run(tmp_path / f"delay{delay}", delay) for delay in (0, 1))
     for name, result in (("delay 0", waits), ("delay 1", overlaps)):
         print(f"{name}: utilisation {result['utilisation']:.3f}, accuracy {result['accuracy_mean']:.3f}")
         assert result["verdict"]
