@@ -21,8 +21,8 @@ from node.engine_check import check_engine
 from node.errors import BadConfig
 
 
-class HasExchange(Protocol):
-    """What `check_exchange` looks at: a node's run, or a testnet's plan."""
+class AnyRun(Protocol):
+    """A node's run, a testnet's plan, or what a trainer was told."""
 
     @property
     def exchange(self) -> str:
@@ -37,6 +37,11 @@ class HasExchange(Protocol):
     @property
     def quorum(self) -> int:
         """The fewest contributors of a round."""
+        ...
+
+    @property
+    def codec(self) -> str:
+        """How numbers travel."""
         ...
 
     @property
@@ -60,9 +65,7 @@ def check(config: NodeConfig) -> None:
         _check_port(family_, config.http.host, config.http.port, "--http-port")
     if config.run.task:
         method = load_method(config.run.method, config.run.options)
-        check_delay(config.run.delay, method, config.run.method)
-        check_codec(config.run.codec, config.run.method, averages_params=method.mergeable)
-        check_exchange(config.run, method)
+        check_run(config.run, method)
         check_engine(config.averaging.engine, method, config.run.method, config.run.codec)
         engine = config.averaging.engine
         if engine != NATIVE and config.run.exchange != "group":
@@ -73,6 +76,18 @@ def check(config: NodeConfig) -> None:
             )
         if config.run.trainer == "spawn":
             _check_task(config.run.task)
+
+
+def check_run(run: AnyRun, method: Method) -> None:
+    """Refuse what a run's method cannot be combined with.
+
+    Raises:
+        BadConfig: codec, exchange and quorum do not fit it or each other.
+        MethodsError: it cannot train while means travel.
+    """
+    check_delay(run.delay, method, run.method)
+    check_codec(run.codec, run.method, averages_params=method.mergeable)
+    check_exchange(run, method)
 
 
 def check_codec(name: str, method: str, *, averages_params: bool) -> None:
@@ -92,7 +107,7 @@ def check_codec(name: str, method: str, *, averages_params: bool) -> None:
         )
 
 
-def check_exchange(run: HasExchange, method: Method) -> None:
+def check_exchange(run: AnyRun, method: Method) -> None:
     """Refuse pairwise averaging where it would mean nothing.
 
     Raises:

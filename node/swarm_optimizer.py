@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, environ
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from gossip.runspec import Scalar
 from methods.base import OuterMethod, Report, State
 from methods.errors import BadOption, Interrupted
 from methods.learner import float_tensors, manifest, move_model, read_model, write_model
-from methods.overlap import Moved, check_delay
+from methods.overlap import Moved
 from methods.params import shared_specs
 from methods.registry import all_options, config_class, known_methods, load_method, method_class
 from node import ipc
@@ -41,6 +41,7 @@ from node.background import Node
 from node.errors import UserError
 from node.home import default_home
 from node.overlap import Overlap
+from node.preflight import check_run
 from node.session import LineLost, RunOver, Session
 from node.trainer_spec import TrainerSpec, run_spec
 
@@ -64,17 +65,23 @@ class SwarmOptimizer:
         task: str = "own",
         weight: float = 1.0,
         delay: int = 0,
+        codec: str = "float32",
+        exchange: Literal["group", "pairwise"] = "group",
+        quorum: int = 1,
         node_options: Sequence[str] = (),
     ) -> None:
         """Attach to the node in `home`, or start one that joins `join`; the model may change right here.
 
         `every`: local steps per round (H). `options`: of the method. `name`, `task`: peers that differ in
         them never average. `weight`: how much this peer counts, such as its number of examples.
-        `delay`: 1 to train on while a mean travels; peers must agree on it.
+        `delay`: 1 to train on while a mean travels. `codec`: how numbers travel. `exchange`: in groups, or
+        pairwise over any graph. `quorum`: a round with fewer contributors keeps the old model. Peers must
+        agree on these.
         `node_options`: further arguments of ``shoal start``, used only if no node runs in `home`.
 
         Raises:
             BadOption: the method's exchange makes no sense after a loop of one's own, or an option is bad.
+            BadConfig: codec, exchange, quorum and method do not fit each other.
             MethodNotFound: no such method.
             UserError: the node does not start, or has a trainer already.
         """
@@ -86,9 +93,11 @@ class SwarmOptimizer:
         self.is_finished = False
         """Whether the run is over; steps go on without the swarm."""
         self._method = _load(method, dict(options or {}), every)
-        check_delay(delay, self._method, method)
         self._weight = weight
-        spec = TrainerSpec(name=name, task=task, method=method, delay=delay)
+        spec = TrainerSpec(
+            name=name, task=task, method=method, delay=delay, codec=codec, exchange=exchange, quorum=quorum
+        )
+        check_run(spec, self._method)
         initial = self._method.init(read_model(model))
         self._spec = run_spec(spec, all_options(self._method), manifest(model), shared_specs(initial))
         self._steps = 0

@@ -80,6 +80,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A round with fewer contributors keeps the old state; 0: more than half of a group."""
     exchange: Literal["group", "pairwise"] = "group"
     """Whether nodes average in groups, or pairwise."""
+    pushes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """With pairwise: to how many neighbours, one after the other, a round gives."""
     codec: str = "float32"
     """How numbers travel in the all-reduce."""
     delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
@@ -237,7 +239,7 @@ def start_command(
     if plan.codec != "float32":
         command += ["--codec", plan.codec]
     if plan.exchange != "group":
-        command += ["--exchange", plan.exchange]
+        command += ["--exchange", plan.exchange, "--pushes", str(plan.pushes)]
     if plan.delay:
         command += ["--delay", str(plan.delay)]
     if plan.engine != NATIVE:

@@ -45,7 +45,7 @@ _PLAIN: Final = frozenset(
         "quorum",
         "patience",
     }
-    | {"timeout", "seconds", "churn", "exchange", "codec", "delay", "engine"}
+    | {"timeout", "seconds", "churn", "exchange", "pushes", "codec", "delay", "engine"}
 )
 """Flags that are fields of the plan as they stand."""
 _LINK: Final[dict[str, tuple[str, Literal["seconds", "share", "mbit"]]]] = {
@@ -103,6 +103,9 @@ def up(
     exchange: Annotated[
         Literal["group", "pairwise"], typer.Option(help="Average in groups, or pairwise over any graph.")
     ] = _DEFAULT.exchange,
+    pushes: Annotated[
+        int, typer.Option(min=1, max=64, help="Pairwise: neighbours given to per round.")
+    ] = _DEFAULT.pushes,
     codec: Annotated[
         str, typer.Option(help="How numbers travel: float32, float16, int8, topk, ...")
     ] = _DEFAULT.codec,

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from methods.digits import Digits
 from methods.errors import BadOption
 from methods.learner import read_model, write_model
 from node import ipc
-from node.errors import NotRunning, UserError
+from node.errors import BadConfig, NotRunning, UserError
 
 
 @pytest.fixture
@@ -191,6 +192,38 @@ def test_a_loop_that_comes_when_the_run_is_over_goes_on_alone(daemon: FakeDaemon
 def test_a_delay_that_there_is_not_is_refused(home: Path) -> None:
     with pytest.raises(BadOption, match="delay = 2: choose 0"):
         Loop(home, delay=2)
+
+
+def test_what_peers_must_agree_on_is_in_the_run_that_the_node_is_told(daemon: FakeDaemon, home: Path) -> None:
+    heard: list[ipc.Attach] = []
+
+    def serve() -> None:
+        attached = daemon.attach()
+        heard.append(attached.attach)
+        attached.begin()
+
+    serving = in_thread(serve)
+    loop = Loop(home, codec="int8", exchange="pairwise")
+    serving.join()
+    loop.swarm.close()
+    spec = heard[0].spec
+    assert (spec.codec, spec.exchange, spec.quorum) == ("int8", "pairwise", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"codec": "int3"}, "no codec 'int3'"),
+        ({"codec": "topk"}, "take --method diloco"),
+        ({"exchange": "pairwise", "quorum": 2}, "leave out --quorum"),
+        ({"exchange": "pairwise", "method": "diloco"}, "exchange pairwise: diloco"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_node_is_started(
+    options: dict[str, Any], reason: str, home: Path
+) -> None:
+    with pytest.raises(BadConfig, match=reason):
+        Loop(home, **options)
 
 
 def test_a_newcomer_takes_over_the_swarms_state(daemon: FakeDaemon, home: Path) -> None:

@@ -235,6 +235,11 @@ function drawRun(status) {
     facts["Run id"] = status.run.run_id;
     facts.Parameters = status.run.parameters.toLocaleString("en");
   }
+  if (status.engine) {
+    const { name, addresses, prefix, strangers, restarts } = status.engine;
+    facts.Engine = `${name} · ${addresses.join("  ") || "not up"}`;
+    facts["Its groups"] = `${prefix} · ${strangers} members are no nodes${restarts ? ` · started again ${restarts} times` : ""}`;
+  }
   facts.Memory = bytes(status.rss_bytes);
   $("run").replaceChildren(...Object.entries(facts).flatMap(([key, value]) => [node("dt", {}, key), node("dd", {}, value)]));
 }

@@ -152,6 +152,7 @@ def test_pairwise_nodes_are_told_so_and_have_no_quorum() -> None:
     plan = Plan(exchange="pairwise")
     command = start_command(plan, 2, Path("h"), [], [])
     assert command[command.index("--exchange") + 1] == "pairwise"
+    assert command[command.index("--pushes") + 1] == "4"
     assert command[command.index("--quorum") + 1] == "1"
     assert not plan.one_group
 
