@@ -18,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install testnet simulate scale soak test test-fast check format clean distclean
+.PHONY: help install hivemind testnet simulate scale soak test test-fast check format clean distclean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 	@echo "== ready: $(BIN)/shoal --help"
+
+hivemind: $(STAMP) ## Add the optional engine hivemind, and with it the tests that need it
+	@$(BIN)/python -m pip install -c constraints.txt -e '.[hivemind]'
 
 testnet: $(STAMP) ## Train digits on five node processes and judge the outcome
 	@$(BIN)/shoal testnet up --nodes 5 $(ARGS)
