@@ -106,6 +106,15 @@ class SetEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What was sent in bulk since the last of these, and how long some of it was being written."""
+
+    n_bytes: int
+    busy: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Goodbye:
     """The node leaves; its peers are told."""
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from crypto.keys import PeerId, short
+from gossip.commands import Averaged, Measured
 from gossip.core import (
     Dial,
     Doubt,
@@ -67,6 +68,8 @@ class Driver:
         self._notify = notify
         self._timers: dict[str, float] = {}
         self._put_off: set[str] = set()
+        self._bulk = 0, 0.0
+        """Sent in bulk by the end of the last exchange, and the seconds that took."""
         self._timers_changed = trio.Event()
         self._strikes: Counter[PeerId] = Counter()
 
@@ -135,6 +138,10 @@ class Driver:
                 case Doubt():
                     self.host.doubt_nowait(effect.peer)
         for notice in notices:
+            if isinstance(notice, Averaged):
+                sent, busy = self.host.statistics().bulk
+                self.member.handle(Measured(sent - self._bulk[0], busy - self._bulk[1]), trio.current_time())
+                self._bulk = sent, busy
             self._notify(notice)
 
     async def _fire_timers(self) -> None:

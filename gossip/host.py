@@ -70,6 +70,8 @@ class HostStatistics:
     """Per connected peer: address and link class."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Frames refused below the protocol, by reason."""
+    bulk: tuple[int, float] = (0, 0.0)
+    """Bytes sent in bulk, and the seconds in which some of them were being written."""
 
 
 class Host(Protocol):

@@ -17,7 +17,7 @@ from crypto.keys import short
 from gossip.core import Data
 from gossip.errors import RemoteViolation
 from gossip.host import FrameReceived
-from gossip.lanes import BULK, CONTROL, FrameReader, LinkBroken, read_frame
+from gossip.lanes import BULK, CONTROL, FrameReader, LinkBroken, Meter, read_frame
 from gossip.libp2p_net import Network
 from gossip.libp2p_parts import LaneStream
 from gossip.peer_links import Events, Link, Peer, Reading
@@ -44,6 +44,7 @@ class LaneService:
         self._events = events
         self._close_link = close_link
         self._violate = violate
+        self.meter = Meter()
 
     async def run_writers(self, peer: Peer) -> None:
         """Send what is queued for a peer until it is lost."""
@@ -68,7 +69,7 @@ class LaneService:
                         stream = await self._network.open_lane(link.connection, BULK)
                     if stream is None:
                         raise LinkBroken("the peer has no bulk lane")
-                    await outbox.send_to(stream, peer.add_sent)
+                    await outbox.send_to(stream, peer.add_sent, self.meter)
                 except LinkBroken as error:
                     log.debug("link to %s broke: %s", short(peer.id), error)
                     self._close_link(link)

@@ -8,6 +8,7 @@ the link takes it. So a control frame never waits behind more than one record of
 """
 
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
@@ -42,6 +43,30 @@ class ByteStream(Protocol):
     async def fill(self, places: Iterator[memoryview]) -> None:
         """Fill one buffer after the other, asking for the next when one is full."""
         ...
+
+
+class Meter:
+    """Counts what is sent in bulk, and the time in which some of it is being written, to whomever."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds."""
+        self._clock = clock
+        self.sent = 0
+        self.busy = 0.0
+        self._writing = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        """A write begins."""
+        if not self._writing:
+            self._since = self._clock()
+        self._writing += 1
+
+    def __exit__(self, *_: object) -> None:
+        """A write has ended."""
+        self._writing -= 1
+        if not self._writing:
+            self.busy += self._clock() - self._since
 
 
 class Outbox:
@@ -86,11 +111,11 @@ class Outbox:
         self._writing = False
         self._sent.set()
 
-    async def send_to(self, stream: ByteStream, sent: Callable[[int], None]) -> None:
+    async def send_to(self, stream: ByteStream, sent: Callable[[int], None], meter: Meter) -> None:
         """Write what is queued, and go on until the link breaks.
 
-        `sent` is told the payload bytes of each write. A frame that was on its way when the link
-        broke is not sent again: half of it may have arrived.
+        `sent` is told the payload bytes of each write, `meter` those of bulk. A frame that was on its way
+        when the link broke is not sent again: half of it may have arrived.
 
         Raises:
             LinkBroken: the stream ended.
@@ -99,17 +124,19 @@ class Outbox:
             await self.wait_filled()
             self._writing = True
             try:
-                await self._write_next(stream, sent)
+                await self._write_next(stream, sent, meter)
             finally:
                 self._writing = False
                 if not self._frames:
                     self._sent.set()
 
-    async def _write_next(self, stream: ByteStream, sent: Callable[[int], None]) -> None:
+    async def _write_next(self, stream: ByteStream, sent: Callable[[int], None], meter: Meter) -> None:
         head, data = self._frames.popleft()
         prefix = PREFIX.pack(len(head), len(data))
         if data:
-            await stream.write(prefix + head, data)
+            with meter:
+                await stream.write(prefix + head, data)
+            meter.sent += len(data)
             sent(len(head) + len(data))
         else:
             joined, count = self._joined(prefix + head)

@@ -173,6 +173,7 @@ class Libp2pHost:
             peer_bytes={peer.id: (peer.sent, peer.received) for peer in found},
             links={peer: (link.address, link.kind) for peer, link in best.items()},
             dropped=dict(self._dropped + self.network.refused),
+            bulk=(self._lanes.meter.sent, self._lanes.meter.busy),
         )
 
     # Links.

@@ -35,6 +35,7 @@ from crypto.keys import PeerId
 from gossip.core import Effects, Send, SetTimer
 from gossip.grid import deal
 from gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready
+from gossip.sizing import shares_by
 
 INFINITY: Final = float("inf")
 TIMER: Final = "matchmaking"
@@ -109,19 +110,19 @@ class Matchmaking:
         config: MatchmakingConfig,
         nonce: int,
         linked: AbstractSet[PeerId],
-        share: int = 1,
+        uplink: int = 0,
     ) -> None:
         """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
 
         `nonce`: another for every search, so that no group is ever formed twice; `linked`: to whom we have
-        links, as it changes.
+        links, as it changes; `uplink`: kB/s, 0 where that is not known.
         """
         self.me, self.run, self.round, self.base = me, run, round_, base
         self.config, self._nonce = config, nonce
         self._linked = linked
         self.state = State.WAITING
         self.group: Group | None = None
-        self.ready: dict[PeerId, int] = {me: share}
+        self.ready: dict[PeerId, int] = {me: uplink}
         self._met: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         """Did not answer a proposal: left out of the next."""
@@ -149,7 +150,7 @@ class Matchmaking:
     # --- commands ---------------------------------------------------------------------------------
 
     def begin(self, expected: Iterable[PeerId], early: Iterable[tuple[PeerId, int]], now: float) -> Effects:
-        """Start seeking. `expected`: peers worth waiting for; `early`: who was ready before us."""
+        """Start seeking. `expected`: peers worth waiting for; `early`: who was ready, with its uplink."""
         self.expected = frozenset(expected) - {self.me}
         self.ready.update(early)
         self._go_at = now + self.config.ready_wait
@@ -205,7 +206,7 @@ class Matchmaking:
         self.silent.discard(peer)
         if peer in self.ready:
             return []
-        self.ready[peer] = message.share
+        self.ready[peer] = message.uplink
         return self._evaluate(now)
 
     def handle_propose(self, peer: PeerId, message: Propose, now: float) -> Effects:
@@ -361,7 +362,7 @@ class Matchmaking:
 
     def _propose(self, members: list[PeerId], now: float) -> Effects:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
-        shares = tuple(self.ready[member] for member in members)
+        shares = shares_by([self.ready[member] for member in members])
         self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
         self._accepts = {self.me: self._links_to(tuple(members))}
         self.state = State.PROPOSING

@@ -39,6 +39,7 @@ from gossip.commands import (
     Goodbye,
     Hurry,
     Known,
+    Measured,
     NewState,
     Refused,
     RemoveAddress,
@@ -98,6 +99,7 @@ from gossip.presence import PresenceTable
 from gossip.runspec import RunSpec, difference
 from gossip.serving import TIMER as SERVING
 from gossip.serving import Serving, ServingConfig
+from gossip.sizing import Uplink
 from gossip.standing import Phase, Standing
 from gossip.syncing import Syncing
 from gossip.transfer import TIMER as TRANSFER
@@ -167,6 +169,7 @@ class Member:
         """Until when a peer of another spec is not told ours again."""
         patience = config.patience
         self._ready_wait = Deadline(patience, floor=SHORTEST_STALL)
+        self._uplink = Uplink()
         self._answer_wait = Deadline(min(2.0, patience), floor=0.5)
         self._commands: dict[type, Callable[[Any, float], Effects]] = {
             Received: self._received,
@@ -188,6 +191,7 @@ class Member:
             RemoveAddress: lambda e, now: self._remove_address(e.address),
             SetAddresses: self._set_addresses,
             SetEngine: self._set_engine,
+            Measured: self._measured,
             Goodbye: lambda e, now: self._goodbye(),
         }
         self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
@@ -322,7 +326,7 @@ class Member:
         self.exchanges.drop_last()
         self.at.phase = Phase.SEEKING
         early = [
-            (peer, ready.share)
+            (peer, ready.uplink)
             for peer, (ready, _) in self._early.items()
             if self.at.is_mine(ready) and not self.at.is_banned(peer, now)
         ]
@@ -336,6 +340,7 @@ class Member:
             self._matchmaking_config(),
             nonce,
             self.at.table.connected,
+            self._uplink.rate,
         )
         return effects + self._after_matchmaking(
             self._matchmaking.begin(self.at.expected(now), early, now), now
@@ -379,6 +384,10 @@ class Member:
             return []
         self.at.engine = event.addresses[:4]
         return self.chatter.push(now)
+
+    def _measured(self, event: Measured, now: float) -> Effects:
+        self._uplink.observe(event.n_bytes, event.busy)
+        return []
 
     def _goodbye(self) -> Effects:
         # A further word would bring us back into the tables of our peers.

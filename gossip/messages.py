@@ -112,8 +112,8 @@ class Ready(Message, frozen=True):
     round: Round
     base: Hash
     """The hash of the state I started from."""
-    share: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 1
-    """How large a part I can reduce, relative to others: measured bandwidth."""
+    uplink: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
+    """kB/s that my line carries, as far as it holds me up; 0: not known."""
     wait: Seconds = 0.0
     """How long I wait for those who still work; who hears it can hurry in time."""
 

@@ -13,6 +13,7 @@ from workers import KEYS, Worker, codec
 
 from crypto.keys import peer_id_of
 from gossip import commands, messages
+from gossip.averaging import Exchanged
 from gossip.core import (
     Dial,
     DialFailed,
@@ -30,7 +31,7 @@ from gossip.core import (
     TimerFired,
 )
 from gossip.drive import MAX_STRIKES, Driver
-from gossip.host import Announced, FrameReceived
+from gossip.host import Announced, FrameReceived, HostStatistics
 from gossip.member import Member, MemberConfig
 from gossip.messages import Presence, Record, Records
 from gossip.runspec import RunSpec, TensorSpec
@@ -244,6 +245,19 @@ def test_a_dial_ends_in_a_link_or_in_a_reason() -> None:
             PeerFound(PEER, address),
             DialFailed(f"/memory/1/p2p/{THIRD}", "refused"),
         ]
+
+    bench(test)
+
+
+def test_after_an_exchange_a_member_learns_what_was_sent_since_the_last_and_how_long_it_took() -> None:
+    async def test(made: Bench) -> None:
+        result = Exchanged(masks=(), contributors=(), takeovers=0)
+        averaged = commands.Averaged(0, 0, result, 0.0, 0.0)
+        for bulk in ((5000, 2.0), (5000, 2.0), (9000, 2.5)):
+            made.host.statistics = lambda bulk=bulk: HostStatistics(bulk=bulk)  # type: ignore[method-assign,misc]
+            made.driver._carry_out([Notify(averaged)])
+        told = [event for event in made.member.events if isinstance(event, commands.Measured)]
+        assert told == [commands.Measured(*each) for each in ((5000, 2.0), (0, 0.0), (4000, 0.5))]
 
     bench(test)
 

@@ -17,6 +17,7 @@ from gossip.lanes import (
     MAX_QUEUED,
     PREFIX,
     LinkBroken,
+    Meter,
     Outbox,
     read_frame,
 )
@@ -41,12 +42,12 @@ class Pipe:
             del self.data[: len(view)]
 
 
-async def sent(outbox: Outbox, pipe: Pipe) -> list[int]:
+async def sent(outbox: Outbox, pipe: Pipe, meter: Meter | None = None) -> list[int]:
     """Send all that waits; return the payload sizes that were counted."""
     counted: list[int] = []
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(outbox.send_to, pipe, counted.append)
+            nursery.start_soon(outbox.send_to, pipe, counted.append, meter or Meter())
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
     return counted
@@ -68,6 +69,40 @@ def test_frames_come_out_as_they_were_queued() -> None:
                 assert (read_head, bytes(read_data)) == (head, data)
             with pytest.raises(LinkBroken):
                 await read_frame(pipe, lane)
+
+    trio.run(main)
+
+
+def test_bulk_is_counted_with_the_time_in_which_any_of_it_waits() -> None:
+    now = 0.0
+    meter, outboxes = Meter(lambda: now), [Outbox(BULK), Outbox(BULK)]
+
+    class Slow(Pipe):
+        """A stream that takes data when it may."""
+
+        may = trio.Event()
+
+        async def write(self, data: Data, more: Data = b"") -> None:
+            await self.may.wait()
+
+    async def main() -> None:
+        nonlocal now
+        outboxes[0].put(b"head", bytes(1000))
+        outboxes[1].put(b"head", bytes(500))
+        async with trio.open_nursery() as nursery:
+            for outbox in outboxes:
+                nursery.start_soon(outbox.send_to, Slow(), lambda _: None, meter)
+            await trio.testing.wait_all_tasks_blocked()
+            now = 3.0
+            Slow.may.set()
+            await trio.testing.wait_all_tasks_blocked()
+            now = 10.0
+            nursery.cancel_scope.cancel()
+        assert (meter.sent, meter.busy) == (1500, 3.0)
+        control = Outbox(CONTROL)
+        control.put(b"head", b"")
+        await sent(control, Pipe(), meter)
+        assert (meter.sent, meter.busy) == (1500, 3.0)
 
     trio.run(main)
 

@@ -273,6 +273,26 @@ def test_a_lost_commit_does_not_matter_once_the_exchange_has_begun() -> None:
     assert core.group == other.group
 
 
+def test_parts_are_sized_by_the_lines_of_the_members() -> None:
+    names = in_order(4)
+    core = one(names, 0)
+    core.begin(names[1:], [], 0.0)
+    effects = []
+    for name, uplink in zip(names[1:], (1024, 0, 64), strict=True):
+        effects = core.handle_ready(name, Ready(ROUND, BASE, uplink=uplink), 0.1)
+    offer = next(each.message for each in effects if isinstance(each, Send))
+    assert isinstance(offer, Propose)
+    # Two do not know their line: as the median of those who do.
+    by_name = dict(zip(offer.members, offer.shares, strict=True))
+    assert by_name == {
+        names[0]: by_name[names[2]],
+        names[1]: by_name[names[1]],
+        names[2]: by_name[names[0]],
+        names[3]: 0,
+    }
+    assert by_name[names[1]] > by_name[names[0]] > 0
+
+
 def test_who_lacks_a_link_to_a_member_gets_no_part_to_reduce() -> None:
     names = in_order(3)
     core = one(names, 0)
@@ -283,7 +303,7 @@ def test_who_lacks_a_link_to_a_member_gets_no_part_to_reduce() -> None:
     core.handle_accept(names[2], Accept(ROUND, 0, 99, everyone.to_bytes(8, "big")), 0.1)
     assert core.group is not None
     assert core.group.members == members
-    assert core.group.shares == tuple(int(peer == names[0]) for peer in members)
+    assert [share > 0 for share in core.group.shares] == [peer == names[0] for peer in members]
 
 
 def test_peers_that_started_from_another_state_are_not_counted() -> None:
