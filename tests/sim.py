@@ -78,6 +78,8 @@ class Scenario:
     weather: Weather = field(default_factory=Weather)
     rates: tuple[float, ...] = (1.0,)
     """Local seconds per true second, of the nodes in a circle."""
+    lines: tuple[int, ...] = (0,)
+    """kB/s, of the nodes in a circle, by which parts are sized; 0: not known."""
     checked: bool = False
     """Every message goes through the real wire: slow, and proves that it can be said."""
 

@@ -287,9 +287,7 @@ class SimNode:
             self.me, config, Random(self.dice.getrandbits(64)), sequence, chunk_numel=scenario.chunk_numel
         )
         self.sim.codec_started(self, sequence)
-        # Lines of many speeds, told without the world's dice: parts of all sizes.
-        rate = Random(f"{scenario.seed} {self.me}").choice((0, 0, 0, 256, 1024, 4096, 1 << 15))
-        if rate:
+        if rate := scenario.lines[self.number % len(scenario.lines)]:
             self.member.handle(commands.Measured(rate * 2000, 2.0), 0.0)
         self.rounds = Rounds(
             self.me,

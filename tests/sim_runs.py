@@ -65,7 +65,11 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
         rates=tuple(dice.choice((1.0, 1.0, 0.97, 1.03)) for _ in range(count)),
     )
     faults = [_draw_fault(dice, scenario, kind) for kind in _draw_kinds(dice, kinds)]
-    # Of dice of its own, so that a seed is otherwise what it was.
+    # Of dice of their own, so that a seed is otherwise what it was.
+    lines = Random(f"lines {seed}")
+    scenario = replace(
+        scenario, lines=tuple(lines.choice((0, 0, 0, 256, 1024, 4096, 1 << 15)) for _ in range(count))
+    )
     pairs = Random(f"pairwise {seed}")
     if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
         scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
@@ -152,6 +156,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
     for name in (
         "starts",
         "rates",
+        "lines",
         "paces",
         "steps",
         "topology",

@@ -307,7 +307,7 @@ def test_a_signed_frame_that_is_too_large_is_refused_unread(monkeypatch: pytest.
         encode(["Want", HASH, 1]),
         encode(["Ready", -1, BASE]),
         encode(["Ready", (1 << 40) + 1, BASE]),
-        encode(["Ready", 7, BASE, 1 << 21]),
+        encode(["Ready", 7, BASE, 1 << 31]),
         encode(["Ready", 7, BASE, 1, float("nan")]),
         encode(["Ready", 7, BASE, 1, float("inf")]),
         encode(["Ready", 7, BASE, 1, -1.0]),
