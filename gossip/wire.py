@@ -53,7 +53,8 @@ OF_A_RUN: Final = (Ready, Propose, Accept, Decline, Commit, Exchange, Pairing)
 """What means nothing to a peer of another run."""
 OTHER_RUN: Final = "other run"
 """A reason that is nobody's fault: peers of several runs meet in one swarm."""
-MAX_OPENED: Final = 2048
+MAX_AUTHORS: Final = 1024
+"""Peers of whom the last two records stay open."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(Wire)
@@ -76,7 +77,9 @@ class Codec:
         self._swarm = swarm_id(swarm)
         self._sequence = sequence
         self._replays = ReplayGuard()
-        self._opened: OrderedDict[bytes, Record] = OrderedDict()
+        self._opened: dict[bytes, Record] = {}
+        self._recent: OrderedDict[PeerId, tuple[bytes, ...]] = OrderedDict()
+        """By author, who was heard of last at the end: its last two records, sealed."""
 
     # --- out --------------------------------------------------------------------------------------
 
@@ -162,10 +165,19 @@ class Codec:
         if presence.run != envelope.head.run or not math.isfinite(presence.lease):
             raise RemoteViolation("malformed record")
         record = Record(envelope.sender, envelope.head.sequence, presence, sealed)
-        self._opened[sealed] = record
-        while len(self._opened) > MAX_OPENED:
-            self._opened.popitem(last=False)
+        self._remember(record)
         return record
+
+    def _remember(self, record: Record) -> None:
+        """Keep a record that comes again by many ways, until its author has said more."""
+        *older, last = (*self._recent.pop(record.author, ()), record.sealed)
+        self._recent[record.author] = (*older[-1:], last)
+        self._opened[last] = record
+        over = list(older[:-1])
+        if len(self._recent) > MAX_AUTHORS:
+            over += self._recent.popitem(last=False)[1]
+        for sealed in over:
+            self._opened.pop(sealed, None)
 
     def _open(self, sealed: bytes) -> Envelope:
         try:

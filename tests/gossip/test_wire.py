@@ -196,12 +196,27 @@ def test_a_record_is_opened_once_however_often_it_is_heard(monkeypatch: pytest.M
     assert opened.open_record(bytes(RECORD)) is first
 
 
-def test_memory_of_opened_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_OPENED", 3)
+def test_of_each_author_the_last_two_records_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = codec(OTHER_KEY)
-    for sequence in range(10):
-        opened.open_record(codec().encode_announcement(Records(((Record(ME, sequence, PRESENCE), 0.0),))))
-    assert len(opened._opened) == 3
+    sealed = [
+        codec().encode_announcement(Records(((Record(ME, sequence, PRESENCE), 0.0),)))
+        for sequence in range(10)
+    ]
+    for each in sealed:
+        opened.open_record(each)
+    assert list(opened._opened) == sealed[-2:]
+    monkeypatch.setattr(wire, "open_envelope", pytest.fail)
+    assert [opened.open_record(each).sequence for each in sealed[-2:]] == [8, 9]
+
+
+def test_memory_of_opened_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_AUTHORS", 3)
+    opened = codec(OTHER_KEY)
+    for number in range(10):
+        key = key_from_seed(bytes([number]) * 32)
+        author = peer_id_of(bytes(key.verify_key))
+        opened.open_record(codec(key).encode_announcement(Records(((Record(author, 1, PRESENCE), 0.0),))))
+    assert len(opened._opened) == len(opened._recent) == 3
 
 
 def test_every_frame_has_a_sequence_of_its_own() -> None:
