@@ -128,7 +128,9 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     beat: float = 3.0
     """Seconds between records when nothing changes: a quarter of the lease survives two losses."""
     wait_for: int = 1
-    """Round 0 starts when this many trainers are ready, or after twice the patience."""
+    """Round 0 starts when this many trainers are ready, or after `wait_seconds`."""
+    wait_seconds: float = 0.0
+    """0: twice the patience."""
     max_links: int = 64
     """No further peers are dialled above this many links; discovery.py says when fewer are enough."""
     serving: ServingConfig = ServingConfig()
@@ -619,7 +621,9 @@ class Member:
     def _matchmaking_config(self) -> MatchmakingConfig:
         assert self.at.spec is not None
         first = self.at.round == 0
-        patience = self.config.patience * (2 if first else 1)
+        patience = self.config.patience
+        if first:
+            patience = self.config.wait_seconds or 2 * patience
         return MatchmakingConfig(
             # Where all average pairwise, all that is wanted of a group is that its peers are ready.
             group_size=1 if self.mixing.is_on and not self.mixing.is_last else self.at.spec.group_size,

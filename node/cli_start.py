@@ -23,6 +23,7 @@ _SETTINGS: Final = {
     "group_size": "run.group_size",
     "quorum": "run.quorum",
     "wait_for": "run.wait_for",
+    "wait_seconds": "run.wait_seconds",
     "exchange": "run.exchange",
     "pushes": "run.pushes_per_round",
     "codec": "run.codec",
@@ -82,6 +83,9 @@ def start(
     group_size: Annotated[int | None, _train("--group-size", "At most so many average together.")] = None,
     quorum: Annotated[int | None, _train("--quorum", "Least contributors of a round that counts.")] = None,
     wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,
+    wait_seconds: Annotated[
+        float | None, _train("--wait-seconds", "Wait for them no longer; 0: twice the patience.")
+    ] = None,
     exchange: Annotated[
         Exchange | None, _train("--exchange", "Average in groups, or pairwise over any graph.")
     ] = None,

@@ -55,7 +55,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
     """1: train on while the mean of the last round travels. 0: wait for it."""
     wait_for: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    """The first round starts when this many peers are ready, ourselves included, or when patience ends."""
+    """The first round starts when this many peers are ready, ourselves included, or after `wait_seconds`."""
+    wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+    """How long the first round waits for them at most; 0: twice the patience."""
     device: Annotated[str, msgspec.Meta(max_length=32)] = "auto"
     """Where torch computes: auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1

@@ -96,6 +96,7 @@ class Daemon:
             limits = MemberConfig(
                 patience=gossip.patience,
                 wait_for=self.config.run.wait_for,
+                wait_seconds=self.config.run.wait_seconds,
                 max_links=self.config.network.max_links,
                 serving=ServingConfig(
                     rate=gossip.state_upload_mbit * 125_000 or float("inf"), fetchers=gossip.state_fetchers

@@ -37,6 +37,9 @@ BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
 """Tasks that split their data into private shares, and by which of the plan's options."""
 
 
+START_SECONDS: Final = 30.0
+LOAD_SECONDS: Final = 10.0
+"""For which the first round waits for each node to load, all on one machine."""
 EACH_ALONE: Final = "each alone"
 """What the shares reach without each other, as a system beside others."""
 
@@ -236,6 +239,7 @@ def start_command(
     command += ["--group-size", str(plan.group_size), "--quorum", str(plan.effective_quorum)]
     if plan.shares:
         command += ["--wait-for", str(min(plan.nodes, 64))]
+        command += ["--wait-seconds", str(max(START_SECONDS, plan.nodes * LOAD_SECONDS))]
     if plan.codec != "float32":
         command += ["--codec", plan.codec]
     if plan.exchange != "group":

@@ -203,7 +203,8 @@ def test_start_makes_what_is_missing_and_hands_every_flag_to_the_daemon(
         "start", "--join", "a.example:1", "-j", ADDRESS, "--task", "digits", "--task-option", "share=1/5",
         "--task-option", "alpha=0.1", "--method", "diloco", "--option", "outer_lr=0.5", "--rounds", 30,
         "--run", "mine", "--seed", 4, "--group-size", 8, "--quorum", 3, "--wait-for", 5, "--port", 0,
-        "--http-port", 0, "--no-mdns", "--no-dht", "--external-trainer", "--device", "cpu", "--threads", 2,
+        "--wait-seconds", 90, "--http-port", 0,
+        "--no-mdns", "--no-dht", "--external-trainer", "--device", "cpu", "--threads", 2,
         "--patience", 2.5, "--name", "one", "--log-level", "debug", "--swarm", "lab",
         "--announce", "/dns/a.example/tcp/9",
     )  # fmt: skip
@@ -216,6 +217,7 @@ def test_start_makes_what_is_missing_and_hands_every_flag_to_the_daemon(
     run = config.run
     assert (run.task, run.method, run.rounds, run.name, run.seed) == ("digits", "diloco", 30, "mine", 4)
     assert (run.group_size, run.quorum, run.wait_for, run.trainer) == (8, 3, 5, "external")
+    assert run.wait_seconds == 90
     assert (run.device, run.threads) == ("cpu", 2)
     network = config.network
     assert (network.listen, network.mdns, network.dht) == (("/ip4/0.0.0.0/tcp/0",), False, False)

@@ -67,8 +67,15 @@ def test_a_node_is_started_as_a_person_would() -> None:
         *("--task-option", "alpha=0.1", "--task-option", "seed=3"),
         *("--method", "fedavg", "--option", "lr=0.05", "--option", "weighted=true"),
         *("--rounds", "7", "--seed", "3", "--group-size", "16", "--quorum", "3", "--wait-for", "5"),
+        *("--wait-seconds", "50.0"),
         *("--patience", "4.0", "--join", "/ip4/127.0.0.1/tcp/9/p2p/x"),
     ]
+
+
+@pytest.mark.parametrize(("nodes", "seconds"), [(2, "30.0"), (32, "320.0")])
+def test_many_nodes_on_one_machine_are_given_time_to_load(nodes: int, seconds: str) -> None:
+    command = start_command(Plan(nodes=nodes), 1, HOME, [], LOOPBACK)
+    assert command[command.index("--wait-seconds") + 1] == seconds
 
 
 def test_a_node_that_trains_alone_waits_for_nobody() -> None:
