@@ -363,7 +363,9 @@ class Averaging:
             mean = self._chunks.read(part, chunk, data)
             if mean is None or not self._is_sane(mean):
                 del held.means[member]
-                return self._violation(member, "mean is not finite", now)
+                # Who showed several such means is lost with the first: nothing else tries the others again.
+                dropped = self._violation(member, "mean is not finite", now)
+                return dropped + self._reduce_if_complete(part, chunk, now)
             self._chunks.store(part, chunk, data, mean)
         else:
             mean = self._mean(part, chunk, held)

@@ -8,10 +8,10 @@ from core_net import Net, peers
 
 from crypto.keys import PeerId
 from gossip.averaging import Averaging, AveragingConfig, is_sane
-from gossip.core import Drop, Send, Vector
+from gossip.core import Drop, Effects, Send, Vector
 from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
-from gossip.messages import Abandon, Alive, Cut, Done, Part, Reduced
+from gossip.messages import Abandon, Alive, Cut, Done, Part, Reduced, Yield
 
 CONFIG = AveragingConfig(stall=3.0, cut=9.0, chunk_numel=4)
 NUMEL = 26
@@ -191,6 +191,24 @@ def test_who_gives_what_is_not_finite_is_found_and_the_mean_is_made_without_it()
     members.net.run()
     assert (members.names[0], members.names[2], "contribution is not finite") in members.net.dropped
     assert np.isfinite(members.vectors[0]).all()
+
+
+def test_who_shows_several_false_means_to_a_new_owner_holds_up_none_of_them() -> None:
+    members = Members(3)
+    liar, core = members.names[0], members.cores[members.names[1]]
+    core.begin(0.0)
+    core.handle(members.names[2], Yield(b"g" * 16, 0, 0, 1), b"", 0.1)
+    sizes = [core._chunks.view(0, chunk).nbytes for chunk in range(core._chunks.count(0))]
+    for chunk, size in enumerate(sizes):
+        false = Reduced(b"g" * 16, 0, 0, chunk, 0, b"\0" * 7 + b"\7")
+        assert not core.handle(liar, false, b"\xff" * size, 0.2)
+    effects: Effects = []
+    for chunk, size in enumerate(sizes):
+        effects += core.handle(members.names[2], Part(b"g" * 16, 0, 0, chunk, 1, 1.0), bytes(size), 0.3)
+    made = [e.message.chunk for e in effects if isinstance(e, Send) and isinstance(e.message, Reduced)]
+    assert Drop(liar, "mean is not finite") in effects
+    assert sorted(made) == list(range(len(sizes)))
+    assert len(sizes) > 1
 
 
 def test_our_own_fault_is_loud() -> None:
