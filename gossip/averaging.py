@@ -225,7 +225,9 @@ class Averaging:
                 return []
             case Done():
                 self._done[member] = message.outcome
-                return self._finish_if_all_done()
+                # What is reduced anew is only what we all have: it waits for no answer of those that have it.
+                reduced = [e for part in list(self._open) for e in self._reduce_what_is_complete(part, now)]
+                return reduced + self._finish_if_all_done()
         if message.part >= len(self._members) or message.ballot > len(self._members) ** 2:
             return self._violation(member, "no such part", now)
         match message:
@@ -356,7 +358,7 @@ class Averaging:
 
     def _reduce_if_complete(self, part: int, chunk: int, now: float) -> Effects:
         held = self._open.get(part, {}).get(chunk)
-        if held is None or self.is_over or not self._alive <= held.parts.keys() | held.means.keys():
+        if held is None or self.is_over or self._unanswered(held):
             return []
         if held.means:
             member, (_, mask, data) = max(held.means.items(), key=lambda shown: (shown[1][0], -shown[0]))
@@ -494,6 +496,13 @@ class Averaging:
         # `slack` for means: rounding must not make a mean worse than everything in it.
         return is_sane(numbers, slack * self.config.max_norm)
 
+    def _unanswered(self, held: _Collected) -> set[int]:
+        """Whose answer a chunk lacks: of those that live, and have not said that they hold what we hold."""
+        unknown = self._alive - held.parts.keys() - held.means.keys()
+        if self._missing:
+            return unknown
+        return {member for member in unknown if self._done.get(member) != self._outcome}
+
     def _numbers(self, part: int, chunk: int, held: _Collected, member: int) -> Vector | None:
         if member == self._mine:
             return self._chunks.view(part, chunk)
@@ -510,7 +519,7 @@ class Averaging:
         for part in self._all():
             since, owner = self._since[part], self._owner(part, self._ballot[part])
             for held in self._open.get(part, {}).values():
-                wait(self._alive - held.parts.keys() - held.means.keys(), since + self.config.cut)
+                wait(self._unanswered(held), since + self.config.cut)
             if part not in self._owning and not all(self._masks[part]):
                 wait({owner}, since + OWNER_GRACE * self.config.cut)
         if not self._missing:

@@ -211,6 +211,28 @@ def test_who_shows_several_false_means_to_a_new_owner_holds_up_none_of_them() ->
     assert len(sizes) > 1
 
 
+def test_a_new_owner_waits_for_nobody_who_is_done_with_the_same_means() -> None:
+    members = Members(4)
+    maker, _, done, late = members.names
+
+    def bend(sender: PeerId, effect: Send) -> list[Send]:
+        return (
+            []
+            if sender == maker and effect.peer == late and isinstance(effect.message, Reduced)
+            else [effect]
+        )
+
+    members.net.bend = bend
+    members.begin()
+    members.net.run()
+    # It has its mean, and is with the next round: what is said of this one it does not hear.
+    members.net.kill(done)
+    members.net.carry_out(late, members.cores[late].lost(maker, 0.0))
+    members.net.run()
+    assert members.cores[late].result is not None
+    assert np.array_equal(members.vectors[3], members.vectors[1])
+
+
 def test_our_own_fault_is_loud() -> None:
     members = Members(2)
     members.vectors[0][:] = np.nan
