@@ -101,7 +101,7 @@ class Exchanges:
             self.current = Gathering(self._at.me, group, pending.index, pending.body, config)
         effects = self._after(self.current.begin(now), now)
         for peer in group.members:
-            if peer != self._at.me and peer not in self._at.table.connected:
+            if peer != self._at.me and peer not in self._at.reach:
                 effects += self._after(self.current.lost(peer, now), now)
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         for event in kept:

@@ -341,7 +341,7 @@ class Member:
             self.at.base,
             self._matchmaking_config(),
             nonce,
-            self.at.table.connected,
+            self.at.reach,
             self._uplink.rate,
         )
         return effects + self._after_matchmaking(
@@ -572,7 +572,8 @@ class Member:
             self._answer_wait.observe(seeking.answered_in)
         # Who was silent as a convener, and is not in the group that another convened, answered nobody.
         silent |= seeking.mute & self.at.table.connected - set(group.members)
-        self.at.late |= silent
+        # Whoever is in the group all the same answered somebody: that it lives is known.
+        self.at.late |= silent - set(group.members)
         effects = [*effects, *(Doubt(peer) for peer in sorted(silent))]
         missed = self.at.expected(now) - seeking.ready.keys() - set(group.members)
         self.at.late |= missed

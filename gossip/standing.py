@@ -4,8 +4,8 @@ Its own round and state, the records of its peers (presence.py), whom of them it
 behind: when the state that the swarm goes by is not ours, and no exchange will get us there.
 
 Two kinds of peers are left out. Who was missed in a round (`late`) is not waited for until something
-comes from it. Who did not give the state that it claims to have (`doubt`) is not believed for a while,
-longer every time.
+comes from it, and the link to it is not counted on. Who did not give the state that it claims to have
+(`doubt`) is not believed for a while, longer every time.
 """
 
 from collections.abc import Iterator
@@ -135,6 +135,12 @@ class Standing:
         return swarm_state(heeded, self.me, self.presence(), self.table.connected)
 
     # --- whom to wait for -------------------------------------------------------------------------
+
+    @property
+    def reach(self) -> set[PeerId]:
+        """The peers to whom we have a link that works, as far as we know."""
+        # A link can be dead for half a minute before anybody closes it.
+        return self.table.connected - self.late
 
     def expected(self, now: float) -> set[PeerId]:
         """Return the peers worth waiting for: linked, working, and at our state or on their way to it."""

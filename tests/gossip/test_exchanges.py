@@ -1,11 +1,12 @@
 """Exchanges: the asks of a round one after the other, and what comes early or late for them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from crypto.keys import PeerId
-from gossip.averaging import Averaging
+from gossip.averaging import TIMER, Averaging
 from gossip.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
 from gossip.core import Effects, Notify, Received, Send
 from gossip.exchanges import MAX_KEPT, Exchanges
@@ -144,6 +145,19 @@ def test_a_member_without_a_link_is_lost_from_the_start() -> None:
     one._at.table.connected.discard(A)
     one.ask(contribute(), 0.0)
     effects = one.begin(GROUP, 1.0)
+    assert isinstance(notices(effects)[0], Averaged)
+
+
+def test_a_member_that_fell_silent_is_lost_from_the_start_of_the_next_exchange() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    for now in range(2, 18):
+        one.timer(TIMER, float(now))
+    assert one._at.late == {A}
+    one.end(finished=True)
+    one.ask(contribute(), 20.0)
+    effects = one.begin(replace(GROUP, id=b"n" * 16), 20.0)
     assert isinstance(notices(effects)[0], Averaged)
 
 

@@ -46,6 +46,14 @@ def test_who_has_no_link_to_us_is_not_waited_for() -> None:
     assert not at.expected(0.0)
 
 
+def test_a_link_on_which_somebody_fell_silent_is_not_counted_on() -> None:
+    at = standing()
+    meet(at, A)
+    meet(at, B)
+    at.late.add(B)
+    assert at.reach == {A}
+
+
 def test_who_is_on_its_way_from_our_last_state_is_waited_for_also_while_it_fetches() -> None:
     at = standing()
     meet(at, A, 4, BEFORE)
