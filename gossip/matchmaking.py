@@ -134,8 +134,8 @@ class Matchmaking:
         self._commit: Commit | None = None
         self._proposal: Propose | None = None
         self._promised: tuple[int, PeerId] | None = None
-        self._accepted: deque[tuple[PeerId, int, int]] = deque(maxlen=MAX_ACCEPTED)
-        """Proposals we said yes to in this search: (convener, ballot, nonce)."""
+        self._accepted: deque[tuple[PeerId, int, int, tuple[PeerId, ...]]] = deque(maxlen=MAX_ACCEPTED)
+        """Proposals we said yes to in this search: (convener, ballot, nonce, members)."""
         self._accepts: dict[PeerId, bytes] = {}
         """Who has accepted, and to whom they have links."""
         self._ballot = 0
@@ -225,7 +225,7 @@ class Matchmaking:
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
         self._asked_at = now
-        self._accepted.append((peer, message.ballot, message.nonce))
+        self._accepted.append((peer, message.ballot, message.nonce, message.members))
         accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
         return [*effects, Send(peer, accept), *self._fire(now + self.config.answer_wait)]
 
@@ -260,12 +260,16 @@ class Matchmaking:
 
     def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """A group stands: ours, if we accepted it."""
+        offer = (message.convener, message.ballot, message.nonce, message.members)
+        is_ours = offer in self._accepted
+        if not is_ours and peer == message.convener and offer[:2] in (known[:2] for known in self._accepted):
+            # It offered us another group under this ballot, so this is none. The one it offered may stand.
+            return []
         if message.base != self.base or not self._is_sound(message.convener, message.members, message.shares):
             return self._taken_elsewhere(peer, message, now)
         found = self._group_of(message)
         if self.group is not None and self.group.id == found.id:
             return []
-        is_ours = (message.convener, message.ballot, message.nonce) in self._accepted
         if self.group is not None or not is_ours:
             # Of an earlier search or life: what we gave to it then is not what we have now.
             gone = Abandon(found.id, 0)

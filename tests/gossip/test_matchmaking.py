@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from core_net import Net, peers
 
@@ -153,6 +154,20 @@ def test_a_peer_promises_itself_to_the_higher_ballot_and_on_a_tie_to_the_lower_h
     assert sent(core.handle_propose(names[2], propose(names), 0.0), Decline)
     assert sent(core.handle_propose(names[0], propose(names), 0.0), Accept)
     assert sent(core.handle_propose(names[2], propose(names, ballot=1), 0.0), Accept)
+
+
+@pytest.mark.parametrize("lie", [{"nonce": 6}, {"members": tuple(in_order(3)[:2]), "shares": (1, 1)}])
+def test_a_commit_of_another_group_than_was_offered_is_no_commit(lie: dict[str, Any]) -> None:
+    names = in_order(3)
+    core = one(names, 2)
+    core.begin(names[:2], [(name, 1) for name in names[:2]], 0.0)
+    core.handle_propose(names[0], propose(names), 0.1)
+    true = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1, 1))
+    assert not core.handle_commit(names[0], msgspec.structs.replace(true, **lie), 0.2)
+    assert core.state is State.PROMISED
+    assert set(core.ready) == set(names)
+    core.handle_commit(names[0], true, 0.3)
+    assert core.group is not None
 
 
 def test_who_promises_itself_to_a_better_convener_tells_the_former() -> None:
