@@ -23,8 +23,9 @@ where members were told different things, since links failed between some of the
 stands and the others give up: they fetch the state of those that went on.
 
 Waiting: a member that sends nothing for `stall` seconds is lost (all say that they are alive); one that is
-alive but slow is cut at `cut`. It is told, and a member cut by half of the others gives up: the round went
-on without it. Who is not linked to us is lost from the start; parts reach it through others.
+alive but slow is cut at `cut`. It is told, and a member cut by half of the others gives up, unless somebody
+has the means that it has: the round went on without it. Who is not linked to us is lost from the start;
+parts reach it through others.
 
 A member that dies leaves its chunks in the means that are made already, and nothing in the others: each
 mean names its contributors.
@@ -301,8 +302,10 @@ class Averaging:
     def _handle_cut(self, member: int, now: float) -> Effects:
         self._cut_by.add(member)
         self._told.add(member)
-        # With every mean in hand, it does not matter that others left.
-        if 2 * len(self._cut_by) >= len(self._members) - 1 and self._missing and not self.is_over:
+        # With every mean in hand it does not matter that others left, if somebody says that it has the same.
+        # Else there may be in ours what its giver had overwritten before it left: it had lost us by then.
+        has_same = bool(self._outcome) and self._outcome in self._done.values()
+        if 2 * len(self._cut_by) >= len(self._members) - 1 and not has_same and not self.is_over:
             return [*self.abandon(), *self._leave_out()]
         return self._lose(member, now)
 

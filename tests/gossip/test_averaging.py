@@ -142,6 +142,27 @@ def test_a_member_cut_by_half_of_the_others_gives_up() -> None:
     assert any(isinstance(effect, Send) and isinstance(effect.message, Abandon) for effect in effects)
 
 
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_who_is_cut_with_every_mean_in_hand_goes_by_them_only_if_somebody_has_the_same(
+    is_confirmed: bool,
+) -> None:
+    members = Members(3)
+    me, _, cutter = members.names
+
+    def bend(sender: PeerId, effect: Send) -> list[Send]:
+        says = isinstance(effect.message, Done) and (not is_confirmed or sender == cutter)
+        return [] if says and effect.peer == me else [effect]
+
+    members.net.bend = bend
+    members.begin()
+    members.net.run()
+    core = members.cores[me]
+    assert not core.is_over
+    core.handle(cutter, Cut(b"g" * 16, 0), b"", 1.0)
+    assert core.is_left_out != is_confirmed
+    assert (core.result is not None) == is_confirmed
+
+
 def test_nobody_leaves_before_all_that_live_are_done() -> None:
     members = Members(2)
     members.begin()
