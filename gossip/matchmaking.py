@@ -14,8 +14,9 @@ better one says so at once (`Decline`), and so does a convener that steps down; 
 that are not in its group that its members are taken. So where there are many groups, and hardly two peers
 see the same others, nobody waits for silence to learn it.
 
-Members need not all be linked to each other, only to their convener: who lacks a link to another member gets
-no part of the vector to reduce, and so speaks only with those that everyone reaches.
+Members need not all be linked to each other, only to their convener: so whoever has links to most convenes,
+before all hashes, and leaves out nobody. Who lacks a link to another member gets no part of the vector to
+reduce, and so speaks only with those that everyone reaches.
 
 Invariants: a core leaves for `formed` at most once; a group is committed only after every member has
 accepted it; a member that finds itself committed twice abandons the second group at once, aloud.
@@ -111,18 +112,21 @@ class Matchmaking:
         nonce: int,
         linked: AbstractSet[PeerId],
         uplink: int = 0,
+        unreached: int = 0,
     ) -> None:
         """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
 
         `nonce`: another for every search, so that no group is ever formed twice; `linked`: to whom we have
-        links, as it changes; `uplink`: kB/s, 0 where that is not known.
+        links; `uplink`: kB/s, 0 where that is not known; `unreached`: to how many that work on the run we
+        have no link.
         """
         self.me, self.run, self.round, self.base = me, run, round_, base
         self.config, self._nonce = config, nonce
         self._linked = linked
         self.state = State.WAITING
         self.group: Group | None = None
-        self.ready: dict[PeerId, int] = {me: uplink}
+        ready = Ready(round_, base, uplink, unreached=unreached)
+        self.ready: dict[PeerId, Ready] = {me: ready}
         self._met: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         """Did not answer a proposal: left out of the next."""
@@ -149,8 +153,8 @@ class Matchmaking:
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def begin(self, expected: Iterable[PeerId], early: Iterable[tuple[PeerId, int]], now: float) -> Effects:
-        """Start seeking. `expected`: peers worth waiting for; `early`: who was ready, with its uplink."""
+    def begin(self, expected: Iterable[PeerId], early: Iterable[tuple[PeerId, Ready]], now: float) -> Effects:
+        """Start seeking. `expected`: peers worth waiting for; `early`: who was ready before us."""
         self.expected = frozenset(expected) - {self.me}
         self.ready.update(early)
         self._go_at = now + self.config.ready_wait
@@ -206,7 +210,7 @@ class Matchmaking:
         self.silent.discard(peer)
         if peer in self.ready:
             return []
-        self.ready[peer] = message.uplink
+        self.ready[peer] = message
         return self._evaluate(now)
 
     def handle_propose(self, peer: PeerId, message: Propose, now: float) -> Effects:
@@ -292,8 +296,7 @@ class Matchmaking:
     # --- inside -----------------------------------------------------------------------------------
 
     def _tell_ready(self, peers: frozenset[PeerId], now: float) -> Effects:
-        wait = max(0.0, self._go_at - now)
-        ready = Ready(self.round, self.base, self.ready[self.me], wait)
+        ready = msgspec.structs.replace(self.ready[self.me], wait=max(0.0, self._go_at - now))
         return [Send(peer, ready) for peer in sorted(peers)]
 
     def _step_down(self, better: PeerId) -> Effects:
@@ -348,7 +351,7 @@ class Matchmaking:
         groups = deal(candidates, self.round, self.config.group_size)
         members = next(group for group in groups if self.me in group)
         able = [peer for peer in members if peer == self.me or peer not in self.mute]
-        convener = min(able, key=lambda peer: rank(self.run, self.round, peer))
+        convener = min(able, key=self._turn)
         if convener == self.me and len(members) == 1 and self.declined and now < self._give_up_at:
             # Rather than alone, with those whose own groups do not come about.
             self._waiting_for = None
@@ -357,8 +360,14 @@ class Matchmaking:
             return self._propose(members, now)
         if self._waiting_for != convener:
             self._waiting_for = convener
-            return self._fire(now + self.config.answer_wait)
+            # One that reaches more than we do may be waiting for a peer that we do not see.
+            reaches_more = self.ready[convener].unreached < self.ready[self.me].unreached
+            return self._fire(max(now + self.config.answer_wait, self._go_at if reaches_more else 0.0))
         return []
+
+    def _turn(self, peer: PeerId) -> tuple[int, bytes]:
+        """Return when it is a peer's turn to convene: who reaches most first, since it leaves out nobody."""
+        return self.ready[peer].unreached, rank(self.run, self.round, peer)
 
     def _candidates(self) -> list[PeerId]:
         known = self.ready.keys() - self.silent - self.declined
@@ -366,7 +375,7 @@ class Matchmaking:
 
     def _propose(self, members: list[PeerId], now: float) -> Effects:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
-        shares = shares_by([self.ready[member] for member in members])
+        shares = shares_by([self.ready[member].uplink for member in members])
         self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
         self._accepts = {self.me: self._links_to(tuple(members))}
         self.state = State.PROPOSING

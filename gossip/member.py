@@ -328,7 +328,7 @@ class Member:
         self.exchanges.drop_last()
         self.at.phase = Phase.SEEKING
         early = [
-            (peer, ready.uplink)
+            (peer, ready)
             for peer, (ready, _) in self._early.items()
             if self.at.is_mine(ready) and not self.at.is_banned(peer, now)
         ]
@@ -343,6 +343,7 @@ class Member:
             nonce,
             self.at.reach,
             self._uplink.rate,
+            self.at.unreached(now),
         )
         return effects + self._after_matchmaking(
             self._matchmaking.begin(self.at.expected(now), early, now), now

@@ -116,6 +116,8 @@ class Ready(Message, frozen=True):
     """kB/s that my line carries, as far as it holds me up; 0: not known."""
     wait: Seconds = 0.0
     """How long I wait for those who still work; who hears it can hurry in time."""
+    unreached: Annotated[int, msgspec.Meta(ge=0, le=MAX_GROUP)] = 0
+    """How many that work on the run I have no link to: whoever misses the fewest convenes."""
 
 
 class Propose(Message, frozen=True):

@@ -103,6 +103,10 @@ class PresenceTable:
         while len(self._left) > MAX_RECORDS:
             self._left.popitem(last=False)
 
+    def gone(self, now: float) -> set[PeerId]:
+        """Return who left or lost its link a short time ago, and has not been heard of since."""
+        return {peer for peer, (_, until) in self._left.items() if now < until}
+
     def expire(self, now: float) -> bool:
         """Drop records whose lease is over; tells whether there were any."""
         over = [peer for peer, entry in self._entries.items() if entry.expires <= now]

@@ -136,6 +136,14 @@ class Standing:
 
     # --- whom to wait for -------------------------------------------------------------------------
 
+    def unreached(self, now: float) -> int:
+        """Return how many peers that work on our run we do not reach; none where they are several groups."""
+        others = {peer for peer, entry in self.table.in_run(self.run) if entry.presence.phase == "working"}
+        # Of those whose link has just ended we cannot tell whether they live. If not, everyone counts them.
+        others |= self.table.gone(now)
+        is_one_group = self.spec is not None and len(others) < self.spec.group_size
+        return len(others - self.reach) if is_one_group else 0
+
     @property
     def reach(self) -> set[PeerId]:
         """The peers to whom we have a link that works, as far as we know."""

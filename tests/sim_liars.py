@@ -175,7 +175,10 @@ def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
     kinds: list[tuple[Any, bytes]] = [
         (m.Leave(), b""),
         (m.Describe(dice.choice((b"", b"\x81", bytes(100)))), b""),
-        (m.Ready(round_, base, dice.choice((0, 1, 1 << 20)), dice.choice((0.0, 86400.0))), b""),
+        (
+            m.Ready(round_, base, dice.choice((0, 1, 1 << 20)), dice.choice((0.0, 86400.0)), part),
+            b"",
+        ),
         (m.Propose(round_, base, ballot, nonce, names, shares), b""),
         (m.Accept(round_, ballot, nonce, dice.randbytes(8)), b""),
         (m.Decline(round_, ballot, nonce), b""),

@@ -13,6 +13,7 @@ from gossip.matchmaking import Matchmaking, MatchmakingConfig, State, place, ran
 from gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready
 
 RUN, BASE, ROUND = b"r" * 32, b"b" * 32, 7
+READY = Ready(ROUND, BASE)
 CONFIG = MatchmakingConfig(ready_wait=4.0, answer_wait=1.0, patience=10.0)
 
 
@@ -160,7 +161,7 @@ def test_a_peer_promises_itself_to_the_higher_ballot_and_on_a_tie_to_the_lower_h
 def test_a_commit_of_another_group_than_was_offered_is_no_commit(lie: dict[str, Any]) -> None:
     names = in_order(3)
     core = one(names, 2)
-    core.begin(names[:2], [(name, 1) for name in names[:2]], 0.0)
+    core.begin(names[:2], [(name, READY) for name in names[:2]], 0.0)
     core.handle_propose(names[0], propose(names), 0.1)
     true = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1, 1))
     assert not core.handle_commit(names[0], msgspec.structs.replace(true, **lie), 0.2)
@@ -168,6 +169,29 @@ def test_a_commit_of_another_group_than_was_offered_is_no_commit(lie: dict[str, 
     assert set(core.ready) == set(names)
     core.handle_commit(names[0], true, 0.3)
     assert core.group is not None
+
+
+def test_whoever_reaches_most_convenes_so_that_nobody_is_left_out() -> None:
+    names = in_order(4)
+    core = one(names, 1)
+    ready = [(names[0], Ready(ROUND, BASE, unreached=1)), (names[2], READY), (names[3], READY)]
+    effects = core.begin([name for name, _ in ready], ready, 0.0)
+    assert {effect.peer for effect in sent(effects, Propose)} == {names[0], names[2], names[3]}
+
+
+def test_who_reaches_fewer_waits_for_the_convener_as_long_as_that_may_wait_for_others() -> None:
+    names = in_order(2)
+    config = MatchmakingConfig(ready_wait=4.0, answer_wait=1.0, patience=10.0)
+    core = Matchmaking(names[0], RUN, ROUND, BASE, config, 99, set(names), unreached=1)
+    assert not sent(core.begin(names[1:], [(names[1], READY)], 0.0), Propose)
+    assert not sent(core.timer(3.9), Propose)
+    assert sent(core.timer(4.0), Propose)
+
+
+def test_the_others_are_told_how_many_a_peer_does_not_reach() -> None:
+    names = in_order(2)
+    core = Matchmaking(names[0], RUN, ROUND, BASE, CONFIG, 99, set(names), unreached=3)
+    assert [effect.message.unreached for effect in sent(core.begin(names[1:], [], 0.0), Ready)] == [3]
 
 
 def test_who_promises_itself_to_a_better_convener_tells_the_former() -> None:
@@ -182,7 +206,7 @@ def test_who_promises_itself_to_a_better_convener_tells_the_former() -> None:
 def test_a_convener_that_steps_down_tells_its_members() -> None:
     names = in_order(4)
     core = one(names, 1)
-    core.begin(names[2:], [(name, 1) for name in names[2:]], 0.0)
+    core.begin(names[2:], [(name, READY) for name in names[2:]], 0.0)
     effects = core.handle_propose(names[0], propose(names), 0.1)
     assert core.state is State.PROMISED
     assert {effect.peer for effect in sent(effects, Decline)} == set(names[2:])
@@ -191,7 +215,7 @@ def test_a_convener_that_steps_down_tells_its_members() -> None:
 def test_a_convener_goes_on_without_who_declines_as_soon_as_all_have_answered() -> None:
     names = in_order(4)
     core = one(names, 0, share=0.75)
-    core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
+    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
     core.handle_accept(names[1], Accept(ROUND, 0, 99, bytes(8)), 0.1)
     assert not core.handle_decline(names[2], Decline(ROUND, 0, 99), 0.1)
     again = sent(core.handle_accept(names[3], Accept(ROUND, 0, 99, bytes(8)), 0.1), Propose)
@@ -201,7 +225,7 @@ def test_a_convener_goes_on_without_who_declines_as_soon_as_all_have_answered() 
 def test_where_all_see_all_a_convener_waits_for_the_better_proposal() -> None:
     names = in_order(4)
     core = one(names, 0)
-    core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
+    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
     assert not core.handle_decline(names[2], Decline(ROUND, 0, 99), 0.1)
     for name in (names[1], names[3]):
         assert not core.handle_accept(name, Accept(ROUND, 0, 99, bytes(8)), 0.1)
@@ -211,7 +235,7 @@ def test_where_all_see_all_a_convener_waits_for_the_better_proposal() -> None:
 def test_a_word_about_another_ballot_changes_nothing() -> None:
     names = in_order(3)
     core = one(names, 0)
-    core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
+    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
     assert not core.handle_decline(names[1], Decline(ROUND, 3, 99), 0.1)
     assert not core.handle_accept(names[1], Accept(ROUND, 0, 98, bytes(8)), 0.1)
     assert core.state is State.PROPOSING
@@ -220,7 +244,7 @@ def test_a_word_about_another_ballot_changes_nothing() -> None:
 def test_a_peer_whose_convener_steps_down_convenes_or_waits_for_the_next() -> None:
     names = in_order(3)
     core = one(names, 1, share=0.75)
-    core.begin((names[0], names[2]), [(names[0], 1), (names[2], 1)], 0.0)
+    core.begin((names[0], names[2]), [(names[0], READY), (names[2], READY)], 0.0)
     core.handle_propose(names[0], propose(names), 0.1)
     effects = core.handle_decline(names[0], Decline(ROUND, 0, 5), 0.2)
     assert {effect.peer for effect in sent(effects, Propose)} == {names[0], names[2]}
@@ -229,7 +253,7 @@ def test_a_peer_whose_convener_steps_down_convenes_or_waits_for_the_next() -> No
 def test_a_group_is_committed_only_after_every_member_has_accepted() -> None:
     names = in_order(3)
     core = one(names, 0)
-    core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
+    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
     assert not sent(core.handle_accept(names[1], Accept(ROUND, 0, 99, bytes(8)), 0.1), Commit)
     effects = core.handle_accept(names[2], Accept(ROUND, 0, 99, bytes(8)), 0.1)
     assert {effect.peer for effect in sent(effects, Commit)} == set(names[1:])
@@ -238,14 +262,14 @@ def test_a_group_is_committed_only_after_every_member_has_accepted() -> None:
 def test_the_ready_that_are_not_in_a_group_are_told_whom_it_has_taken() -> None:
     names = in_order(4)
     core = one(names, 0, group_size=2)
-    core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
+    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
     group = next(group for group in deal(dealt(names), ROUND, 2) if names[0] in group)
     partner = next(peer for peer in group if peer != names[0])
     effects = core.handle_accept(partner, Accept(ROUND, 0, 99, bytes(8)), 0.1)
     assert {effect.peer for effect in sent(effects, Commit)} == set(names[1:])
     free = next(number for number in range(1, 4) if names[number] != partner)
     other = one(names, free, group_size=2)
-    other.begin(set(names) - {names[free]}, [(names[0], 1), (partner, 1)], 0.0)
+    other.begin(set(names) - {names[free]}, [(names[0], READY), (partner, READY)], 0.0)
     other.handle_commit(names[0], sent(effects, Commit)[0].message, 0.2)
     assert not set(group) & (other.ready.keys() | other.expected)
 
@@ -311,7 +335,7 @@ def test_parts_are_sized_by_the_lines_of_the_members() -> None:
 def test_who_lacks_a_link_to_a_member_gets_no_part_to_reduce() -> None:
     names = in_order(3)
     core = one(names, 0)
-    core.begin(names[1:], [(name, 1) for name in names[1:]], 0.0)
+    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
     members = dealt(names)
     everyone, lacking = 0b111, 0b111 & ~(1 << members.index(names[2]))
     core.handle_accept(names[1], Accept(ROUND, 0, 99, lacking.to_bytes(8, "big")), 0.1)

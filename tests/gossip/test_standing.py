@@ -54,6 +54,29 @@ def test_a_link_on_which_somebody_fell_silent_is_not_counted_on() -> None:
     assert at.reach == {A}
 
 
+def test_who_works_and_is_not_reached_is_counted_also_when_its_link_has_just_ended() -> None:
+    at = standing()
+    at.spec = msgspec.structs.replace(SPEC, group_size=4)
+    meet(at, A)
+    meet(at, B)
+    meet(at, C, phase="finished")
+    assert at.unreached(0.0) == 0
+    at.late.add(A)
+    assert at.unreached(0.0) == 1
+    at.table.connected.discard(B)
+    assert at.unreached(0.0) == 2
+    at.table.forget(B, 1.0)
+    assert (at.unreached(12.9), at.unreached(13.0)) == (2, 1)
+
+
+def test_where_the_others_are_several_groups_nobody_is_counted_as_not_reached() -> None:
+    at = standing()
+    for peer in (A, B, C):
+        meet(at, peer)
+    at.table.connected.clear()
+    assert at.unreached(0.0) == 0
+
+
 def test_who_is_on_its_way_from_our_last_state_is_waited_for_also_while_it_fetches() -> None:
     at = standing()
     meet(at, A, 4, BEFORE)

@@ -25,7 +25,7 @@ PRESENCE = Presence(RUN, "run", 7, HASH, BASE, "working", 12.0, (f"/ip4/192.0.2.
 SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Leave(),
     messages.Describe(b"spec"),
-    messages.Ready(7, BASE, 300, 1.5),
+    messages.Ready(7, BASE, 300, 1.5, 2),
     messages.Propose(7, BASE, 1, 12345, (ME, OTHER), (1, 2)),
     messages.Accept(7, 1, 12345, MASK),
     messages.Decline(7, 1, 12345),
@@ -60,8 +60,8 @@ BODIES = {
     "Leave": "91a54c65617665",
     "Describe": "92a84465736372696265c40473706563",
     "Ready": (
-        "95a5526561647907c4206262626262626262626262626262626262626262626262626262626262626262cd012ccb3ff8"
-        "000000000000"
+        "96a5526561647907c4206262626262626262626262626262626262626262626262626262626262626262cd012ccb3ff8"
+        "00000000000002"
     ),
     "Propose": (
         "97a750726f706f736507c420626262626262626262626262626262626262626262626262626262626262626201cd3039"
@@ -326,6 +326,7 @@ def test_a_signed_frame_that_is_too_large_is_refused_unread(monkeypatch: pytest.
         encode(["Ready", 7, BASE, 1, float("nan")]),
         encode(["Ready", 7, BASE, 1, float("inf")]),
         encode(["Ready", 7, BASE, 1, -1.0]),
+        encode(["Ready", 7, BASE, 1, 1.0, 65]),
         encode(["Propose", 7, BASE, 0, 0, [], []]),
         encode(["Propose", 7, BASE, 0, 0, [ME] * 65, [1]]),
         encode(["Propose", 7, BASE, 0, 0, ["x" * 65], [1]]),
