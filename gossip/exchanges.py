@@ -77,7 +77,14 @@ class Exchanges:
 
     def go_on(self, now: float) -> Effects:
         """Begin the next ask in the same group."""
-        return self.begin(self.current.group, now) if self.current is not None else []
+        if self.current is None:
+            return []
+        gone = self.current.lost_members
+        effects = self.begin(self.current.group, now)
+        for peer in gone:
+            # It may be linked again, but it has left the group.
+            effects += self.lost(peer, now)
+        return effects
 
     def begin(self, group: Group, now: float) -> Effects:
         """Begin an exchange in a group that has just been formed, or once more."""

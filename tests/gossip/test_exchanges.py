@@ -88,6 +88,15 @@ def test_a_further_ask_of_the_round_uses_the_group_of_the_last() -> None:
     assert (told[0].index, told[0].matchmaking_seconds) == (1, 0.0)
 
 
+def test_who_was_lost_in_the_last_ask_is_not_waited_for_in_the_next_though_it_is_linked_again() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    one.lost(A, 1.1)
+    one.ask(contribute(1), 2.0)
+    assert isinstance(notices(one.go_on(2.0))[0], Averaged)
+
+
 def test_what_comes_early_for_the_next_ask_is_kept_for_it() -> None:
     one = exchanges()
     one.ask(contribute(), 0.0)
