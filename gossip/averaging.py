@@ -22,10 +22,10 @@ memory of the vector is nobody's but the exchange's until the end. `Done` says w
 where members were told different things, since links failed between some of them, the most common outcome
 stands and the others give up: they fetch the state of those that went on.
 
-Waiting: a member that sends nothing for `stall` seconds is lost (all say that they are alive); one that is
-alive but slow is cut at `cut`. It is told, and a member cut by half of the others gives up, unless somebody
-has the means that it has: the round went on without it. Who is not linked to us is lost from the start;
-parts reach it through others.
+Waiting: a member that sends nothing for `stall` seconds is lost (all say that they are alive), sooner where
+half of the others are done; one that is alive but slow is cut at `cut`. It is told, and a member cut by half
+of the others gives up, unless somebody has the means that it has: the round went on without it. Who is not
+linked to us is lost from the start; parts reach it through others.
 
 A member that dies leaves its chunks in the means that are made already, and nothing in the others: each
 mean names its contributors.
@@ -168,11 +168,10 @@ class Averaging:
         if now > self._next_tick + BEAT:
             self._forgive(now - self._next_tick)
         effects: Effects = []
-        for member, due in sorted(self._waited_for().items()):
-            if now >= due or now - self._heard[member] >= self.config.stall:
-                self._told.add(member)
-                effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
-                effects += self._lose(member, now)
+        for member in self._overdue(now):
+            self._told.add(member)
+            effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
+            effects += self._lose(member, now)
         if not self.is_over:
             effects += self._to_all(Alive(self.group.id, self.index))
         return [*effects, *self._tick(now)]
@@ -227,8 +226,12 @@ class Averaging:
             case Done():
                 self._done[member] = message.outcome
                 # What is reduced anew is only what we all have: it waits for no answer of those that have it.
-                reduced = [e for part in list(self._open) for e in self._reduce_what_is_complete(part, now)]
-                return reduced + self._finish_if_all_done()
+                effects = [e for part in list(self._open) for e in self._reduce_what_is_complete(part, now)]
+                effects += self._finish_if_all_done()
+                # A late timer forgives our own sleep first; nobody is lost here and now.
+                return (
+                    [*effects, SetTimer(now, TIMER)] if not self.is_over and self._overdue(now) else effects
+                )
         if message.part >= len(self._members) or message.ballot > len(self._members) ** 2:
             return self._violation(member, "no such part", now)
         match message:
@@ -528,6 +531,14 @@ class Averaging:
         if not self._missing:
             wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.cut)
         return due
+
+    def _overdue(self, now: float) -> list[int]:
+        """Members that are waited for no longer: too slow, or silent for too long."""
+        # Where half of the others are done it is a link of ours that is at fault: they have what we lack.
+        is_last = 2 * len(self._done) >= len(self._members) - 1
+        stall = min(self.config.stall, SHORTEST_STALL) if is_last else self.config.stall
+        waited_for = sorted(self._waited_for().items())
+        return [member for member, due in waited_for if now >= due or now - self._heard[member] >= stall]
 
     def _tick(self, now: float) -> Effects:
         self._next_tick = now + min(BEAT, self.config.stall)

@@ -45,7 +45,7 @@ FAULTS: Final = (
 )
 NODES: Final = 4
 ROUND: Final = 9
-"""In which it happens: by then every deadline is learned."""
+"""In which it happens, or earlier to a joiner: by then every deadline of the others is learned."""
 AFTER: Final = 4
 """Rounds that are watched from then on."""
 LATE: Final = 10.0
@@ -75,6 +75,8 @@ class Seen:
     deadline: float = 0.0
     """The longest wait that any of them had learned when it happened."""
     happened: bool = False
+    since: int = ROUND
+    """The round of the others in which it happened."""
     failed: int = 0
     """Asks of the others that failed."""
     fetched: int = 0
@@ -83,14 +85,14 @@ class Seen:
     @property
     def lost(self) -> float:
         """Seconds that the others waited longer than they had used to, over all rounds from then on."""
-        usual = median(self.waits[r] for r in range(3, ROUND))
-        return sum(max(0.0, self.waits[r] - usual) for r in range(ROUND, ROUND + AFTER))
+        usual = median(self.waits[r] for r in range(3, self.since))
+        return sum(max(0.0, self.waits[r] - usual) for r in range(self.since, self.since + AFTER))
 
     @property
     def slowdown(self) -> float:
         """The longest round from then on, in rounds as they were before."""
-        usual = median(self.lasted[r] for r in range(3, ROUND))
-        return max(self.lasted[r] for r in range(ROUND, ROUND + AFTER)) / usual
+        usual = median(self.lasted[r] for r in range(3, self.since))
+        return max(self.lasted[r] for r in range(self.since, self.since + AFTER)) / usual
 
 
 class Pair:
@@ -223,6 +225,7 @@ class Pair:
         if self.victim is not None:
             return False
         self.victim, self.seen.happened = node, True
+        self.seen.since = min(other.member.round for other in self._others())
         for other in self._others():
             member = other.member
             waits = (member.exchanges.wait, member._ready_wait, member._answer_wait)

@@ -7,8 +7,8 @@ import pytest
 from core_net import Net, peers
 
 from crypto.keys import PeerId
-from gossip.averaging import Averaging, AveragingConfig, is_sane
-from gossip.core import Drop, Effects, Send, Vector
+from gossip.averaging import TIMER, Averaging, AveragingConfig, is_sane
+from gossip.core import Drop, Effects, Send, SetTimer, Vector
 from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
 from gossip.messages import Abandon, Alive, Cut, Done, Part, Reduced, Yield
@@ -230,6 +230,25 @@ def test_who_shows_several_false_means_to_a_new_owner_holds_up_none_of_them() ->
     assert Drop(liar, "mean is not finite") in effects
     assert sorted(made) == list(range(len(sizes)))
     assert len(sizes) > 1
+
+
+def test_where_half_of_the_others_are_done_the_silent_are_waited_for_no_longer_than_the_shortest_stall() -> (
+    None
+):
+    members = Members(3)
+    me, silent, done = members.names
+    core = members.cores[me]
+    core.begin(0.0)
+
+    def cuts(effects: Effects) -> list[PeerId]:
+        return [e.peer for e in effects if isinstance(e, Send) and isinstance(e.message, Cut)]
+
+    for tick in range(1, 6):
+        core.handle(done, Alive(b"g" * 16, 0), b"", tick / 2)
+        assert not cuts(core.timer(tick / 2))
+    effects = core.handle(done, Done(b"g" * 16, 0, bytes(16)), b"", 2.6)
+    assert SetTimer(2.6, TIMER) in effects
+    assert cuts(core.timer(2.6)) == [silent]
 
 
 def test_a_new_owner_waits_for_nobody_who_is_done_with_the_same_means() -> None:
