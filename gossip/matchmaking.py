@@ -406,12 +406,14 @@ class Matchmaking:
         for mask in masks:
             reached &= mask
         # The convener itself has heard from all.
-        return tuple(
+        shares = tuple(
             share if peer == self.me or (reached >> i & 1 and mask & everyone == everyone) else 0
             for i, (peer, share, mask) in enumerate(
                 zip(proposal.members, proposal.shares, masks, strict=True)
             )
         )
+        # However slow its line is: if nobody had a share, all would count alike.
+        return shares if any(shares) else tuple(int(peer == self.me) for peer in proposal.members)
 
     def _form(self, commit: Commit, now: float) -> Effects:
         if len(commit.members) > 1:

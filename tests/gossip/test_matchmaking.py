@@ -345,6 +345,20 @@ def test_who_lacks_a_link_to_a_member_gets_no_part_to_reduce() -> None:
     assert [share > 0 for share in core.group.shares] == [peer == names[0] for peer in members]
 
 
+def test_a_convener_with_a_slow_line_reduces_what_nobody_else_can() -> None:
+    names = in_order(3)
+    core = Matchmaking(names[0], RUN, ROUND, BASE, CONFIG, 99, set(names), 1)
+    fast = Ready(ROUND, BASE, uplink=1024)
+    core.begin(names[1:], [(name, fast) for name in names[1:]], 0.0)
+    assert core._proposal is not None
+    assert dict(zip(core._proposal.members, core._proposal.shares, strict=True))[names[0]] == 0
+    for name in names[1:]:
+        linked = sum(1 << i for i, peer in enumerate(core._proposal.members) if peer in (name, names[0]))
+        core.handle_accept(name, Accept(ROUND, 0, 99, linked.to_bytes(8, "big")), 0.1)
+    assert core.group is not None
+    assert [share > 0 for share in core.group.shares] == [peer == names[0] for peer in core.group.members]
+
+
 def test_peers_that_started_from_another_state_are_not_counted() -> None:
     names = in_order(2)
     core = one(names, 0)
