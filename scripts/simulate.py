@@ -4,6 +4,7 @@
     python scripts/simulate.py --seeds 200 --peers 8 --jobs 1
     python scripts/simulate.py --start 4711 --seeds 1        # one seed again
     python scripts/simulate.py --seeds 1000 --json           # nothing but the last line
+    python scripts/simulate.py --scenario scenarios/torchft.toml --seeds 20
 
 A seed says how many peers there are, how fast and how far apart, and what befalls them: crashes between any
 two effects, restarts, freezes, partitions, one-way, slow and breaking links, clocks that leap, peers that
@@ -37,9 +38,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console  # noqa: E402 - the path comes first
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
 from sim import Sim  # noqa: E402
-from sim_runs import draw, run_seed, shrink  # noqa: E402
+from sim_runs import draw, shrink  # noqa: E402
+from sim_scenario import scenario_of  # noqa: E402
+
+from node.errors import UserError  # noqa: E402
+from node.testnet_scenario import load  # noqa: E402
 
 if TYPE_CHECKING:
+    from sim import Scenario
     from sim_checks import Violation
 
 BATCH: Final = 10
@@ -56,14 +62,19 @@ class Outcome:
     """Of processor time."""
 
 
-def run_batch(first: int, count: int, peers: int | None) -> Outcome:
+def make(seed: int, peers: int | None, file: Path | None) -> Scenario:
+    """Return what a seed stands for: a scenario drawn by it, or that of a file with its dice."""
+    return draw(seed, peers) if file is None else scenario_of(load(file), seed)
+
+
+def run_batch(first: int, count: int, peers: int | None, file: Path | None) -> Outcome:
     """Run some seeds in a row."""
     began = time.process_time()
     failed: list[tuple[int, Violation]] = []
     events = 0
     traces = []
     for seed in range(first, first + count):
-        result = run_seed(seed, peers)
+        result = Sim(make(seed, peers, file)).run()
         events += result.events
         traces.append(result.trace)
         failed += [(seed, violation) for violation in result.violations]
@@ -75,7 +86,8 @@ def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
     task = progress.add_task("seeds", total=arguments.seeds)
     end = arguments.start + arguments.seeds
     batches = [
-        (first, min(BATCH, end - first), arguments.peers) for first in range(arguments.start, end, BATCH)
+        (first, min(BATCH, end - first), arguments.peers, arguments.scenario)
+        for first in range(arguments.start, end, BATCH)
     ]
     outcomes = []
     with ProcessPoolExecutor(arguments.jobs) as pool:
@@ -92,11 +104,11 @@ def trace_of(outcomes: list[Outcome]) -> str:
     return traces[0] if len(traces) == 1 else f"{zlib.crc32(' '.join(traces).encode()):08x}"
 
 
-def explain(console: Console, seed: int, violation: Violation, peers: int | None) -> None:
+def explain(console: Console, seed: int, violation: Violation, scenario: Scenario) -> None:
     """Print a violation, and the smallest scenario found that still shows it."""
     console.print(f"seed {seed}: {violation.invariant} (at {violation.at:.2f} s)", markup=False)
     console.print(f"  {violation.detail}", markup=False, soft_wrap=True)
-    smallest = shrink(draw(seed, peers))
+    smallest = shrink(scenario)
     console.print(f"  {smallest!r}", markup=False, soft_wrap=True, highlight=False)
     for left in Sim(smallest).run().violations:
         console.print(f"  there: {left.invariant}: {left.detail}", markup=False, soft_wrap=True)
@@ -110,6 +122,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", type=int, default=None, help="peers per swarm (drawn from the seed: 2 to 9)"
     )
+    parser.add_argument("--scenario", type=Path, help="a file that testnets take, instead of drawn faults")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (2)")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     arguments = parser.parse_args(argv)
@@ -117,6 +130,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--seeds and --jobs are at least 1, --start at least 0")
     if arguments.peers is not None and not 2 <= arguments.peers <= 64:
         parser.error("--peers is between 2 and 64")
+    if arguments.scenario is not None:
+        if arguments.peers is not None:
+            parser.error("--scenario says how many nodes there are: leave out --peers")
+        try:
+            make(arguments.start, None, arguments.scenario)
+        except UserError as error:
+            parser.error(str(error))
     return arguments
 
 
@@ -133,14 +153,14 @@ def main(argv: list[str] | None = None) -> int:
     for seed, violation in failed:
         if violation.invariant not in explained and not arguments.json:
             explained.add(violation.invariant)
-            explain(console, seed, violation, arguments.peers)
+            explain(console, seed, violation, make(seed, arguments.peers, arguments.scenario))
     busy = sum(outcome.seconds for outcome in outcomes)
     report: dict[str, Any] = {
         "seeds": arguments.seeds,
         "violations": len(failed),
         "seeds_per_second": round(arguments.seeds / busy, 1),
         "start": arguments.start,
-        "peers": arguments.peers or "2-9",
+        "peers": load(arguments.scenario).nodes if arguments.scenario else arguments.peers or "2-9",
         "failing_seeds": sorted({seed for seed, _ in failed})[:100],
         "trace": trace_of(outcomes),
         "events": sum(outcome.events for outcome in outcomes),
