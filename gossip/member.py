@@ -299,7 +299,9 @@ class Member:
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
-        if self.at.phase is not Phase.SYNCING:
+        if self.at.phase is Phase.SYNCING:
+            self.at.company = frozenset()
+        else:
             self.at.has_made = self.at.phase is not Phase.HELPING
         self.at.round, self.at.state, self.at.previous = event.round, event.state, event.previous
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)

@@ -13,6 +13,8 @@ from enum import Enum
 from itertools import islice
 from typing import Final
 
+from msgspec.structs import replace
+
 from crypto.keys import PeerId
 from gossip.messages import Presence, Ready
 from gossip.presence import Entry, PresenceTable, SwarmState, swarm_state
@@ -79,6 +81,8 @@ class Standing:
         self._doubts: dict[PeerId, tuple[int, float]] = {}
         """How often in a row, and until when."""
         self._bans: dict[PeerId, tuple[int, float]] = {}
+        self.company: frozenset[PeerId] = frozenset()
+        """With whom we made our state: they have it too, or will in a moment."""
         self._missed: dict[PeerId, tuple[int, int]] = {}
         """How often in a row, and before which round we do not wait for them again."""
 
@@ -119,6 +123,7 @@ class Standing:
 
     def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
         """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
+        self.company = frozenset(members) - lost - {self.me}
         for peer in members:
             count, _ = self._missed.pop(peer, (0, 0))
             if peer not in lost:
@@ -131,8 +136,21 @@ class Standing:
     def agreed_state(self, now: float) -> SwarmState | None:
         """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
         doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
-        heeded = [(peer, e.presence) for peer, e in self.table.in_run(self.run) if peer not in doubted]
+        heeded = [
+            (peer, self._soon(peer, e.presence))
+            for peer, e in self.table.in_run(self.run)
+            if peer not in doubted
+        ]
         return swarm_state(heeded, self.me, self.presence(), self.table.connected)
+
+    def _soon(self, peer: PeerId, presence: Presence) -> Presence:
+        """Return what a peer says, or is about to say: those who made our state with us have it too.
+
+        Else the first of many to finish a round would think itself alone, and follow a few others.
+        """
+        if peer not in self.company or not self._is_on_its_way(presence):
+            return presence
+        return replace(presence, round=self.round, state=self.state, previous=self.previous, has_made=True)
 
     # --- whom to wait for -------------------------------------------------------------------------
 

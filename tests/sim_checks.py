@@ -107,7 +107,11 @@ class Oracle:
         faults = sim.scenario.faults
         # A second fault can break up the larger half of a swarm that is in two: then the other half, which
         # went on as it should, may be the many, and one of the two pasts has to go.
-        self._keeps_majorities = len(faults) == 1 or all(fault[1] not in SEPARATING for fault in faults)
+        # So do links that break one after the other; and whoever was away while the rest went down goes on
+        # alone.
+        kinds = [fault[1] for fault in faults]
+        parted = sum(map(kinds.count, ("break", "outage")))
+        self._keeps_majorities = len(faults) == 1 or (parted < 2 and not set(kinds) & set(SEPARATING))
 
     def violate(self, invariant: str, detail: str) -> None:
         """Take note of a violation, once per invariant."""

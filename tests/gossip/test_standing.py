@@ -149,6 +149,24 @@ def test_another_lineage_of_the_many_is_gone_over_to() -> None:
     assert not target.includes_us
 
 
+def test_those_who_made_our_state_with_us_count_as_having_it_before_they_say_so() -> None:
+    """Four of six, started again, finish a round; two others are two rounds ahead, on a line of their own."""
+    at = standing()
+    for peer in (A, B, C):
+        meet(at, peer, 4, BEFORE, has_made=False)
+    for peer in (PeerId("d"), PeerId("e")):
+        meet(at, peer, 7, b"o" * 32, previous=b"p" * 32)
+    behind = at.ahead(0.0)
+    assert behind is not None
+    assert behind.round == 7
+    at.note_round((ME, A, B, C), set())
+    assert at.ahead(0.0) is None
+    # Who was lost on the way is not counted, nor who says that it is elsewhere.
+    at.note_round((ME, A, B, C), {B, C})
+    meet(at, A, 7, b"o" * 32, previous=b"p" * 32)
+    assert at.ahead(0.0) is not None
+
+
 def test_in_the_middle_of_an_exchange_nobody_looks_elsewhere() -> None:
     at = standing()
     for peer in (A, B):
