@@ -52,6 +52,7 @@ def test_an_idle_peer_says_hardly_more_among_many() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_peer_says_no_more_in_a_swarm_four_times_as_large() -> None:
     small, large = crowd(100, rounds=3), crowd(400, rounds=3)
     for kind in ("messages", "n_bytes"):

@@ -10,6 +10,7 @@ SEEDS: Final = 200
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_a_planted_bug_is_found_within_two_hundred_seeds(
     mutation: Mutation, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ def test_no_invariant_is_violated_by_the_first_sixty_seeds(first: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_invariant_is_violated_by_a_thousand_seeds() -> None:
     failed = {seed: run_seed(seed).violations for seed in range(1000)}
     assert not {seed: found for seed, found in failed.items() if found}

@@ -46,6 +46,7 @@ def test_no_invariant_is_violated_where_states_have_seven_chunks(first: int) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_invariant_is_violated_by_a_thousand_seeds_of_seven_chunks() -> None:
     failed = {seed: run_seed(seed).violations for seed in range(1000)}
     assert not {seed: found for seed, found in failed.items() if found}
