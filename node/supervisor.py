@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,10 @@ STEADY: Final = 300.0
 """Seconds after which a trainer's end has nothing to do with its start: the pauses begin anew."""
 GRACE: Final = 2.0
 """Seconds for a trainer to end by itself when its node ends."""
+
+
+NICE: Final = 5
+"""By how much a trainer stands back behind its daemon where both want the processor."""
 
 
 class TrainerError(UserError):
@@ -109,6 +114,7 @@ class Supervisor:
             process = await trio.lowlevel.open_process(
                 self._command, stdin=subprocess.DEVNULL, env=environment
             )
+            _step_back(process.pid)
             began = trio.current_time()
             self._tell("running")
             try:
@@ -138,3 +144,9 @@ class Supervisor:
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+
+
+def _step_back(pid: int) -> None:
+    """Let the daemon go first: peers wait for its answers, and for nobody's single step."""
+    with suppress(OSError):  # It has ended, or the system has no such thing.
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)

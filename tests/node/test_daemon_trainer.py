@@ -266,6 +266,12 @@ def test_a_trainer_that_is_wanted_no_more_is_let_go(tmp_path: Path) -> None:
     assert story.told == ["running", "none"]
 
 
+def test_a_trainer_stands_back_behind_its_daemon(tmp_path: Path) -> None:
+    story = Story(tmp_path, 'sleep 0.2; nice > "$1.nice"', ends=1)
+    trio.run(story.supervisor.run)
+    assert int((tmp_path / "runs.nice").read_text()) == min(os.nice(0) + supervisor.NICE, 19)
+
+
 def test_a_trainer_that_does_not_end_is_killed_with_its_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
