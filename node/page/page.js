@@ -53,7 +53,7 @@ function drawTiles(status) {
   ];
   for (const [name, value] of Object.entries(status.metrics).slice(0, 2)) tiles.push(tile(name, number(value)));
   tiles.push(
-    tile("Loss", number(status.loss)),
+    tile("Loss", number(status.loss, 3)),
     tile("Utilisation", status.utilisation === null ? "–" : `${Math.round(100 * status.utilisation)} %`, "computing, not waiting"),
     tile("State", status.state_hash.slice(0, 6) || "–", status.peers.length ? `${agree} of ${status.peers.length} peers agree` : ""),
     tile("Sent", bytes(status.bytes_sent), rate("bytes_sent")),
@@ -238,7 +238,8 @@ function drawRun(status) {
   if (status.engine) {
     const { name, addresses, prefix, strangers, restarts } = status.engine;
     facts.Engine = `${name} · ${addresses.join("  ") || "not up"}`;
-    facts["Its groups"] = `${prefix} · ${strangers} members are no nodes${restarts ? ` · started again ${restarts} times` : ""}`;
+    const notes = [strangers && `${strangers} members that are no nodes`, restarts && `started again ${restarts} times`];
+    facts["Its groups"] = [prefix, ...notes.filter(Boolean)].join(" · ");
   }
   facts.Memory = bytes(status.rss_bytes);
   $("run").replaceChildren(...Object.entries(facts).flatMap(([key, value]) => [node("dt", {}, key), node("dd", {}, value)]));
