@@ -17,11 +17,10 @@ import msgspec
 
 from gossip.runspec import NATIVE, Scalar
 from methods.errors import MethodsError
-from methods.overlap import check_delay
 from methods.registry import load_method
 from node.engine_check import check_engine
 from node.errors import BadConfig, UserError
-from node.preflight import check_codec, check_exchange
+from node.preflight import check_run
 from node.testnet_faults import Fault, Holds, Link
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
@@ -162,9 +161,7 @@ def check(plan: Plan) -> None:
     """
     try:
         method = load_method(plan.method, plan.options)
-        check_delay(plan.delay, method, plan.method)
-        check_codec(plan.codec, plan.method, averages_params=method.mergeable)
-        check_exchange(plan, method)
+        check_run(plan, method)
         check_engine(plan.engine, method, plan.method, plan.codec)
         if plan.engine != NATIVE and plan.exchange != "group":
             raise BadPlan(f"engine {plan.engine} averages in groups: leave out --exchange or --engine")
