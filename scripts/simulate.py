@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from sim import Scenario
     from sim_checks import Violation
 
+    from node.testnet_plan import Plan
+
 BATCH: Final = 10
 
 
@@ -62,19 +64,19 @@ class Outcome:
     """Of processor time."""
 
 
-def make(seed: int, peers: int | None, file: Path | None) -> Scenario:
-    """Return what a seed stands for: a scenario drawn by it, or that of a file with its dice."""
-    return draw(seed, peers) if file is None else scenario_of(load(file), seed)
+def make(seed: int, peers: int | None, plan: Plan | None) -> Scenario:
+    """Return what a seed stands for: a scenario drawn by it, or that of a plan with its dice."""
+    return draw(seed, peers) if plan is None else scenario_of(plan, seed)
 
 
-def run_batch(first: int, count: int, peers: int | None, file: Path | None) -> Outcome:
+def run_batch(first: int, count: int, peers: int | None, plan: Plan | None) -> Outcome:
     """Run some seeds in a row."""
     began = time.process_time()
     failed: list[tuple[int, Violation]] = []
     events = 0
     traces = []
     for seed in range(first, first + count):
-        result = Sim(make(seed, peers, file)).run()
+        result = Sim(make(seed, peers, plan)).run()
         events += result.events
         traces.append(result.trace)
         failed += [(seed, violation) for violation in result.violations]
@@ -86,7 +88,7 @@ def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
     task = progress.add_task("seeds", total=arguments.seeds)
     end = arguments.start + arguments.seeds
     batches = [
-        (first, min(BATCH, end - first), arguments.peers, arguments.scenario)
+        (first, min(BATCH, end - first), arguments.peers, arguments.plan)
         for first in range(arguments.start, end, BATCH)
     ]
     outcomes = []
@@ -130,11 +132,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--seeds and --jobs are at least 1, --start at least 0")
     if arguments.peers is not None and not 2 <= arguments.peers <= 64:
         parser.error("--peers is between 2 and 64")
+    arguments.plan = None
     if arguments.scenario is not None:
         if arguments.peers is not None:
             parser.error("--scenario says how many nodes there are: leave out --peers")
         try:
-            make(arguments.start, None, arguments.scenario)
+            arguments.plan = load(arguments.scenario)
+            make(arguments.start, None, arguments.plan)
         except UserError as error:
             parser.error(str(error))
     return arguments
@@ -153,14 +157,14 @@ def main(argv: list[str] | None = None) -> int:
     for seed, violation in failed:
         if violation.invariant not in explained and not arguments.json:
             explained.add(violation.invariant)
-            explain(console, seed, violation, make(seed, arguments.peers, arguments.scenario))
+            explain(console, seed, violation, make(seed, arguments.peers, arguments.plan))
     busy = sum(outcome.seconds for outcome in outcomes)
     report: dict[str, Any] = {
         "seeds": arguments.seeds,
         "violations": len(failed),
         "seeds_per_second": round(arguments.seeds / busy, 1),
         "start": arguments.start,
-        "peers": load(arguments.scenario).nodes if arguments.scenario else arguments.peers or "2-9",
+        "peers": arguments.plan.nodes if arguments.plan else arguments.peers or "2-9",
         "failing_seeds": sorted({seed for seed, _ in failed})[:100],
         "trace": trace_of(outcomes),
         "events": sum(outcome.events for outcome in outcomes),
