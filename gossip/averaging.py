@@ -228,10 +228,10 @@ class Averaging:
                 # What is reduced anew is only what we all have: it waits for no answer of those that have it.
                 effects = [e for part in list(self._open) for e in self._reduce_what_is_complete(part, now)]
                 effects += self._finish_if_all_done()
-                # A late timer forgives our own sleep first; nobody is lost here and now.
-                return (
-                    [*effects, SetTimer(now, TIMER)] if not self.is_over and self._overdue(now) else effects
-                )
+                if not self.is_over and self._overdue(now):
+                    # A late timer forgives our own sleep first; nobody is lost here and now.
+                    effects.append(SetTimer(now, TIMER))
+                return effects
         if message.part >= len(self._members) or message.ballot > len(self._members) ** 2:
             return self._violation(member, "no such part", now)
         match message:
