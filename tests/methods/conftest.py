@@ -1,14 +1,8 @@
-"""One thread for torch in each process: tests share the cores."""
-
-from collections.abc import Iterator
+"""Every test of a method computes in one thread."""
 
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread: None) -> None:
+    """See tests/conftest.py."""

@@ -1,10 +1,8 @@
 """What `shoal task new` writes trains as it stands."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from lockstep import train
 
 from methods.learner import TorchLearner
@@ -12,13 +10,7 @@ from methods.registry import load_method
 from methods.task import load_task
 from node.cli_tools import task_new
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_new_task_trains_on_two_peers_with_the_default_method(
