@@ -634,7 +634,8 @@ class Member:
             quorum=self.at.spec.quorum,
             share=MIXING_SHARE if self.at.is_crowd() and not self.mixing.is_on else 1.0,
             wait_for=self.config.wait_for if first else 1,
-            ready_wait=self._ready_wait.seconds(),
+            # Whom the last round of such a run does not wait for is not in the mean that ends it.
+            ready_wait=patience if self.mixing.is_on and self.mixing.is_last else self._ready_wait.seconds(),
             answer_wait=self._answer_wait.seconds(),
             patience=patience,
         )

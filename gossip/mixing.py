@@ -28,7 +28,8 @@ from gossip.standing import Phase, Standing
 
 TIMER: Final = "mixing"
 GRACE: Final = 0.5
-"""Seconds at most for which a round with steps left waits to be given something to give."""
+"""Seconds at most for which a round with steps left waits to be given something to give; learned."""
+SHORTEST_GRACE: Final = 0.05
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 
 
@@ -48,6 +49,8 @@ class Mixing:
         self._since: Vector = EMPTY
         self._pending: Contribute | None = None
         self._steps_left = 0
+        self._stepped_at: float | None = None
+        self._grace = Deadline(GRACE, floor=SHORTEST_GRACE)
         self._grace_ends = 0.0
         self._asked_at = self._formed_at = 0.0
 
@@ -59,8 +62,7 @@ class Mixing:
     @property
     def is_last(self) -> bool:
         """Whether this round ends the run: then groups form once, and average what all hold."""
-        spec = self._at.spec
-        return spec is not None and self._at.round == spec.rounds - 1
+        return self._at.is_last
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -90,7 +92,8 @@ class Mixing:
         core.givers = set()
         self._add(core, pending)
         self._steps_left = spec.pushes_per_round
-        self._grace_ends = now + min(GRACE, self._wait.seconds())
+        self._stepped_at = None
+        self._grace_ends = now + self._grace.seconds()
         return self._after([SetTimer(self._grace_ends, TIMER)], now)
 
     def close(self, pending: Contribute) -> Contribute:
@@ -127,6 +130,8 @@ class Mixing:
         """A link is gone; `is_dead`: and the peer with it."""
         if self.core is None:
             return []
+        if self.core.target == peer:
+            self._stepped_at = None
         effects = self.core.lost(peer, now)
         if is_dead:
             self.core.forget(peer)
@@ -144,6 +149,7 @@ class Mixing:
         effects = self.core.timer(now)
         if target is not None and self.core.target is None:
             self._wait.miss()
+            self._stepped_at = None
             self._at.late.add(target)
             effects = [*effects, Doubt(target)]
         return self._after(effects, now)
@@ -161,22 +167,28 @@ class Mixing:
         core, pending = self.core, self._pending
         if core is None or pending is None or core.target is not None:
             return effects
-        workers = self._at.workers(now)
+        self._learn(now)
+        takers = self._at.takers(now)
         while self._steps_left and core.target is None:
-            if core.is_poor and now < self._grace_ends and workers:
+            if core.is_poor and now < self._grace_ends and takers:
                 return effects
             self._steps_left -= 1
             core.wait = self._wait.seconds()
-            effects = effects + core.step(workers, now)
+            effects = effects + core.step(takers, now)
         if core.target is not None:
+            self._stepped_at = now
             return effects
         core.read(pending.vector)
         self._pending = None
         self._at.phase = Phase.APPLYING
-        if core.givers:
-            # Alone everything is quick, and nothing is learned.
-            self._wait.observe(now - self._formed_at)
         contributors = tuple(sorted(core.givers | {self._at.me}))
         times = (self._formed_at - self._asked_at, now - self._formed_at)
         exchanged = Exchanged((), contributors, 0)
         return [*effects, Notify(Averaged(self._at.round, pending.index, exchanged, *times))]
+
+    def _learn(self, now: float) -> None:
+        """Take note of how long a step has taken that was acknowledged."""
+        if self._stepped_at is not None:
+            self._wait.observe(now - self._stepped_at)
+            self._grace.observe(now - self._stepped_at)
+            self._stepped_at = None

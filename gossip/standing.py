@@ -177,9 +177,15 @@ class Standing:
             here = (presence.round, presence.state) == (self.round, self.state)
             near = mixing and presence.round == self.round
             is_paused = self.round < self._missed.get(peer, (0, 0))[1]
-            if (here or near or self._is_on_its_way(presence)) and not is_paused:
+            awaited = here or near or self._is_on_its_way(presence) or self._may_lag(presence)
+            if awaited and not is_paused:
                 found.add(peer)
         return found
+
+    def _may_lag(self, presence: Presence) -> bool:
+        """Whether a peer of an earlier round is waited for: where states differ, none tells that it comes."""
+        behind = self.round - presence.round
+        return self.is_pairwise and 0 < behind and (self.is_last or behind == 1)
 
     def _linked_workers(self, now: float) -> Iterator[tuple[PeerId, Entry]]:
         for peer in self.table.connected:
@@ -202,9 +208,15 @@ class Standing:
         """Whether the run averages pairwise: every peer has a state of its own."""
         return self.spec is not None and self.spec.exchange == "pairwise"
 
-    def workers(self, now: float) -> set[PeerId]:
-        """Return the linked peers that train, in whatever round, as far as they answer."""
-        return {peer for peer, _ in self._linked_workers(now)}
+    @property
+    def is_last(self) -> bool:
+        """Whether our round is the last of the run."""
+        return self.spec is not None and self.round == self.spec.rounds - 1
+
+    def takers(self, now: float) -> set[PeerId]:
+        """Return the linked peers that train, as far as they answer, and have not closed their books."""
+        last = self.spec.rounds - 1 if self.spec is not None else -1
+        return {peer for peer, entry in self._linked_workers(now) if entry.presence.round != last}
 
     def is_mixing(self) -> bool:
         """Whether states differ in one round: by groups, by pairs, or by another engine's rounding."""
@@ -255,7 +267,8 @@ class Standing:
                 return not self.expected(now)
             return target.round > self.round or (target.round < self.round - 1 and not target.includes_us)
         if not target.includes_us:
-            return True
+            # Whoever is done waits until the others are: a trainer that has ended is not called back.
+            return self.phase is not Phase.FINISHED or target.round >= self.round
         if target.round == self.round:
             # Two outcomes of one round: which of them more hold is told when everyone has one.
             return not any(self._is_on_its_way(entry.presence) for _, entry in self._linked_workers(now))

@@ -216,3 +216,38 @@ def test_of_ourselves_we_say_that_we_work_whatever_step_of_a_round_it_is() -> No
     for phase in (Phase.WORKING, Phase.SEEKING, Phase.EXCHANGING, Phase.APPLYING):
         at.phase = phase
         assert at.presence().phase == "working"
+
+
+PAIRWISE = msgspec.structs.replace(SPEC, exchange="pairwise", rounds=7)
+
+
+def test_where_all_average_pairwise_who_is_one_round_behind_is_waited_for_and_at_the_end_everyone() -> None:
+    at = standing(mergeable=True)
+    at.spec = PAIRWISE
+    meet(at, A, 5, b"1")
+    meet(at, B, 4, b"2")
+    meet(at, C, 3, b"3")
+    assert at.expected(0.0) == {A, B}
+    at.round = 6
+    assert at.expected(0.0) == {A, B, C}
+
+
+def test_nothing_is_given_to_who_averages_what_all_hold_at_the_end() -> None:
+    at = standing(mergeable=True)
+    at.spec = PAIRWISE
+    meet(at, A, 5, b"1")
+    meet(at, B, 6, b"2")
+    assert at.takers(0.0) == {A}
+
+
+def test_who_is_done_does_not_go_back_to_a_round_of_others_but_waits_for_them() -> None:
+    at = standing(mergeable=True)
+    at.spec, at.phase, at.round = PAIRWISE, Phase.FINISHED, 7
+    for peer in (A, B):
+        meet(at, peer, 5, b"1")
+    assert at.ahead(0.0) is None
+    for peer in (A, B):
+        meet(at, peer, 7, b"2", phase="finished")
+    target = at.ahead(0.0)
+    assert target is not None
+    assert (target.round, target.state) == (7, b"2")
