@@ -185,7 +185,7 @@ class Standing:
     def _may_lag(self, presence: Presence) -> bool:
         """Whether a peer of an earlier round is waited for: where states differ, none tells that it comes."""
         behind = self.round - presence.round
-        return self.is_pairwise and 0 < behind and (self.is_last or behind == 1)
+        return self.is_pairwise and behind > 0 and (self.is_last or behind == 1)
 
     def _linked_workers(self, now: float) -> Iterator[tuple[PeerId, Entry]]:
         for peer in self.table.connected:
