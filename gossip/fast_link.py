@@ -179,7 +179,7 @@ class RecordSession(BaseSession):
             self._write_lock.release()
 
     async def write_records(self, head: bytes, body: bytes | memoryview) -> None:
-        """Seal and send both: as one record where that is small, else as two with none between them.
+        """Seal and send both: as one record where that is small, else as several with none between them.
 
         Raises:
             ConnectionClosedError: the connection ended, or the peer takes no data.
@@ -192,7 +192,10 @@ class RecordSession(BaseSession):
                 self._plain_out[len(head) : size] = body
                 await self._send(self._seal(self._plain_out[:size], 0))
             else:
-                await self._send(self._seal(body, self._seal(head, 0)))
+                end = self._seal(head, 0)
+                for start in range(0, len(body), CHUNK):
+                    await self._send(self._seal(body[start : start + CHUNK], end))
+                    end = 0
         finally:
             self._write_lock.release()
 
@@ -222,8 +225,7 @@ class RecordSession(BaseSession):
             while sealed and (count := self._tcp.send_nowait(sealed)):
                 sealed = sealed[count:]
         if sealed:
-            with trio.move_on_after(SEND_STALL) as scope:
-                scope.shield = True
+            with trio.CancelScope(deadline=trio.current_time() + SEND_STALL, shield=True) as scope:
                 if self._tcp is not None:
                     await self._tcp.send_all(sealed)
                 else:

@@ -19,13 +19,13 @@ from libp2p.abc import IMuxedConn, ISecureConn
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
-from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, PING, RST, SYN, WINDOW
-from gossip.fast_link import CHUNK, RecordSession
+from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, MAX_REST, PING, RST, SYN, WINDOW
+from gossip.fast_link import RecordSession
 from gossip.fast_stream import BASE_WINDOW, LINK_ERRORS, MAX_WINDOW, YIELD_BYTES, BadFrame, FastStream
 
 log = logging.getLogger(__name__)
 
-PROTOCOL: Final = "/shoal/mux/1"
+PROTOCOL: Final = "/shoal/mux/2"
 LINK_BUDGET: Final = 64 << 20
 """Bytes a link may have to keep for all its streams together."""
 MAX_STREAMS: Final = 256
@@ -68,7 +68,7 @@ class FastMuxer(IMuxedConn):
         self._grants: dict[int, int] = {}
         self._replies: list[bytes] = []
         self._outbox_filled = trio.Event()
-        # The stream whose frame goes on in the next record, and for how many bytes.
+        # The stream whose frame goes on in the next records, and for how many bytes.
         self._goes_on: tuple[FastStream | None, int] | None = None
         self._heard = trio.current_time()
         self._ping_sent = 0.0
@@ -227,21 +227,21 @@ class FastMuxer(IMuxedConn):
             at += len(body)
             self._on_frame(kind, flags, stream_id, length, body)
             if kind == DATA and len(body) < length:
-                if flags or length - len(body) > CHUNK:
+                if flags or length - len(body) > MAX_REST:
                     raise BadFrame("a frame that cannot go on")
                 self._goes_on = self.streams.get(stream_id), length - len(body)
 
     def _take_rest(self, size: int) -> None:
-        """Handle a record that is the rest of a frame's body.
+        """Handle a record that is of the rest of a frame's body.
 
         Raises:
             BadFrame: it is not.
         """
         assert self._goes_on is not None
         stream, rest = self._goes_on
-        self._goes_on = None
-        if size != rest:
+        if not 0 < size <= rest:
             raise BadFrame("the rest of a frame is of another size")
+        self._goes_on = (stream, rest - size) if size < rest else None
         target = stream.target_for(size) if stream is not None else None
         body = self.secured_conn.open_record(target)
         if stream is not None:

@@ -20,7 +20,7 @@ from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.stream_muxer.exceptions import MuxedStreamClosed, MuxedStreamEOF, MuxedStreamReset
 
-from gossip.fast_frames import DATA, FIN, HEADER, RST, WINDOW
+from gossip.fast_frames import DATA, FIN, HEADER, MAX_REST, RST, WINDOW
 from gossip.fast_link import CHUNK
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ LEAD: Final = 4096
 """Bytes that are put behind a frame's header; what is larger goes in records of its own."""
 YIELD_BYTES: Final = 4 << 20
 """Bytes that one task may send or receive without letting others run: a millisecond or two."""
+QUICK: Final = 0.02
+"""Seconds in which a frame must be sent for the next to be larger: others of the link wait so long."""
 SMALL: Final = 64 * 1024
 """Received pieces are joined up to this size, so that one-byte frames cost no object each."""
 
@@ -83,6 +85,8 @@ class FastStream(IMuxedStream):
         self._places: Iterator[memoryview] | None = None
         self._target = NOWHERE
         self._unyielded = 0
+        self._reach = CHUNK
+        """Bytes of the next frame's body at most; see `QUICK`."""
         self.window = BASE_WINDOW
         self.credit = BASE_WINDOW
         self._untold = 0
@@ -152,9 +156,12 @@ class FastStream(IMuxedStream):
                 self._writable = trio.Event()
                 await self._writable.wait()
             first = lead[: self.send_window]
-            piece = body[: min(CHUNK, self.send_window - len(first))]
+            piece = body[: min(self._reach, self.send_window - len(first))]
             size = len(first) + len(piece)
+            began = trio.current_time()
             await self.muxed_conn.write_frame(HEADER.pack(0, DATA, 0, self.stream_id, size) + first, piece)
+            is_quick = trio.current_time() - began < QUICK
+            self._reach = min(2 * self._reach, MAX_REST) if is_quick else CHUNK
             self.send_window -= size
             lead, body = lead[len(first) :], body[len(piece) :]
             self._unyielded += size

@@ -4,6 +4,7 @@ A socket of trio yields to other tasks at every call. Here data is sent and rece
 system takes and has it, and only who must wait does so: whoever moves much lets others run by itself.
 """
 
+import ipaddress
 import os
 import socket
 import sys
@@ -16,6 +17,9 @@ from libp2p.io.trio import TrioTCPStream
 
 MAX_READ: Final = 64 * 1024
 """Bytes that a read of the library may ask the system for at once."""
+LOCAL_BUFFER: Final = 256 * 1024
+"""Bytes that the system takes ahead of a reader on this machine. By itself it takes megabytes, which fill a
+long line; here there is none, and what was written last is still in the processor's cache when it is read."""
 _HAS_LOW_WATER: Final = sys.platform == "linux"
 """Elsewhere a mark above the receive buffer's size is never reached."""
 
@@ -38,6 +42,8 @@ class TcpStream(TrioTCPStream):
         self.heard = False
         """Whether anything has come."""
         self._low_water = 1
+        if _is_local(stream):
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
 
     async def write(self, data: bytes | memoryview) -> None:
         """See `TrioTCPStream`."""
@@ -114,3 +120,11 @@ class TcpStream(TrioTCPStream):
             await trio.lowlevel.wait_readable(self.stream.socket)
         except (OSError, trio.ClosedResourceError) as error:
             raise ConnectionClosedError(str(error)) from error
+
+
+def _is_local(stream: trio.SocketStream) -> bool:
+    try:
+        return ipaddress.ip_address(stream.socket.getpeername()[0]).is_loopback
+    except (OSError, ValueError):
+        # Gone already, or no address of the internet.
+        return False

@@ -1,5 +1,6 @@
 """Record sessions: what arrives is what was sent, in order, once, or the session ends."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from gossip.fast_link import (
     Suite,
     suites_by_speed,
 )
+from gossip.fast_tcp import LOCAL_BUFFER
 
 SIZES = (0, 1, 17, 4095, 4096, 4097, 70_000, CHUNK, MAX_RECORD)
 
@@ -321,5 +323,19 @@ def test_two_ends_learn_each_others_identity() -> None:
         one, other = await handshake(Wire(left, initiator=True), Wire(right, initiator=False))
         assert one.get_remote_peer() == other.get_local_peer()
         assert other.get_remote_peer() == one.get_local_peer()
+
+    trio.run(main)
+
+
+def test_little_is_kept_under_way_to_a_peer_on_this_machine() -> None:
+    async def main() -> None:
+        one, other = await over_tcp()
+        for session in (one, other):
+            tcp = session._tcp
+            assert tcp is not None
+            # Linux doubles what it is told, for its own bookkeeping.
+            kept = tcp.stream.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            assert LOCAL_BUFFER <= kept <= 2 * LOCAL_BUFFER
+            await session.close()
 
     trio.run(main)

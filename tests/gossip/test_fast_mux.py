@@ -20,10 +20,10 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
-from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, PING, RST, SYN, WINDOW
+from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, MAX_REST, PING, RST, SYN, WINDOW
 from gossip.fast_link import CHUNK, RecordSession
 from gossip.fast_mux import DOUBT_WAIT, LINK_BUDGET, MAX_OUTBOX, MAX_STREAMS, PING_EVERY, PING_WAIT, FastMuxer
-from gossip.fast_stream import BASE_WINDOW, MAX_WINDOW, FastStream
+from gossip.fast_stream import BASE_WINDOW, MAX_WINDOW, QUICK, FastStream
 
 
 def run(main: Callable[[], Awaitable[Any]], *, jump: bool = False) -> None:
@@ -136,6 +136,39 @@ def test_a_reader_is_asked_for_memory_as_soon_as_the_last_is_full() -> None:
             assert await far.read(100) == b"ast, and more"
 
     run(main)
+
+
+@pytest.mark.parametrize("pause", [0.0, 2 * QUICK])
+def test_frames_grow_while_they_are_sent_quickly_and_are_small_where_others_would_wait(pause: float) -> None:
+    async def main() -> None:
+        one, other, _, _ = await wired()
+        near, far = FastMuxer(one, ID(b"other")), FastMuxer(other, ID(b"one"))
+        records: list[int] = []
+
+        async with trio.open_nursery() as nursery:
+            for muxer in (near, far):
+                nursery.start_soon(muxer.start)
+                await muxer.event_started.wait()
+            stream, end = await stream_pair(near, far)
+            write_frame = near.write_frame
+
+            async def slowly(head: bytes, body: bytes | memoryview = b"") -> None:
+                await trio.sleep(pause)
+                records.append(len(body))
+                await write_frame(head, body)
+
+            near.write_frame = slowly  # type: ignore[method-assign]
+            body = memoryview(bytes(8 * MAX_REST))
+            received = memoryview(bytearray(len(body)))
+            nursery.start_soon(end.read_into, received)
+            await stream.write(body)
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            for muxer in (near, far):
+                await muxer.close()
+        assert sum(records) == len(body)
+        assert max(records) == (CHUNK if pause else MAX_REST)
+
+    run(main, jump=True)
 
 
 def test_a_body_whose_second_record_is_altered_never_looks_whole() -> None:
@@ -326,8 +359,9 @@ FATAL = {
     "a body of 4 GiB": [frame(DATA, SYN, 1, 0xFFFFFFFF, b"x")],
     "a body that goes on with less": [frame(DATA, 0, 1, 100, b"x"), b"y" * 98],
     "a body that goes on with more": [frame(DATA, 0, 1, 100, b"x"), b"y" * 100],
+    "a body that goes on with nothing": [frame(DATA, 0, 1, 100, b"x"), b""],
     "a body that goes on with another frame": [frame(DATA, 0, 1, 100), frame(PING, SYN, 0, 0)],
-    "a body whose rest is larger than any": [frame(DATA, 0, 1, CHUNK + 1), bytes(CHUNK + 1)],
+    "a body whose rest is larger than any": [frame(DATA, 0, 1, MAX_REST + 1), bytes(CHUNK)],
     "a body that goes on and ends its stream": [frame(DATA, FIN, 1, 5), b"abcde"],
     "a goodbye": [frame(GOAWAY, 0, 0, 0)],
     "a stream id of ours": [frame(WINDOW, SYN, 2, 0)],
@@ -338,6 +372,7 @@ HARMLESS = {
     "data for an unknown stream": [frame(DATA, 0, 77, 3, b"abc")],
     "data for an unknown stream that goes on": [frame(DATA, 0, 77, 3, b"a"), b"bc"],
     "data that goes on": [frame(WINDOW, SYN, 1, 0), frame(DATA, 0, 1, 3, b"a"), b"bc"],
+    "data that goes on twice": [frame(WINDOW, SYN, 1, 0), frame(DATA, 0, 1, 3, b"a"), b"b", b"c"],
     "a grant for an unknown stream": [frame(WINDOW, 0, 77, 5)],
     "an end of an unknown stream": [frame(WINDOW, FIN, 77, 0), frame(WINDOW, RST, 77, 0)],
     "a pong nobody asked for": [frame(PING, ACK, 0, 0xFFFFFFFF)],
