@@ -1,10 +1,9 @@
-"""TCP connections whose bytes are counted, and that records pass through without the scheduler.
+"""Connections whose bytes are counted, and that records pass through without the scheduler.
 
 A socket of trio yields to other tasks at every call. Here data is sent and received at once while the
 system takes and has it, and only who must wait does so: whoever moves much lets others run by itself.
 """
 
-import ipaddress
 import os
 import socket
 import sys
@@ -15,11 +14,15 @@ import trio
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.trio import TrioTCPStream
 
+from gossip.local_sockets import is_loopback, peer_name
+
 MAX_READ: Final = 64 * 1024
 """Bytes that a read of the library may ask the system for at once."""
-LOCAL_BUFFER: Final = 256 * 1024
+LOOPBACK_BUFFER: Final = 256 * 1024
 """Bytes that the system takes ahead of a reader on this machine. By itself it takes megabytes, which fill a
 long line; here there is none, and what was written last is still in the processor's cache when it is read."""
+LOCAL_BUFFER: Final = 1 << 20
+"""The same for a Unix socket, which holds little by itself, and costs a switch of tasks when it is full."""
 _HAS_LOW_WATER: Final = sys.platform == "linux"
 """Elsewhere a mark above the receive buffer's size is never reached."""
 
@@ -33,7 +36,7 @@ class Traffic:
 
 
 class TcpStream(TrioTCPStream):
-    """A TCP connection that counts its bytes and reads into a buffer of the caller."""
+    """A connection that counts its bytes and reads into a buffer of the caller: TCP, or a local socket."""
 
     def __init__(self, stream: trio.SocketStream, traffic: Traffic) -> None:
         """`traffic` may be shared by several connections."""
@@ -42,8 +45,11 @@ class TcpStream(TrioTCPStream):
         self.heard = False
         """Whether anything has come."""
         self._low_water = 1
-        if _is_local(stream):
+        self._cached_remote_address = peer_name(stream.socket)
+        if stream.socket.family == socket.AF_UNIX:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
+        elif is_loopback(str((self.get_remote_address() or ("",))[0])):
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOOPBACK_BUFFER)
 
     async def write(self, data: bytes | memoryview) -> None:
         """See `TrioTCPStream`."""
@@ -120,11 +126,3 @@ class TcpStream(TrioTCPStream):
             await trio.lowlevel.wait_readable(self.stream.socket)
         except (OSError, trio.ClosedResourceError) as error:
             raise ConnectionClosedError(str(error)) from error
-
-
-def _is_local(stream: trio.SocketStream) -> bool:
-    try:
-        return ipaddress.ip_address(stream.socket.getpeername()[0]).is_loopback
-    except (OSError, ValueError):
-        # Gone already, or no address of the internet.
-        return False

@@ -66,7 +66,13 @@ class Libp2pHost:
         self._listen = [] if config.hidden else [parse_listen(each) for each in config.listen]
         announce = [parse(each) for each in config.announce]
         suites = suites_by_speed() if config.fast_links else ()
-        self.network = Network(key, suites=suites, announce=announce, max_links=config.max_links)
+        self.network = Network(
+            key,
+            suites=suites,
+            announce=announce,
+            max_links=config.max_links,
+            local_sockets=config.local_sockets,
+        )
         self.network.serve_lane(CONTROL, self._serve_control)
         self.network.serve_lane(BULK, self._serve_bulk)
         self.network.swarm.register_notifee(_Watcher(self))
@@ -329,6 +335,8 @@ class Libp2pHost:
             listened = await self.network.swarm.listen(*(multiaddr.Multiaddr(str(a)) for a in self._listen))
             if self._listen and not listened:
                 raise OSError(f"cannot listen on {', '.join(self._config.listen)}")
+            if self._config.local_sockets:
+                await nursery.start(self.network.listen_local)
             nursery.start_soon(keep_running, "GossipSub", self._announcements.run)
             if self._config.dht:
                 nursery.start_soon(

@@ -53,6 +53,7 @@ from gossip.libp2p_parts import (
     Transport,
     watched,
 )
+from gossip.local_sockets import listen_local, open_local, own_name
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,13 @@ class Network:
     """The library's host with our transport, security and muxer in it."""
 
     def __init__(
-        self, key: SigningKey, *, suites: tuple[Suite, ...], announce: list[Address], max_links: int
+        self,
+        key: SigningKey,
+        *,
+        suites: tuple[Suite, ...],
+        announce: list[Address],
+        max_links: int,
+        local_sockets: bool,
     ) -> None:
         """Put the parts together; nothing runs yet. Without `suites` only the standard is spoken."""
         keys = create_new_key_pair(seed=bytes(key))
@@ -126,6 +133,7 @@ class Network:
         self.refused: Counter[str] = Counter()
         self.on_own_identity: Callable[[Address | None], None] = lambda _: None
         self._announce = announce
+        self._local_sockets = local_sockets
         self._max_links = max_links
         self._relayed: WeakSet[Any] = WeakSet()
         """Links that go through another node."""
@@ -184,7 +192,7 @@ class Network:
         stream: TcpStream | Circuit = (
             await self._circuit(address)
             if address.via is not None
-            else watched(await _connect(address), self.traffic)
+            else watched(await self._connect(address), self.traffic)
         )
         try:
             with trio.fail_after(HANDSHAKE_PATIENCE):
@@ -200,12 +208,25 @@ class Network:
             # Who closes without a word is full, or starting, or stopping.
             raise DialFault("not a shoal node" if stream.heard else "refused") from error
 
+    async def _connect(self, address: Address) -> trio.SocketStream:
+        """Open the connection, to the first that answers of all addresses a name has."""
+        local = open_local(address.host, address.port) if self._local_sockets else None
+        if local is not None:
+            return local
+        try:
+            with trio.fail_after(CONNECT_PATIENCE):
+                return await trio.open_tcp_stream(address.host, address.port)
+        except trio.TooSlowError as error:
+            raise DialFault("timeout") from error
+        except OSError as error:
+            raise DialFault(_why(error)) from error
+
     async def _secure_outbound(
         self, address: Address, stream: "TcpStream | Circuit", on_secured: Callable[[Any, PeerId], bool]
     ) -> Any:
         kept = False
         if isinstance(stream, TcpStream):
-            self._own_dials.append(stream.stream.socket.getsockname()[:2])
+            self._own_dials.append(own_name(stream.stream.socket))
         try:
             raw = RawConnection(stream, True)
             expected = ID.from_base58(address.peer) if address.peer else None
@@ -354,23 +375,24 @@ class Network:
 
         self.host.set_stream_handler(TProtocol(protocol), handle)
 
+    async def listen_local(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Let nodes of this machine connect without TCP, where they may; see `local_sockets`."""
+
+        async def handle(stream: trio.SocketStream) -> None:
+            await self._accept(watched(stream, self.traffic))
+
+        sockets = [each.socket for listener in self.swarm.listeners.values() for each in listener.listeners]
+        found = [local for each in sockets if (local := listen_local(*each.getsockname()[:2])) is not None]
+        if not found:
+            task_status.started()
+            return
+        await trio.serve_listeners(handle, found, task_status=task_status)
+
     async def close_links(self) -> None:
         """Close all connections side by side; one after another they take 0.2 s each."""
         async with trio.open_nursery() as nursery:
             for connection in self.swarm.get_connections():
                 nursery.start_soon(connection.close)
-
-
-async def _connect(address: Address) -> trio.SocketStream:
-    """Open the TCP connection, to the first that answers of all addresses a name has."""
-    try:
-        with trio.fail_after(CONNECT_PATIENCE):
-            stream = await trio.open_tcp_stream(address.host, address.port)
-    except trio.TooSlowError as error:
-        raise DialFault("timeout") from error
-    except OSError as error:
-        raise DialFault(_why(error)) from error
-    return stream
 
 
 def _why(error: BaseException) -> str:

@@ -125,6 +125,8 @@ def watched(stream: trio.SocketStream, traffic: Traffic) -> TcpStream:
 
     Our muxer pings; the standard one does not end a link that nobody answers on.
     """
+    if stream.socket.family == socket.AF_UNIX:
+        return TcpStream(stream, traffic)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in TCP_WATCH.items():
         if hasattr(socket, name):  # no two systems know the same ones

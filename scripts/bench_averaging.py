@@ -4,10 +4,11 @@
     python scripts/bench_averaging.py --peers 4 --numel 25000000 --systems shoal-float32,hivemind-float32,gloo
     python scripts/bench_averaging.py --json                           # one line per row
 
-Systems: shoal-CODEC; hivemind-float32, -float16, -uint8 (told the exact group size), hivemind-default
-(told nothing); gloo (torch.distributed, plaintext, no faults: the practical floor); copy (the bytes of
-one peer through a bare loopback socket). A round's time is that of its slowest peer. With --write,
-docs/benchmarks.md and a plot are written.
+Systems: shoal-CODEC; shoal:tcp-float32 (over TCP as between machines; on one, nodes take Unix sockets);
+hivemind-float32, -float16, -uint8 (told the exact group size), hivemind-default (told nothing); gloo
+(torch.distributed, plaintext, no faults: the practical floor); copy (the bytes of one peer through a bare
+loopback socket). A round's time is that of its slowest peer. With --write, docs/benchmarks.md and a plot are
+written.
 """
 
 import argparse
@@ -35,6 +36,7 @@ SYSTEMS: Final = (
     "shoal-float32",
     "shoal-float16",
     "shoal-int8",
+    "shoal:tcp-float32",
     "hivemind-float32",
     "hivemind-float16",
     "hivemind-uint8",
@@ -42,13 +44,14 @@ SYSTEMS: Final = (
     "gloo",
     "copy",
 )
+OURS: Final = ("shoal", "shoal:tcp")
 
 
 def worker_of(system: str) -> tuple[str, dict[str, Any]]:
     """Return the worker module of a system and its options."""
     engine, _, codec = system.partition("-")
-    if engine == "shoal":
-        return "scripts.bench_peer", {"codec": codec, "fast": True}
+    if engine in OURS:
+        return "scripts.bench_peer", {"codec": codec, "fast": True, "local": engine == "shoal"}
     if engine == "hivemind":
         told = codec != "default"
         return "scripts.bench_hivemind", {"codec": codec if told else "float32", "told_size": told}
@@ -191,7 +194,7 @@ WIDE: Final = ("min to max", "CPU s/peer", "MB/peer", "load")
 def ratios(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, str]:
     """Return how a row compares to gloo and to hivemind with the same numbers on the wire."""
     group = {(r["system"], r["codec"]): r for r in results if _same(r, row)}
-    gloo, is_ours = group.get(("gloo", "float32")), row["system"] == "shoal"
+    gloo, is_ours = group.get(("gloo", "float32")), row["system"] in OURS
     twin = {"float32": "float32", "float16": "float16", "int8": "uint8"}.get(row["codec"], "")
     hivemind = group.get(("hivemind", twin)) if is_ours else None
     default = group.get(("hivemind", "default")) if is_ours and row["codec"] == "float32" else None
@@ -282,7 +285,7 @@ def plot(results: list[dict[str, Any]]) -> None:
     names = [
         f"{r['system']} {r['codec']}" if r["system"] not in ("gloo", "copy") else r["system"] for r in shown
     ]
-    colors = ["#0072b2" if r["system"] == "shoal" else "#999999" for r in shown]
+    colors = ["#0072b2" if r["system"] in OURS else "#999999" for r in shown]
     bars = axes.barh(names, [r["seconds_median"] for r in shown], color=colors)
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.margins(x=0.1)

@@ -38,7 +38,7 @@ class Peer:
     """Runs the rounds."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        """`options`: index, peers, numel, rounds, codec, fast."""
+        """`options`: index, peers, numel, rounds, codec, fast, local."""
         self.options = options
         self.notices_in, self.notices = trio.open_memory_channel[Any](100)
 
@@ -48,7 +48,12 @@ class Peer:
         key = new_key()
         sequence = time.time_ns() // 1000
         config = HostConfig(
-            swarm="bench", listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, dht=False, fast_links=options["fast"]
+            swarm="bench",
+            listen=("/ip4/127.0.0.1/tcp/0",),
+            mdns=False,
+            dht=False,
+            fast_links=options["fast"],
+            local_sockets=options["local"],
         )
         async with open_host(key, config) as host, trio.open_nursery() as nursery:
             member = Member(host.me, MemberConfig(wait_for=options["peers"]), random.Random(), sequence)

@@ -93,7 +93,7 @@ def send_raw(address: str, n_bytes: int) -> Run:
 @asynccontextmanager
 async def running(suites: tuple[Suite, ...]) -> AsyncIterator[Network]:
     """Run a libp2p node that listens on loopback."""
-    network = Network(new_key(), suites=suites, announce=[], max_links=8)
+    network = Network(new_key(), suites=suites, announce=[], max_links=8, local_sockets=False)
     async with background_trio_service(network.swarm):
         await network.swarm.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
         yield network

@@ -29,7 +29,7 @@ from gossip.fast_link import (
     Suite,
     suites_by_speed,
 )
-from gossip.fast_tcp import LOCAL_BUFFER
+from gossip.fast_tcp import LOOPBACK_BUFFER
 
 SIZES = (0, 1, 17, 4095, 4096, 4097, 70_000, CHUNK, MAX_RECORD)
 
@@ -335,7 +335,7 @@ def test_little_is_kept_under_way_to_a_peer_on_this_machine() -> None:
             assert tcp is not None
             # Linux doubles what it is told, for its own bookkeeping.
             kept = tcp.stream.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-            assert LOCAL_BUFFER <= kept <= 2 * LOCAL_BUFFER
+            assert LOOPBACK_BUFFER <= kept <= 2 * LOOPBACK_BUFFER
             await session.close()
 
     trio.run(main)

@@ -57,7 +57,7 @@ async def says_nonsense(port: int, address: str) -> None:
 
 async def is_a_stranger(port: int, address: str) -> None:
     """Be a libp2p node that opens a control stream, and says nothing on it."""
-    network = Network(new_key(), suites=suites_by_speed(), announce=[], max_links=4)
+    network = Network(new_key(), suites=suites_by_speed(), announce=[], max_links=4, local_sockets=True)
     async with background_trio_service(network.swarm):
         await network.swarm.listen(Multiaddr(LOOPBACK))
         connection = await network.dial(parse(address), lambda _muxed, _peer: True)

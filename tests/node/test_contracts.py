@@ -21,6 +21,7 @@ DOES_IO: Final = {
     "libp2p_host",
     "libp2p_net",
     "libp2p_parts",
+    "local_sockets",
     "lookup",
     "peer_links",
     "relay",
