@@ -379,7 +379,10 @@ class Network:
         """Let nodes of this machine connect without TCP, where they may; see `local_sockets`."""
 
         async def handle(stream: trio.SocketStream) -> None:
-            await self._accept(watched(stream, self.traffic))
+            try:
+                await self._accept(watched(stream, self.traffic))
+            except Exception:  # the boundary to the library, as its own listeners have it
+                log.debug("a connection failed", exc_info=True)
 
         sockets = [each.socket for listener in self.swarm.listeners.values() for each in listener.listeners]
         found = [local for each in sockets if (local := listen_local(*each.getsockname()[:2])) is not None]

@@ -8,6 +8,7 @@ import pytest
 import trio
 from fast_pairs import over_tcp
 from hosts import config, link, wait_for
+from libp2p.network.exceptions import SwarmException
 
 from crypto.keys import new_key
 from gossip.core import DialFailed, PeerLost
@@ -128,5 +129,23 @@ def test_who_dials_itself_over_a_unix_socket_is_told_and_takes_it_for_no_twin() 
             assert await wait_for(host, DialFailed) == DialFailed(address, "same identity")
             with trio.move_on_after(0.3):
                 raise AssertionError(await host.next_event())
+
+    trio.run(main)
+
+
+def test_a_connection_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with open_host(new_key(), config()) as one, open_host(new_key(), config()) as other:
+            accept = other.network._accept
+
+            async def fail(_: object) -> None:
+                monkeypatch.setattr(other.network, "_accept", accept)
+                raise SwarmException("Connection closed while starting")
+
+            monkeypatch.setattr(other.network, "_accept", fail)
+            address = other.addresses()[0]
+            one.dial_nowait(address)
+            assert await wait_for(one, DialFailed) == DialFailed(address, "refused")
+            await link(one, other)
 
     trio.run(main)
