@@ -27,8 +27,8 @@ MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
 MAX_KEPT: Final = 4096
 """As many messages."""
-MAX_PAST: Final = 8
-"""Groups that are remembered as over, so that who still waits there is told."""
+MAX_PAST: Final = 64
+"""Groups that are remembered as over, so that who still waits there is told, and none is formed again."""
 MAX_TOLD: Final = 128
 TIMERS: Final = (TIMER, GATHERING)
 
@@ -54,7 +54,7 @@ class Exchanges:
         self._formed_at = 0.0
         self._lost: set[PeerId] = set()
         """Who was lost in the last exchange though there was a link."""
-        self._past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
+        self.past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
         """Groups we are in no more: whom they went on without, or nothing where we left."""
         self._told: dict[PeerId, float] = {}
         self._kept: list[Received] = []
@@ -121,18 +121,13 @@ class Exchanges:
 
     def end(self, *, finished: bool = False) -> None:
         """Forget the round; `finished`: whether it gave us a state."""
-        if self.current is not None:
-            lost = frozenset(self.current.lost_members)
-            self._past[self.current.group.id] = lost if finished else None
-            while len(self._past) > MAX_PAST:
-                self._past.popitem(last=False)
-        self.current = None
+        self._leave_group(finished=finished)
         self._pending = None
         self._kept, self._kept_bytes = [], 0
 
     def drop_last(self) -> None:
         """A search for a new group begins."""
-        self.current = None
+        self._leave_group(finished=False)
 
     @property
     def is_busy(self) -> bool:
@@ -186,7 +181,7 @@ class Exchanges:
 
     def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
         """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
-        lost = self._past.get(message.group)
+        lost = self.past.get(message.group)
         if isinstance(message, Cut | Abandon) or not self._at.run or (lost is not None and peer not in lost):
             # Whoever was there when we finished needs nothing: these are its last words.
             return []
@@ -199,6 +194,15 @@ class Exchanges:
         return [Send(peer, gone(message.group, message.index)), *self._tell(peer)]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _leave_group(self, *, finished: bool) -> None:
+        if self.current is None:
+            return
+        lost = frozenset(self.current.lost_members)
+        self.past[self.current.group.id] = lost if finished else None
+        while len(self.past) > MAX_PAST:
+            self.past.popitem(last=False)
+        self.current = None
 
     def _after(self, effects: Effects, now: float) -> Effects:
         """Tell the trainer once the exchange is over."""

@@ -19,11 +19,12 @@ before all hashes, and leaves out nobody. Who lacks a link to another member get
 reduce, and so speaks only with those that everyone reaches.
 
 Invariants: a core leaves for `formed` at most once; a group is committed only after every member has
-accepted it; a member that finds itself committed twice abandons the second group at once, aloud.
+accepted it; a member that finds itself committed twice abandons the second group at once, aloud; and one that
+is shown a group of an earlier search again does the same, since what it gave there is not what it has now.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
@@ -113,16 +114,17 @@ class Matchmaking:
         linked: AbstractSet[PeerId],
         uplink: int = 0,
         unreached: int = 0,
+        past: Container[bytes] = (),
     ) -> None:
         """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
 
         `nonce`: another for every search, so that no group is ever formed twice; `linked`: to whom we have
         links; `uplink`: kB/s, 0 where that is not known; `unreached`: to how many that work on the run we
-        have no link.
+        have no link; `past`: groups that we have been in.
         """
         self.me, self.run, self.round, self.base = me, run, round_, base
         self.config, self._nonce = config, nonce
-        self._linked = linked
+        self._linked, self._past = linked, past
         self.state = State.WAITING
         self.group: Group | None = None
         ready = Ready(round_, base, uplink, unreached=unreached)
@@ -274,7 +276,7 @@ class Matchmaking:
         found = self._group_of(message)
         if self.group is not None and self.group.id == found.id:
             return []
-        if self.group is not None or not is_ours:
+        if self.group is not None or not is_ours or found.id in self._past:
             # Of an earlier search or life: what we gave to it then is not what we have now.
             gone = Abandon(found.id, 0)
             effects: Effects = [Send(other, gone) for other in message.members if other != self.me]
@@ -285,7 +287,8 @@ class Matchmaking:
         """Tell whether an exchange message of this group shows that our promise was committed."""
         if self.state is not State.PROMISED or self._proposal is None or self._promised is None:
             return False
-        return self._group_of(self._as_commit(self._proposal, self._promised[1])).id == group
+        promised = self._group_of(self._as_commit(self._proposal, self._promised[1])).id
+        return promised == group and group not in self._past
 
     def form_promised(self, now: float) -> Effects:
         """Form the group we promised ourselves to: its commit was lost, but its exchange has begun."""

@@ -346,6 +346,7 @@ class Member:
             self.at.reach,
             self._uplink.rate,
             self.at.unreached(now),
+            self.exchanges.past,
         )
         return effects + self._after_matchmaking(
             self._matchmaking.begin(self.at.expected(now), early, now), now

@@ -130,6 +130,7 @@ def _reuses_nonces(patch: pytest.MonkeyPatch) -> None:
     def init(self: Matchmaking, *arguments: Any) -> None:
         honest(self, *arguments[:5], 0, arguments[6])
         self._accepted = Whatever()
+        self._past = ()
 
     patch.setattr(Matchmaking, "__init__", init)
 

@@ -65,6 +65,7 @@ class Grouping:
     unlinked: set[tuple[PeerId, PeerId]] = field(default_factory=set)
     """(member, other): there was no link when the member joined."""
     exchanges: dict[PeerId, Averaging | Gathering] = field(default_factory=dict)
+    lives: dict[PeerId, int] = field(default_factory=dict)
     given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
     """Vectors (or bodies) and weights that were really contributed."""
     results: dict[PeerId, bytes] = field(default_factory=dict)
@@ -161,9 +162,11 @@ class Oracle:
         if seen is None:
             tainted = any(self.is_liar(peer) for peer in group.members)
             seen = self.groups[key] = Grouping(group.members, group.shares, tainted, self.sim.now)
-        if node.me in seen.exchanges:
+        # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
+        is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
+        if node.me in seen.exchanges and is_again:
             self.violate("a group is formed once", f"{node.me} joined {group.id.hex()} twice")
-        seen.exchanges[node.me] = exchange
+        seen.exchanges[node.me], seen.lives[node.me] = exchange, node.life
         seen.given[node.me] = self._given[node.me]
         seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
 

@@ -9,7 +9,7 @@ from core_net import Net, peers
 from crypto.keys import PeerId
 from gossip.core import Effects, Send
 from gossip.grid import deal
-from gossip.matchmaking import Matchmaking, MatchmakingConfig, State, place, rank
+from gossip.matchmaking import Matchmaking, MatchmakingConfig, State, group_id, place, rank
 from gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready
 
 RUN, BASE, ROUND = b"r" * 32, b"b" * 32, 7
@@ -293,6 +293,19 @@ def test_a_group_that_was_never_accepted_is_abandoned() -> None:
     core = one(names, 2)
     core.begin(names[:2], [], 0.0)
     commit = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1, 1))
+    assert sent(core.handle_commit(names[0], commit, 0.1), Abandon)
+    assert core.group is None
+
+
+def test_a_group_of_an_earlier_search_is_not_formed_again() -> None:
+    """Its convener replays its offer and its commit, or the first part of its exchange."""
+    names = in_order(2)
+    commit = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1))
+    past = {group_id(RUN, commit)}
+    core = Matchmaking(names[1], RUN, ROUND, BASE, CONFIG, 99, set(names), past=past)
+    core.begin(names[:1], [], 0.0)
+    core.handle_propose(names[0], propose(names), 0.0)
+    assert not core.matches(group_id(RUN, commit))
     assert sent(core.handle_commit(names[0], commit, 0.1), Abandon)
     assert core.group is None
 
