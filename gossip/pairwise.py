@@ -18,7 +18,9 @@ So no mass may be lost or counted twice. What was pushed is kept by its giver un
 The receiver applies a chunk if its id is the one after the last it applied, and its epoch is that of the last
 `Settle`; so neither a copy nor what comes too late counts. Its answer to `Settle` says what it has applied,
 the giver takes the rest back, and nothing of an earlier epoch can be applied any more. A giver that cannot
-ask, since the link is gone, keeps what is in doubt until the link is back.
+ask, since the link is gone, keeps what is in doubt until the link is back. Who has been started again cannot
+say what it applied, and may have passed that on: whom it does not know it answers with a number it has never
+used, from which ids go on; its giver sees that none of its own are meant, and takes nothing back.
 
 Invariant: the mass of all peers and all that is under way is constant, but for what is minted, moved, or
 dies. A peer that dies takes its mass with it, and what was in doubt with it (`forget`); one that comes back
@@ -46,7 +48,8 @@ INFINITY: Final = float("inf")
 MAX_DOUBTFUL: Final = 4
 """Peers without a link for which a push is kept: each costs half a vector's memory at most."""
 MAX_GIVERS: Final = 1024
-"""Peers whose last applied id is remembered; those without a link are forgotten first."""
+"""Peers whose last applied id is remembered; those without a link are forgotten first, and then take nothing
+back."""
 LEAST_HELD: Final = 0.5
 """Share of its own weight that a peer must hold to give: it then never holds less than half of that, and
 local progress moves its estimate by at most four times itself. Costs hardly a step in ten."""
@@ -239,7 +242,7 @@ class Pairwise:
         return [Send(peer, Applied(epoch, message.id))] if is_last else []
 
     def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:
-        epoch, last = self._applied.get(peer, (-1, 0))
+        epoch, last = self._applied.get(peer) or (-1, self._next_epoch())
         if message.epoch < epoch:
             return []
         self._applied[peer] = (message.epoch, last)
@@ -256,8 +259,10 @@ class Pairwise:
         for id_ in [id_ for id_ in given.sent if id_ <= message.id]:
             del given.sent[id_]
         if given.stage is Stage.ASKING:
-            for chunk, weight, numbers in given.sent.values():
-                self._take(chunk, weight, numbers)
+            # Else it knows nothing of what we gave: what was in doubt died with its former life.
+            if next(iter(given.sent), 0) == message.id + 1:
+                for chunk, weight, numbers in given.sent.values():
+                    self._take(chunk, weight, numbers)
             given.sent, given.next_id = {}, message.id + 1
             self._settled(given)
             if self.target == peer and not self._has_pushed:

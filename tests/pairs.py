@@ -168,7 +168,9 @@ class Pairs:
             sums += core.sums
             weights += core.weights
             for peer, given in core._given.items():
-                applied = self.cores[peer]._applied.get(name, (-1, 0))[1]
+                applied = self.cores[peer]._applied.get(name, (-1, -1))[1]
+                if given.sent and not min(given.sent) - 1 <= applied <= max(given.sent):
+                    continue  # It was given to a life that is over.
                 for id_, (chunk, weight, numbers) in given.sent.items():
                     if id_ > applied:
                         sums[core._slice(chunk)] += numbers

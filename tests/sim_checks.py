@@ -362,7 +362,9 @@ def check_mass(oracle: Oracle) -> None:
         weights, sums = weights + core.weights, sums + core.sums
         for other, given in core._given.items():
             receiver = cores.get(other) if sim.nodes[other].is_alive else None
-            applied = receiver._applied.get(peer, (0, 0))[1] if receiver is not None else 0
+            applied = receiver._applied.get(peer, (0, -1))[1] if receiver is not None else -1
+            if given.sent and not min(given.sent) - 1 <= applied <= max(given.sent):
+                continue  # It was given to one that has died since, and is nowhere.
             for chunk, half, numbers in (each for id_, each in given.sent.items() if id_ > applied):
                 weights[chunk] += half
                 sums[core._slice(chunk)] += numbers
