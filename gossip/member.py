@@ -553,7 +553,7 @@ class Member:
     def _beat(self, now: float) -> Effects:
         effects: Effects = []
         if now > self._next_beat + self.config.beat:
-            self.at.table.forgive(now - self._next_beat)
+            self.at.table.forgive(now - self._next_beat, now)
         if self.at.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)

@@ -90,10 +90,11 @@ class PresenceTable:
         if entry is not None and entry.expires < now + entry.lease:
             entry.expires = now + entry.lease
 
-    def forgive(self, seconds: float) -> None:
+    def forgive(self, seconds: float, now: float) -> None:
         """Prolong all leases: our own process slept for so long, and heard nobody."""
         for entry in self._entries.values():
-            entry.expires += seconds
+            # What waited for us to wake may have been heard already.
+            entry.expires = max(entry.expires, min(entry.expires + seconds, now + entry.lease))
 
     def forget(self, peer: PeerId, now: float) -> None:
         """Drop the record of a peer that is gone: it counts again with a newer one, whoever brings it."""

@@ -132,6 +132,8 @@ class Sim:
         self._index = {peer: number for number, peer in enumerate(self.names)}
         self.codecs: dict[PeerId, Codec] = {}
         self._down_hard: set[PeerId] = set()
+        self.stale_at = 0.0
+        """When words that had waited, for a process that was stopped or a way that was blocked, last came."""
         self.said: dict[PeerId, list[tuple[Any, Any]]] = {}
         """What peers that replay have sent so far."""
 
@@ -413,8 +415,8 @@ class Sim:
     def unblock(self, sender: PeerId, to: PeerId) -> None:
         """End one block of this direction."""
         self._blocks[sender, to] -= 1
-        if self._blocks[sender, to] <= 0:
-            self.network.unblock(sender, to, self.now)
+        if self._blocks[sender, to] <= 0 and self.network.unblock(sender, to, self.now):
+            self.stale_at = self.now
 
     def freeze(self, node: SimNode) -> None:
         """Stop a process without ending it; its peers notice when their keep-alive ends."""

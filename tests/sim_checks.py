@@ -407,12 +407,17 @@ def check_losses(oracle: Oracle) -> None:
 
 
 def check_forgotten(oracle: Oracle) -> None:
-    """The dead are forgotten: no record outlives its author by more than a lease."""
+    """The dead are forgotten: no record outlives its author by more than a lease.
+
+    A word does not tell for how long it was under way: one that waited for a stopped process to go on, or for
+    a way to open, is as good as new to whom it reaches, and what it says is handed on.
+    """
     sim = oracle.sim
     for node in sim.nodes.values():
         for other in sim.nodes.values():
             ended = oracle.gone.get(other.me, (sim.now,))[-1]
-            if not node.is_alive or node.is_frozen or other.is_alive or sim.now - ended < MEMORY:
+            since = max(ended, sim.stale_at)
+            if not node.is_alive or node.is_frozen or other.is_alive or sim.now - since < MEMORY:
                 continue
             if node.member.table.get(other.me) is not None:
                 oracle.violate(

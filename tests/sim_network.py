@@ -142,16 +142,17 @@ class Network:
         else:
             self._travel(link, way, sender, to, message, data, now)
 
-    def unblock(self, sender: PeerId, to: PeerId, now: float) -> None:
-        """End a block; what waited goes out."""
+    def unblock(self, sender: PeerId, to: PeerId, now: float) -> bool:
+        """End a block; what waited goes out. Tells whether there was anything."""
         self.blocked.discard((sender, to))
         link = self.links.get(pair(sender, to))
         if link is None:
-            return
+            return False
         way = link.ways[sender]
         held, way.held = way.held, []
         for message, data in held:
             self.send(sender, to, message, data, now)
+        return bool(held)
 
     def _queue(
         self, link: Link, way: Direction, sender: PeerId, to: PeerId, message: Any, data: Any, now: float

@@ -356,6 +356,7 @@ class SimNode:
     def thaw(self) -> None:
         """Go on: handle what came meanwhile."""
         self.is_frozen = False
+        self.sim.stale_at = self.sim.now
         inbox, self.inbox = self.inbox, []
         for event in inbox:
             self.hear(event)

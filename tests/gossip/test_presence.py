@@ -56,8 +56,16 @@ def test_who_speaks_to_us_is_there_without_a_record() -> None:
 def test_our_own_sleep_is_nobodys_absence() -> None:
     table = PresenceTable(ME)
     table.update(record(A), 0.0, 0.0)
-    table.forgive(100.0)
+    table.forgive(100.0, 100.0)
     assert not table.expire(111.0)
+
+
+def test_who_was_heard_when_we_woke_is_not_there_for_longer_than_that() -> None:
+    table = PresenceTable(ME)
+    table.update(record(A), 0.0, 100.0)
+    table.forgive(100.0, 101.0)
+    assert not table.expire(112.0)
+    assert table.expire(113.0)
 
 
 def test_who_has_left_comes_back_only_with_a_newer_record() -> None:
