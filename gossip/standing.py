@@ -171,16 +171,19 @@ class Standing:
     def expected(self, now: float) -> set[PeerId]:
         """Return the peers worth waiting for: linked, working, and at our state or on their way to it."""
         mixing = self.is_mixing()
-        found = set()
+        found: set[PeerId] = set()
+        paused: set[PeerId] = set()
         for peer, entry in self._linked_workers(now):
             presence = entry.presence
             here = (presence.round, presence.state) == (self.round, self.state)
             near = mixing and presence.round == self.round
             is_paused = self.round < self._missed.get(peer, (0, 0))[1]
             awaited = here or near or self._is_on_its_way(presence) or self._may_lag(presence)
-            if awaited and not is_paused:
-                found.add(peer)
-        return found
+            if awaited:
+                (paused if is_paused else found).add(peer)
+        # A pause is counted in rounds, and without a quorum there is no next one: it would never end.
+        lacks_quorum = self.spec is not None and 1 + len(found) < self.spec.quorum
+        return found | paused if lacks_quorum else found
 
     def _may_lag(self, presence: Presence) -> bool:
         """Whether a peer of an earlier round is waited for: where states differ, none tells that it comes."""

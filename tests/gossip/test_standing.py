@@ -117,6 +117,17 @@ def test_who_is_lost_in_exchanges_in_a_row_is_waited_for_less_often() -> None:
     assert at.expected(0.0)
 
 
+def test_who_is_lost_again_and_again_is_waited_for_where_the_quorum_needs_it() -> None:
+    at = standing()
+    at.spec = msgspec.structs.replace(SPEC, quorum=2)
+    for _ in range(3):
+        at.note_round((ME, A), {A})
+    meet(at, A)
+    assert at.expected(0.0) == {A}
+    meet(at, B)
+    assert at.expected(0.0) == {B}
+
+
 def test_who_lags_is_behind_a_swarm_of_its_lineage() -> None:
     at = standing()
     for peer in (A, B):
