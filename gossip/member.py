@@ -449,8 +449,8 @@ class Member:
             known = self.at.table.get(record.author)
             if not self.at.table.update(record, age, now):
                 if record.author == peer and known is not None and now - known.heard >= known.lease:
-                    # Started again with a clock set back. What we know is too old to be handed on, and prolonged
-                    # whenever its author speaks: shown it, that says something newer.
+                    # Started again with a clock set back. What we know is too old to be handed on, and is
+                    # prolonged whenever its author speaks: shown it, that says something newer.
                     effects.append(Send(peer, Records(((known.record, 0.0),))))
                 continue
             if known is not None and known.presence == record.presence:
