@@ -3,7 +3,7 @@
 Every peer signs small records with a lease and pushes them to its neighbours when something
 changes; beside that, neighbours swap samples of what they know, so that news crosses any connected
 network and two halves that touch become one. A record handed on carries its age, so no record outlives
-its author by more than a lease, whoever repeats it.
+its author by more than a lease, whoever repeats it honestly.
 
 States form lineages: a record names its state and the one before. Peers whose states touch are one
 cluster; the swarm goes by the cluster of most peers, among equals by the higher round, and so on.

@@ -133,7 +133,7 @@ class Sim:
         self.codecs: dict[PeerId, Codec] = {}
         self._down_hard: set[PeerId] = set()
         self.stale_at = 0.0
-        """When words that had waited, for a process that was stopped or a way that was blocked, last came."""
+        """When a liar last spoke, or words came that had waited for a stopped process or a blocked way."""
         self.said: dict[PeerId, list[tuple[Any, Any]]] = {}
         """What peers that replay have sent so far."""
 

@@ -410,7 +410,8 @@ def check_forgotten(oracle: Oracle) -> None:
     """The dead are forgotten: no record outlives its author by more than a lease.
 
     A word does not tell for how long it was under way: one that waited for a stopped process to go on, or for
-    a way to open, is as good as new to whom it reaches, and what it says is handed on.
+    a way to open, is as good as new to whom it reaches, and what it says is handed on. So is one that a liar
+    has kept to itself, and shows when its author is dead.
     """
     sim = oracle.sim
     for node in sim.nodes.values():

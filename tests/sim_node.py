@@ -412,6 +412,7 @@ class SimNode:
                     if self.lie is None:
                         sim.send(self, effect)
                         continue
+                    sim.stale_at = sim.now
                     for each in self.lie(self, effect):
                         sim.send(self, each)
                 case SetTimer():
