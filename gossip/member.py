@@ -404,6 +404,7 @@ class Member:
 
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
         self.at.table.connected.add(event.peer)
+        self.at.note_link(event.peer)
         effects = self.discovery.found(event.peer, event.address, now)
         effects += self.chatter.greet(event.peer, now)
         return effects + self.mixing.found(event.peer, now) + self._view_changed(now)

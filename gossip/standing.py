@@ -133,6 +133,10 @@ class Standing:
             pause = min(2**count, MAX_PAUSE) if count > 0 else 0
             self._missed[peer] = (count + 1, self.round + 1 + pause)
 
+    def note_link(self, peer: PeerId) -> None:
+        """Take note of a new link: what was lost of its peer may have been lost with the one before."""
+        self._missed.pop(peer, None)
+
     def agreed_state(self, now: float) -> SwarmState | None:
         """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
         doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}

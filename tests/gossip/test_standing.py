@@ -117,6 +117,16 @@ def test_who_is_lost_in_exchanges_in_a_row_is_waited_for_less_often() -> None:
     assert at.expected(0.0)
 
 
+def test_who_was_lost_again_and_again_is_waited_for_over_a_new_link() -> None:
+    at = standing()
+    for _ in range(3):
+        at.note_round((ME, A), {A})
+    meet(at, A)
+    assert not at.expected(0.0)
+    at.note_link(A)
+    assert at.expected(0.0) == {A}
+
+
 def test_who_is_lost_again_and_again_is_waited_for_where_the_quorum_needs_it() -> None:
     at = standing()
     at.spec = msgspec.structs.replace(SPEC, quorum=2)
