@@ -142,6 +142,7 @@ class Matchmaking:
         self._promised: tuple[int, PeerId] | None = None
         self._accepted: deque[tuple[PeerId, int, int, tuple[PeerId, ...]]] = deque(maxlen=MAX_ACCEPTED)
         """Proposals we said yes to in this search: (convener, ballot, nonce, members)."""
+        self._asked: set[PeerId] = set()
         self._accepts: dict[PeerId, bytes] = {}
         """Who has accepted, and to whom they have links."""
         self._ballot = 0
@@ -209,6 +210,9 @@ class Matchmaking:
         """A peer is ready too."""
         if message.base != self.base:
             return []
+        if self._commit is not None:
+            # A member that is still ready has lost its convener, and our commit with it.
+            return [Send(peer, self._commit)] if peer in self._commit.members else []
         self.silent.discard(peer)
         if peer in self.ready:
             return []
@@ -289,6 +293,14 @@ class Matchmaking:
             return False
         promised = self._group_of(self._as_commit(self._proposal, self._promised[1])).id
         return promised == group and group not in self._past
+
+    def ask_about_group(self, peer: PeerId, now: float) -> Effects:
+        """Ask a peer that is at an exchange already: its group may be ours, if our convener has died since."""
+        is_ours = any(peer in members for *_, members in self._accepted)
+        if self.state is not State.WAITING or not is_ours or peer in self._asked:
+            return []
+        self._asked.add(peer)
+        return self._tell_ready(frozenset({peer}), now)
 
     def form_promised(self, now: float) -> Effects:
         """Form the group we promised ourselves to: its commit was lost, but its exchange has begun."""

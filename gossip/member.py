@@ -510,6 +510,8 @@ class Member:
             return []
         if self.at.phase is Phase.WORKING:
             return self._hurry(message, now + message.wait, now)
+        if self.at.phase is Phase.EXCHANGING and self._matchmaking is not None:
+            return self._matchmaking.handle_ready(peer, message, now)
         if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
             self._arrived.setdefault(peer, now)
             return self._after_matchmaking(self._matchmaking.handle_ready(peer, message, now), now)
@@ -527,7 +529,7 @@ class Member:
             if not self._matchmaking.matches(message.group):
                 # Its commit may be on its way to us, in the other lane or from another peer.
                 self.exchanges.keep(event)
-                return []
+                return self._matchmaking.ask_about_group(event.peer, now)
             effects = self._after_matchmaking(self._matchmaking.form_promised(now), now)
             return effects + self._to_exchange(event, now)
         return self.exchanges.receive(event, now)

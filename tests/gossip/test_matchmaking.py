@@ -310,6 +310,24 @@ def test_a_group_of_an_earlier_search_is_not_formed_again() -> None:
     assert core.group is None
 
 
+def test_who_has_lost_its_convener_learns_of_its_group_from_a_member_that_is_at_the_exchange() -> None:
+    names = in_order(3)
+    convener, member, core = names[0], one(names, 1), one(names, 2)
+    for each, others in ((member, (names[0], names[2])), (core, names[:2])):
+        each.begin(others, [], 0.0)
+        each.handle_propose(convener, propose(names), 0.0)
+    member.handle_commit(convener, Commit(ROUND, BASE, 0, 5, convener, tuple(names), (1, 0, 0)), 0.1)
+    assert core.ask_about_group(names[1], 0.1) == [], "its convener lives, and the commit is on its way"
+    core.lost(convener, 0.2)
+    (asked,) = core.ask_about_group(names[1], 0.3)
+    assert isinstance(asked, Send)
+    assert core.ask_about_group(names[1], 0.3) == []
+    (told,) = member.handle_ready(names[2], asked.message, 0.4)
+    assert isinstance(told, Send)
+    core.handle_commit(names[1], told.message, 0.5)
+    assert core.group == member.group
+
+
 def test_a_lost_commit_does_not_matter_once_the_exchange_has_begun() -> None:
     names = in_order(2)
     core = one(names, 1)
