@@ -295,7 +295,7 @@ class Matchmaking:
         return promised == group and group not in self._past
 
     def ask_about_group(self, peer: PeerId, now: float) -> Effects:
-        """Ask a peer that is at an exchange already: its group may be ours, if our convener has died since."""
+        """Ask a peer that is at an exchange already: its group may be ours, if our convener died."""
         is_ours = any(peer in members for *_, members in self._accepted)
         if self.state is not State.WAITING or not is_ours or peer in self._asked:
             return []
