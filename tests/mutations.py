@@ -146,8 +146,8 @@ def _ignores_the_quorum(patch: pytest.MonkeyPatch) -> None:
 
 def _lets_newcomers_lead(patch: pytest.MonkeyPatch) -> None:
     def state(peers: Any, me: Any, ours: Presence, linked: Any) -> Any:
-        made = [(peer, msgspec.structs.replace(presence, has_made=False)) for peer, presence in peers]
-        return swarm_state(made, me, msgspec.structs.replace(ours, has_made=False), linked)
+        made = [(peer, msgspec.structs.replace(presence, has_made=True)) for peer, presence in peers]
+        return swarm_state(made, me, msgspec.structs.replace(ours, has_made=True), linked)
 
     patch.setattr("gossip.standing.swarm_state", state)
 
