@@ -283,10 +283,12 @@ class Gathering:
         held = {member: self._digests[member] for member in self._held}
         self._vector = encode_holding(held, len(self._members))
         index = self.index + INNER_INDEX
-        group = Group(self.group.id, self.group.round, self._members, (1,) * len(self._members))
         # Others may still wait for a body that reached us, for as long as one may wait for bodies.
-        config = msgspec.structs.replace(self.config, cut=self.config.cut + self.config.stall)
-        self.inner = Averaging(self._me, group, index, self._vector, 1.0, config)
+        cut, numel = self.config.cut + self.config.stall, len(self._vector)
+        # A part is one chunk, so that what comes early is a handful of messages, whoever owns how much.
+        config = msgspec.structs.replace(self.config, cut=cut, chunk_numel=numel)
+        # Of the same shares: who lacks a link to another member reduces nothing here either.
+        self.inner = Averaging(self._me, self.group, index, self._vector, 1.0, config)
         effects = self._after_inner(self.inner.begin(now), now)
         for member in sorted(set(range(len(self._members))) - self._alive):
             effects += self._after_inner(self.inner.lost(self._members[member], now), now)

@@ -20,10 +20,10 @@ GROUP = b"g" * 16
 class Members:
     """The members of one gathering; each gives a body of its own length."""
 
-    def __init__(self, count: int, seed: int = 0) -> None:
+    def __init__(self, count: int, seed: int = 0, shares: tuple[int, ...] | None = None) -> None:
         self.net = Net(seed)
         self.names = peers(count)
-        group = Group(GROUP, 3, tuple(self.names), (1,) * count)
+        group = Group(GROUP, 3, tuple(self.names), shares or (1,) * count)
         self.given = {name: bytes([i + 1]) * (i + 1) for i, name in enumerate(self.names)}
         self.cores = {name: Gathering(name, group, 0, self.given[name], CONFIG) for name in self.names}
         for name, core in self.cores.items():
@@ -54,6 +54,22 @@ def test_all_end_with_every_body_sorted_by_peer(seed: int) -> None:
     members.run()
     assert all(core.step is Step.DONE for core in members.cores.values())
     assert {core.bodies for core in members.cores.values()} == {tuple(sorted(members.given.items()))}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_members_without_a_link_to_each_other_agree_by_the_one_that_has_links_to_both(seed: int) -> None:
+    members = Members(3, seed, shares=(0, 0, 1))
+    one, other, _ = members.names
+    members.net.bend = lambda sender, effect: [effect] if {sender, effect.peer} != {one, other} else []
+    for name, core in members.cores.items():
+        members.net.carry_out(name, core.begin(0.0))
+    for name, lost in ((one, other), (other, one)):
+        members.net.carry_out(name, members.cores[name].lost(lost, 0.0))
+    members.net.wait(40.0)
+    assert all(core.step is Step.DONE for core in members.cores.values())
+    assert {core.bodies for core in members.cores.values()} == {tuple(sorted(members.given.items()))}
+    inner = [core.inner for core in members.cores.values()]
+    assert all(each is not None and each.result is not None and not each.result.takeovers for each in inner)
 
 
 def test_nobody_reveals_its_body_before_all_have_committed_to_theirs() -> None:
