@@ -315,7 +315,10 @@ class Averaging:
     def _turn_away(self, member: int, message: Talk) -> Effects:
         """Tell a member once that we do not wait for it, or are over: it may not know."""
         still_waits = member in self._done and isinstance(message, Alive | Done)
-        if member in self._told or self.is_left_out or (self.result is not None and still_waits):
+        # It takes a part over for others, and needs nothing of us: it would count us as lost.
+        has_same = member in self._alive and self._done.get(member) == self._outcome
+        is_fine = self.result is not None and (still_waits or has_same)
+        if member in self._told or self.is_left_out or is_fine:
             return []
         self._told.add(member)
         return [Send(self._members[member], Cut(self.group.id, self.index))]

@@ -11,7 +11,7 @@ from gossip.averaging import TIMER, Averaging, AveragingConfig, is_sane
 from gossip.core import Drop, Effects, Send, SetTimer, Vector
 from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
-from gossip.messages import Abandon, Alive, Cut, Done, Part, Reduced, Yield
+from gossip.messages import Abandon, Alive, Claim, Cut, Done, Part, Reduced, Yield
 
 CONFIG = AveragingConfig(stall=3.0, cut=9.0, chunk_numel=4)
 NUMEL = 26
@@ -271,6 +271,14 @@ def test_a_new_owner_waits_for_nobody_who_is_done_with_the_same_means() -> None:
     members.net.run()
     assert members.cores[late].result is not None
     assert np.array_equal(members.vectors[3], members.vectors[1])
+
+
+def test_who_is_over_lets_another_take_a_part_over_that_needs_nothing_of_it() -> None:
+    members = Members(3)
+    over, owner, _ = members.names
+    members.begin()
+    members.net.run()
+    assert members.cores[over].handle(owner, Claim(b"g" * 16, 0, 0, 1), b"", 1.0) == []
 
 
 def test_our_own_fault_is_loud() -> None:
