@@ -135,6 +135,8 @@ class Oracle:
     def went(self, node: SimNode) -> None:
         """A node or its trainer ended."""
         self.gone.setdefault(node.me, []).append(self.sim.now)
+        # Back with the state of the others it is one of them again when it has averaged with them.
+        self._last_contributors.pop(node.me, None)
         self.forget_what_nobody_knows()
 
     def line(self, key: tuple[int, bytes]) -> set[tuple[int, bytes]]:
@@ -394,14 +396,21 @@ def check_losses(oracle: Oracle) -> None:
     scenario = oracle.sim.scenario
     if scenario.weather.loss or any(fault[1] not in CLEAN or fault[-2] is True for fault in scenario.faults):
         return
-    for (group, _), seen in oracle.groups.items():
+    for (group, index), seen in oracle.groups.items():
+        before = oracle.groups.get((group, index - 1))
         for peer, exchange in seen.exchanges.items():
-            for lost in _lost_by(exchange):
-                near = any(seen.began - 5 < at < seen.began + 60 for at in oracle.gone.get(lost, ()))
-                mine = any(seen.began - 5 < at < seen.began + 60 for at in oracle.gone.get(peer, ()))
+            # Who was lost in one ask of a group is lost in those after it, linked by now or not.
+            known = before.exchanges[peer].lost_members if before and peer in before.exchanges else ()
+            for lost in set(exchange.lost_members).difference(known):
                 unlinked = {(peer, lost), (lost, peer)} & seen.unlinked
                 left = lost not in seen.exchanges  # It found that the swarm is elsewhere.
-                if not (near or mine or unlinked or left):
+                # A link to one that has just come back may carry words one way only: then one end of it has
+                # to go, and nobody can tell at which of them the fault is.
+                cutters = getattr(seen.exchanges.get(lost), "_cut_by", ())
+                died = {seen.members[cutter] for cutter in cutters} | {peer, lost}
+                ends = [at for one in died for at in oracle.gone.get(one, ())]
+                near = any(seen.began - 5 < at < seen.began + 60 for at in ends)
+                if not (near or unlinked or left):
                     text = f"{peer} lost {lost} in {group.hex()[:8]} at {seen.began:.1f}"
                     oracle.violate("nobody is lost without a cause", text)
 
