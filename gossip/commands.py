@@ -190,6 +190,14 @@ class Hurry:
 
 
 @dataclass(frozen=True, slots=True)
+class Met:
+    """A linked peer says where it is reached: worth remembering for the next start, whoever dialled whom."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A peer and we do not average, and why."""
 

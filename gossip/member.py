@@ -40,6 +40,7 @@ from gossip.commands import (
     Hurry,
     Known,
     Measured,
+    Met,
     NewState,
     Refused,
     RemoveAddress,
@@ -370,6 +371,8 @@ class Member:
         effects = self.exchanges.abandon()
         self._end_round()
         self.syncing.stop()
+        # Who trains no more counts no more than who comes back, but for what the whole run came to.
+        self.at.has_made = self.at.has_made and self.at.phase is Phase.FINISHED
         self.at.phase = Phase.HELPING
         return [*effects, *self.chatter.push(now)]
 
@@ -458,8 +461,11 @@ class Member:
                 continue
             changed = True
             effects += self._forget_ready(record.author, record.presence, now)
+            addresses = record.presence.addresses
             if record.author not in self.at.table.connected:
-                effects += self.discovery.add_all(record.presence.addresses, "peers", now)
+                effects += self.discovery.add_all(addresses, "peers", now)
+            elif addresses and (known is None or known.presence.addresses != addresses):
+                effects.append(Notify(Met(record.author, addresses)))
             if record.author == peer:
                 effects += self._introduce(peer, record.presence, now)
         if message.reply:

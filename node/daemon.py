@@ -22,9 +22,9 @@ from typing import Any
 
 import trio
 
-from crypto.keys import short
+from crypto.keys import PeerId, short
 from gossip.codecs import Feedback
-from gossip.commands import AddAddress, Goodbye, Refused, RemoveAddress, SetAddresses
+from gossip.commands import AddAddress, Goodbye, Met, Refused, RemoveAddress, SetAddresses
 from gossip.core import PeerFound, Vector
 from gossip.drive import Driver
 from gossip.libp2p_host import open_host
@@ -117,7 +117,7 @@ class Daemon:
             )
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
-            self.driver.on_found = self._remember
+            self.driver.on_found = self._found
             self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
             self.reporter.engine = self.engine = engine_of(
                 self.config,
@@ -194,7 +194,9 @@ class Daemon:
             self.say("  no --task: this node helps others (relays, DHT, records) and does not train")
 
     def _notice(self, notice: object) -> None:
-        if isinstance(notice, Refused) and notice.peer == self.driver.member.me:
+        if isinstance(notice, Met):
+            self._remember(notice.peer, notice.addresses)
+        elif isinstance(notice, Refused) and notice.peer == self.driver.member.me:
             self._problem(
                 "identity",
                 "another node runs with this node's identity, and peers confuse the two; stop one and give it"
@@ -378,12 +380,14 @@ class Daemon:
     def _record(self, run: bytes, status: RoundStatus) -> None:
         self._job(partial(self.store.add_round, run.hex(), status))
 
-    def _remember(self, event: PeerFound) -> None:
+    def _found(self, event: PeerFound) -> None:
         entry = self.driver.member.table.get(event.peer)
         addresses = entry.presence.addresses if entry is not None else ()
-        addresses = addresses or ((event.address,) if event.address else ())
+        self._remember(event.peer, addresses or ((event.address,) if event.address else ()))
+
+    def _remember(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         if addresses:
-            known = KnownPeer(event.peer, tuple(addresses), "exchange", time.time())
+            known = KnownPeer(peer, tuple(addresses), "exchange", time.time())
             self._job(partial(self.store.remember_peer, known))
 
     def _job(self, job: Callable[[], None]) -> None:

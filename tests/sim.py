@@ -127,6 +127,8 @@ class Sim:
         self._trace = 0
         self._events = 0
         self._blocks: Counter[tuple[PeerId, PeerId]] = Counter()
+        self._lives: dict[tuple[PeerId, PeerId], int] = {}
+        """(one, other): in which life of the other the one was last linked to it."""
         self.nodes = {node.me: node for node in self._make_nodes()}
         self.names = sorted(self.nodes, key=lambda peer: self.nodes[peer].number)
         self._index = {peer: number for number, peer in enumerate(self.names)}
@@ -336,7 +338,7 @@ class Sim:
                 return 0 in (one, other)
         return True
 
-    def _dialled(self, node: SimNode, life: int, peer: PeerId, address: str) -> None:
+    def _dialled(self, node: SimNode, life: int, peer: PeerId, address: str, waited: float = 0.0) -> None:
         other = self.nodes[peer]
         if node.life != life:
             return
@@ -346,9 +348,16 @@ class Sim:
             self._dial_failed(node, address, "refused", 0.0)
         elif other.is_frozen or node.is_frozen:
             self._dial_failed(node, address, "timeout", 10.0)
+        elif node.me in other.linked and waited < DOUBT_WAIT and self._lives[peer, node.me] != life:
+            # It doubts the link to our former life first, and says hello when that is closed.
+            args = (node, life, peer, address, waited + 0.1)
+            self.at(self.now + 0.1, self._dialled, *args)
         else:
             if not self.network.is_up(node.me, peer):
+                if waited:
+                    self._lost(other, other.life, node.me)
                 self.network.connect(node.me, peer)
+                self._lives[peer, node.me], self._lives[node.me, peer] = life, other.life
                 if node.me not in other.linked:
                     other.linked.add(node.me)
                     other.hear(PeerFound(node.me))

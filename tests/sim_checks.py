@@ -404,11 +404,7 @@ def check_losses(oracle: Oracle) -> None:
             for lost in set(exchange.lost_members).difference(known):
                 unlinked = {(peer, lost), (lost, peer)} & seen.unlinked
                 left = lost not in seen.exchanges  # It found that the swarm is elsewhere.
-                # A link to one that has just come back may carry words one way only: then one end of it has
-                # to go, and nobody can tell at which of them the fault is.
-                cutters = getattr(seen.exchanges.get(lost), "_cut_by", ())
-                died = {seen.members[cutter] for cutter in cutters} | {peer, lost}
-                ends = [at for one in died for at in oracle.gone.get(one, ())]
+                ends = [*oracle.gone.get(peer, ()), *oracle.gone.get(lost, ())]
                 near = any(seen.began - 5 < at < seen.began + 60 for at in ends)
                 if not (near or unlinked or left):
                     text = f"{peer} lost {lost} in {group.hex()[:8]} at {seen.began:.1f}"

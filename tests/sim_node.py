@@ -380,7 +380,7 @@ class SimNode:
                 sim.oracle.contributed(self, event)
             effects = member.handle(event, now)
             if isinstance(event, PeerFound):
-                self._remember(event)
+                self._found(event)
         if member.exchange is not self.seen_exchange:
             self.seen_exchange = member.exchange
             sim.oracle.joined(self)
@@ -392,11 +392,14 @@ class SimNode:
         if isinstance(event, commands.NewState | commands.Finish):
             sim.oracle.new_state(self)
 
-    def _remember(self, event: PeerFound) -> None:
+    def _found(self, event: PeerFound) -> None:
         # As the daemon does.
         entry = self.member.table.get(event.peer)
         addresses = entry.presence.addresses if entry is not None else ()
-        for address in addresses or ((event.address,) if event.address else ()):
+        self._remember(addresses or ((event.address,) if event.address else ()))
+
+    def _remember(self, addresses: tuple[str, ...]) -> None:
+        for address in addresses:
             self.disk.book[address] = None
 
     def _carry_out(self, effects: Effects) -> None:
@@ -429,6 +432,8 @@ class SimNode:
                     sim.doubt(self, effect.peer)
         for notice in notices:
             sim.oracle.noticed(self, notice)
+            if isinstance(notice, commands.Met):
+                self._remember(notice.addresses)
             self.rounds.notice(notice)
 
     def _set_timer(self, effect: SetTimer) -> None:

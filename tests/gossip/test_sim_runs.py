@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sim import Scenario, Sim
+from sim_network import DOUBT_WAIT, Weather
 from sim_node import SimNode
 from sim_runs import draw, run_seed
 
@@ -95,6 +96,21 @@ def test_the_others_lose_no_round_when_one_is_killed(effects: int) -> None:
 def test_six_nodes_finish_when_only_neighbours_can_link(walls: str, seed: int) -> None:
     topology = "star" if walls == "star" else "line"
     assert not violations(Scenario(seed, nodes=6, walls=walls, topology=topology, rounds=6))
+
+
+def test_a_state_of_before_that_a_node_without_a_trainer_keeps_does_not_undo_what_went_on() -> None:
+    gone = ((9.11, "trainer", 2, 11.98), (11.81, "trainer", 0, 2.42), (13.39, "trainer", 1, 0.93))
+    weather = Weather(latency=0.002)
+    assert not violations(Scenario(54267, nodes=3, faults=gone, weather=weather))
+
+
+def test_a_node_that_all_others_dialled_finds_them_again_after_a_power_cut() -> None:
+    sim = Sim(Scenario(1, nodes=4, faults=((12.0, "crash", 0, 0, True, 0.2),)))
+    hub, linked = sim.nodes[sim.name(0)], list[int]()
+    # Long before a keep-alive could tell the others that it was gone.
+    sim.at(12.2 + 2 * DOUBT_WAIT, lambda: linked.append(len(hub.linked)))
+    assert not sim.run().violations
+    assert linked == [3]
 
 
 def test_both_sides_of_a_split_make_progress_and_become_one() -> None:

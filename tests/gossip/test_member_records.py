@@ -1,0 +1,54 @@
+"""What a member says of itself, and makes of what others say of themselves."""
+
+import random
+
+import pytest
+
+from crypto.keys import PeerId
+from gossip.commands import Attach, Detach, Finish, Met, NewState
+from gossip.core import Effects, Notify, PeerFound, Received
+from gossip.member import Member, MemberConfig
+from gossip.messages import Presence, Record, Records
+from gossip.runspec import RunSpec, TensorSpec, run_id
+
+SPEC = RunSpec(method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (4,)),))
+RUN = run_id(SPEC)
+OTHER = PeerId("b")
+
+
+def member_at_work() -> Member:
+    member = Member(PeerId("a"), MemberConfig(), random.Random(1), 1)
+    member.handle(Attach(RUN, SPEC, True), 0.0)
+    member.handle(NewState(0, b"0" * 32, b"", memoryview(b"")), 0.0)
+    member.handle(NewState(1, b"1" * 32, b"0" * 32, memoryview(b"")), 1.0)
+    return member
+
+
+def met(effects: Effects) -> list[Met]:
+    notices = [effect.notice for effect in effects if isinstance(effect, Notify)]
+    return [notice for notice in notices if isinstance(notice, Met)]
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_who_trains_no_more_claims_no_round_of_its_own_unless_the_run_is_over(is_finished: bool) -> None:
+    member = member_at_work()
+    assert member.at.presence().has_made
+    if is_finished:
+        member.handle(Finish(), 2.0)
+    member.handle(Detach(), 3.0)
+    assert member.at.presence().has_made == is_finished
+
+
+def test_where_a_peer_that_dialled_us_is_reached_is_told_once_and_when_it_changes() -> None:
+    member = member_at_work()
+    member.handle(PeerFound(OTHER), 1.0)
+
+    def hear(sequence: int, *addresses: str) -> list[Met]:
+        presence = Presence(RUN, "", 1, b"1" * 32, b"0" * 32, "working", 12.0, addresses)
+        records = Records(((Record(OTHER, sequence, presence), 0.0),))
+        return met(member.handle(Received(OTHER, records), 1.0))
+
+    assert hear(1, "one") == [Met(OTHER, ("one",))]
+    assert not hear(2, "one")
+    assert hear(3, "two") == [Met(OTHER, ("two",))]
+    assert not hear(4)
