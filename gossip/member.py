@@ -451,7 +451,7 @@ class Member:
                     effects += [*self.chatter.push(now), Notify(Refused(record.author, reason))]
                 continue
             known = self.at.table.get(record.author)
-            if not self.at.table.update(record, age, now):
+            if not self.at.table.update(record, age, now, teller=peer):
                 if record.author == peer and known is not None and now - known.heard >= known.lease:
                     # Started again with a clock set back. What we know is too old to be handed on, and is
                     # prolonged whenever its author speaks: shown it, that says something newer.

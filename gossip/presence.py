@@ -65,8 +65,8 @@ class PresenceTable:
         self._left: OrderedDict[PeerId, tuple[int, float]] = OrderedDict()
         """Who is gone: the sequence of their last record, and until when others may still hand it on."""
 
-    def update(self, record: Record, age: float, now: float) -> bool:
-        """Take a record in; tells whether it was news."""
+    def update(self, record: Record, age: float, now: float, *, teller: PeerId | None = None) -> bool:
+        """Take a record in that `teller` handed us; tells whether it was news."""
         author, presence = record.author, record.presence
         lease = min(presence.lease, MAX_LEASE)
         left = lease - age
@@ -74,7 +74,9 @@ class PresenceTable:
         if author == self.me or left <= 0 or (known and known.record.sequence >= record.sequence):
             return False
         sequence, until = self._left.get(author, (-1, 0.0))
-        if record.sequence <= sequence and now < until:
+        # Who says it itself is back, perhaps with a clock that was set back.
+        is_back = teller == author and author in self.connected
+        if record.sequence <= sequence and now < until and not is_back:
             return False
         self._left.pop(author, None)
         self._entries[author] = Entry(record, presence, now + left, now - age, lease)

@@ -76,6 +76,16 @@ def test_who_has_left_comes_back_only_with_a_newer_record() -> None:
     assert table.update(record(A, 8), 0.0, 2.0)
 
 
+def test_who_is_back_with_a_clock_set_back_is_believed_when_it_says_so_itself() -> None:
+    table = PresenceTable(ME)
+    table.update(record(A, 7), 0.0, 0.0)
+    table.forget(A, 1.0)
+    assert not table.update(record(A, 3), 0.0, 2.0, teller=A), "a word that was under way when its link ended"
+    table.connected.add(A)
+    assert not table.update(record(A, 3), 0.0, 2.0, teller=B)
+    assert table.update(record(A, 3), 0.0, 2.0, teller=A)
+
+
 def test_nobody_is_believed_for_longer_than_a_minute() -> None:
     table = PresenceTable(ME)
     table.update(record(A, lease=600.0), 0.0, 0.0)
