@@ -91,6 +91,7 @@ class Oracle:
         self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
         """Who has ever had which state on disk that it had a part in."""
         self.made: dict[PeerId, set[tuple[int, bytes]]] = {}
+        """Which states a node made since it was started."""
         self.acknowledged: set[tuple[int, bytes]] = set()
         """What most of those that lived then had on disk, after everyone had once met."""
         self._was_one = False
@@ -493,6 +494,8 @@ def check_succession(oracle: Oracle, node: SimNode) -> None:
     fetched = node.me in oracle.fetched
     oracle.fetched.discard(node.me)
     if life != node.life:
+        # What it brings back from its disk it has not made now: the others may have gone on without it.
+        oracle.made.pop(node.me, None)
         disk = node.disk.checkpoint
         if disk is not None and (member.round, member.state) != (disk.round, disk.state_hash):
             oracle.violate("a restarted node goes on from its disk", f"{node.me} at {member.round}")
