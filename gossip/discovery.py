@@ -108,6 +108,12 @@ class Discovery:
         """
         return self._lacking() > 0
 
+    @property
+    def is_new_here(self) -> bool:
+        """Whether we are dialling somebody whom we were told of at the start for the first time."""
+        first = (t for t in self.targets.values() if t.state == "dialling" and t.attempts == 1)
+        return any(target.source in ("bootstrap", "book") for target in first)
+
     def _lacking(self) -> int:
         is_large = len(self.targets) > 2 * self.enough
         wanted = self.enough // 2 if is_large else self.enough

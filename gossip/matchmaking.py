@@ -173,6 +173,11 @@ class Matchmaking:
             return []
         return self._tell_ready(news, now) + self._evaluate(now)
 
+    def wait_for_no_more(self, now: float) -> Effects:
+        """Nobody is to come who is not here yet."""
+        self.config = msgspec.structs.replace(self.config, wait_for=1)
+        return self._evaluate(now)
+
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a peer whose link is gone or who left."""
         self.expected -= {peer}

@@ -179,7 +179,7 @@ class Member:
             TimerFired: self._timer,
             PeerFound: self._peer_found,
             PeerLost: self._peer_lost,
-            DialFailed: lambda e, now: self.discovery.failed(e.address, e.reason, now),
+            DialFailed: self._dial_failed,
             Learned: lambda e, now: self.discovery.add(e.address, e.source, now),
             Attach: self._attach,
             NewState: self._new_state,
@@ -418,6 +418,9 @@ class Member:
         self.at.table.forget(event.peer, now)
         return self.discovery.lost(event.peer, now) + self._gone(event.peer, now)
 
+    def _dial_failed(self, event: DialFailed, now: float) -> Effects:
+        return self.discovery.failed(event.address, event.reason, now) + self._seek_among_known(now)
+
     def _left(self, peer: PeerId, now: float) -> Effects:
         self.at.table.forget(peer, now)
         return self._gone(peer, now, is_dead=True)
@@ -546,7 +549,7 @@ class Member:
         if event.name == BEAT:
             return self._beat(now)
         if event.name == DISCOVERY:
-            return self.discovery.plan(now)
+            return self.discovery.plan(now) + self._seek_among_known(now)
         if event.name == MATCHMAKING and self._matchmaking and self.at.phase is Phase.SEEKING:
             return self._after_matchmaking(self._matchmaking.timer(now), now)
         if event.name in EXCHANGING:
@@ -619,7 +622,18 @@ class Member:
         if self.at.is_crowd() and self.at.phase is not Phase.SYNCING:
             # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects
-        return effects + self.syncing.look_for_donors(now) + self._check_behind(now)
+        effects += self.syncing.look_for_donors(now) + self._check_behind(now)
+        return effects + self._seek_among_known(now)
+
+    def _seek_among_known(self, now: float) -> Effects:
+        """Once those whom we knew of at the start have answered or not, wait for no others."""
+        seeking = self._matchmaking
+        if self.at.phase is not Phase.SEEKING or seeking is None or seeking.config.wait_for == 1:
+            return []
+        unheard = any(self.at.table.get(peer) is None for peer in self.at.table.connected)
+        if self.at.round == 0 or self.discovery.is_new_here or unheard:
+            return []
+        return self._after_matchmaking(seeking.wait_for_no_more(now), now)
 
     def _check_behind(self, now: float) -> Effects:
         if self.at.phase is Phase.HELPING and not self.at.run:
@@ -647,7 +661,8 @@ class Member:
             group_size=1 if self.mixing.is_on and not self.mixing.is_last else self.at.spec.group_size,
             quorum=self.at.spec.quorum,
             share=MIXING_SHARE if self.at.is_crowd() and not self.mixing.is_on else 1.0,
-            wait_for=self.config.wait_for if first else 1,
+            # Who has just been started does not go on alone while it looks for those it knew.
+            wait_for=self.config.wait_for if first else 1 + self.discovery.is_new_here,
             # Whom the last round of such a run does not wait for is not in the mean that ends it.
             ready_wait=patience if self.mixing.is_on and self.mixing.is_last else self._ready_wait.seconds(),
             answer_wait=self._answer_wait.seconds(),

@@ -94,7 +94,8 @@ class Worker:
 
     def notice(self, notice: Any) -> None:
         """Take note of what the member says."""
-        assert not self.is_calm or isinstance(notice, commands.Averaged | commands.Hurry), notice
+        calm = commands.Averaged | commands.Hurry | commands.Met
+        assert not self.is_calm or isinstance(notice, calm), notice
         match notice:
             case commands.Averaged() | commands.Failed():
                 self._answer = notice

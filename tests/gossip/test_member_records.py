@@ -2,14 +2,16 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from crypto.keys import PeerId
-from gossip.commands import Attach, Detach, Finish, Met, NewState
-from gossip.core import Effects, Notify, PeerFound, Received
+from gossip.commands import AddAddress, Attach, Averaged, Contribute, Detach, Finish, Met, NewState
+from gossip.core import DialFailed, Effects, Notify, PeerFound, Received
 from gossip.member import Member, MemberConfig
 from gossip.messages import Presence, Record, Records
 from gossip.runspec import RunSpec, TensorSpec, run_id
+from gossip.standing import Phase
 
 SPEC = RunSpec(method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (4,)),))
 RUN = run_id(SPEC)
@@ -27,6 +29,10 @@ def member_at_work() -> Member:
 def met(effects: Effects) -> list[Met]:
     notices = [effect.notice for effect in effects if isinstance(effect, Notify)]
     return [notice for notice in notices if isinstance(notice, Met)]
+
+
+def averaged(effects: Effects) -> bool:
+    return any(isinstance(effect, Notify) and isinstance(effect.notice, Averaged) for effect in effects)
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
@@ -52,3 +58,24 @@ def test_where_a_peer_that_dialled_us_is_reached_is_told_once_and_when_it_change
     assert not hear(2, "one")
     assert hear(3, "two") == [Met(OTHER, ("two",))]
     assert not hear(4)
+
+
+def test_who_was_just_started_does_not_go_on_alone_while_it_looks_for_those_it_knew() -> None:
+    member = member_at_work()
+    member.handle(AddAddress("/p2p/b", "book"), 1.0)
+    effects = member.handle(Contribute(0, np.zeros(4, np.float32), 1.0), 1.0)
+    assert member.phase is Phase.SEEKING
+    assert not averaged(effects)
+    effects = member.handle(DialFailed("/p2p/b", "refused"), 2.0)
+    assert averaged(effects), "there is nobody"
+
+
+def test_who_finds_a_swarm_that_is_ahead_fetches_its_state_before_it_goes_on_alone() -> None:
+    member = member_at_work()
+    member.handle(AddAddress("/p2p/b", "book"), 1.0)
+    member.handle(Contribute(0, np.zeros(4, np.float32), 1.0), 1.0)
+    assert not averaged(member.handle(PeerFound(OTHER, "/p2p/b"), 2.0)), "its greeting is under way"
+    presence = Presence(RUN, "", 2, b"2" * 32, b"1" * 32, "working", 12.0, (), has_made=True)
+    effects = member.handle(Received(OTHER, Records(((Record(OTHER, 1, presence), 0.0),))), 2.0)
+    assert member.phase is Phase.SYNCING
+    assert not averaged(effects)

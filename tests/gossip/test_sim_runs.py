@@ -104,6 +104,12 @@ def test_a_state_of_before_that_a_node_without_a_trainer_keeps_does_not_undo_wha
     assert not violations(Scenario(54267, nodes=3, faults=gone, weather=weather))
 
 
+def test_who_is_back_from_a_power_cut_does_not_run_ahead_of_those_that_have_not_noticed_it() -> None:
+    gone = ((8.29, "crash", 1, 0, True, 0.2), (12.54, "crash", 0, 0, False, 3.0))
+    scenario = Scenario(325244, nodes=3, faults=gone, paces=(5.0, 1.5, 5.0), patience=5.0, calm_rounds=5)
+    assert not violations(scenario)
+
+
 def test_a_node_that_all_others_dialled_finds_them_again_after_a_power_cut() -> None:
     sim = Sim(Scenario(1, nodes=4, faults=((12.0, "crash", 0, 0, True, 0.2),)))
     hub, linked = sim.nodes[sim.name(0)], list[int]()
