@@ -108,6 +108,8 @@ class Chunks:
         """Store a mean that another made."""
         self.view(part, chunk)[:] = mean
         self._sent.pop((part, chunk), None)
+        # One that we made before, as the owner of an earlier ballot.
+        self._means.pop((part, chunk), None)
         if not self._is_exact:
             # Encoding what was read may not give the same bytes, and all must hold the same.
             self._means[part, chunk] = data
