@@ -180,6 +180,7 @@ def summary(
         "bytes_per_peer": statistics.median(sent) if sent else None,
         "cpu_seconds_per_peer": statistics.median(row["cpu_seconds"] for row in flat),
         "peak_rss_mb": max(row["peak_rss_mb"] for row in flat),
+        "vectors_of_memory": max((row.get("vectors") or 0.0 for row in flat), default=0.0) or None,
         "largest_error": worst,
         "load_before": load,
     }
@@ -187,7 +188,7 @@ def summary(
 
 MOST_WRONG: Final = 0.1
 """Eight bits round values from -8 to 8 by less; a peer that kept its own is off by 0.5."""
-WIDE: Final = ("min to max", "CPU s/peer", "MB/peer", "load")
+WIDE: Final = ("min to max", "CPU s/peer", "MB/peer", "memory", "load")
 """Columns that a terminal has no room for."""
 
 
@@ -219,6 +220,7 @@ def cells_of(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, st
         **ratios(row, results),
         "CPU s/peer": f"{row['cpu_seconds_per_peer']:.3f}",
         "MB/peer": mega or "",
+        "memory": f"{vectors:.2f}" if (vectors := row.get("vectors_of_memory")) else "",
         "load": f"{row['load_before']:.1f}",
     }
 
@@ -244,7 +246,8 @@ the rounds; *whole round s* adds the matchmaking. *x gloo* is that time divided 
 speed of plaintext without any fault tolerance); *hivemind x* is hivemind's time with the same codec divided
 by ours (uint8 is its 8-bit codec); *its round x* and *default round x* compare whole rounds, with hivemind
 told the exact group size and with its defaults. *CPU s/peer* is user and system time of one peer process in
-one round: on a busy machine it is the steadier figure. *load* is the one-minute load average before the row
+one round: on a busy machine it is the steadier figure. *memory* is the most that a round took beyond the bare
+process, in vectors: 1 is the vector itself. *load* is the one-minute load average before the row
 was measured: it holds what the rows before left behind, and whatever else ran. *copy* is a bare socket pair.
 """
 

@@ -11,14 +11,16 @@ import random
 import resource
 import sys
 import time
+from contextlib import suppress
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trio
 
 from crypto.keys import new_key
-from gossip.commands import AddAddress, Attach, Averaged, Contribute, Failed, NewState, SetAddresses
+from gossip.commands import AddAddress, Attach, Averaged, Contribute, Failed, Met, NewState, SetAddresses
 from gossip.core import Vector
 from gossip.drive import Driver
 from gossip.host import HostConfig
@@ -26,6 +28,21 @@ from gossip.libp2p_host import open_host
 from gossip.member import Member, MemberConfig
 from gossip.runspec import RunSpec, TensorSpec, run_id
 from gossip.wire import Codec
+
+
+def memory(line: str) -> int:
+    """Return bytes of this process's memory by its name in the system's table; 0 where there is none."""
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next((1024 * int(each.split()[1]) for each in text.splitlines() if each.startswith(line)), 0)
+
+
+def forget_peak() -> None:
+    """Let the system measure the largest memory anew, where it can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def contribution(index: int, numel: int, round_: int) -> Vector:
@@ -87,20 +104,24 @@ class Peer:
     async def _rounds(self, driver: Driver, host: Any) -> None:
         options = self.options
         numel, previous = options["numel"], b""
+        without = memory("VmRSS")
         vector = np.empty(numel, dtype=np.float32)
         for round_ in range(options["rounds"]):
             state = blake2b(str(round_).encode(), digest_size=32).digest()
             driver.command(NewState(round_, state, previous, memoryview(b"")))
             previous = state
             vector[:] = contribution(options["index"], numel, round_)
+            forget_peak()
             await self._barrier()
             usage, before = resource.getrusage(resource.RUSAGE_SELF), host.statistics()
             driver.command(Contribute(0, vector, 1.0))
-            notice = await self.notices.receive()
+            while isinstance(notice := await self.notices.receive(), Met):
+                pass  # a word about addresses
             if not isinstance(notice, Averaged):
                 raise SystemExit(f"round failed: {notice.text if isinstance(notice, Failed) else notice}")
             # A node's trainer computes in another process: here nobody may, before all are done.
             await self._barrier()
+            peak = memory("VmHWM")
             after, used = host.statistics(), resource.getrusage(resource.RUSAGE_SELF)
             mean = (options["peers"] + 1) / 2
             expected = contribution(0, numel, 0) * np.float32(mean) + np.float32(round_)
@@ -111,7 +132,8 @@ class Peer:
                 "bytes": after.bytes_sent - before.bytes_sent,
                 "cpu_seconds": used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime,
                 "error": float(np.abs(vector - expected).max()),
-                "peak_rss_mb": used.ru_maxrss / 1024,
+                "peak_rss_mb": peak / 1e6 if peak else used.ru_maxrss / 1024,
+                "vectors": (peak - without) / vector.nbytes if peak else None,
                 "digest": blake2b(vector.data, digest_size=8).hexdigest(),
             }
             print(json.dumps(row), flush=True)
