@@ -10,9 +10,6 @@ It composes the cores of presence, discovery, matchmaking, averaging and transfe
 to the one it belongs to, and decides when this node is behind: when the swarm's state (presence.py) is
 not ours and we are not in the middle of an exchange that will get us there.
 
-Slow peers do fewer steps, not longer rounds: once others are ready and most of the learned wait is over,
-the node is told to hurry.
-
 The file is long because every event of a node comes in here; what is decided about one is in the core that
 it is handed to.
 """
@@ -23,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from crypto.keys import PeerId
-from gossip.averaging import CHUNK_NUMEL, SHORTEST_STALL, Averaging, is_sane
+from gossip.averaging import CHUNK_NUMEL, Averaging, is_sane
 from gossip.chatter import Chatter
 from gossip.codecs import Feedback
 from gossip.commands import (
@@ -50,7 +47,6 @@ from gossip.commands import (
 from gossip.core import (
     Data,
     DialFailed,
-    Doubt,
     Drop,
     Effects,
     Event,
@@ -63,14 +59,13 @@ from gossip.core import (
     SetTimer,
     TimerFired,
 )
-from gossip.deadlines import Deadline
 from gossip.discovery import ENOUGH, Dice, Discovery
 from gossip.discovery import TIMER as DISCOVERY
 from gossip.exchanges import TIMERS as EXCHANGING
 from gossip.exchanges import Exchanges
 from gossip.gathering import Gathering
+from gossip.introductions import Introductions
 from gossip.matchmaking import TIMER as MATCHMAKING
-from gossip.matchmaking import Matchmaking, MatchmakingConfig
 from gossip.messages import (
     Accept,
     Applied,
@@ -83,7 +78,6 @@ from gossip.messages import (
     Leave,
     NotHeld,
     Offer,
-    Presence,
     Propose,
     Push,
     Ready,
@@ -97,26 +91,16 @@ from gossip.mixing import TIMER as MIXING
 from gossip.mixing import Mixing
 from gossip.pairwise import TIMER as PAIRWISE
 from gossip.presence import PresenceTable
-from gossip.runspec import RunSpec, difference
+from gossip.seeking import HURRY, Seeking
 from gossip.serving import TIMER as SERVING
 from gossip.serving import Serving, ServingConfig
-from gossip.sizing import Uplink
 from gossip.standing import Phase, Standing
 from gossip.syncing import Syncing
 from gossip.transfer import TIMER as TRANSFER
 from gossip.transfer import Fetching
 
 BEAT: Final = "beat"
-HURRY: Final = "hurry"
 INFINITY: Final = float("inf")
-DESCRIBE_EVERY: Final = 30.0
-"""Seconds between two copies of our spec to one peer: it is large, and a peer may name any number of runs."""
-MAX_EARLY: Final = 128
-"""Peers ahead of us, and peers of another spec, that are remembered."""
-MIXING_SHARE: Final = 0.75
-"""Share of the expected with which those go on that average in one of many groups."""
-HURRY_AFTER: Final = 0.5
-"""Share of the others' learned wait after which unfinished local work is cut short."""
 
 
 class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,18 +146,19 @@ class Member:
             self.at, self.serving, self.exchanges.wait.seconds, self.chatter.push, self._check_behind
         )
         self.mixing = Mixing(self.at, config.patience, chunk_numel, self._next_epoch)
+        self.seeking = Seeking(
+            self.at,
+            dice,
+            self.discovery,
+            self.exchanges,
+            self.mixing,
+            self.chatter.tell,
+            patience=config.patience,
+            wait_for=config.wait_for,
+            wait_seconds=config.wait_seconds,
+        )
+        self.introductions = Introductions(self.at)
         self._next_beat = 0.0
-        self._matchmaking: Matchmaking | None = None
-        self._early: dict[PeerId, tuple[Ready, float]] = {}
-        """Who is ready for our round or the next, and until when they wait."""
-        self._hurry_at = INFINITY
-        self._arrived: dict[PeerId, float] = {}
-        self._described: dict[PeerId, float] = {}
-        """Until when a peer of another spec is not told ours again."""
-        patience = config.patience
-        self._ready_wait = Deadline(patience, floor=SHORTEST_STALL)
-        self._uplink = Uplink()
-        self._answer_wait = Deadline(min(2.0, patience), floor=0.5)
         self._commands: dict[type, Callable[[Any, float], Effects]] = {
             Received: self._received,
             TimerFired: self._timer,
@@ -200,12 +185,12 @@ class Member:
         self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
             Records: self._records,
             Leave: lambda peer, m, data, now: self._left(peer, now),
-            Describe: lambda peer, m, data, now: self._describe(peer, m),
-            Ready: lambda peer, m, data, now: self._ready(peer, m, now),
-            Propose: lambda peer, m, data, now: self._to_matchmaking("handle_propose", peer, m, now),
-            Accept: lambda peer, m, data, now: self._to_matchmaking("handle_accept", peer, m, now),
-            Decline: lambda peer, m, data, now: self._to_matchmaking("handle_decline", peer, m, now),
-            Commit: lambda peer, m, data, now: self._to_matchmaking("handle_commit", peer, m, now),
+            Describe: lambda peer, m, data, now: self.introductions.handle(peer, m),
+            Ready: lambda peer, m, data, now: self.seeking.ready(peer, m, now),
+            Propose: lambda peer, m, data, now: self.seeking.handle("handle_propose", peer, m, now),
+            Accept: lambda peer, m, data, now: self.seeking.handle("handle_accept", peer, m, now),
+            Decline: lambda peer, m, data, now: self.seeking.handle("handle_decline", peer, m, now),
+            Commit: lambda peer, m, data, now: self.seeking.handle("handle_commit", peer, m, now),
             Want: lambda peer, m, data, now: self.serving.want(peer, m, now),
             Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now, yields=self.exchanges.is_busy),
             Wait: self.syncing.handle,
@@ -311,11 +296,7 @@ class Member:
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
         self.syncing.has_state()
-        self._early = {peer: early for peer, early in self._early.items() if early[0].round >= self.at.round}
-        self._hurry_at = INFINITY
-        effects: Effects = [SetTimer(INFINITY, HURRY)]
-        for ready, until in self._early.values():
-            effects += self._hurry(ready, until, now)
+        effects = self.seeking.new_round(now)
         return [*effects, *self.chatter.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
@@ -329,29 +310,7 @@ class Member:
         if self.exchanges.can_go_on(event.index):
             return effects + self.exchanges.go_on(now)
         self.exchanges.drop_last()
-        self.at.phase = Phase.SEEKING
-        early = [
-            (peer, ready)
-            for peer, (ready, _) in self._early.items()
-            if self.at.is_mine(ready) and not self.at.is_banned(peer, now)
-        ]
-        self._arrived = {peer: now for peer, _ in early}
-        nonce = int(self._dice.random() * (1 << 53))
-        self._matchmaking = Matchmaking(
-            self.me,
-            self.at.run,
-            self.at.round,
-            self.at.base,
-            self._matchmaking_config(),
-            nonce,
-            self.at.reach,
-            self._uplink.rate,
-            self.at.unreached(now),
-            self.exchanges.past,
-        )
-        return effects + self._after_matchmaking(
-            self._matchmaking.begin(self.at.expected(now), early, now), now
-        )
+        return effects + self.seeking.begin(now)
 
     def _engage(self, event: Engage, now: float) -> Effects:
         if self.at.phase not in (Phase.WORKING, Phase.EXCHANGING):
@@ -395,7 +354,7 @@ class Member:
         return self.chatter.push(now)
 
     def _measured(self, event: Measured, now: float) -> Effects:
-        self._uplink.observe(event.n_bytes, event.busy)
+        self.seeking.uplink.observe(event.n_bytes, event.busy)
         return []
 
     def _goodbye(self) -> Effects:
@@ -419,7 +378,7 @@ class Member:
         return self.discovery.lost(event.peer, now) + self._gone(event.peer, now)
 
     def _dial_failed(self, event: DialFailed, now: float) -> Effects:
-        return self.discovery.failed(event.address, event.reason, now) + self._seek_among_known(now)
+        return self.discovery.failed(event.address, event.reason, now) + self.seeking.wait_for_no_more(now)
 
     def _left(self, peer: PeerId, now: float) -> Effects:
         self.at.table.forget(peer, now)
@@ -427,10 +386,8 @@ class Member:
 
     def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
         effects = self.mixing.lost(peer, now, is_dead=is_dead)
-        self._early.pop(peer, None)
         self.serving.lost(peer)
-        if self._matchmaking is not None and self.at.phase is Phase.SEEKING:
-            effects += self._after_matchmaking(self._matchmaking.lost(peer, now), now)
+        effects += self.seeking.lost(peer, now)
         return effects + self.exchanges.lost(peer, now) + self.syncing.lost(peer, now)
 
     # --- messages ---------------------------------------------------------------------------------
@@ -463,85 +420,21 @@ class Member:
             if known is not None and known.presence == record.presence:
                 continue
             changed = True
-            effects += self._forget_ready(record.author, record.presence, now)
+            effects += self.seeking.moved(record.author, record.presence, now)
             addresses = record.presence.addresses
             if record.author not in self.at.table.connected:
                 effects += self.discovery.add_all(addresses, "peers", now)
             elif addresses and (known is None or known.presence.addresses != addresses):
                 effects.append(Notify(Met(record.author, addresses)))
             if record.author == peer:
-                effects += self._introduce(peer, record.presence, now)
+                effects += self.introductions.met(peer, record.presence, now)
         if message.reply:
             effects += self.chatter.answer(peer, now)
         return effects + (self._view_changed(now) if changed else [])
 
-    def _forget_ready(self, peer: PeerId, presence: Presence, now: float) -> Effects:
-        """Do not count on a peer that was ready for a round in which it is no more."""
-        early = self._early.get(peer)
-        if early is None or (presence.phase == "working" and presence.round == early[0].round):
-            return []
-        del self._early[peer]
-        if self._matchmaking is None or self.at.phase is not Phase.SEEKING:
-            return []
-        return self._after_matchmaking(self._matchmaking.withdraw(peer, now), now)
-
-    def _introduce(self, peer: PeerId, presence: Presence, now: float) -> Effects:
-        """Tell a peer that means to be in our run, but is not, what its spec and ours differ in."""
-        if self.at.spec is None or not presence.run or presence.run == self.at.run:
-            return []
-        if presence.run_name != self.at.spec.name or now < self._described.get(peer, 0.0):
-            return []
-        if len(self._described) > MAX_EARLY:
-            self._described.clear()
-        self._described[peer] = now + DESCRIBE_EVERY
-        spec = msgspec.msgpack.encode(self.at.spec)
-        return [Send(peer, Describe(spec))] if len(spec) <= 200_000 else []
-
-    def _describe(self, peer: PeerId, message: Describe) -> Effects:
-        if self.at.spec is None:
-            return []
-        try:
-            theirs = msgspec.msgpack.decode(message.spec, type=RunSpec)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return []
-        text = difference(self.at.spec, theirs)
-        return [Notify(Refused(peer, f"other run spec: {text}"))] if text else []
-
-    def _ready(self, peer: PeerId, message: Ready, now: float) -> Effects:
-        if message.round < self.at.round or self.at.phase is Phase.FINISHED:
-            # It is behind, and seeks a round that is over: our record says so.
-            return self.chatter.tell(peer) if self.at.run else []
-        is_far = message.round > self.at.round + 1
-        if is_far or self.at.is_banned(peer, now) or len(self._early) > MAX_EARLY:
-            return []
-        self._early[peer] = (message, now + message.wait)
-        if not self.at.is_mine(message):
-            return []
-        if self.at.phase is Phase.WORKING:
-            return self._hurry(message, now + message.wait, now)
-        if self.at.phase is Phase.EXCHANGING and self._matchmaking is not None:
-            return self._matchmaking.handle_ready(peer, message, now)
-        if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
-            self._arrived.setdefault(peer, now)
-            return self._after_matchmaking(self._matchmaking.handle_ready(peer, message, now), now)
-        return []
-
-    def _to_matchmaking(self, handler: str, peer: PeerId, message: Any, now: float) -> Effects:
-        seeking = self._matchmaking
-        if seeking is None or message.round != self.at.round or self.at.is_banned(peer, now):
-            return []
-        return self._after_matchmaking(getattr(seeking, handler)(peer, message, now), now)
-
     def _to_exchange(self, event: Received, now: float) -> Effects:
-        message = event.message
-        if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
-            if not self._matchmaking.matches(message.group):
-                # Its commit may be on its way to us, in the other lane or from another peer.
-                self.exchanges.keep(event)
-                return self._matchmaking.ask_about_group(event.peer, now)
-            effects = self._after_matchmaking(self._matchmaking.form_promised(now), now)
-            return effects + self._to_exchange(event, now)
-        return self.exchanges.receive(event, now)
+        effects, is_kept = self.seeking.overtaken(event, now)
+        return effects if is_kept else effects + self.exchanges.receive(event, now)
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -549,9 +442,9 @@ class Member:
         if event.name == BEAT:
             return self._beat(now)
         if event.name == DISCOVERY:
-            return self.discovery.plan(now) + self._seek_among_known(now)
-        if event.name == MATCHMAKING and self._matchmaking and self.at.phase is Phase.SEEKING:
-            return self._after_matchmaking(self._matchmaking.timer(now), now)
+            return self.discovery.plan(now) + self.seeking.wait_for_no_more(now)
+        if event.name == MATCHMAKING:
+            return self.seeking.timer(now)
         if event.name in EXCHANGING:
             return self.exchanges.timer(event.name, now)
         if event.name == PAIRWISE:
@@ -578,62 +471,15 @@ class Member:
         self._next_beat = now + self.config.beat * jitter
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
 
-    # --- after a sub-core has spoken --------------------------------------------------------------
-
-    def _after_matchmaking(self, effects: Effects, now: float) -> Effects:
-        seeking = self._matchmaking
-        if self.at.phase is not Phase.SEEKING or seeking is None or seeking.group is None:
-            return effects
-        group = seeking.group
-        silent = seeking.silent & self.at.table.connected
-        if silent:
-            self._answer_wait.miss()
-        elif seeking.answered_in is not None:
-            self._answer_wait.observe(seeking.answered_in)
-        # Who was silent as a convener, and is not in the group that another convened, answered nobody.
-        silent |= seeking.mute & self.at.table.connected - set(group.members)
-        # Whoever is in the group all the same answered somebody: that it lives is known.
-        self.at.late |= silent - set(group.members)
-        effects = [*effects, *(Doubt(peer) for peer in sorted(silent))]
-        missed = self.at.expected(now) - seeking.ready.keys() - set(group.members)
-        self.at.late |= missed
-        if missed and not self.at.is_crowd():
-            self._ready_wait.miss()
-        elif len(waited_for := set(seeking.ready) if self.mixing.is_on else set(group.members)) > 1:
-            lags = [max(0.0, self._arrived.get(peer, now) - self.exchanges.asked_at) for peer in waited_for]
-            self._ready_wait.observe(max(lags))
-        pending = self.exchanges.pending
-        if self.mixing.is_on and isinstance(pending, Contribute):
-            if not self.mixing.is_last:
-                return effects + self.mixing.begin(pending, self.exchanges.asked_at, now)
-            self.exchanges.ask(self.mixing.close(pending), self.exchanges.asked_at)
-        if self.at.spec is not None and len(group.members) < self.at.spec.quorum:
-            self.at.phase = Phase.APPLYING
-            text = f"{len(group.members)} of at least {self.at.spec.quorum} peers were ready"
-            return [*effects, Notify(Failed("TooFew", text))]
-        return effects + self.exchanges.begin(group, now)
-
     # --- the view ---------------------------------------------------------------------------------
 
     def _view_changed(self, now: float) -> Effects:
-        effects: Effects = []
-        if self.at.phase is Phase.SEEKING and self._matchmaking is not None:
-            effects += self._after_matchmaking(self._matchmaking.expect(self.at.expected(now), now), now)
+        effects = self.seeking.view_changed(now)
         if self.at.is_crowd() and self.at.phase is not Phase.SYNCING:
             # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects
         effects += self.syncing.look_for_donors(now) + self._check_behind(now)
-        return effects + self._seek_among_known(now)
-
-    def _seek_among_known(self, now: float) -> Effects:
-        """Once those whom we knew of at the start have answered or not, wait for no others."""
-        seeking = self._matchmaking
-        if self.at.phase is not Phase.SEEKING or seeking is None or seeking.config.wait_for == 1:
-            return []
-        unheard = any(self.at.table.get(peer) is None for peer in self.at.table.connected)
-        if self.at.round == 0 or self.discovery.is_new_here or unheard:
-            return []
-        return self._after_matchmaking(seeking.wait_for_no_more(now), now)
+        return effects + self.seeking.wait_for_no_more(now)
 
     def _check_behind(self, now: float) -> Effects:
         if self.at.phase is Phase.HELPING and not self.at.run:
@@ -650,37 +496,10 @@ class Member:
 
     # --- small things -----------------------------------------------------------------------------
 
-    def _matchmaking_config(self) -> MatchmakingConfig:
-        assert self.at.spec is not None
-        first = self.at.round == 0
-        patience = self.config.patience
-        if first:
-            patience = self.config.wait_seconds or 2 * patience
-        return MatchmakingConfig(
-            # Where all average pairwise, all that is wanted of a group is that its peers are ready.
-            group_size=1 if self.mixing.is_on and not self.mixing.is_last else self.at.spec.group_size,
-            quorum=self.at.spec.quorum,
-            share=MIXING_SHARE if self.at.is_crowd() and not self.mixing.is_on else 1.0,
-            # Who has just been started does not go on alone while it looks for those it knew.
-            wait_for=self.config.wait_for if first else 1 + self.discovery.is_new_here,
-            # Whom the last round of such a run does not wait for is not in the mean that ends it.
-            ready_wait=patience if self.mixing.is_on and self.mixing.is_last else self._ready_wait.seconds(),
-            answer_wait=self._answer_wait.seconds(),
-            patience=patience,
-        )
-
-    def _hurry(self, ready: Ready, until: float, now: float) -> Effects:
-        """Be done before the most hurried of those that wait goes on without us."""
-        at = max(now, until - (1 - HURRY_AFTER) * ready.wait)
-        if not self.at.is_mine(ready) or at >= self._hurry_at:
-            return []
-        self._hurry_at = at
-        return [SetTimer(at, HURRY)]
-
     def _end_round(self, *, finished: bool = False) -> None:
         self.exchanges.end(finished=finished)
         self.mixing.end()
-        self._matchmaking = None
+        self.seeking.end()
 
     def _next_epoch(self) -> int:
         self.chatter.sequence += 1

@@ -34,6 +34,7 @@ from gossip.member import Member
 from gossip.messages import Offer, Part, Presence, Records
 from gossip.pairwise import Pairwise, Stage
 from gossip.presence import PresenceTable, swarm_state
+from gossip.seeking import Seeking
 from gossip.serving import Serving
 from gossip.standing import Standing
 from gossip.statehash import leaves
@@ -226,7 +227,7 @@ def _answers_every_record(patch: pytest.MonkeyPatch) -> None:
 
 
 def _waits_for_nobody_slow(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Member, "_hurry", lambda self, ready, until, now: [])
+    patch.setattr(Seeking, "_hurry", lambda self, ready, until, now: [])
     patch.setattr(Deadline, "miss", lambda self: None)
 
 

@@ -550,7 +550,9 @@ def check_bounded(oracle: Oracle) -> None:
             member.exchange,
             member.mixing,
             member.mixing.core,
-            member._matchmaking,
+            member.seeking,
+            member.seeking.search,
+            member.introductions,
         ):
             for name, value in vars(part).items() if part is not None else ():
                 if isinstance(value, dict | set | list) and len(value) > bound:

@@ -228,7 +228,7 @@ class Pair:
         self.seen.since = min(other.member.round for other in self._others())
         for other in self._others():
             member = other.member
-            waits = (member.exchanges.wait, member._ready_wait, member._answer_wait)
+            waits = (member.exchanges.wait, member.seeking.ready_wait, member.seeking.answer_wait)
             self.seen.deadline = max(self.seen.deadline, *(wait.seconds() for wait in waits))
         return True
 
