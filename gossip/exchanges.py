@@ -21,6 +21,7 @@ from gossip.gathering import INNER_INDEX, Gathering, Step
 from gossip.gathering import TIMER as GATHERING
 from gossip.matchmaking import Group
 from gossip.messages import Abandon, Cut, Exchange
+from gossip.sizing import load
 from gossip.standing import Phase, Standing
 
 MAX_KEPT_BYTES: Final = 64 << 20
@@ -134,6 +135,14 @@ class Exchanges:
         """Whether an exchange with others is under way."""
         exchange = self.current
         return self._at.phase is Phase.EXCHANGING and exchange is not None and len(exchange.group.members) > 1
+
+    @property
+    def load(self) -> float:
+        """How much more than others we send in this group; see `sizing.load`."""
+        if self.current is None:
+            return 1.0
+        group = self.current.group
+        return load(group.shares, group.members.index(self._at.me))
 
     # --- events -----------------------------------------------------------------------------------
 

@@ -354,7 +354,7 @@ class Member:
         return self.chatter.push(now)
 
     def _measured(self, event: Measured, now: float) -> Effects:
-        self.seeking.uplink.observe(event.n_bytes, event.busy)
+        self.seeking.uplink.observe(event.n_bytes, event.busy, self.exchanges.load)
         return []
 
     def _goodbye(self) -> Effects:

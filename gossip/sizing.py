@@ -7,7 +7,8 @@ reduce anything take equally long, T, and those that need longer than T for thei
 nothing: p = max(0, T b - 1) / (n - 2), with T such that the shares add up to one.
 
 What a line carries is measured in the node's own exchanges (`Uplink`). Rounds that send for less than a
-second count as one of a second: a line that holds nobody up is fast enough. Rates are powers of two, and
+second count as one of a second with equal parts: a line that holds nobody up is fast enough, and who sends
+more since its part is larger has no faster one. Rates are powers of two, and
 those within a factor of two are taken for equal: parts must not follow noise. Who does not know its line
 yet counts as the median of those who do.
 """
@@ -55,6 +56,14 @@ def shares_by(uplinks: Sequence[int]) -> tuple[int, ...]:
     return tuple(round(PARTS * share) for share in sized)
 
 
+def load(shares: Sequence[int], member: int) -> float:
+    """Return what a member of a group sends, in terms of what it would send if all parts were equal."""
+    others = len(shares) - 2
+    if others < 1:
+        return 1.0
+    return (1 + others * shares[member] / sum(shares)) / (1 + others / len(shares))
+
+
 class Uplink:
     """What a node's own line carries to all others together."""
 
@@ -64,11 +73,15 @@ class Uplink:
         self.rate = 0
         """kB/s, a power of two; 0: not known."""
 
-    def observe(self, n_bytes: int, busy: float) -> None:
-        """Take note of a round: bytes of bulk that were sent, and the seconds in which some of it waited."""
+    def observe(self, n_bytes: int, busy: float, load: float = 1.0) -> None:
+        """Take note of a round: bytes of bulk that were sent, and the seconds in which some of it waited.
+
+        `load`: see there.
+        """
         if n_bytes < LEAST_BYTES:
             return
-        self._seen.append(n_bytes / max(busy, LEAST_BUSY) / 1000)
+        rate = n_bytes / busy if busy >= LEAST_BUSY else n_bytes / load / LEAST_BUSY
+        self._seen.append(rate / 1000)
         middle = max(median(self._seen), 1)
         if not self.rate or abs(log2(middle / self.rate)) > STICKY:
             self.rate = min(2 ** round(log2(middle)), MAX_RATE)

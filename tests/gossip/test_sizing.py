@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from gossip.sizing import FASTER, LEAST_BUSY, LEAST_BYTES, PARTS, Uplink, shares_by
+from gossip.sizing import FASTER, LEAST_BUSY, LEAST_BYTES, PARTS, Uplink, load, shares_by
 
 
 def seconds(shares: tuple[int, ...], rates: tuple[int, ...]) -> float:
@@ -78,6 +78,17 @@ def test_lines_that_hold_nobody_up_are_alike() -> None:
     lines[0].observe(8_192_000, LEAST_BUSY / 2)
     lines[1].observe(8_192_000, LEAST_BUSY / 50)
     assert [line.rate for line in lines] == [8192, 8192]
+
+
+def test_a_quick_line_is_no_faster_for_a_larger_part() -> None:
+    shares, sizes = (700, 50, 50, 50, 50, 50, 50, 50), []
+    for member in range(8):
+        sent = round(1e8 * (1 + 6 * shares[member] / sum(shares)))
+        line = Uplink()
+        line.observe(sent, 0.7, load(shares, member))
+        sizes.append(line.rate)
+    assert shares_by(sizes) == (1,) * 8
+    assert load((1, 1), 0) == load((1,), 0) == 1.0
 
 
 def test_small_rounds_tell_nothing_of_a_line() -> None:
