@@ -1,4 +1,4 @@
-"""Record sessions: libp2p's Noise handshake, then AEAD records of up to 256 KiB.
+"""Record sessions: libp2p's Noise handshake, then AEAD records of up to 512 KiB.
 
 libp2p lets two peers choose a security protocol by name. This one runs the Noise XX handshake of the
 standard, unchanged but for its cipher and prologue, and takes over the two keys at its end. Noise
@@ -36,9 +36,11 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from gossip.fast_tcp import TcpStream
 
 CHUNK: Final = 256 * 1024
+"""Payload of a record where others wait for it: on a slow line, or of many small writers."""
+LARGEST: Final = 512 * 1024
 """Payload of a full record. Measured: larger ones fall out of the cache, smaller ones cost calls."""
-MAX_RECORD: Final = CHUNK + 256
-"""Plaintext of a record: a chunk and the muxer's header."""
+MAX_RECORD: Final = LARGEST + 256
+"""Plaintext of a record: a payload and the muxer's header."""
 MAX_JOINED: Final = 16 * 1024
 """Plaintext that is put together from two pieces; copying more costs more than a second record."""
 TAG: Final = 16
@@ -193,8 +195,8 @@ class RecordSession(BaseSession):
                 await self._send(self._seal(self._plain_out[:size], 0))
             else:
                 end = self._seal(head, 0)
-                for start in range(0, len(body), CHUNK):
-                    await self._send(self._seal(body[start : start + CHUNK], end))
+                for start in range(0, len(body), LARGEST):
+                    await self._send(self._seal(body[start : start + LARGEST], end))
                     end = 0
         finally:
             self._write_lock.release()

@@ -20,6 +20,7 @@ from gossip.fast_link import (
     AES,
     CHACHA,
     CHUNK,
+    LARGEST,
     LAST_RECORD,
     MAX_JOINED,
     MAX_RECORD,
@@ -31,7 +32,7 @@ from gossip.fast_link import (
 )
 from gossip.fast_tcp import LOOPBACK_BUFFER
 
-SIZES = (0, 1, 17, 4095, 4096, 4097, 70_000, CHUNK, MAX_RECORD)
+SIZES = (0, 1, 17, 4095, 4096, 4097, 70_000, CHUNK, LARGEST, MAX_RECORD)
 
 
 @pytest.mark.parametrize("suite", [AES, CHACHA], ids=lambda suite: suite.name)
@@ -58,9 +59,9 @@ def test_records_arrive_whole_and_in_order(suite: Suite, tcp: bool) -> None:
     trio.run(main)
 
 
-@pytest.mark.parametrize("size", [0, 1, MAX_JOINED - 2, MAX_JOINED - 1, CHUNK])
+@pytest.mark.parametrize("size", [0, 1, MAX_JOINED - 2, MAX_JOINED - 1, CHUNK, LARGEST + 1])
 @pytest.mark.parametrize("tcp", [True, False])
-def test_a_small_pair_is_one_record_and_a_large_one_two(size: int, tcp: bool) -> None:
+def test_a_small_pair_is_one_record_and_a_large_one_several(size: int, tcp: bool) -> None:
     async def main() -> None:
         one, other = await over_tcp() if tcp else (await wired())[:2]
         async with trio.open_nursery() as nursery:
@@ -69,10 +70,12 @@ def test_a_small_pair_is_one_record_and_a_large_one_two(size: int, tcp: bool) ->
                 assert bytes(await other.read_record()) == b"hi" + bytes(size)
             else:
                 assert bytes(await other.read_record()) == b"hi"
-                assert await other.wait_record() == size
-                out = bytearray(b"x" * size)
-                other.open_record(memoryview(out))
-                assert out == bytes(size)
+                for start in range(0, size, LARGEST):
+                    piece = min(LARGEST, size - start)
+                    assert await other.wait_record() == piece
+                    out = bytearray(b"x" * piece)
+                    other.open_record(memoryview(out))
+                    assert out == bytes(piece)
         await one.close()
         await other.close()
 
