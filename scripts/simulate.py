@@ -14,7 +14,7 @@ tests/gossip/test_sim_runs.py.
 
 The last line is one JSON object with `seeds`, `violations`, `seeds_per_second` (of processor time per
 process) and `trace`, a hash of all that happened, which is the same on every machine. Exit code 1 if an
-invariant was violated.
+invariant was violated. Ctrl-C ends the run: the line then tells of the seeds that were run, exit code 130.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import zlib
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from node.testnet_plan import Plan
 
 BATCH: Final = 10
+INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def run_batch(first: int, count: int, peers: int | None, plan: Plan | None) -> O
 
 
 def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
-    """Run all seeds, in as many processes as asked for."""
+    """Run all seeds, in as many processes as asked for; after Ctrl-C those that were run count."""
     task = progress.add_task("seeds", total=arguments.seeds)
     end = arguments.start + arguments.seeds
     batches = [
@@ -92,12 +94,23 @@ def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
         for first in range(arguments.start, end, BATCH)
     ]
     outcomes = []
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        for batch, outcome in zip(batches, pool.map(run_batch, *zip(*batches, strict=True)), strict=True):
-            outcomes.append(outcome)
-            failures = sum(len(each.failed) for each in outcomes)
-            progress.update(task, advance=batch[1], description=f"seeds, {failures} violations")
+    with ProcessPoolExecutor(arguments.jobs, initializer=leave_to_parent) as pool:
+        try:
+            for batch, outcome in zip(batches, pool.map(run_batch, *zip(*batches, strict=True)), strict=True):
+                outcomes.append(outcome)
+                for seed, violation in outcome.failed:
+                    progress.console.print(f"seed {seed}: {violation.invariant}", markup=False)
+                failures = sum(len(each.failed) for each in outcomes)
+                progress.update(task, advance=batch[1], description=f"seeds, {failures} violations")
+        except KeyboardInterrupt:
+            # At once: the end of the block would take back that what waits is cancelled.
+            pool.shutdown(wait=True, cancel_futures=True)
     return outcomes
+
+
+def leave_to_parent() -> None:
+    """Ignore Ctrl-C, which a terminal sends to all: the process that counts ends the run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def trace_of(outcomes: list[Outcome]) -> str:
@@ -159,10 +172,11 @@ def main(argv: list[str] | None = None) -> int:
             explained.add(violation.invariant)
             explain(console, seed, violation, make(seed, arguments.peers, arguments.plan))
     busy = sum(outcome.seconds for outcome in outcomes)
+    done = sum(len(outcome.traces) for outcome in outcomes)
     report: dict[str, Any] = {
-        "seeds": arguments.seeds,
+        "seeds": done,
         "violations": len(failed),
-        "seeds_per_second": round(arguments.seeds / busy, 1),
+        "seeds_per_second": round(done / busy, 1) if busy else 0.0,
         "start": arguments.start,
         "peers": arguments.plan.nodes if arguments.plan else arguments.peers or "2-9",
         "failing_seeds": sorted({seed for seed, _ in failed})[:100],
@@ -172,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         "jobs": arguments.jobs,
     }
     print(json.dumps(report))
-    return 1 if failed else 0
+    if failed:
+        return 1
+    return 0 if done == arguments.seeds else INTERRUPTED
 
 
 if __name__ == "__main__":

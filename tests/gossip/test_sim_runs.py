@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +66,24 @@ def test_the_command_prints_the_trace_of_a_single_seed() -> None:
     ]
     printed = subprocess.run(command, capture_output=True, check=True).stdout
     assert json.loads(printed)["trace"] == run_seed(5).trace
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for worker processes in /proc")
+@pytest.mark.timeout(120)
+def test_a_run_that_is_interrupted_tells_of_the_seeds_that_were_run() -> None:
+    command = (sys.executable, str(ROOT / "scripts" / "simulate.py"), "--seeds", "100000", "--jobs", "1")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 60
+        # Not before it runs seeds: in its first moment it is still importing.
+        while not workers.read_text().split() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        report = json.loads(process.stdout.read().splitlines()[-1])
+    assert process.returncode == 130
+    assert report["violations"] == 0
+    assert report["seeds"] < 100_000
 
 
 @pytest.mark.parametrize("seed", range(4))
