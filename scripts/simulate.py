@@ -26,7 +26,8 @@ import signal
 import sys
 import time
 import zlib
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from node.testnet_plan import Plan
 
 BATCH: Final = 10
+AHEAD: Final = 4
+"""Batches handed out per process: enough that none waits, few to wait for after Ctrl-C."""
 INTERRUPTED: Final = 130
 
 
@@ -93,18 +96,32 @@ def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
         (first, min(BATCH, end - first), arguments.peers, arguments.plan)
         for first in range(arguments.start, end, BATCH)
     ]
-    outcomes = []
-    with ProcessPoolExecutor(arguments.jobs, initializer=leave_to_parent) as pool:
-        try:
-            for batch, outcome in zip(batches, pool.map(run_batch, *zip(*batches, strict=True)), strict=True):
-                outcomes.append(outcome)
-                for seed, violation in outcome.failed:
+    outcomes: list[Outcome] = []
+    is_stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal is_stopped
+        is_stopped = True
+
+    # A flag, not an exception: that could come in the middle of handing out work, and leave it locked.
+    former = signal.signal(signal.SIGINT, stop)
+    try:
+        with ProcessPoolExecutor(arguments.jobs, initializer=leave_to_parent) as pool:
+            rest, waiting = deque(batches), deque[tuple[int, Future[Outcome]]]()
+            while True:
+                while rest and not is_stopped and len(waiting) < AHEAD * arguments.jobs:
+                    batch = rest.popleft()
+                    waiting.append((batch[1], pool.submit(run_batch, *batch)))
+                if not waiting:
+                    break
+                count, future = waiting.popleft()
+                outcomes.append(future.result())
+                for seed, violation in outcomes[-1].failed:
                     progress.console.print(f"seed {seed}: {violation.invariant}", markup=False)
                 failures = sum(len(each.failed) for each in outcomes)
-                progress.update(task, advance=batch[1], description=f"seeds, {failures} violations")
-        except KeyboardInterrupt:
-            # At once: the end of the block would take back that what waits is cancelled.
-            pool.shutdown(wait=True, cancel_futures=True)
+                progress.update(task, advance=count, description=f"seeds, {failures} violations")
+    finally:
+        signal.signal(signal.SIGINT, former)
     return outcomes
 
 
