@@ -29,6 +29,14 @@ class BadAddress(ValueError):
     """Not an address of a node; the message says what one looks like."""
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is one of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A TCP endpoint, and whose it is if that is known."""
@@ -59,7 +67,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_loopback
+        return self.kind in ("ip4", "ip6") and is_loopback(self.host)
 
 
 def parse(text: str) -> Address:

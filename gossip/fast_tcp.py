@@ -14,7 +14,8 @@ import trio
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.trio import TrioTCPStream
 
-from gossip.local_sockets import is_loopback, peer_name
+from gossip.addresses import is_loopback
+from gossip.local_sockets import peer_name
 
 MAX_READ: Final = 64 * 1024
 """Bytes that a read of the library may ask the system for at once."""

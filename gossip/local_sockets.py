@@ -21,19 +21,13 @@ from typing import Any, Final
 
 import trio
 
+from gossip.addresses import is_loopback
+
 HAS_LOCAL: Final = sys.platform == "linux"
 BACKLOG: Final = 128
 _PREFIX: Final = "shoal "
 _CREDENTIALS: Final = struct.Struct("3i")
 _ANY: Final = {4: "0.0.0.0", 6: "::"}  # a name, not an address to listen on
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether an address is one of this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def open_local(host: str, port: int) -> trio.SocketStream | None:

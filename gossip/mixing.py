@@ -59,11 +59,6 @@ class Mixing:
         """Whether the run averages pairwise."""
         return self._at.is_pairwise
 
-    @property
-    def is_last(self) -> bool:
-        """Whether this round ends the run: then groups form once, and average what all hold."""
-        return self._at.is_last
-
     # --- commands ---------------------------------------------------------------------------------
 
     def attach(self, now: float) -> None:

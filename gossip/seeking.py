@@ -195,7 +195,7 @@ class Seeking:
         effects = effects + self._learn(search, now)
         pending = self._exchanges.pending
         if self._mixing.is_on and isinstance(pending, Contribute):
-            if not self._mixing.is_last:
+            if not self._at.is_last:
                 return effects + self._mixing.begin(pending, self._exchanges.asked_at, now)
             self._exchanges.ask(self._mixing.close(pending), self._exchanges.asked_at)
         spec = self._at.spec
@@ -234,13 +234,13 @@ class Seeking:
         patience = (self._wait_seconds or 2 * self._patience) if first else self._patience
         return MatchmakingConfig(
             # Where all average pairwise, all that is wanted of a group is that its peers are ready.
-            group_size=1 if is_mixing and not self._mixing.is_last else spec.group_size,
+            group_size=1 if is_mixing and not self._at.is_last else spec.group_size,
             quorum=spec.quorum,
             share=MIXING_SHARE if self._at.is_crowd() and not is_mixing else 1.0,
             # Who has just been started does not go on alone while it looks for those it knew.
             wait_for=self._wait_for if first else 1 + self._discovery.is_new_here,
             # Whom the last round of such a run does not wait for is not in the mean that ends it.
-            ready_wait=patience if is_mixing and self._mixing.is_last else self.ready_wait.seconds(),
+            ready_wait=patience if is_mixing and self._at.is_last else self.ready_wait.seconds(),
             answer_wait=self.answer_wait.seconds(),
             patience=patience,
         )

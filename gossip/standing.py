@@ -217,7 +217,7 @@ class Standing:
 
     @property
     def is_last(self) -> bool:
-        """Whether our round is the last of the run."""
+        """Whether our round is the last of the run; pairwise averaging then forms groups, once."""
         return self.spec is not None and self.round == self.spec.rounds - 1
 
     def takers(self, now: float) -> set[PeerId]:

@@ -97,7 +97,7 @@ def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
         for first in range(arguments.start, end, BATCH)
     ]
     outcomes: list[Outcome] = []
-    is_stopped = False
+    failures, is_stopped = 0, False
 
     def stop(*_: object) -> None:
         nonlocal is_stopped
@@ -118,7 +118,7 @@ def run_all(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
                 outcomes.append(future.result())
                 for seed, violation in outcomes[-1].failed:
                     progress.console.print(f"seed {seed}: {violation.invariant}", markup=False)
-                failures = sum(len(each.failed) for each in outcomes)
+                failures += len(outcomes[-1].failed)
                 progress.update(task, advance=count, description=f"seeds, {failures} violations")
     finally:
         signal.signal(signal.SIGINT, former)

@@ -276,7 +276,7 @@ class Oracle:
         exchange = node.member.exchange
         if node.member.mixing.is_on:
             check_mass(self)
-            if not node.member.mixing.is_last:
+            if not node.member.at.is_last:
                 return
         assert isinstance(exchange, Averaging)
         seen = self.groups[exchange.group.id, notice.index]
