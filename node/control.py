@@ -92,7 +92,7 @@ def _ask(home: Path, method: str, path: str, body: bytes = b"") -> bytes:
     try:
         with suppress(BrokenPipeError):
             # A node that refuses at once does not read all of it; what it says is there to be read.
-            connection.request(method, path, body)
+            connection.request(method, path, body, {"Connection": "close"})
         answer = connection.getresponse()
         content = answer.read()
     except (FileNotFoundError, ConnectionRefusedError):

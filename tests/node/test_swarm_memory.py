@@ -51,22 +51,22 @@ def test_memory_and_sockets_are_flat_over_five_hundred_rounds(tmp_path: Path) ->
             for node, status in zip(nodes, statuses, strict=True):
                 process = psutil.Process(status.pid)
                 samples[node.name].append(
-                    (status.round, process.memory_info().rss, len(process.net_connections("tcp")))
+                    (status.round, process.memory_info().rss, len(process.net_connections("all")))
                 )
             if all(status.phase == "finished" for status in statuses):
                 break
             assert time.monotonic() - began < 150, f"round {statuses[0].round} of {ROUNDS}"
-            time.sleep(0.3)
+            time.sleep(0.05)
         for node in nodes:
             late = np.array([sample for sample in samples[node.name] if sample[0] >= WARM_UP], dtype=float)
-            assert len(late) > 10
+            assert len(late) > 20
             slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
             load = os.getloadavg()[0]
             print(f"{node.name}: {slope:+.0f} bytes per round of {late[-1, 1] / 1e6:.0f} MB, load {load:.0f}")
             assert slope < MOST_PER_ROUND
             third = len(late) // 3
             sockets = [float(np.median(part)) for part in (late[:third, 2], late[-third:, 2])]
-            print(f"{node.name}: {sockets[0]:.0f} TCP sockets at first, {sockets[1]:.0f} at last")
+            print(f"{node.name}: {sockets[0]:.0f} sockets at first, {sockets[1]:.0f} at last")
             assert sockets[1] <= sockets[0]
             assert {each.outcome for each in node.status.history} == {"averaged"}
         for node in nodes:
