@@ -4,6 +4,7 @@
     every other beat       the same, where nothing has changed: a lease outlives it        push
     every beat             our record and a few others', with one neighbour, both ways     swap
     a new link             our record and some more of those we know                       greeting
+    who the new one is     its record to other neighbours, which it may not have met       introduction
     few links              our record to everyone, by GossipSub                            announcement
 
 None of it grows with the swarm: neighbours are some dozens however many peers there are (discovery.py),
@@ -30,6 +31,8 @@ MAX_SAMPLE: Final = 15
 """Records of others that a new neighbour is shown."""
 SWAPPED: Final = 7
 """And that two neighbours swap at a beat."""
+INTRODUCED: Final = 8
+"""Neighbours that are told of a new one."""
 SWAP_RARELY: Final = 1 / 3
 """Chance of a swap at a beat where all that we know are neighbours: there is hardly any news to tell."""
 ANNOUNCED: Final = 8
@@ -74,6 +77,13 @@ class Chatter:
         # A newer record than any it may have of us: it may have forgotten us when a link ended.
         self.sequence += 1
         return [Send(peer, self.sample(now, MAX_SAMPLE, reply=False))]
+
+    def introduce(self, record: Record, age: float) -> Effects:
+        """Tell neighbours who has just become one: two that met us at the same moment were not told of each
+        other when we greeted them.
+        """
+        others = sorted(self._at.table.connected - {record.author})
+        return [Send(peer, Records(((record, age),))) for peer in self._draw(others, INTRODUCED)]
 
     def answer(self, peer: PeerId, now: float) -> Effects:
         """Give a neighbour records in return for its own."""

@@ -428,6 +428,8 @@ class Member:
                 effects.append(Notify(Met(record.author, addresses)))
             if record.author == peer:
                 effects += self.introductions.met(peer, record.presence, now)
+                if known is None and not self.at.is_crowd():
+                    effects += self.chatter.introduce(record, age)
         if message.reply:
             effects += self.chatter.answer(peer, now)
         return effects + (self._view_changed(now) if changed else [])

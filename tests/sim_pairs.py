@@ -177,11 +177,13 @@ class Pair:
 
     def _sum_up(self) -> None:
         names = [node.me for node in self._others()]
+        # Who is cut off from one trains on with all, and its work may be the longest.
+        trainers = list(self.sim.nodes) if self.fault == "is cut off from one" else names
         for round_ in range(1, ROUND + AFTER):
             if not all((round_, peer) in self.ended for peer in names):
                 continue
             end = max(self.ended[round_, peer] for peer in names)
-            asked = [self.asked[round_, peer] for peer in names if (round_, peer) in self.asked]
+            asked = [self.asked[round_, peer] for peer in trainers if (round_, peer) in self.asked]
             self.seen.waits[round_] = end - max(asked)
             self.seen.lasted[round_] = end - max(self.ended[round_ - 1, peer] for peer in names)
             self.seen.states[round_] = {self._after[round_, peer] for peer in names}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from crypto.keys import PeerId
+from gossip.chatter import INTRODUCED
 from gossip.commands import AddAddress, Attach, Averaged, Contribute, Detach, Finish, Met, NewState
-from gossip.core import DialFailed, Effects, Notify, PeerFound, Received
+from gossip.core import DialFailed, Effects, Notify, PeerFound, Received, Send
 from gossip.member import Member, MemberConfig
 from gossip.messages import Presence, Record, Records
 from gossip.runspec import RunSpec, TensorSpec, run_id
@@ -29,6 +30,17 @@ def member_at_work() -> Member:
 def met(effects: Effects) -> list[Met]:
     notices = [effect.notice for effect in effects if isinstance(effect, Notify)]
     return [notice for notice in notices if isinstance(notice, Met)]
+
+
+def heard(member: Member, author: PeerId, sequence: int) -> Effects:
+    presence = Presence(RUN, "", 1, b"1" * 32, b"0" * 32, "working", 12.0)
+    return member.handle(Received(author, Records(((Record(author, sequence, presence), 0.0),))), 1.0)
+
+
+def told(effects: Effects, of: PeerId) -> set[PeerId]:
+    sent = [(effect.peer, effect.message) for effect in effects if isinstance(effect, Send)]
+    records = [(peer, m.records) for peer, m in sent if isinstance(m, Records)]
+    return {peer for peer, some in records if of in [record.author for record, _ in some]}
 
 
 def averaged(effects: Effects) -> bool:
@@ -79,3 +91,20 @@ def test_who_finds_a_swarm_that_is_ahead_fetches_its_state_before_it_goes_on_alo
     effects = member.handle(Received(OTHER, Records(((Record(OTHER, 1, presence), 0.0),))), 2.0)
     assert member.phase is Phase.SYNCING
     assert not averaged(effects)
+
+
+def test_two_that_come_at_the_same_moment_are_told_of_each_other_at_once() -> None:
+    member, first, second = member_at_work(), PeerId("b"), PeerId("c")
+    for peer in (first, second):
+        assert not told(member.handle(PeerFound(peer), 1.0), of=first), "neither has said anything"
+    assert told(heard(member, first, 1), of=first) == {second}
+    assert told(heard(member, second, 1), of=second) == {first}
+    assert not told(heard(member, second, 2), of=second), "what is new later goes the ways of all news"
+
+
+def test_a_new_neighbour_is_introduced_to_few_of_many() -> None:
+    member = member_at_work()
+    neighbours = [PeerId(f"n{number}") for number in range(40)]
+    for peer in neighbours:
+        member.handle(PeerFound(peer), 1.0)
+    assert len(told(heard(member, neighbours[0], 1), of=neighbours[0])) == INTRODUCED
