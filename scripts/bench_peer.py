@@ -51,6 +51,13 @@ def contribution(index: int, numel: int, round_: int) -> Vector:
     return base * np.float32(index + 1) + np.float32(round_)
 
 
+def error_of(mean: Vector, peers: int, round_: int) -> float:
+    """Return the largest difference from the mean of what all peers contributed."""
+    # What this takes is given back before the next round, whose memory is measured.
+    expected = contribution(0, mean.size, 0) * np.float32((peers + 1) / 2) + np.float32(round_)
+    return float(np.abs(mean - expected).max())
+
+
 class Peer:
     """Runs the rounds."""
 
@@ -123,15 +130,13 @@ class Peer:
             await self._barrier()
             peak = memory("VmHWM")
             after, used = host.statistics(), resource.getrusage(resource.RUSAGE_SELF)
-            mean = (options["peers"] + 1) / 2
-            expected = contribution(0, numel, 0) * np.float32(mean) + np.float32(round_)
             row = {
                 "round": round_,
                 "seconds": notice.exchange_seconds,
                 "matchmaking_seconds": notice.matchmaking_seconds,
                 "bytes": after.bytes_sent - before.bytes_sent,
                 "cpu_seconds": used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime,
-                "error": float(np.abs(vector - expected).max()),
+                "error": error_of(vector, options["peers"], round_),
                 "peak_rss_mb": peak / 1e6 if peak else used.ru_maxrss / 1024,
                 "vectors": (peak - without) / vector.nbytes if peak else None,
                 "digest": blake2b(vector.data, digest_size=8).hexdigest(),
