@@ -247,6 +247,9 @@ class Sim:
         for peer in self.names:
             # Without power nobody says that a link ended.
             self.break_link(node.me, peer, KEEP_ALIVE if power else 0.05)
+        if self.scenario.rounds and self.now >= self.calm_from:
+            # It may have been the last that was not done: nobody makes a state any more.
+            self.oracle.look()
 
     def started(self, node: SimNode) -> None:
         """Start a node again."""

@@ -139,6 +139,14 @@ def test_a_node_that_all_others_dialled_finds_them_again_after_a_power_cut() -> 
     assert linked == [3]
 
 
+def test_a_swarm_is_one_also_where_the_last_that_was_not_done_dies() -> None:
+    died = (16.79, "crash", 4, 70, False, 0.0)
+    weather = Weather(latency=0.002)
+    starts = (0.0, 0.0, 0.0, 0.5, 0.0)
+    scenario = Scenario(9273, 5, (died,), starts=starts, topology="ring", rounds=6, weather=weather)
+    assert not violations(replace(scenario, patience=5.0, pushes=1))
+
+
 def test_both_sides_of_a_split_make_progress_and_become_one() -> None:
     split = (10.0, "split", (0, 1, 2), 40.0, False)
     sim = Sim(Scenario(3, nodes=6, faults=(split,), paces=(3.0,)))
