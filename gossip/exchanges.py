@@ -249,6 +249,8 @@ class Exchanges:
         # Who is lost time after time is no reason to wait longer and longer.
         self._lost = lost
         self._at.note_round(exchange.group.members, lost)
+        for peer in set(exchange.group.members).difference(exchange.lost_members):
+            self._at.pardon(peer, now)
 
     def _feedback(self, pending: Contribute) -> Feedback | None:
         """What lossy codecs owe; per ask of a round, and only for vectors of one size."""

@@ -133,6 +133,12 @@ class Standing:
             pause = min(2**count, MAX_PAUSE) if count > 0 else 0
             self._missed[peer] = (count + 1, self.round + 1 + pause)
 
+    def pardon(self, peer: PeerId, now: float) -> None:
+        """Average with a peer again: it was in a group with us all the same, and broke nothing."""
+        if peer in self._bans:
+            # If it breaks the protocol once more, the ban is longer all the same.
+            self._bans[peer] = (self._bans[peer][0], now)
+
     def note_link(self, peer: PeerId) -> None:
         """Take note of a new link: what was lost of its peer may have been lost with the one before."""
         self._missed.pop(peer, None)

@@ -14,7 +14,7 @@ from gossip.gathering import Gathering
 from gossip.matchmaking import Group
 from gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Records, Reduced
 from gossip.runspec import RunSpec, TensorSpec
-from gossip.standing import Phase, Standing
+from gossip.standing import DOUBT, Phase, Standing
 
 ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
 GROUP = Group(b"g" * 16, 5, (ME, A), (1, 0))
@@ -72,6 +72,27 @@ def test_the_trainer_is_told_the_mean_once_all_are_done() -> None:
     assert told[0].matchmaking_seconds == 1.0
     assert np.allclose(ask.vector, 3.0)
     assert one._at.phase is Phase.APPLYING
+
+
+def test_who_is_in_a_mean_with_us_is_no_longer_shut_out_for_what_it_did_before() -> None:
+    one = exchanges()
+    one._at.ban(A, 0.0)
+    one._at.ban(A, 0.0)
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    averaged(one)
+    assert not one._at.is_banned(A, 1.2)
+    one._at.ban(A, 2.0)
+    assert one._at.is_banned(A, 2.0 + 4 * DOUBT - 0.1), "it counts on, if it does it again"
+
+
+def test_who_was_lost_from_a_mean_is_shut_out_as_long_as_before() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    one._at.ban(A, 1.0)
+    assert isinstance(notices(one.lost(A, 1.1))[0], Averaged)
+    assert one._at.is_banned(A, 1.2)
 
 
 def test_a_further_ask_of_the_round_uses_the_group_of_the_last() -> None:
