@@ -13,7 +13,8 @@ everyone; whose part is claimed tells those that wait for it. To a claim each me
 chunk, with the mean if it has one and else with its contribution; a member that has promised itself to a
 ballot takes no means of lower ones. The new owner waits for all that live, adopts the mean of the highest
 ballot it is shown, and reduces again only what nobody has. That is single-decree Paxos per chunk (Lamport,
-The Part-Time Parliament, 1998), with the mean as value.
+The Part-Time Parliament, 1998), with the mean as value. Where every owner is lost to some member, since links
+failed here and there, a part would go round for ever: after `MAX_CIRCLES` whoever refuses its owner leaves.
 
     reducing --every mean is here--> done --all that live are done--> over
 
@@ -56,6 +57,8 @@ OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 DONE_GRACE: Final = 2.0
 """And those that are not done, later still: they may be waiting for an owner."""
+MAX_CIRCLES: Final = 2
+"""How often a part may come to each member: those who refused an owner may be lost themselves by then."""
 
 Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
 
@@ -232,7 +235,7 @@ class Averaging:
                     # A late timer forgives our own sleep first; nobody is lost here and now.
                     effects.append(SetTimer(now, TIMER))
                 return effects
-        if message.part >= len(self._members) or message.ballot > len(self._members) ** 2:
+        if message.part >= len(self._members) or message.ballot > self._last_ballot:
             return self._violation(member, "no such part", now)
         match message:
             case Part():
@@ -467,9 +470,13 @@ class Averaging:
         return effects + self._finish_if_all_done()
 
     def _next_owner(self, part: int, now: float) -> Effects:
+        if self.is_over:
+            return []
         ballot = self._ballot[part] + 1
         while self._owner(part, ballot) not in self._alive:
             ballot += 1
+        if ballot > self._last_ballot:
+            return [*self.abandon(), *self._leave_out()]
         owner = self._owner(part, ballot)
         if owner == self._mine:
             return self._take_over(part, ballot, now)
@@ -497,6 +504,10 @@ class Averaging:
 
     def _to_all(self, message: Talk) -> Effects:
         return [Send(self._members[member], message) for member in sorted(self._alive - {self._mine})]
+
+    @property
+    def _last_ballot(self) -> int:
+        return MAX_CIRCLES * len(self._members)
 
     def _owner(self, part: int, ballot: int) -> int:
         return (part + ballot) % len(self._members)

@@ -281,6 +281,20 @@ def test_who_is_over_lets_another_take_a_part_over_that_needs_nothing_of_it() ->
     assert members.cores[over].handle(owner, Claim(b"g" * 16, 0, 0, 1), b"", 1.0) == []
 
 
+def test_who_lost_the_owner_leaves_once_every_member_has_owned_a_part_twice() -> None:
+    members = Members(4)
+    me, _, lost, giver = members.names
+    core = members.cores[me]
+    core.begin(0.0)
+    core.lost(lost, 0.0)
+    early = core.handle(giver, Yield(b"g" * 16, 0, 2, 4), b"", 0.1)
+    assert Send(giver, Yield(b"g" * 16, 0, 2, 5)) in early
+    late = core.handle(giver, Yield(b"g" * 16, 0, 2, 8), b"", 0.2)
+    assert core.is_left_out
+    assert Send(giver, Abandon(b"g" * 16, 0)) in late
+    assert not any(isinstance(effect, Send) and isinstance(effect.message, Yield) for effect in late)
+
+
 def test_our_own_fault_is_loud() -> None:
     members = Members(2)
     members.vectors[0][:] = np.nan
