@@ -209,13 +209,13 @@ class Seeking:
         """Take note of who was silent, and of how long the others took."""
         assert search.group is not None
         at, members = self._at, set(search.group.members)
-        silent = search.silent & at.table.connected
+        # Who was silent as a convener, and is not in the group that another convened, answered nobody.
+        silent = (search.silent | search.mute - members) & at.table.connected
         if silent:
             self.answer_wait.miss()
-        elif search.answered_in is not None:
+        elif search.answered_in is not None and (at.is_mixing() or search.ready.keys() <= members):
+            # Where somebody was left out, how fast the others were is no measure.
             self.answer_wait.observe(search.answered_in)
-        # Who was silent as a convener, and is not in the group that another convened, answered nobody.
-        silent |= search.mute & at.table.connected - members
         # Whoever is in the group all the same answered somebody: that it lives is known.
         at.late |= silent - members
         missed = at.expected(now) - search.ready.keys() - members
