@@ -201,6 +201,7 @@ class Averaging:
 
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
+        self._chunks.take_back()
         return self._to_all(Abandon(self.group.id, self.index))
 
     # --- messages ---------------------------------------------------------------------------------
@@ -444,11 +445,13 @@ class Averaging:
                 everyone &= mask
         contributors = tuple(sorted(peer for i, peer in enumerate(self._members) if everyone >> i & 1))
         takeovers = sum(ballot > 0 for ballot in self._ballot)
+        self._chunks.take_back()
         self.result = Exchanged(tuple(tuple(masks) for masks in self._masks), contributors, takeovers)
         return [SetTimer(float("inf"), TIMER)]
 
     def _leave_out(self) -> Effects:
         self.is_left_out = True
+        self._chunks.take_back()
         return [SetTimer(float("inf"), TIMER)]
 
     # --- losing members ---------------------------------------------------------------------------

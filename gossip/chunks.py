@@ -1,16 +1,16 @@
 """Chunks: the vector of one exchange, cut into parts and chunks, and how its numbers travel.
 
 Contribution and mean of a chunk share its place in the vector: the mean overwrites the contribution, which
-nobody needs any more. What is handed out for sending never lies in that memory for longer than the exchange,
-but for contributions, which are worthless afterwards: the vector is written anew next round, while a slow
-member's copy may still wait to be sent.
+nobody needs any more. What is handed out for sending never lies in that memory, but for contributions. Those
+are lent: before a place is written they are taken back, also when the exchange is over, since the vector is
+written anew next round while a slow member's copy may still wait to be sent.
 """
 
 import numpy as np
 
 from gossip.buffers import BUFFERS
 from gossip.codecs import CODECS, BadCode, Feedback, encode_with_feedback
-from gossip.core import Data, Vector
+from gossip.core import Data, Loan, Vector
 
 
 def bounds(numel: int, shares: tuple[int, ...]) -> list[int]:
@@ -64,6 +64,7 @@ class Chunks:
         # By (part, chunk), for lossy codecs: what was sent must be sent again the same.
         self._sent: dict[tuple[int, int], Data] = {}
         self._means: dict[tuple[int, int], Data] = {}
+        self._loans: dict[tuple[int, int], Loan] = {}
 
     def count(self, part: int) -> int:
         """Return how many chunks a part has."""
@@ -78,11 +79,11 @@ class Chunks:
         """Tell whether there is such a chunk, and whether its bytes are as many as these."""
         return chunk < self.count(part) and len(data) == self.codec.size(self.view(part, chunk).size)
 
-    def contribution(self, part: int, chunk: int) -> Data:
+    def contribution(self, part: int, chunk: int) -> Data | Loan:
         """Return our contribution as it travels; the same bytes whenever asked."""
         view = self.view(part, chunk)
         if self._is_exact:
-            return view.data.cast("B")
+            return self._loans.setdefault((part, chunk), Loan(view.data.cast("B")))
         if (part, chunk) not in self._sent:
             owed = self._owed(self._feedback.sent, part, chunk) if self._feedback is not None else None
             self._sent[part, chunk] = encode_with_feedback(self.codec, view, owed)[0]
@@ -102,11 +103,11 @@ class Chunks:
         else:
             owed = self._owed(self._feedback.made, part, chunk) if self._feedback is not None else None
             self._means[part, chunk], mean = encode_with_feedback(self.codec, mean, owed)
-        self.view(part, chunk)[:] = mean
+        self._put(part, chunk, mean)
 
     def store(self, part: int, chunk: int, data: Data, mean: Vector) -> None:
         """Store a mean that another made."""
-        self.view(part, chunk)[:] = mean
+        self._put(part, chunk, mean)
         self._sent.pop((part, chunk), None)
         # One that we made before, as the owner of an earlier ballot.
         self._means.pop((part, chunk), None)
@@ -118,6 +119,16 @@ class Chunks:
         """Return a stored mean as it travels."""
         made = self._means.get((part, chunk))
         return self.view(part, chunk).copy().data.cast("B") if made is None else made
+
+    def take_back(self) -> None:
+        """Let nothing be sent any more of the vector, which is written anew from now on."""
+        for loan in self._loans.values():
+            loan.end()
+
+    def _put(self, part: int, chunk: int, mean: Vector) -> None:
+        if (loan := self._loans.get((part, chunk))) is not None:
+            loan.end()
+        self.view(part, chunk)[:] = mean
 
     def _owed(self, errors: Vector, part: int, chunk: int) -> Vector:
         lo = self._edges[part] + chunk * self._chunk_numel

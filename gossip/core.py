@@ -25,6 +25,51 @@ Data: TypeAlias = memoryview | bytes
 """Bulk bytes beside a message: raw little-endian numbers."""
 
 
+class TakenBack(Exception):
+    """What was lent is not there any more."""
+
+
+class Loan:
+    """Bulk bytes in memory that is written anew some time: what is not sent by then is sent no more.
+
+    Else a peer that others take for lost, and that still counts on us, would get numbers of another time.
+    """
+
+    __slots__ = ("_is_over", "_view")
+
+    def __init__(self, view: memoryview) -> None:
+        """`view`: what is lent."""
+        self._view, self._is_over = view, False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the bytes may be others by now."""
+        return self._is_over
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes.
+
+        Raises:
+            TakenBack: they may be others by now.
+        """
+        if self._is_over:
+            raise TakenBack
+        return self._view
+
+    def end(self) -> None:
+        """Take it back: the memory is about to be written."""
+        self._is_over = True
+
+    def __len__(self) -> int:
+        """Return how many bytes were lent."""
+        return self._view.nbytes
+
+    def __bytes__(self) -> bytes:
+        """Return a copy; raises as `view` does."""
+        return bytes(self.view)
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message arrived from a peer whose identity the link has proved."""
@@ -84,7 +129,12 @@ class Send:
 
     peer: PeerId
     message: Any
-    data: Data = b""
+    data: Data | Loan = b""
+
+    @property
+    def is_void(self) -> bool:
+        """Whether what it carries was taken back."""
+        return isinstance(self.data, Loan) and self.data.is_over
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.stream_muxer.exceptions import MuxedStreamClosed, MuxedStreamEOF, MuxedStreamReset
 
+from gossip.core import Data, Loan
 from gossip.fast_frames import DATA, FIN, HEADER, MAX_REST, RST, WINDOW
 from gossip.fast_link import CHUNK
 
@@ -34,6 +35,8 @@ LEAD: Final = 4096
 """Bytes that are put behind a frame's header; what is larger goes in records of its own."""
 YIELD_BYTES: Final = 4 << 20
 """Bytes that one task may send or receive without letting others run: a millisecond or two."""
+TAIL: Final = 64
+"""Bytes of what is lent that are sent only when the rest of it has left: read anew, it is still lent."""
 QUICK: Final = 0.02
 """Seconds in which a frame must be sent for the next to be larger: others of the link wait so long."""
 SMALL: Final = 64 * 1024
@@ -126,14 +129,16 @@ class FastStream(IMuxedStream):
         self._readable.set()
         self._writable.set()
 
-    async def write(self, data: bytes | memoryview, more: bytes | memoryview = NOWHERE) -> None:
+    async def write(self, data: Data, more: Data | Loan = NOWHERE) -> None:
         """Send everything, waiting for the receiver's grants; small `data` travels with `more`.
 
         Raises:
             MuxedStreamReset: the stream or its link ended.
             MuxedStreamClosed: we closed it before.
+            TakenBack: a loan ended before all of it was sent.
         """
-        lead, body = memoryview(data).cast("B"), memoryview(more).cast("B")
+        lead = memoryview(data).cast("B")
+        body = more.view if isinstance(more, Loan) else memoryview(more).cast("B")
         try:
             self._write_lock.acquire_nowait()
         except trio.WouldBlock:
@@ -142,6 +147,10 @@ class FastStream(IMuxedStream):
             if len(lead) > LEAD:
                 await self._send(NOWHERE, lead)
                 lead = NOWHERE
+            if isinstance(more, Loan):
+                await self._send(lead, body[:-TAIL])
+                # Who can still read this knows that the rest of it was sealed as it was lent.
+                lead, body = NOWHERE, memoryview(bytes(more.view[-TAIL:]))
             await self._send(lead, body)
         finally:
             self._write_lock.release()

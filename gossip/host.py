@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from crypto.keys import PeerId
-from gossip.core import Data, DialFailed, Learned, PeerFound, PeerLost
+from gossip.core import Data, DialFailed, Learned, Loan, PeerFound, PeerLost
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,12 +86,12 @@ class Host(Protocol):
         """Return the multiaddrs under which others reach this node, each ending in /p2p/ID."""
         ...
 
-    def send_nowait(self, peer: PeerId, head: bytes, data: Data = b"") -> None:
+    def send_nowait(self, peer: PeerId, head: bytes, data: Data | Loan = b"") -> None:
         """Queue a frame. Without a link it is dialled if an address is known, else dropped.
 
         Frames with `data` go in a bulk lane of their own, so that they never hold up control
-        frames. `data` must stay unchanged until sent. A peer whose queue of control frames
-        overflows is dropped.
+        frames. `data` must stay unchanged until sent, or until a loan ends. A peer whose queue of
+        control frames overflows is dropped.
         """
         ...
 

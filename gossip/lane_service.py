@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from crypto.keys import short
-from gossip.core import Data
+from gossip.core import Data, TakenBack
 from gossip.errors import RemoteViolation
 from gossip.host import FrameReceived
 from gossip.lanes import BULK, CONTROL, FrameReader, LinkBroken, Meter, read_frame
@@ -70,6 +70,9 @@ class LaneService:
                     if stream is None:
                         raise LinkBroken("the peer has no bulk lane")
                     await outbox.send_to(stream, peer.add_sent, self.meter)
+                except TakenBack:
+                    # The rest of the lane goes on in a stream of its own.
+                    await stream.reset()
                 except LinkBroken as error:
                     log.debug("link to %s broke: %s", short(peer.id), error)
                     self._close_link(link)

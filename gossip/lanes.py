@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import trio
 
 from gossip.buffers import BUFFERS
-from gossip.core import Data
+from gossip.core import Data, Loan
 from gossip.errors import RemoteViolation
 
 CONTROL: Final = "/shoal/control/1"
@@ -36,8 +36,8 @@ class LinkBroken(Exception):
 class ByteStream(Protocol):
     """What a lane needs of a stream; all methods raise `LinkBroken`."""
 
-    async def write(self, data: Data, more: Data = b"") -> None:
-        """Send everything."""
+    async def write(self, data: Data, more: Data | Loan = b"") -> None:
+        """Send everything; raises `TakenBack` too, in the middle of it, where a loan ends."""
         ...
 
     async def fill(self, places: Iterator[memoryview]) -> None:
@@ -74,7 +74,7 @@ class Outbox:
 
     def __init__(self, lane: str) -> None:
         """`lane`: decides how many may wait."""
-        self._frames: deque[tuple[bytes, Data]] = deque()
+        self._frames: deque[tuple[bytes, Data | Loan]] = deque()
         self._limit = MAX_QUEUED[lane]
         self._filled = trio.Event()
         self._sent = trio.Event()
@@ -84,7 +84,7 @@ class Outbox:
         """Return how many frames wait."""
         return len(self._frames)
 
-    def put(self, head: bytes, data: Data) -> bool:
+    def put(self, head: bytes, data: Data | Loan) -> bool:
         """Queue a frame; False if too many wait already."""
         if len(self._frames) >= self._limit:
             return False
@@ -119,6 +119,7 @@ class Outbox:
 
         Raises:
             LinkBroken: the stream ended.
+            TakenBack: a loan ended when half of it was sent; the stream is of no more use.
         """
         while True:
             await self.wait_filled()
@@ -132,6 +133,8 @@ class Outbox:
 
     async def _write_next(self, stream: ByteStream, sent: Callable[[int], None], meter: Meter) -> None:
         head, data = self._frames.popleft()
+        if isinstance(data, Loan) and data.is_over:
+            return
         prefix = PREFIX.pack(len(head), len(data))
         if data:
             with meter:

@@ -28,7 +28,7 @@ from nacl.signing import SigningKey
 
 from crypto.keys import PeerId, peer_id_of, short
 from gossip.addresses import Address, BadAddress, from_socket, parse, parse_listen
-from gossip.core import Data, DialFailed, PeerFound, PeerLost
+from gossip.core import Data, DialFailed, Loan, PeerFound, PeerLost
 from gossip.dials import Dials
 from gossip.errors import RemoteViolation
 from gossip.fast_link import suites_by_speed
@@ -102,7 +102,7 @@ class Libp2pHost:
         found = [*self.network.addresses(), *self._reservations.addresses()]
         return [str(each.of(self.me)) for each in found]
 
-    def send_nowait(self, peer: PeerId, head: bytes, data: Data = b"") -> None:
+    def send_nowait(self, peer: PeerId, head: bytes, data: Data | Loan = b"") -> None:
         """See `Host`.
 
         Raises:

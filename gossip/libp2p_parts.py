@@ -16,7 +16,7 @@ from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 
-from gossip.core import Data
+from gossip.core import Data, Loan
 from gossip.fast_stream import FastStream
 from gossip.fast_tcp import TcpStream, Traffic
 from gossip.lanes import LinkBroken
@@ -47,14 +47,14 @@ class LaneStream:
         self._fast = stream.muxed_stream if isinstance(stream.muxed_stream, FastStream) else None
         self.connection = stream.swarm_conn
 
-    async def write(self, data: Data, more: Data = b"") -> None:
+    async def write(self, data: Data, more: Data | Loan = b"") -> None:
         """See `ByteStream`."""
         try:
             if self._fast is not None:
                 await self._fast.write(data, more)
                 return
             for piece in (data, more):
-                view = memoryview(piece).cast("B")
+                view = memoryview(bytes(piece) if isinstance(piece, Loan) else piece).cast("B")
                 for start in range(0, len(view), STOCK_PIECE):
                     await self._stream.write(bytes(view[start : start + STOCK_PIECE]))
         except STREAM_ERRORS as error:

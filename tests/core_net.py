@@ -46,6 +46,8 @@ class Net:
         for effect in effects:
             match effect:
                 case Send():
+                    if effect.is_void:
+                        continue
                     for each in (effect,) if self.bend is None else self.bend(peer, effect):
                         self.sent.append((peer, each.peer, each.message))
                         lane = (peer, each.peer, len(each.data) > 0)

@@ -62,8 +62,8 @@ class Exchange:
         """Hand on what was sent, and what is said in answer."""
         while self.queue:
             sender, sent = self.queue.popleft()
-            data = bytes(sent.data)
-            if sent.peer != but_not_to:
+            if sent.peer != but_not_to and not sent.is_void:
+                data = bytes(sent.data)
                 self.take(sent.peer, self.members[sent.peer].handle(sender, sent.message, data, 0.0))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from crypto.keys import PeerId
-from gossip.core import Data, DialFailed, PeerFound, PeerLost
+from gossip.core import Data, DialFailed, Loan, PeerFound, PeerLost
 from gossip.host import Announced, FrameReceived, HostEvent, HostStatistics
 
 if TYPE_CHECKING:
@@ -104,10 +104,12 @@ class MemoryHost:
         """See `Host`."""
         return [f"/memory/1/p2p/{self.me}"]
 
-    def send_nowait(self, peer: PeerId, head: bytes, data: Data = b"") -> None:
+    def send_nowait(self, peer: PeerId, head: bytes, data: Data | Loan = b"") -> None:
         """See `Host`."""
         if self.is_closed or not self.net.is_linked(self.me, peer):
             self.dropped["no link"] += 1
+            return
+        if isinstance(data, Loan) and data.is_over:
             return
         # A copy, as on every network: what the sender does with its memory later is not seen here.
         self.net.later(self.net.hosts[peer], FrameReceived(self.me, head, bytes(data)))

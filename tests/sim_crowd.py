@@ -332,7 +332,7 @@ class Crowd:
             self._notice(peer, notice)
 
     def _send(self, peer: CrowdPeer, effect: Send) -> None:
-        if effect.peer not in peer.links:
+        if effect.peer not in peer.links or effect.is_void:
             return
         data = bytes(effect.data) if len(effect.data) else b""
         if self.counts:

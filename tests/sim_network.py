@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Final
 
 from crypto.keys import PeerId
-from gossip.core import Received
+from gossip.core import Loan, Received
 
 KEEP_ALIVE: Final = 35.0
 """Seconds after which a link without an answer counts as broken."""
@@ -127,7 +127,7 @@ class Network:
         self.links.pop(pair(one, other), None)
 
     def send(self, sender: PeerId, to: PeerId, message: Any, data: Any, now: float) -> None:
-        """Put a frame on the link, if there is one."""
+        """Put a frame on the link, if there is one; `data` that is lent is left out if it is taken back."""
         link = self.links.get((sender, to) if sender < to else (to, sender))
         if link is None:
             return
@@ -171,6 +171,8 @@ class Network:
     def _travel(
         self, link: Link, way: Direction, sender: PeerId, to: PeerId, message: Any, data: Any, now: float
     ) -> None:
+        if isinstance(data, Loan) and data.is_over:
+            return
         dice, weather = self._dice.random, self.weather
         if weather.gaps and dice() < weather.gaps:
             return

@@ -412,6 +412,8 @@ class SimNode:
                     raise Died
             match effect:
                 case Send():
+                    if effect.is_void:
+                        continue
                     if self.lie is None:
                         sim.send(self, effect)
                         continue

@@ -8,7 +8,7 @@ from core_net import Net, peers
 
 from crypto.keys import PeerId
 from gossip.averaging import TIMER, Averaging, AveragingConfig, is_sane
-from gossip.core import Drop, Effects, Send, SetTimer, Vector
+from gossip.core import Drop, Effects, Loan, Send, SetTimer, Vector
 from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
 from gossip.messages import Abandon, Alive, Claim, Cut, Done, Part, Reduced, Yield
@@ -279,6 +279,25 @@ def test_who_is_over_lets_another_take_a_part_over_that_needs_nothing_of_it() ->
     members.begin()
     members.net.run()
     assert members.cores[over].handle(owner, Claim(b"g" * 16, 0, 0, 1), b"", 1.0) == []
+
+
+def test_nothing_of_an_exchange_that_is_over_is_sent_late() -> None:
+    for ends in ("done", "cut", "abandoned"):
+        members = Members(3)
+        core = members.cores[members.names[0]]
+        lent = [e.data for e in core.begin(0.0) if isinstance(e, Send) and isinstance(e.message, Part)]
+        assert not any(loan.is_over for loan in lent if isinstance(loan, Loan))
+        if ends == "done":
+            for name in members.names[1:]:
+                core.lost(name, 0.1)
+            assert core.result is not None
+        elif ends == "cut":
+            core.handle(members.names[1], Cut(b"g" * 16, 0), b"", 0.1)
+            assert core.is_left_out
+        else:
+            core.abandon()
+        assert lent
+        assert all(isinstance(loan, Loan) and loan.is_over for loan in lent)
 
 
 def test_who_lost_the_owner_leaves_once_every_member_has_owned_a_part_twice() -> None:

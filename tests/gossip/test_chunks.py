@@ -5,6 +5,25 @@ import pytest
 
 from gossip.chunks import Chunks
 from gossip.codecs import CODECS
+from gossip.core import Loan
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+@pytest.mark.parametrize("how", ["store", "make", "take_back"])
+def test_a_contribution_is_taken_back_before_its_memory_is_written(codec: str, how: str) -> None:
+    chunks = Chunks(np.zeros(8, dtype=np.float32), (1, 1), 4, codec, None)
+    lent, other = chunks.contribution(1, 0), chunks.contribution(0, 0)
+    mean = np.ones(4, np.float32)
+    if how == "store":
+        chunks.store(1, 0, CODECS[codec].encode(mean), mean)
+    elif how == "make":
+        chunks.make(1, 0, mean)
+    else:
+        chunks.take_back()
+    # What is encoded lies in memory of its own.
+    assert isinstance(lent, Loan) == (codec == "float32")
+    assert not isinstance(lent, Loan) or lent.is_over
+    assert not isinstance(other, Loan) or other.is_over == (how == "take_back")
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16", "int8"])

@@ -20,6 +20,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
+from gossip.core import Loan, TakenBack
 from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, MAX_REST, PING, RST, SYN, WINDOW
 from gossip.fast_link import CHUNK, RecordSession
 from gossip.fast_mux import DOUBT_WAIT, LINK_BUDGET, MAX_OUTBOX, MAX_STREAMS, PING_EVERY, PING_WAIT, FastMuxer
@@ -258,6 +259,37 @@ def test_a_writer_waits_for_a_reader_that_sleeps() -> None:
             left = 4 * BASE_WINDOW
             while left:
                 left -= len(await far.read(CHUNK))
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_what_is_taken_back_while_it_is_sent_never_arrives_whole(is_over: bool) -> None:
+    async def main() -> None:
+        async with muxers() as (one, other), trio.open_nursery() as nursery:
+            near, far = await stream_pair(one, other)
+            memory = bytearray(b"\1" * (2 * BASE_WINDOW))
+            loan = Loan(memoryview(memory))
+
+            async def write() -> None:
+                try:
+                    await near.write(b"head", loan)
+                except TakenBack:
+                    await near.reset()
+                assert is_over == near.was_reset
+
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            if is_over:
+                loan.end()
+                memory[:] = b"\2" * len(memory)
+            got = bytearray(4 + len(memory))
+            if is_over:
+                with pytest.raises(MuxedStreamReset):
+                    await far.read_into(memoryview(got))
+            else:
+                await far.read_into(memoryview(got))
+                assert got == b"head" + memory
 
     run(main)
 

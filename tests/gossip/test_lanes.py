@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from gossip.core import Data
+from gossip.core import Data, Loan
 from gossip.errors import RemoteViolation
 from gossip.lanes import (
     BULK,
@@ -30,7 +30,7 @@ class Pipe:
         self.data = bytearray(data)
         self.writes: list[int] = []
 
-    async def write(self, data: Data, more: Data = b"") -> None:
+    async def write(self, data: Data, more: Data | Loan = b"") -> None:
         self.data += bytes(data) + bytes(more)
         self.writes.append(len(data) + len(more))
 
@@ -73,6 +73,20 @@ def test_frames_come_out_as_they_were_queued() -> None:
     trio.run(main)
 
 
+def test_what_was_taken_back_is_not_sent_and_what_is_behind_it_is() -> None:
+    async def main() -> None:
+        outbox, pipe = Outbox(BULK), Pipe()
+        late, kept = Loan(memoryview(bytearray(b"late"))), Loan(memoryview(bytearray(b"kept")))
+        for loan in (late, kept):
+            outbox.put(b"head", loan)
+        late.end()
+        await sent(outbox, pipe)
+        assert await read_frame(pipe, BULK) == (b"head", b"kept")
+        assert not pipe.data
+
+    trio.run(main)
+
+
 def test_bulk_is_counted_with_the_time_in_which_any_of_it_waits() -> None:
     now = 0.0
     meter, outboxes = Meter(lambda: now), [Outbox(BULK), Outbox(BULK)]
@@ -82,7 +96,7 @@ def test_bulk_is_counted_with_the_time_in_which_any_of_it_waits() -> None:
 
         may = trio.Event()
 
-        async def write(self, data: Data, more: Data = b"") -> None:
+        async def write(self, data: Data, more: Data | Loan = b"") -> None:
             await self.may.wait()
 
     async def main() -> None:

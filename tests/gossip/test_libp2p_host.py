@@ -9,7 +9,7 @@ from hosts import LOOPBACK, config, link, nothing_follows, stranger, wait_for
 
 from crypto.keys import new_key, peer_id_of
 from gossip.addresses import parse
-from gossip.core import DialFailed, PeerFound, PeerLost
+from gossip.core import DialFailed, Loan, PeerFound, PeerLost
 from gossip.host import Announced, FrameReceived, HostConfig
 from gossip.libp2p_host import BadAddress, Libp2pHost, PortInUse, open_host
 
@@ -359,6 +359,29 @@ def test_flush_waits_until_everything_was_written() -> None:
                 await one.flush()
 
     with_two(body)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_was_taken_back_never_arrives_and_the_rest_of_the_lane_does(fast: bool) -> None:
+    async def body(one: Libp2pHost, other: Libp2pHost) -> None:
+        await link(one, other)
+        memory = [bytearray(bytes([number]) * (1 << 20)) for number in range(80)]
+        loans = [Loan(memoryview(each)) for each in memory]
+        for number, loan in enumerate(loans):
+            one.send_nowait(other.me, b"%d" % number, loan)
+        # Nobody takes events over there, so that the lane is full.
+        await trio.sleep(0.3)
+        for loan, each in zip(loans, memory, strict=True):
+            loan.end()
+            each[:] = b"\xff" * len(each)
+        one.send_nowait(other.me, b"after", b"more")
+        arrived = 0
+        while (event := await wait_for(other, FrameReceived)).head != b"after":
+            assert bytes(event.data) == bytes([int(event.head)]) * (1 << 20)
+            arrived += 1
+        assert 0 < arrived < len(loans)
+
+    with_two(body, config(fast_links=fast), config(fast_links=fast))
 
 
 def test_a_frame_that_no_receiver_takes_is_our_own_fault() -> None:
