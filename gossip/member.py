@@ -410,6 +410,10 @@ class Member:
                     reason = "another node runs with this node's identity: give one of them a new key"
                     effects += [*self.chatter.push(now), Notify(Refused(record.author, reason))]
                 continue
+            if self.at.table.is_of_before(record, age, now, teller=peer):
+                # Shown it, its author says something newer.
+                effects.append(Send(record.author, Records(((record, age),))))
+                continue
             known = self.at.table.get(record.author)
             if not self.at.table.update(record, age, now, teller=peer):
                 if record.author == peer and known is not None and now - known.heard >= known.lease:

@@ -40,6 +40,8 @@ class Entry:
     heard: float
     """When its author made it, by our clock."""
     lease: float
+    is_own: bool
+    """Whether its author told us itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,23 @@ class PresenceTable:
         if record.sequence <= sequence and now < until and not is_back:
             return False
         self._left.pop(author, None)
-        self._entries[author] = Entry(record, presence, now + left, now - age, lease)
+        self._entries[author] = Entry(record, presence, now + left, now - age, lease, teller == author)
         if len(self._entries) > MAX_RECORDS:
             strangers = (peer for peer in self._entries if peer not in self.connected and peer != author)
             oldest = min(strangers, key=lambda peer: self._entries[peer].heard, default=None)
             del self._entries[oldest if oldest is not None else author]
         return True
+
+    def is_of_before(self, record: Record, age: float, now: float, *, teller: PeerId) -> bool:
+        """Whether a record that claims to be newer was said before what its author has told us itself.
+
+        Then the author was started again meanwhile, with its clock set back: whoever heard nothing of that
+        hands on what it said before.
+        """
+        known = self._entries.get(record.author)
+        if known is None or not known.is_own or record.author not in self.connected:
+            return False
+        return teller != record.author and known.record.sequence < record.sequence and now - age < known.heard
 
     def touch(self, peer: PeerId, now: float) -> None:
         """Prolong the lease of a peer that has just spoken to us itself."""

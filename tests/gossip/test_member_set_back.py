@@ -33,6 +33,22 @@ def test_a_peer_whose_record_is_older_than_its_last_is_shown_that_and_says_somet
     assert entry.record.sequence == known.sequence + 1
 
 
+def test_what_another_knows_of_before_is_not_believed_but_shown_to_its_author() -> None:
+    member = Member(ME, MemberConfig(), random.Random(1), 1)
+    member.table.connected |= {OTHER, THIRD}
+    member.handle(Received(THIRD, Records(((record(THIRD, 8, 5), 0.0),))), 10.0)
+    before = Records(((record(THIRD, 3_600_000_000, 4), 9.0),))
+    assert member.handle(Received(OTHER, before), 12.0) == [Send(THIRD, before)]
+    entry = member.table.get(THIRD)
+    assert entry is not None
+    assert entry.presence.round == 5
+    since = Records(((record(THIRD, 3_600_000_001, 5), 1.0),))
+    member.handle(Received(OTHER, since), 12.0)
+    entry = member.table.get(THIRD)
+    assert entry is not None
+    assert entry.record.sequence == 3_600_000_001
+
+
 def test_an_old_record_that_another_hands_on_is_not_answered() -> None:
     member = Member(ME, MemberConfig(), random.Random(1), 1)
     member.handle(Received(OTHER, Records(((record(THIRD, 9, 4), 0.0),))), 0.0)
