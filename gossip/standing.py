@@ -267,6 +267,12 @@ class Standing:
         target = self.agreed_state(now)
         return target if target is not None and target.holders and self._is_behind(target, now) else None
 
+    def _others_change_over(self) -> bool:
+        """Whether somebody whose word counts in our round gives its state up for that of others."""
+        linked = (self.table.get(peer) for peer in self.table.connected - self.late)
+        said = [entry.presence for entry in linked if entry is not None and entry.presence.run == self.run]
+        return any(each.phase == "syncing" and each.has_made and each.round == self.round for each in said)
+
     def _is_behind(self, target: SwarmState, now: float) -> bool:
         # Equal bytes alone do not tell: a model that has converged is the same round after round.
         if (target.round, target.state) == (self.round, self.state):
@@ -283,6 +289,8 @@ class Standing:
             # Whoever is done waits until the others are: a trainer that has ended is not called back.
             return self.phase is not Phase.FINISHED or target.round >= self.round
         if target.round == self.round:
-            # Two outcomes of one round: which of them more hold is told when everyone has one.
-            return not any(self._is_on_its_way(entry.presence) for _, entry in self._linked_workers(now))
+            # Two outcomes of one round: which of them more hold is told when everyone has one, and nobody is
+            # about to have the other: else all change over at once, and back again.
+            workers = (entry.presence for _, entry in self._linked_workers(now))
+            return not (self._others_change_over() or any(map(self._is_on_its_way, workers)))
         return target.round > self.round

@@ -272,3 +272,22 @@ def test_who_is_done_does_not_go_back_to_a_round_of_others_but_waits_for_them() 
     target = at.ahead(0.0)
     assert target is not None
     assert (target.round, target.state) == (7, b"2")
+
+
+def test_who_has_another_outcome_of_a_round_waits_while_somebody_changes_over() -> None:
+    at = standing()
+    meet(at, A, state=NEXT, previous=BEFORE)
+    meet(at, B, state=NEXT, previous=BEFORE, phase="syncing")
+    assert at.ahead(0.0) is None
+    meet(at, B, state=NEXT, previous=BEFORE)
+    target = at.ahead(0.0)
+    assert target is not None
+    assert target.state == NEXT
+
+
+def test_who_is_new_here_holds_up_nobody_that_chooses_between_two_outcomes() -> None:
+    at = standing()
+    for peer in (A, B):
+        meet(at, peer, state=NEXT, previous=BEFORE)
+    meet(at, C, state=NOW, previous=BEFORE, phase="syncing", has_made=False)
+    assert at.ahead(0.0) is not None
