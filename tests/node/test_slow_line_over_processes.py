@@ -48,5 +48,6 @@ def test_a_node_with_a_slow_line_comes_to_reduce_less_and_rounds_to_take_less(tm
     with closing(sqlite3.connect(tmp_path / "net" / "node-1" / "shoal.db")) as database:
         seconds = dict(database.execute(rounds).fetchall())
     print({round_: round(taken, 2) for round_, taken in sorted(seconds.items())})
-    assert len(seconds) == 7
+    # In the first one a node may still be loading.
+    assert set(range(1, 7)) <= seconds.keys()
     assert median(seconds[at] for at in (4, 5, 6)) < 0.8 * seconds[1]
