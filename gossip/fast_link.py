@@ -33,6 +33,7 @@ from libp2p.security.base_session import BaseSession
 from libp2p.security.noise.patterns import IPattern, PatternXX
 from libp2p.security.noise.transport import Transport as NoiseTransport
 
+from gossip.core import Loan, TakenBack
 from gossip.fast_tcp import TcpStream
 
 CHUNK: Final = 256 * 1024
@@ -180,14 +181,20 @@ class RecordSession(BaseSession):
         finally:
             self._write_lock.release()
 
-    async def write_records(self, head: bytes, body: bytes | memoryview) -> None:
+    async def write_records(self, head: bytes, body: bytes | memoryview, loan: Loan | None = None) -> None:
         """Seal and send both: as one record where that is small, else as several with none between them.
+
+        `loan`: of which `body` is a piece. Where it ends between two records, so that who waits for the rest
+        would get other bytes, the session ends; that is rare, as only what goes out at once has several.
 
         Raises:
             ConnectionClosedError: the connection ended, or the peer takes no data.
+            TakenBack: the loan is over; nothing was sent.
         """
         await self._begin_write()
         try:
+            if loan is not None and loan.is_over:
+                raise TakenBack
             size = len(head) + len(body)
             if size <= MAX_JOINED:
                 self._plain_out[: len(head)] = head
@@ -196,6 +203,9 @@ class RecordSession(BaseSession):
             else:
                 end = self._seal(head, 0)
                 for start in range(0, len(body), LARGEST):
+                    if loan is not None and loan.is_over:
+                        await self.close()
+                        raise ConnectionClosedError("half of a frame was taken back")
                     await self._send(self._seal(body[start : start + LARGEST], end))
                     end = 0
         finally:

@@ -19,6 +19,7 @@ from libp2p.abc import IMuxedConn, ISecureConn
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
+from gossip.core import Loan
 from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, MAX_REST, PING, RST, SYN, WINDOW
 from gossip.fast_link import RecordSession
 from gossip.fast_stream import BASE_WINDOW, LINK_ERRORS, MAX_WINDOW, YIELD_BYTES, BadFrame, FastStream
@@ -156,9 +157,11 @@ class FastMuxer(IMuxedConn):
         except trio.EndOfChannel as error:
             raise MuxedConnUnavailable("the link has ended") from error
 
-    async def write_frame(self, head: bytes, body: bytes | memoryview = b"") -> None:
-        """Send one frame: its header and the first of its body, and the rest of its body."""
-        await self.secured_conn.write_records(head, body)
+    async def write_frame(
+        self, head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None
+    ) -> None:
+        """Send one frame: its header and the first of its body, and the rest, which may be lent."""
+        await self.secured_conn.write_records(head, body, loan)
 
     def grant(self, stream_id: int, size: int) -> None:
         """Tell the peer, soon, that it may send so many bytes more."""

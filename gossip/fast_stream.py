@@ -35,8 +35,6 @@ LEAD: Final = 4096
 """Bytes that are put behind a frame's header; what is larger goes in records of its own."""
 YIELD_BYTES: Final = 4 << 20
 """Bytes that one task may send or receive without letting others run: a millisecond or two."""
-TAIL: Final = 64
-"""Bytes of what is lent that are sent only when the rest of it has left: read anew, it is still lent."""
 QUICK: Final = 0.02
 """Seconds in which a frame must be sent for the next to be larger: others of the link wait so long."""
 SMALL: Final = 64 * 1024
@@ -55,8 +53,10 @@ class StreamHome(Protocol):
 
     peer_id: Any
 
-    async def write_frame(self, head: bytes, body: bytes | memoryview = b"") -> None:
-        """Send one frame: its header and the first of its body, and the rest of its body."""
+    async def write_frame(
+        self, head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None
+    ) -> None:
+        """Send one frame: its header and the first of its body, and the rest, which may be lent."""
         ...
 
     def grant(self, stream_id: int, size: int) -> None:
@@ -135,8 +135,9 @@ class FastStream(IMuxedStream):
         Raises:
             MuxedStreamReset: the stream or its link ended.
             MuxedStreamClosed: we closed it before.
-            TakenBack: a loan ended before all of it was sent.
+            TakenBack: a loan ended before all of it was sent; what was sent of it has no end.
         """
+        loan = more if isinstance(more, Loan) else None
         lead = memoryview(data).cast("B")
         body = more.view if isinstance(more, Loan) else memoryview(more).cast("B")
         try:
@@ -147,15 +148,11 @@ class FastStream(IMuxedStream):
             if len(lead) > LEAD:
                 await self._send(NOWHERE, lead)
                 lead = NOWHERE
-            if isinstance(more, Loan):
-                await self._send(lead, body[:-TAIL])
-                # Who can still read this knows that the rest of it was sealed as it was lent.
-                lead, body = NOWHERE, memoryview(bytes(more.view[-TAIL:]))
-            await self._send(lead, body)
+            await self._send(lead, body, loan)
         finally:
             self._write_lock.release()
 
-    async def _send(self, lead: memoryview, body: memoryview) -> None:
+    async def _send(self, lead: memoryview, body: memoryview, loan: Loan | None = None) -> None:
         while lead or body:
             while self.send_window <= 0 or self.was_reset or self.send_closed:
                 if self.was_reset:
@@ -168,7 +165,8 @@ class FastStream(IMuxedStream):
             piece = body[: min(self._reach, self.send_window - len(first))]
             size = len(first) + len(piece)
             began = trio.current_time()
-            await self.muxed_conn.write_frame(HEADER.pack(0, DATA, 0, self.stream_id, size) + first, piece)
+            head = HEADER.pack(0, DATA, 0, self.stream_id, size) + first
+            await self.muxed_conn.write_frame(head, piece, loan)
             is_quick = trio.current_time() - began < QUICK
             self._reach = min(2 * self._reach, MAX_REST) if is_quick else CHUNK
             self.send_window -= size

@@ -16,6 +16,7 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import Transport as NoiseTransport
 
 from gossip import fast_link
+from gossip.core import Loan, TakenBack
 from gossip.fast_link import (
     AES,
     CHACHA,
@@ -266,6 +267,52 @@ def test_a_cancelled_writer_does_not_cut_its_record() -> None:
                 read += 1
         assert read == written
         await one.close()
+        await other.close()
+
+    trio.run(main)
+
+
+def test_what_was_taken_back_before_is_not_sent_and_the_session_goes_on() -> None:
+    async def main() -> None:
+        one, other = await over_tcp()
+        for size in (10, LARGEST):
+            loan = Loan(memoryview(bytearray(size)))
+            body = loan.view
+            loan.end()
+            with pytest.raises(TakenBack):
+                await one.write_records(b"head", body, loan)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.write_record, b"next")
+                assert bytes(await other.read_record()) == b"next"
+        await one.close()
+        await other.close()
+
+    trio.run(main)
+
+
+async def read_all(session: RecordSession, byte: int) -> None:
+    while True:
+        assert set(bytes(await session.read_record())) == {byte}
+
+
+def test_a_session_ends_where_half_of_a_frame_is_taken_back() -> None:
+    async def main() -> None:
+        one, other = await over_tcp()
+        memory = bytearray(b"\1" * (40 * LARGEST))
+        loan = Loan(memoryview(memory))
+
+        async def write() -> None:
+            with pytest.raises(ConnectionClosedError, match="taken back"):
+                await one.write_records(b"head", loan.view, loan)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            loan.end()
+            memory[:] = b"\2" * len(memory)
+            assert bytes(await other.read_record()) == b"head"
+            with pytest.raises(IncompleteReadError):
+                await read_all(other, 1)
         await other.close()
 
     trio.run(main)

@@ -153,10 +153,10 @@ def test_frames_grow_while_they_are_sent_quickly_and_are_small_where_others_woul
             stream, end = await stream_pair(near, far)
             write_frame = near.write_frame
 
-            async def slowly(head: bytes, body: bytes | memoryview = b"") -> None:
+            async def slowly(head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None) -> None:
                 await trio.sleep(pause)
                 records.append(len(body))
-                await write_frame(head, body)
+                await write_frame(head, body, loan)
 
             near.write_frame = slowly  # type: ignore[method-assign]
             body = memoryview(bytes(8 * MAX_REST))
