@@ -211,6 +211,15 @@ class RecordSession(BaseSession):
         finally:
             self._write_lock.release()
 
+    async def wait_room(self) -> None:
+        """Wait until the system holds little that it has not sent, where it can tell.
+
+        Raises:
+            ConnectionClosedError: the connection is broken or closed.
+        """
+        if self._tcp is not None:
+            await self._tcp.wait_writable()
+
     async def _begin_write(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()  # the last moment: from here on it is sent whole
         try:

@@ -163,6 +163,10 @@ class FastMuxer(IMuxedConn):
         """Send one frame: its header and the first of its body, and the rest, which may be lent."""
         await self.secured_conn.write_records(head, body, loan)
 
+    async def wait_room(self) -> None:
+        """Wait until the system holds little that it has not sent."""
+        await self.secured_conn.wait_room()
+
     def grant(self, stream_id: int, size: int) -> None:
         """Tell the peer, soon, that it may send so many bytes more."""
         self._grants[stream_id] = self._grants.get(stream_id, 0) + size

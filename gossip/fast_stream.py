@@ -37,6 +37,12 @@ YIELD_BYTES: Final = 4 << 20
 """Bytes that one task may send or receive without letting others run: a millisecond or two."""
 QUICK: Final = 0.02
 """Seconds in which a frame must be sent for the next to be larger: others of the link wait so long."""
+SLOW: Final = 0.1
+"""Seconds for a frame, after which the next are smaller than `CHUNK`, and wait until the system has room."""
+LEAST: Final = 16 * 1024
+"""Payload of a frame on the slowest line."""
+TAKEN_AHEAD: Final = 512 * 1024
+"""Bytes sent quickly on a slow line before that counts: so many the system may take without sending them."""
 SMALL: Final = 64 * 1024
 """Received pieces are joined up to this size, so that one-byte frames cost no object each."""
 
@@ -57,6 +63,10 @@ class StreamHome(Protocol):
         self, head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None
     ) -> None:
         """Send one frame: its header and the first of its body, and the rest, which may be lent."""
+        ...
+
+    async def wait_room(self) -> None:
+        """Wait until the system holds little that it has not sent."""
         ...
 
     def grant(self, stream_id: int, size: int) -> None:
@@ -89,7 +99,8 @@ class FastStream(IMuxedStream):
         self._target = NOWHERE
         self._unyielded = 0
         self._reach = CHUNK
-        """Bytes of the next frame's body at most; see `QUICK`."""
+        """Bytes of the next frame's body at most; see `QUICK` and `SLOW`."""
+        self._quickly = 0
         self.window = BASE_WINDOW
         self.credit = BASE_WINDOW
         self._untold = 0
@@ -161,20 +172,38 @@ class FastStream(IMuxedStream):
                     raise MuxedStreamClosed("the stream is closed for sending")
                 self._writable = trio.Event()
                 await self._writable.wait()
+            began = trio.current_time()
+            if self._reach < CHUNK and len(lead) + len(body) > LEAD:
+                await self.muxed_conn.wait_room()
+                if self.was_reset or self.send_closed:
+                    continue
             first = lead[: self.send_window]
             piece = body[: min(self._reach, self.send_window - len(first))]
             size = len(first) + len(piece)
-            began = trio.current_time()
             head = HEADER.pack(0, DATA, 0, self.stream_id, size) + first
             await self.muxed_conn.write_frame(head, piece, loan)
-            is_quick = trio.current_time() - began < QUICK
-            self._reach = min(2 * self._reach, MAX_REST) if is_quick else CHUNK
+            self._pace(size, trio.current_time() - began)
             self.send_window -= size
             lead, body = lead[len(first) :], body[len(piece) :]
             self._unyielded += size
             if self._unyielded >= YIELD_BYTES:
                 self._unyielded = 0
                 await trio.lowlevel.checkpoint()
+
+    def _pace(self, size: int, seconds: float) -> None:
+        """Size the next frames by how long this one took: what is urgent waits for one of them at least."""
+        if seconds >= SLOW:
+            self._reach = max(LEAST, min(CHUNK, int(self._reach * QUICK / seconds)))
+            self._quickly = 0
+        elif seconds >= QUICK:
+            self._reach = min(self._reach, CHUNK)
+        elif self._reach >= CHUNK:
+            self._reach = min(2 * self._reach, MAX_REST)
+        else:
+            self._quickly += size
+            if self._quickly >= TAKEN_AHEAD:
+                self._reach *= 2
+                self._quickly = 0
 
     async def read(self, n: int | None = None) -> bytes:
         """Return at most `n` bytes as soon as there are any; without `n` everything up to the end.

@@ -46,6 +46,8 @@ class TcpStream(TrioTCPStream):
         self.heard = False
         """Whether anything has come."""
         self._low_water = 1
+        self._awaited: trio.Event | None = None
+        """That there is room, by whom else, since the system can be asked by one at a time."""
         self._cached_remote_address = peer_name(stream.socket)
         if stream.socket.family == socket.AF_UNIX:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
@@ -92,10 +94,27 @@ class TcpStream(TrioTCPStream):
             count = self.send_nowait(data)
             data = data[count:]
             if not count:
-                try:
-                    await trio.lowlevel.wait_writable(self.stream.socket)
-                except (OSError, trio.ClosedResourceError) as error:
-                    raise ConnectionClosedError(str(error)) from error
+                await self.wait_writable()
+
+    async def wait_writable(self) -> None:
+        """Wait until little of what was written is left to be sent: trio has it at most 16 KiB, on TCP.
+
+        Who waits beside another may return too early, where the other was cancelled.
+
+        Raises:
+            ConnectionClosedError: the connection is broken or closed.
+        """
+        if self._awaited is not None:
+            await self._awaited.wait()
+            return
+        self._awaited = trio.Event()
+        try:
+            await trio.lowlevel.wait_writable(self.stream.socket)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise ConnectionClosedError(str(error)) from error
+        finally:
+            self._awaited.set()
+            self._awaited = None
 
     def receive_nowait(self, view: memoryview) -> int | None:
         """Read what has arrived into the buffer and return how much; nothing yet is `None`, the end 0.

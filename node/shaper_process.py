@@ -44,6 +44,9 @@ CONNECT_SECONDS: Final = 5.0
 WHOLE_BYTES: Final = 1 << 16
 SLOW_BYTES: Final = 1 << 13
 """What is moved at once over a line of limited bandwidth: 3 ms at 20 Mbit/s."""
+SLOW_BUFFER: Final = 1 << 16
+"""What the system may take from a sender with such a line before it is held back. By itself it takes
+megabytes, which no line does, and what is urgent would wait behind them."""
 MAX_PIECES: Final = 256
 """On their way in one direction of a connection; then its sender waits."""
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
@@ -171,11 +174,15 @@ class Proxy:
     ) -> None:
         """Move what comes one way until it ends, then end it there too."""
         to_deliver, pieces = trio.open_memory_channel[tuple[float, bytes]](MAX_PIECES)
+        is_slow = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deliver, pieces, target, sender, receiver)
             async with to_deliver:
                 while True:
                     egress = self._egress[sender]
+                    if egress.link.bandwidth_mbit and not is_slow:
+                        is_slow = True
+                        source.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, SLOW_BUFFER)
                     await trio.sleep_until(egress.has_room_at(trio.current_time()))
                     piece = b""
                     with suppress(*_BROKEN):

@@ -24,7 +24,7 @@ from gossip.core import Loan, TakenBack
 from gossip.fast_frames import ACK, DATA, FIN, GOAWAY, HEADER, MAX_REST, PING, RST, SYN, WINDOW
 from gossip.fast_link import CHUNK, RecordSession
 from gossip.fast_mux import DOUBT_WAIT, LINK_BUDGET, MAX_OUTBOX, MAX_STREAMS, PING_EVERY, PING_WAIT, FastMuxer
-from gossip.fast_stream import BASE_WINDOW, MAX_WINDOW, QUICK, FastStream
+from gossip.fast_stream import BASE_WINDOW, LEAD, LEAST, MAX_WINDOW, QUICK, FastStream
 
 
 def run(main: Callable[[], Awaitable[Any]], *, jump: bool = False) -> None:
@@ -168,6 +168,56 @@ def test_frames_grow_while_they_are_sent_quickly_and_are_small_where_others_woul
                 await muxer.close()
         assert sum(records) == len(body)
         assert max(records) == (CHUNK if pause else MAX_REST)
+
+    run(main, jump=True)
+
+
+def test_a_slow_line_takes_small_frames_once_it_has_room_and_large_ones_again_when_it_is_fast() -> None:
+    async def main() -> None:
+        one, other, _, _ = await wired()
+        near, far = FastMuxer(one, ID(b"other")), FastMuxer(other, ID(b"one"))
+        records: list[int] = []
+        seconds_per_byte, asked = 2e-6, 0
+
+        async with trio.open_nursery() as nursery:
+            for muxer in (near, far):
+                nursery.start_soon(muxer.start)
+                await muxer.event_started.wait()
+            stream, end = await stream_pair(near, far)
+            write_frame = near.write_frame
+
+            async def slowly(head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None) -> None:
+                await trio.sleep(seconds_per_byte * len(body))
+                records.append(len(body))
+                await write_frame(head, body, loan)
+
+            async def ask() -> None:
+                nonlocal asked
+                asked += 1
+
+            near.write_frame = slowly  # type: ignore[method-assign]
+            near.wait_room = ask  # type: ignore[method-assign]
+
+            async def carry(size: int) -> None:
+                async with trio.open_nursery() as both:
+                    both.start_soon(end.read_into, memoryview(bytearray(size)))
+                    await stream.write(memoryview(bytes(size)))
+
+            await carry(4 * CHUNK)
+            assert records[0] == CHUNK
+            assert asked == len(records) - 1
+            assert set(records[2:-1]) == {LEAST}  # a frame of 16 KiB takes 33 ms, one of 32 would take more
+
+            await carry(LEAD)
+            assert asked == len(records) - 2  # what is small goes at once
+
+            seconds_per_byte = 0.0
+            for _ in range(4):
+                await carry(8 * MAX_REST)
+            assert max(records) == MAX_REST
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            for muxer in (near, far):
+                await muxer.close()
 
     run(main, jump=True)
 

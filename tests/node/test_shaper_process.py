@@ -144,6 +144,27 @@ def test_a_slow_node_holds_back_who_sends_through_it(tmp_path: Path) -> None:
     run(test)
 
 
+def test_no_more_is_taken_ahead_from_a_slow_line_that_sends_again_and_again(tmp_path: Path) -> None:
+    burst, bytes_per_second = 1 << 20, 1_000_000
+
+    async def test() -> None:
+        async with net(tmp_path, Link(bandwidth_mbit=8.0)) as it, trio.open_nursery() as nursery:
+            stream = await it.dial()
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+            nursery.start_soon(receive, stream, 4 * burst)
+            ahead = []
+            for _ in range(4):
+                began = trio.current_time()
+                for _ in range(burst // 16384):
+                    await stream.send_all(bytes(16384))
+                ahead.append(burst - bytes_per_second * (trio.current_time() - began))
+                await trio.sleep(1.2)
+            # Left alone, the system takes half as much again in the fourth burst as in the first.
+            assert max(ahead) <= 1.2 * ahead[0], ahead
+
+    run(test)
+
+
 def test_the_end_of_a_stream_arrives_and_so_does_its_death(tmp_path: Path) -> None:
     async def test() -> None:
         async with net(tmp_path) as it:
