@@ -47,7 +47,7 @@ from gossip.errors import LocalViolation
 from gossip.matchmaking import Group
 from gossip.messages import Abandon, Alive, Claim, Cut, Done, Exchange, Part, Reduced, Yield
 
-CHUNK_NUMEL: Final = 1 << 18
+CHUNK_NUMEL: Final = 1 << 19
 TIMER: Final = "averaging"
 SHORTEST_STALL: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""

@@ -34,8 +34,12 @@ class Buffers:
 
         def take_back(_: object) -> None:  # in whichever thread the last view ends: no counters, no locks
             self._lent.pop(key, None)
-            if sum(each * len(same) for each, same in list(self._free.items())) + size > self._keep_bytes:
-                self._free.clear()
+            held = list(self._free.items())
+            if sum(each * len(same) for each, same in held) + size > self._keep_bytes:
+                for other in (each for each, _ in held if each != size):
+                    self._free.pop(other, None)
+                if (len(self._free.get(size, ())) + 1) * size > self._keep_bytes:
+                    return
             self._free.setdefault(size, []).append(buffer)
 
         self._lent[key] = weakref.ref(lease, take_back)

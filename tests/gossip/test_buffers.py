@@ -27,3 +27,12 @@ def test_free_buffers_are_bounded() -> None:
     del lent
     assert sum(size * len(same) for size, same in buffers._free.items()) <= 5000
     assert not buffers._lent
+
+
+def test_what_is_kept_is_of_the_size_that_was_used_last() -> None:
+    buffers = Buffers(keep_bytes=5000)
+    lent = [buffers.take(size) for size in (700, 700, 700, *6 * (1000,))]
+    del lent[:3]
+    assert {size: len(same) for size, same in buffers._free.items()} == {700: 3}
+    del lent
+    assert {size: len(same) for size, same in buffers._free.items() if same} == {1000: 5}
