@@ -23,8 +23,8 @@ LOOPBACK_BUFFER: Final = 256 * 1024
 """Bytes that the system takes ahead of a reader on this machine. By itself it takes megabytes, which fill a
 long line; here there is none, and what was written last is still in the processor's cache when it is read."""
 LOCAL_BUFFER: Final = 3 << 19
-"""The same for a Unix socket, which holds little by itself, and costs a switch of tasks when it is full. Three
-records: with two, a round of 8 peers takes 3 % longer; with four, memory grows by a third of a vector."""
+"""The same for a Unix socket, which holds little by itself, and costs a switch of tasks when it is full.
+Three records: with two, a round of 8 peers takes 3 % longer; with four, it takes a third of a vector more."""
 _HAS_LOW_WATER: Final = sys.platform == "linux"
 """Elsewhere a mark above the receive buffer's size is never reached."""
 
