@@ -81,6 +81,11 @@ class Codec:
         self._recent: OrderedDict[PeerId, tuple[bytes, ...]] = OrderedDict()
         """By author, who was heard of last at the end: its last two records, sealed."""
 
+    @property
+    def sequence(self) -> int:
+        """The last one used."""
+        return self._sequence
+
     # --- out --------------------------------------------------------------------------------------
 
     def encode(self, message: Any) -> bytes:

@@ -64,7 +64,7 @@ INLINE_BYTES = 2 << 20
 """States below this are hashed and copied at once: half a millisecond, and less than a thread costs on a busy
 machine."""
 SEQUENCE_MARGIN = 1_000_000
-"""Above the last known sequence after a restart with a clock that was set back."""
+"""Messages since the last round at most: a restart goes on above them, even where the clock was set back."""
 
 
 class Daemon:
@@ -133,7 +133,7 @@ class Daemon:
                 await self._leave()
                 nursery.cancel_scope.cancel()
         self._save_last()
-        self._close_store(member.sequence)
+        self._close_store()
         if self.failure is not None:
             raise self.failure
         return 0
@@ -379,6 +379,7 @@ class Daemon:
 
     def _record(self, run: bytes, status: RoundStatus) -> None:
         self._job(partial(self.store.add_round, run.hex(), status))
+        self._job(partial(self._keep_sequence, self._last_sequence()))
 
     def _found(self, event: PeerFound) -> None:
         entry = self.driver.member.table.get(event.peer)
@@ -404,9 +405,9 @@ class Daemon:
             else:
                 self.reporter.problems.pop("database", None)
 
-    def _close_store(self, sequence: int) -> None:
+    def _close_store(self) -> None:
         try:
-            self.store.put("sequence", str(sequence).encode())
+            self._keep_sequence(self._last_sequence())
         except (UserError, sqlite3.Error) as error:
             # Missed only by a node whose clock is set back before its next start.
             log.error("%s", _advice(self.home.database, error))
@@ -415,7 +416,15 @@ class Daemon:
     def _first_sequence(self) -> int:
         stored = self.store.get("sequence")
         last = int(stored) if stored is not None and stored.isdigit() else 0
-        return max(time.time_ns() // 1000, last + SEQUENCE_MARGIN)
+        first = max(time.time_ns() // 1000, last + SEQUENCE_MARGIN)
+        self._job(partial(self._keep_sequence, first))  # whoever is killed before its first round counts too
+        return first
+
+    def _last_sequence(self) -> int:
+        return max(self.driver.member.sequence, self.driver.codec.sequence)
+
+    def _keep_sequence(self, sequence: int) -> None:
+        self.store.put("sequence", str(sequence).encode())
 
 
 def _advice(path: Path, error: Exception) -> str:

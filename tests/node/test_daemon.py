@@ -3,16 +3,19 @@
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from gossip.host import HostConfig
 from node import cli, cli_start
 from node.config import NodeConfig, RunConfig, load
-from node.daemon import _advice, _only_user_error
+from node.daemon import Daemon, _advice, _only_user_error
 from node.errors import BadConfig, BadHome, UserError
+from node.home import Home
 from node.report import best_address, join_command
 
 ADDRESS = "/ip4/192.0.2.1/tcp/4710/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
@@ -88,3 +91,21 @@ def test_an_error_of_the_disk_says_what_to_do() -> None:
     assert "--home" in text
     own: UserError = BadHome("says it already")
     assert _advice(Path(), own) == "says it already"
+
+
+def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, now = NodeConfig(home=tmp_path), time.time_ns()
+
+    async def start_and_die() -> int:
+        daemon = Daemon(config, Home(tmp_path), lambda _: None)
+        first = daemon._first_sequence()
+        daemon._jobs.receive_nowait()()
+        daemon.store._database.close()
+        return first
+
+    first = trio.run(start_and_die)
+    assert first >= now // 1000
+    monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
+    assert trio.run(start_and_die) > first
