@@ -26,6 +26,11 @@ LOADING_SECONDS: Final = 180.0
 """A node whose trainer was not seen to work so long after a restart did not come back. Loading takes
 seconds; while thirty nodes share two cores, minutes."""
 
+CROWD_LOSES: Final = 0.02
+"""Share of rounds that nodes of many groups may lose: those go on with three quarters of whom they expect, so
+that who shares two cores with thirty others is left behind now and then, and fetches what it missed."""
+NONE_LOST: Final = "no node lost a round by what befell others"
+
 
 class Check(msgspec.Struct, frozen=True):
     """One thing that must hold."""
@@ -94,15 +99,18 @@ def invariants(plan: Plan, nodes: Sequence[Observed], shaken: Shaken) -> list[Ch
 
 def _lost(plan: Plan, lives: Sequence[Span], rounds: dict[int, float]) -> Check:
     faults, allowed = [], plan.holds.lost_rounds
-    whole = 0
+    whole = lost_by_all = 0
     for span in lives:
         lost = lost_rounds(span, rounds)
+        lost_by_all += len(lost)
         whole += len(span.averaged)
         if len(lost) > allowed:
             shown = ", ".join(lost[:4]) + (", ..." if len(lost) > 4 else "")
             faults.append(f"{name_of(span.node)} lost {len(lost)}: {shown}")
     held = f"{whole} rounds by {len({span.node for span in lives})} nodes"
-    return checked("no node lost a round by what befell others", faults, held)
+    if plan.group_size < plan.nodes and lost_by_all <= CROWD_LOSES * (whole + lost_by_all):
+        return checked(NONE_LOST, (), f"{held}, {lost_by_all} lost: groups do not wait for the last")
+    return checked(NONE_LOST, faults, held)
 
 
 def lost_rounds(span: Span, rounds: dict[int, float]) -> list[str]:

@@ -86,6 +86,16 @@ def test_a_scenario_may_allow_a_loss() -> None:
     assert failing(nodes, plan=msgspec.structs.replace(PLAN, holds=Holds(lost_rounds=1))) == {}
 
 
+@pytest.mark.parametrize(("lost", "holds"), [((3,), True), ((3, 5), False)])
+def test_in_a_swarm_of_several_groups_a_round_in_fifty_may_be_lost(lost: Sequence[int], holds: bool) -> None:
+    nodes, plan = swarm(), msgspec.structs.replace(PLAN, group_size=2)
+    kept = [r for r in of(nodes, 1) if r.round not in lost]
+    nodes = replace(nodes, 1, [*kept, *(a_round(r, outcome="synced", contributors=0) for r in lost)])
+    check = next(c for c in invariants(plan, nodes, SHAKEN) if c.name.startswith("no node lost"))
+    assert check.ok == holds, check.detail
+    assert "1 lost: groups do not wait for the last" in check.detail if holds else "3 missed" in check.detail
+
+
 def test_tries_before_a_node_was_in_the_swarm_are_not_lost() -> None:
     nodes = swarm()
     early = a_round(0, outcome="failed", contributors=0, late=-5.0)
