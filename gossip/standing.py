@@ -283,7 +283,9 @@ class Standing:
         if self.is_mixing() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:
-                return not self.expected(now)
+                # After the last round the others wait for nobody, and are never two rounds ahead.
+                least = self.spec.quorum if self.is_last else 2
+                return 1 + len(self.expected(now)) < max(least, 2)
             return target.round > self.round or (target.round < self.round - 1 and not target.includes_us)
         if not target.includes_us:
             # Whoever is done waits until the others are: a trainer that has ended is not called back.

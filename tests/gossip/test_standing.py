@@ -291,3 +291,21 @@ def test_who_is_new_here_holds_up_nobody_that_chooses_between_two_outcomes() -> 
         meet(at, peer, state=NEXT, previous=BEFORE)
     meet(at, C, state=NOW, previous=BEFORE, phase="syncing", has_made=False)
     assert at.ahead(0.0) is not None
+
+
+def test_after_the_last_round_of_several_groups_those_too_few_to_make_it_fetch_it() -> None:
+    at = standing(mergeable=True)
+    at.spec = msgspec.structs.replace(SPEC, group_size=2, quorum=3, rounds=6)
+    meet(at, A, state=BEFORE)
+    for peer in (B, C, PeerId("d")):
+        meet(at, peer, round_=6, state=NEXT, previous=NOW, phase="finished")
+    assert at.is_mixing()
+    assert at.expected(0.0) == {A}
+    behind = at.ahead(0.0)
+    assert behind is not None
+    assert (behind.round, behind.state) == (6, NEXT)
+
+    at.spec = msgspec.structs.replace(at.spec, quorum=2)  # enough to make it
+    assert at.ahead(0.0) is None
+    at.spec = msgspec.structs.replace(at.spec, quorum=3, rounds=7)  # the others go on, two rounds ahead soon
+    assert at.ahead(0.0) is None
