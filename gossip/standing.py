@@ -284,7 +284,7 @@ class Standing:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:
                 # After the last round the others wait for nobody, and are never two rounds ahead.
-                least = self.spec.quorum if self.is_last else 2
+                least = self.spec.quorum if self.spec is not None and self.is_last else 2
                 return 1 + len(self.expected(now)) < max(least, 2)
             return target.round > self.round or (target.round < self.round - 1 and not target.includes_us)
         if not target.includes_us:

@@ -86,8 +86,8 @@ def test_a_scenario_may_allow_a_loss() -> None:
     assert failing(nodes, plan=msgspec.structs.replace(PLAN, holds=Holds(lost_rounds=1))) == {}
 
 
-@pytest.mark.parametrize(("lost", "holds"), [((3,), True), ((3, 5), False)])
-def test_in_a_swarm_of_several_groups_a_round_in_fifty_may_be_lost(lost: Sequence[int], holds: bool) -> None:
+@pytest.mark.parametrize(("lost", "holds"), [((3,), True), ((3, 5, 7, 9, 11), False)])
+def test_in_a_swarm_of_several_groups_a_round_in_twenty_may_be_lost(lost: Sequence[int], holds: bool) -> None:
     nodes, plan = swarm(), msgspec.structs.replace(PLAN, group_size=2)
     kept = [r for r in of(nodes, 1) if r.round not in lost]
     nodes = replace(nodes, 1, [*kept, *(a_round(r, outcome="synced", contributors=0) for r in lost)])
