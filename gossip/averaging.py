@@ -48,6 +48,8 @@ from gossip.matchmaking import Group
 from gossip.messages import Abandon, Alive, Claim, Cut, Done, Exchange, Part, Reduced, Yield
 
 CHUNK_NUMEL: Final = 1 << 19
+"""Numbers that are sent, checked and reduced at once. With 8 peers half of it takes 3 % more time, for
+messages, and twice as much a tenth more memory."""
 TIMER: Final = "averaging"
 SHORTEST_STALL: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""

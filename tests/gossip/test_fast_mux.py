@@ -139,33 +139,31 @@ def test_a_reader_is_asked_for_memory_as_soon_as_the_last_is_full() -> None:
     run(main)
 
 
+def slow_down(muxer: FastMuxer, seconds: Callable[[int], float]) -> list[int]:
+    """Let a body of so many bytes take so many seconds; return the sizes of those that are sent."""
+    records: list[int] = []
+    write_frame = muxer.write_frame
+
+    async def slowly(head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None) -> None:
+        await trio.sleep(seconds(len(body)))
+        records.append(len(body))
+        await write_frame(head, body, loan)
+
+    muxer.write_frame = slowly  # type: ignore[method-assign]
+    return records
+
+
 @pytest.mark.parametrize("pause", [0.0, 2 * QUICK])
 def test_frames_grow_while_they_are_sent_quickly_and_are_small_where_others_would_wait(pause: float) -> None:
     async def main() -> None:
-        one, other, _, _ = await wired()
-        near, far = FastMuxer(one, ID(b"other")), FastMuxer(other, ID(b"one"))
-        records: list[int] = []
-
-        async with trio.open_nursery() as nursery:
-            for muxer in (near, far):
-                nursery.start_soon(muxer.start)
-                await muxer.event_started.wait()
+        async with muxers(tcp=False) as (near, far), trio.open_nursery() as nursery:
             stream, end = await stream_pair(near, far)
-            write_frame = near.write_frame
-
-            async def slowly(head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None) -> None:
-                await trio.sleep(pause)
-                records.append(len(body))
-                await write_frame(head, body, loan)
-
-            near.write_frame = slowly  # type: ignore[method-assign]
+            records = slow_down(near, lambda _: pause)
             body = memoryview(bytes(8 * MAX_REST))
             received = memoryview(bytearray(len(body)))
             nursery.start_soon(end.read_into, received)
             await stream.write(body)
             await trio.testing.wait_all_tasks_blocked(0.005)
-            for muxer in (near, far):
-                await muxer.close()
         assert sum(records) == len(body)
         assert max(records) == (CHUNK if pause else MAX_REST)
 
@@ -174,28 +172,15 @@ def test_frames_grow_while_they_are_sent_quickly_and_are_small_where_others_woul
 
 def test_a_slow_line_takes_small_frames_once_it_has_room_and_large_ones_again_when_it_is_fast() -> None:
     async def main() -> None:
-        one, other, _, _ = await wired()
-        near, far = FastMuxer(one, ID(b"other")), FastMuxer(other, ID(b"one"))
-        records: list[int] = []
         seconds_per_byte, asked = 2e-6, 0
 
-        async with trio.open_nursery() as nursery:
-            for muxer in (near, far):
-                nursery.start_soon(muxer.start)
-                await muxer.event_started.wait()
+        async def ask() -> None:
+            nonlocal asked
+            asked += 1
+
+        async with muxers(tcp=False) as (near, far):
             stream, end = await stream_pair(near, far)
-            write_frame = near.write_frame
-
-            async def slowly(head: bytes, body: bytes | memoryview = b"", loan: Loan | None = None) -> None:
-                await trio.sleep(seconds_per_byte * len(body))
-                records.append(len(body))
-                await write_frame(head, body, loan)
-
-            async def ask() -> None:
-                nonlocal asked
-                asked += 1
-
-            near.write_frame = slowly  # type: ignore[method-assign]
+            records = slow_down(near, lambda size: seconds_per_byte * size)
             near.wait_room = ask  # type: ignore[method-assign]
 
             async def carry(size: int) -> None:
@@ -216,8 +201,6 @@ def test_a_slow_line_takes_small_frames_once_it_has_room_and_large_ones_again_wh
                 await carry(8 * MAX_REST)
             assert max(records) == MAX_REST
             await trio.testing.wait_all_tasks_blocked(0.005)
-            for muxer in (near, far):
-                await muxer.close()
 
     run(main, jump=True)
 
