@@ -63,7 +63,7 @@ reproduce-%: $(STAMP) ## Measure a method beside its paper's baselines: make rep
 	@$(BIN)/python scripts/reproduce.py $* $(ARGS)
 
 # Without processes and clocks: they may share the machine.
-COMPUTING := tests/methods $(wildcard tests/gossip/test_sim_*.py)
+COMPUTING := tests/methods tests/sim
 
 check: $(STAMP) ## Run the whole gate: format, lint, types, imports, tests
 	@echo "== format" && $(BIN)/ruff format --check .
@@ -83,4 +83,4 @@ clean: ## Remove caches and the output of testnets; .venv stays
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv too
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) src/*.egg-info

@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 from nacl.signing import SigningKey
 
-from crypto.errors import BadEnvelope, BadKey, Replayed
-from crypto.keys import SIGNATURE_BYTES, PeerId, peer_id_of, verify
+from shoal.crypto.errors import BadEnvelope, BadKey, Replayed
+from shoal.crypto.keys import SIGNATURE_BYTES, PeerId, peer_id_of, verify
 
 VERSION: Final = 1
 DOMAIN: Final = b"shoal/envelope/1\x00"

@@ -11,7 +11,7 @@ import base58
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
-from crypto.errors import BadEnvelope, BadKey
+from shoal.crypto.errors import BadEnvelope, BadKey
 
 PeerId = NewType("PeerId", str)
 """A libp2p peer id in base58, such as ``12D3KooW…``."""

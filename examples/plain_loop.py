@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import shoal  # swarm
-from methods.digits import Digits  # stands for your own data
+from shoal.methods.tasks.digits import Digits  # stands for your own data
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from typing import Final
 
 import psutil
 
-from crypto.errors import BadKey
-from crypto.keys import PeerId, public_key_of
+from shoal.crypto.errors import BadKey
+from shoal.crypto.keys import PeerId, public_key_of
 
 MAX_TEXT: Final = 512
 """Longer than any host name and peer id together."""

@@ -1,6 +1,6 @@
 """Host: the seam between the protocol and a network.
 
-The real one is gossip/libp2p_host.py; tests and the simulator bring others. A host moves frames
+The real one is gossip/net/libp2p_host.py; tests and the simulator bring others. A host moves frames
 between peers whose identity it has proved, reports links that come and go, and carries rare
 announcements to everyone. It promises no delivery. It does promise order between two peers within a lane.
 """
@@ -10,8 +10,8 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from crypto.keys import PeerId
-from gossip.core import Data, DialFailed, Learned, Loan, PeerFound, PeerLost
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Data, DialFailed, Learned, Loan, PeerFound, PeerLost
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

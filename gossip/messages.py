@@ -8,7 +8,7 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from crypto.keys import PeerId
+from shoal.crypto.keys import PeerId
 
 MAX_GROUP: Final = 64
 MAX_ASKED: Final = 64

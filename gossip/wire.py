@@ -16,11 +16,11 @@ from typing import Any, Final
 import msgspec
 from nacl.signing import SigningKey
 
-from crypto.envelope import Envelope, ReplayGuard, open_envelope, seal
-from crypto.errors import BadEnvelope, Replayed
-from crypto.keys import PeerId, peer_id_of
-from gossip.errors import RemoteViolation
-from gossip.messages import (
+from shoal.crypto.envelope import Envelope, ReplayGuard, open_envelope, seal
+from shoal.crypto.errors import BadEnvelope, Replayed
+from shoal.crypto.keys import PeerId, peer_id_of
+from shoal.gossip.errors import RemoteViolation
+from shoal.gossip.messages import (
     MAX_RECORD_BYTES,
     Accept,
     Chunk,

@@ -7,7 +7,7 @@ state. It never mentions the network; the node answers its asks, a test answers 
     averaged = yield from all_reduce(trained.params, weight=trained.examples)
     return State(averaged.vector), Report(trained.loss, ...)
 
-A failed ask is thrown into the generator as a `gossip.errors.GossipError`. A method that cannot do
+A failed ask is thrown into the generator as a `shoal.gossip.errors.GossipError`. A method that cannot do
 better lets it out: the node runs the round again from the old state, which nothing has touched.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkabl
 
 import msgspec
 
-from crypto.keys import PeerId
-from gossip.core import Vector
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Vector
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class Report:
 
 
 class Learner(Protocol):
-    """Local training of one model on one node's data; the torch side stands in methods/learner.py."""
+    """Local training of one model on one node's data; the torch side: methods/learning/learner.py."""
 
     examples: int
     """How many training examples this node has."""
@@ -149,7 +149,7 @@ class Learner(Protocol):
 
         `optimizer`: ``task`` for the task's own, else ``sgd``, ``adam`` or ``adamw``, which go on from
         `memory`. `round_` chooses the batches: a round that is run again sees the same ones. `objective`,
-        of methods/objective.py, replaces the task's loss and batches.
+        of methods/learning/objective.py, replaces the task's loss and batches.
 
         Raises:
             Interrupted: the node wants the round thrown away.
@@ -159,7 +159,7 @@ class Learner(Protocol):
 
 
 class ModelSize(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a node's model and tasks decides how many bytes a method sends (node/task_size.py)."""
+    """What of a node's model and tasks decides how many bytes a method sends (node/trainer/model_size.py)."""
 
     numel: int
     """Numbers in all."""
@@ -235,7 +235,7 @@ class Demands(Protocol):
     """A method for which not every task will do."""
 
     def check(self, learner: Any) -> None:
-        """Say so before the first round; `learner` is that of methods/learner.py.
+        """Say so before the first round; `learner` is that of methods/learning/learner.py.
 
         Raises:
             BadTask: the task lacks what the method needs.

@@ -22,9 +22,9 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from crypto.keys import PeerId
-from gossip.core import Vector
-from methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Vector
+from shoal.methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
 
 MOMENTUM = "outer_momentum"
 

@@ -15,9 +15,9 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from crypto.keys import PeerId
-from gossip.core import Vector
-from methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Vector
+from shoal.methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
 
 
 class FedAvgConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,8 +16,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from methods.base import About, Learner, State, Trained
-from methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.base import About, Learner, State, Trained
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
 
 
 class FedProxConfig(FedAvgConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from gossip.core import Vector
-from methods.base import About, Learner, Report, State, Steps
+from shoal.gossip.events import Vector
+from shoal.methods.base import About, Learner, Report, State, Steps
 
 
 class LocalSGDConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

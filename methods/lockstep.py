@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from crypto.keys import PeerId
-from gossip.core import Vector
-from gossip.errors import GossipError
-from methods.base import (
+from shoal.crypto.keys import PeerId
+from shoal.gossip.errors import GossipError
+from shoal.gossip.events import Vector
+from shoal.methods.base import (
     AllReduce,
     Ask,
     Averaged,
@@ -26,7 +26,7 @@ from methods.base import (
     State,
     Steps,
 )
-from methods.overlap import Carrying, Moved, Overlaps
+from shoal.methods.overlap import Carrying, Moved, Overlaps
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from gossip.runspec import Scalar
-from methods.errors import BadOption
+from shoal.gossip.run_spec import Scalar
+from shoal.methods.errors import BadOption
 
 C = TypeVar("C", bound=msgspec.Struct)
 _SCALARS: Final = (bool, int, float, str)

@@ -23,10 +23,10 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
-from crypto.keys import PeerId
-from gossip.core import Vector
-from methods.base import Learner, State, Steps, Trained
-from methods.errors import BadOption
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Vector
+from shoal.methods.base import Learner, State, Steps, Trained
+from shoal.methods.errors import BadOption
 
 MAX_DELAY: Final = 1
 

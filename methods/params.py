@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gossip.core import Vector
-from gossip.runspec import TensorSpec
-from methods.base import State
+from shoal.gossip.events import Vector
+from shoal.gossip.run_spec import TensorSpec
+from shoal.methods.base import State
 
 Array = npt.NDArray[Any]
 

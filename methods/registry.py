@@ -14,22 +14,37 @@ from typing import Final
 
 import msgspec
 
-from gossip.runspec import Scalar
-from methods.base import Gathers, Method, ModelSize
-from methods.errors import MethodNotFound
-from methods.options import OptionInfo, build_config, explain_options
+from shoal.gossip.run_spec import Scalar
+from shoal.methods.base import Gathers, Method, ModelSize
+from shoal.methods.errors import MethodNotFound
+from shoal.methods.options import OptionInfo, build_config, explain_options
 
 GROUP: Final = "shoal.methods"
 METHODS: Final[Mapping[str, tuple[str, str]]] = {
-    "local": ("methods.local_sgd:LocalSGD", "train alone; the yardstick"),
-    "fedavg": ("methods.fedavg:FedAvg", "mean of the params, weighted by examples"),
-    "fedprox": ("methods.fedprox:FedProx", "FedAvg that holds peers near the common params"),
-    "diloco": ("methods.diloco:DiLoCo", "many local steps, then one Nesterov step on their mean"),
-    "fedstar": ("methods.fedstar:FedSTAR", "few labels: pseudo-labels for the rest, behind a gate"),
-    "fedln": ("methods.fedln:FedLN", "wrong labels: noise estimated and outweighed, corrected or dampened"),
-    "fedcompress": ("methods.fedcompress:FedCompress", "a few shared values per tensor, gathered"),
-    "matu": ("methods.matu:MaTU", "one vector for all tasks of a node, where nodes hold unlike tasks"),
-    "deltamask": ("methods.deltamask:DeltaMask", "which weights of a frozen model to keep, in 0.1 bit each"),
+    "local": ("shoal.methods.local_sgd:LocalSGD", "train alone; the yardstick"),
+    "fedavg": ("shoal.methods.fedavg:FedAvg", "mean of the params, weighted by examples"),
+    "fedprox": ("shoal.methods.fedprox:FedProx", "FedAvg that holds peers near the common params"),
+    "diloco": ("shoal.methods.diloco:DiLoCo", "many local steps, then one Nesterov step on their mean"),
+    "fedstar": (
+        "shoal.methods.fedstar.method:FedSTAR",
+        "few labels: pseudo-labels for the rest, behind a gate",
+    ),
+    "fedln": (
+        "shoal.methods.fedln.method:FedLN",
+        "wrong labels: noise estimated and outweighed, corrected or dampened",
+    ),
+    "fedcompress": (
+        "shoal.methods.fedcompress.method:FedCompress",
+        "a few shared values per tensor, gathered",
+    ),
+    "matu": (
+        "shoal.methods.matu.method:MaTU",
+        "one vector for all tasks of a node, where nodes hold unlike tasks",
+    ),
+    "deltamask": (
+        "shoal.methods.deltamask.method:DeltaMask",
+        "which weights of a frozen model to keep, in 0.1 bit each",
+    ),
 }
 """Name -> (module:Class, summary)."""
 

@@ -1,8 +1,8 @@
-"""``python -m node`` is the same as ``shoal``."""
+"""``python -m shoal.node`` is the same as ``shoal``."""
 
 import sys
 
-from node.cli import main
+from shoal.node.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,9 +11,9 @@ import os
 import signal
 from typing import Final
 
-from gossip.core import Effect, Send
-from gossip.messages import Accept, Commit, Fetch, Part, Propose, Ready, Reduced
-from node.errors import BadConfig
+from shoal.gossip.events import Effect, Send
+from shoal.gossip.messages import Accept, Commit, Fetch, Part, Propose, Ready, Reduced
+from shoal.node.errors import BadConfig
 
 NAMES: Final = ("work", "matchmaking", "convene", "reduce-sender", "reduce-owner", "sync", "save")
 

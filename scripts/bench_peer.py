@@ -19,15 +19,24 @@ from typing import Any
 import numpy as np
 import trio
 
-from crypto.keys import new_key
-from gossip.commands import AddAddress, Attach, Averaged, Contribute, Failed, Met, NewState, SetAddresses
-from gossip.core import Vector
-from gossip.drive import Driver
-from gossip.host import HostConfig
-from gossip.libp2p_host import open_host
-from gossip.member import Member, MemberConfig
-from gossip.runspec import RunSpec, TensorSpec, run_id
-from gossip.wire import Codec
+from shoal.crypto.keys import new_key
+from shoal.gossip.events import Vector
+from shoal.gossip.host import HostConfig
+from shoal.gossip.member.commands import (
+    AddAddress,
+    Attach,
+    Averaged,
+    Contribute,
+    Failed,
+    Met,
+    NewState,
+    SetAddresses,
+)
+from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.net.driver import Driver
+from shoal.gossip.net.libp2p_host import open_host
+from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.wire import Codec
 
 
 def memory(line: str) -> int:

@@ -27,19 +27,19 @@ from typing import Any
 import trio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
-from crypto.keys import new_key
-from gossip.addresses import parse
-from gossip.core import PeerFound
-from gossip.fast_link import AES, CHACHA, CHUNK, TAG, Suite
-from gossip.host import FrameReceived, HostConfig
-from gossip.libp2p_host import Libp2pHost, open_host
-from gossip.libp2p_net import Network
-from gossip.libp2p_parts import LaneStream
+from shoal.crypto.keys import new_key
+from shoal.gossip.addresses import parse
+from shoal.gossip.events import PeerFound
+from shoal.gossip.host import FrameReceived, HostConfig
+from shoal.gossip.net.libp2p_adapters import LaneStream
+from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
+from shoal.gossip.net.libp2p_node import Network
+from shoal.gossip.net.transport.records import AES, CHACHA, CHUNK, TAG, Suite
 
 PIECE = 1 << 20
 PINGS = 100

@@ -21,9 +21,9 @@ from statistics import fmean, stdev
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT / "src")]
 
-from node.plots import metric_names, plot_systems  # noqa: E402  # found by the path above
+from shoal.node.testnet.plots import metric_names, plot_systems  # noqa: E402  # found by the path above
 
 NAMES: Final = (
     "codecs",

@@ -1,17 +1,17 @@
 """DiLoCo on digits with every codec: what it reaches, and how many bytes its numbers take.
 
 Five peers with very unlike shares (Dirichlet 0.1), 200 rounds of 20 steps, the same for every codec. The
-all-reduce is that of the swarm (gossip/averaging.py), every message handed on in order in one process.
+all-reduce is the swarm's (gossip/averaging/all_reduce.py), every message handed on in order in one process.
 """
 
 from typing import Final
 
 from exchange import CodedRun
 
-from gossip.codecs import CODECS
-from methods.digits import Digits
-from methods.diloco import DiLoCo, DiLoCoConfig
-from methods.learner import TorchLearner
+from shoal.gossip.averaging.tensor_codecs import CODECS
+from shoal.methods.diloco import DiLoCo, DiLoCoConfig
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.tasks.digits import Digits
 
 PEERS: Final = 5
 ROUNDS: Final = 200

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from statistics import fmean
 from typing import Final
 
-from methods.base import Method
-from methods.deltamask import DeltaMask, DeltaMaskConfig
-from methods.digits_body import DigitsBody
-from methods.fedavg import FedAvg, FedAvgConfig
 from scripts.reproduction import Run, run
+from shoal.methods.base import Method
+from shoal.methods.deltamask.method import DeltaMask, DeltaMaskConfig
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.tasks.digits_pretrained import DigitsBody
 
 PEERS: Final = 5
 ROUNDS: Final = 40

@@ -12,13 +12,13 @@ Five peers, Dirichlet 0.5. A perceptron of 4,810 parameters for 40 rounds and a 
 from collections.abc import Iterator
 from typing import Any, Final
 
-from methods import codebook
-from methods.base import Method
-from methods.digits_shares import CompressibleDigits
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedcompress import FedCompress, FedCompressConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
 from scripts.reproduction import Run, run
+from shoal.methods.base import Method
+from shoal.methods.coding import codebook
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedcompress.method import FedCompress, FedCompressConfig
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
+from shoal.methods.tasks.digits_variants import CompressibleDigits
 
 PEERS: Final = 5
 STEPS: Final = {"steps": 27, "lr": 3e-3, "batch_size": 32}

@@ -5,11 +5,11 @@ Ten peers, eight of them noisy, 30 rounds of five steps, Adam 3e-3; digits, raw 
 
 from typing import Final
 
-from methods.base import Method
-from methods.digits_shares import NoisyDigits
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedln import FedLN, FedLNConfig
 from scripts.reproduction import run
+from shoal.methods.base import Method
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedln.method import FedLN, FedLNConfig
+from shoal.methods.tasks.digits_variants import NoisyDigits
 
 PEERS: Final = 10
 ROUNDS: Final = 30

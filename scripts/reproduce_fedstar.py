@@ -6,14 +6,14 @@ Five peers, 60 rounds, Adam 1e-3; digits and generated tones of which few are la
 from collections.abc import Callable
 from typing import Final
 
-from methods.base import Method
-from methods.digits_shares import PartlyLabelledDigits
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedstar import FedSTAR, FedSTARConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
-from methods.task import Task
-from methods.tones import Tones
 from scripts.reproduction import run
+from shoal.methods.base import Method
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedstar.method import FedSTAR, FedSTARConfig
+from shoal.methods.learning.task import Task
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
+from shoal.methods.tasks.digits_variants import PartlyLabelledDigits
+from shoal.methods.tasks.tones import Tones
 
 PEERS: Final = 5
 ROUNDS: Final = 60

@@ -7,12 +7,12 @@ are those of a peer's message, against separate float32 vectors for its tasks.
 from statistics import fmean
 from typing import Final
 
-from methods.digit_tasks import DigitTasks
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
-from methods.matu import MaTU, MaTUConfig
-from methods.regrouped import OnePart
 from scripts.reproduction import run
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
+from shoal.methods.matu.method import MaTU, MaTUConfig
+from shoal.methods.tasks.digits_multitask import DigitTasks
+from shoal.methods.tasks.regrouped import OnePart
 
 PEERS: Final = 6
 ROUNDS: Final = 15

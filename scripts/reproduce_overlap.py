@@ -8,11 +8,11 @@ from typing import Final
 
 from lockstep import train, train_overlapped
 
-from methods.base import OuterMethod
-from methods.digits import Digits
-from methods.diloco import DiLoCo
-from methods.fedavg import FedAvg
-from methods.learner import TorchLearner
+from shoal.methods.base import OuterMethod
+from shoal.methods.diloco import DiLoCo
+from shoal.methods.fedavg import FedAvg
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.tasks.digits import Digits
 
 PEERS: Final = 5
 ROUNDS: Final = 30

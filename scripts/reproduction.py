@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from methods import lockstep
-from methods.base import Method
-from methods.learner import TorchLearner
-from methods.task import Task
+from shoal.methods import lockstep
+from shoal.methods.base import Method
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.task import Task
 
 
 @dataclass(frozen=True, slots=True)

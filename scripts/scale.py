@@ -6,7 +6,7 @@
     python scripts/scale.py --idle --peers 8,16,32,64,128     # what is said while all are at work
     python scripts/scale.py --from docs/scale.json --plots docs   # draw again what was measured
 
-Every peer is a whole `Member` as it ships, in virtual time, in one process per size (tests/sim_crowd.py):
+Every peer is a whole `Member` as it ships, in virtual time, in one process per size (tests/sim/crowd.py):
 what is replaced is the network, the clock, the dice and the trainer, whose model has 32 numbers. 20 % of
 the peers die in an hour and are replaced, so short runs of small swarms see no death; five newcomers arrive
 in any case. Sizes of messages are those of the real wire. docs/scale.md says what came of it.
@@ -31,14 +31,14 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from crowd_sizes import Sizes  # noqa: E402 - the path comes first
 from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: E402
-from sim_crowd import Crowd, Plan, mixing  # noqa: E402
+from sim.crowd import Crowd, Plan, mixing  # noqa: E402
 
 PEERS: Final = "100,300,1000,3000,10000"
 MAX_PEERS: Final = 50_000

@@ -10,7 +10,7 @@ A seed says how many peers there are, how fast and how far apart, and what befal
 two effects, restarts, freezes, partitions, one-way, slow and breaking links, clocks that leap, peers that
 lie. Time is virtual, the code is that of a node; docs/simulation.md says what is checked. A failing
 seed is run again with fewer and fewer faults, and printed as a literal for
-tests/gossip/test_sim_runs.py.
+tests/sim/test_runs.py.
 
 The last line is one JSON object with `seeds`, `violations`, `seeds_per_second` (of processor time per
 process) and `trace`, a hash of all that happened, which is the same on every machine. Exit code 1 if an
@@ -33,24 +33,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console  # noqa: E402 - the path comes first
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
-from sim import Sim  # noqa: E402
-from sim_runs import draw, shrink  # noqa: E402
-from sim_scenario import scenario_of  # noqa: E402
+from sim.runs import draw, shrink  # noqa: E402
+from sim.scenario import scenario_of  # noqa: E402
+from sim.world import Sim  # noqa: E402
 
-from node.errors import UserError  # noqa: E402
-from node.testnet_scenario import load  # noqa: E402
+from shoal.node.errors import UserError  # noqa: E402
+from shoal.node.testnet.scenario import load  # noqa: E402
 
 if TYPE_CHECKING:
-    from sim import Scenario
-    from sim_checks import Violation
+    from sim.checks import Violation
+    from sim.world import Scenario
 
-    from node.testnet_plan import Plan
+    from shoal.node.testnet.plan import Plan
 
 BATCH: Final = 10
 AHEAD: Final = 4

@@ -28,16 +28,16 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from node import testnet
-from node.errors import UserError
-from node.testnet_display import Display
-from node.testnet_faults import Link
-from node.testnet_lives import durations, swarm_rounds
-from node.testnet_plan import Plan
-from node.testnet_processes import NodeRecord, NoTestnet, read_record
-from node.testnet_up import new_directory
-from node.testnet_verdict import Result
-from node.testnet_watch import Observed
+from shoal.node.errors import UserError
+from shoal.node.testnet import launcher
+from shoal.node.testnet.display import Display
+from shoal.node.testnet.faults import Link
+from shoal.node.testnet.plan import Plan
+from shoal.node.testnet.processes import NodeRecord, NoTestnet, read_record
+from shoal.node.testnet.spans import durations, swarm_rounds
+from shoal.node.testnet.up import new_directory
+from shoal.node.testnet.verdict import Result
+from shoal.node.testnet.watch import Observed
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 EVERY: Final = 5.0
@@ -357,8 +357,8 @@ def soak(asked: argparse.Namespace, console: Console) -> int:
         f"{plan.nodes} nodes for {asked.minutes:g} minutes; all of it in {directory}", soft_wrap=True
     )
     with SoakScreen(console, meter) as screen:
-        tools = testnet.Tools(environ=dict(os.environ))
-        result = testnet.up(plan, directory, screen=screen, tools=tools, compare=False)
+        tools = launcher.Tools(environ=dict(os.environ))
+        result = launcher.up(plan, directory, screen=screen, tools=tools, compare=False)
     all_ = [*meter.series, round_times(screen.nodes)]
     slopes = [slope for series in all_ if (slope := slope_of(series, 60 * asked.minutes)) is not None]
     show(console, slopes)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
-from crypto.keys import PeerId
-from gossip.core import Drop, Effects, Send, SetTimer
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Drop, Effects, Send, SetTimer
 
 Handler = Callable[[PeerId, Any, Any, float], Effects]
 

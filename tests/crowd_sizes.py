@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from crypto.keys import PeerId, key_from_seed, peer_id_of
-from gossip.lanes import PREFIX
-from gossip.messages import Commit, Describe, Presence, Propose, Record, Records
-from gossip.wire import Codec
+from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
+from shoal.gossip.messages import Commit, Describe, Presence, Propose, Record, Records
+from shoal.gossip.net.frames import PREFIX
+from shoal.gossip.wire import Codec
 
 GOSSIPSUB: Final = 220
 """Bytes that GossipSub adds to what it carries: author, its key, a signature, a number and the topic."""

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from crypto.keys import PeerId
-from gossip.averaging import Averaging, AveragingConfig
-from gossip.codecs import Feedback
-from gossip.core import Drop, Effects, Send, Vector
-from gossip.matchmaking import Group
-from methods.base import AllReduce, Averaged, Method, State
-from methods.learner import TorchLearner
-from methods.lockstep import names
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import Averaging, AveragingConfig
+from shoal.gossip.averaging.tensor_codecs import Feedback
+from shoal.gossip.events import Drop, Effects, Send, Vector
+from shoal.gossip.group import Group
+from shoal.methods.base import AllReduce, Averaged, Method, State
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.lockstep import names
 
 
 class Exchange:

@@ -1,6 +1,6 @@
 """A daemon without a network: trainers attach to its socket, and it averages whoever asks.
 
-It runs in a thread of the test, speaks node/ipc.py, and keeps what it heard.
+It runs in a thread of the test, speaks node/trainer/ipc.py, and keeps what it heard.
 """
 
 import socket
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from node import ipc
+from shoal.node.trainer import ipc
 
 Vector = npt.NDArray[np.float32]
 Answer = Callable[["Attached", ipc.AskAllReduce], ipc.Message]

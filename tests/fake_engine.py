@@ -18,8 +18,7 @@ import time
 
 import msgspec
 
-from node import ipc
-from node.engine_line import (
+from shoal.node.hivemind_engine.ipc import (
     Average,
     Beat,
     Broken,
@@ -32,6 +31,7 @@ from node.engine_line import (
     map_memory,
     to_engine,
 )
+from shoal.node.trainer import ipc
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import trio
 
-from node.errors import UserError
-from node.home import Home
-from node.status import BootstrapStatus, PeerStatus, RoundStatus, RunStatus, Status
-from node.web import make_app, serve_http
+from shoal.node.errors import UserError
+from shoal.node.status import BootstrapStatus, PeerStatus, RoundStatus, RunStatus, Status
+from shoal.node.storage.home import Home
+from shoal.node.web.server import make_app, serve_http
 
 ME = "12D3KooWA4Xop1JaT3MHxwYMkCepYsv4iPVopMXwCz5iHYdBfeSB"
 OTHER = "12D3KooWGzMFEaSbHz9D5xkS1aQb1Yp5mWvVZCiYkFmGc2NBnB1u"
@@ -112,16 +112,16 @@ class Obedient:
     on_stop: Callable[[], None] = lambda: None
 
     def stop(self) -> None:
-        """See `node.web.Control`."""
+        """See `shoal.node.web.server.Control`."""
         self.told.append("stop")
         self.on_stop()
 
     def add_bootstrap(self, address: str) -> None:
-        """See `node.web.Control`."""
+        """See `shoal.node.web.server.Control`."""
         self.told.append(f"add {address}")
 
     def remove_bootstrap(self, address: str) -> None:
-        """See `node.web.Control`."""
+        """See `shoal.node.web.server.Control`."""
         if "unknown" in address:
             raise UserError(f"{address} is not dialled; see: shoal bootstrap list")
         self.told.append(f"rm {address}")

@@ -12,9 +12,9 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 
-from gossip.fast_link import AES, FastNoise, RecordSession, Suite
-from gossip.fast_mux import FastMuxer
-from gossip.fast_tcp import TcpStream, Traffic
+from shoal.gossip.net.transport.muxer import FastMuxer
+from shoal.gossip.net.transport.records import AES, FastNoise, RecordSession, Suite
+from shoal.gossip.net.transport.tcp import TcpStream, Traffic
 
 
 class Wire:

@@ -7,14 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import psutil
 import trio
 
-from crypto.keys import key_from_seed
-from gossip.host import FrameReceived, HostConfig
-from gossip.libp2p_host import open_host
+from shoal.crypto.keys import key_from_seed
+from shoal.gossip.host import FrameReceived, HostConfig
+from shoal.gossip.net.libp2p_host import open_host
 
 
 async def main() -> None:

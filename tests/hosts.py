@@ -8,16 +8,16 @@ import trio
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
-from crypto.keys import new_key
-from gossip.addresses import parse
-from gossip.core import PeerFound
-from gossip.fast_link import suites_by_speed
-from gossip.host import HostConfig, HostEvent
-from gossip.lanes import CONTROL
-from gossip.libp2p_host import Libp2pHost
-from gossip.libp2p_net import Network
-from gossip.libp2p_parts import LaneStream
-from gossip.peer_links import VERSION, Hello
+from shoal.crypto.keys import new_key
+from shoal.gossip.addresses import parse
+from shoal.gossip.events import PeerFound
+from shoal.gossip.host import HostConfig, HostEvent
+from shoal.gossip.net.frames import CONTROL
+from shoal.gossip.net.libp2p_adapters import LaneStream
+from shoal.gossip.net.libp2p_host import Libp2pHost
+from shoal.gossip.net.libp2p_node import Network
+from shoal.gossip.net.peers import VERSION, Hello
+from shoal.gossip.net.transport.records import suites_by_speed
 
 E = TypeVar("E", bound=Any)
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"

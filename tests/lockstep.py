@@ -1,5 +1,5 @@
 """Lockstep for tests: the rounds of a method on N peers in one thread; it stands in methods/lockstep.py."""
 
-from methods.lockstep import Ended, mean, names, run_round, train, train_overlapped
+from shoal.methods.lockstep import Ended, mean, names, run_round, train, train_overlapped
 
 __all__ = ["Ended", "mean", "names", "run_round", "train", "train_overlapped"]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from crypto.keys import PeerId
-from gossip.core import Data, DialFailed, Loan, PeerFound, PeerLost
-from gossip.host import Announced, FrameReceived, HostEvent, HostStatistics
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Data, DialFailed, Loan, PeerFound, PeerLost
+from shoal.gossip.host import Announced, FrameReceived, HostEvent, HostStatistics
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -81,7 +81,7 @@ class MemoryNet:
 
 @dataclass(eq=False)
 class MemoryHost:
-    """See `gossip.host.Host`."""
+    """See `shoal.gossip.host.Host`."""
 
     net: MemoryNet
     me: PeerId

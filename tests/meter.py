@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from swarm import Node, averaged
 
-from node.status import Status
+from shoal.node.status import Status
 
 
 class Meter:

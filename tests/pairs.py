@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from crypto.keys import PeerId
-from gossip.core import Drop, Effects, Send, SetTimer
-from gossip.pairwise import LEAST_HELD, Pairwise, PairwiseConfig
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.push_sum import LEAST_HELD, Pairwise, PairwiseConfig
+from shoal.gossip.events import Drop, Effects, Send, SetTimer
 
 WAIT: Final = 1.0
 Edges = Iterable[tuple[int, int]]

@@ -14,23 +14,23 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import numpy as np
 import trio
 
-from crypto.keys import new_key
-from gossip.commands import Arrived, Attach, NewState, Refused, Synced
-from gossip.core import Effect, Send, Vector
-from gossip.drive import Driver
-from gossip.host import HostConfig
-from gossip.libp2p_host import Libp2pHost, open_host
-from gossip.member import Member, MemberConfig
-from gossip.messages import Chunk
-from gossip.runspec import RunSpec, TensorSpec, run_id
-from gossip.serving import ServingConfig
-from gossip.statehash import leaves, root
-from gossip.wire import Codec
+from shoal.crypto.keys import new_key
+from shoal.gossip.events import Effect, Send, Vector
+from shoal.gossip.host import HostConfig
+from shoal.gossip.member.commands import Arrived, Attach, NewState, Refused, Synced
+from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.messages import Chunk
+from shoal.gossip.net.driver import Driver
+from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
+from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.state.serve import ServingConfig
+from shoal.gossip.state.tree_hash import leaves, root
+from shoal.gossip.wire import Codec
 
 ROUND = 5
 

@@ -22,9 +22,9 @@ from typing import Any, Final, TypeVar
 
 import psutil
 
-from node import control
-from node.errors import NotRunning, Refused
-from node.status import RoundStatus, Status
+from shoal.node.errors import NotRunning, Refused
+from shoal.node.status import RoundStatus, Status
+from shoal.node.web import client
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ DEADLINE: Final = 60.0
 """Seconds for a condition that on a quiet machine takes a few at most."""
 TASKS: Final = Path(__file__).with_name("tasks")
 """Where nodes are started: tasks are imported from there."""
-NODE: Final = (sys.executable, "-m", "node")
+NODE: Final = (sys.executable, "-P", "-m", "shoal.node")
 QUIET: Final = ("--no-mdns", "--http-port", "0")
 LOOPBACK: Final = "/ip4/127.0.0.1/tcp/{}"
 TRAIN: Final = ("--task", "light:Light", "--option", "steps=5")
@@ -56,7 +56,7 @@ def wait_until(what: str, condition: Callable[[], T | None], seconds: float = DE
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of a node: no settings of the person who runs the tests."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("SHOAL_")}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **changes}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(TASKS), **changes}
 
 
 class Node:
@@ -71,7 +71,7 @@ class Node:
 
     def start(self, *flags: str, environ: Mapping[str, str] | None = None) -> None:
         """Start the process; a second time in the same home, as its user would."""
-        trainer = "light" if "light:Light" in flags else "node.trainer"
+        trainer = "light" if "light:Light" in flags else "shoal.node.trainer.process"
         listen = () if "--listen" in flags else ("--listen", LOOPBACK.format(0))
         assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
         with self._log.open("ab") as log:
@@ -96,7 +96,7 @@ class Node:
     def ask(self) -> Status | None:
         """Return the node's status, or None where it does not answer."""
         try:
-            status = control.fetch_status(self.home)
+            status = client.fetch_status(self.home)
         except (NotRunning, Refused):
             return None
         self._seen = f"{status.phase}, round {status.round}, {len(status.peers)} peers"
@@ -105,7 +105,7 @@ class Node:
     @property
     def status(self) -> Status:
         """What it says now; it must be up."""
-        return control.fetch_status(self.home)
+        return client.fetch_status(self.home)
 
     def wait(self, what: str, condition: Callable[[Status], Any], seconds: float = DEADLINE) -> Status:
         """Wait until the node's status is as wanted; fail at once when its process ends before."""

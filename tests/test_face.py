@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn import functional
 
 import shoal
-from methods.digits import Digits
-from methods.errors import BadOption
-from methods.learner import read_model, write_model
-from node import ipc
-from node.errors import BadConfig, NotRunning, UserError
+from shoal.methods.errors import BadOption
+from shoal.methods.learning.learner import read_model, write_model
+from shoal.methods.tasks.digits import Digits
+from shoal.node.errors import BadConfig, NotRunning, UserError
+from shoal.node.trainer import ipc
 
 
 @pytest.fixture

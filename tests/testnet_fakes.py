@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from node.status import PeerStatus, RoundStatus, Status
-from node.testnet_plan import Plan, name_of
-from node.testnet_watch import Observed
+from shoal.node.status import PeerStatus, RoundStatus, Status
+from shoal.node.testnet.plan import Plan, name_of
+from shoal.node.testnet.watch import Observed
 
 if TYPE_CHECKING:
-    from node.testnet import Tools
+    from shoal.node.testnet.launcher import Tools
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,28 +160,28 @@ class Seen:
 
 def launch(directory: str, options: str) -> None:
     """Run a testnet of fake nodes that would take hours, as a launcher to be killed."""
-    from node import testnet
+    from shoal.node.testnet import launcher
 
-    testnet.LOOK_EVERY = 0.05  # type: ignore[misc]
+    launcher.LOOK_EVERY = 0.05  # type: ignore[misc]
     seen = Seen()
     plan = plan_of(rounds=10**6, **json.loads(options))
     try:
-        testnet.up(plan, Path(directory), screen=seen, tools=fake_tools())
-    except testnet.Interrupted as error:
+        launcher.up(plan, Path(directory), screen=seen, tools=fake_tools())
+    except launcher.Interrupted as error:
         print(error, flush=True)
         sys.exit(error.exit_code)
 
 
 def fake_tools() -> "Tools":
     """Return tools that start fake nodes."""
-    from node.testnet import Tools
+    from shoal.node.testnet.launcher import Tools
 
     return Tools(
         start_command=start_command,
         baseline_command=baseline_command,
         fetch_status=fetch_status,
         add_bootstrap=add_bootstrap,
-        environ={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        environ={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])},
     )
 
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from testnet_fakes import status
 
-from node.status import RoundStatus
-from node.testnet_events import Event
-from node.testnet_invariants import Shaken
-from node.testnet_plan import Plan
-from node.testnet_watch import Observed
+from shoal.node.status import RoundStatus
+from shoal.node.testnet.event_log import Event
+from shoal.node.testnet.invariants import Shaken
+from shoal.node.testnet.plan import Plan
+from shoal.node.testnet.watch import Observed
 
 PLAN = Plan(nodes=4, rounds=20)
 ROUND = 10.0

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from methods.base import Trained
-from methods.overlap import Moved
+from shoal.methods.base import Trained
+from shoal.methods.overlap import Moved
 
 Vector = npt.NDArray[np.float32]
 

@@ -7,13 +7,13 @@ import numpy as np
 import trio
 from memory import MemoryNet
 
-from crypto.keys import key_from_seed, peer_id_of
-from gossip import commands
-from gossip.drive import Driver
-from gossip.member import Member, MemberConfig
-from gossip.runspec import RunSpec, run_id
-from gossip.statehash import state_hash
-from gossip.wire import Codec
+from shoal.crypto.keys import key_from_seed, peer_id_of
+from shoal.gossip.member import commands
+from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.net.driver import Driver
+from shoal.gossip.run_spec import RunSpec, run_id
+from shoal.gossip.state.tree_hash import state_hash
+from shoal.gossip.wire import Codec
 
 KEYS = [key_from_seed(bytes([number]) * 32) for number in range(4)]
 

@@ -6,9 +6,18 @@ from hashlib import blake2b
 import msgspec
 import pytest
 
-from crypto.envelope import DOMAIN, MAX_HEAD_BYTES, Envelope, Head, ReplayGuard, digest, open_envelope, seal
-from crypto.errors import BadEnvelope, Replayed
-from crypto.keys import key_from_seed, peer_id_of
+from shoal.crypto.envelope import (
+    DOMAIN,
+    MAX_HEAD_BYTES,
+    Envelope,
+    Head,
+    ReplayGuard,
+    digest,
+    open_envelope,
+    seal,
+)
+from shoal.crypto.errors import BadEnvelope, Replayed
+from shoal.crypto.keys import key_from_seed, peer_id_of
 
 KEY = key_from_seed(bytes(range(32)))
 SWARM, RUN = b"s" * 16, b"r" * 32

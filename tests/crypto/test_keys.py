@@ -3,8 +3,8 @@
 import base58
 import pytest
 
-from crypto.errors import BadEnvelope, BadKey
-from crypto.keys import key_from_seed, new_key, peer_id_of, public_key_of, short, verify
+from shoal.crypto.errors import BadEnvelope, BadKey
+from shoal.crypto.keys import key_from_seed, new_key, peer_id_of, public_key_of, short, verify
 
 # Test 1 of RFC 8032, section 7.1, so that ours is Ed25519 as others know it.
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from crypto.keys import key_from_seed, peer_id_of
-from gossip.addresses import Address, BadAddress, expand, expand_all, from_socket, parse, parse_listen
+from shoal.crypto.keys import key_from_seed, peer_id_of
+from shoal.gossip.addresses import Address, BadAddress, expand, expand_all, from_socket, parse, parse_listen
 
 PEER = peer_id_of(bytes(key_from_seed(bytes(32)).verify_key))
 RELAY = peer_id_of(bytes(key_from_seed(bytes(31) + b"r").verify_key))

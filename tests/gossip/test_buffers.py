@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 
-from gossip.buffers import Buffers
+from shoal.gossip.buffers import Buffers
 
 
 def test_a_buffer_is_used_again_when_the_last_view_of_it_is_gone() -> None:

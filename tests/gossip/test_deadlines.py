@@ -2,7 +2,7 @@
 
 import pytest
 
-from gossip.deadlines import WINDOW, Deadline, median
+from shoal.gossip.deadlines import WINDOW, Deadline, median
 
 
 def learned(*seconds: float, patience: float = 15.0, floor: float = 0.5) -> Deadline:

@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from crypto.envelope import seal
-from crypto.keys import PeerId, key_from_seed, peer_id_of
-from gossip import messages, wire
-from gossip.errors import RemoteViolation
-from gossip.messages import Presence, Record, Records
-from gossip.wire import OTHER_RUN, PLAIN, SIGNED, Codec, swarm_id
+from shoal.crypto.envelope import seal
+from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
+from shoal.gossip import messages, wire
+from shoal.gossip.errors import RemoteViolation
+from shoal.gossip.messages import Presence, Record, Records
+from shoal.gossip.wire import OTHER_RUN, PLAIN, SIGNED, Codec, swarm_id
 
 KEY = key_from_seed(bytes(range(32)))
 ME = peer_id_of(bytes(KEY.verify_key))

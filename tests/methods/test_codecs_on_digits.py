@@ -1,6 +1,6 @@
 """What DiLoCo on digits loses by a codec, and what it saves: the table of docs/codecs.md, with fewer rounds.
 
-Over real processes, with the bytes of their sockets: tests/node/test_codecs_over_processes.py.
+Over real processes, with the bytes of their sockets: tests/processes/test_codecs.py.
 """
 
 import numpy as np

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from lockstep import names, run_round
 
-from methods.digits import Digits
-from methods.learner import TorchLearner
-from methods.registry import load_method
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.registry import load_method
+from shoal.methods.tasks.digits import Digits
 
 PEERS = 5
 SEEDS = range(5)

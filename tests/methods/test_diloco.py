@@ -5,10 +5,10 @@ import pytest
 from lockstep import train
 from toy_learner import ToyLearner
 
-from methods.base import State
-from methods.diloco import MOMENTUM, DiLoCo, DiLoCoConfig
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
+from shoal.methods.base import State
+from shoal.methods.diloco import MOMENTUM, DiLoCo, DiLoCoConfig
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 
 START = np.array([0.0], np.float32)
 
@@ -54,7 +54,7 @@ def test_the_outer_step_rounds_as_single_float32_operations() -> None:
     params, trained, velocity = dice.normal(size=(3, 1000)).astype(np.float32)
     steps = DiLoCo().outer(State(params, {MOMENTUM: velocity}), trained, 1.0)
     ask = next(steps)
-    from methods.base import Averaged
+    from shoal.methods.base import Averaged
 
     with pytest.raises(StopIteration) as stop:
         steps.send(Averaged(ask.vector, ()))  # type: ignore[union-attr]

@@ -5,9 +5,9 @@ import pytest
 from lockstep import names, run_round, train
 from toy_learner import ToyLearner
 
-from gossip.errors import TooFew
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
+from shoal.gossip.errors import TooFew
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 
 START = np.array([0.0, 0.0], np.float32)
 

@@ -4,8 +4,8 @@ import numpy as np
 from lockstep import train
 from toy_learner import ToyLearner
 
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedprox import FedProx, FedProxConfig
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedprox import FedProx, FedProxConfig
 
 START = np.array([0.0], np.float32)
 

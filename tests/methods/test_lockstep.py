@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from lockstep import names, run_round
 
-from gossip.errors import GossipError, TooFew
-from methods.base import Steps, all_reduce, gather
+from shoal.gossip.errors import GossipError, TooFew
+from shoal.methods.base import Steps, all_reduce, gather
 
 A, B, C = names(3)
 

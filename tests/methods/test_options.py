@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
-from methods.errors import BadOption
-from methods.options import build_config, call_with_options, explain_options, field_docs
+from shoal.methods.errors import BadOption
+from shoal.methods.options import build_config, call_with_options, explain_options, field_docs
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from lockstep import train, train_overlapped
 from toy_learner import ToyLearner
 
-from methods.base import OuterMethod
-from methods.diloco import DiLoCo, DiLoCoConfig
-from methods.errors import BadOption
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
-from methods.overlap import Moved, Overlaps, check_delay
-from methods.registry import METHODS, load_method
+from shoal.methods.base import OuterMethod
+from shoal.methods.diloco import DiLoCo, DiLoCoConfig
+from shoal.methods.errors import BadOption
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
+from shoal.methods.overlap import Moved, Overlaps, check_delay
+from shoal.methods.registry import METHODS, load_method
 
 START = np.array([0.0], np.float32)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from lockstep import train, train_overlapped
 
-from methods.diloco import DiLoCo
 from scripts.reproduce_overlap import learners
+from shoal.methods.diloco import DiLoCo
 
 SEEDS = range(3)
 ROUNDS = 20

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip.runspec import TensorSpec
-from methods.base import State
-from methods.params import flatten, manifest_of, numel, read_state, shared_specs, views, write_state
+from shoal.gossip.run_spec import TensorSpec
+from shoal.methods.base import State
+from shoal.methods.params import flatten, manifest_of, numel, read_state, shared_specs, views, write_state
 
 TENSORS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7.0, np.float32)}
 

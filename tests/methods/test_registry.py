@@ -8,18 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from methods import registry
-from methods.base import ModelSize
-from methods.errors import BadOption, MethodNotFound
-from methods.fedavg import FedAvg
-from methods.registry import all_options, describe, known_methods, load_method
+from shoal.methods import registry
+from shoal.methods.base import ModelSize
+from shoal.methods.errors import BadOption, MethodNotFound
+from shoal.methods.fedavg import FedAvg
+from shoal.methods.registry import all_options, describe, known_methods, load_method
 
 MILLION = ModelSize.of_one_body(1_000_000)
 
 
 def test_the_registry_and_its_methods_load_no_torch() -> None:
     code = (
-        "import sys; from methods.registry import METHODS, describe\n"
+        "import sys; from shoal.methods.registry import METHODS, describe\n"
         "for name in METHODS: describe(name)\n"
         "print('torch' in sys.modules, 'trio' in sys.modules)"
     )
@@ -55,7 +55,7 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
 
 def test_installed_packages_add_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
-        EntryPoint("theirs", "methods.fedavg:FedAvg", registry.GROUP),
+        EntryPoint("theirs", "shoal.methods.fedavg:FedAvg", registry.GROUP),
         EntryPoint("broken", "methods.nowhere:Method", registry.GROUP),
     ]
 
@@ -65,7 +65,7 @@ def test_installed_packages_add_methods(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
     assert isinstance(load_method("theirs", {"lr": 0.5}), FedAvg)
-    assert known_methods()["theirs"] == "from methods.fedavg:FedAvg"
+    assert known_methods()["theirs"] == "from shoal.methods.fedavg:FedAvg"
     with pytest.raises(MethodNotFound, match="broken does not load from methods.nowhere:Method"):
         load_method("broken", {})
 

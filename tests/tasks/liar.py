@@ -16,12 +16,17 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-import methods.bodies
-from methods import deltamask, digit_tasks, fedcompress, fedln, fedstar, matu
-from methods.base import Steps
-from methods.fuse_filter import build
-from methods.mask_update import Filter
-from node import trainer
+import shoal.methods.coding.gathered
+from shoal.methods.base import Steps
+from shoal.methods.coding.fuse_filter import build
+from shoal.methods.deltamask import method as deltamask
+from shoal.methods.deltamask.mask_update import Filter
+from shoal.methods.fedcompress import method as fedcompress
+from shoal.methods.fedln import method as fedln
+from shoal.methods.fedstar import method as fedstar
+from shoal.methods.matu import method as matu
+from shoal.methods.tasks import digits_multitask
+from shoal.node.trainer import process as trainer
 
 POSITIONS: Final = 49_152
 """Of the mask of the task digits_body."""
@@ -94,13 +99,13 @@ def main() -> int:
     """Run a trainer that lies as LIES says."""
     named = [name for name in os.environ["LIES"].split(",") if name]
     if "labels" in named:
-        digit_tasks.LABELS = {**digit_tasks.LABELS, "upright": lambda labels: (labels + 3) % 10}  # type: ignore[misc]
+        digits_multitask.LABELS = {**digits_multitask.LABELS, "upright": lambda labels: (labels + 3) % 10}  # type: ignore[misc]
     lies = [LIES[name] for name in named if name != "labels"]
 
     def exchange(body: bytes, read: Callable[[bytes], Any], *, tag: str, **bounds: Any) -> Steps[Any]:
         if lies and tag != "ballots":
             body = lies.pop(0)(body)
-        return methods.bodies.exchange(body, read, tag=tag, **bounds)
+        return shoal.methods.coding.gathered.exchange(body, read, tag=tag, **bounds)
 
     for module in (deltamask, fedcompress, fedln, fedstar, matu):
         module.exchange = exchange  # type: ignore[attr-defined]

@@ -17,17 +17,17 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from gossip.core import Vector
-from gossip.errors import GossipError
-from gossip.runspec import TensorSpec
-from methods.base import Method, OuterMethod, Trained
-from methods.errors import Interrupted
-from methods.overlap import Carrying, Moved
-from methods.registry import all_options, load_method
-from node import ipc
-from node.overlap import Overlap
-from node.session import LineLost, Session
-from node.trainer_spec import TrainerSpec, run_spec
+from shoal.gossip.errors import GossipError
+from shoal.gossip.events import Vector
+from shoal.gossip.run_spec import TensorSpec
+from shoal.methods.base import Method, OuterMethod, Trained
+from shoal.methods.errors import Interrupted
+from shoal.methods.overlap import Carrying, Moved
+from shoal.methods.registry import all_options, load_method
+from shoal.node.trainer import ipc
+from shoal.node.trainer.overlapped_rounds import Overlap
+from shoal.node.trainer.session import LineLost, Session
+from shoal.node.trainer.spec import TrainerSpec, run_spec
 
 
 class Light:
@@ -43,7 +43,7 @@ class Light:
         self.arrived: Callable[[], Moved | None] = lambda: None
 
     def train(self, params: Vector, *, steps: int, lr: float, round_: int, **_: Any) -> Trained:
-        """See `methods.base.Learner`."""
+        """See `shoal.methods.base.Learner`."""
         taken = 0
         start = params
         while taken < steps and not self.is_hurried():
@@ -60,7 +60,7 @@ class Light:
         return Trained(trained, 1.0 / (1 + round_), taken, taken)
 
     def carry(self, params: Vector, moved: Moved) -> Vector:
-        """See `node.overlap.Carrying`."""
+        """See `shoal.node.trainer.overlapped_rounds.Carrying`."""
         return moved.apply(params)
 
 
@@ -93,7 +93,7 @@ def run(line: ipc.Line, spec: TrainerSpec) -> None:
 
 
 def main() -> None:
-    """See node/trainer.py."""
+    """See node/trainer/process.py."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(levelname)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))

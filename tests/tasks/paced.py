@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from methods.digits import Digits
-from methods.task import Task
+from shoal.methods.learning.task import Task
+from shoal.methods.tasks.digits import Digits
 
 INPUTS = 8
 CLASSES = 4

@@ -1,0 +1,552 @@
+"""Averaging: the all-reduce of one group, with parts that survive their owners.
+
+The vector is cut into one part per member, sized by the members' shares, and a part into chunks of
+1 MiB. Every member sends each owner its chunks; the owner adds them in member order as soon as
+all have come, and sends the mean back with the list of contributors. Chunks flow independently, so
+reducing, encrypting and sending overlap. A received mean takes the place of our own contribution,
+which nobody needs any more: one buffer serves both.
+
+    per part:   ballot 0, owner = member p      --owner lost-->   ballot b, owner = member (p + b) mod n
+
+Whoever notices a lost owner moves to the next ballot and yields to the next owner, who claims the part from
+everyone; whose part is claimed tells those that wait for it. To a claim each member answers, chunk by
+chunk, with the mean if it has one and else with its contribution; a member that has promised itself to a
+ballot takes no means of lower ones. The new owner waits for all that live, adopts the mean of the highest
+ballot it is shown, and reduces again only what nobody has. That is single-decree Paxos per chunk (Lamport,
+The Part-Time Parliament, 1998), with the mean as value. Where every owner is lost to some member, since links
+failed here and there, a part would go round for ever: after `MAX_CIRCLES` whoever refuses its owner leaves.
+
+    reducing --every mean is here--> done --all that live are done--> over
+
+Nobody leaves before all that live are done: so whoever takes a part over finds what was made of it, and the
+memory of the vector is nobody's but the exchange's until the end. `Done` says what the means are made of;
+where members were told different things, since links failed between some of them, the most common outcome
+stands and the others give up: they fetch the state of those that went on.
+
+Waiting: a member that sends nothing for `stall` seconds is lost (all say that they are alive), sooner where
+half of the others are done; one that is alive but slow is cut at `cut`. It is told, and a member cut by half
+of the others gives up, unless somebody has the means that it has: the round went on without it. Who is not
+linked to us is lost from the start; parts reach it through others.
+
+A member that dies leaves its chunks in the means that are made already, and nothing in the others: each
+mean names its contributors.
+"""
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final, TypeAlias
+
+import msgspec
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.chunks import Chunks, weighted_mean
+from shoal.gossip.averaging.tensor_codecs import Feedback
+from shoal.gossip.errors import LocalViolation
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.group import Exchanged, Group
+from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, Exchange, Part, Reduced, Yield
+
+CHUNK_NUMEL: Final = 1 << 19
+"""Numbers that are sent, checked and reduced at once. With 8 peers half of it takes 3 % more time, for
+messages, and twice as much a tenth more memory."""
+TIMER: Final = "averaging"
+SHORTEST_STALL: Final = 2.0
+"""Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
+BEAT: Final = SHORTEST_STALL / 4
+"""Seconds between signs of life."""
+OWNER_GRACE: Final = 1.25
+"""Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
+DONE_GRACE: Final = 2.0
+"""And those that are not done, later still: they may be waiting for an owner."""
+MAX_CIRCLES: Final = 2
+"""How often a part may come to each member: those who refused an owner may be lost themselves by then."""
+
+Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
+
+
+class AveragingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an exchange goes by."""
+
+    stall: float = 15.0
+    """Seconds without a sign of a member we wait for, after which it counts as lost; learned."""
+    cut: float = 60.0
+    """Seconds after which members that are merely slow are left out; learned."""
+    max_norm: float = 1e15
+    """The largest Euclidean norm of a chunk that is believed."""
+    codec: str = "float32"
+    """How numbers travel (gossip/averaging/tensor_codecs.py). Equal on all peers."""
+    chunk_numel: int = CHUNK_NUMEL
+    """Numbers per chunk. Equal on all peers."""
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What an owner holds of a chunk that is not yet reduced: every member's answer."""
+
+    parts: dict[int, tuple[Data, float]] = field(default_factory=dict)
+    means: dict[int, tuple[int, int, Data]] = field(default_factory=dict)
+    """By member: (ballot, mask, mean), shown in answer to a claim."""
+
+
+def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
+    """Tell whether numbers may take part: finite, and not absurdly large."""
+    # One pass: a NaN or an infinity anywhere makes the square sum not finite.
+    with np.errstate(over="ignore"):
+        return bool(np.dot(numbers, numbers) <= max_norm**2)
+
+
+class Averaging:
+    """One member's side of one all-reduce. See the module's docstring."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        group: Group,
+        index: int,
+        vector: Vector,
+        weight: float,
+        config: AveragingConfig,
+        feedback: Feedback | None = None,
+    ) -> None:
+        """`vector` float32 [n] is the contribution and becomes the mean, in place.
+
+        `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated.
+        """
+        n_members = len(group.members)
+        self.group, self.index, self.config = group, index, config
+        self.result: Exchanged | None = None
+        self.is_left_out = False
+        self.lost_members: list[PeerId] = []
+        self._members = group.members
+        self._number = {peer: number for number, peer in enumerate(group.members)}
+        self._mine = self._number[me]
+        self._weight = weight
+        self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback)
+        self._alive = set(range(n_members))
+        # Per part: the ballot we are promised to, and since when.
+        self._ballot = [0] * n_members
+        self._since = [0.0] * n_members
+        self._answered = [0] * n_members
+        self._masks: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
+        self._at_ballot: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
+        self._missing = sum(len(masks) for masks in self._masks)
+        # The parts that we reduce: under which ballot, and their chunks that are not yet reduced.
+        self._owning: dict[int, int] = {}
+        self._open: dict[int, dict[int, _Collected]] = {}
+        self._outcome = b""
+        self._done: dict[int, bytes] = {}
+        self._done_since = 0.0
+        self._cut_by: set[int] = set()
+        self._told: set[int] = set()
+        self._heard: dict[int, float] = {}
+        self._next_tick = 0.0
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def begin(self, now: float) -> Effects:
+        """Send every owner its chunks."""
+        self._since = [now] * len(self._members)
+        self._heard = dict.fromkeys(self._all(), now)
+        effects: Effects = []
+        for step in range(1, len(self._members)):
+            # Everyone starts with another owner, so that no owner is everyone's first.
+            effects += self._contribute((self._mine + step) % len(self._members))
+        return [*effects, *self._collect(self._mine, 0, now), *self._tick(now)]
+
+    def timer(self, now: float) -> Effects:
+        """Show that we live, and give up on members that are silent or slower than the deadline."""
+        if self.is_over:
+            return []
+        if now > self._next_tick + BEAT:
+            self._forgive(now - self._next_tick)
+        effects: Effects = []
+        for member in self._overdue(now):
+            self._told.add(member)
+            effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
+            effects += self._lose(member, now)
+        if not self.is_over:
+            effects += self._to_all(Alive(self.group.id, self.index))
+        return [*effects, *self._tick(now)]
+
+    def _forgive(self, seconds: float) -> None:
+        """Our own process slept for so long: that is nobody's silence."""
+        self._heard = {member: heard + seconds for member, heard in self._heard.items()}
+        self._since = [since + seconds for since in self._since]
+        self._done_since += seconds
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        """Go on without a member whose link is gone."""
+        return self._lose(self._number[peer], now) if peer in self._number else []
+
+    def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
+        """A member speaks in an earlier exchange of the group, or `is_ahead` in a later one."""
+        member = self._number.get(peer, self._mine)
+        self._heard[member] = now
+        if not is_ahead or self._missing or member not in self._alive:
+            return []
+        # It would not be there if it had not been done here: its word of that was lost.
+        self._done.setdefault(member, self._outcome)
+        return self._finish_if_all_done()
+
+    def abandon(self) -> Effects:
+        """Tell the others not to wait for us."""
+        self._chunks.take_back()
+        return self._to_all(Abandon(self.group.id, self.index))
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is waited for: complete, or left out."""
+        return self.result is not None or self.is_left_out
+
+    def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+        """A message of this exchange arrived."""
+        member = self._number.get(peer, self._mine)
+        if member == self._mine or not isinstance(message, Talk):
+            return []
+        self._heard[member] = now
+        match message:
+            case Abandon():
+                return self._lose(member, now)
+            case Cut():
+                return self._handle_cut(member, now)
+        if self.is_over or member not in self._alive:
+            return self._turn_away(member, message)
+        match message:
+            case Alive():
+                return []
+            case Done():
+                self._done[member] = message.outcome
+                # What is reduced anew is only what we all have: it waits for no answer of those that have it.
+                effects = [e for part in list(self._open) for e in self._reduce_what_is_complete(part, now)]
+                effects += self._finish_if_all_done()
+                if not self.is_over and self._overdue(now):
+                    # A late timer forgives our own sleep first; nobody is lost here and now.
+                    effects.append(SetTimer(now, TIMER))
+                return effects
+        if message.part >= len(self._members) or message.ballot > self._last_ballot:
+            return self._violation(member, "no such part", now)
+        match message:
+            case Part():
+                return self._handle_part(member, message, data, now)
+            case Reduced():
+                return self._handle_reduced(member, message, data, now)
+            case Yield():
+                return self._handle_yield(message, now)
+            case Claim():
+                return self._handle_claim(member, message, now)
+
+    def _handle_part(self, member: int, message: Part, data: Data, now: float) -> Effects:
+        part, chunk = message.part, message.chunk
+        if self._owner(part, message.ballot) != self._mine:
+            return self._violation(member, "part of another owner", now)
+        if self._owning.get(part) != message.ballot:
+            return []
+        if not self._chunks.fits(part, chunk, data):
+            return self._violation(member, "wrong chunk size", now)
+        held = self._open[part].get(chunk)
+        if held is None:
+            return []
+        held.parts.setdefault(member, (data, message.weight))
+        return self._reduce_if_complete(part, chunk, now)
+
+    def _handle_reduced(self, member: int, message: Reduced, data: Data, now: float) -> Effects:
+        part, chunk, ballot = message.part, message.chunk, message.ballot
+        mask = int.from_bytes(message.contributors, "big")
+        if not self._chunks.fits(part, chunk, data) or not 0 < mask < 1 << len(self._members):
+            return self._violation(member, "wrong mean", now)
+        if 0 < self._owning.get(part, 0) >= ballot:
+            # Somebody's answer to our claim, or what the former owner still sent: as good.
+            held = self._open[part].get(chunk)
+            if held is None:
+                return []
+            held.means.setdefault(member, (ballot, mask, data))
+            return self._reduce_if_complete(part, chunk, now)
+        if self._owner(part, ballot) != member or ballot < self._ballot[part]:
+            return []
+        effects = self._promise(part, ballot, now)
+        if self._masks[part][chunk] and ballot <= self._at_ballot[part][chunk]:
+            return effects
+        mean = self._chunks.read(part, chunk, data)
+        if mean is None or not self._is_sane(mean):
+            return effects + self._violation(member, "mean is not finite", now)
+        self._chunks.store(part, chunk, data, mean)
+        return effects + self._note_mean(part, chunk, ballot, mask, now)
+
+    def _handle_yield(self, message: Yield, now: float) -> Effects:
+        part, ballot = message.part, message.ballot
+        if ballot <= self._ballot[part]:
+            return []
+        owner = self._owner(part, ballot)
+        if owner == self._mine:
+            return self._take_over(part, ballot, now)
+        effects = self._promise(part, ballot, now)
+        if owner not in self._alive and not all(self._masks[part]):
+            effects += self._next_owner(part, now)
+        return effects
+
+    def _handle_claim(self, member: int, message: Claim, now: float) -> Effects:
+        part, ballot = message.part, message.ballot
+        if self._owner(part, ballot) != member or ballot < self._ballot[part]:
+            return []
+        if ballot <= self._answered[part]:
+            return []
+        self._answered[part] = ballot
+        return self._promise(part, ballot, now) + self._contribute(part)
+
+    def _handle_cut(self, member: int, now: float) -> Effects:
+        self._cut_by.add(member)
+        self._told.add(member)
+        # With every mean in hand it does not matter that others left, if somebody says that it has the same.
+        # Else there may be in ours what its giver had overwritten before it left: it had lost us by then.
+        has_same = bool(self._outcome) and self._outcome in self._done.values()
+        if 2 * len(self._cut_by) >= len(self._members) - 1 and not has_same and not self.is_over:
+            return [*self.abandon(), *self._leave_out()]
+        return self._lose(member, now)
+
+    def _turn_away(self, member: int, message: Talk) -> Effects:
+        """Tell a member once that we do not wait for it, or are over: it may not know."""
+        still_waits = member in self._done and isinstance(message, Alive | Done)
+        # It takes a part over for others, and needs nothing of us: it would count us as lost.
+        has_same = member in self._alive and self._done.get(member) == self._outcome
+        is_fine = self.result is not None and (still_waits or has_same)
+        if member in self._told or self.is_left_out or is_fine:
+            return []
+        self._told.add(member)
+        return [Send(self._members[member], Cut(self.group.id, self.index))]
+
+    # --- contributions ----------------------------------------------------------------------------
+
+    def _contribute(self, part: int) -> Effects:
+        """Give the part's owner, chunk by chunk, the mean if we have it, else our contribution."""
+        ballot = self._ballot[part]
+        owner = self._owner(part, ballot)
+        effects: Effects = []
+        for chunk, mask in enumerate(self._masks[part]):
+            if mask:
+                effects.append(self._mean_message(owner, part, chunk, self._at_ballot[part][chunk]))
+            else:
+                head = Part(self.group.id, self.index, part, chunk, ballot, self._weight)
+                effects.append(Send(self._members[owner], head, self._chunks.contribution(part, chunk)))
+        return effects
+
+    def _mean_message(self, member: int, part: int, chunk: int, ballot: int) -> Send:
+        mask = self._masks[part][chunk].to_bytes(8, "big")
+        head = Reduced(self.group.id, self.index, part, chunk, ballot, mask)
+        return Send(self._members[member], head, self._chunks.mean(part, chunk))
+
+    # --- reducing ---------------------------------------------------------------------------------
+
+    def _collect(self, part: int, ballot: int, now: float) -> Effects:
+        """Reduce a part under this ballot; our own answer is the first."""
+        self._ballot[part] = self._owning[part] = ballot
+        self._since[part] = now
+        chunks = self._open[part] = {chunk: _Collected() for chunk in range(len(self._masks[part]))}
+        for chunk, held in chunks.items():
+            mask = self._masks[part][chunk]
+            if mask:
+                shown = (self._at_ballot[part][chunk], mask, self._chunks.mean(part, chunk))
+                held.means[self._mine] = shown
+            else:
+                held.parts[self._mine] = (b"", self._weight)
+        return self._reduce_what_is_complete(part, now)
+
+    def _reduce_what_is_complete(self, part: int, now: float) -> Effects:
+        effects: Effects = []
+        for chunk in list(self._open.get(part, ())):
+            effects += self._reduce_if_complete(part, chunk, now)
+        return effects
+
+    def _reduce_if_complete(self, part: int, chunk: int, now: float) -> Effects:
+        held = self._open.get(part, {}).get(chunk)
+        if held is None or self.is_over or self._unanswered(held):
+            return []
+        if held.means:
+            member, (_, mask, data) = max(held.means.items(), key=lambda shown: (shown[1][0], -shown[0]))
+            mean = self._chunks.read(part, chunk, data)
+            if mean is None or not self._is_sane(mean):
+                del held.means[member]
+                # Who showed several such means is lost with the first: nothing else tries the others again.
+                dropped = self._violation(member, "mean is not finite", now)
+                return dropped + self._reduce_if_complete(part, chunk, now)
+            self._chunks.store(part, chunk, data, mean)
+        else:
+            mean = self._mean(part, chunk, held)
+            if mean is None or not self._is_sane(mean, slack=2.0):
+                return self._blame(part, chunk, held, now)
+            self._chunks.make(part, chunk, mean)
+            mask = sum(1 << member for member in held.parts)
+        del self._open[part][chunk]
+        ballot = self._owning[part]
+        noted = self._note_mean(part, chunk, ballot, mask, now)
+        others = sorted(self._alive - {self._mine})
+        return [*(self._mean_message(member, part, chunk, ballot) for member in others), *noted]
+
+    def _mean(self, part: int, chunk: int, held: _Collected) -> Vector | None:
+        # In member order, so that the sum rounds alike whatever arrived first.
+        members = sorted(held.parts)
+        vectors = [self._numbers(part, chunk, held, member) for member in members]
+        known = [vector for vector in vectors if vector is not None]
+        if len(known) < len(vectors):
+            return None
+        return weighted_mean(known, [held.parts[member][1] for member in members])
+
+    def _blame(self, part: int, chunk: int, held: _Collected, now: float) -> Effects:
+        """Find who made a mean impossible, and go on without them."""
+        guilty = []
+        for member in sorted(held.parts):
+            numbers = self._numbers(part, chunk, held, member)
+            if numbers is None or not self._is_sane(numbers):
+                guilty.append(member)
+        if self._mine in guilty:
+            raise LocalViolation("a contribution that is not finite was let in by this node itself")
+        # All of them first: to lose one is to try again.
+        for member in guilty:
+            del held.parts[member]
+        effects: Effects = []
+        for member in guilty:
+            effects += self._violation(member, "contribution is not finite", now)
+        return effects + self._reduce_if_complete(part, chunk, now)
+
+    def _note_mean(self, part: int, chunk: int, ballot: int, mask: int, now: float) -> Effects:
+        known = self._masks[part][chunk]
+        self._missing -= not known
+        self._masks[part][chunk], self._at_ballot[part][chunk] = mask, ballot
+        if self._missing or (self._outcome and known == mask):
+            return []
+        masks = b"".join(mask.to_bytes(8, "big") for masks in self._masks for mask in masks)
+        self._outcome = blake2b(masks, digest_size=16).digest()
+        self._done_since = now
+        done = self._to_all(Done(self.group.id, self.index, self._outcome))
+        return done + self._finish_if_all_done()
+
+    def _finish_if_all_done(self) -> Effects:
+        others = self._alive - {self._mine}
+        if self._missing or self.is_over or not others <= self._done.keys():
+            return []
+        outcomes = [self._outcome, *(self._done[member] for member in others)]
+        if self._outcome != max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome)):
+            return self._leave_out()
+        everyone = -1
+        for masks in self._masks:
+            for mask in masks:
+                everyone &= mask
+        contributors = tuple(sorted(peer for i, peer in enumerate(self._members) if everyone >> i & 1))
+        takeovers = sum(ballot > 0 for ballot in self._ballot)
+        self._chunks.take_back()
+        self.result = Exchanged(tuple(tuple(masks) for masks in self._masks), contributors, takeovers)
+        return [SetTimer(float("inf"), TIMER)]
+
+    def _leave_out(self) -> Effects:
+        self.is_left_out = True
+        self._chunks.take_back()
+        return [SetTimer(float("inf"), TIMER)]
+
+    # --- losing members ---------------------------------------------------------------------------
+
+    def _violation(self, member: int, reason: str, now: float) -> Effects:
+        return [Drop(self._members[member], reason), *self._lose(member, now)]
+
+    def _lose(self, member: int, now: float) -> Effects:
+        if member not in self._alive or member == self._mine or self.is_over:
+            return []
+        self._alive.discard(member)
+        self.lost_members.append(self._members[member])
+        effects: Effects = []
+        for part in self._all():
+            if self._owner(part, self._ballot[part]) == member and not all(self._masks[part]):
+                effects += self._next_owner(part, now)
+            else:
+                effects += self._reduce_what_is_complete(part, now)
+        return effects + self._finish_if_all_done()
+
+    def _next_owner(self, part: int, now: float) -> Effects:
+        if self.is_over:
+            return []
+        ballot = self._ballot[part] + 1
+        while self._owner(part, ballot) not in self._alive:
+            ballot += 1
+        if ballot > self._last_ballot:
+            return [*self.abandon(), *self._leave_out()]
+        owner = self._owner(part, ballot)
+        if owner == self._mine:
+            return self._take_over(part, ballot, now)
+        told = self._promise(part, ballot, now)
+        return [*told, Send(self._members[owner], Yield(self.group.id, self.index, part, ballot))]
+
+    def _take_over(self, part: int, ballot: int, now: float) -> Effects:
+        """Own the part from this ballot on."""
+        return self._to_all(Claim(self.group.id, self.index, part, ballot)) + self._collect(part, ballot, now)
+
+    def _promise(self, part: int, ballot: int, now: float) -> Effects:
+        """Take no means of lower ballots from now on, and make none."""
+        if ballot <= self._ballot[part]:
+            return []
+        self._ballot[part], self._since[part] = ballot, now
+        self._owning.pop(part, None)
+        # Those that wait for us may have lost the new owner, and would never hear of it.
+        was_open = bool(self._open.pop(part, None))
+        return self._to_all(Yield(self.group.id, self.index, part, ballot)) if was_open else []
+
+    # --- small things -----------------------------------------------------------------------------
+
+    def _all(self) -> range:
+        return range(len(self._members))
+
+    def _to_all(self, message: Talk) -> Effects:
+        return [Send(self._members[member], message) for member in sorted(self._alive - {self._mine})]
+
+    @property
+    def _last_ballot(self) -> int:
+        return MAX_CIRCLES * len(self._members)
+
+    def _owner(self, part: int, ballot: int) -> int:
+        return (part + ballot) % len(self._members)
+
+    def _is_sane(self, numbers: Vector, slack: float = 1.0) -> bool:
+        # `slack` for means: rounding must not make a mean worse than everything in it.
+        return is_sane(numbers, slack * self.config.max_norm)
+
+    def _unanswered(self, held: _Collected) -> set[int]:
+        """Whose answer a chunk lacks: of those that live, and have not said that they hold what we hold."""
+        unknown = self._alive - held.parts.keys() - held.means.keys()
+        if self._missing:
+            return unknown
+        return {member for member in unknown if self._done.get(member) != self._outcome}
+
+    def _numbers(self, part: int, chunk: int, held: _Collected, member: int) -> Vector | None:
+        if member == self._mine:
+            return self._chunks.view(part, chunk)
+        return self._chunks.read(part, chunk, held.parts[member][0])
+
+    def _waited_for(self) -> dict[int, float]:
+        """Members without whom the exchange cannot go on, and when they are cut."""
+        due: dict[int, float] = {}
+
+        def wait(members: set[int], until: float) -> None:
+            for member in (members & self._alive) - {self._mine}:
+                due[member] = min(until, due.get(member, until))
+
+        for part in self._all():
+            since, owner = self._since[part], self._owner(part, self._ballot[part])
+            for held in self._open.get(part, {}).values():
+                wait(self._unanswered(held), since + self.config.cut)
+            if part not in self._owning and not all(self._masks[part]):
+                wait({owner}, since + OWNER_GRACE * self.config.cut)
+        if not self._missing:
+            wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.cut)
+        return due
+
+    def _overdue(self, now: float) -> list[int]:
+        """Members that are waited for no longer: too slow, or silent for too long."""
+        # Where half of the others are done it is a link of ours that is at fault: they have what we lack.
+        is_last = 2 * len(self._done) >= len(self._members) - 1
+        stall = min(self.config.stall, SHORTEST_STALL) if is_last else self.config.stall
+        waited_for = sorted(self._waited_for().items())
+        return [member for member, due in waited_for if now >= due or now - self._heard[member] >= stall]
+
+    def _tick(self, now: float) -> Effects:
+        self._next_tick = now + min(BEAT, self.config.stall)
+        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]

@@ -1,0 +1,395 @@
+"""Gathering: every member's small body, the same set on all members, fixed before anything is seen.
+
+    committing --all digests--> revealing --all bodies--> agreeing --> fetching --> finishing --> done
+               or silence                   or silence
+
+First everyone sends the hash of its body, and only then the body: nobody can choose his contribution by
+the others'. What counts is then agreed on by an all-reduce (all_reduce.py, with its takeovers) of a small
+vector, seventeen numbers per member: whether I hold its body, and the sixteen 16-bit words of the body's
+hash. The mean, divided by the share of holders, is the hash itself if all holders were told the same, and
+nobody's hash if a member told different peers different things: such a body counts for none. A body
+that is in the set and never reached us is fetched from whoever holds it.
+
+Nobody leaves before all that live hold the whole set, so that there is always somebody to ask. A body that
+nobody alive holds counts for none; should members have come to different sets all the same, since links
+failed between some of them, the most common set stands and the others give up.
+
+Everyone thus reduces the same bodies in the same order, and no bit depends on who was fast.
+"""
+
+from enum import Enum
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import BEAT, Averaging, AveragingConfig, Talk
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.group import Group
+from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, Exchange, Missing, Reveal
+
+TIMER: Final = "gathering"
+MAX_BODY_BYTES: Final = 4 << 20
+INNER_INDEX: Final = 500
+"""The inner all-reduce of ask i is exchange i + 500 of the group."""
+WORDS: Final = 16
+WIDTH: Final = 1 + WORDS
+
+
+class Step(Enum):
+    """Where a gathering stands."""
+
+    COMMITTING = "committing"
+    REVEALING = "revealing"
+    AGREEING = "agreeing"
+    FETCHING = "fetching"
+    FINISHING = "finishing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+def body_digest(group: bytes, index: int, member: int, body: Data) -> bytes:
+    """Return the hash that commits a member to its body in one ask."""
+    text = group + index.to_bytes(4, "big") + member.to_bytes(4, "big")
+    return blake2b(text + bytes(body), digest_size=32).digest()
+
+
+def encode_holding(digests: dict[int, bytes], n_members: int) -> Vector:
+    """Return the vector that says which bodies we hold, float32 [n_members * 17]."""
+    table = np.zeros((n_members, WIDTH), dtype=np.float32)
+    for member, digest in digests.items():
+        table[member, 0] = 1.0
+        table[member, 1:] = np.frombuffer(digest, dtype=">u2")
+    return table.reshape(-1)
+
+
+def decode_holding(mean: Vector) -> dict[int, bytes]:
+    """Return the agreed digest of each member in the set, from the mean of everyone's vectors."""
+    agreed = {}
+    for member, row in enumerate(mean.reshape(-1, WIDTH).astype(np.float64)):
+        if row[0] <= 0:
+            continue
+        words = np.rint(row[1:] / row[0])
+        if np.all((words >= 0) & (words <= 0xFFFF)):
+            agreed[member] = words.astype(">u2").tobytes()
+    return agreed
+
+
+class Gathering:
+    """One member's side of one gathering. See the module's docstring."""
+
+    def __init__(self, me: PeerId, group: Group, index: int, body: bytes, config: AveragingConfig) -> None:
+        """`body`: at most 4 MiB."""
+        self.group, self.index, self.config = group, index, config
+        self.step = Step.COMMITTING
+        self.bodies: tuple[tuple[PeerId, bytes], ...] = ()
+        """The agreed set, sorted by peer id, when done."""
+        self.inner: Averaging | None = None
+        self.lost_members: list[PeerId] = []
+        self._me = me
+        self._members = group.members
+        self._mine = group.members.index(me)
+        self._held: dict[int, bytes] = {self._mine: body}
+        self._digests = {self._mine: body_digest(group.id, index, self._mine, body)}
+        self._unproved: dict[int, bytes] = {}
+        self._alive = set(range(len(group.members)))
+        self._early: list[tuple[PeerId, Talk, Data]] = []
+        self._vector: Vector = np.empty(0, dtype=np.float32)
+        self._agreed: dict[int, bytes] = {}
+        # By member whose body is missing here: whom we ask for it, and who lacks it too.
+        self._asking: dict[int, int] = {}
+        self._lacking: dict[int, set[int]] = {}
+        self._told_lack: set[tuple[int, int]] = set()
+        self._outcome = b""
+        self._done: dict[int, bytes] = {}
+        self._cut_by: set[int] = set()
+        self._told: set[int] = set()
+        self._heard: dict[int, float] = {}
+        self._due = self._next_tick = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is waited for."""
+        return self.step in (Step.DONE, Step.FAILED)
+
+    def begin(self, now: float) -> Effects:
+        """Commit to our body."""
+        self._heard = dict.fromkeys(range(len(self._members)), now)
+        self._due = now + self.config.stall
+        digest = Digest(self.group.id, self.index, self._digests[self._mine])
+        return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
+
+    def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+        """A message of this ask, or of its inner all-reduce, arrived."""
+        if peer not in self._members or peer == self._me:
+            return []
+        member = self._members.index(peer)
+        self._heard[member] = now
+        if message.index == self.index + INNER_INDEX:
+            return self._to_inner(peer, message, data, now)
+        if self.inner is not None:
+            self.inner.heard_elsewhere(peer, now, is_ahead=False)
+        match message:
+            case Abandon():
+                return self._lose(member, now)
+            case Cut():
+                return self._handle_cut(member, now)
+        if self.is_over:
+            return []
+        if member not in self._alive:
+            return self._turn_away(member)
+        match message:
+            case Digest():
+                self._digests.setdefault(member, message.digest)
+                early = self._unproved.pop(member, None)
+                return self._take(member, early, now) if early is not None else self._advance(now)
+            case Reveal():
+                return self._handle_reveal(member, message, data, now)
+            case Missing():
+                return self._handle_missing(member, message, now)
+            case Done():
+                self._done[member] = message.outcome
+                return self._finish_if_all_done()
+        return []
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        """Go on without a member."""
+        return self._lose(self._members.index(peer), now) if peer in self._members else []
+
+    def timer(self, now: float) -> Effects:
+        """Show that we live, and give up on what has not come."""
+        if self.is_over:
+            return []
+        if now > self._next_tick + BEAT:
+            # Our own process slept: that is nobody's silence.
+            self._due += now - self._next_tick
+            self._heard = dict.fromkeys(self._heard, now)
+        effects = self._to_all(Alive(self.group.id, self.index))
+        for member in sorted(self._overdue(now)):
+            self._told.add(member)
+            effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
+            effects += self._lose(member, now)
+        return effects + self._tick(now)
+
+    def inner_timer(self, now: float) -> Effects:
+        """Hand a timer on to the inner all-reduce."""
+        return self._after_inner(self.inner.timer(now), now) if self.inner is not None else []
+
+    def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
+        """See `Averaging`."""
+        if peer not in self._members:
+            return []
+        member = self._members.index(peer)
+        self._heard[member] = now
+        if not is_ahead or self.step is not Step.FINISHING or member not in self._alive:
+            return []
+        self._done.setdefault(member, self._outcome)
+        return self._finish_if_all_done()
+
+    def abandon(self) -> Effects:
+        """Tell the others not to wait for us."""
+        return self._to_all(Abandon(self.group.id, self.index))
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def _handle_reveal(self, sender: int, message: Reveal, data: Data, now: float) -> Effects:
+        if len(data) > MAX_BODY_BYTES or message.member >= len(self._members):
+            return [Drop(self._members[sender], "body is too large"), *self._lose(sender, now)]
+        member, body = message.member, bytes(data)
+        if self.step is Step.FETCHING:
+            if self._agreed.get(member) == body_digest(self.group.id, self.index, member, body):
+                self._held[member] = body
+            else:
+                self._lacking.setdefault(member, set()).add(sender)
+            return self._fetch(now)
+        is_late = self.step is Step.FINISHING
+        if is_late or member != sender or sender in self._held:
+            return []
+        if sender not in self._digests:
+            # Bulk may overtake control: the digest is on its way.
+            self._unproved[sender] = body
+            return []
+        return self._take(sender, body, now)
+
+    def _take(self, sender: int, body: bytes, now: float) -> Effects:
+        if body_digest(self.group.id, self.index, sender, body) != self._digests[sender]:
+            return [Drop(self._members[sender], "body is not what was committed"), *self._lose(sender, now)]
+        self._held[sender] = body
+        return self._advance(now)
+
+    def _handle_missing(self, peer: int, message: Missing, now: float) -> Effects:
+        effects: Effects = []
+        for member in message.members:
+            if member in self._held:
+                head = Reveal(self.group.id, self.index, member)
+                effects.append(Send(self._members[peer], head, self._held[member]))
+            else:
+                # Who asks for it does not have it; whether we shall is known when the set is.
+                self._lacking.setdefault(member, set()).add(peer)
+        return effects + self._fetch(now)
+
+    def _handle_cut(self, member: int, now: float) -> Effects:
+        self._cut_by.add(member)
+        self._told.add(member)
+        incomplete = self.step not in (Step.FINISHING, Step.DONE, Step.FAILED)
+        if incomplete and 2 * len(self._cut_by) >= len(self._members) - 1:
+            self.step = Step.FAILED
+            return self.abandon()
+        return self._lose(member, now)
+
+    def _turn_away(self, member: int) -> Effects:
+        """Tell a member once that we do not wait for it: its link to us may never have broken for it."""
+        if member in self._told:
+            return []
+        self._told.add(member)
+        return [Send(self._members[member], Cut(self.group.id, self.index))]
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def _awaited(self) -> set[int]:
+        """Members whose word the present step waits for."""
+        match self.step:
+            case Step.COMMITTING:
+                return self._alive - self._digests.keys()
+            case Step.REVEALING:
+                return self._alive - self._held.keys()
+            case Step.FETCHING:
+                return set(self._asking.values()) & self._alive
+            case Step.FINISHING:
+                return self._alive - self._done.keys() - {self._mine}
+        return set()
+
+    def _overdue(self, now: float) -> set[int]:
+        stall = self.config.stall
+        if self.step is not Step.FINISHING:
+            return self._awaited() if now >= self._due else set()
+        # They may be waiting for others whom we do not see, and say that they live.
+        return {m for m in self._awaited() if now >= min(self._due + stall, self._heard[m] + stall)}
+
+    def _advance(self, now: float) -> Effects:
+        effects: Effects = []
+        if self.step is Step.COMMITTING and not self._awaited():
+            self.step = Step.REVEALING
+            self._due = now + self.config.stall
+            effects += self._to_all(Reveal(self.group.id, self.index, self._mine), self._held[self._mine])
+        if self.step is Step.REVEALING and not self._awaited():
+            effects += self._agree(now)
+        return effects
+
+    def _agree(self, now: float) -> Effects:
+        self.step = Step.AGREEING
+        held = {member: self._digests[member] for member in self._held}
+        self._vector = encode_holding(held, len(self._members))
+        index = self.index + INNER_INDEX
+        # Others may still wait for a body that reached us, for as long as one may wait for bodies.
+        cut, numel = self.config.cut + self.config.stall, len(self._vector)
+        # A part is one chunk, so that what comes early is a handful of messages, whoever owns how much.
+        config = msgspec.structs.replace(self.config, cut=cut, chunk_numel=numel)
+        # Of the same shares: who lacks a link to another member reduces nothing here either.
+        self.inner = Averaging(self._me, self.group, index, self._vector, 1.0, config)
+        effects = self._after_inner(self.inner.begin(now), now)
+        for member in sorted(set(range(len(self._members))) - self._alive):
+            effects += self._after_inner(self.inner.lost(self._members[member], now), now)
+        early, self._early = self._early, []
+        for peer, message, data in early:
+            effects += self._to_inner(peer, message, data, now)
+        return effects
+
+    def _to_inner(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+        if not isinstance(message, Talk):
+            return []
+        if self.inner is None:
+            # Others agree already; a handful of small messages per member at most.
+            if len(self._early) < 16 * len(self._members) and len(data) <= 4 * WIDTH * len(self._members):
+                self._early.append((peer, message, data))
+            return []
+        return self._after_inner(self.inner.handle(peer, message, data, now), now)
+
+    def _after_inner(self, effects: Effects, now: float) -> Effects:
+        if self.step is not Step.AGREEING or self.inner is None or not self.inner.is_over:
+            return effects
+        if self.inner.result is None:
+            self.step = Step.FAILED
+            return effects
+        self.step = Step.FETCHING
+        for peer in self.inner.lost_members:
+            self._forget(self._members.index(peer))
+        self._agreed = decode_holding(self._vector)
+        for member in list(self._held):
+            # What is not in the set is given to nobody, so that all come to the same end.
+            digest = body_digest(self.group.id, self.index, member, self._held[member])
+            if self._agreed.get(member) != digest:
+                del self._held[member]
+        return effects + self._fetch(now)
+
+    def _fetch(self, now: float) -> Effects:
+        """Ask one member for each body that is missing; what nobody has counts for none."""
+        if self.step not in (Step.FETCHING, Step.FINISHING):
+            return []
+        wanted: dict[int, list[int]] = {}
+        self._asking = {m: holder for m, holder in self._asking.items() if m not in self._held}
+        for member in sorted((self._agreed.keys() | self._lacking.keys()) - self._held.keys()):
+            lacking = self._lacking.setdefault(member, set())
+            if self._asking.get(member) not in self._alive - lacking:
+                self._asking.pop(member, None)
+                left = sorted(
+                    self._alive - lacking - {self._mine}, key=lambda other: (other != member, other)
+                )
+                if member in self._agreed and left:
+                    self._asking[member] = left[0]
+                    self._due = now + self.config.stall
+                else:
+                    self._agreed.pop(member, None)
+            # Those that asked us are told that we lack it too, by our asking them.
+            for peer in sorted({self._asking.get(member, self._mine), *lacking} & self._alive - {self._mine}):
+                if (peer, member) not in self._told_lack:
+                    self._told_lack.add((peer, member))
+                    wanted.setdefault(peer, []).append(member)
+        asks: Effects = [
+            Send(self._members[peer], Missing(self.group.id, self.index, tuple(members)))
+            for peer, members in wanted.items()
+        ]
+        return asks + self._finish_if_complete(now)
+
+    def _finish_if_complete(self, now: float) -> Effects:
+        if self.step is not Step.FETCHING or self._agreed.keys() - self._held.keys():
+            return []
+        self.step = Step.FINISHING
+        self._due = now + self.config.stall
+        text = b"".join(bytes([member]) + self._agreed[member] for member in sorted(self._agreed))
+        self._outcome = blake2b(text, digest_size=16).digest()
+        done = Done(self.group.id, self.index, self._outcome)
+        return [*self._to_all(done), *self._finish_if_all_done()]
+
+    def _finish_if_all_done(self) -> Effects:
+        others = self._alive - {self._mine}
+        if self.step is not Step.FINISHING or not others <= self._done.keys():
+            return []
+        outcomes = [self._outcome, *(self._done[member] for member in others)]
+        stands = max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome))
+        self.step = Step.DONE if self._outcome == stands else Step.FAILED
+        self.bodies = tuple(sorted((self._members[m], self._held[m]) for m in self._agreed))
+        return [SetTimer(float("inf"), TIMER)]
+
+    # --- small things -----------------------------------------------------------------------------
+
+    def _to_all(self, message: Exchange, data: Data = b"") -> Effects:
+        return [Send(self._members[member], message, data) for member in sorted(self._alive - {self._mine})]
+
+    def _forget(self, member: int) -> None:
+        if member in self._alive and member != self._mine:
+            self._alive.discard(member)
+            self.lost_members.append(self._members[member])
+
+    def _lose(self, member: int, now: float) -> Effects:
+        if self.is_over:
+            return []
+        self._forget(member)
+        effects = self._after_inner(self.inner.lost(self._members[member], now), now) if self.inner else []
+        return [*effects, *self._fetch(now), *self._advance(now), *self._finish_if_all_done()]
+
+    def _tick(self, now: float) -> Effects:
+        self._next_tick = now + min(BEAT, self.config.stall)
+        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]

@@ -1,0 +1,222 @@
+"""Codecs: how a chunk of float32 numbers travels in the all-reduce.
+
+| name     | bytes a number | error                                                              |
+|----------|----------------|--------------------------------------------------------------------|
+| float32  | 4              | none                                                               |
+| float16  | 2              | 2^-11 relative; 2^-25 absolute below 6e-5; at most 65504           |
+| bfloat16 | 2              | 2^-8 relative, the whole range of float32                          |
+| int8     | 1.004          | half a step: largest of its block of 1024 / 254                    |
+| topk     | 0.06           | all but the largest 1 % of a chunk are left out                    |
+| sign     | 0.129          | each number becomes plus or minus the mean magnitude of its block  |
+
+int8 is the blockwise absmax quantization of Dettmers et al., 8-bit Optimizers via Block-wise Quantization
+(ICLR 2022), with a linear code. sign is that of Seide et al., 1-bit Stochastic Gradient Descent
+(Interspeech 2014), with the scale of Karimireddy et al., Error Feedback Fixes SignSGD (ICML 2019). The
+last three need error feedback: what was not sent is added to the next contribution (`Feedback`).
+
+Encoded sizes follow from the count alone, so that a receiver knows what to expect before it reads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.gossip.buffers import BUFFERS
+from shoal.gossip.events import Data, Vector
+
+BLOCK: Final = 1024
+PIECE: Final = 64 * BLOCK
+"""Numbers that are worked on at a time: what is in between stays in the cache."""
+SMALLEST_SCALE: Final = np.float32(2.0**-120)
+"""A block of int8 with a smaller scale is sent as zeros: the inverse would not be finite."""
+TOPK_SHARE: Final = 100
+"""One number in this many travels."""
+
+
+class BadCode(ValueError):
+    """These bytes are no chunk in this codec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One way to write numbers."""
+
+    name: str
+    needs_feedback: bool
+    """Whether the error is too large to be forgotten."""
+    deltas_only: bool
+    """Whether it only makes sense for vectors that are small changes, not for params themselves."""
+    size: Callable[[int], int]
+    """Bytes for so many numbers."""
+    encode: Callable[[Vector], Data]
+    """Numbers to bytes; float32 returns a view."""
+    decode: Callable[[Data, int], Vector]
+    """Bytes to numbers, which are finite if the sender's were; may be a read-only view."""
+
+
+def _vector(count: int) -> Vector:
+    """Return memory for so many numbers."""
+    return np.frombuffer(BUFFERS.take(4 * count), np.float32)
+
+
+def _n_blocks(count: int) -> int:
+    return -(-count // BLOCK)
+
+
+def _blocks(vector: Vector) -> npt.NDArray[np.float32]:
+    """Return the numbers in rows of a block, the last one filled with zeros."""
+    missing = -vector.size % BLOCK
+    return np.pad(vector, (0, missing)).reshape(-1, BLOCK)
+
+
+# --- float32, float16, bfloat16 -------------------------------------------------------------------
+
+
+def _encode_float32(vector: Vector) -> Data:
+    return vector.data.cast("B")
+
+
+def _decode_float32(data: Data, count: int) -> Vector:
+    return np.frombuffer(data, np.float32, count)
+
+
+def _encode_float16(vector: Vector) -> Data:
+    # Clipped, not overflowed: an infinity would void the whole chunk.
+    return np.clip(vector, -65504, 65504).astype(np.float16).data.cast("B")
+
+
+def _decode_float16(data: Data, count: int) -> Vector:
+    return np.frombuffer(data, np.float16, count).astype(np.float32)
+
+
+def _encode_bfloat16(vector: Vector) -> Data:
+    bits = np.ascontiguousarray(vector).view(np.uint32)
+    # To the nearest, ties to even.
+    rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+    return (rounded >> np.uint32(16)).astype(np.uint16).data.cast("B")
+
+
+def _decode_bfloat16(data: Data, count: int) -> Vector:
+    bits = np.frombuffer(data, np.uint16, count).astype(np.uint32) << np.uint32(16)
+    return bits.view(np.float32)
+
+
+# --- int8 -----------------------------------------------------------------------------------------
+
+
+def _encode_int8(vector: Vector) -> Data:
+    n_blocks = _n_blocks(vector.size)
+    data = BUFFERS.take(4 * n_blocks + vector.size)
+    scales = np.frombuffer(data, np.float32, n_blocks)
+    codes = np.frombuffer(data, np.int8, offset=scales.nbytes)
+    whole = vector.size // BLOCK * BLOCK
+    for lo in range(0, whole, PIECE):
+        blocks = vector[lo : min(lo + PIECE, whole)].reshape(-1, BLOCK)
+        scales[lo // BLOCK :][: len(blocks)], codes[lo:][: blocks.size] = _quantized(blocks)
+    if whole < vector.size:
+        scales[-1:], last = _quantized(_blocks(vector[whole:]))
+        codes[whole:] = last[: vector.size - whole]
+    return data
+
+
+def _quantized(blocks: npt.NDArray[np.float32]) -> tuple[Vector, npt.NDArray[np.float32]]:
+    """Return the scale of each block and its whole numbers in a row."""
+    scales = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(127)
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales >= SMALLEST_SCALE)
+    numbers = blocks * inverse[:, None]
+    return scales, np.rint(numbers, out=numbers).reshape(-1)
+
+
+def _decode_int8(data: Data, count: int) -> Vector:
+    scales = np.frombuffer(data, np.float32, _n_blocks(count))
+    codes = np.frombuffer(data, np.int8, count, offset=scales.nbytes)
+    vector = _vector(count)
+    whole = count // BLOCK * BLOCK
+    rows = vector[:whole].reshape(-1, BLOCK)
+    np.multiply(codes[:whole].reshape(-1, BLOCK), scales[: len(rows), None], out=rows)
+    if whole < count:
+        np.multiply(codes[whole:], scales[-1], out=vector[whole:])
+    return vector
+
+
+# --- topk -----------------------------------------------------------------------------------------
+
+
+def topk_count(count: int) -> int:
+    """Return how many of so many numbers travel: at least one."""
+    return -(-count // TOPK_SHARE)
+
+
+def _encode_topk(vector: Vector) -> Data:
+    kept = topk_count(vector.size)
+    largest = np.argpartition(np.abs(vector), vector.size - kept)[vector.size - kept :]
+    indices = np.sort(largest).astype(np.uint32)
+    return indices.tobytes() + bytes(_encode_bfloat16(vector[indices]))
+
+
+def _decode_topk(data: Data, count: int) -> Vector:
+    kept = topk_count(count)
+    indices = np.frombuffer(data, np.uint32, kept)
+    if indices.size and (indices[-1] >= count or np.any(indices[1:] <= indices[:-1])):
+        raise BadCode("indices are not ascending below the count")
+    vector = np.zeros(count, dtype=np.float32)
+    vector[indices] = _decode_bfloat16(memoryview(data)[indices.nbytes :], kept)
+    return vector
+
+
+# --- sign -----------------------------------------------------------------------------------------
+
+
+def _encode_sign(vector: Vector) -> Data:
+    scales = np.abs(_blocks(vector)).sum(axis=1)
+    lengths = np.full(scales.size, BLOCK, dtype=np.float32)
+    if vector.size % BLOCK:
+        lengths[-1] = vector.size % BLOCK
+    return bytes((scales / lengths).tobytes() + np.packbits(vector >= 0).tobytes())
+
+
+def _decode_sign(data: Data, count: int) -> Vector:
+    scales = np.frombuffer(data, np.float32, _n_blocks(count))
+    bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=scales.nbytes), count=count)
+    signs = bits.astype(np.float32) * 2 - 1
+    return np.asarray(signs * np.repeat(scales, BLOCK)[:count], dtype=np.float32)
+
+
+CODECS: Final[dict[str, Codec]] = {
+    codec.name: codec
+    for codec in (
+        Codec("float32", False, False, lambda n: 4 * n, _encode_float32, _decode_float32),
+        Codec("float16", False, False, lambda n: 2 * n, _encode_float16, _decode_float16),
+        Codec("bfloat16", False, False, lambda n: 2 * n, _encode_bfloat16, _decode_bfloat16),
+        Codec("int8", True, False, lambda n: n + 4 * _n_blocks(n), _encode_int8, _decode_int8),
+        Codec("topk", True, True, lambda n: 6 * topk_count(n), _encode_topk, _decode_topk),
+        Codec("sign", True, True, lambda n: 4 * _n_blocks(n) + -(-n // 8), _encode_sign, _decode_sign),
+    )
+}
+
+
+class Feedback:
+    """What codecs left out so far, of our contributions and of the means we made; float32 [n] each.
+
+    Error feedback: send C(x + e), keep e = x + e − C(x + e). The error is delayed, never lost.
+    """
+
+    def __init__(self, numel: int) -> None:
+        """Start with nothing owed."""
+        self.sent: Vector = np.zeros(numel, dtype=np.float32)
+        self.made: Vector = np.zeros(numel, dtype=np.float32)
+
+
+def encode_with_feedback(codec: Codec, vector: Vector, owed: Vector | None) -> tuple[Data, Vector]:
+    """Return the bytes for a chunk and what a receiver will read from them; `owed` is updated in place."""
+    if owed is None:
+        data = codec.encode(vector)
+        return data, codec.decode(data, vector.size)
+    owed += vector
+    data = codec.encode(owed)
+    read = codec.decode(data, vector.size)
+    owed -= read
+    return data, read

@@ -1,0 +1,186 @@
+"""The words every protocol core speaks: events in, effects out.
+
+A core is a state machine. It is told what happened (`Received`, `PeerFound`, `PeerLost`,
+`TimerFired`, or a command of its own) and the time, and returns what to do about it (`Send`,
+`Publish`, `Dial`, `SetTimer`, `Notify`). It never waits, never reads a clock, never draws a number it was not
+given dice for, and never raises on what a peer sent. So the same code runs under trio over libp2p,
+and a thousand times a second in the simulator.
+
+Bulk bytes travel beside their message, never inside it (`Send.data`, `Received.data`): nothing
+copies or encodes a tensor on its way through a core.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.crypto.keys import PeerId
+
+Vector: TypeAlias = npt.NDArray[np.float32]
+"""float32, one dimension, C-contiguous."""
+
+Data: TypeAlias = memoryview | bytes
+"""Bulk bytes beside a message: raw little-endian numbers."""
+
+
+class TakenBack(Exception):
+    """What was lent is not there any more."""
+
+
+class Loan:
+    """Bulk bytes in memory that is written anew some time: what is not sent by then is sent no more.
+
+    Else a peer that others take for lost, and that still counts on us, would get numbers of another time.
+    """
+
+    __slots__ = ("_is_over", "_view")
+
+    def __init__(self, view: memoryview) -> None:
+        """`view`: what is lent."""
+        self._view, self._is_over = view, False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the bytes may be others by now."""
+        return self._is_over
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes.
+
+        Raises:
+            TakenBack: they may be others by now.
+        """
+        if self._is_over:
+            raise TakenBack
+        return self._view
+
+    def end(self) -> None:
+        """Take it back: the memory is about to be written."""
+        self._is_over = True
+
+    def __len__(self) -> int:
+        """Return how many bytes were lent."""
+        return self._view.nbytes
+
+    def __bytes__(self) -> bytes:
+        """Return a copy; raises as `view` does."""
+        return bytes(self.view)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message arrived from a peer whose identity the link has proved."""
+
+    peer: PeerId
+    message: Any
+    data: Data = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """A link to this peer is up."""
+
+    peer: PeerId
+    address: str = ""
+    """As it was dialled; empty where the peer dialled us. A dial that leads to a peer already found
+    ends in a second event."""
+    link: str = "direct"
+    """Its class: direct, punched or relayed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The last link to this peer is gone."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The time given in a `SetTimer` of this name has come."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    """A `Dial` did not lead to a link."""
+
+    address: str
+    reason: str
+    """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity,
+    not a shoal node, other protocol version, too many links."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """An address became known from outside the protocol: mDNS, the DHT, the peer book."""
+
+    address: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a peer. Delivery is not promised; order between two peers is."""
+
+    peer: PeerId
+    message: Any
+    data: Data | Loan = b""
+
+    @property
+    def is_void(self) -> bool:
+        """Whether what it carries was taken back."""
+        return isinstance(self.data, Loan) and self.data.is_over
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Tell everyone who listens, by GossipSub. Cheap for us, not for the swarm: use rarely."""
+
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Open a link to a multiaddr that ends in /p2p/PEER, or to a bare address."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Close the links to this peer."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Look whether the links to this peer still live: it was silent where it should have spoken."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Fire `TimerFired(name)` at this time. Setting a name again moves it; `at` infinity stops it."""
+
+    at: float
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """A result for whoever runs the core."""
+
+    notice: Any
+
+
+Event: TypeAlias = Any
+Effect: TypeAlias = Send | Publish | Dial | Drop | Doubt | SetTimer | Notify
+Effects: TypeAlias = list[Effect]

@@ -1,0 +1,1 @@
+"""One node's whole protocol as one core: the member and its parts."""

@@ -1,0 +1,263 @@
+"""Exchanges: the asks of a node's trainer, one after the other, and what comes early or late for them.
+
+A round may have several asks (the trainer wants a mean, then another): exchange `index` of the same group.
+Peers can be an ask ahead of us: what they send is kept. They can also wait for us in a group that is
+over for us: they are told so, once a second.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import SHORTEST_STALL, TIMER, Averaging, AveragingConfig
+from shoal.gossip.averaging.gather import INNER_INDEX, Gathering, Step
+from shoal.gossip.averaging.gather import TIMER as GATHERING
+from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
+from shoal.gossip.deadlines import Deadline
+from shoal.gossip.events import Doubt, Effects, Notify, Received, Send
+from shoal.gossip.group import Group
+from shoal.gossip.matchmaking.bandwidth import load
+from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
+from shoal.gossip.membership.swarm_view import Phase, Standing
+from shoal.gossip.messages import Abandon, Cut, Exchange
+
+MAX_KEPT_BYTES: Final = 64 << 20
+"""What peers may send ahead of us, for an ask that we have not yet reached."""
+MAX_KEPT: Final = 4096
+"""As many messages."""
+MAX_PAST: Final = 64
+"""Groups that are remembered as over, so that who still waits there is told, and none is formed again."""
+MAX_TOLD: Final = 128
+TIMERS: Final = (TIMER, GATHERING)
+
+
+class Exchanges:
+    """The exchanges of one node. See the module's docstring."""
+
+    def __init__(
+        self, at: Standing, patience: float, chunk_numel: int, tell: Callable[[PeerId], Effects]
+    ) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
+
+        `tell(peer)`: sends a peer our record.
+        """
+        self._at, self._chunk_numel, self._tell = at, chunk_numel, tell
+        self.current: Averaging | Gathering | None = None
+        self.asked_at = 0.0
+        """When the trainer asked."""
+        self.wait = Deadline(patience, floor=SHORTEST_STALL)
+        self.feedback: dict[int, Feedback] = {}
+        """By ask of a round: what lossy codecs owe."""
+        self._pending: Contribute | ContributeBody | None = None
+        self._formed_at = 0.0
+        self._lost: set[PeerId] = set()
+        """Who was lost in the last exchange though there was a link."""
+        self.past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
+        """Groups we are in no more: whom they went on without, or nothing where we left."""
+        self._told: dict[PeerId, float] = {}
+        self._kept: list[Received] = []
+        self._kept_bytes = 0
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def ask(self, pending: Contribute | ContributeBody, now: float) -> None:
+        """Take note of what the trainer gives."""
+        self._pending, self.asked_at = pending, now
+
+    @property
+    def pending(self) -> Contribute | ContributeBody | None:
+        """What the trainer asked for, and was not answered."""
+        return self._pending
+
+    def can_go_on(self, index: int) -> bool:
+        """Whether a further ask of the round can use the group of the last."""
+        return index > 0 and self.current is not None and self.current.is_over
+
+    def go_on(self, now: float) -> Effects:
+        """Begin the next ask in the same group."""
+        if self.current is None:
+            return []
+        gone = self.current.lost_members
+        effects = self.begin(self.current.group, now)
+        for peer in gone:
+            # It may be linked again, but it has left the group.
+            effects += self.lost(peer, now)
+        return effects
+
+    def begin(self, group: Group, now: float) -> Effects:
+        """Begin an exchange in a group that has just been formed, or once more."""
+        pending = self._pending
+        if pending is None:
+            return []
+        if self.current is None:
+            self._formed_at = now
+        wait = self.wait.seconds()
+        config = AveragingConfig(stall=wait, cut=wait, chunk_numel=self._chunk_numel)
+        self._at.phase = Phase.EXCHANGING
+        self._formed_at = max(self._formed_at, self.asked_at)
+        if isinstance(pending, Contribute):
+            codec = self._at.spec.codec if self._at.spec else "float32"
+            config = msgspec.structs.replace(config, codec=codec)
+            owed = self._feedback(pending)
+            self.current = Averaging(
+                self._at.me, group, pending.index, pending.vector, pending.weight, config, owed
+            )
+        else:
+            self.current = Gathering(self._at.me, group, pending.index, pending.body, config)
+        effects = self._after(self.current.begin(now), now)
+        for peer in group.members:
+            if peer != self._at.me and peer not in self._at.reach:
+                effects += self._after(self.current.lost(peer, now), now)
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        for event in kept:
+            effects += self.receive(event, now)
+        return effects
+
+    def abandon(self) -> Effects:
+        """Leave the group of an exchange that is not over."""
+        return [] if self.current is None or self.current.is_over else self.current.abandon()
+
+    def end(self, *, finished: bool = False) -> None:
+        """Forget the round; `finished`: whether it gave us a state."""
+        self._leave_group(finished=finished)
+        self._pending = None
+        self._kept, self._kept_bytes = [], 0
+
+    def drop_last(self) -> None:
+        """A search for a new group begins."""
+        self._leave_group(finished=False)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an exchange with others is under way."""
+        exchange = self.current
+        return self._at.phase is Phase.EXCHANGING and exchange is not None and len(exchange.group.members) > 1
+
+    @property
+    def load(self) -> float:
+        """How much more than others we send in this group; see `sizing.load`."""
+        if self.current is None:
+            return 1.0
+        group = self.current.group
+        return load(group.shares, group.members.index(self._at.me))
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        """A peer is gone."""
+        return [] if self.current is None else self._after(self.current.lost(peer, now), now)
+
+    def timer(self, name: str, now: float) -> Effects:
+        """One of `TIMERS` has fired."""
+        exchange = self.current
+        if exchange is None:
+            return []
+        if name == GATHERING:
+            return self._after(exchange.timer(now), now) if isinstance(exchange, Gathering) else []
+        tick = exchange.inner_timer if isinstance(exchange, Gathering) else exchange.timer
+        known = set(exchange.lost_members)
+        effects = tick(now)
+        silent = self._at.table.connected & set(exchange.lost_members) - known
+        # Whatever comes from one of them next takes it from among the late again.
+        self._at.late |= silent
+        return self._after([*effects, *(Doubt(peer) for peer in sorted(silent))], now)
+
+    def receive(self, event: Received, now: float) -> Effects:
+        """Take a message of an exchange: of this ask, of the next, or of one that is over."""
+        message = event.message
+        exchange = self.current
+        if exchange is None or exchange.group.id != message.group:
+            return self._tell_stale(event.peer, message, now)
+        ours = (exchange.index, exchange.index + INNER_INDEX)
+        if message.index in ours[: 2 if isinstance(exchange, Gathering) else 1]:
+            return self._after(exchange.handle(event.peer, message, event.data, now), now)
+        if isinstance(message, Abandon) and message.index < exchange.index:
+            return self._after(exchange.lost(event.peer, now), now)
+        is_ahead = message.index % INNER_INDEX > exchange.index
+        if is_ahead and event.peer in exchange.group.members:
+            # Others of our group are at the round's next ask already; ours will come.
+            self.keep(event)
+        return self._after(exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead), now)
+
+    def keep(self, event: Received) -> None:
+        """Keep a message for an exchange that we have not begun."""
+        if self._kept_bytes < MAX_KEPT_BYTES and len(self._kept) < MAX_KEPT:
+            self._kept.append(event)
+            self._kept_bytes += len(event.data)
+
+    def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
+        """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
+        lost = self.past.get(message.group)
+        if isinstance(message, Cut | Abandon) or not self._at.run or (lost is not None and peer not in lost):
+            # Whoever was there when we finished needs nothing: these are its last words.
+            return []
+        if now < self._told.get(peer, 0.0) + 1.0:
+            return []
+        if len(self._told) > MAX_TOLD:
+            self._told.clear()
+        self._told[peer] = now
+        gone = Abandon if lost is None else Cut
+        return [Send(peer, gone(message.group, message.index)), *self._tell(peer)]
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _leave_group(self, *, finished: bool) -> None:
+        if self.current is None:
+            return
+        lost = frozenset(self.current.lost_members)
+        self.past[self.current.group.id] = lost if finished else None
+        while len(self.past) > MAX_PAST:
+            self.past.popitem(last=False)
+        self.current = None
+
+    def _after(self, effects: Effects, now: float) -> Effects:
+        """Tell the trainer once the exchange is over."""
+        exchange, pending = self.current, self._pending
+        if exchange is None or pending is None or self._at.phase is not Phase.EXCHANGING:
+            return effects
+        if not exchange.is_over:
+            return effects
+        self._at.phase = Phase.APPLYING
+        self._pending = None
+        times = (self._formed_at - self.asked_at, now - self._formed_at)
+        result: Averaged | Gathered | None = None
+        if isinstance(exchange, Gathering) and exchange.step is Step.DONE:
+            result = Gathered(self._at.round, exchange.index, exchange.bodies, *times)
+            least = len(exchange.bodies)
+        elif isinstance(exchange, Averaging) and exchange.result is not None:
+            result = Averaged(self._at.round, exchange.index, exchange.result, *times)
+            least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
+        if result is None:
+            return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
+        self._learn(exchange, now)
+        spec = self._at.spec
+        if spec is not None and least < spec.quorum:
+            text = f"{least} of at least {spec.quorum} peers contributed"
+            return [*effects, Notify(Failed("TooFew", text))]
+        return [*effects, Notify(result)]
+
+    def _learn(self, exchange: Averaging | Gathering, now: float) -> None:
+        lost = self._at.table.connected & set(exchange.lost_members)
+        if lost - self._lost:
+            self.wait.miss()
+        elif not lost and len(exchange.group.members) > 1:
+            # Alone everything is quick, and nothing is learned.
+            self.wait.observe(now - self._formed_at)
+        # Who is lost time after time is no reason to wait longer and longer.
+        self._lost = lost
+        self._at.note_round(exchange.group.members, lost)
+        for peer in set(exchange.group.members).difference(exchange.lost_members):
+            self._at.pardon(peer, now)
+
+    def _feedback(self, pending: Contribute) -> Feedback | None:
+        """What lossy codecs owe; per ask of a round, and only for vectors of one size."""
+        spec = self._at.spec
+        if spec is None or not CODECS[spec.codec].needs_feedback:
+            return None
+        known = self.feedback.get(pending.index)
+        if known is None or known.sent.size != pending.vector.size:
+            known = self.feedback[pending.index] = Feedback(pending.vector.size)
+        return known

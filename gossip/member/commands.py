@@ -1,0 +1,205 @@
+"""What a node tells its `Member` core (commands), and what it is told (notices)."""
+
+from dataclasses import dataclass, field
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Data, Vector
+from shoal.gossip.group import Exchanged
+from shoal.gossip.run_spec import RunSpec
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """A trainer is there; its run and its state."""
+
+    run: bytes
+    spec: RunSpec
+    mergeable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewState:
+    """The node holds this state now and works on the round after it."""
+
+    round: int
+    state: bytes
+    previous: bytes
+    data: memoryview
+    """The state's bytes; unchanged until the next `NewState`."""
+    leaves: bytes = b""
+    """The hashes of its chunks, where they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Chunks by leaf hash that were kept from a fetch that broke off; told while another one runs."""
+
+    chunks: dict[bytes, Data]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    """The trainer asks for a mean; `vector` becomes it."""
+
+    index: int
+    vector: Vector
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContributeBody:
+    """The trainer asks for everyone's body."""
+
+    index: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Engage:
+    """The trainer asks for a mean that another engine makes: we are in an exchange until the round ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The trainer's round ended without a new state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """The trainer is gone for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over; the last state is served on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """Dial this address, and keep trying."""
+
+    address: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    """Stop dialling this address."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAddresses:
+    """Where others reach this node."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetEngine:
+    """Where others reach this node's other engine; nowhere while it is not up."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was sent in bulk since the last of these, and how long some of it was being written."""
+
+    n_bytes: int
+    busy: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The node leaves; its peers are told."""
+
+
+# --- notices --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """The mean stands in the vector of `Contribute`."""
+
+    round: int
+    index: int
+    exchanged: Exchanged
+    matchmaking_seconds: float
+    exchange_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The agreed bodies, sorted by peer id."""
+
+    round: int
+    index: int
+    bodies: tuple[tuple[PeerId, bytes], ...]
+    matchmaking_seconds: float
+    exchange_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The ask failed; `kind` is a class name of gossip/errors.py."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The swarm is elsewhere: local work is in vain, a state is being fetched."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The swarm's state arrived; answer with `NewState` once it is in place."""
+
+    round: int
+    state: bytes
+    previous: bytes
+    vector: Vector
+    donors: dict[PeerId, int] = field(default_factory=dict)
+    """Chunks by who sent them."""
+    reused: int = 0
+    """Chunks that nobody had to send."""
+    leaves: bytes = b""
+    """The hashes of its chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Verified chunks of a state that is being fetched; what they lie in is not written again."""
+
+    state: bytes
+    n_bytes: int
+    chunks: list[tuple[int, memoryview]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry:
+    """The others wait: contribute what there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A linked peer says where it is reached: worth remembering for the next start, whoever dialled whom."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A peer and we do not average, and why."""
+
+    peer: PeerId
+    reason: str

@@ -1,0 +1,190 @@
+"""Mixing: the asks of a node's trainer where the run averages pairwise, and the mass that outlives them.
+
+    working --the neighbours are ready, or late--> giving: k pushes, one after the other --> the estimate
+       '------------------------ what others give is added at any time -----------------------'
+
+A round is what the trainer did since the last estimate (push_sum.py: `move`), then `pushes_per_round` steps.
+Who holds too little to give waits a moment for what others give, which is on its way. And a node waits for
+its neighbours to be ready before it gives, as it does before a group is formed (matchmaking.py, with groups
+of one), so that nobody runs far ahead.
+
+The last round of a run is another: what the peers hold is averaged in a group (all_reduce.py), so that all
+that meet there end with one state, the mean of their mass.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import SHORTEST_STALL
+from shoal.gossip.averaging.push_sum import Pairwise, PairwiseConfig
+from shoal.gossip.deadlines import Deadline
+from shoal.gossip.events import Data, Doubt, Effects, Notify, SetTimer, Vector
+from shoal.gossip.group import Exchanged
+from shoal.gossip.member.commands import Averaged, Contribute
+from shoal.gossip.membership.swarm_view import Phase, Standing
+from shoal.gossip.messages import Pairing
+
+TIMER: Final = "mixing"
+GRACE: Final = 0.5
+"""Seconds at most for which a round with steps left waits to be given something to give; learned."""
+SHORTEST_GRACE: Final = 0.05
+EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
+
+
+class Mixing:
+    """The pairwise side of one node. See the module's docstring."""
+
+    def __init__(
+        self, at: Standing, patience: float, chunk_numel: int, next_epoch: Callable[[], int]
+    ) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
+
+        `next_epoch()`: larger every time, and larger than any this identity has used.
+        """
+        self._at, self._chunk_numel, self._next_epoch = at, chunk_numel, next_epoch
+        self.core: Pairwise | None = None
+        self._wait = Deadline(patience, floor=SHORTEST_STALL)
+        self._since: Vector = EMPTY
+        self._pending: Contribute | None = None
+        self._steps_left = 0
+        self._stepped_at: float | None = None
+        self._grace = Deadline(GRACE, floor=SHORTEST_GRACE)
+        self._grace_ends = 0.0
+        self._asked_at = self._formed_at = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the run averages pairwise."""
+        return self._at.is_pairwise
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def attach(self, now: float) -> None:
+        """A trainer of a run is there; the mass of a run that goes on stays."""
+        spec = self._at.spec
+        if spec is None or not self.is_on:
+            self.core = None
+        elif self.core is None or self.core.run != self._at.run:
+            config = PairwiseConfig(codec=spec.codec, chunk_numel=self._chunk_numel)
+            self.core = Pairwise(spec.params_numel, config, self._next_epoch, self._at.run)
+            for peer in self._at.table.connected:
+                self.core.found(peer, now)
+
+    def note_state(self, data: Data) -> None:
+        """The trainer goes on from these params."""
+        numel = self.core.sums.size if self.core is not None else 0
+        self._since = np.frombuffer(data, dtype=np.float32, count=numel)
+
+    def begin(self, pending: Contribute, asked_at: float, now: float) -> Effects:
+        """Add what the trainer did, and give."""
+        core, spec = self.core, self._at.spec
+        assert core is not None
+        assert spec is not None
+        self._pending, self._asked_at, self._formed_at = pending, asked_at, now
+        self._at.phase = Phase.EXCHANGING
+        core.givers = set()
+        self._add(core, pending)
+        self._steps_left = spec.pushes_per_round
+        self._stepped_at = None
+        self._grace_ends = now + self._grace.seconds()
+        return self._after([SetTimer(self._grace_ends, TIMER)], now)
+
+    def close(self, pending: Contribute) -> Contribute:
+        """Add what the trainer did, and return our mass as a contribution to a group's mean.
+
+        The mean of estimates, weighted by the mass they stand on, is the mean of all mass.
+        """
+        core = self.core
+        assert core is not None
+        self._add(core, pending)
+        core.read(pending.vector)
+        # Chunks differ in weight only where a link broke in the middle of a push.
+        return Contribute(pending.index, pending.vector, float(core.weights.mean()))
+
+    def end(self) -> None:
+        """Nobody waits for the ask any more; what was given is still asked about."""
+        self._pending = None
+        if self.core is not None:
+            self.core.stop()
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def handle(self, peer: PeerId, message: Pairing, data: Data, now: float) -> Effects:
+        """Take a message of another that averages pairwise."""
+        if self.core is None or self._at.is_banned(peer, now):
+            return []
+        return self._after(self.core.handle(peer, message, data, now), now)
+
+    def found(self, peer: PeerId, now: float) -> Effects:
+        """A link to a peer is up."""
+        return self.core.found(peer, now) if self.core is not None else []
+
+    def lost(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
+        """A link is gone; `is_dead`: and the peer with it."""
+        if self.core is None:
+            return []
+        if self.core.target == peer:
+            self._stepped_at = None
+        effects = self.core.lost(peer, now)
+        if is_dead:
+            self.core.forget(peer)
+        return self._after(effects, now)
+
+    def grace_ends(self, now: float) -> Effects:
+        """Wait no longer for something to give."""
+        return self._after([], now)
+
+    def timer(self, now: float) -> Effects:
+        """Ask about what was not acknowledged in time."""
+        if self.core is None:
+            return []
+        target = self.core.target
+        effects = self.core.timer(now)
+        if target is not None and self.core.target is None:
+            self._wait.miss()
+            self._stepped_at = None
+            self._at.late.add(target)
+            effects = [*effects, Doubt(target)]
+        return self._after(effects, now)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _add(self, core: Pairwise, pending: Contribute) -> None:
+        if core.share:
+            core.move(np.subtract(pending.vector, self._since), pending.weight)
+        else:
+            core.mint(pending.vector, pending.weight)
+
+    def _after(self, effects: Effects, now: float) -> Effects:
+        """Go on giving once a step is over, and tell the trainer once all are."""
+        core, pending = self.core, self._pending
+        if core is None or pending is None or core.target is not None:
+            return effects
+        self._learn(now)
+        takers = self._at.takers(now)
+        while self._steps_left and core.target is None:
+            if core.is_poor and now < self._grace_ends and takers:
+                return effects
+            self._steps_left -= 1
+            core.wait = self._wait.seconds()
+            effects = effects + core.step(takers, now)
+        if core.target is not None:
+            self._stepped_at = now
+            return effects
+        core.read(pending.vector)
+        self._pending = None
+        self._at.phase = Phase.APPLYING
+        contributors = tuple(sorted(core.givers | {self._at.me}))
+        times = (self._formed_at - self._asked_at, now - self._formed_at)
+        exchanged = Exchanged((), contributors, 0)
+        return [*effects, Notify(Averaged(self._at.round, pending.index, exchanged, *times))]
+
+    def _learn(self, now: float) -> None:
+        """Take note of how long a step has taken that was acknowledged."""
+        if self._stepped_at is not None:
+            self._wait.observe(now - self._stepped_at)
+            self._grace.observe(now - self._stepped_at)
+            self._stepped_at = None

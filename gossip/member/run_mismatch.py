@@ -1,0 +1,56 @@
+"""Introductions: peers that mean to be in one run, and are not, tell each other what their specs differ in.
+
+A run is named by the hash of its spec, so of another's one cannot see what is other. Who hears of a peer in
+a run of the same name, but of another hash, sends it the spec; the receiver says where the two differ.
+"""
+
+from typing import Final
+
+import msgspec
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Effects, Notify, Send
+from shoal.gossip.member.commands import Refused
+from shoal.gossip.membership.swarm_view import Standing
+from shoal.gossip.messages import Describe, Presence
+from shoal.gossip.run_spec import RunSpec, difference
+
+DESCRIBE_EVERY: Final = 30.0
+"""Seconds between two copies of our spec to one peer: it is large, and a peer may name any number of runs."""
+MAX_DESCRIBED: Final = 128
+"""Peers of another spec that are remembered."""
+MAX_SPEC_BYTES: Final = 200_000
+
+
+class Introductions:
+    """What one node tells of its spec. See the module's docstring."""
+
+    def __init__(self, at: Standing) -> None:
+        """`at`: where the node stands."""
+        self._at = at
+        self.described: dict[PeerId, float] = {}
+        """Until when a peer of another spec is not told ours again."""
+
+    def met(self, peer: PeerId, presence: Presence, now: float) -> Effects:
+        """A linked peer said which run it is in: tell it our spec if it means to be in ours."""
+        spec = self._at.spec
+        if spec is None or not presence.run or presence.run == self._at.run:
+            return []
+        if presence.run_name != spec.name or now < self.described.get(peer, 0.0):
+            return []
+        if len(self.described) > MAX_DESCRIBED:
+            self.described.clear()
+        self.described[peer] = now + DESCRIBE_EVERY
+        text = msgspec.msgpack.encode(spec)
+        return [Send(peer, Describe(text))] if len(text) <= MAX_SPEC_BYTES else []
+
+    def handle(self, peer: PeerId, message: Describe) -> Effects:
+        """A peer told its spec: say what is other than in ours."""
+        if self._at.spec is None:
+            return []
+        try:
+            theirs = msgspec.msgpack.decode(message.spec, type=RunSpec)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return []
+        text = difference(self._at.spec, theirs)
+        return [Notify(Refused(peer, f"other run spec: {text}"))] if text else []

@@ -1,0 +1,231 @@
+"""Discovery: whom to dial and when, so that a node finds its swarm and never stops looking.
+
+    known --due--> dialling --link--> connected
+      ^               |                  |
+      '---back-off----'<-----lost--------'
+
+Addresses come from the command line, the peer book, mDNS, the DHT and the records of other peers.
+Those a user gave and those that once led to a link are tried for ever, so that two halves of a swarm find
+each other again however long they were apart; the rest until they have failed often. A bootstrap that
+does not answer stops nothing: it stays in the list with the reason, and is tried again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Dial, Effects, SetTimer
+
+TIMER: Final = "discovery"
+FIRST_RETRY: Final = 0.5
+"""Seconds; doubled after every failure."""
+MAX_RETRY: Final = 20.0
+"""Seconds; a bootstrap that comes back is found within this."""
+MAX_RETRY_LEARNED: Final = 60.0
+"""Seconds, for addresses that nobody gave us but that have worked."""
+MAX_ATTEMPTS: Final = 8
+"""Failures in a row after which a learned address that never worked is forgotten."""
+AT_ONCE: Final = 8
+"""Dials under way at the same time."""
+NEW_AT_ONCE: Final = 64
+"""Addresses that have never worked, dialled without a pause."""
+NEW_PER_SECOND: Final = 2.0
+"""And after that."""
+DIAL_PATIENCE: Final = 15.0
+"""Seconds after which a dial that reported nothing counts as failed."""
+ENOUGH: Final = 24
+"""Links. Half of them dialled by each peer make 24 per peer: above ln(n), with which a random network of n is
+in one piece (Erdős and Rényi, 1960), for any n, also after half of the peers have died at once."""
+MAX_ADDRESSES: Final = 512
+"""Learned addresses kept; a peer cannot fill our memory with made-up ones."""
+
+
+class Dice(Protocol):
+    """Randomness that is handed in, so that a run can be repeated."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+
+@dataclass(slots=True)
+class Target:
+    """An address to dial."""
+
+    address: str
+    source: str
+    """bootstrap, book, mdns, dht or peers."""
+    state: str = "known"
+    """known, dialling, connected or failed."""
+    reason: str = ""
+    attempts: int = 0
+    failures: int = 0
+    """In a row."""
+    due: float = 0.0
+    peer: PeerId | None = None
+    lot: float = 0.0
+    """Drawn: among equals the lowest is dialled first, so that everyone has other neighbours."""
+    has_worked: bool = False
+    """Whether it ever led to a link."""
+
+
+def peer_in(address: str) -> PeerId | None:
+    """Return the peer id at the end of a multiaddr, if it has one."""
+    _, separator, peer = address.rpartition("/p2p/")
+    return PeerId(peer) if separator and "/" not in peer else None
+
+
+class Discovery:
+    """The dialling plan of one node."""
+
+    def __init__(self, me: PeerId, dice: Dice, max_links: int = 64) -> None:
+        """`max_links`: no further peers are dialled above this many links, however many would be enough."""
+        self.me = me
+        self.enough = ENOUGH
+        """Links with which we dial no further peers; in a large swarm, half as many."""
+        self._max_links = max_links
+        self.targets: dict[str, Target] = {}
+        self._dice = dice
+        self._connected: set[PeerId] = set()
+        self._budget, self._budget_at = float(NEW_AT_ONCE), 0.0
+
+    def add(self, address: str, source: str, now: float) -> Effects:
+        """Take note of an address."""
+        return self.add_all((address,), source, now)
+
+    def add_all(self, addresses: Iterable[str], source: str, now: float) -> Effects:
+        """Take note of addresses."""
+        # A list, so that all are looked at.
+        news = [self._note(address, source, now) for address in addresses]
+        return self.plan(now) if any(news) and (self.seeks_links or source == "bootstrap") else []
+
+    @property
+    def seeks_links(self) -> bool:
+        """Whether there are fewer links than we want.
+
+        A small swarm is fully linked. In a large one half as many are dialled, since others dial us as often.
+        """
+        return self._lacking() > 0
+
+    @property
+    def is_new_here(self) -> bool:
+        """Whether we are dialling somebody whom we were told of at the start for the first time."""
+        first = (t for t in self.targets.values() if t.state == "dialling" and t.attempts == 1)
+        return any(target.source in ("bootstrap", "book") for target in first)
+
+    def _lacking(self) -> int:
+        is_large = len(self.targets) > 2 * self.enough
+        wanted = self.enough // 2 if is_large else self.enough
+        return min(wanted, self._max_links) - len(self._connected)
+
+    def _note(self, address: str, source: str, now: float) -> bool:
+        peer = peer_in(address)
+        known = self.targets.get(address)
+        if known is not None:
+            if source == "bootstrap":
+                known.source = source
+            return False
+        if peer == self.me:
+            return False
+        if len(self.targets) >= MAX_ADDRESSES and source != "bootstrap" and not self._make_room():
+            return False
+        target = Target(address, source, due=now, peer=peer, lot=self._dice.random())
+        if peer in self._connected:
+            target.state = "connected"
+        self.targets[address] = target
+        return True
+
+    def _make_room(self) -> bool:
+        """Forget the address that failed most, lest made-up ones keep the real ones out."""
+        failed = [t for t in self.targets.values() if t.state == "failed" and t.source != "bootstrap"]
+        if not failed:
+            return False
+        del self.targets[max(failed, key=lambda target: (not target.has_worked, target.failures)).address]
+        return True
+
+    def remove(self, address: str) -> None:
+        """Forget an address."""
+        self.targets.pop(address, None)
+
+    def found(self, peer: PeerId, address: str, now: float) -> Effects:
+        """A link is up; `address` is the one we dialled, if we did."""
+        self._connected.add(peer)
+        for target in self.targets.values():
+            if target.address == address and target.peer is None:
+                target.peer = peer
+            if target.peer == peer:
+                target.state, target.reason, target.failures = "connected", "", 0
+                target.has_worked = True
+        return self.plan(now)
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        """The last link to a peer is gone."""
+        self._connected.discard(peer)
+        for target in self.targets.values():
+            if target.peer == peer:
+                target.state, target.due = "known", now + self._jitter(FIRST_RETRY)
+        return self.plan(now)
+
+    def failed(self, address: str, reason: str, now: float) -> Effects:
+        """A dial failed."""
+        target = self.targets.get(address)
+        if target is not None:
+            self._fail(target, reason, now)
+        return self.plan(now)
+
+    def _fail(self, target: Target, reason: str, now: float) -> None:
+        target.state, target.reason = "failed", reason
+        target.failures += 1
+        is_given = target.source == "bootstrap"
+        if not is_given and not target.has_worked and target.failures >= MAX_ATTEMPTS:
+            del self.targets[target.address]
+            return
+        longest = MAX_RETRY if is_given else MAX_RETRY_LEARNED
+        target.due = now + self._jitter(min(longest, FIRST_RETRY * 2 ** min(target.failures, 10)))
+
+    def plan(self, now: float) -> Effects:
+        """Dial what is due, and say when to look again."""
+        for target in [t for t in self.targets.values() if t.state == "dialling" and t.due <= now]:
+            self._fail(target, "timeout", now)
+        effects: Effects = []
+        under_way = [t for t in self.targets.values() if t.state == "dialling"]
+        busy = {target.peer for target in under_way if target.peer is not None} | self._connected
+        due = [
+            t
+            for t in self.targets.values()
+            if t.state not in ("dialling", "connected") and t.due <= now and t.peer not in busy
+        ]
+        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.lot))
+        lacking = self._lacking()
+        for target in due[: 4 * AT_ONCE]:
+            if len(under_way) + len(effects) >= AT_ONCE:
+                break
+            is_given = target.source == "bootstrap"
+            if target.peer in busy or (not is_given and len(under_way) + len(effects) >= lacking):
+                continue
+            if not is_given and not target.has_worked and not self._spend(now):
+                continue
+            target.state, target.due = "dialling", now + DIAL_PATIENCE
+            target.attempts += 1
+            if target.peer is not None:
+                busy.add(target.peer)
+            effects.append(Dial(target.address))
+        waiting = [t.due for t in self.targets.values() if t.state != "connected" and t.due > now]
+        has_room = len(under_way) + len(effects) < min(AT_ONCE, lacking)
+        if has_room and any(t.state != "dialling" for t in due):
+            waiting.append(now + 1 / NEW_PER_SECOND)
+        return [*effects, SetTimer(min(waiting, default=float("inf")), TIMER)]
+
+    def _spend(self, now: float) -> bool:
+        """Take one of the dials that unproved addresses may cost: somebody may have made them up."""
+        self._budget = min(float(NEW_AT_ONCE), self._budget + NEW_PER_SECOND * (now - self._budget_at))
+        self._budget_at = now
+        if self._budget < 1:
+            return False
+        self._budget -= 1
+        return True
+
+    def _jitter(self, seconds: float) -> float:
+        # Two halves of a swarm must not dial each other in step for ever.
+        return seconds * (0.75 + 0.5 * self._dice.random())

@@ -1,0 +1,298 @@
+"""Standing: where a node stands in its swarm, and what it makes of what the others say of themselves.
+
+Its own round and state, the records of its peers (presence.py), whom of them it waits for, and whether it is
+behind: when the state that the swarm goes by is not ours, and no exchange will get us there.
+
+Two kinds of peers are left out. Who was missed in a round (`late`) is not waited for until something
+comes from it, and the link to it is not counted on. Who did not give the state that it claims to have
+(`doubt`) is not believed for a while, longer every time.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from itertools import islice
+from typing import Final
+
+from msgspec.structs import replace
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
+from shoal.gossip.messages import Presence, Ready
+from shoal.gossip.run_spec import NATIVE, RunSpec
+
+NO_BASE: Final = bytes(32)
+DOUBT: Final = 2.0
+"""Seconds; doubled with every failure in a row."""
+MAX_DOUBTS: Final = 128
+MAX_DOUBLINGS: Final = 7
+MAX_BAN_DOUBLINGS: Final = 4
+"""Shorter: who is not averaged with is lost to the swarm, and a fault may be mended."""
+MAX_PAUSE: Final = 8
+"""Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
+
+
+CROWD: Final = 32
+"""Peers that are known, from which on a swarm of many groups is taken for a crowd."""
+MAX_LAG: Final = 2
+"""Rounds by which a peer may be behind the others where all average pairwise."""
+
+
+class Phase(Enum):
+    """What the node is doing; see member.py."""
+
+    HELPING = "helping"
+    WORKING = "working"
+    SEEKING = "matchmaking"
+    EXCHANGING = "exchanging"
+    APPLYING = "applying"
+    SYNCING = "syncing"
+    FINISHED = "finished"
+
+
+def _count_against(known: dict[PeerId, tuple[int, float]], peer: PeerId, now: float, doublings: int) -> None:
+    if len(known) >= MAX_DOUBTS:
+        del known[min(known, key=lambda each: known[each][1])]
+    count = known.get(peer, (0, 0.0))[0]
+    known[peer] = (count + 1, now + DOUBT * 2 ** min(count, doublings))
+
+
+_SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
+
+
+class Standing:
+    """One node among its peers. See the module's docstring."""
+
+    def __init__(self, me: PeerId, lease: float) -> None:
+        """`lease`: seconds for which our own records hold."""
+        self.me, self.lease = me, lease
+        self.table = PresenceTable(me)
+        self.addresses: tuple[str, ...] = ()
+        self.engine: tuple[str, ...] = ()
+        self.phase = Phase.HELPING
+        self.run = b""
+        self.spec: RunSpec | None = None
+        self.mergeable = False
+        """Whether means of different states make sense: groups need not have the same."""
+        self.round = 0
+        self.state = self.previous = b""
+        self.has_made = False
+        """Whether we have finished a round since we were started."""
+        self.late: set[PeerId] = set()
+        self._doubts: dict[PeerId, tuple[int, float]] = {}
+        """How often in a row, and until when."""
+        self._bans: dict[PeerId, tuple[int, float]] = {}
+        self.company: frozenset[PeerId] = frozenset()
+        """With whom we made our state: they have it too, or will in a moment."""
+        self._missed: dict[PeerId, tuple[int, int]] = {}
+        """How often in a row, and before which round we do not wait for them again."""
+
+    def presence(self) -> Presence:
+        """Return what we say of ourselves."""
+        phase = _SHOWN.get(self.phase, self.phase.value)
+        name = self.spec.name if self.spec is not None else ""
+        return Presence(
+            self.run,
+            name,
+            self.round,
+            self.state,
+            self.previous,
+            phase,
+            self.lease,
+            self.addresses,
+            self.has_made,
+            self.engine,
+        )
+
+    # --- whom to believe --------------------------------------------------------------------------
+
+    def doubt(self, peer: PeerId, now: float) -> None:
+        """Do not go by a peer for a while that did not give the state it claims."""
+        _count_against(self._doubts, peer, now, MAX_DOUBLINGS)
+
+    def trust(self, peer: PeerId) -> None:
+        """Believe a peer again: it gave what it claimed."""
+        self._doubts.pop(peer, None)
+
+    def ban(self, peer: PeerId, now: float) -> None:
+        """Average with a peer no more for a while that broke the protocol; it may dial again at once."""
+        _count_against(self._bans, peer, now, MAX_BAN_DOUBLINGS)
+
+    def is_banned(self, peer: PeerId, now: float) -> bool:
+        """Whether a peer broke the protocol a short time ago."""
+        return now < self._bans.get(peer, (0, 0.0))[1]
+
+    def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
+        """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
+        self.company = frozenset(members) - lost - {self.me}
+        for peer in members:
+            count, _ = self._missed.pop(peer, (0, 0))
+            if peer not in lost:
+                continue
+            if len(self._missed) >= MAX_DOUBTS:
+                del self._missed[next(iter(self._missed))]
+            pause = min(2**count, MAX_PAUSE) if count > 0 else 0
+            self._missed[peer] = (count + 1, self.round + 1 + pause)
+
+    def pardon(self, peer: PeerId, now: float) -> None:
+        """Average with a peer again: it was in a group with us all the same, and broke nothing."""
+        if peer in self._bans:
+            # If it breaks the protocol once more, the ban is longer all the same.
+            self._bans[peer] = (self._bans[peer][0], now)
+
+    def note_link(self, peer: PeerId) -> None:
+        """Take note of a new link: what was lost of its peer may have been lost with the one before."""
+        self._missed.pop(peer, None)
+
+    def agreed_state(self, now: float) -> SwarmState | None:
+        """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
+        doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
+        heeded = [
+            (peer, self._soon(peer, e.presence))
+            for peer, e in self.table.in_run(self.run)
+            if peer not in doubted
+        ]
+        return swarm_state(heeded, self.me, self.presence(), self.table.connected)
+
+    def _soon(self, peer: PeerId, presence: Presence) -> Presence:
+        """Return what a peer says, or is about to say: those who made our state with us have it too.
+
+        Else the first of many to finish a round would think itself alone, and follow a few others.
+        """
+        if peer not in self.company or not self._is_on_its_way(presence):
+            return presence
+        return replace(presence, round=self.round, state=self.state, previous=self.previous, has_made=True)
+
+    # --- whom to wait for -------------------------------------------------------------------------
+
+    def unreached(self, now: float) -> int:
+        """Return how many peers that work on our run we do not reach; none where they are several groups."""
+        others = {peer for peer, entry in self.table.in_run(self.run) if entry.presence.phase == "working"}
+        # Of those whose link has just ended we cannot tell whether they live. If not, everyone counts them.
+        others |= self.table.gone(now)
+        is_one_group = self.spec is not None and len(others) < self.spec.group_size
+        return len(others - self.reach) if is_one_group else 0
+
+    @property
+    def reach(self) -> set[PeerId]:
+        """The peers to whom we have a link that works, as far as we know."""
+        # A link can be dead for half a minute before anybody closes it.
+        return self.table.connected - self.late
+
+    def expected(self, now: float) -> set[PeerId]:
+        """Return the peers worth waiting for: linked, working, and at our state or on their way to it."""
+        mixing = self.is_mixing()
+        found: set[PeerId] = set()
+        paused: set[PeerId] = set()
+        for peer, entry in self._linked_workers(now):
+            presence = entry.presence
+            here = (presence.round, presence.state) == (self.round, self.state)
+            near = mixing and presence.round == self.round
+            is_paused = self.round < self._missed.get(peer, (0, 0))[1]
+            awaited = here or near or self._is_on_its_way(presence) or self._may_lag(presence)
+            if awaited:
+                (paused if is_paused else found).add(peer)
+        # A pause is counted in rounds, and without a quorum there is no next one: it would never end.
+        lacks_quorum = self.spec is not None and 1 + len(found) < self.spec.quorum
+        return found | paused if lacks_quorum else found
+
+    def _may_lag(self, presence: Presence) -> bool:
+        """Whether a peer of an earlier round is waited for: where states differ, none tells that it comes."""
+        behind = self.round - presence.round
+        return self.is_pairwise and behind > 0 and (self.is_last or behind == 1)
+
+    def _linked_workers(self, now: float) -> Iterator[tuple[PeerId, Entry]]:
+        for peer in self.table.connected:
+            entry = self.table.get(peer)
+            if entry is None or entry.presence.run != self.run:
+                continue
+            is_there = peer not in self.late and not self.is_banned(peer, now)
+            # Who fetches the state that we have will be there as soon as those who have just made it: over
+            # links with latency it would else come too late in every round, and chase the swarm for ever.
+            fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)
+            if is_there and (entry.presence.phase == "working" or fetches):
+                yield peer, entry
+
+    def _is_on_its_way(self, presence: Presence) -> bool:
+        """Whether a peer is in the round that we have just finished."""
+        return presence.state == self.previous != b"" and presence.round == self.round - 1
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Whether the run averages pairwise: every peer has a state of its own."""
+        return self.spec is not None and self.spec.exchange == "pairwise"
+
+    @property
+    def is_last(self) -> bool:
+        """Whether our round is the last of the run; pairwise averaging then forms groups, once."""
+        return self.spec is not None and self.round == self.spec.rounds - 1
+
+    def takers(self, now: float) -> set[PeerId]:
+        """Return the linked peers that train, as far as they answer, and have not closed their books."""
+        last = self.spec.rounds - 1 if self.spec is not None else -1
+        return {peer for peer, entry in self._linked_workers(now) if entry.presence.round != last}
+
+    def is_mixing(self) -> bool:
+        """Whether states differ in one round: by groups, by pairs, or by another engine's rounding."""
+        if not self.mergeable or self.spec is None:
+            return False
+        if self.is_pairwise or self.spec.engine != NATIVE:
+            return True
+        return any(True for _ in islice(self.table.in_run(self.run), self.spec.group_size - 1, None))
+
+    def is_crowd(self) -> bool:
+        """Whether there are so many groups that hardly two peers see the same others."""
+        return self.is_mixing() and len(self.table) > CROWD
+
+    @property
+    def base(self) -> bytes:
+        """What everyone in our group must have started from."""
+        # Not by whether there are several groups just now: views differ, and bases that differ with them
+        # would keep peers apart that could average.
+        return NO_BASE if self.mergeable else self.state
+
+    def is_mine(self, ready: Ready) -> bool:
+        """Whether a peer is ready for our round."""
+        return ready.round == self.round and ready.base == self.base
+
+    # --- whether we are behind --------------------------------------------------------------------
+
+    def ahead(self, now: float) -> SwarmState | None:
+        """Return the state that we must fetch before we can work on, if there is one."""
+        idle = self.phase in (Phase.WORKING, Phase.SEEKING, Phase.FINISHED)
+        if not idle or self.spec is None or not self.state:
+            return None
+        others = self.table.in_run(self.run)
+        if all(e.presence.state == self.state and e.presence.round == self.round for _, e in others):
+            return None
+        target = self.agreed_state(now)
+        return target if target is not None and target.holders and self._is_behind(target, now) else None
+
+    def _others_change_over(self) -> bool:
+        """Whether somebody whose word counts in our round gives its state up for that of others."""
+        linked = (self.table.get(peer) for peer in self.table.connected - self.late)
+        said = [entry.presence for entry in linked if entry is not None and entry.presence.run == self.run]
+        return any(each.phase == "syncing" and each.has_made and each.round == self.round for each in said)
+
+    def _is_behind(self, target: SwarmState, now: float) -> bool:
+        # Equal bytes alone do not tell: a model that has converged is the same round after round.
+        if (target.round, target.state) == (self.round, self.state):
+            return False
+        if self.is_pairwise and self.phase is not Phase.FINISHED:
+            # There are as many states as peers, and none is wrong: only who lags far fetches one.
+            return target.round > self.round + MAX_LAG
+        if self.is_mixing() and self.phase is not Phase.FINISHED:
+            # States differ between groups and meet in means; only who lags or runs ahead must fetch.
+            if target.round == self.round + 1:
+                # After the last round the others wait for nobody, and are never two rounds ahead.
+                least = self.spec.quorum if self.spec is not None and self.is_last else 2
+                return 1 + len(self.expected(now)) < max(least, 2)
+            return target.round > self.round or (target.round < self.round - 1 and not target.includes_us)
+        if not target.includes_us:
+            # Whoever is done waits until the others are: a trainer that has ended is not called back.
+            return self.phase is not Phase.FINISHED or target.round >= self.round
+        if target.round == self.round:
+            # Two outcomes of one round: which of them more hold is told when everyone has one, and nobody is
+            # about to have the other: else all change over at once, and back again.
+            workers = (entry.presence for _, entry in self._linked_workers(now))
+            return not (self._others_change_over() or any(map(self._is_on_its_way, workers)))
+        return target.round > self.round

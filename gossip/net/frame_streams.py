@@ -1,0 +1,115 @@
+"""Lanes at work: writers that follow the best link, readers that keep the order.
+
+    outbox --> best link of the peer --breaks--> next best link
+    stream --> frames --> events, until the peer's backlog is full
+
+A lane lives on one stream at a time. When its writer moves to another link, the reader over there
+finishes the old stream, or waits a moment for its end, before it delivers from the new one.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from shoal.crypto.keys import short
+from shoal.gossip.errors import RemoteViolation
+from shoal.gossip.events import Data, TakenBack
+from shoal.gossip.host import FrameReceived
+from shoal.gossip.net.frames import BULK, CONTROL, FrameReader, LinkBroken, Meter, read_frame
+from shoal.gossip.net.libp2p_adapters import LaneStream
+from shoal.gossip.net.libp2p_node import Network
+from shoal.gossip.net.peers import Events, Link, Peer, Reading
+
+log = logging.getLogger(__name__)
+
+HANDOVER_PATIENCE: Final = 2.0
+"""Seconds a lane's old stream may still deliver after its new one has begun."""
+
+
+class LaneService:
+    """Sends and receives the frames of all peers."""
+
+    def __init__(
+        self,
+        network: Network,
+        events: Events,
+        *,
+        close_link: Callable[[Link], None],
+        violate: Callable[[Link, str], None],
+    ) -> None:
+        """`violate` is told what no correct peer sends; it closes the link, too."""
+        self._network = network
+        self._events = events
+        self._close_link = close_link
+        self._violate = violate
+        self.meter = Meter()
+
+    async def run_writers(self, peer: Peer) -> None:
+        """Send what is queued for a peer until it is lost."""
+        with peer.writers:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, peer, CONTROL)
+                nursery.start_soon(self._write, peer, BULK)
+
+    async def _write(self, peer: Peer, lane: str) -> None:
+        outbox = peer.outboxes[lane]
+        while True:
+            await outbox.wait_filled()
+            link = peer.best_link()
+            if link is None:
+                await peer.changed.wait()
+                continue
+            with trio.CancelScope() as scope:
+                link.uses.add(scope)
+                try:
+                    stream = link.control
+                    if lane == BULK:
+                        stream = await self._network.open_lane(link.connection, BULK)
+                    if stream is None:
+                        raise LinkBroken("the peer has no bulk lane")
+                    await outbox.send_to(stream, peer.add_sent, self.meter)
+                except TakenBack:
+                    # The rest of the lane goes on in a stream of its own.
+                    await stream.reset()
+                except LinkBroken as error:
+                    log.debug("link to %s broke: %s", short(peer.id), error)
+                    self._close_link(link)
+            link.uses.discard(scope)
+
+    async def read(self, link: Link, lane: str, stream: LaneStream) -> None:
+        """Hand on frames until the stream ends."""
+        peer, reading = link.peer, Reading()
+
+        def take(head: bytes, data: Data) -> bool:
+            peer.received += len(head) + len(data)
+            self._events.put(FrameReceived(peer.id, head, data), peer)
+            return not peer.is_full
+
+        frames = FrameReader(lane, take)
+        try:
+            with reading.scope:
+                head, data = await read_frame(stream, lane)
+                await _take_over(peer, lane, reading)
+                take(head, data)
+                del data
+                while True:
+                    await peer.wait_drained()
+                    await frames.read(stream)
+        except LinkBroken:
+            log.debug("%s from %s ended", lane, short(peer.id))
+        except RemoteViolation as violation:
+            self._violate(link, violation.reason)
+        finally:
+            reading.done.set()
+
+
+async def _take_over(peer: Peer, lane: str, reading: Reading) -> None:
+    """Begin to deliver from another stream of the lane, after the old one has ended."""
+    old, peer.readings[lane] = peer.readings.get(lane), reading
+    if old is not None:
+        with trio.move_on_after(HANDOVER_PATIENCE):
+            await old.done.wait()
+        old.scope.cancel()
+        await old.done.wait()

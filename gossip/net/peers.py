@@ -1,0 +1,179 @@
+"""What the host remembers about a peer: its links, its lanes, and what waits for it or from it."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+import msgspec
+import trio
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.host import FrameReceived, HostEvent
+from shoal.gossip.net.frames import BULK, CONTROL, PREFIX, Outbox
+
+VERSION: Final = 1
+MAX_HELLO_BYTES: Final = 1024
+MAX_BACKLOG_BYTES: Final = 16 << 20
+"""Received and not yet taken, per peer; above it the peer is not read."""
+MAX_BACKLOG_FRAMES: Final = 2048
+MAX_IN_A_ROW: Final = 8
+"""Events that are taken without letting other tasks run; eight chunks are reduced in about 4 ms."""
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """The first frame on every control stream. Later versions may append fields."""
+
+    version: int
+    swarm: Annotated[str, msgspec.Meta(max_length=200)]
+    instance: Annotated[bytes, msgspec.Meta(max_length=16)]
+    """Drawn when the process starts: tells a restarted node from two nodes with one key."""
+    refusal: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    """Why the sender will close this link; empty where it will not."""
+
+    def frame(self) -> bytes:
+        """Return the whole frame."""
+        head = _encode_hello(self)
+        return PREFIX.pack(len(head), 0) + head
+
+
+_encode_hello = msgspec.msgpack.Encoder().encode
+decode_hello = msgspec.msgpack.Decoder(Hello).decode
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One connection to a peer. `connection` and `control` are the library's."""
+
+    connection: Any
+    peer: "Peer"
+    address: str
+    kind: str
+    is_initiator: bool
+    dialled: str
+    """The address as it was given to `dial_nowait`, while that dial has not ended; else empty."""
+    instance: bytes = b""
+    judged: trio.Event = field(default_factory=trio.Event)
+    """The peer's hello was read."""
+    refusal: str = ""
+    """Why we refuse it; decided when it is judged."""
+    control: Any = None
+    """Our control stream, once our hello is on it."""
+    ending: bool = False
+    """Not to be used any more: it is being closed, or gone."""
+    uses: set[trio.CancelScope] = field(default_factory=set)
+    """Writers on this link; they move on when it ends."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the peer's hello was right and the link has not ended."""
+        return self.judged.is_set() and not self.refusal and not self.ending
+
+    def stop_using(self) -> None:
+        """Send nothing more over this link."""
+        self.ending = True
+        for scope in self.uses:
+            scope.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A stream on which a lane of a peer is being read."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+def _outboxes() -> dict[str, Outbox]:
+    return {lane: Outbox(lane) for lane in (CONTROL, BULK)}
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """Everything about one peer while there are links or frames for it."""
+
+    id: PeerId
+    links: list[Link] = field(default_factory=list)
+    found: bool = False
+    """Announced, and not lost since."""
+    wanted: str = ""
+    """The address that was dialled for frames that wait."""
+    changed: trio.Event = field(default_factory=trio.Event)
+    outboxes: dict[str, Outbox] = field(default_factory=_outboxes)
+    writers: trio.CancelScope = field(default_factory=trio.CancelScope)
+    readings: dict[str, Reading] = field(default_factory=dict)
+    sent: int = 0
+    received: int = 0
+    backlog_bytes: int = 0
+    backlog_frames: int = 0
+    drained: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much from it waits that it is not read for now."""
+        return self.backlog_bytes >= MAX_BACKLOG_BYTES or self.backlog_frames >= MAX_BACKLOG_FRAMES
+
+    async def wait_drained(self) -> None:
+        """Wait until so little waits that it is read again."""
+        while self.is_full:
+            # Several lanes may wait: none of them must lose the event of another.
+            if self.drained.is_set():
+                self.drained = trio.Event()
+            await self.drained.wait()
+
+    def add_sent(self, size: int) -> None:
+        """Count payload bytes."""
+        self.sent += size
+
+    def touch(self) -> None:
+        """Let the waiting look at the links again."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def best_link(self) -> Link | None:
+        """Return the link for the lanes: the oldest that works, a relayed one only if it is all."""
+        usable = [link for link in self.links if link.is_good and link.control is not None]
+        return min(usable, key=lambda link: link.kind == "relayed", default=None)
+
+    def stop_writing(self) -> None:
+        """Throw away what waits, as nobody is there."""
+        self.writers.cancel()
+        self.writers = trio.CancelScope()
+        for outbox in self.outboxes.values():
+            outbox.close()
+        self.outboxes = _outboxes()
+
+
+class Events:
+    """What happened and nobody has taken yet, in order."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._waiting: deque[tuple[HostEvent, Peer | None]] = deque()
+        self._filled = trio.Event()
+        self._taken = 0
+
+    def put(self, event: HostEvent, peer: Peer | None = None) -> None:
+        """Append an event; `peer` is charged for it until it is taken."""
+        if peer is not None and isinstance(event, FrameReceived):
+            peer.backlog_frames += 1
+            peer.backlog_bytes += len(event.head) + len(event.data)
+        self._waiting.append((event, peer))
+        self._filled.set()
+
+    async def next(self) -> HostEvent:
+        """Wait for an event."""
+        # What has arrived goes before what may still arrive, or memory fills with it.
+        self._taken += 1
+        if self._taken >= MAX_IN_A_ROW or not self._waiting:
+            self._taken = 0
+            await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            self._filled = trio.Event()
+            await self._filled.wait()
+        event, peer = self._waiting.popleft()
+        if peer is not None and isinstance(event, FrameReceived):
+            peer.backlog_frames -= 1
+            peer.backlog_bytes -= len(event.head) + len(event.data)
+            if not peer.is_full:
+                peer.drained.set()
+        return event

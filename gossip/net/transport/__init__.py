@@ -1,0 +1,1 @@
+"""Links between two nodes: TCP and Unix sockets, encrypted records, the stream muxer."""

@@ -1,0 +1,1 @@
+"""FedCompress: a few shared values per tensor."""

@@ -1,0 +1,1 @@
+"""FedLN: federated learning with wrong labels."""

@@ -1,0 +1,23 @@
+"""Nearest neighbours: what an example's label would be if its neighbours voted, and how wrong labels are.
+
+With frozen embeddings h(x), examples that lie near each other mostly have the same true label, so that a
+label its ten neighbours disagree with is likely wrong (estimator A of FedLN, methods/fedln/method.py).
+"""
+
+import torch
+
+
+def neighbour_labels(embeddings: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the majority label among the k nearest of each example, itself included; the least of equals."""
+    # Loaded here: it takes a second, and the daemon, which lists methods, needs none of it.
+    from sklearn.neighbors import KNeighborsClassifier
+
+    voters = KNeighborsClassifier(n_neighbors=min(k, len(labels)), weights="uniform")
+    voters.fit(embeddings.numpy(), labels.numpy())
+    return torch.from_numpy(voters.predict(embeddings.numpy())).to(labels.dtype)
+
+
+def noise_level(labels: torch.Tensor, voted: torch.Tensor, clean_below: float) -> float:
+    """Return the share of labels that their neighbours disagree with; 0 below the threshold."""
+    share = float((labels != voted).double().mean()) if len(labels) else 0.0
+    return share if share >= clean_below else 0.0

@@ -1,0 +1,322 @@
+"""FedLN: every peer estimates how wrong its own labels are, and then corrects, dampens or outweighs them.
+
+Tsouvalas, Saeed, Ozcelebi, Meratnia, "Labeling Chaos to Learning Harmony: Federated Learning with Noisy
+Labels", ACM TIST, 2024, https://arxiv.org/abs/2208.09378. Two estimators of the noise level e_k,
+
+    A  neighbours   e_k = share of labels that the k nearest in a frozen embedding h vote down
+    B  energy       E(x) = logsumexp f(x); ν = 75th percentile of everyone's E before local work;
+                    e_k = share of own examples with E ≥ ν after it
+
+(e_k < 0.15 counts as clean, e_k = 0), and three remedies, of which one is chosen,
+
+    average   NA-FedAvg: the mean weighs clean peers by a_k = n_k, others by a_k = min(n_k/10, n_k (1 - e_k))
+    correct   NNC: where e_k ≥ 0.15, labels are replaced by their neighbours' vote before the first round
+    distil    AKD: where e_k > 0, the loss is CE + α · mean |g(z(x)) - h(x)|, with g a head that stays home
+
+Without a server: A is local. Each round every peer tells (n_k, e_k), e_k in 8 bits; the integers a_k follow
+from these for everyone alike; a newcomer needs nothing else. For B nobody tells a score: peers count their
+energies into 64 common bins and tell the counts, once, in the first round of a window that they are in; the
+sum is part of the shared state. A peer that missed the window counts as clean, but no more than the median.
+
+What is ours, and why:
+
+- A is the default. On our digits it tells noisy peers from clean ones; B, at that scale, does not.
+- B's energies are counted over a window of rounds, not in one round in which all must be present; before and
+  after are of the same round of the same peer. Both ends at 25 are the paper's code.
+- What a peer counts is capped at three times the median of what peers tell.
+- The paper's l2 has no published weight; it is 0 here unless given.
+- Not built: verifiers that score a single peer's model. No ask of ours shows one peer's params to another, so
+  that a liar who claims e_k = 0 is held by the cap alone. Where liars are feared, choose a robust mean.
+
+Choose by need: `average` is safe; `correct` fails where wrong labels are systematic (the paper's own table)
+and below some 30 examples per class and peer (ours); `distil` helps little on our data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+
+import msgspec
+import numpy as np
+
+from shoal.gossip.events import Vector
+from shoal.methods.base import About, Report, State, Steps, Trained, all_reduce
+from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
+from shoal.methods.fedln import histogram
+
+if TYPE_CHECKING:
+    from shoal.methods.learning.learner import TorchLearner
+    from shoal.methods.learning.objective import Objective
+    from shoal.methods.learning.task import Examples
+
+ENERGY: Final = "energy"
+"""Shared, float32 [64]: everyone's energies before local work, counted."""
+NOISE: Final = "noise"
+"""Private, float32 [1]: e_k; absent until it is estimated."""
+LABELS: Final = "labels"
+"""Private, float32 [n]: the corrected labels of a noisy peer."""
+HEAD: Final = "head"
+"""Private: the head g of a noisy peer."""
+AFTER: Final = "energy_after"
+"""Private, float32 [n]: our energies after the local work of the round in which we told those before."""
+LEVELS: Final = 255
+"""e_k travels as a whole number of 255ths."""
+
+
+class FedLNConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hyperparameters of FedLN; defaults are the authors' code's unless said otherwise."""
+
+    estimator: Literal["neighbours", "energy"] = "neighbours"
+    """How noise is estimated; energy needs no embedding, but tells peers apart less well."""
+    remedy: Literal["average", "correct", "distil"] = "average"
+    """What is done about it: weights in the mean, corrected labels, or distillation."""
+    neighbours: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+    """Who votes on a label (k)."""
+    clean_below: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.15
+    """Estimated noise below which a peer counts as clean."""
+    floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    """Most that an example of a noisy peer counts beside one of a clean peer."""
+    percentile: Annotated[float, msgspec.Meta(gt=0, lt=100)] = 75.0
+    """Of everyone's energies, from which on an example counts as noisy."""
+    estimate_from: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 10
+    """First round in which energies are counted; ours, the paper's code has 25 alone."""
+    estimate_until: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 25
+    """Last round in which energies are counted; the estimate is used after it."""
+    energy_low: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] = 0.0
+    """Where the bins of energies begin; ours. Energies are near the largest logit."""
+    energy_high: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] = 32.0
+    """Where they end; ours."""
+    alpha: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 10.0
+    """Weight of the distillation."""
+    l2: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Weight decay of kernels in distillation; the paper has one, of no published weight."""
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    """Passes over the examples per round."""
+    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1e-3
+    """Learning rate of Adam."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 128
+    """Examples per step."""
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that make no sense.
+
+        Raises:
+            ValueError: ranges are empty, or a remedy lacks the neighbours it is made of.
+        """
+        if self.estimate_from > self.estimate_until:
+            raise ValueError("estimate_from is after estimate_until; choose it at most as large")
+        if self.energy_low >= self.energy_high:
+            raise ValueError("energy_low is not below energy_high; choose it smaller")
+        if self.remedy == "correct" and self.estimator != "neighbours":
+            raise ValueError("remedy = correct takes the neighbours' labels; choose estimator = neighbours")
+
+    @property
+    def energies(self) -> histogram.Range:
+        """The bins of energies."""
+        return histogram.Range(self.energy_low, self.energy_high)
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a peer says of its labels."""
+
+    examples: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+    noise: Annotated[int, msgspec.Meta(ge=0, le=LEVELS)]
+    """e_k in 255ths; 0: clean."""
+    is_estimated: bool
+    """Whether it is an estimate; a peer that has none yet, or missed the window, says so."""
+
+
+_CLAIM: Final = msgspec.msgpack.Decoder(Claim)
+
+
+def read_claim(body: bytes) -> Claim:
+    """Return a peer's claim.
+
+    Raises:
+        RemoteViolation: no correct peer says this.
+    """
+    return unpack(body, _CLAIM.decode)
+
+
+def levels(noise: float, clean_below: float) -> int:
+    """Return e_k as it travels."""
+    return round(noise * LEVELS) if noise >= clean_below else 0
+
+
+def weight(claim: Claim, most: int, floor: float) -> int:
+    """Return a_k, rounded down, for a peer of whom no more than `most` examples count."""
+    examples = min(claim.examples, most if claim.is_estimated else most // CAP)
+    if claim.noise == 0:
+        return examples
+    share = min(Fraction(floor).limit_denominator(1000), Fraction(LEVELS - claim.noise, LEVELS))
+    return int(examples * share)
+
+
+def agreed_weight(mine: Claim, claims: Sequence[Claim], floor: float) -> float:
+    """Return our weight beside those of all claims, ours among them; 1 where nobody has any."""
+    most = cap([claim.examples for claim in claims])
+    if not any(weight(claim, most, floor) for claim in claims):
+        return 1.0
+    return float(weight(mine, most, floor))
+
+
+@dataclass(frozen=True, slots=True)
+class FedLN:
+    """See `Method`."""
+
+    mergeable: ClassVar[bool] = True
+    asks: ClassVar[bool] = True
+    about: ClassVar[About] = About(
+        paper="Tsouvalas et al., Labeling Chaos to Learning Harmony: Federated Learning with Noisy Labels,"
+        " ACM TIST, 2024, https://arxiv.org/abs/2208.09378",
+        exchanges="the params, once per round, as a weighted mean; how many examples a peer has and which"
+        " share of its labels it thinks wrong; with estimator = energy, a histogram of 64 counts, once",
+        use="Where many peers label badly and each in its own way. Take remedy = average; correct only for"
+        " noise without a system and with 30 or more examples per class and peer.",
+    )
+
+    config: FedLNConfig = field(default_factory=FedLNConfig)
+
+    def init(self, params: Vector) -> State:
+        """See `Method`."""
+        if self.config.estimator == "energy":
+            return State(params, {ENERGY: np.zeros(histogram.BINS, np.float32)})
+        return State(params)
+
+    def exchange_numel(self, params_numel: int) -> int:
+        """See `Method`."""
+        return params_numel
+
+    def check(self, learner: "TorchLearner") -> None:
+        """See `Demands`: a representation to distil into, where that is the remedy."""
+        from shoal.methods.learning.objective import head_of
+
+        if self.config.remedy == "distil":
+            head_of(learner.model)
+
+    def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
+        """Estimate if it is time, train, tell what our labels are worth, then agree."""
+        c = self.config
+        private = self.estimate(state, learner, round_)
+        trained, private = self.local(state.params, private, learner, round_)
+        shared, refused = dict(state.shared), 0
+        if c.estimator == "energy" and c.estimate_from <= round_ <= c.estimate_until:
+            shared, private, refused = yield from self._count_energies(state, private, trained, learner)
+        noise = float(private[NOISE][0]) if NOISE in private else 0.0
+        told = levels(noise, c.clean_below) if c.remedy == "average" else 0
+        is_estimated = NOISE in private or (c.estimator == "energy" and round_ <= c.estimate_until)
+        mine = Claim(learner.examples, told, is_estimated)
+        claims = yield from exchange(msgspec.msgpack.encode(mine), read_claim, tag="claims")
+        weight_ = agreed_weight(mine, [claim for _, claim in claims.values], c.floor)
+        mean = yield from all_reduce(trained.params, weight=weight_)
+        metrics = {"noise": noise, "weight": weight_, "refused": float(refused + claims.refused)}
+        report = Report(trained.loss, trained.examples, trained.steps, mean.contributors, metrics)
+        return State(mean.vector, shared, private), report
+
+    def estimate(self, state: State, learner: "TorchLearner", round_: int) -> dict[str, Vector]:
+        """Return the private state with e_k in it, if it can be known by now."""
+        import torch
+
+        from shoal.methods.fedln.knn import neighbour_labels, noise_level
+        from shoal.methods.learning.task import batch_of
+
+        c, private = self.config, dict(state.private)
+        if NOISE in private:
+            return private
+        if c.estimator == "neighbours":
+            x, y = batch_of(learner.data, torch.arange(learner.examples))
+            voted = neighbour_labels(learner.task.embed(x), y, c.neighbours)
+            noise = noise_level(y, voted, c.clean_below)
+            if noise and c.remedy == "correct":
+                private[LABELS] = voted.numpy().astype(np.float32)
+        elif round_ > c.estimate_until and AFTER in private:
+            nu = c.energies.percentile(state.shared[ENERGY].astype(np.int64), c.percentile)
+            noise = float(np.mean(private[AFTER] >= nu))
+        else:
+            return private
+        private[NOISE] = np.array([noise if noise >= c.clean_below else 0.0], np.float32)
+        return private
+
+    def local(
+        self, params: Vector, private: Mapping[str, Vector], learner: "TorchLearner", round_: int
+    ) -> tuple[Trained, dict[str, Vector]]:
+        """Train with what the remedy says; returns the private state after it, too."""
+        from shoal.methods.fedln.local_distillation import LocalDistillation
+
+        c, private = self.config, dict(private)
+        objective = self._objective(private, learner)
+        trained = learner.train(
+            params,
+            steps=c.epochs * ceil(learner.examples / c.batch_size),
+            lr=c.lr,
+            batch_size=min(c.batch_size, learner.examples),
+            optimizer="adam",
+            round_=round_,
+            objective=objective,
+        )
+        if isinstance(objective, LocalDistillation):
+            private[HEAD] = objective.head_vector
+        return trained, private
+
+    def _objective(self, private: Mapping[str, Vector], learner: "TorchLearner") -> "Objective":
+        import torch
+
+        from shoal.methods.fedln.local_distillation import LocalDistillation
+        from shoal.methods.learning.objective import Objective
+
+        c, data = self.config, self.labelled(private, learner)
+        if c.remedy != "distil" or NOISE not in private or private[NOISE][0] == 0:
+            return Objective(learner.task, data)
+        with torch.no_grad():
+            embeddings = learner.task.embed(data[0])
+        return LocalDistillation(
+            learner.task,
+            data,
+            learner.model,
+            embeddings=embeddings,
+            alpha=c.alpha,
+            l2=c.l2,
+            seed=learner.seed,
+            head=private.get(HEAD),
+        )
+
+    def labelled(self, private: Mapping[str, Vector], learner: "TorchLearner") -> "Examples":
+        """Return our examples with the labels that they are trained on."""
+        import torch
+
+        from shoal.methods.learning.task import batch_of
+
+        if LABELS not in private and self.config.remedy != "distil":
+            return learner.data
+        x, y = batch_of(learner.data, torch.arange(learner.examples))
+        return x, torch.tensor(private[LABELS]).to(y.dtype) if LABELS in private else y
+
+    def _count_energies(
+        self, state: State, private: dict[str, Vector], trained: Trained, learner: "TorchLearner"
+    ) -> Steps[tuple[dict[str, Vector], dict[str, Vector], int]]:
+        """Add everyone's energies to the common histogram; ours once, in the first round that we are in."""
+        energies = self.config.energies
+        counts = np.zeros(histogram.BINS, np.int64)
+        if AFTER not in private:
+            counts = energies.count(_energies(learner, state.params))
+            private = private | {AFTER: _energies(learner, trained.params)}
+        bodies = yield from exchange(histogram.pack(counts), histogram.unpack, tag="energies")
+        told = [counts for _, counts in bodies.values]
+        most = cap([int(counts.sum()) for counts in told])
+        total = state.shared[ENERGY].astype(np.int64) + histogram.merge(told, most)
+        merged = np.minimum(total, histogram.MAX_COUNT).astype(np.float32)
+        return {ENERGY: merged}, private, bodies.refused
+
+
+def _energies(learner: "TorchLearner", params: Vector) -> Vector:
+    """Return E(x) of all our examples at these params."""
+    import torch
+
+    from shoal.methods.learning.task import batch_of
+
+    x, _ = batch_of(learner.data, torch.arange(learner.examples))
+    outputs, _ = learner.predict(params, x)
+    energies: Vector = torch.logsumexp(outputs, dim=-1).numpy().astype(np.float32)
+    return energies

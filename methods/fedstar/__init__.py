@@ -1,0 +1,1 @@
+"""FedSTAR: federated learning with few labels."""

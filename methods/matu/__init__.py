@@ -1,0 +1,1 @@
+"""MaTU: one vector for all tasks of a node."""

@@ -1,0 +1,1 @@
+"""The tasks that come with shoal, and how their data is shared among nodes."""

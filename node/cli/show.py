@@ -1,0 +1,186 @@
+"""Commands that show a node: status, peers, settings."""
+
+import os
+from time import sleep
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.crypto.keys import PeerId, short
+from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
+from shoal.node.config.settings import HIDDEN, load, settings, toml_value
+from shoal.node.text import duration, figure, printable, size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from shoal.node.status import EngineStatus, PeerStatus, Status
+
+
+def status(
+    home: HomeOption = None,
+    json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow until Ctrl-C.")] = False,
+) -> None:
+    """Show what the running node does."""
+    from shoal.node.web import client
+
+    path = home_of(home).path
+    if watch and not json:
+        _watch(lambda: client.fetch_status(path))
+        return
+    found = client.fetch_status(path)
+    if json:
+        print_json(found)
+    else:
+        console().print(_overview(found))
+
+
+def _watch(fetch: Any) -> None:
+    from rich.live import Live
+
+    with Live(_overview(fetch()), console=console(), screen=False, auto_refresh=False) as live:
+        while True:
+            sleep(1)
+            live.update(_overview(fetch()), refresh=True)
+
+
+def _overview(status: "Status") -> "RenderableType":
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table.grid(padding=(0, 2))
+    for label, value in _facts(status):
+        facts.add_row(Text(label, style="dim"), Text(printable(value)))
+    parts: list[RenderableType] = [facts]
+    if status.peers:
+        parts.append(_peer_table(status.peers, status.state_hash))
+    if status.history:
+        parts.append(_history(status))
+    return Group(*parts)
+
+
+def _facts(status: "Status") -> list[tuple[str, str]]:
+    run = status.run
+    of = f" of {run.rounds}" if run is not None and run.rounds else ""
+    measured = {"loss": status.loss, **status.metrics} if run is not None else {}
+    facts = [
+        (
+            "node",
+            f"{status.peer_id}  {status.role} in swarm {status.swarm}, up {duration(status.uptime_seconds)}",
+        ),
+        ("now", f"{status.phase}, round {status.round}{of}"),
+    ]
+    if run is not None:
+        facts.append(("run", f"{run.name}: {run.method} on {run.task}, {run.parameters:,} parameters"))
+        facts.append(("figures", "  ".join(f"{name} {figure(value)}" for name, value in measured.items())))
+        facts.append(("state", f"{status.state_hash}, {_agreement(status)}"))
+    busy = "" if status.utilisation is None else f", computing {100 * status.utilisation:.0f} % of the time"
+    facts.append(("trainer", status.trainer + busy))
+    facts.append(("bytes", f"{size(status.bytes_sent)} sent, {size(status.bytes_received)} received"))
+    facts.append(("memory", size(status.rss_bytes)))
+    facts += [
+        ("bootstrap", f"{b.address}: {b.state}{': ' + b.reason if b.reason else ''}")
+        for b in status.bootstrap
+    ]
+    facts += [("problem", line) for line in status.problems]
+    facts += [("refused", line) for line in status.refusals[-3:]]
+    facts += [("dropped", f"{count} messages: {reason}") for reason, count in status.drops.items()]
+    if status.engine is not None:
+        facts += _engine_facts(status.engine)
+    if status.page:
+        facts.append(("page", status.page))
+    facts.append(("join with", status.join_command))
+    return facts
+
+
+def _engine_facts(engine: "EngineStatus") -> list[tuple[str, str]]:
+    if not engine.addresses:
+        return [("engine", f"{engine.name}, not up")]
+    others = f", {engine.strangers} scripts in the last group" if engine.strangers else ""
+    facts = [("engine", f"{engine.name}, prefix {engine.prefix}{others}")]
+    return facts + [("", address) for address in engine.addresses]
+
+
+def _agreement(status: "Status") -> str:
+    same = sum(peer.state_hash == status.state_hash for peer in status.peers)
+    return f"the same on {same} of {len(status.peers)} peers" if status.peers else "no peers yet"
+
+
+def _history(status: "Status") -> "Table":
+    made = table(
+        "round", "outcome", "contributors", "loss", "metrics", "work", "matchmaking", "exchange",
+        numbers=("round", "contributors", "loss", "work", "matchmaking", "exchange"),
+    )  # fmt: skip
+    for done in status.history[-8:]:
+        metrics = " ".join(f"{name} {figure(value)}" for name, value in done.metrics.items())
+        seconds = (done.work_seconds, done.matchmaking_seconds, done.exchange_seconds)
+        row(
+            made, done.round, done.outcome, done.contributors, figure(done.loss), metrics,
+            *(duration(each) for each in seconds),
+        )  # fmt: skip
+    return made
+
+
+def peers(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Show the peers the running node knows."""
+    from shoal.node.web import client
+
+    found = client.fetch_status(home_of(home).path)
+    if json:
+        print_json(found.peers)
+    elif found.peers:
+        console().print(_peer_table(found.peers, found.state_hash))
+    else:
+        print(f"no peer yet; on another device: {found.join_command}")
+
+
+def _peer_table(peers: "list[PeerStatus]", ours: str) -> "Table":
+    from rich.text import Text
+
+    made = table(
+        "peer", "link", "role", "round", "state", "seen", "sent", "received", "address",
+        numbers=("round", "seen", "sent", "received"),
+    )  # fmt: skip
+    styles = {"direct": "green", "punched": "green", "relayed": "yellow", "none": "dim"}
+    for peer in peers:
+        agrees = bool(ours) and peer.state_hash == ours
+        row(
+            made, short(PeerId(peer.peer)), Text(printable(peer.link), style=styles.get(peer.link, "")),
+            peer.role, peer.round,
+            Text(printable(peer.state_hash[:6]) or "-", style="green" if agrees else ""),
+            duration(peer.age_seconds), size(peer.bytes_sent), size(peer.bytes_received), peer.address,
+        )  # fmt: skip
+    return made
+
+
+config_app = typer.Typer(no_args_is_help=True, help="The settings.")
+
+
+@config_app.command("show")
+def config_show(
+    home: HomeOption = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Print the settings that a start without flags would have."""
+    place = home_of(home)
+    config, origins = load(place.path, {}, os.environ)
+    shown: dict[str, tuple[object, str]] = {}
+    for name in settings():
+        if name.startswith(HIDDEN) and origins[name] == "default":
+            continue
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        shown[name] = (value, origins[name])
+    if json:
+        print_json({name: {"value": value, "origin": from_} for name, (value, from_) in shown.items()})
+        return
+    made = table("setting", "value", *(["from"] if origin else []))
+    for name, (value, from_) in shown.items():
+        row(made, name, toml_value(value), *([from_] if origin else []))
+    console().print(made)
+    print(f"file: {place.config_file}{'' if place.config_file.exists() else ' (not there: defaults)'}")

@@ -1,0 +1,155 @@
+"""`shoal start`: the flags, one for each setting of node/config/settings.py, and the start of the daemon."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from shoal.node.cli.common import HomeOption, home_of
+from shoal.node.cli.node import write_settings
+from shoal.node.config.settings import load, scalars
+from shoal.node.errors import BadConfig
+from shoal.node.storage.home import Home
+
+_SETTINGS: Final = {
+    "join": "join",
+    "name": "name",
+    "task": "run.task",
+    "method": "run.method",
+    "rounds": "run.rounds",
+    "run": "run.name",
+    "seed": "run.seed",
+    "group_size": "run.group_size",
+    "quorum": "run.quorum",
+    "wait_for": "run.wait_for",
+    "wait_seconds": "run.wait_seconds",
+    "exchange": "run.exchange",
+    "pushes": "run.pushes_per_round",
+    "codec": "run.codec",
+    "delay": "run.delay",
+    "engine": "averaging.engine",
+    "device": "run.device",
+    "threads": "run.threads",
+    "listen": "network.listen",
+    "announce": "network.announce",
+    "swarm": "network.swarm",
+    "patience": "gossip.patience",
+    "http_port": "http.port",
+    "log_level": "log.level",
+}
+"""Argument of `start` -> the setting it is."""
+_SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
+    "external_trainer": ("run.trainer", "external"),
+    "hidden": ("network.hidden", True),
+    "no_mdns": ("network.mdns", False),
+    "no_dht": ("network.dht", False),
+    "no_http": ("http.enabled", False),
+}
+"""Argument of `start` -> the setting, and what it becomes."""
+
+
+def _network(flags: str, text: str) -> Any:
+    return typer.Option(*flags.split(), help=text, rich_help_panel="Network", show_default=False)
+
+
+def _train(flags: str, text: str) -> Any:
+    return typer.Option(*flags.split(), help=text, rich_help_panel="Training", show_default=False)
+
+
+def _node(flags: str, text: str) -> Any:
+    return typer.Option(*flags.split(), help=text, rich_help_panel="Node", show_default=False)
+
+
+Texts = list[str] | None
+Exchange = Literal["group", "pairwise"]
+Level = Literal["debug", "info", "warning", "error"]
+Engine = Literal["native", "hivemind"]
+
+
+def start(
+    ctx: typer.Context,
+    home: HomeOption = None,
+    join: Annotated[
+        Texts, _network("--join -j", "Dial a node: host:port or a multiaddr. Repeatable.")
+    ] = None,
+    task: Annotated[str | None, _train("--task", "digits or package.module:Class; none: help only.")] = None,
+    task_option: Annotated[Texts, _train("--task-option", "key=value for the task. Repeatable.")] = None,
+    method: Annotated[str | None, _train("--method", "The training method; see shoal methods.")] = None,
+    option: Annotated[Texts, _train("--option", "key=value for the method. Repeatable.")] = None,
+    rounds: Annotated[int | None, _train("--rounds", "End the run after so many; 0: never.")] = None,
+    run: Annotated[str | None, _train("--run", "Name of the run, if there are several.")] = None,
+    seed: Annotated[int | None, _train("--seed", "Of the initial model.")] = None,
+    group_size: Annotated[int | None, _train("--group-size", "At most so many average together.")] = None,
+    quorum: Annotated[int | None, _train("--quorum", "Least contributors of a round that counts.")] = None,
+    wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,
+    wait_seconds: Annotated[
+        float | None, _train("--wait-seconds", "Wait for them no longer; 0: twice the patience.")
+    ] = None,
+    exchange: Annotated[
+        Exchange | None, _train("--exchange", "Average in groups, or pairwise over any graph.")
+    ] = None,
+    pushes: Annotated[int | None, _train("--pushes", "Pairwise: neighbours given to per round.")] = None,
+    codec: Annotated[str | None, _train("--codec", "How numbers travel; float32 is exact.")] = None,
+    delay: Annotated[int | None, _train("--delay", "1: train on while the last mean travels.")] = None,
+    engine: Annotated[Engine | None, _train("--engine", "native, or hivemind: what makes the means.")] = None,
+    device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
+    threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,
+    external_trainer: Annotated[
+        bool, _train("--external-trainer", "A process of yours attaches to train.")
+    ] = False,
+    port: Annotated[int | None, _network("--port -p", "TCP port to listen on; 0: a free one.")] = None,
+    listen: Annotated[Texts, _network("--listen", "Multiaddr to listen on. Repeatable.")] = None,
+    announce: Annotated[Texts, _network("--announce", "Address to tell others: a forwarded port.")] = None,
+    swarm: Annotated[str | None, _network("--swarm", "Nodes of other swarms do not talk.")] = None,
+    hidden: Annotated[
+        bool, _network("--hidden", "Nobody can dial this node: be reached through others.")
+    ] = False,
+    no_mdns: Annotated[bool, _network("--no-mdns", "Do not look in the local network.")] = False,
+    no_dht: Annotated[bool, _network("--no-dht", "Do not use the Kademlia table.")] = False,
+    patience: Annotated[
+        float | None, _network("--patience", "Seconds that bound every wait for peers.")
+    ] = None,
+    http_port: Annotated[int | None, _node("--http-port", "Port of the page; 0: a free one.")] = None,
+    no_http: Annotated[bool, _node("--no-http", "Serve no page and no metrics.")] = False,
+    name: Annotated[str | None, _node("--name", "What this node calls itself.")] = None,
+    log_level: Annotated[Level | None, _node("--log-level", "The least important lines to log.")] = None,
+) -> None:
+    """Run a node until Ctrl-C or shoal stop. Key and settings are made where they are missing."""
+    raise typer.Exit(_run(home_of(home), flags_of(ctx.params)))
+
+
+def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
+    """Return the settings that arguments of `start` say, by dotted name.
+
+    Raises:
+        BadConfig: two of them contradict each other, or a pair has no ``=``.
+    """
+    flags = {_SETTINGS[key]: value for key, value in given.items() if key in _SETTINGS and value is not None}
+    flags |= dict(_SWITCHES[key] for key, value in given.items() if key in _SWITCHES and value)
+    for key, setting in (("task_option", "run.task_options"), ("option", "run.options")):
+        if given.get(key):
+            flags[setting] = scalars(given[key], "--" + key.replace("_", "-"))
+    port = given.get("port")
+    if port is not None:
+        if given.get("listen"):
+            raise BadConfig("--port and --listen both say where to listen; give one of them")
+        if not 0 <= port <= 65535:
+            raise BadConfig(f"--port {port}: write a port from 0 to 65535")
+        flags["network.listen"] = [f"/ip4/0.0.0.0/tcp/{port}"]
+    # A repeatable flag that was not given is an empty sequence.
+    return {setting: value for setting, value in flags.items() if value not in ([], ())}
+
+
+def _run(home: Home, flags: dict[str, object]) -> int:
+    from shoal.node.config.preflight import check
+
+    config, _ = load(home.path, flags, os.environ)
+    home.check_free()  # before the ports, which that node may hold
+    check(config)
+    write_settings(home)
+    home.load_or_create_key()
+    # Here, because it brings the whole network stack, which no other command needs.
+    from shoal.node.daemon.daemon import main as run_daemon
+
+    return run_daemon(config)

@@ -1,0 +1,204 @@
+"""Commands around training: methods, a task of one's own, the version."""
+
+import keyword
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from shoal.methods.base import ModelSize
+from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
+from shoal.node.config.settings import scalars
+from shoal.node.errors import BadConfig
+from shoal.node.text import our_version, printable, size
+
+methods_app = typer.Typer(invoke_without_command=True, help="The training methods.")
+task_app = typer.Typer(no_args_is_help=True, help="What is learned.")
+model_app = typer.Typer(no_args_is_help=True, help="The model that was learned.")
+
+_TEMPLATE: Final = Path(__file__).with_name("templates") / "task.py.txt"
+
+
+@methods_app.callback()
+def methods_list(ctx: typer.Context, json: JsonOption = False) -> None:
+    """List the training methods."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from shoal.methods.registry import known_methods
+
+    found = known_methods()
+    if json:
+        print_json(found)
+        return
+    made = table("method", "what it does")
+    for name, summary in found.items():
+        row(made, name, summary)
+    console().print(made)
+    print("More of one: shoal methods show NAME")
+
+
+@methods_app.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="As shoal methods lists it.", show_default=False)],
+    task: Annotated[
+        str, typer.Option("--task", help="Whose model to tell the bytes of.", show_default=False)
+    ] = "",
+    task_option: Annotated[
+        list[str] | None, typer.Option("--task-option", help="key=value for the task. Repeatable.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="key=value for the method. Repeatable.")
+    ] = None,
+    parameters: Annotated[
+        int, typer.Option("--parameters", min=1, help="Size of the model, where no task is given.")
+    ] = 1_000_000,
+    peers: Annotated[int, typer.Option("--peers", min=2, max=256, help="Nodes of the round.")] = 8,
+    json: JsonOption = False,
+) -> None:
+    """Show a method: paper, what travels, bytes per round, when to use it, hyperparameters."""
+    from shoal.methods.registry import describe
+
+    given = scalars(option or [], "--option")
+    describe(name, None, given)  # before the task is loaded, which takes seconds
+    model = _size_of(task, task_option or []) if task else ModelSize.of_one_body(parameters)
+    found = describe(name, model, given)
+    per_round = found.bytes_per_round(peers)
+    if json:
+        print_json({"method": found, "peers": peers, "bytes_per_round": per_round})
+        return
+    print(f"{found.name}: {found.summary}\n")
+    print(f"paper      {found.paper}")
+    print(f"exchanges  {found.exchanges}")
+    print(f"use        {found.use}")
+    each_way = f"about {size(per_round)} each way per round of {peers} peers"
+    print(f"bytes      {each_way}, for {_described(model, task)}")
+    made = table("option", "type", "default", "bounds", "meaning")
+    for each in found.options:
+        row(
+            made,
+            each.name,
+            each.type,
+            "required" if each.default is None else each.default,
+            each.bounds,
+            each.doc,
+        )
+    if found.options:
+        console().print(made)
+
+
+def _size_of(task: str, options: list[str]) -> ModelSize:
+    """Return the size of a task's model; in a process of its own, since that loads torch.
+
+    Raises:
+        BadConfig: the task does not load.
+    """
+    text = msgspec.json.encode(scalars(options, "--task-option")).decode()
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "shoal.node.trainer.model_size", task, text],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode:
+        lines = ran.stderr.strip().splitlines() or [
+            f"python -P -m shoal.node.trainer.model_size {task} failed"
+        ]
+        raise BadConfig(printable(lines[-1]))
+    return msgspec.json.decode(ran.stdout.splitlines()[-1], type=ModelSize)
+
+
+def _described(model: ModelSize, task: str) -> str:
+    """Say what the bytes are of."""
+    parts = [f"{model.numel:,} parameters"]
+    if task:
+        parts[0] += f" of {task}"
+        if model.body < model.numel:
+            parts.append(f"{model.body:,} of them its body")
+        if model.parts > 1:
+            parts.append(f"{model.parts} tasks a node")
+    return ", ".join(parts)
+
+
+@task_app.command("new")
+def task_new(
+    name: Annotated[
+        str, typer.Argument(help="Of the module: a Python name such as flowers.", show_default=False)
+    ],
+    directory: Annotated[Path, typer.Option("--dir", help="Where to write it.", file_okay=False)] = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Write a small task that trains as it stands, to be changed into yours."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise BadConfig(f"{printable(name)} is no module name; use letters, digits and _, such as flowers")
+    class_name = "".join(part.capitalize() for part in name.split("_")) or "MyTask"
+    path = directory / f"{name}.py"
+    text = _TEMPLATE.read_text("utf-8").replace("MODULE", name).replace("CLASS", class_name)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise BadConfig(f"{path} exists; choose another name, or remove it") from None
+    except OSError as error:
+        raise BadConfig(f"cannot write {path}: {error.strerror}; choose another --dir") from None
+    if json:
+        print_json({"path": str(path), "task": f"{name}:{class_name}"})
+        return
+    print(f"wrote {path}")
+    print(f"Train it, in {directory.absolute()}: shoal start --task {name}:{class_name}")
+    print(f"Try it with others on this machine: shoal testnet up --task {name}:{class_name}")
+
+
+@model_app.command("save")
+def model_save(
+    path: Annotated[
+        Path, typer.Argument(help="Of the new file, such as mine.safetensors.", show_default=False)
+    ],
+    home: HomeOption = None,
+    values: Annotated[
+        int,
+        typer.Option(
+            "--values",
+            min=0,
+            max=256,
+            help="Keep at most so many values per tensor: 32 make it about six times smaller. 0: exact.",
+        ),
+    ] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Write what a node's last run has learned, its model's tensors by name; the node may go on meanwhile.
+
+    shoal.load_model("FILE") reads it back, for model.load_state_dict.
+    """
+    from shoal.node.storage.database import Store
+    from shoal.node.storage.model_file import NoModel, newest, save_model
+
+    place = home_of(home)
+    if not place.database.exists():
+        raise NoModel(f"{place.path} is no node's home; name it with --home")
+    store = Store(place.database)
+    try:
+        checkpoint, spec = newest(place.state_dir, store)
+    finally:
+        store.close()
+    written = save_model(path, checkpoint.vector[: spec.params_numel], spec.tensors, values)
+    exact = 4 * spec.params_numel
+    if json:
+        found = {"path": str(path), "bytes": written, "float32_bytes": exact, "round": checkpoint.round}
+        print_json({**found, "task": spec.task, "method": spec.method})
+        return
+    print(f"wrote {path}: {spec.params_numel:,} parameters after round {checkpoint.round} of {spec.method}")
+    print(f"on {spec.task}, {size(written)} ({exact / written:.1f} times smaller than float32)")
+
+
+def version(json: JsonOption = False) -> None:
+    """Print the version, and what it runs on."""
+    about = {"shoal": our_version(), "python": platform.python_version(), "system": platform.platform()}
+    if json:
+        print_json(about)
+    else:
+        print("\n".join(f"{name} {value}" for name, value in about.items()))

@@ -1,0 +1,167 @@
+"""Preflight: what would stop a node a moment after its start is found before it, while a line can say so.
+
+Nothing here reserves anything; a port can be taken between the look and the start. The parts that open
+them say the same then.
+"""
+
+import errno
+import os
+import socket
+import sys
+from importlib.machinery import PathFinder
+from typing import Protocol
+
+from shoal.gossip.averaging.tensor_codecs import CODECS
+from shoal.gossip.run_spec import NATIVE
+from shoal.methods.base import Method
+from shoal.methods.overlap import Overlaps, check_delay
+from shoal.methods.registry import load_method
+from shoal.node.config.engine_preflight import check_engine
+from shoal.node.config.settings import NodeConfig
+from shoal.node.errors import BadConfig
+
+
+class AnyRun(Protocol):
+    """A node's run, a testnet's plan, or what a trainer was told."""
+
+    @property
+    def exchange(self) -> str:
+        """How peers average."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        ...
+
+    @property
+    def quorum(self) -> int:
+        """The fewest contributors of a round."""
+        ...
+
+    @property
+    def codec(self) -> str:
+        """How numbers travel."""
+        ...
+
+    @property
+    def delay(self) -> int:
+        """By how many rounds a mean comes late."""
+        ...
+
+
+def check(config: NodeConfig) -> None:
+    """Look at ports, task and method.
+
+    Raises:
+        BadConfig: a port is in use, the task cannot be found, or codec, exchange or engine do not fit.
+        MethodsError: no such method, it has no such option, or it cannot train while means travel.
+    """
+    for address in () if config.network.hidden else config.network.listen:
+        _, family, host, _, port = address.split("/")
+        _check_port(socket.AF_INET6 if family == "ip6" else socket.AF_INET, host, int(port), "--port")
+    if config.http.enabled:
+        family_ = socket.AF_INET6 if ":" in config.http.host else socket.AF_INET
+        _check_port(family_, config.http.host, config.http.port, "--http-port")
+    if config.run.task:
+        method = load_method(config.run.method, config.run.options)
+        check_run(config.run, method)
+        check_engine(config.averaging.engine, method, config.run.method, config.run.codec)
+        engine = config.averaging.engine
+        if engine != NATIVE and config.run.exchange != "group":
+            raise BadConfig(f"engine {engine} averages in groups: leave out --exchange or --engine {engine}")
+        if engine != NATIVE and config.network.hidden:
+            raise BadConfig(
+                f"engine {engine} has to be dialled by its peers: leave out --hidden or --engine {engine}"
+            )
+        if config.run.trainer == "spawn":
+            _check_task(config.run.task)
+
+
+def check_run(run: AnyRun, method: Method) -> None:
+    """Refuse what a run's method cannot be combined with.
+
+    Raises:
+        BadConfig: codec, exchange and quorum do not fit it or each other.
+        MethodsError: it cannot train while means travel.
+    """
+    check_delay(run.delay, method, run.method)
+    check_codec(run.codec, run.method, averages_params=method.mergeable)
+    check_exchange(run, method)
+
+
+def check_codec(name: str, method: str, *, averages_params: bool) -> None:
+    """Refuse a codec that there is not, or that would ruin what a method averages.
+
+    Raises:
+        BadConfig: it does not fit.
+    """
+    codec = CODECS.get(name)
+    if codec is None:
+        raise BadConfig(f"no codec {name!r}; there are {', '.join(CODECS)}: choose one with --codec")
+    if codec.deltas_only and averages_params:
+        fitting = ", ".join(name for name, each in CODECS.items() if not each.deltas_only)
+        raise BadConfig(
+            f"codec {name} leaves most numbers out, and {method} averages params, not changes:"
+            f" take --method diloco, or --codec {fitting}"
+        )
+
+
+def check_exchange(run: AnyRun, method: Method) -> None:
+    """Refuse pairwise averaging where it would mean nothing.
+
+    Raises:
+        BadConfig: the method needs the same state on all peers, or the run a quorum or a delay.
+    """
+    if run.exchange != "pairwise":
+        return
+    if not (method.mergeable and isinstance(method, Overlaps)):
+        raise BadConfig(
+            f"exchange pairwise: {run.method} does more than take a mean of params; leave out --exchange, or"
+            " take --method fedavg or fedprox"
+        )
+    if run.quorum > 1:
+        raise BadConfig("exchange pairwise has no groups that could have a quorum: leave out --quorum")
+    if run.delay:
+        raise BadConfig("exchange pairwise never waits for a mean: leave out --delay")
+
+
+def _check_port(family: socket.AddressFamily, host: str, port: int, flag: str) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            # Binding alone succeeds beside a listener that is reached by another address.
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise BadConfig(
+                    f"port {port} on {host} is in use; choose another with {flag}, or 0 for any free one"
+                ) from None
+            if error.errno == errno.EACCES:
+                raise BadConfig(f"port {port} is not for you; choose one above 1023 with {flag}") from None
+            raise BadConfig(
+                f"cannot listen on {host} port {port}: {error.strerror or error};"
+                " choose an address of this machine"
+            ) from None
+
+
+def _check_task(task: str) -> None:
+    """Look for the task's file without running it: it may take seconds, and is the trainer's business."""
+    module, colon, name = task.partition(":")
+    if not colon:
+        if not task.isidentifier():
+            raise BadConfig(f"--task {task}: write package.module:Class, or a built-in name such as digits")
+        return
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise BadConfig(f"--task {task}: write package.module:Class, as one imports it")
+    path: list[str] | None = [*sys.path, os.getcwd()]
+    parts = module.split(".")
+    for index, part in enumerate(parts):
+        spec = PathFinder.find_spec(part, path)
+        if spec is None:
+            missing = ".".join(parts[: index + 1])
+            raise BadConfig(
+                f"--task {task}: no module {missing}; start in the folder that holds it, or install it"
+            )
+        path = list(spec.submodule_search_locations or ())

@@ -1,0 +1,368 @@
+"""Every setting of a node, put together from the configs of its parts.
+
+A setting comes from a flag, else from the environment, else from ``config.toml`` in the home, else it has
+its default. The environment names it by its path in capitals: ``run.rounds`` is ``SHOAL_RUN_ROUNDS``;
+lists are divided by commas, tables written as ``key=value,key=value``.
+
+`load` reads nothing but what it is handed and the file of the home, and says for every setting where it
+came from.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from shoal.gossip.addresses import BadAddress, parse, parse_listen
+from shoal.gossip.host import HostConfig
+from shoal.gossip.run_spec import Scalar
+from shoal.node.errors import BadConfig
+from shoal.node.storage.home import Home
+
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is trained, and how; peers average only where all of this agrees but the last three."""
+
+    name: Text = "run"
+    """Tells apart efforts that are otherwise equal; part of the run id."""
+    task: Text = ""
+    """What is learned: a built-in name such as digits, or package.module:Class. Empty: only help others."""
+    task_options: dict[str, Scalar] = {}
+    """Arguments of the task. They may differ between nodes, as a node's own share of the data does."""
+    method: Text = "fedavg"
+    """The training method; `shoal methods` lists them."""
+    options: dict[str, Scalar] = {}
+    """Hyperparameters of the method that differ from its defaults; `shoal methods show NAME` lists them."""
+    rounds: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    """The run ends after this many rounds; 0: never."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    """Of the initial model, which must be the same on all peers."""
+    group_size: Annotated[int, msgspec.Meta(ge=2, le=64)] = 16
+    """At most this many peers average in one group; groups mix over the rounds."""
+    quorum: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """A round with fewer contributors keeps the old state; 1 lets a node train alone."""
+    exchange: Literal["group", "pairwise"] = "group"
+    """group: means of groups. pairwise: each gives half to one neighbour at a time, over any sparse graph."""
+    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """With pairwise: to how many neighbours, one after the other, a round gives."""
+    codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
+    """How numbers travel: float32 is exact, smaller ones save bytes."""
+    delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    """1: train on while the mean of the last round travels. 0: wait for it."""
+    wait_for: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """The first round starts when this many peers are ready, ourselves included, or after `wait_seconds`."""
+    wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+    """How long the first round waits for them at most; 0: twice the patience."""
+    device: Annotated[str, msgspec.Meta(max_length=32)] = "auto"
+    """Where torch computes: auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    """Torch's threads; one, because several nodes may share a machine."""
+    trainer: Literal["spawn", "external"] = "spawn"
+    """spawn: the node starts its trainer. external: a process of yours attaches to this node."""
+
+
+class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long peers wait for each other, and what they give to newcomers."""
+
+    patience: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 15.0
+    """Seconds that bound every wait for peers. Deadlines below it are learned; nothing else needs tuning."""
+    state_upload_mbit: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """Mbit per second that this node gives to peers that fetch the model; 0: no limit. Averaging goes first
+    in any case."""
+    state_fetchers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """Peers that fetch the model from this node at the same time; more wait for their turn."""
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What makes the means of the run."""
+
+    engine: Literal["native", "hivemind"] = "native"
+    """native: this node's own all-reduce. hivemind: hivemind's averager in a process beside, so that any
+    hivemind script can take part; all peers of a run must choose the same."""
+    hivemind_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    """The TCP port of hivemind's own network, on the addresses that the node listens on; 0: a free one."""
+
+
+class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The page, /status.json, /metrics and /healthz. They only show; commands go over a Unix socket."""
+
+    enabled: bool = True
+    """Serve them."""
+    host: Annotated[str, msgspec.Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    """The address to serve on. Whoever reaches it sees peers and progress: keep to loopback, or put a
+    proxy with a password before it."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 4711
+    """The TCP port; 0 takes a free one, which `shoal status` tells."""
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written."""
+
+
+class TestingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For tests only."""
+
+    die_at: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Kill this process by SIGKILL at a point of a round, as in reduce-owner:3."""
+    freezes: bool = False
+    """Stop it by SIGSTOP there instead."""
+    pid: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """The process to stop or kill in place of this one, such as a proxy in front of it."""
+    trainer: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] = "shoal.node.trainer.process"
+    """The module that is run as the trainer; one without torch starts ten times as fast."""
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one node."""
+
+    home: Path
+    """The node's folder; not a setting of the file that lies in it."""
+    name: Text = ""
+    """What this node calls itself in its log; empty: the end of its peer id."""
+    join: tuple[Annotated[str, msgspec.Meta(max_length=1000)], ...] = ()
+    """Addresses of nodes to dial, host:port or multiaddrs. One that answers is enough, none is needed."""
+    network: HostConfig = HostConfig()
+    """How the node sits in the network."""
+    run: RunConfig = RunConfig()
+    """What is trained, and how."""
+    gossip: GossipConfig = GossipConfig()
+    """How long peers wait for each other."""
+    averaging: EngineConfig = EngineConfig()
+    """What makes the means."""
+    http: HttpConfig = HttpConfig()
+    """The page and the figures."""
+    log: LogConfig = LogConfig()
+    """What is written to standard error."""
+    testing: TestingConfig = TestingConfig()
+    """For tests only."""
+
+
+HIDDEN: Final = ("testing",)
+"""Sections that the commented file and the lists of settings leave out."""
+
+_FLAGS: Final = {"run.name": "--run", "http.port": "--http-port", "http.enabled": "--no-http"}
+
+
+def settings() -> dict[str, msgspec.structs.FieldInfo]:
+    """Return every setting by its dotted name, in the order of the file."""
+    return dict(_settings(NodeConfig, ""))
+
+
+def _settings(struct: Any, prefix: str) -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
+    for field in msgspec.structs.fields(struct):
+        if is_struct(field.type):
+            yield from _settings(field.type, f"{prefix}{field.name}.")
+        elif prefix or field.name != "home":
+            yield prefix + field.name, field
+
+
+def is_struct(type_: object) -> bool:
+    """Tell whether a field is a section of its own."""
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting: run.rounds is SHOAL_RUN_ROUNDS."""
+    return "SHOAL_" + name.upper().replace(".", "_")
+
+
+def load(
+    home: Path, flags: Mapping[str, object], environ: Mapping[str, str]
+) -> tuple[NodeConfig, dict[str, str]]:
+    """Return the settings of a home, and per dotted name where each came from.
+
+    `flags` are by dotted name; the origins read flag, environment, file or default.
+
+    Raises:
+        BadConfig: a setting is unknown, of the wrong type or out of range.
+    """
+    known = settings()
+    layers: list[tuple[str, dict[str, tuple[str, object]]]] = [
+        ("file", _from_file(Home(home).config_file, known)),
+        ("environment", _from_environment(environ, known)),
+        ("flag", {name: (_FLAGS.get(name, _flag(name)), value) for name, value in flags.items()}),
+    ]
+    values: dict[str, object] = {}
+    origins = dict.fromkeys(known, "default")
+    for origin, layer in layers:
+        for name, (place, raw) in layer.items():
+            values[name] = _checked(place, name, known[name], raw, is_text=origin == "environment")
+            origins[name] = origin
+    config: NodeConfig = _built(NodeConfig, "", values, home=home)
+    return config, origins
+
+
+def _built(struct: Any, prefix: str, values: Mapping[str, object], **more: object) -> Any:
+    chosen = dict(more)
+    for field in msgspec.structs.fields(struct):
+        name = prefix + field.name
+        if is_struct(field.type):
+            chosen[field.name] = _built(field.type, name + ".", values)
+        elif name in values:
+            chosen[field.name] = values[name]
+    return struct(**chosen)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.rpartition(".")[2].replace("_", "-")
+
+
+def _from_file(path: Path, known: Mapping[str, object]) -> dict[str, tuple[str, object]]:
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(
+            f"{path}: not TOML: {error}; put that right, or remove the file to use defaults"
+        ) from None
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}; make it readable, or choose another --home") from None
+    return {name: (f"{path}: {name}", value) for name, value in _leaves(document, "", path, known)}
+
+
+def _leaves(
+    table: Mapping[str, object], prefix: str, path: Path, known: Mapping[str, object]
+) -> Iterator[tuple[str, object]]:
+    sections = {name.rpartition(".")[0] + "." for name in known if "." in name}
+    for key, value in table.items():
+        name = prefix + key
+        if name in known:
+            yield name, value
+        elif name + "." in sections and isinstance(value, dict):
+            yield from _leaves(value, name + ".", path, known)
+        elif name + "." in sections:
+            raise BadConfig(f"{path}: {name} is a section; write its keys under [{name}]")
+        else:
+            raise BadConfig(f"{path}: unknown key {name}; {_nearest(name, known)}")
+
+
+def _from_environment(
+    environ: Mapping[str, str], known: Mapping[str, object]
+) -> dict[str, tuple[str, object]]:
+    names = {variable(name): name for name in known}
+    found: dict[str, tuple[str, object]] = {}
+    for key, value in environ.items():
+        if key in names:
+            found[names[key]] = (f"environment {key}", value)
+        elif key.startswith("SHOAL_") and key != "SHOAL_HOME":
+            # Unheard, a slip of the pen would train with other settings than its author believes.
+            raise BadConfig(f"environment: unknown variable {key}; {_nearest(key, names)}")
+    return found
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        last = name.rpartition(".")[2]
+        close = [other for other in known if other.rpartition(".")[2] == last][:1]
+    return f"did you mean {close[0]}?" if close else "remove it; `shoal config show` lists all"
+
+
+def _checked(
+    place: str, name: str, field: msgspec.structs.FieldInfo, raw: object, *, is_text: bool
+) -> object:
+    kind = msgspec.inspect.type_info(field.type)
+    value: object = raw
+    if is_text:
+        assert isinstance(raw, str)
+        value = _from_text(place, kind, raw)
+    try:
+        checked = msgspec.convert(value, field.type, strict=not is_text)
+    except msgspec.ValidationError as error:
+        raise BadConfig(
+            f"{place}: {_reason(error, kind, raw)}; write {_example(place, name, field)}"
+        ) from None
+    try:
+        if name == "join":
+            return tuple(str(parse(address)) for address in checked)
+        if name == "network.listen":
+            return tuple(str(parse_listen(address)) for address in checked)
+        if name == "network.announce":
+            return tuple(str(parse(address)) for address in checked)
+    except BadAddress as error:
+        raise BadConfig(f"{place}: {with_advice(error)}") from None
+    return checked
+
+
+def with_advice(error: BadAddress) -> str:
+    """Return what is wrong with an address, and what a right one looks like."""
+    text = str(error)
+    return text if "write" in text else f"{text}; write host:port or /ip4/192.0.2.7/tcp/4710/p2p/PEER_ID"
+
+
+def _from_text(place: str, kind: msgspec.inspect.Type, text: str) -> object:
+    if isinstance(kind, msgspec.inspect.VarTupleType):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(kind, msgspec.inspect.DictType):
+        return scalars([part for part in text.split(",") if part.strip()], place)
+    return text
+
+
+def scalars(pairs: list[str], place: str) -> dict[str, Scalar]:
+    """Read ``key=value`` texts; a value is a number or true or false where it looks like one.
+
+    Raises:
+        BadConfig: a text has no ``=``.
+    """
+    found: dict[str, Scalar] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise BadConfig(f"{place}: {pair!r} is no setting; write key=value, such as lr=0.1")
+        found[key.strip()] = _scalar(value.strip())
+    return found
+
+
+def _scalar(text: str) -> Scalar:
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _reason(error: msgspec.ValidationError, kind: msgspec.inspect.Type, raw: object) -> str:
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return f"{raw!r} is not one of {', '.join(sorted(map(str, kind.values)))}"
+    text = str(error).replace("`", "")
+    return f"{text[:1].lower()}{text[1:]}, found {str(raw)[:80]!r}"
+
+
+def _example(place: str, name: str, field: msgspec.structs.FieldInfo) -> str:
+    """Say how a right value looks in the place where the wrong one stood."""
+    value = toml_value(default_of(field))
+    if place.startswith("--"):
+        return f"{place} {value}"
+    return f"{variable(name)}={value}" if place.startswith("environment") else f"{name} = {value}"
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> object:
+    """Return what a setting is where nobody set it."""
+    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+
+
+def toml_value(value: object) -> str:
+    """Return a value as TOML writes it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case dict():
+            return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
+        case tuple() | list():
+            return "[" + ", ".join(toml_value(item) for item in value) + "]"
+        case str():
+            return msgspec.json.encode(value).decode()
+        case _:
+            return str(value)

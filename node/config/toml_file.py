@@ -1,0 +1,92 @@
+"""config.toml as a file: written with every setting explained, changed without losing a word of its owner's.
+
+Settings stand there commented out, with their defaults, so that a file written long ago does not hold on to
+the defaults of its day. ``join`` alone is live from the start: ``shoal bootstrap add`` writes into it.
+"""
+
+import os
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import tomlkit
+from tomlkit.items import Array
+
+from shoal.methods.options import field_docs
+from shoal.node.config.settings import HIDDEN, NodeConfig, default_of, is_struct, toml_value
+from shoal.node.errors import BadConfig
+
+_HEAD: Final = """\
+# Settings of this shoal node. A line such as "# rounds = 0" shows a default: take the # away to change it.
+# A flag of `shoal start` comes before a variable of the environment (run.rounds is SHOAL_RUN_ROUNDS), that
+# before this file. `shoal config show --origin` tells what holds and why.
+"""
+
+
+def default_text() -> str:
+    """Return the file as `shoal init` writes it."""
+    return _HEAD + "\n" + "\n".join(_section(NodeConfig, "")).rstrip("\n") + "\n"
+
+
+def _section(struct: Any, prefix: str) -> Iterator[str]:
+    docs = field_docs(struct)
+    fields = msgspec.structs.fields(struct)
+    # A table ends where the next begins, so plain settings come first.
+    for field in fields:
+        if not is_struct(field.type) and field.name != "home":
+            yield from _comment(docs.get(field.name, ""))
+            yield f"{'' if field.name == 'join' else '# '}{field.name} = {toml_value(default_of(field))}\n"
+    for field in fields:
+        name = prefix + field.name
+        if is_struct(field.type) and name not in HIDDEN:
+            yield from _comment(docs.get(field.name, ""))
+            yield f"[{name}]\n"
+            yield from _section(field.type, name + ".")
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")
+
+
+def change_join(path: Path, *, add: str = "", remove: str = "") -> bool:
+    """Add an address to ``join`` or take it away; tells whether the file changed.
+
+    Raises:
+        BadConfig: the file cannot be read or written.
+    """
+    try:
+        text = path.read_text("utf-8") if path.exists() else default_text()
+        document = tomlkit.parse(text)
+        if "join" not in document:
+            document["join"] = tomlkit.array()
+        addresses = document["join"]
+        assert isinstance(addresses, Array)  # load() has checked the file
+        if add and add not in addresses:
+            addresses.append(add)
+        elif remove and remove in addresses:
+            addresses.remove(remove)
+        else:
+            return False
+        write_whole(path, tomlkit.dumps(document))
+    except OSError as error:
+        raise BadConfig(
+            f"cannot write {path}: {error.strerror}; make room or choose another --home"
+        ) from None
+    return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a text in the place of a file so that nobody ever sees half of it."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,479 @@
+"""The daemon: starts the parts of a node in one nursery, and ends them in reverse.
+
+    host (libp2p) --> driver (the member core) <--> rounds <--> trainer line --> trainer process
+                                   '--> status page and control socket, peer book, checkpoints
+
+It never imports torch. The first SIGTERM or SIGINT says goodbye to the peers, saves and ends; the second
+ends at once.
+"""
+
+import logging
+import os
+import random
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from shoal.crypto.keys import PeerId, short
+from shoal.gossip.averaging.tensor_codecs import Feedback
+from shoal.gossip.events import PeerFound, Vector
+from shoal.gossip.member.commands import AddAddress, Goodbye, Met, Refused, RemoveAddress, SetAddresses
+from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.net.driver import Driver
+from shoal.gossip.net.libp2p_host import open_host
+from shoal.gossip.run_spec import NATIVE, RunSpec
+from shoal.gossip.state.serve import ServingConfig
+from shoal.gossip.wire import Codec
+from shoal.node.config.settings import NodeConfig
+from shoal.node.daemon.engine_choice import ask_of, engine_of
+from shoal.node.daemon.rounds import Rounds
+from shoal.node.daemon.status_report import Reporter
+from shoal.node.errors import UserError
+from shoal.node.failpoints import Failpoint
+from shoal.node.hivemind_engine.engine import Engine
+from shoal.node.hivemind_engine.ipc import prefix_of
+from shoal.node.status import RoundStatus, Status
+from shoal.node.storage.checkpoint import Checkpoint, DiskFull, save
+from shoal.node.storage.database import KnownPeer, Store
+from shoal.node.storage.home import Home
+from shoal.node.storage.model_file import remember_spec
+from shoal.node.storage.partial_fetch import ChunkKeeper
+from shoal.node.storage.private_state import PrivateState
+from shoal.node.trainer import ipc
+from shoal.node.trainer.daemon_end import TrainerLine
+from shoal.node.trainer.supervisor import Supervisor, trainer_command
+from shoal.node.web.server import make_app, serve_http
+
+log = logging.getLogger(__name__)
+
+GOODBYE_SECONDS = 0.3
+"""How long a leaving node waits for its last words to be sent."""
+ADDRESSES_EVERY = 0.5
+"""Seconds between two looks at where a hidden node is reached."""
+AT_ONCE = 130
+"""The exit code after a second signal."""
+INLINE_BYTES = 2 << 20
+"""States below this are hashed and copied at once: half a millisecond, and less than a thread costs on a busy
+machine."""
+SEQUENCE_MARGIN = 1_000_000
+"""Messages since the last round at most: a restart goes on above them, even where the clock was set back."""
+
+
+class Daemon:
+    """One running node."""
+
+    def __init__(self, config: NodeConfig, home: Home, say: Callable[[str], None]) -> None:
+        """`say` gets the few lines meant for the person at the terminal."""
+        self.config, self.home, self.say = config, home, say
+        self.store = Store(home.database)
+        self.failpoint = Failpoint(
+            config.testing.die_at, freezes=config.testing.freezes, pid=config.testing.pid
+        )
+        self.is_stopping = trio.Event()
+        self.failure: UserError | None = None
+        # The newest state is what counts: one that was not yet written when the next came is skipped.
+        self._to_save: tuple[Checkpoint, RunSpec] | None = None
+        self._feedback: PrivateState | None = None
+        self._save_wake = trio.Event()
+        self._jobs_in, self._jobs = trio.open_memory_channel[Callable[[], None]](1000)
+
+    async def run(self) -> int:
+        """Run until stopped; returns the exit code."""
+        self._catch_signals()
+        key = self.home.load_or_create_key()
+        sequence = self._first_sequence()
+        codec = Codec(key, self.config.network.swarm, sequence)
+        async with open_host(key, self.config.network) as host:
+            gossip = self.config.gossip
+            limits = MemberConfig(
+                patience=gossip.patience,
+                wait_for=self.config.run.wait_for,
+                wait_seconds=self.config.run.wait_seconds,
+                max_links=self.config.network.max_links,
+                serving=ServingConfig(
+                    rate=gossip.state_upload_mbit * 125_000 or float("inf"), fetchers=gossip.state_fetchers
+                ),
+            )
+            member = Member(host.me, limits, random.Random(), sequence)
+            self.driver = Driver(host, member, codec, self._notice)
+            self.rounds = Rounds(
+                host.me,
+                self.home.state_dir,
+                self.failpoint,
+                command=self.driver.command,
+                save=self._save_soon,
+                record=self._record,
+                set_run=self._set_run,
+                compute=self._compute,
+                average=self._average if self.config.averaging.engine != NATIVE else None,
+            )
+            self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
+            self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
+            self.driver.on_found = self._found
+            self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
+            self.reporter.engine = self.engine = engine_of(
+                self.config,
+                member,
+                command=self.driver.command,
+                answer=self.rounds.notice,
+                problem=lambda text: self._problem("engine", text),
+            )
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._start(nursery)
+                await self.is_stopping.wait()
+                await self._leave()
+                nursery.cancel_scope.cancel()
+        self._save_last()
+        self._close_store()
+        if self.failure is not None:
+            raise self.failure
+        return 0
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._do_jobs)
+        nursery.start_soon(self._save_states)
+        nursery.start_soon(self.keeper.run)
+        if self.engine is not None:
+            nursery.start_soon(self._run_engine, self.engine)
+        line = TrainerLine(self.home.new_socket("trainer", os.environ), self.rounds)
+        self.line = line
+        await nursery.start(line.run)
+        app = partial(make_app, self.status)
+        await nursery.start(serve_http, app(self), f"unix:{self.home.new_socket('control', os.environ)}")
+        page = ""
+        http = self.config.http
+        if http.enabled:
+            shown = f"[{http.host}]" if ":" in http.host else http.host
+            page = await nursery.start(
+                serve_http, make_app(self.status, None, host=http.host), f"{shown}:{http.port}"
+            )
+        self.reporter.page = page
+        await nursery.start(self.driver.run)
+        self.driver.command(SetAddresses(tuple(self.driver.host.addresses())))
+        for address in self.config.join:
+            self.driver.command(AddAddress(address, "bootstrap"))
+        for known in self.store.peers(64):
+            for address in known.addresses[:2]:
+                self.driver.command(AddAddress(address, "book"))
+        self._greet(page)
+        if self.config.network.hidden:
+            nursery.start_soon(self._watch_addresses)
+        if self.config.run.task and self.config.run.trainer == "spawn":
+            nursery.start_soon(self._run_trainer, line)
+
+    async def _watch_addresses(self) -> None:
+        """Tell the swarm, and who started us, where we are reached as relays take us and go."""
+        told: list[str] = []
+        while True:
+            addresses = self.driver.host.addresses()
+            if addresses != told:
+                for address in addresses:
+                    self.say(f"  reached at  {address}")
+                told = addresses
+                self.driver.command(SetAddresses(tuple(addresses)))
+            await trio.sleep(ADDRESSES_EVERY)
+
+    def _greet(self, page: str) -> None:
+        status = self.status()
+        self.say(f"node {short(self.driver.member.me)} of swarm {self.config.network.swarm!r} is up")
+        for address in status.addresses:
+            self.say(f"  reached at  {address}")
+        if page:
+            self.say(f"  status page {page}/")
+        self.say(f"  join with   {status.join_command}")
+        if not self.config.run.task and self.config.run.trainer == "spawn":
+            self.say("  no --task: this node helps others (relays, DHT, records) and does not train")
+
+    def _notice(self, notice: object) -> None:
+        if isinstance(notice, Met):
+            self._remember(notice.peer, notice.addresses)
+        elif isinstance(notice, Refused) and notice.peer == self.driver.member.me:
+            self._problem(
+                "identity",
+                "another node runs with this node's identity, and peers confuse the two; stop one and give it"
+                " its own with: shoal init --force",
+            )
+        else:
+            self.keeper.notice(notice)
+            self.rounds.notice(notice)
+
+    def _problem(self, source: str, text: str) -> None:
+        """Say what a person should see to; an empty text ends it."""
+        if not text:
+            self.reporter.problems.pop(source, None)
+            return
+        if self.reporter.problems.get(source) != text:
+            log.error("%s", text)
+            self.reporter.problems[source] = text
+
+    # --- control ----------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return what the node says about itself."""
+        if self.config.run.trainer == "external":
+            self.reporter.trainer_state = "attached" if self.line.pid > 0 else "none"
+        return self.reporter.status(trio.current_time())
+
+    def stop(self) -> None:
+        """Leave the swarm and end."""
+        self.reporter.is_stopping = True
+        self.is_stopping.set()
+
+    def add_bootstrap(self, address: str) -> None:
+        """Dial this address now and keep trying."""
+        self.driver.command(AddAddress(address, "bootstrap"))
+
+    def remove_bootstrap(self, address: str) -> None:
+        """Stop dialling this address."""
+        self.driver.command(RemoveAddress(address))
+
+    def _catch_signals(self) -> None:
+        """Leave at the first signal, end at once at the second.
+
+        The handlers stay: what follows a run is the end of the process, in which a second Ctrl-C would
+        otherwise cut off the last state or print a traceback.
+        """
+        token = trio.lowlevel.current_trio_token()
+        signals = 0
+
+        def handle(number: int, frame: object) -> None:
+            nonlocal signals
+            signals += 1
+            if signals > 1:
+                os._exit(AT_ONCE)
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self.stop)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+
+    async def _leave(self) -> None:
+        self.rounds.stop()
+        self.driver.command(Goodbye())
+        with trio.move_on_after(GOODBYE_SECONDS):
+            await self.driver.host.flush()
+
+    # --- the trainer ------------------------------------------------------------------------------
+
+    async def _run_trainer(self, line: TrainerLine) -> None:
+        module = self.config.testing.trainer
+        command = trainer_command(
+            self.config.run,
+            self.home.find_socket("trainer"),
+            self.home.state_dir,
+            module,
+            self.config.averaging.engine,
+        )
+        supervisor = Supervisor(
+            command,
+            failure=lambda: self.rounds.failure,
+            has_attached=lambda: self.rounds.spec is not None,
+            is_wanted=lambda: not self.rounds.is_finished and not self.is_stopping.is_set(),
+            tell=lambda state: setattr(self.reporter, "trainer_state", state),
+        )
+        try:
+            await supervisor.run()
+        except UserError as error:
+            self.failure = error
+            self.stop()
+
+    async def _run_engine(self, engine: Engine) -> None:
+        try:
+            await engine.run()
+        except UserError as error:
+            self.failure = error
+            self.stop()
+
+    def _average(self, message: ipc.AskAllReduce, vector: Vector) -> None:
+        assert self.engine is not None
+        member, strangers = self.driver.member, self.engine.strangers
+        self.engine.average(ask_of(message, vector, member, self.config, strangers, trio.current_time()))
+
+    def _compute(self, work: Callable[[], Any], then: Callable[[Any], None], n_bytes: int) -> None:
+        """Go through many bytes in a thread, so that the network is answered meanwhile."""
+
+        async def run() -> None:
+            then(await trio.to_thread.run_sync(work))
+
+        if n_bytes < INLINE_BYTES:
+            then(work())
+        else:
+            self._nursery.start_soon(run)
+
+    # --- disk -------------------------------------------------------------------------------------
+
+    def _save_soon(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        self._to_save = (checkpoint, spec)
+        self._save_wake.set()
+
+    async def _save_states(self) -> None:
+        while True:
+            self._save_wake = trio.Event()
+            if self._to_save is not None:
+                (checkpoint, spec), self._to_save = self._to_save, None
+                # The slot is written anew two rounds later; a slow disk gets a copy.
+                vector = checkpoint.vector
+                large = vector.nbytes >= INLINE_BYTES
+                vector = await trio.to_thread.run_sync(vector.copy) if large else vector.copy()
+                copy = Checkpoint(
+                    checkpoint.run_id,
+                    checkpoint.round,
+                    checkpoint.state_hash,
+                    checkpoint.previous_hash,
+                    vector,
+                )
+                owed = self._owed()
+                await trio.to_thread.run_sync(self._save, copy, spec)
+                self.keeper.saved(copy.state_hash)
+                if owed and self._feedback is not None:
+                    await trio.to_thread.run_sync(self._feedback.save, owed)
+                continue
+            await self._save_wake.wait()
+
+    def _save_last(self) -> None:
+        if self._to_save is not None:
+            self._save(*self._to_save)
+        if self._feedback is not None:
+            self._feedback.save(self._owed())
+
+    def _owed(self) -> dict[str, Vector]:
+        """Return copies of what lossy codecs owe, by ask and direction."""
+        return {
+            f"{index}.{side}": getattr(feedback, side).copy()
+            for index, feedback in self.driver.member.feedback.items()
+            for side in ("sent", "made")
+        }
+
+    def _set_run(self, run: bytes) -> None:
+        """Tell the codec of messages the run, and find what lossy codecs owe from before a restart."""
+        self.driver.codec.run = run
+        assert self.rounds.spec is not None
+        self._job(partial(remember_spec, self.store, run, self.rounds.spec))
+        if self.engine is not None:
+            self.engine.attached(prefix_of(run), self.rounds.exchange_numel, self.rounds.spec.codec)
+        self._feedback = PrivateState(self.home.state_dir, self.rounds.spec, "feedback")
+        for name, vector in (self._feedback.load() or {}).items():
+            index, _, side = name.partition(".")
+            if index.isdigit() and side in ("sent", "made"):
+                feedback = self.driver.member.feedback.setdefault(int(index), Feedback(vector.size))
+                setattr(feedback, side, vector)
+
+    def _save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        shared = [(tensor.name, tensor.numel) for tensor in spec.shared]
+        try:
+            before_rename = partial(self.failpoint.hit, "save", checkpoint.round)
+            save(self.home.state_dir, checkpoint, shared=shared, before_rename=before_rename)
+        except (DiskFull, OSError) as error:
+            self._problem("state", _advice(self.home.state_dir, error))
+        else:
+            self.reporter.problems.pop("state", None)
+
+    def _record(self, run: bytes, status: RoundStatus) -> None:
+        self._job(partial(self.store.add_round, run.hex(), status))
+        self._job(partial(self._keep_sequence, self._last_sequence()))
+
+    def _found(self, event: PeerFound) -> None:
+        entry = self.driver.member.table.get(event.peer)
+        addresses = entry.presence.addresses if entry is not None else ()
+        self._remember(event.peer, addresses or ((event.address,) if event.address else ()))
+
+    def _remember(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if addresses:
+            known = KnownPeer(peer, tuple(addresses), "exchange", time.time())
+            self._job(partial(self.store.remember_peer, known))
+
+    def _job(self, job: Callable[[], None]) -> None:
+        with suppress(trio.WouldBlock):  # a disk that hangs must not hold up the network
+            self._jobs_in.send_nowait(job)
+
+    async def _do_jobs(self) -> None:
+        async for job in self._jobs:
+            try:
+                await trio.to_thread.run_sync(job)
+            except (UserError, OSError, sqlite3.Error) as error:
+                # Records of rounds and peers; a node that lacks them still trains.
+                self._problem("database", _advice(self.home.database, error))
+            else:
+                self.reporter.problems.pop("database", None)
+
+    def _close_store(self) -> None:
+        try:
+            self._keep_sequence(self._last_sequence())
+        except (UserError, sqlite3.Error) as error:
+            # Missed only by a node whose clock is set back before its next start.
+            log.error("%s", _advice(self.home.database, error))
+        self.store.close()
+
+    def _first_sequence(self) -> int:
+        stored = self.store.get("sequence")
+        last = int(stored) if stored is not None and stored.isdigit() else 0
+        first = max(time.time_ns() // 1000, last + SEQUENCE_MARGIN)
+        self._job(partial(self._keep_sequence, first))  # whoever is killed before its first round counts too
+        return first
+
+    def _last_sequence(self) -> int:
+        return max(self.driver.member.sequence, self.driver.codec.sequence)
+
+    def _keep_sequence(self, sequence: int) -> None:
+        self.store.put("sequence", str(sequence).encode())
+
+
+def _advice(path: Path, error: Exception) -> str:
+    """Say what is wrong with the disk, and what to do."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"cannot write {path}: {error}; see to the disk, or start with --home on another one"
+
+
+async def run(config: NodeConfig, say: Callable[[str], None]) -> int:
+    """Run a node in its locked home."""
+    return await Daemon(config, Home(config.home), say).run()
+
+
+def _only_user_error(group: BaseExceptionGroup[BaseException]) -> UserError | None:
+    """Return the user's error inside a nursery's group, if there is nothing else in it."""
+    _, rest = group.split(UserError)
+    found = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]  # type: ignore[assignment]
+    return found if rest is None and isinstance(found, UserError) else None
+
+
+def main(config: NodeConfig, say: Callable[[str], None] = print) -> int:
+    """Run a node until it is stopped; returns the exit code.
+
+    Raises:
+        UserError: something that the person at the terminal can mend.
+    """
+    level = config.log.level.upper()
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Both log every byte of an address or a served request, and what a peer does wrong at full length.
+    # What matters of them we log ourselves; without a handler Python would print theirs as they are.
+    network = logging.getLogger("libp2p")
+    network.addHandler(logging.NullHandler())
+    network.propagate = level == "DEBUG"
+    logging.getLogger("multiaddr").setLevel(logging.WARNING)
+    home = Home(config.home)
+    home.load_or_create_key()
+    with home.locked(os.environ):
+        try:
+            start: Callable[..., Awaitable[int]] = run
+            return trio.run(start, config, say)
+        except BaseExceptionGroup as group:
+            error = _only_user_error(group)
+            if error is None:
+                raise
+            raise error from None
+        finally:
+            home.remove_sockets()

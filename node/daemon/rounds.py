@@ -1,0 +1,420 @@
+"""Rounds: between the trainer, which computes, and the member, which agrees.
+
+    trainer  --Attach-->  load the last state, Attached, Begin
+             <--Begin---  working: flags in the shared page may interrupt or hurry it
+             --Ask---->   Contribute --> member ... Averaged | Failed --> answer
+             --Finished-> hash the new state, NewState --> member, save, next Begin
+    member   --Behind-->  interrupt the work; --Synced--> put the state in place, Begin
+
+No sockets and no waiting here: messages and notices come in, messages and commands go out. What takes long
+with a large state (reading, hashing, copying it) is handed to `compute`, which may do it in a thread; until
+then the trainer counts as still at work.
+"""
+
+import logging
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from enum import Enum
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from shoal.crypto.keys import PeerId, short
+from shoal.gossip.events import Event, Vector
+from shoal.gossip.member import commands
+from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
+from shoal.gossip.state.tree_hash import leaves, root
+from shoal.node.daemon.utilisation import Utilisation
+from shoal.node.failpoints import Failpoint
+from shoal.node.status import RoundStatus
+from shoal.node.storage.checkpoint import Checkpoint, load_newest
+from shoal.node.trainer import ipc
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_HISTORY: Final = 200
+MAX_LINES: Final = 20
+REFUSED: Final = {
+    "refused": "a body that the method refused",
+    "left_out": "a vector that holders of its task found harmful",
+}
+"""Metric of a method's round, in which it counts what it refused -> the reason, as a node's status has it."""
+
+
+class Trainer(Enum):
+    """What the trainer is doing, as far as we told it or it told us."""
+
+    NONE = "none"
+    IDLE = "idle"
+    WORKING = "working"
+    ASKING = "asking"
+    STOPPED = "stopped"
+
+
+def inline(work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
+    """Do a computation here and now."""
+    then(work())
+
+
+class Rounds:
+    """The loop of rounds of one node. See the module's docstring."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        state_dir: Path,
+        failpoint: Failpoint,
+        *,
+        command: Callable[[Event], None],
+        save: Callable[[Checkpoint, RunSpec], None],
+        record: Callable[[bytes, RoundStatus], None],
+        set_run: Callable[[bytes], None],
+        load: Callable[..., Checkpoint | None] = load_newest,
+        compute: Callable[[Callable[[], Any], Callable[[Any], None], int], None] = inline,
+        average: Callable[[ipc.AskAllReduce, Vector], None] | None = None,
+    ) -> None:
+        """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec.
+
+        `compute(work, then, n_bytes)` goes through so many bytes, maybe elsewhere, and calls `then`.
+        `average(ask, vector)` makes means where the run has an engine of its own, and ends in a notice.
+        """
+        self.me = me
+        self.trainer = Trainer.NONE
+        self.spec: RunSpec | None = None
+        self.run = b""
+        self.round = 0
+        self.state = self.previous = b""
+        self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
+        self.utilisation = Utilisation()
+        self.refusals: deque[str] = deque(maxlen=MAX_LINES)
+        self.refused: Counter[str] = Counter()
+        """What peers told in rounds and the method refused, by reason."""
+        self.failure = ""
+        """Why the trainer said it cannot go on."""
+        self._state_dir, self._failpoint = state_dir, failpoint
+        self._command, self._save, self._record, self._set_run = command, save, record, set_run
+        self._load, self._compute, self._average = load, compute, average
+        self._leaves = b""
+        self._life = 0
+        """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
+        self._reply: Callable[[ipc.Message], None] | None = None
+        self._segment: ipc.Segment | None = None
+        self._slot = 0
+        self._syncing = False
+        self._synced: commands.Synced | None = None
+        self._averaged: commands.Averaged | commands.Gathered | None = None
+
+    # --- the trainer ------------------------------------------------------------------------------
+
+    def attached(
+        self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
+    ) -> None:
+        """Take a trainer on, from the state on disk if there is one."""
+        run = run_id(message.spec)
+        if not message.asks:
+            # It never averages: a run of its own keeps others from taking its state for the swarm's.
+            run = blake2b(run + self.me.encode(), digest_size=32).digest()
+
+        def load() -> tuple[Checkpoint | None, bytes]:
+            found = self._load(self._state_dir, run, numel=message.spec.state_numel)
+            if found is not None:
+                segment.slots[0][:] = found.vector
+            return found, leaves(segment.slots[0].data)
+
+        def loaded(result: tuple[Checkpoint | None, bytes]) -> None:
+            self._segment, self._reply, self._slot = segment, reply, 0
+            self.spec, self.run = message.spec, run
+            self._loaded(message, *result)
+
+        self._later(load, loaded, segment.slots[0].nbytes)
+
+    def _loaded(self, message: ipc.Attach, found: Checkpoint | None, hashes: bytes) -> None:
+        assert self._reply is not None
+        self._set_run(self.run)
+        self.round, self.previous = 0, b""
+        if found is not None:
+            self.round, self.previous = found.round, found.previous_hash
+            log.info("going on from round %d, found on disk", found.round)
+        self._name_state(hashes)
+        self._syncing, self._synced = False, None
+        reply = self._reply
+        reply(ipc.Attached(round=self.round, slot=0, restored=found is not None))
+        self.trainer = Trainer.IDLE
+        self._command(commands.Attach(self.run, message.spec, message.mergeable))
+        self._state_is_new()
+
+    def detached(self) -> None:
+        """The trainer is gone."""
+        self._life += 1
+        # One that was told to stop leaves nothing to tell: the run is over, or the peers know that we go.
+        if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
+            self._command(commands.Detach())
+        self.trainer, self._reply = Trainer.NONE, None
+        self.utilisation.pause()
+
+    def from_trainer(self, message: Any) -> None:
+        """Handle what the trainer says."""
+        if self.trainer is Trainer.STOPPED and not isinstance(message, ipc.TrainerFailed):
+            return  # said before it read that it is to stop
+        match message:
+            case ipc.AskAllReduce():
+                self._ask(message)
+            case ipc.AskGather():
+                self.trainer = Trainer.ASKING
+                self._command(commands.ContributeBody(message.index, message.body))
+            case ipc.Finished():
+                self._finished(message)
+            case ipc.Idle():
+                self._idle(message)
+            case ipc.TrainerFailed():
+                self.failure = message.text
+
+    def _ask(self, message: ipc.AskAllReduce) -> None:
+        assert self._segment is not None
+        self.trainer = Trainer.ASKING
+        if message.numel > self._segment.exchange.size:
+            self._answer(ipc.AskFailed(kind="GossipError", text="the vector is larger than its region"))
+            return
+        vector = self._segment.exchange[: message.numel]
+        if self.spec is not None and self.spec.engine != NATIVE:
+            self._ask_engine(message, vector)
+            return
+        self._command(commands.Contribute(message.index, vector, message.weight))
+
+    def _ask_engine(self, message: ipc.AskAllReduce, vector: Vector) -> None:
+        assert self.spec is not None
+        if self._average is None:
+            text = f"this node runs without engine {self.spec.engine}: start it with --engine"
+            self._answer(ipc.AskFailed(kind="GossipError", text=text))
+            return
+        self._command(commands.Engage())
+        # Unless the swarm went on without us, which has been answered.
+        if self.trainer is Trainer.ASKING:
+            self._average(message, vector)
+
+    def _finished(self, message: ipc.Finished) -> None:
+        if message.slot != 1 - self._slot or message.round != self.round:
+            log.error(
+                "trainer finished round %d in slot %d; expected %d", message.round, message.slot, self.round
+            )
+            return
+        assert self._segment is not None
+        data = self._segment.slots[message.slot].data
+        self._later(lambda: leaves(data), lambda hashes: self._made_state(message, hashes), data.nbytes)
+
+    def _made_state(self, message: ipc.Finished, hashes: bytes) -> None:
+        self.trainer = Trainer.IDLE
+        self.utilisation.round_ended(message.work_seconds)
+        if self._syncing:
+            # The swarm moved on while it worked, and it asked for nothing: its work is in vain.
+            self._go_on_synced()
+            return
+        self._slot = message.slot
+        self.previous = self.state
+        self._name_state(hashes)
+        self.round += 1
+        self._note_round(message)
+        self._state_is_new()
+
+    def _idle(self, message: ipc.Idle) -> None:
+        self.trainer = Trainer.IDLE
+        self.utilisation.round_ended(message.work_seconds)
+        if self._syncing:
+            self._go_on_synced()
+            return
+        log.info("round %d ended without a new state: %s", message.round, message.reason)
+        self._note_stateless(message.round, "failed")
+        self._command(commands.GiveUp())
+        if not self._syncing:
+            self._begin()
+
+    def _answer(self, message: ipc.Message) -> None:
+        if self.trainer is Trainer.ASKING and self._reply is not None:
+            self.trainer = Trainer.WORKING
+            self._reply(message)
+
+    # --- the member -------------------------------------------------------------------------------
+
+    def notice(self, notice: Any) -> None:
+        """Handle what the member says."""
+        match notice:
+            case commands.Averaged():
+                self._averaged = notice
+                contributors = notice.exchanged.contributors
+                self._answer(ipc.Averaged(contributors=tuple(contributors)))
+            case commands.Gathered():
+                self._averaged = notice
+                self._answer(ipc.Gathered(bodies=tuple(notice.bodies)))
+            case commands.Failed():
+                self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
+            case commands.Behind():
+                self._syncing, self._synced = True, None
+                self._set_flag(ipc.INTERRUPT)
+                log.info(
+                    "the swarm is at round %d, this node at %d: fetching its state", notice.round, self.round
+                )
+            case commands.Synced():
+                self._synced = notice
+                if self.trainer not in (Trainer.WORKING, Trainer.ASKING):
+                    self._go_on_synced()
+            case commands.Hurry():
+                self._set_flag(ipc.HURRY)
+            case commands.Refused():
+                line = f"{short(notice.peer)}: {notice.reason}"
+                if line not in self.refusals:
+                    self.refusals.append(line)
+                    log.warning("not averaging with %s", line)
+
+    def _go_on_synced(self) -> None:
+        """The trainer stands still; if the state has come too, put it in place."""
+        synced = self._synced
+        if synced is None or self._segment is None:
+            return
+        self._syncing, self._synced = False, None
+        if synced.vector.size == 0:
+            self._go_on()
+            return
+        slot = self._segment.slots[1 - self._slot]
+
+        def copy() -> None:
+            slot[:] = synced.vector
+
+        self._later(copy, lambda _: self._take_over(synced), slot.nbytes)
+
+    def _take_over(self, synced: commands.Synced) -> None:
+        self._slot = 1 - self._slot
+        self.round, self.state, self.previous = synced.round, synced.state, synced.previous
+        self._leaves = synced.leaves
+        chunks = [f"{short(peer)} {count}" for peer, count in sorted(synced.donors.items())]
+        if synced.reused:
+            chunks.append(f"known already {synced.reused}")
+        log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, ", ".join(chunks))
+        self._note_stateless(synced.round - 1, "synced")
+        self._state_is_new()
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _state_is_new(self) -> None:
+        assert self._segment is not None
+        assert self.spec is not None
+        data = self._segment.slots[self._slot].data
+        self._save(Checkpoint(self.run, self.round, self.state, self.previous, self._vector()), self.spec)
+        self._command(commands.NewState(self.round, self.state, self.previous, data, self._leaves))
+        if not self._syncing:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin the next round, or end the run; its last state may still turn out to be another's."""
+        if self._is_over():
+            self._stop_trainer()
+            self._command(commands.Finish())
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        assert self._segment is not None
+        self._failpoint.hit("work", self.round)
+        self._segment.flags[:] = 0
+        self._averaged = None
+        self.trainer = Trainer.WORKING
+        if self._reply is not None:
+            self._reply(ipc.Begin(round=self.round, slot=self._slot))
+
+    def _stop_trainer(self) -> None:
+        self.trainer = Trainer.STOPPED
+        if self._reply is not None:
+            self._reply(ipc.Stop())
+
+    def stop(self) -> None:
+        """Interrupt the trainer and tell it to end."""
+        self._set_flag(ipc.INTERRUPT)
+        self._answer(ipc.AskFailed(kind="LeftOut", text="the node stops"))
+        if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
+            self._stop_trainer()
+        self._life += 1
+
+    @property
+    def exchange_numel(self) -> int:
+        """How many numbers the trainer's largest vector has."""
+        return self._segment.exchange.size if self._segment is not None else 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is over."""
+        return self.spec is not None and self._is_over()
+
+    def _is_over(self) -> bool:
+        return self.spec is not None and 0 < self.spec.rounds <= self.round
+
+    def _note_round(self, message: ipc.Finished) -> None:
+        averaged = self._averaged
+        contributors = 1
+        if isinstance(averaged, commands.Averaged):
+            contributors = len(averaged.exchanged.contributors)
+        elif averaged is not None:
+            contributors = len(averaged.bodies)
+        for name, reason in REFUSED.items():
+            # Metrics are the task's too, which may give anything this name.
+            if math.isfinite(found := message.metrics.get(name, 0.0)) and found > 0:
+                self.refused[reason] += int(found)
+        self._append(
+            RoundStatus(
+                round=message.round,
+                outcome="averaged" if contributors > 1 else "alone",
+                contributors=contributors,
+                loss=message.loss,
+                metrics=message.metrics,
+                work_seconds=message.work_seconds,
+                matchmaking_seconds=averaged.matchmaking_seconds if averaged is not None else 0.0,
+                exchange_seconds=averaged.exchange_seconds if averaged is not None else 0.0,
+                finished_at=time.time(),
+                state_hash=self.state.hex()[:12],
+            )
+        )
+
+    def _note_stateless(self, round_: int, outcome: str) -> None:
+        """Note a round in which this node made no state: it failed, or the swarm's was taken over."""
+        self._append(
+            RoundStatus(
+                round=round_,
+                outcome=outcome,
+                contributors=0,
+                loss=float("nan"),
+                metrics={},
+                work_seconds=0.0,
+                matchmaking_seconds=0.0,
+                exchange_seconds=0.0,
+                finished_at=time.time(),
+                state_hash=self.state.hex()[:12],
+            )
+        )
+
+    def _append(self, status: RoundStatus) -> None:
+        self.history.append(status)
+        self._record(self.run, status)
+
+    def _vector(self) -> Vector:
+        assert self._segment is not None
+        return self._segment.slots[self._slot]
+
+    def _name_state(self, hashes: bytes) -> None:
+        """Take the hashes of the current state's chunks for its own."""
+        self._leaves, self.state = hashes, root(hashes, self._vector().nbytes)
+
+    def _later(self, work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
+        """Compute, and go on if the trainer is still the same by then."""
+        life = self._life
+
+        def go_on(result: T) -> None:
+            if self._life == life:
+                then(result)
+
+        self._compute(work, go_on, n_bytes)
+
+    def _set_flag(self, flag: int) -> None:
+        if self._segment is not None:
+            self._segment.flags[flag] = 1

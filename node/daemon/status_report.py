@@ -1,0 +1,199 @@
+"""Report: the `Status` of a running node, put together from its parts' own statistics."""
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import psutil
+
+from shoal.crypto.keys import short
+from shoal.gossip.host import HostStatistics
+from shoal.gossip.membership.presence import Entry
+from shoal.gossip.net.driver import Driver
+from shoal.gossip.run_spec import NATIVE
+from shoal.node.config.settings import NodeConfig
+from shoal.node.daemon.rounds import Rounds
+from shoal.node.failpoints import Failpoint
+from shoal.node.hivemind_engine.engine import Engine
+from shoal.node.status import BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
+
+_AGREED: Final = {
+    "name": "--run",
+    "rounds": "--rounds",
+    "seed": "--seed",
+    "group_size": "--group-size",
+    "quorum": "--quorum",
+    "codec": "--codec",
+    "exchange": "--exchange",
+    "pushes_per_round": "--pushes",
+    "delay": "--delay",
+}
+"""Setting of a run on which its peers agree -> flag."""
+SAME_IDENTITY: Final = "same identity"
+"""What a dial ends with where a node of our key is there already."""
+
+
+def our_version() -> str:
+    """Return the installed version."""
+    try:
+        return version("shoal")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def best_address(addresses: Sequence[str]) -> str:
+    """Return the address that most other devices can reach: one that is not loopback, if there is one."""
+    if not addresses:
+        return ""
+    outside = [a for a in addresses if not a.startswith(("/ip4/127.", "/ip6/::1/"))]
+    return (outside or list(addresses))[0]
+
+
+def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
+    """Return what to type on another device to take part in what this node does."""
+    words = ["shoal", "start"]
+    if addresses:
+        words += ["--join", best_address(addresses)]
+    if config.network.swarm != type(config.network)().swarm:
+        words += ["--swarm", config.network.swarm]
+    run, default = config.run, type(config.run)()
+    if run.task:
+        words += ["--task", run.task, "--method", run.method]
+        for name, value in sorted(run.options.items()):
+            words += ["--option", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
+        for name, flag in _AGREED.items():
+            if getattr(run, name) != getattr(default, name):
+                words += [flag, str(getattr(run, name))]
+        if config.averaging.engine != NATIVE:
+            words += ["--engine", config.averaging.engine]
+    return shlex.join(words)
+
+
+class Reporter:
+    """Makes the status of one node."""
+
+    def __init__(self, config: NodeConfig, driver: Driver, rounds: Rounds, failpoint: Failpoint) -> None:
+        """`driver` and `rounds` are asked each time."""
+        self.problems: dict[str, str] = {}
+        """By what they are about: a later one takes the place of an earlier, and its end removes it."""
+        self.trainer_state: str = "none"
+        self.is_stopping = False
+        self.page = ""
+        """Where the page is served."""
+        self.engine: Engine | None = None
+        """What makes the means, if not this node itself."""
+        self._config, self._driver, self._rounds = config, driver, rounds
+        self._started = time.monotonic()
+        self._process = psutil.Process()
+
+    def status(self, now: float) -> Status:
+        """Return everything at this moment; `now` is the driver's clock."""
+        member, rounds, config = self._driver.member, self._rounds, self._config
+        host = self._driver.host
+        statistics = host.statistics()
+        addresses = host.addresses()
+        last = next((row for row in reversed(rounds.history) if row.outcome in ("averaged", "alone")), None)
+        return Status(
+            peer_id=member.me,
+            version=our_version(),
+            swarm=config.network.swarm,
+            pid=os.getpid(),
+            uptime_seconds=time.monotonic() - self._started,
+            addresses=addresses,
+            join_command=join_command(config, addresses),
+            page=self.page,
+            engine=self._engine(),
+            role="trainer" if rounds.spec is not None else "helper",
+            phase="stopping" if self.is_stopping else self._phase(),
+            round=rounds.round,
+            state_hash=rounds.state.hex()[:12],
+            run=self._run(),
+            loss=last.loss if last is not None else None,
+            metrics=dict(last.metrics) if last is not None else {},
+            peers=[self._peer(peer, entry, statistics, now) for peer, entry in sorted(member.table)],
+            bootstrap=self._bootstrap(now),
+            refusals=list(rounds.refusals),
+            problems=[*self.problems.values(), *self._twins()],
+            drops=dict(self._driver.drops) | statistics.dropped | dict(rounds.refused),
+            bytes_sent=statistics.bytes_sent,
+            bytes_received=statistics.bytes_received,
+            history=list(rounds.history),
+            trainer=self.trainer_state,
+            rss_bytes=self._process.memory_info().rss,
+            utilisation=rounds.utilisation.share,
+            work_seconds=rounds.utilisation.work_seconds,
+            training_seconds=rounds.utilisation.wall_seconds,
+        )
+
+    def _twins(self) -> list[str]:
+        """Say so where a peer refuses us because it is linked with another node of our identity."""
+        return [
+            f"{short(target.peer)} is linked with another node of this identity; give this one its own with:"
+            f" shoal init --force --home {self._config.home}"
+            for target in self._driver.member.discovery.targets.values()
+            if target.peer and target.state != "connected" and target.reason == SAME_IDENTITY
+        ][:1]
+
+    def _engine(self) -> EngineStatus | None:
+        engine = self.engine
+        if engine is None:
+            return None
+        return EngineStatus(
+            name=self._config.averaging.engine,
+            addresses=list(engine.addresses),
+            prefix=engine.prefix,
+            strangers=engine.strangers,
+            restarts=engine.restarts,
+            pid=engine.pid,
+        )
+
+    def _phase(self) -> str:
+        if self._config.run.task and self._rounds.spec is None:
+            return "starting"
+        return self._driver.member.phase.value
+
+    def _run(self) -> RunStatus | None:
+        spec = self._rounds.spec
+        if spec is None:
+            return None
+        return RunStatus(
+            spec.name,
+            self._rounds.run.hex(),
+            spec.method,
+            spec.task,
+            spec.rounds,
+            spec.params_numel,
+            dict(spec.options),
+        )
+
+    def _peer(self, peer: str, entry: Entry, statistics: HostStatistics, now: float) -> PeerStatus:
+        address, link = statistics.links.get(entry.record.author, ("", "none"))
+        sent, received = statistics.peer_bytes.get(entry.record.author, (0, 0))
+        presence = entry.presence
+        return PeerStatus(
+            peer=peer,
+            address=address or (presence.addresses[0] if presence.addresses else ""),
+            link=link,
+            role="trainer" if presence.run else "helper",
+            round=presence.round,
+            state_hash=presence.state.hex()[:12],
+            age_seconds=max(0.0, now - entry.heard),
+            bytes_sent=sent,
+            bytes_received=received,
+        )
+
+    def _bootstrap(self, now: float) -> list[BootstrapStatus]:
+        return [
+            BootstrapStatus(
+                target.address,
+                target.state if target.state != "known" else "dialling",
+                target.reason,
+                target.attempts,
+                max(0.0, target.due - now) if target.state == "failed" else 0.0,
+            )
+            for target in self._driver.member.discovery.targets.values()
+            if target.source == "bootstrap"
+        ]

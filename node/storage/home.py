@@ -1,0 +1,325 @@
+"""Home: the one folder of a node, and the rules for what lies in it.
+
+    identity.key      the seed of the node's Ed25519 key, 64 hex digits, readable by its owner only
+    config.toml       the settings (node/config/settings.py)
+    shoal.db          peer book, rounds, metrics (SQLite)
+    state/            the model's states (safetensors), and what is half-fetched
+    run/              while a node runs: lock, control.sock, trainer.sock
+
+A home runs once: the lock is an flock, so the kernel frees it however the process dies. A second lock is
+named after the peer id, so that a copied home does not put one identity on the network twice from one
+machine. Paths of Unix sockets may have about 104 bytes; in a deeper home the sockets lie in a private
+folder of the runtime directory, and ``run/NAME.path`` says where.
+"""
+
+import fcntl
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+from nacl.signing import SigningKey
+
+from shoal.crypto.keys import PeerId, key_from_seed, new_key, peer_id_of
+from shoal.node.errors import BadHome
+
+SOCKET_PATH_BYTES: Final = 100
+"""Room for the shortest limit we know, 104 with the closing zero on macOS."""
+LOOKS: Final = 5
+LOOK: Final = 0.02
+"""Seconds."""
+
+
+def default_home(environ: Mapping[str, str]) -> Path:
+    """Return the home where none is named: SHOAL_HOME, or the user's data folder."""
+    named = environ.get("SHOAL_HOME", "")
+    return Path(named).expanduser() if named else platformdirs.user_data_path("shoal", appauthor=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths of one node. Making one touches nothing."""
+
+    path: Path
+
+    @property
+    def key_file(self) -> Path:
+        """The node's secret."""
+        return self.path / "identity.key"
+
+    @property
+    def config_file(self) -> Path:
+        """The settings."""
+        return self.path / "config.toml"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.path / "shoal.db"
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the model's states lie."""
+        return self.path / "state"
+
+    @property
+    def run_dir(self) -> Path:
+        """What exists while a node runs."""
+        return self.path / "run"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the running node; holds its pid."""
+        return self.run_dir / "lock"
+
+    def create(self) -> None:
+        """Make the folders, for their owner only.
+
+        Raises:
+            BadHome: they cannot be made.
+        """
+        try:
+            for folder in (self.path, self.state_dir, self.run_dir):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadHome(
+                f"cannot make {self.path}: {_why(error)}; choose another folder with --home"
+            ) from None
+
+    def create_key(self, *, force: bool = False) -> SigningKey:
+        """Write a new key; with `force` in the place of an old one.
+
+        Raises:
+            BadHome: there is a key already, or it cannot be written.
+        """
+        self.create()
+        key = new_key()
+        try:
+            _write_secret(self.key_file, bytes(key).hex() + "\n", replace=force)
+        except FileExistsError:
+            raise BadHome(
+                f"{self.key_file} exists; keep it, or give up this identity with: shoal init --force"
+            ) from None
+        except OSError as error:
+            raise BadHome(f"cannot write {self.key_file}: {_why(error)}; choose another --home") from None
+        return key
+
+    def load_key(self) -> SigningKey:
+        """Read the key.
+
+        Raises:
+            BadHome: there is none, others may read it, or it is no key.
+        """
+        try:
+            with self.key_file.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                text = file.read(4096)
+        except FileNotFoundError:
+            raise BadHome(f"no key in {self.path}; make one with: shoal init --home {self.path}") from None
+        except OSError as error:
+            raise BadHome(f"cannot read {self.key_file}: {_why(error)}; run as its owner") from None
+        if mode & 0o077:
+            raise BadHome(
+                f"{self.key_file} is open to others (mode {mode:04o});"
+                f" close it with: chmod 600 {self.key_file}"
+            )
+        try:
+            seed = bytes.fromhex(text.decode("ascii").strip())
+            if len(seed) != 32:
+                raise ValueError
+        except ValueError:
+            # What stands in the file is not repeated: it may be most of a key.
+            raise BadHome(
+                f"{self.key_file} holds no key (64 hex digits); restore it, or make a new identity with:"
+                f" shoal init --force --home {self.path}"
+            ) from None
+        return key_from_seed(seed)
+
+    def load_or_create_key(self) -> SigningKey:
+        """Read the key, or make it where the home is new."""
+        return self.load_key() if self.key_file.exists() else self.create_key()
+
+    def peer_id(self) -> PeerId:
+        """Return who this node is."""
+        return peer_id_of(bytes(self.load_key().verify_key))
+
+    @contextmanager
+    def locked(self, environ: Mapping[str, str]) -> Iterator[None]:
+        """Hold the home, and its identity on this machine, for as long as the node runs.
+
+        Raises:
+            BadHome: a node runs here already, or one with the same key does elsewhere on this machine.
+        """
+        self.create()
+        peer = self.peer_id()
+        with ExitStack() as stack:
+            holder = stack.enter_context(_flock(self.lock_file, str(self.path)))
+            if holder is not None:
+                raise self._in_use(holder[0])
+            by_identity = runtime_dir(environ) / f"{peer}.lock"
+            holder = stack.enter_context(_flock(by_identity, str(self.path)))
+            if holder is not None:
+                pid, other = holder
+                raise BadHome(
+                    f"the identity {peer} is in use by the node in {other} (pid {pid});"
+                    f" give this node its own with: shoal init --force --home {self.path}"
+                )
+            yield
+
+    def check_free(self) -> None:
+        """Say early that a node runs here; only `locked` makes sure that none does.
+
+        Raises:
+            BadHome: a node runs here already.
+        """
+        if self.is_running():
+            raise self._in_use(self.running_pid() or 0)
+
+    def _in_use(self, pid: int) -> BadHome:
+        return BadHome(
+            f"a node runs in {self.path} already (pid {pid}); stop it with: shoal stop --home {self.path}"
+        )
+
+    def running_pid(self) -> int | None:
+        """Return the pid that the last node here wrote down; if it was killed, it is gone."""
+        try:
+            return int(self.lock_file.read_text().split("\n", 1)[0])
+        except (OSError, ValueError):
+            return None
+
+    def is_running(self) -> bool:
+        """Tell whether a node holds this home: its lock, since a pid may be a dead process's or another's."""
+        try:
+            with self.lock_file.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def new_socket(self, name: str, environ: Mapping[str, str]) -> Path:
+        """Return a free path for the Unix socket ``control`` or ``trainer``; hold the lock to call this.
+
+        A socket that a killed node left is removed.
+        """
+        path = self.run_dir / f"{name}.sock"
+        note = self.run_dir / f"{name}.path"
+        note.unlink(missing_ok=True)
+        if len(os.fsencode(path.absolute())) > SOCKET_PATH_BYTES:
+            digest = blake2b(os.fsencode(self.path.absolute()), digest_size=8).hexdigest()
+            path = runtime_dir(environ) / f"{digest}-{name}.sock"
+            note.write_text(str(path))
+        path.unlink(missing_ok=True)
+        return path.absolute()
+
+    def find_socket(self, name: str) -> Path:
+        """Return where the running node's socket of this name is, if one runs."""
+        try:
+            return Path((self.run_dir / f"{name}.path").read_text().strip())
+        except OSError:
+            return (self.run_dir / f"{name}.sock").absolute()
+
+    def remove_sockets(self) -> None:
+        """Remove the sockets, at the end of a run."""
+        for name in ("control", "trainer"):
+            self.find_socket(name).unlink(missing_ok=True)
+            (self.run_dir / f"{name}.path").unlink(missing_ok=True)
+
+
+def runtime_dir(environ: Mapping[str, str]) -> Path:
+    """Return a short, private folder for locks and sockets; make it where it is missing.
+
+    Raises:
+        BadHome: it cannot be made, or belongs to another user.
+    """
+    base = Path(environ.get("XDG_RUNTIME_DIR") or "/tmp")  # its owner is checked below
+    folder = base / f"shoal-{os.getuid()}"
+    try:
+        if len(os.fsencode(folder)) > SOCKET_PATH_BYTES - 32 or not base.is_dir():
+            folder = Path("/tmp") / folder.name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise BadHome(
+            f"cannot make {folder}: {_why(error)}; set XDG_RUNTIME_DIR to a folder of yours"
+        ) from None
+    # In /tmp anybody may have made it first, and would then own our sockets.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise BadHome(f"{folder} is not yours alone; remove it, or set XDG_RUNTIME_DIR to a folder of yours")
+    return folder
+
+
+@contextmanager
+def _flock(path: Path, note: str) -> Iterator[tuple[int, str] | None]:
+    """Hold a lock with our pid and a note in it, or tell the pid and note of who does."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "r+") as file:
+            if not _take(descriptor):
+                pid, _, other = file.read(4096).partition("\n")
+                yield (int(pid) if pid.isdigit() else 0, other.strip())
+                return
+            if not _is_still(path, descriptor):
+                continue  # its holder removed it between our open and our lock
+            file.truncate()
+            file.write(f"{os.getpid()}\n{note}\n")
+            file.flush()
+            try:
+                yield None
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _take(descriptor: int) -> bool:
+    """Take a lock; who only looks whether it is held (`Home.is_running`) holds it for a moment."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK)
+        else:
+            return True
+    return False
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _write_secret(path: Path, text: str, *, replace: bool) -> None:
+    """Write a file of mode 0600 that is there whole or not at all."""
+    descriptor, name = tempfile.mkstemp(prefix=".identity-", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            temporary.replace(path)
+        else:
+            # A hard link fails where the name is taken; a rename would overwrite it.
+            try:
+                os.link(temporary, path)
+            except PermissionError:  # a file system without hard links
+                if path.exists():
+                    raise FileExistsError from None
+                temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,111 @@
+"""Model files: what a run has learned, as a file for use elsewhere; exact, or in a few values per tensor.
+
+    x.safetensors    float32 tensors under the model's own names; any reader of the format opens it
+    x.shoal          "SHM1" | length | msgpack manifest | the model as methods/coding/codebook.py packs it
+
+The second kind is FedCompress's: with 32 values per tensor a file has a sixth of the bytes. It serves for a
+model of any method. `shoal.load_model` reads both; nothing in a file is executed.
+"""
+
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from shoal.gossip.errors import RemoteViolation
+from shoal.gossip.events import Vector
+from shoal.gossip.run_spec import RunSpec, TensorSpec
+from shoal.methods.coding import codebook
+from shoal.methods.params import views
+from shoal.node.errors import UserError
+from shoal.node.storage.checkpoint import Checkpoint, load_newest
+from shoal.node.storage.database import Store
+
+MAGIC: Final = b"SHM1"
+MAX_NUMEL: Final = 1 << 36
+"""Of a model that is read; what a manifest announces beyond it is no model."""
+_encode_spec = msgspec.msgpack.Encoder(order="sorted").encode
+_decode_spec = msgspec.msgpack.Decoder(RunSpec).decode
+_decode_manifest = msgspec.msgpack.Decoder(tuple[TensorSpec, ...]).decode
+
+
+class NoModel(UserError):
+    """There is no model to save, or none in the file; the message says what to do."""
+
+
+def remember_spec(store: Store, run: bytes, spec: RunSpec) -> None:
+    """Keep a run's spec, whose manifest names the tensors in its state files."""
+    store.put(f"spec {run.hex()}", _encode_spec(spec))
+
+
+def newest(state_dir: Path, store: Store) -> tuple[Checkpoint, RunSpec]:
+    """Return what was saved last by a node, of whatever run.
+
+    Raises:
+        NoModel: it has saved nothing, or it was another version that saved it.
+    """
+    files = sorted(state_dir.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                run = bytes.fromhex((tensors.metadata() or {})["run_id"])
+        except (SafetensorError, KeyError, ValueError, OSError):
+            continue
+        known = store.get(f"spec {run.hex()}")
+        checkpoint = load_newest(state_dir, run)
+        if known is not None and checkpoint is not None:
+            return checkpoint, _decode_spec(known)
+    raise NoModel(
+        f"{state_dir} holds no model yet; run a node with this --home first: shoal start --task ..."
+    )
+
+
+def save_model(path: Path, params: Vector, specs: tuple[TensorSpec, ...], values: int = 0) -> int:
+    """Write a new file; `values`: at most so many per tensor, 0: exact. Returns its bytes.
+
+    Raises:
+        NoModel: the file exists, or cannot be written.
+    """
+    if values:
+        manifest = msgspec.msgpack.encode(specs)
+        head = MAGIC + struct.pack("<I", len(manifest)) + manifest
+        data = head + codebook.encode_vector(params, specs, values)
+    else:
+        from safetensors.numpy import save
+
+        data = save({name: np.ascontiguousarray(each) for name, each in views(params, specs).items()})
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise NoModel(f"{path} exists; choose another name, or remove it") from None
+    except OSError as error:
+        raise NoModel(f"cannot write {path}: {error.strerror}; choose another place") from None
+    return len(data)
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Return the tensors of a model file by name, float32.
+
+    Raises:
+        NoModel: it is no model file.
+    """
+    try:
+        data = path.read_bytes()
+        if not data.startswith(MAGIC):
+            from safetensors.numpy import load
+
+            return dict(load(data))
+        (length,) = struct.unpack_from("<I", data, len(MAGIC))
+        start = len(MAGIC) + 4
+        specs = _decode_manifest(data[start : start + length])
+        if sum(spec.numel for spec in specs) > min(MAX_NUMEL, 1 << 12 << len(data).bit_length()):
+            raise NoModel(f"{path} announces more than is in it")
+        return dict(views(codebook.decode(data[start + length :], specs), specs))
+    except OSError as error:
+        raise NoModel(f"cannot read {path}: {error.strerror}") from None
+    except (SafetensorError, RemoteViolation, msgspec.MsgspecError, struct.error, ValueError) as error:
+        raise NoModel(f"{path} is no model file: {error}") from None

@@ -1,0 +1,1 @@
+"""Many nodes on one machine: plan, launcher, faults, shaped links, verdict."""

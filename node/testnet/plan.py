@@ -1,0 +1,269 @@
+"""The plan of a testnet: what is started, in which order, and with which command lines.
+
+Everything here is a pure function of the plan. No node is special once it runs: the first is merely the
+address that others are told, as a user would tell a second device how to reach the first.
+
+    full, star    everyone is told node 1; they learn of each other from there (star) or at once (full)
+    line          node i is told node i-1
+    ring          as line, and node 1 is told the last node once that runs
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+
+from shoal.gossip.run_spec import NATIVE, Scalar
+from shoal.methods.errors import MethodsError
+from shoal.methods.registry import load_method
+from shoal.node.config.engine_preflight import check_engine
+from shoal.node.config.preflight import check_run
+from shoal.node.errors import BadConfig, UserError
+from shoal.node.testnet.faults import Fault, Holds, Link
+
+Topology: TypeAlias = Literal["full", "line", "ring", "star"]
+BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
+    "digit_tasks": ("share", "seed"),
+    "digits": ("share", "alpha", "seed"),
+    "digits_body": ("share", "alpha", "seed"),
+    "digits_compressible": ("share", "alpha", "seed"),
+    "digits_few_labels": ("share", "seed"),
+    "digits_noisy": ("share", "seed"),
+    "tones": ("share", "seed"),
+}
+"""Tasks that split their data into private shares, and by which of the plan's options."""
+
+
+START_SECONDS: Final = 30.0
+LOAD_SECONDS: Final = 10.0
+"""For which the first round waits for each node to load, all on one machine."""
+EACH_ALONE: Final = "each alone"
+"""What the shares reach without each other, as a system beside others."""
+
+
+class BadPlan(UserError):
+    """The testnet cannot be run as asked; the message says what to change."""
+
+    exit_code = 2
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One testnet. What is equal on all nodes becomes their run spec."""
+
+    about: str = ""
+    """What the scenario shows, in a sentence."""
+    nodes: Annotated[int, msgspec.Meta(ge=1, le=256)] = 5
+    """Node processes on this machine."""
+    method: str = "fedavg"
+    """The training method."""
+    options: dict[str, Scalar] = {}
+    """Its hyperparameters that differ from the defaults."""
+    task: str = "digits"
+    """What is learned."""
+    task_options: dict[str, Scalar] = {}
+    """Options of the task; ``{i}`` and ``{n}`` in a text stand for a node's number and how many there are."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, le=1e5)] = 0.1
+    """How unlike the private shares are: 0.1 very, 100 hardly."""
+    rounds: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 30
+    """Rounds until the run ends; 0: the run goes on until `seconds` are over."""
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Where the run has no end of its own: how long it is watched, from its first round on."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    """Of the split of the data and of the initial model."""
+    seeds: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
+    """Seeds over which what the method's paper compares it with is run, in lockstep; 0: it is not."""
+    topology: Topology = "full"
+    """Who is told whose address; see the module's docstring."""
+    group_size: Annotated[int, msgspec.Meta(ge=2, le=64)] = 16
+    """At most this many nodes average in one group."""
+    quorum: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    """A round with fewer contributors keeps the old state; 0: more than half of a group."""
+    exchange: Literal["group", "pairwise"] = "group"
+    """Whether nodes average in groups, or pairwise."""
+    pushes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """With pairwise: to how many neighbours, one after the other, a round gives."""
+    codec: str = "float32"
+    """How numbers travel in the all-reduce."""
+    delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    """1: nodes train on while the mean of the last round travels."""
+    engine: Literal["native", "hivemind"] = "native"
+    """What makes the means. With hivemind they differ from node to node by rounding."""
+    patience: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+    """Seconds that bound every wait for peers; 0: the node's default."""
+    timeout: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """Seconds until a testnet that has not finished is judged as it stands."""
+    link: Link = Link()
+    """The line of every node."""
+    churn: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    """Share of the nodes that is killed and started again per minute."""
+    faults: tuple[Fault, ...] = ()
+    """What else happens to them."""
+    quiet_end: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """No fault that is repeated begins in this many last seconds of a run without end of its own."""
+    holds: Holds = Holds()
+    """What must hold all the same."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether the method makes nodes agree on a state."""
+        return self.method != "local"
+
+    @property
+    def is_shaken(self) -> bool:
+        """Whether anything is done to nodes or links."""
+        return bool(self.churn or self.faults or self.link.is_shaped)
+
+    @property
+    def calm(self) -> "Plan":
+        """The same, left in peace."""
+        return msgspec.structs.replace(self, link=Link(), churn=0.0, faults=())
+
+    @property
+    def one_group(self) -> bool:
+        """Whether all nodes average together in every round."""
+        return self.group_size >= self.nodes and self.exchange == "group"
+
+    @property
+    def effective_quorum(self) -> int:
+        """The quorum the nodes are started with.
+
+        Groups can be about half of `group_size` when the nodes do not divide evenly, hence the halving.
+        """
+        if self.quorum or not self.shares or self.exchange == "pairwise":
+            return self.quorum or 1
+        return self.nodes // 2 + 1 if self.one_group else max(1, self.group_size // 2)
+
+
+class ShareAlone(msgspec.Struct, frozen=True):
+    """What a share reached alone, as node/testnet/baseline.py prints it."""
+
+    share: int
+    accuracy: float
+
+
+class SystemReached(msgspec.Struct, frozen=True):
+    """What all shares reached in another way, as node/testnet/baseline.py prints it."""
+
+    system: str
+    seed: int
+    accuracy: float
+    sent_bytes: float
+    """Of a node per round, before any framing."""
+
+
+def check(plan: Plan) -> None:
+    """Refuse what the nodes would refuse one by one.
+
+    Raises:
+        BadPlan: no such method, it has no such option, or a round asks for more nodes than there are.
+    """
+    try:
+        method = load_method(plan.method, plan.options)
+        check_run(plan, method)
+        check_engine(plan.engine, method, plan.method, plan.codec)
+        if plan.engine != NATIVE and plan.exchange != "group":
+            raise BadPlan(f"engine {plan.engine} averages in groups: leave out --exchange or --engine")
+    except (MethodsError, BadConfig) as error:
+        raise BadPlan(str(error)) from None
+    if not plan.rounds and not plan.seconds:
+        raise BadPlan("a run without --rounds needs an end: say how long with --seconds")
+    if plan.engine != NATIVE and plan.link.is_shaped:
+        raise BadPlan(
+            f"engine {plan.engine} has a network of its own, whose links are not shaped: leave out --latency,"
+            f" --jitter, --loss and --bandwidth, or --engine {plan.engine}"
+        )
+    for fault in plan.faults:
+        if max(fault.nodes, default=1) > plan.nodes or fault.pick > plan.nodes:
+            raise BadPlan(f"a {fault.kind} at {fault.at:g} s names a node above {plan.nodes}: raise nodes")
+    if plan.effective_quorum > min(plan.nodes, plan.group_size):
+        raise BadPlan(
+            f"a quorum of {plan.quorum} can never be met by {plan.nodes} nodes in groups of at most "
+            f"{plan.group_size}: lower --quorum"
+        )
+
+
+def name_of(index: int) -> str:
+    """Return the name of the node with this number, counted from 1."""
+    return f"node-{index}"
+
+
+def index_of(plan: Plan, name: str) -> int:
+    """Return a node's number from ``node-3`` or ``3``.
+
+    Raises:
+        BadPlan: there is no such node.
+    """
+    number = name.removeprefix("node-")
+    if not number.isdecimal() or not 1 <= int(number) <= plan.nodes:
+        raise BadPlan(f"no node {name} here: choose one from {name_of(1)} to {name_of(plan.nodes)}")
+    return int(number)
+
+
+def told(plan: Plan, index: int) -> tuple[int, ...]:
+    """Return the nodes whose addresses a node is started with; they are all started before it."""
+    if index == 1:
+        return ()
+    return (index - 1,) if plan.topology in ("line", "ring") else (1,)
+
+
+def told_later(plan: Plan) -> tuple[tuple[int, int], ...]:
+    """Return (who, whom): addresses that can only be told once all run."""
+    return ((1, plan.nodes),) if plan.topology == "ring" and plan.nodes > 2 else ()
+
+
+def task_options(plan: Plan, index: int) -> dict[str, Scalar]:
+    """Return the task's options of one node: built-in tasks get their share, others what the plan says."""
+    of_plan: dict[str, Scalar] = {"share": f"{index}/{plan.nodes}", "alpha": plan.alpha, "seed": plan.seed}
+    chosen = {key: of_plan[key] for key in BUILT_IN_SHARES.get(plan.task, ())}
+    for key, value in plan.task_options.items():
+        if isinstance(value, str):
+            value = value.replace("{i}", str(index)).replace("{n}", str(plan.nodes))
+        chosen[key] = value
+    return chosen
+
+
+def start_command(
+    plan: Plan, index: int, home: Path, joins: Sequence[str], network: Sequence[str]
+) -> list[str]:
+    """Return the command line of a node, the same that a person would type; `network`: where it listens."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "shoal.node",
+        "start",
+        "--home",
+        str(home),
+        "--name",
+        name_of(index),
+    ]
+    command += [*network, "--http-port", "0", "--no-mdns"]
+    command += ["--task", plan.task, *_pairs("--task-option", task_options(plan, index))]
+    command += ["--method", plan.method, *_pairs("--option", plan.options)]
+    command += ["--rounds", str(plan.rounds), "--seed", str(plan.seed)]
+    command += ["--group-size", str(plan.group_size), "--quorum", str(plan.effective_quorum)]
+    if plan.shares:
+        command += ["--wait-for", str(min(plan.nodes, 64))]
+        command += ["--wait-seconds", str(max(START_SECONDS, plan.nodes * LOAD_SECONDS))]
+    if plan.codec != "float32":
+        command += ["--codec", plan.codec]
+    if plan.exchange != "group":
+        command += ["--exchange", plan.exchange, "--pushes", str(plan.pushes)]
+    if plan.delay:
+        command += ["--delay", str(plan.delay)]
+    if plan.engine != NATIVE:
+        command += ["--engine", plan.engine]
+    if plan.patience:
+        command += ["--patience", str(plan.patience)]
+    for address in joins:
+        command += ["--join", address]
+    return command
+
+
+def _pairs(flag: str, options: Mapping[str, Scalar]) -> list[str]:
+    words: list[str] = []
+    for key, value in options.items():
+        words += [flag, f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    return words

@@ -1,0 +1,142 @@
+"""What a testnet's launcher has seen of its nodes: their statuses over time, gathered side by side.
+
+A node tells its last 200 rounds; a testnet may run for more, so rounds are collected while it runs. Every
+node is asked in a thread of its own: one that is frozen must not keep the table of the others from moving.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from shoal.node.errors import NotRunning, Refused
+from shoal.node.status import RoundStatus, Status
+from shoal.node.web import client
+
+FetchStatus: TypeAlias = Callable[[Path], Status | None]
+
+
+def fetch_status(home: Path) -> Status | None:
+    """Return the status of the node in a home, or None where none answers."""
+    try:
+        return client.fetch_status(home)
+    except (NotRunning, Refused):
+        return None
+
+
+@dataclass(slots=True)
+class Observed:
+    """All that is known of one node."""
+
+    name: str
+    status: Status | None = None
+    """The last one it gave."""
+    rounds: dict[int, RoundStatus] = field(default_factory=dict)
+    """The rounds that led to a state."""
+    failed: set[tuple[int, float]] = field(default_factory=set)
+    """Tries that did not: round and time."""
+    tries: dict[float, RoundStatus] = field(default_factory=dict)
+    """All of them, over all its lives, by the time at which they ended."""
+    restarts: int = 0
+    """How often it was started again on purpose."""
+    sent_before: int = 0
+    """Bytes of its former lives, as far as it had told of them."""
+    received_before: int = 0
+    loaded: bool = False
+    """Whether it was seen to work in this life."""
+    wished: bool = False
+    """Whether its process was meant to end."""
+    pids: set[int] = field(default_factory=set)
+    answers: bool = False
+    """Whether it answered when it was asked last."""
+    exit_code: int | None = None
+    """Of its process; None while it runs."""
+    last_words: str = ""
+    """The last line of its log, where it ended by itself."""
+    left: int | None = None
+    """The exit code after it was asked to leave; None where it ended before, or was not asked."""
+    process: str = ""
+    """What the system says of its process where that explains silence: not running, frozen."""
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether its process or its trainer has not begun to work yet."""
+        waits = self.status is None or self.status.phase == "starting"
+        return waits and self.exit_code is None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has said that the run is over."""
+        return self.status is not None and self.status.phase == "finished"
+
+    @property
+    def last(self) -> RoundStatus | None:
+        """The last round that led to a state."""
+        return self.rounds[max(self.rounds)] if self.rounds else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Its accuracy now, or None where the task measures none."""
+        for source in (self.last, self.status):
+            if source is not None and "accuracy" in source.metrics:
+                return source.metrics["accuracy"]
+        return None
+
+    def take(self, status: Status | None) -> None:
+        """Learn from an answer, or from silence."""
+        self.answers = status is not None
+        if status is None:
+            return
+        self.status = status
+        self.pids.add(status.pid)
+        self.take_rounds(status.history)
+
+    def take_rounds(self, history: Sequence[RoundStatus]) -> None:
+        """Learn of rounds, from an answer or from its database; what is known already changes nothing."""
+        for round_ in history:
+            self.tries[round_.finished_at] = round_
+            if round_.outcome == "failed":
+                self.failed.add((round_.round, round_.finished_at))
+                continue
+            known = self.rounds.get(round_.round)
+            if known is None or known.finished_at <= round_.finished_at:
+                self.rounds[round_.round] = round_
+
+    def begin_again(self) -> None:
+        """Its process was started again: what it said before is of its last life."""
+        self.restarts += 1
+        if self.status is not None:
+            self.sent_before += self.status.bytes_sent
+            self.received_before += self.status.bytes_received
+        self.status, self.answers, self.wished, self.loaded = None, False, False, False
+        self.exit_code, self.last_words = None, ""
+
+
+class Watcher:
+    """Asks all nodes again and again."""
+
+    def __init__(self, homes: Sequence[tuple[str, Path]], fetch: FetchStatus = fetch_status) -> None:
+        """`homes`: the names of the nodes and where they live."""
+        self.nodes = [Observed(name) for name, _ in homes]
+        self._homes = [home for _, home in homes]
+        self._fetch = fetch
+        self._pool = ThreadPoolExecutor(max_workers=max(1, len(homes)), thread_name_prefix="status")
+        self._asked: dict[int, Future[Status | None]] = {}
+
+    def look(self, patience: float = 1.0) -> None:
+        """Ask everyone who owes no answer; take what comes within `patience` seconds."""
+        for i, home in enumerate(self._homes):
+            if i not in self._asked:
+                self._asked[i] = self._pool.submit(self._fetch, home)
+        wait(self._asked.values(), timeout=patience)
+        for i, future in list(self._asked.items()):
+            if future.done():
+                del self._asked[i]
+                self.nodes[i].take(future.result())
+            else:
+                self.nodes[i].answers = False
+
+    def close(self) -> None:
+        """Ask no more. An answer that is still awaited is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""The trainer process, and both ends of the line to it."""

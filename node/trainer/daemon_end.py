@@ -1,0 +1,154 @@
+"""The daemon's end of the trainer line: a Unix socket, frames of node/trainer/ipc.py, one descriptor.
+
+One trainer at a time; a second one that attaches is told to stop, since two would write one state.
+"""
+
+import array
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+import trio
+
+from shoal.node.errors import BadHome
+from shoal.node.trainer import ipc
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+_PREFIX: Final = 4
+_BROKEN: Final = (OSError, EOFError, msgspec.MsgspecError, ValueError)
+
+
+class Handler(Protocol):
+    """Who listens to the trainer: node/daemon/rounds.py."""
+
+    def attached(
+        self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
+    ) -> None:
+        """A trainer attached."""
+        ...
+
+    def from_trainer(self, message: Any) -> None:
+        """It said something."""
+        ...
+
+    def detached(self) -> None:
+        """It is gone."""
+        ...
+
+
+class TrainerLine:
+    """Listens for trainers and hands on what they say."""
+
+    def __init__(self, path: Path, handler: Handler) -> None:
+        """`path`: where the socket is made."""
+        self.pid = 0
+        """Of the attached trainer; 0: none."""
+        self._path, self._handler = path, handler
+        self._outgoing: deque[bytes] = deque()
+        self._wake = trio.Event()
+
+    async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            BadHome: the socket cannot be made.
+        """
+        listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            await listener.bind(str(self._path))
+            os.chmod(self._path, 0o600)
+            listener.listen(4)
+        except OSError as error:
+            listener.close()
+            raise BadHome(f"cannot listen on {self._path}: {error.strerror}; choose another --home") from None
+        with listener:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    connection, _ = await listener.accept()
+                    nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: Any) -> None:
+        with connection:
+            if self.pid:
+                with suppress(OSError):
+                    await connection.send(ipc.frame(ipc.Stop()))
+                return
+            self.pid = -1
+            try:
+                await self._attach_and_talk(connection)
+            except _BROKEN as error:
+                log.warning("what attached as a trainer is none: %s", error)
+            finally:
+                self.pid = 0
+                self._outgoing.clear()
+                self._handler.detached()
+
+    async def _attach_and_talk(self, connection: Any) -> None:
+        descriptors: list[int] = []
+        try:
+            message = await self._receive(connection, descriptors)
+            if isinstance(message, ipc.TrainerFailed):
+                self._handler.from_trainer(message)
+                return
+            if not isinstance(message, ipc.Attach) or not descriptors:
+                raise ValueError("a trainer begins with Attach and a descriptor")
+            segment = ipc.Segment.attach(descriptors[0], message.spec.state_numel, message.exchange_numel)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self.pid = message.pid
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, connection)
+            self._handler.attached(message, segment, self._send)
+            while True:
+                try:
+                    received = await self._receive(connection, [])
+                except _BROKEN as error:
+                    log.debug("the trainer's line ended: %s", error)
+                    break
+                self._handler.from_trainer(received)
+            nursery.cancel_scope.cancel()
+
+    def _send(self, message: ipc.Message) -> None:
+        self._outgoing.append(ipc.frame(message))
+        self._wake.set()
+
+    async def _write(self, connection: Any) -> None:
+        while True:
+            self._wake = trio.Event()
+            while self._outgoing:
+                view = memoryview(self._outgoing.popleft())
+                while view:
+                    try:
+                        view = view[await connection.send(view) :]
+                    except OSError:
+                        return  # the reader sees the end of the line too, and says so
+            await self._wake.wait()
+
+    async def _receive(self, connection: Any, descriptors: list[int]) -> Any:
+        prefix = await self._read(connection, _PREFIX, descriptors)
+        return ipc.from_trainer.decode(await self._read(connection, ipc.frame_length(prefix), descriptors))
+
+    async def _read(self, connection: Any, count: int, descriptors: list[int]) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            piece, ancillary, _, _ = await connection.recvmsg(count - len(data), socket.CMSG_SPACE(16))
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    received = array.array("i")
+                    received.frombytes(content[: len(content) - len(content) % received.itemsize])
+                    descriptors.extend(received)
+            if not piece:
+                raise EOFError("the trainer closed the line")
+            data += piece
+        return bytes(data)

@@ -1,0 +1,291 @@
+"""The line between the daemon and its trainer: messages over a Unix socket, vectors in shared memory.
+
+    trainer                                        daemon
+      Attach + file descriptor of the segment  -->
+                                               <--  Attached(round, slot, restored)
+                                               <--  Begin(round, slot, budget)
+      AskAllReduce(index, weight, numel)       -->        vector in the exchange region
+                                               <--  Averaged(contributors) | AskFailed(kind, text)
+      Finished(round, slot, report)            -->        new state in the *other* slot
+      or Idle(round, reason)                   -->        the round did not end in a new state
+                                               <--  Begin(...) | Stop()
+
+With a delay the trainer works on while it waits, be it for an answer or for `Begin`; the order is the same.
+
+A frame is a 4-byte big-endian length and a msgpack map. The segment is one mapped file without a name:
+
+    page 0         flags, int32: [INTERRUPT, HURRY, ...]
+    slot 0, slot 1 the shared state, float32 [state_numel] each: one is read while the other is written
+    exchange       float32 [exchange_numel]: a vector on its way out, then the answer in its place
+
+The daemon clears the flags before every `Begin`; the trainer only reads them.
+
+Every region begins at a multiple of 4096 bytes. Only the trainer writes a slot while a round runs;
+only the daemon writes one between `Idle`/`Attach` and `Begin`.
+"""
+
+import mmap
+import os
+import select
+import socket
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal.gossip.events import Vector
+from shoal.gossip.run_spec import RunSpec
+
+PAGE: Final = 4096
+INTERRUPT: Final = 0
+"""Flag: stop the local work now, throw the round away."""
+HURRY: Final = 1
+"""Flag: end the local work at the next step and contribute what there is."""
+MAX_FRAME_BYTES: Final = 64 << 20
+_LENGTH: Final = struct.Struct("!I")
+Text = Annotated[str, msgspec.Meta(max_length=4000)]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of everything on this line."""
+
+
+class Attach(Message, frozen=True):
+    """The trainer is ready; the initial state is in slot 0. Comes with one file descriptor."""
+
+    pid: int
+    spec: RunSpec
+    exchange_numel: int
+    device: str
+    examples: int
+    mergeable: bool
+    asks: bool = True
+    """Whether the method ever asks its peers; one that does not trains in a run of its own."""
+
+
+class Attached(Message, frozen=True):
+    """Where to go on. If `restored`, slot `slot` holds the state that was on disk."""
+
+    round: int
+    slot: int
+    restored: bool
+
+
+class Begin(Message, frozen=True):
+    """Run this round from the state in this slot."""
+
+    round: int
+    slot: int
+    budget: float = 0.0
+    """Seconds of local work after which HURRY may be set; 0: none yet known."""
+
+
+class AskAllReduce(Message, frozen=True):
+    """Mean of the first `numel` numbers of the exchange region."""
+
+    round: int
+    index: int
+    """The how-manieth ask of this round."""
+    tag: Text
+    weight: float
+    numel: int
+
+
+class AskGather(Message, frozen=True):
+    """Everyone's body."""
+
+    round: int
+    index: int
+    tag: Text
+    body: bytes
+
+
+class Averaged(Message, frozen=True):
+    """The mean stands in the exchange region."""
+
+    contributors: tuple[str, ...]
+
+
+class Gathered(Message, frozen=True):
+    """The agreed bodies, sorted by peer id."""
+
+    bodies: tuple[tuple[str, bytes], ...]
+
+
+class AskFailed(Message, frozen=True):
+    """The ask failed; `kind` is a class name of gossip/errors.py."""
+
+    kind: Text
+    text: Text
+
+
+class Finished(Message, frozen=True):
+    """The state after this round stands in `slot`."""
+
+    round: int
+    slot: int
+    loss: float
+    examples: int
+    steps: int
+    work_seconds: float
+    """Of computing since the last round ended, without any waiting for the daemon or for peers."""
+    metrics: dict[str, float]
+
+
+class Idle(Message, frozen=True):
+    """The round ended without a new state."""
+
+    round: int
+    reason: Text
+    work_seconds: float = 0.0
+    """Of computing that was in vain."""
+
+
+class TrainerFailed(Message, frozen=True):
+    """The trainer cannot go on; the text is one line that a person can act on."""
+
+    text: Text
+
+
+class Stop(Message, frozen=True):
+    """End; nothing more will come."""
+
+
+FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | TrainerFailed
+FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop
+
+_encoder: Final = msgspec.msgpack.Encoder()
+from_trainer: Final[msgspec.msgpack.Decoder[FromTrainer]] = msgspec.msgpack.Decoder(FromTrainer)
+from_daemon: Final[msgspec.msgpack.Decoder[FromDaemon]] = msgspec.msgpack.Decoder(FromDaemon)
+
+
+def frame(message: Message) -> bytes:
+    """Return a message with its length in front."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(prefix: bytes) -> int:
+    """Return the body's length.
+
+    Raises:
+        ValueError: longer than any message of ours.
+    """
+    (length,) = _LENGTH.unpack(prefix)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES} are sent here")
+    return int(length)
+
+
+def read_frame(line: socket.socket) -> bytes:
+    """Wait for the body of the daemon's next frame.
+
+    Raises:
+        EOFError: the daemon is gone.
+    """
+    return _read(line, frame_length(_read(line, _LENGTH.size)))
+
+
+def _read(line: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = line.recv(count - len(data))
+        if not piece:
+            raise EOFError("the daemon closed the line")
+        data += piece
+    return bytes(data)
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // PAGE) * PAGE
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The shared memory of one trainer and its daemon; see the module's docstring."""
+
+    flags: npt.NDArray[np.int32]
+    slots: tuple[Vector, Vector]
+    exchange: Vector
+
+    @staticmethod
+    def n_bytes(state_numel: int, exchange_numel: int) -> int:
+        """Return the size of the file behind a segment."""
+        return PAGE + 2 * _aligned(4 * state_numel) + _aligned(4 * exchange_numel)
+
+    @classmethod
+    def create(cls, state_numel: int, exchange_numel: int) -> tuple["Segment", int]:
+        """Make a segment; returns it and the descriptor to hand to the daemon (the caller closes it)."""
+        size = cls.n_bytes(state_numel, exchange_numel)
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("shoal", os.MFD_CLOEXEC)
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, size)
+        return cls.attach(fd, state_numel, exchange_numel), fd
+
+    @classmethod
+    def attach(cls, fd: int, state_numel: int, exchange_numel: int) -> "Segment":
+        """Map a segment by its descriptor.
+
+        Raises:
+            ValueError: the file is smaller than the regions need.
+        """
+        size = cls.n_bytes(state_numel, exchange_numel)
+        if os.fstat(fd).st_size < size:
+            raise ValueError("the shared segment is smaller than its regions")
+        memory = mmap.mmap(fd, size)
+        slot = _aligned(4 * state_numel)
+        return cls(
+            np.frombuffer(memory, np.int32, PAGE // 4),
+            (
+                np.frombuffer(memory, np.float32, state_numel, PAGE),
+                np.frombuffer(memory, np.float32, state_numel, PAGE + slot),
+            ),
+            np.frombuffer(memory, np.float32, exchange_numel, PAGE + 2 * slot),
+        )
+
+
+class Line:
+    """The trainer's end of the socket: blocking, one message at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect to the daemon's trainer socket.
+
+        Raises:
+            OSError: no daemon listens there.
+        """
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Send one message, with descriptors where given."""
+        data = frame(message)
+        sent = socket.send_fds(self._socket, [data], list(fds)) if fds else 0
+        self._socket.sendall(data[sent:])
+
+    def receive(self) -> FromDaemon:
+        """Wait for the next message.
+
+        Raises:
+            EOFError: the daemon is gone.
+        """
+        return from_daemon.decode(read_frame(self._socket))
+
+    def has_word(self) -> bool:
+        """Tell whether `receive` would find something, or the end, without waiting long."""
+        return bool(select.select([self._socket], [], [], 0)[0])
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()

@@ -1,0 +1,71 @@
+"""Task size: what of a task's model decides how many bytes a method sends.
+
+    python -P -m shoal.node.trainer.model_size TASK OPTIONS        OPTIONS: the task's, as a JSON object
+
+Prints a `ModelSize` as JSON. A process of its own, because it needs torch, which the command line never
+loads; what a person must mend is one line on standard error.
+"""
+
+import logging
+import os
+import sys
+from typing import Final
+
+import msgspec
+from torch import nn
+
+from shoal.gossip.run_spec import Scalar
+from shoal.methods.base import ModelSize
+from shoal.methods.errors import BadTask, MethodsError
+from shoal.methods.learning.learner import manifest
+from shoal.methods.learning.objective import head_of
+from shoal.methods.learning.task import Task, load_task
+
+FAILED: Final = 3
+"""Exit code where the task does not load."""
+
+
+def size_of(task: Task) -> ModelSize:
+    """Measure a task's model.
+
+    Raises:
+        BadTask: there is no model, or it has no parameters.
+    """
+    model = task.model()
+    tensors = manifest(model)
+    roles = {spec.name: task.role(spec.name) for spec in tensors}
+    return ModelSize(
+        numel=sum(spec.numel for spec in tensors),
+        body=sum(spec.numel for spec in tensors if roles[spec.name] == "body"),
+        head=sum(spec.numel for spec in tensors if roles[spec.name] == "head"),
+        tensors=len(tensors),
+        embedding=_embedding(model),
+        parts=max(1, len(task.parts())),
+    )
+
+
+def _embedding(model: nn.Module) -> int:
+    try:
+        return int(head_of(model).in_features)
+    except BadTask:
+        return 0
+
+
+def main() -> int:
+    """Print the size; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING)
+    if os.getcwd() not in sys.path:
+        # A task may lie in the folder in which the command was typed.
+        sys.path.append(os.getcwd())
+    name, text = sys.argv[1:]
+    try:
+        found = size_of(load_task(name, msgspec.json.decode(text, type=dict[str, Scalar])))
+    except MethodsError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    print(msgspec.json.encode(found).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The trainer process: torch on one side, the line to the daemon on the other.
+
+    python -P -m shoal.node.trainer.process --socket PATH --state-dir PATH --spec JSON        (spec.py)
+
+It ends when the daemon says so or is gone. What a person must mend is sent as `TrainerFailed`, in one
+line, with exit code 3. Ctrl-C is the daemon's business: a terminal sends it to both.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import torch
+
+import shoal.methods
+from shoal.gossip.errors import GossipError
+from shoal.methods.base import Demands, Method, OuterMethod, Report, State
+from shoal.methods.errors import Interrupted, MethodsError
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.task import load_task
+from shoal.methods.overlap import check_delay
+from shoal.methods.params import shared_specs
+from shoal.methods.registry import all_options, load_method
+from shoal.node.storage.private_state import PrivateState
+from shoal.node.trainer import ipc
+from shoal.node.trainer.overlapped_rounds import Overlap
+from shoal.node.trainer.session import LineLost, Session
+from shoal.node.trainer.spec import TrainerSpec, run_spec
+
+log = logging.getLogger(__name__)
+
+FAILED: Final = 3
+"""Exit code of a trainer that cannot go on."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a trainer; returns its exit code."""
+    given = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(levelname)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    spec = msgspec.json.decode(given.spec, type=TrainerSpec)
+    torch.set_num_threads(spec.threads)
+    # The first optimizer loads hundreds of modules, for seconds. Better now than in the first round, in
+    # which peers wait for us, and in which an interrupt is only heard between two steps.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    if os.getcwd() not in sys.path:
+        # A task may lie in the folder in which the node was started.
+        sys.path.append(os.getcwd())
+    try:
+        line = ipc.Line(given.socket)
+    except OSError as error:
+        print(f"no daemon listens on {given.socket}: {error.strerror or error}", file=sys.stderr)
+        return FAILED
+    try:
+        return _run(line, spec, given.state_dir)
+    finally:
+        line.close()
+
+
+def _run(line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> int:
+    try:
+        _Trainer(line, spec, state_dir).run()
+    except LineLost:
+        return 0
+    except MethodsError as error:
+        return _fail(line, str(error))
+    except Exception as error:  # noqa: BLE001  # the user's model, data and loss may raise anything
+        traceback.print_exc()
+        return _fail(line, explain(error, spec.task))
+    return 0
+
+
+def explain(error: Exception, task: str) -> str:
+    """Say in one line what went wrong inside a task, and where."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        return f"out of memory: lower batch_size, or make the model smaller ({text})"
+    frames = traceback.extract_tb(error.__traceback__)
+    # The last line that is neither ours nor a library's is where to look first.
+    others = (
+        str(Path(__file__).parent),
+        str(Path(shoal.methods.__file__).parent),
+        sys.prefix,
+        sys.base_prefix,
+    )
+    own = [frame for frame in frames if not frame.filename.startswith(others)] or list(frames)
+    return f"task {task} failed in {own[-1].filename}:{own[-1].lineno}: {type(error).__name__}: {text}"
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -P -m shoal.node.trainer.process", description="A node's trainer process."
+    )
+    parser.add_argument("--socket", type=Path, required=True, help="the daemon's trainer socket")
+    parser.add_argument("--state-dir", type=Path, required=True, help="where private state is kept")
+    parser.add_argument("--spec", required=True, help="a TrainerSpec as JSON")
+    return parser.parse_args(arguments)
+
+
+def _fail(line: ipc.Line, text: str) -> int:
+    try:
+        line.send(ipc.TrainerFailed(text=text[:4000]))
+    except OSError:
+        # Else the daemon, whose terminal is ours, says it.
+        log.error("%s", text)
+    return FAILED
+
+
+class _Trainer:
+    """A task, a method, and the session that joins them to the daemon."""
+
+    def __init__(self, line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> None:
+        self._parent = os.getppid()
+        self._method: Method = load_method(spec.method, spec.options)
+        check_delay(spec.delay, self._method, spec.method)
+        task = load_task(spec.task, spec.task_options)
+        self._learner = TorchLearner(
+            task,
+            device=spec.device,
+            seed=spec.seed,
+            interrupt=lambda: self._is_interrupted(),
+            hurry=lambda: (self._overlap or self._session).is_hurried(),
+        )
+        if isinstance(self._method, Demands):
+            self._method.check(self._learner)
+        initial = self._method.init(self._learner.initial)
+        self._spec = run_spec(spec, all_options(self._method), self._learner.manifest, shared_specs(initial))
+        self._private = PrivateState(state_dir, self._spec)
+        self._overlap: Overlap | None = None
+        self._session = Session(
+            line,
+            self._spec,
+            self._method,
+            initial,
+            device=str(self._learner.device),
+            examples=self._learner.examples,
+        )
+        if self._session.restored:
+            self._session.private = self._private.load() or initial.private
+
+    def run(self) -> None:
+        """Run rounds until the daemon wants no more."""
+        session = self._session
+        if self._spec.delay:
+            self._overlap = Overlap(session, cast(OuterMethod, self._method), self._saved)
+            self._overlap.run(self._learner)
+        while (begin := session.wait_begin()) is not None:
+            steps = self._method.round(session.state(begin), self._learner, begin.round)
+            try:
+                state, report = session.answer(begin, steps)
+            except (GossipError, Interrupted) as error:
+                session.idle(begin, f"{type(error).__name__}: {error}")
+                continue
+            session.finish(begin, state, self._saved(state, report))
+
+    def _saved(self, state: State, report: Report) -> Report:
+        self._private.save(state.private)
+        return self._measured(state, report)
+
+    def _measured(self, state: State, report: Report) -> Report:
+        # What a method measured itself stands: its params need not be the model that people use.
+        metrics: dict[str, Any] = {**self._learner.evaluate(state.params), **report.metrics}
+        return Report(report.loss, report.examples, report.steps, report.contributors, metrics)
+
+    def _is_interrupted(self) -> bool:
+        if os.getppid() != self._parent:
+            # A daemon that was killed cannot say so, and a step may be long.
+            raise LineLost("the daemon is gone")
+        return self._session.is_interrupted()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""Session: the trainer's side of the line to its daemon, without torch.
+
+    attach   -->  wait_begin -> state -> answer(method's generator) -> finish | idle  -->  wait_begin ...
+
+`ask` is `answer` for those who work on meanwhile: see node/trainer/overlapped_rounds.py.
+
+A session holds the shared memory, turns states into slots and back, and answers a generator's asks over
+the line. The trainer process runs one; `SwarmOptimizer` runs one inside a user's own loop.
+
+The daemon clears the flags before every `Begin`; the trainer only reads them.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip import errors
+from shoal.gossip.events import Vector
+from shoal.gossip.run_spec import RunSpec
+from shoal.methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Method, Report, State, Steps
+from shoal.methods.errors import BadOption
+from shoal.methods.params import read_state, write_state
+from shoal.node.trainer import ipc
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FAILURES: Final[Mapping[str, type[errors.GossipError]]] = {
+    kind.__name__: kind for kind in (errors.GossipError, errors.TooFew, errors.LeftOut, errors.Unreachable)
+}
+
+
+class LineLost(Exception):
+    """The daemon is gone, or did not take us: nothing more will come over this line."""
+
+
+class RunOver(LineLost):
+    """The daemon wants no more rounds."""
+
+
+class Session:
+    """One trainer, attached to one daemon."""
+
+    def __init__(
+        self,
+        line: ipc.Line,
+        spec: RunSpec,
+        method: Method,
+        initial: State,
+        *,
+        device: str,
+        examples: int,
+    ) -> None:
+        """Attach; afterwards `begun` says where to go on.
+
+        Raises:
+            LineLost: the daemon has another trainer already, or is gone.
+        """
+        self.spec = spec
+        self.private = initial.private
+        """What never leaves the node, as of the last state."""
+        self.work_seconds = 0.0
+        """Spent computing since the last round ended, without the waiting for answers."""
+        self._line = line
+        self._hurry_at = math.inf
+        self._asked = 0
+        exchange_numel = method.exchange_numel(spec.params_numel)
+        self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
+        write_state(initial, self._segment.slots[0])
+        try:
+            line.send(
+                ipc.Attach(
+                    pid=os.getpid(),
+                    spec=spec,
+                    exchange_numel=exchange_numel,
+                    device=device,
+                    examples=examples,
+                    mergeable=method.mergeable,
+                    asks=method.asks,
+                ),
+                (descriptor,),
+            )
+        except OSError:
+            # A node that has a trainer closes at once, but says so before; it is read below.
+            log.debug("the line was closed while attaching")
+        finally:
+            os.close(descriptor)
+        answer = self._receive()
+        if not isinstance(answer, ipc.Attached):
+            raise LineLost("the node has a trainer already")
+        self.restored = answer.restored
+        """Whether the daemon had a state on disk."""
+
+    def wait_begin(self) -> ipc.Begin | None:
+        """Wait for the next round; None when the daemon wants no more.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        match self._receive():
+            case ipc.Begin() as begin:
+                self._hurry_at = time.monotonic() + begin.budget if begin.budget > 0 else math.inf
+                self._asked = 0
+                return begin
+            case ipc.Stop():
+                return None
+            case other:
+                raise LineLost(f"the daemon sent {type(other).__name__} between rounds")
+
+    def state(self, begin: ipc.Begin) -> State:
+        """Return the state that a round begins from, as a copy."""
+        slot = self._segment.slots[begin.slot]
+        return read_state(slot, self.spec.params_numel, self.spec.shared, self.private)
+
+    def is_interrupted(self) -> bool:
+        """Whether the daemon wants this round's work thrown away."""
+        return bool(self._segment.flags[ipc.INTERRUPT])
+
+    def is_hurried(self) -> bool:
+        """Whether the local work should end at this step."""
+        return bool(self._segment.flags[ipc.HURRY]) or time.monotonic() > self._hurry_at
+
+    def answer(self, begin: ipc.Begin, steps: Steps[T]) -> T:
+        """Run a generator to its end, its asks answered by the daemon.
+
+        Raises:
+            GossipError: an ask failed, and the generator let it out.
+            LineLost: the daemon is gone, or stops.
+        """
+        asking = Asking(self, begin, steps)
+        while not asking.is_over:
+            asking.take()
+        return asking.result
+
+    def has_word(self) -> bool:
+        """Tell whether the daemon has said something that was not yet read."""
+        return self._line.has_word()
+
+    def finish(self, begin: ipc.Begin, state: State, report: Report) -> None:
+        """Hand over the state after a round.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        slot = 1 - begin.slot
+        write_state(state, self._segment.slots[slot])
+        self.private = state.private
+        self._send(
+            ipc.Finished(
+                round=begin.round,
+                slot=slot,
+                loss=report.loss,
+                examples=report.examples,
+                steps=report.steps,
+                work_seconds=self.work_seconds,
+                metrics=dict(report.metrics),
+            )
+        )
+        self.work_seconds = 0.0
+
+    def idle(self, begin: ipc.Begin, reason: str) -> None:
+        """Say that the round ended without a new state.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        self._send(ipc.Idle(round=begin.round, reason=reason[:4000], work_seconds=self.work_seconds))
+        self.work_seconds = 0.0
+
+    def close(self) -> None:
+        """Close the line; the daemon keeps the last state."""
+        self._line.close()
+
+    def post(self, begin: ipc.Begin, ask: Ask) -> None:
+        """Send an ask on its way; `receive_answer` waits for what comes of it.
+
+        Raises:
+            BadOption: the method asks for more than it said it would.
+            LineLost: the daemon is gone.
+        """
+        self._asked += 1
+        index = self._asked - 1
+        match ask:
+            case AllReduce():
+                numel = ask.vector.size
+                if numel > self._segment.exchange.size:
+                    raise BadOption(
+                        f"method {self.spec.method} asks for {numel} numbers, but its exchange_numel says"
+                        f" {self._segment.exchange.size}; mend exchange_numel"
+                    )
+                np.copyto(self._segment.exchange[:numel], ask.vector)
+                message: ipc.Message = ipc.AskAllReduce(
+                    round=begin.round, index=index, tag=ask.tag, weight=ask.weight, numel=numel
+                )
+            case Gather():
+                message = ipc.AskGather(round=begin.round, index=index, tag=ask.tag, body=ask.body)
+        self._send(message)
+
+    def receive_answer(self, ask: Ask) -> Averaged | Gathered:
+        """Wait for the answer to the ask that was posted last.
+
+        Raises:
+            GossipError: it failed.
+            LineLost: the daemon is gone, or stops.
+        """
+        match ask, self._receive():
+            case AllReduce(), ipc.Averaged(contributors=contributors):
+                # A copy: the next ask of this round will write here.
+                mean: Vector = self._segment.exchange[: ask.vector.size].copy()
+                return Averaged(mean, tuple(PeerId(peer) for peer in contributors))
+            case Gather(), ipc.Gathered(bodies=bodies):
+                return Gathered(tuple((PeerId(peer), body) for peer, body in bodies))
+            case _, ipc.AskFailed(kind=kind, text=text):
+                raise _FAILURES.get(kind, errors.GossipError)(text)
+            case _, ipc.Stop():
+                raise LineLost("the node stops")
+            case _, other:
+                raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
+
+    def _send(self, message: ipc.Message) -> None:
+        try:
+            self._line.send(message)
+        except OSError as error:
+            raise LineLost("the node is gone") from error
+
+    def _receive(self) -> ipc.FromDaemon:
+        try:
+            return self._line.receive()
+        except (EOFError, OSError) as error:
+            raise LineLost("the node is gone") from error
+
+
+class Asking(Generic[T]):
+    """A generator whose ask is with the daemon, until it has ended."""
+
+    def __init__(self, session: Session, begin: ipc.Begin, steps: Steps[T]) -> None:
+        """Let the generator compute up to its first ask.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        self._session, self._begin, self._steps = session, begin, steps
+        self.is_over = False
+        self._go_on(None)
+
+    @property
+    def result(self) -> T:
+        """What the generator returned."""
+        return self._result
+
+    def take(self) -> None:
+        """Wait for the answer, and let the generator compute up to its next ask or its end.
+
+        Raises:
+            GossipError: the ask failed, and the generator let it out.
+            LineLost: the daemon is gone, or stops.
+        """
+        try:
+            given: Averaged | Gathered | errors.GossipError = self._session.receive_answer(self._ask)
+        except errors.GossipError as error:
+            given = error
+        self._go_on(given)
+
+    def _go_on(self, given: Averaged | Gathered | errors.GossipError | None) -> None:
+        steps, started = self._steps, time.monotonic()
+        try:
+            ask = steps.throw(given) if isinstance(given, errors.GossipError) else steps.send(given)
+        except StopIteration as end:
+            self._result: T = end.value
+            self.is_over = True
+            return
+        finally:
+            self._session.work_seconds += time.monotonic() - started
+        self._ask = ask
+        self._session.post(self._begin, ask)

@@ -1,0 +1,153 @@
+"""Supervisor: keeps the trainer process running, and says why it stopped in words a person can act on."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from shoal.gossip.run_spec import NATIVE
+from shoal.node.config.settings import RunConfig
+from shoal.node.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE: Final = 1.0
+MAX_PAUSE: Final = 30.0
+"""Seconds between restarts; doubled from the first pause on."""
+STEADY: Final = 300.0
+"""Seconds after which a trainer's end has nothing to do with its start: the pauses begin anew."""
+GRACE: Final = 2.0
+"""Seconds for a trainer to end by itself when its node ends."""
+
+
+NICE: Final = 5
+"""By how much a trainer stands back behind its daemon where both want the processor."""
+
+
+class TrainerError(UserError):
+    """The trainer cannot start: mend what it says, then start the node again."""
+
+
+def trainer_command(
+    run: RunConfig,
+    socket_path: Path,
+    state_dir: Path,
+    module: str = "shoal.node.trainer.process",
+    engine: str = NATIVE,
+) -> list[str]:
+    """Return the command line of the trainer process, which runs `module`."""
+    spec = {
+        "name": run.name,
+        "task": run.task,
+        "task_options": run.task_options,
+        "method": run.method,
+        "options": run.options,
+        "rounds": run.rounds,
+        "seed": run.seed,
+        "group_size": run.group_size,
+        "quorum": run.quorum,
+        "codec": run.codec,
+        "exchange": run.exchange,
+        "pushes_per_round": run.pushes_per_round,
+        "delay": run.delay,
+        "engine": engine,
+        "device": run.device,
+        "threads": run.threads,
+    }
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        module,
+        "--socket",
+        str(socket_path),
+        "--state-dir",
+        str(state_dir),
+        "--spec",
+        msgspec.json.encode(spec).decode(),
+    ]
+
+
+def why(code: int) -> str:
+    """Say why a trainer that ended with this code is gone."""
+    if code == -signal.SIGKILL:
+        return "trainer killed by signal 9, probably out of memory: lower --option batch_size"
+    if code < 0:
+        return f"trainer killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"trainer ended with exit code {code}; its last lines in the log say why"
+
+
+class Supervisor:
+    """Runs the trainer, and again when it dies."""
+
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        failure: Callable[[], str],
+        has_attached: Callable[[], bool],
+        is_wanted: Callable[[], bool],
+        tell: Callable[[str], None],
+    ) -> None:
+        """`failure`: what the trainer itself said; `is_wanted`: whether there are rounds left."""
+        self.restarts = 0
+        self._command = command
+        self._failure, self._has_attached, self._is_wanted = failure, has_attached, is_wanted
+        self._tell = tell
+
+    async def run(self) -> None:
+        """Keep a trainer running until cancelled or no longer wanted.
+
+        Raises:
+            TrainerError: it could not even start.
+        """
+        pause = FIRST_PAUSE
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        while self._is_wanted():
+            process = await trio.lowlevel.open_process(
+                self._command, stdin=subprocess.DEVNULL, env=environment
+            )
+            _step_back(process.pid)
+            began = trio.current_time()
+            self._tell("running")
+            try:
+                code = await process.wait()
+            finally:
+                await self._end(process)
+            if not self._is_wanted():
+                break
+            reason = self._failure() or why(code)
+            if not self._has_attached():
+                raise TrainerError(reason)
+            self._tell(reason)
+            if trio.current_time() - began > STEADY:
+                pause = FIRST_PAUSE
+            log.error("%s; starting it again in %.0f s", reason, pause)
+            await trio.sleep(pause)
+            pause = min(MAX_PAUSE, 2 * pause)
+            self.restarts += 1
+        self._tell("none")
+
+    async def _end(self, process: trio.Process) -> None:
+        """Let it end by itself for a moment, since it may be saving; then kill it."""
+        if process.returncode is None:
+            with trio.CancelScope(shield=True), trio.move_on_after(GRACE):
+                await process.wait()
+        if process.returncode is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+def _step_back(pid: int) -> None:
+    """Let the daemon go first: peers wait for its answers, and for nobody's single step."""
+    with suppress(OSError):  # It has ended, or the system has no such thing.
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)

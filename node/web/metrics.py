@@ -1,0 +1,115 @@
+"""Metrics: a `Status` in the text format that Prometheus reads.
+
+Everything is read off one status when it is asked for, into a registry of its own, so two nodes in one
+process share nothing. Names end in their unit, counters in ``_total``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shoal.node.status import RoundStatus, Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def render(status: Status) -> bytes:
+    """Return the metrics page of a status."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(status))
+    return generate_latest(registry)
+
+
+@dataclass(frozen=True, eq=False)
+class _Collector(Collector):
+    status: Status
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        yield from _about(self.status)
+        yield from _progress(self.status)
+        yield from _network(self.status)
+        yield from _rounds(self.status.history)
+
+
+def _about(status: Status) -> Iterator[Metric]:
+    about = {
+        "peer_id": status.peer_id,
+        "version": status.version,
+        "swarm": status.swarm,
+        "role": status.role,
+    }
+    if status.run is not None:
+        about |= {"run_id": status.run.run_id, "method": status.run.method, "task": status.run.task}
+    yield InfoMetricFamily("shoal_node", "Who this node is.", value=about)
+    yield GaugeMetricFamily("shoal_uptime_seconds", "Since the start.", value=status.uptime_seconds)
+    yield GaugeMetricFamily("shoal_resident_memory_bytes", "Of the daemon.", value=status.rss_bytes)
+
+
+def _progress(status: Status) -> Iterator[Metric]:
+    yield GaugeMetricFamily("shoal_round", "Rounds that are done.", value=status.round)
+    phase = GaugeMetricFamily("shoal_phase", "1 for what the node does now.", labels=["phase"])
+    phase.add_metric([status.phase], 1)
+    yield phase
+    if status.loss is not None:
+        yield GaugeMetricFamily("shoal_loss", "Training loss of the last round.", value=status.loss)
+    if status.utilisation is not None:
+        text = "Share of the time in which the trainer computes, since its first round ended."
+        yield GaugeMetricFamily("shoal_utilisation_ratio", text, value=status.utilisation)
+    work, training = status.work_seconds, status.training_seconds
+    yield CounterMetricFamily("shoal_work_seconds", "The trainer computed for so long.", value=work)
+    text = "The trainer computed or waited for so long."
+    yield CounterMetricFamily("shoal_training_seconds", text, value=training)
+    metric = GaugeMetricFamily(
+        "shoal_metric", "What the task measured after the last round.", labels=["name"]
+    )
+    for name, value in status.metrics.items():
+        metric.add_metric([name], value)
+    yield metric
+
+
+def _network(status: Status) -> Iterator[Metric]:
+    peers = GaugeMetricFamily("shoal_peers", "Peers, by class of the link.", labels=["link"])
+    for link, count in Counter(peer.link for peer in status.peers).items():
+        peers.add_metric([link], count)
+    yield peers
+    moved = CounterMetricFamily("shoal_bytes", "Bytes on the wire, ciphertext and all.", labels=["direction"])
+    moved.add_metric(["sent"], status.bytes_sent)
+    moved.add_metric(["received"], status.bytes_received)
+    yield moved
+    drops = CounterMetricFamily("shoal_drops", "What peers sent and we refused.", labels=["reason"])
+    for reason, count in status.drops.items():
+        drops.add_metric([reason], count)
+    yield drops
+    bootstrap = GaugeMetricFamily("shoal_bootstrap", "Bootstrap addresses, by state.", labels=["state"])
+    for state, count in Counter(address.state for address in status.bootstrap).items():
+        bootstrap.add_metric([state], count)
+    yield bootstrap
+
+
+def _rounds(history: Sequence[RoundStatus]) -> Iterator[Metric]:
+    outcomes = GaugeMetricFamily(
+        "shoal_recent_rounds", "The last 200 rounds at most, by outcome.", labels=["outcome"]
+    )
+    for outcome, count in Counter(done.outcome for done in history).items():
+        outcomes.add_metric([outcome], count)
+    yield outcomes
+    if not history:
+        return
+    yield GaugeMetricFamily("shoal_contributors", "Peers in the last round.", value=history[-1].contributors)
+    seconds = GaugeMetricFamily(
+        "shoal_round_seconds",
+        "Time per part of a round: of the last one, and median and maximum of the recent ones.",
+        labels=["part", "of"],
+    )
+    for part in ("work", "matchmaking", "exchange"):
+        spent = [float(getattr(done, f"{part}_seconds")) for done in history]
+        seconds.add_metric([part, "last"], spent[-1])
+        seconds.add_metric([part, "median"], median(spent))
+        seconds.add_metric([part, "max"], max(spent))
+    yield seconds

@@ -1,0 +1,76 @@
+"""shoal: train together with no one in charge. All that a user imports.
+
+    Task              what is learned; subclass it, then: shoal start --task mypackage.mymodule:MyTask
+    SwarmOptimizer    takes a PyTorch loop of your own into a swarm
+    load_model        the tensors of a file that shoal model save wrote
+    Method, State, Report, all_reduce, gather    what a training method of your own is made of
+
+Everything is loaded when first used: importing shoal loads neither torch nor the network.
+"""
+
+import importlib
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import torch
+
+    from shoal.methods.base import Method, Report, State, all_reduce, gather
+    from shoal.methods.learning.task import Task
+    from shoal.node.optimizer.swarm_optimizer import SwarmOptimizer
+
+    __version__: str
+
+__all__ = [
+    "Method",
+    "Report",
+    "State",
+    "SwarmOptimizer",
+    "Task",
+    "__version__",
+    "all_reduce",
+    "gather",
+    "load_model",
+]
+
+_WHERE: Final = {
+    "Method": "shoal.methods.base",
+    "Report": "shoal.methods.base",
+    "State": "shoal.methods.base",
+    "SwarmOptimizer": "shoal.node.optimizer.swarm_optimizer",
+    "Task": "shoal.methods.learning.task",
+    "all_reduce": "shoal.methods.base",
+    "gather": "shoal.methods.base",
+}
+
+
+def load_model(path: "str | PathLike[str]") -> "dict[str, torch.Tensor]":
+    """Return the tensors of a file that shoal model save wrote, as `load_state_dict` takes them.
+
+    Raises:
+        NoModel: it is no model file.
+    """
+    import torch
+
+    from shoal.node.storage.model_file import read_arrays
+
+    return {name: torch.tensor(array) for name, array in read_arrays(Path(path)).items()}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("shoal")
+        except PackageNotFoundError:  # run from a folder without having been installed
+            return "0+unknown"
+    if name not in _WHERE:
+        raise AttributeError(f"shoal has no {name}; it has: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,236 @@
+"""Exchanges: the asks of a round one after the other, and what comes early or late for them."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import TIMER, Averaging
+from shoal.gossip.averaging.gather import Gathering
+from shoal.gossip.events import Effects, Notify, Received, Send
+from shoal.gossip.group import Group
+from shoal.gossip.member.asks import MAX_KEPT, Exchanges
+from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
+from shoal.gossip.membership.swarm_view import DOUBT, Phase, Standing
+from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Records, Reduced
+from shoal.gossip.run_spec import RunSpec, TensorSpec
+
+ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
+GROUP = Group(b"g" * 16, 5, (ME, A), (1, 0))
+"""In which we reduce everything."""
+ALONE = Group(b"l" * 16, 5, (ME,), (1,))
+SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),), group_size=3)
+
+
+def exchanges(spec: RunSpec = SPEC) -> Exchanges:
+    at = Standing(ME, 12.0)
+    at.run, at.spec, at.round, at.state = b"run", spec, 5, b"s" * 32
+    at.table.connected |= {A, B}
+    return Exchanges(at, 15.0, 1 << 18, lambda peer: [Send(peer, Records((record(at),)))])
+
+
+def record(at: Standing) -> tuple[Record, float]:
+    return Record(ME, 1, at.presence()), 0.0
+
+
+def contribute(index: int = 0) -> Contribute:
+    return Contribute(index, np.full(4, 2.0, np.float32), 1.0)
+
+
+def part(index: int = 0, value: float = 4.0) -> Received:
+    data = np.full(4, value, np.float32).tobytes()
+    return Received(A, Part(GROUP.id, index, 0, 0, 0, 1.0), data)
+
+
+def done_like_ours(one: Exchanges, index: int = 0) -> Received:
+    assert isinstance(one.current, Averaging)
+    return Received(A, Done(GROUP.id, index, one.current._outcome))
+
+
+def notices(effects: Effects) -> list[Any]:
+    return [effect.notice for effect in effects if isinstance(effect, Notify)]
+
+
+def sent(effects: Effects) -> list[Any]:
+    return [effect.message for effect in effects if isinstance(effect, Send)]
+
+
+def averaged(one: Exchanges, index: int = 0) -> list[Any]:
+    """Go through one ask with A; return what the trainer is told."""
+    one.receive(part(index), 1.1)
+    return notices(one.receive(done_like_ours(one, index), 1.2))
+
+
+def test_the_trainer_is_told_the_mean_once_all_are_done() -> None:
+    one = exchanges()
+    ask = contribute()
+    one.ask(ask, 0.0)
+    one.begin(GROUP, 1.0)
+    told = averaged(one)
+    assert isinstance(told[0], Averaged)
+    assert told[0].matchmaking_seconds == 1.0
+    assert np.allclose(ask.vector, 3.0)
+    assert one._at.phase is Phase.APPLYING
+
+
+def test_who_is_in_a_mean_with_us_is_no_longer_shut_out_for_what_it_did_before() -> None:
+    one = exchanges()
+    one._at.ban(A, 0.0)
+    one._at.ban(A, 0.0)
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    averaged(one)
+    assert not one._at.is_banned(A, 1.2)
+    one._at.ban(A, 2.0)
+    assert one._at.is_banned(A, 2.0 + 4 * DOUBT - 0.1), "it counts on, if it does it again"
+
+
+def test_who_was_lost_from_a_mean_is_shut_out_as_long_as_before() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    one._at.ban(A, 1.0)
+    assert isinstance(notices(one.lost(A, 1.1))[0], Averaged)
+    assert one._at.is_banned(A, 1.2)
+
+
+def test_a_further_ask_of_the_round_uses_the_group_of_the_last() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    assert not one.can_go_on(0)
+    one.begin(GROUP, 1.0)
+    averaged(one)
+    assert one.can_go_on(1)
+    one.ask(contribute(1), 2.0)
+    one.go_on(2.0)
+    told = averaged(one, 1)
+    assert isinstance(told[0], Averaged)
+    assert (told[0].index, told[0].matchmaking_seconds) == (1, 0.0)
+
+
+def test_who_was_lost_in_the_last_ask_is_not_waited_for_in_the_next_though_it_is_linked_again() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    one.lost(A, 1.1)
+    one.ask(contribute(1), 2.0)
+    assert isinstance(notices(one.go_on(2.0))[0], Averaged)
+
+
+def test_what_comes_early_for_the_next_ask_is_kept_for_it() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    one.receive(part(0), 1.1)
+    one.receive(part(1, value=6.0), 1.15)  # A is done with the first ask; its word of that was lost.
+    assert one.can_go_on(1)
+    ask = contribute(1)
+    one.ask(ask, 2.0)
+    effects = one.go_on(2.0)
+    assert any(isinstance(message, Reduced) and message.index == 1 for message in sent(effects))
+    assert np.allclose(ask.vector, 4.0)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    one = exchanges()
+    for _ in range(MAX_KEPT + 10):
+        one.keep(part())
+    assert len(one._kept) == MAX_KEPT
+
+
+def test_who_waits_in_a_group_that_went_on_without_it_is_told_once_a_second() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    one.lost(A, 1.1)
+    one.end(finished=True)
+    late = Received(A, Alive(GROUP.id, 0))
+    assert isinstance(sent(one.receive(late, 3.0))[0], Cut)
+    assert not one.receive(late, 3.5)
+    assert one.receive(late, 4.0)
+
+
+def test_who_waits_in_a_group_that_we_left_is_told_that_we_are_gone() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    assert any(isinstance(message, Abandon) for message in sent(one.abandon()))
+    one.end()
+    assert isinstance(sent(one.receive(Received(A, Alive(GROUP.id, 0)), 3.0))[0], Abandon)
+
+
+def test_last_words_of_a_round_that_all_finished_need_no_answer() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    averaged(one)
+    one.end(finished=True)
+    assert not one.receive(Received(A, Alive(GROUP.id, 0)), 3.0)
+    assert not one.receive(Received(B, Cut(b"x" * 16, 0)), 3.0)
+
+
+def test_a_member_without_a_link_is_lost_from_the_start() -> None:
+    one = exchanges()
+    one._at.table.connected.discard(A)
+    one.ask(contribute(), 0.0)
+    effects = one.begin(GROUP, 1.0)
+    assert isinstance(notices(effects)[0], Averaged)
+
+
+def test_a_member_that_fell_silent_is_lost_from_the_start_of_the_next_exchange() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    for now in range(2, 18):
+        one.timer(TIMER, float(now))
+    assert one._at.late == {A}
+    one.end(finished=True)
+    one.ask(contribute(), 20.0)
+    effects = one.begin(replace(GROUP, id=b"n" * 16), 20.0)
+    assert isinstance(notices(effects)[0], Averaged)
+
+
+def test_too_few_contributors_are_a_failure() -> None:
+    one = exchanges(RunSpec(method="m", task="t", tensors=SPEC.tensors, quorum=2))
+    one.ask(contribute(), 0.0)
+    told = notices(one.begin(ALONE, 1.0))
+    assert told == [Failed("TooFew", "1 of at least 2 peers contributed")]
+
+
+def test_who_is_left_out_is_told_so() -> None:
+    one = exchanges()
+    group = Group(b"g" * 16, 5, (ME, A, B), (1, 1, 1))
+    one.ask(contribute(), 0.0)
+    one.begin(group, 1.0)
+    told = notices(one.receive(Received(A, Cut(group.id, 0)), 1.1))
+    assert [notice.kind for notice in told] == ["LeftOut"]
+
+
+def test_bodies_are_gathered_in_the_same_way() -> None:
+    one = exchanges()
+    one.ask(ContributeBody(0, b"body"), 0.0)
+    told = notices(one.begin(ALONE, 1.0))
+    assert isinstance(one.current, Gathering)
+    assert isinstance(told[0], Gathered)
+    assert told[0].bodies == ((ME, b"body"),)
+
+
+def test_alone_everything_is_quick_and_nothing_is_learned() -> None:
+    one = exchanges()
+    for _ in range(5):
+        one.ask(contribute(), 0.0)
+        one.begin(ALONE, 0.1)
+        one.end(finished=True)
+    assert one.wait.seconds() == 15.0
+
+
+def test_feedback_is_kept_by_ask_and_only_for_codecs_that_owe() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    one.begin(ALONE, 0.1)
+    assert not one.feedback
+    lossy = exchanges(RunSpec(method="m", task="t", tensors=SPEC.tensors, codec="int8"))
+    lossy.ask(contribute(), 0.0)
+    lossy.begin(ALONE, 0.1)
+    assert list(lossy.feedback) == [0]

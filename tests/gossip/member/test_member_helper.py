@@ -1,0 +1,94 @@
+"""A node without a trainer keeps the swarm's state, and hands it to whoever comes."""
+
+import random
+from collections import deque
+
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Effects, Notify, PeerFound, Received, Send, TimerFired
+from shoal.gossip.member.commands import Attach, NewState, Synced
+from shoal.gossip.member.member import BEAT, Member, MemberConfig
+from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.state.tree_hash import state_hash
+
+SPEC = RunSpec(method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (300_000,)),))
+RUN = run_id(SPEC)
+
+
+class Nodes:
+    """Members that hand each other every message at once, under a clock that the test turns."""
+
+    def __init__(self, *names: str) -> None:
+        self.now = 0.0
+        self.frozen: set[PeerId] = set()
+        self.members = {
+            PeerId(name): Member(PeerId(name), MemberConfig(), random.Random(1), 1) for name in names
+        }
+        self.notices: dict[PeerId, list[object]] = {name: [] for name in self.members}
+        self.queue: deque[tuple[PeerId, Send]] = deque()
+
+    def tell(self, name: str, event: object) -> None:
+        self.take(PeerId(name), self.members[PeerId(name)].handle(event, self.now))
+        while self.queue:
+            sender, sent = self.queue.popleft()
+            if sent.peer in self.frozen:
+                continue
+            if sent.peer in self.members and sent.peer in self.members[sender].table.connected:
+                received = Received(sender, sent.message, bytes(sent.data))
+                self.take(sent.peer, self.members[sent.peer].handle(received, self.now))
+
+    def take(self, sender: PeerId, effects: Effects) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.queue.append((sender, effect))
+            elif isinstance(effect, Notify):
+                self.notices[sender].append(effect.notice)
+
+    def link(self, one: str, other: str) -> None:
+        for me, peer in ((one, other), (other, one)):
+            self.members[PeerId(me)].table.connected.add(PeerId(peer))
+        self.tell(one, PeerFound(PeerId(other)))
+        self.tell(other, PeerFound(PeerId(one)))
+
+    def beat(self, name: str, seconds: float = 3.0) -> None:
+        self.now += seconds
+        self.tell(name, TimerFired(BEAT))
+
+
+def vector(value: float) -> np.ndarray:
+    return np.full(300_000, value, dtype=np.float32)
+
+
+def hold(nodes: Nodes, name: str, round_: int, value: float) -> bytes:
+    data = vector(value)
+    state = state_hash(data.data)
+    nodes.tell(name, Attach(RUN, SPEC, True))
+    nodes.tell(name, NewState(round_, state, b"", data.data))
+    return state
+
+
+def test_a_helper_takes_over_the_state_of_the_trainers() -> None:
+    nodes = Nodes("trainer", "helper")
+    nodes.link("trainer", "helper")
+    state = hold(nodes, "trainer", 7, 1.5)
+    nodes.beat("helper")
+    helper = nodes.members[PeerId("helper")]
+    assert (helper.state, helper.round) == (state, 7)
+    assert helper.phase.value == "helping"
+
+
+def test_a_newcomer_gets_from_the_helper_what_a_frozen_trainer_does_not_give() -> None:
+    nodes = Nodes("trainer", "helper", "newcomer")
+    nodes.link("trainer", "helper")
+    state = hold(nodes, "trainer", 7, 1.5)
+    nodes.beat("helper")
+    nodes.link("helper", "newcomer")
+    nodes.link("trainer", "newcomer")
+    nodes.frozen.add(PeerId("trainer"))
+    hold(nodes, "newcomer", 0, 0.0)
+    nodes.beat("newcomer")
+    synced = [notice for notice in nodes.notices[PeerId("newcomer")] if isinstance(notice, Synced)]
+    assert [(notice.round, notice.state) for notice in synced] == [(7, state)]
+    assert set(synced[0].donors) == {"helper"}
+    assert np.array_equal(synced[0].vector, vector(1.5))

@@ -1,0 +1,115 @@
+"""The daemon's parts that need no network: what it loads, what it prints, what it makes of errors."""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from shoal.gossip.host import HostConfig
+from shoal.node.cli import main as cli
+from shoal.node.cli import start
+from shoal.node.config.settings import NodeConfig, RunConfig, load
+from shoal.node.daemon.daemon import Daemon, _advice, _only_user_error
+from shoal.node.daemon.status_report import best_address, join_command
+from shoal.node.errors import BadConfig, BadHome, UserError
+from shoal.node.storage.home import Home
+
+ADDRESS = "/ip4/192.0.2.1/tcp/4710/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+
+
+def test_whatever_the_daemon_may_need_loads_neither_torch_nor_the_learning() -> None:
+    script = """
+import sys
+import shoal.node.cli.main
+import shoal.node.cli.start
+import shoal.node.daemon.daemon
+import shoal.node.testnet.cli
+print(sorted({"torch", "sklearn", "scipy", "hivemind", "shoal.methods.learning.learner"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"network": HostConfig(swarm="a swarm of two words")},
+        {
+            "run": RunConfig(
+                task="digits", rounds=7, seed=3, group_size=4, quorum=2, codec="float16", name="x", delay=1
+            )
+        },
+        {
+            "run": RunConfig(
+                task="my.task:Mine",
+                method="fedprox",
+                options={"mu": 0.1, "steps": 5, "on": True, "of": "a b"},
+            )
+        },
+    ],
+)
+def test_the_printed_command_joins_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    config = NodeConfig(home=tmp_path, **changes)
+    given: list[dict[str, object]] = []
+
+    def run(home: object, flags: dict[str, object]) -> int:
+        given.append(flags)
+        return 0
+
+    monkeypatch.setattr(start, "_run", run)
+    words = shlex.split(join_command(config, ["/ip4/127.0.0.1/tcp/4710", ADDRESS]))
+    assert words[0] == "shoal"
+    assert cli.main(words[1:]) == 0
+    joined, _ = load(tmp_path, given[0], {})
+    assert joined.join == (ADDRESS,)
+    assert joined.network.swarm == config.network.swarm
+    assert joined.run == config.run
+
+
+def test_the_address_shown_is_one_that_others_can_reach() -> None:
+    loopback = "/ip4/127.0.0.1/tcp/4710"
+    assert best_address([loopback, "/ip6/::1/tcp/4710", ADDRESS]) == ADDRESS
+    assert best_address([loopback]) == loopback
+    assert best_address([]) == ""
+    assert join_command(NodeConfig(home=Path()), []) == "shoal start"
+
+
+def test_an_error_that_a_user_made_is_found_in_the_nurseries_around_it() -> None:
+    mistake = BadConfig("port 1 is not for you")
+    assert _only_user_error(ExceptionGroup("", [ExceptionGroup("", [mistake])])) is mistake
+    assert _only_user_error(ExceptionGroup("", [mistake, ValueError()])) is None
+    assert _only_user_error(ExceptionGroup("", [ValueError()])) is None
+
+
+def test_an_error_of_the_disk_says_what_to_do() -> None:
+    text = _advice(Path("home/shoal.db"), OSError("disk I/O error"))
+    assert text.startswith("cannot write home/shoal.db: disk I/O error; ")
+    assert "--home" in text
+    own: UserError = BadHome("says it already")
+    assert _advice(Path(), own) == "says it already"
+
+
+def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, now = NodeConfig(home=tmp_path), time.time_ns()
+
+    async def start_and_die() -> int:
+        daemon = Daemon(config, Home(tmp_path), lambda _: None)
+        first = daemon._first_sequence()
+        daemon._jobs.receive_nowait()()
+        daemon.store._database.close()
+        return first
+
+    first = trio.run(start_and_die)
+    assert first >= now // 1000
+    monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
+    assert trio.run(start_and_die) > first

@@ -1,0 +1,492 @@
+"""Rounds: what the trainer and the member say to each other, one message at a time."""
+
+import math
+import os
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Vector
+from shoal.gossip.group import Exchanged
+from shoal.gossip.member import commands
+from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.state.tree_hash import state_hash
+from shoal.node.daemon.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
+from shoal.node.daemon.utilisation import Utilisation
+from shoal.node.failpoints import Failpoint
+from shoal.node.status import RoundStatus
+from shoal.node.storage.checkpoint import Checkpoint
+from shoal.node.trainer import ipc
+
+ME, PEER = PeerId("12D3KooWme"), PeerId("12D3KooWpeer")
+NUMEL = 6
+
+
+def spec(**changes: Any) -> RunSpec:
+    tensors = (TensorSpec("w", "float32", (NUMEL,)),)
+    return RunSpec(**{"method": "fedavg", "task": "digits", "tensors": tensors, **changes})
+
+
+class Table:
+    """A `Rounds` between a trainer and a member that the test plays."""
+
+    def __init__(
+        self,
+        found: Checkpoint | None = None,
+        **changes: Any,
+    ) -> None:
+        self.spec = spec(**changes)
+        self.told: list[Any] = []
+        self.commands: list[Any] = []
+        self.saved: list[Checkpoint] = []
+        self.recorded: list[RoundStatus] = []
+        self.runs: list[bytes] = []
+        self.rounds = Rounds(
+            ME,
+            Path("state"),
+            Failpoint(""),
+            command=self.commands.append,
+            save=lambda checkpoint, _: self.saved.append(checkpoint),
+            record=lambda _, status: self.recorded.append(status),
+            set_run=self.runs.append,
+            load=lambda *_, **__: found,
+        )
+        self.segment, descriptor = ipc.Segment.create(NUMEL, NUMEL)
+        os.close(descriptor)
+
+    def attach(self, initial: float = 1.0, *, asks: bool = True) -> "Table":
+        self.segment.slots[0][:] = initial
+        message = ipc.Attach(
+            pid=1, spec=self.spec, exchange_numel=NUMEL, device="cpu", examples=10, mergeable=True, asks=asks
+        )
+        self.rounds.attached(message, self.segment, self.told.append)
+        return self
+
+    def ask(self, value: float = 2.0) -> None:
+        self.segment.exchange[:] = value
+        message = ipc.AskAllReduce(round=self.rounds.round, index=0, tag="params", weight=10.0, numel=NUMEL)
+        self.rounds.from_trainer(message)
+
+    def agree(self, *contributors: PeerId) -> None:
+        exchanged = Exchanged((), contributors, 0)
+        self.rounds.notice(commands.Averaged(self.rounds.round, 0, exchanged, 0.25, 0.5))
+
+    def finish(
+        self, value: float, *, slot: int | None = None, round_: int | None = None, **metrics: float
+    ) -> None:
+        begin = next(each for each in reversed(self.told) if isinstance(each, ipc.Begin))
+        slot = 1 - begin.slot if slot is None else slot
+        self.segment.slots[slot][:] = value
+        self.rounds.from_trainer(
+            ipc.Finished(
+                round=begin.round if round_ is None else round_,
+                slot=slot,
+                loss=0.5,
+                examples=10,
+                steps=5,
+                work_seconds=1.0,
+                metrics={"accuracy": 0.75, **metrics},
+            )
+        )
+
+    def sync(self, round_: int, value: float) -> None:
+        vector = full(value)
+        donors = {PEER: 1}
+        self.rounds.notice(commands.Synced(round_, hashed(value), hashed(value - 1), vector, donors))
+
+
+def full(value: float) -> Vector:
+    return np.full(NUMEL, value, dtype=np.float32)
+
+
+def hashed(value: float) -> bytes:
+    return state_hash(full(value).data)
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# --- a trainer comes ------------------------------------------------------------------------------
+
+
+def test_a_first_trainer_begins_with_its_own_state_which_is_saved_and_told() -> None:
+    table = Table().attach(1.0)
+    assert table.told == [ipc.Attached(round=0, slot=0, restored=False), ipc.Begin(round=0, slot=0)]
+    attach, new = table.commands
+    assert attach == commands.Attach(run_id(table.spec), table.spec, True)
+    assert (new.round, new.state, new.previous) == (0, hashed(1.0), b"")
+    assert bytes(new.data) == full(1.0).tobytes()
+    assert [(each.round, each.state_hash) for each in table.saved] == [(0, hashed(1.0))]
+    assert table.runs == [run_id(table.spec)]
+
+
+def test_a_trainer_goes_on_from_the_state_on_disk() -> None:
+    found = Checkpoint(run_id(spec()), 7, hashed(3.0), hashed(2.0), full(3.0))
+    table = Table(found).attach(1.0)
+    assert table.told == [ipc.Attached(round=7, slot=0, restored=True), ipc.Begin(round=7, slot=0)]
+    assert (table.segment.slots[0] == 3.0).all()
+    new = table.commands[-1]
+    assert (new.round, new.state, new.previous) == (7, hashed(3.0), hashed(2.0))
+
+
+def test_a_method_that_asks_nobody_trains_in_a_run_of_its_own() -> None:
+    table = Table().attach(asks=False)
+    own = blake2b(run_id(table.spec) + ME.encode(), digest_size=32).digest()
+    assert table.runs == [own]
+    assert table.commands[0].run == table.saved[0].run_id == own
+
+
+# --- a round --------------------------------------------------------------------------------------
+
+
+def test_a_round_goes_from_the_ask_over_the_mean_to_the_next() -> None:
+    table = Table().attach(1.0)
+    table.ask(2.0)
+    contribute = table.commands[-1]
+    assert isinstance(contribute, commands.Contribute)
+    assert (contribute.index, contribute.weight) == (0, 10.0)
+    contribute.vector[:] = 4.0
+    assert (table.segment.exchange == 4.0).all(), "the mean comes back where the contribution was"
+    table.agree(ME, PEER)
+    assert table.told[-1] == ipc.Averaged(contributors=(ME, PEER))
+    table.finish(4.0)
+    new = table.commands[-1]
+    assert (new.round, new.state, new.previous) == (1, hashed(4.0), hashed(1.0))
+    assert bytes(new.data) == full(4.0).tobytes()
+    assert table.told[-1] == ipc.Begin(round=1, slot=1)
+    [noted] = table.rounds.history
+    assert table.recorded == [noted]
+    assert (noted.round, noted.outcome, noted.contributors) == (0, "averaged", 2)
+    assert (noted.loss, noted.metrics, noted.work_seconds) == (0.5, {"accuracy": 0.75}, 1.0)
+    assert (noted.matchmaking_seconds, noted.exchange_seconds) == (0.25, 0.5)
+    assert noted.state_hash == hashed(4.0).hex()[:12]
+
+
+def test_what_a_method_refused_is_added_up_by_reason() -> None:
+    table = Table().attach()
+    for refused, left_out in ((1.0, 0.0), (2.0, 1.0), (float("nan"), -1.0)):
+        table.ask()
+        table.agree(ME, PEER)
+        table.finish(2.0, refused=refused, left_out=left_out)
+    assert dict(table.rounds.refused) == {
+        "a body that the method refused": 3,
+        "a vector that holders of its task found harmful": 1,
+    }
+
+
+def test_the_slots_take_turns() -> None:
+    table = Table().attach(1.0)
+    for round_ in range(4):
+        table.ask()
+        table.agree(ME, PEER)
+        table.finish(float(round_))
+    assert [each.slot for each in table.told if isinstance(each, ipc.Begin)] == [0, 1, 0, 1, 0]
+    assert [each.round for each in table.saved] == [0, 1, 2, 3, 4]
+
+
+def test_a_round_with_nobody_else_is_noted_as_alone() -> None:
+    table = Table().attach()
+    table.ask()
+    table.agree(ME)
+    table.finish(2.0)
+    assert [(each.outcome, each.contributors) for each in table.rounds.history] == [("alone", 1)]
+
+
+def test_the_waiting_of_an_earlier_round_is_not_noted_again() -> None:
+    table = Table().attach()
+    table.ask()
+    table.agree(ME, PEER)
+    table.finish(2.0)
+    table.finish(3.0)
+    assert [each.matchmaking_seconds for each in table.rounds.history] == [0.25, 0.0]
+    assert [each.contributors for each in table.rounds.history] == [2, 1]
+
+
+def test_bodies_are_gathered_as_they_were_agreed() -> None:
+    table = Table().attach()
+    table.rounds.from_trainer(ipc.AskGather(round=0, index=0, tag="masks", body=b"mine"))
+    assert table.commands[-1] == commands.ContributeBody(0, b"mine")
+    bodies = ((ME, b"mine"), (PEER, b"theirs"))
+    table.rounds.notice(commands.Gathered(0, 0, bodies, 0.1, 0.2))
+    assert table.told[-1] == ipc.Gathered(bodies=bodies)
+    table.finish(2.0)
+    assert table.rounds.history[-1].contributors == 2
+
+
+def test_a_failed_ask_is_answered_and_the_round_begins_again_from_the_old_state() -> None:
+    table = Table().attach(1.0)
+    table.ask()
+    table.rounds.notice(commands.Failed("TooFew", "1 of at least 2"))
+    assert table.told[-1] == ipc.AskFailed(kind="TooFew", text="1 of at least 2")
+    table.rounds.from_trainer(ipc.Idle(round=0, reason="TooFew: 1 of at least 2"))
+    assert table.commands[-1] == commands.GiveUp()
+    assert table.told[-1] == ipc.Begin(round=0, slot=0)
+    assert [(each.round, each.outcome) for each in table.rounds.history] == [(0, "failed")]
+    assert math.isnan(table.rounds.history[0].loss)
+    assert table.rounds.state == hashed(1.0)
+
+
+@pytest.mark.parametrize(("slot", "round_"), [(0, 0), (1, 1), (1, -1)])
+def test_a_state_in_a_wrong_place_is_not_taken(slot: int, round_: int) -> None:
+    table = Table().attach(1.0)
+    before = len(table.commands)
+    table.finish(9.0, slot=slot, round_=round_)
+    assert len(table.commands) == before
+    assert (table.rounds.round, table.rounds.state) == (0, hashed(1.0))
+    assert not table.rounds.history
+
+
+def test_a_vector_larger_than_its_region_is_refused() -> None:
+    table = Table().attach()
+    before = len(table.commands)
+    table.rounds.from_trainer(ipc.AskAllReduce(round=0, index=0, tag="", weight=1.0, numel=NUMEL + 1))
+    assert len(table.commands) == before
+    assert isinstance(table.told[-1], ipc.AskFailed)
+    assert table.rounds.trainer is Trainer.WORKING
+
+
+def test_an_answer_to_nobody_is_dropped() -> None:
+    table = Table().attach()
+    before = list(table.told)
+    table.agree(ME, PEER)
+    table.rounds.notice(commands.Failed("LeftOut", ""))
+    assert table.told == before
+
+
+# --- hurry, and falling behind --------------------------------------------------------------------
+
+
+def test_hurry_is_a_flag_that_ends_with_the_round() -> None:
+    table = Table().attach()
+    table.rounds.notice(commands.Hurry())
+    assert table.segment.flags[ipc.HURRY] == 1
+    table.finish(2.0)
+    assert table.segment.flags[ipc.HURRY] == 0
+
+
+def test_a_node_that_is_behind_throws_its_work_away_and_takes_the_swarms_state() -> None:
+    table = Table().attach(1.0)
+    table.rounds.notice(commands.Behind(9))
+    assert table.segment.flags[ipc.INTERRUPT] == 1
+    table.rounds.from_trainer(ipc.Idle(round=0, reason="Interrupted"))
+    told = len(table.told)
+    table.sync(9, 5.0)
+    assert (table.segment.slots[1] == 5.0).all()
+    new = table.commands[-1]
+    assert (new.round, new.state, new.previous) == (9, hashed(5.0), hashed(4.0))
+    assert table.told[told:] == [ipc.Begin(round=9, slot=1)]
+    assert table.segment.flags[ipc.INTERRUPT] == 0
+    assert [(each.round, each.outcome) for each in table.rounds.history] == [(8, "synced")]
+    assert table.saved[-1].round == 9
+    assert not any(isinstance(each, commands.GiveUp) for each in table.commands)
+
+
+def test_a_state_that_comes_before_the_trainer_stands_still_waits_for_it() -> None:
+    table = Table().attach(1.0)
+    table.rounds.notice(commands.Behind(9))
+    before = len(table.commands)
+    table.sync(9, 5.0)
+    assert len(table.commands) == before
+    assert (table.segment.slots[0] == 1.0).all()
+    table.rounds.from_trainer(ipc.Idle(round=0, reason="Interrupted"))
+    assert table.told[-1] == ipc.Begin(round=9, slot=1)
+
+
+def test_work_that_ends_too_late_to_be_interrupted_is_in_vain_too() -> None:
+    table = Table().attach(1.0)
+    table.rounds.notice(commands.Behind(9))
+    table.finish(2.0)
+    assert table.rounds.round == 0
+    assert not table.rounds.history
+    table.sync(9, 5.0)
+    # The trainer has written to slot 1 by itself; the swarm's state lands there all the same.
+    assert table.told[-1] == ipc.Begin(round=9, slot=1)
+    assert (table.segment.slots[1] == 5.0).all()
+
+
+def test_a_node_that_finds_no_donor_runs_its_round_again() -> None:
+    table = Table().attach(1.0)
+    table.rounds.notice(commands.Behind(9))
+    table.rounds.from_trainer(ipc.Idle(round=0, reason="Interrupted"))
+    empty = np.empty(0, dtype=np.float32)
+    table.rounds.notice(commands.Synced(0, hashed(1.0), b"", empty))
+    assert table.told[-1] == ipc.Begin(round=0, slot=0)
+    assert table.rounds.state == hashed(1.0)
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_after_its_last_round_a_run_is_finished_and_the_trainer_ends() -> None:
+    table = Table(rounds=1).attach()
+    assert not table.rounds.is_finished
+    table.finish(2.0)
+    assert table.rounds.is_finished
+    assert table.told[-1] == ipc.Stop()
+    assert table.commands[-1] == commands.Finish()
+    table.rounds.detached()
+    assert table.commands[-1] == commands.Finish(), "the node stays, to serve its last state"
+
+
+def test_a_trainer_of_a_finished_run_is_sent_home_at_once() -> None:
+    table = Table(Checkpoint(run_id(spec(rounds=7)), 7, hashed(3.0), b"", full(3.0)), rounds=7).attach()
+    assert table.told == [ipc.Attached(round=7, slot=0, restored=True), ipc.Stop()]
+
+
+def test_the_end_of_a_trainer_is_told_and_the_next_one_is_taken_on() -> None:
+    table = Table().attach(1.0)
+    table.ask()
+    table.rounds.detached()
+    assert table.commands[-1] == commands.Detach()
+    assert table.rounds.trainer is Trainer.NONE
+    table.agree(ME, PEER)
+    table.told.clear()
+    table.attach(1.0)
+    assert table.told == [ipc.Attached(round=0, slot=0, restored=False), ipc.Begin(round=0, slot=0)]
+
+
+def test_a_node_that_stops_interrupts_its_trainer_and_hears_nothing_more_of_it() -> None:
+    table = Table().attach()
+    table.ask()
+    table.rounds.stop()
+    assert table.segment.flags[ipc.INTERRUPT] == 1
+    assert table.told[-2:] == [ipc.AskFailed(kind="LeftOut", text="the node stops"), ipc.Stop()]
+    before = list(table.commands)
+    table.rounds.from_trainer(ipc.Idle(round=0, reason="LeftOut"))
+    table.agree(ME, PEER)
+    table.rounds.detached()
+    assert table.commands == before, "a word after the goodbye would bring us back into the peers' tables"
+    assert not table.rounds.history
+
+
+def test_a_node_without_a_trainer_stops_as_well() -> None:
+    table = Table()
+    table.rounds.stop()
+    table.rounds.detached()
+    assert table.commands == []
+
+
+def test_what_the_trainer_says_of_its_failure_is_kept() -> None:
+    table = Table()
+    table.rounds.from_trainer(ipc.TrainerFailed(text="no module flowers"))
+    assert table.rounds.failure == "no module flowers"
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def test_a_refusal_is_shown_once_and_few_are_kept() -> None:
+    table = Table()
+    for reason in ("other run spec: lr", "other run spec: lr", "other run spec: method"):
+        table.rounds.notice(commands.Refused(PEER, reason))
+    assert list(table.rounds.refusals) == [
+        "KooWpeer: other run spec: lr",
+        "KooWpeer: other run spec: method",
+    ]
+    for number in range(100):
+        table.rounds.notice(commands.Refused(PEER, str(number)))
+    assert len(table.rounds.refusals) == MAX_LINES
+
+
+def test_the_history_is_bounded() -> None:
+    table = Table().attach()
+    for _ in range(MAX_HISTORY + 20):
+        table.finish(1.0)
+    assert [each.round for each in table.rounds.history][-1] == MAX_HISTORY + 19
+    assert len(table.rounds.history) == MAX_HISTORY
+
+
+def test_what_the_trainer_computed_is_counted_and_waiting_is_not() -> None:
+    table, clock = Table().attach(1.0), Clock()
+    table.rounds.utilisation = Utilisation(clock)
+    for value in (2.0, 3.0):
+        table.finish(value)
+        clock.now += 4
+    assert table.rounds.utilisation.share == 0.25
+    table.rounds.from_trainer(ipc.Idle(round=2, reason="TooFew: 1 of 2", work_seconds=3.0))
+    assert table.rounds.utilisation.share == 0.5
+    table.rounds.detached()
+    clock.now += 1000
+    table.attach(1.0).finish(2.0)
+    assert table.rounds.utilisation.wall_seconds == 8.0
+
+
+# --- work that takes long -------------------------------------------------------------------------
+
+
+class Deferred:
+    """Computes when the test says so, as a thread would."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Any, Any]] = []
+
+    def __call__(self, work: Any, then: Any, n_bytes: int) -> None:
+        assert n_bytes == 4 * NUMEL
+        self.jobs.append((work, then))
+
+    def run(self) -> None:
+        work, then = self.jobs.pop(0)
+        then(work())
+
+
+def deferred() -> tuple[Table, Deferred]:
+    """A table whose first state is computed already."""
+    table, later = Table(), Deferred()
+    table.rounds._compute = later
+    table.attach(1.0)
+    later.run()
+    return table, later
+
+
+def test_nothing_is_told_before_the_state_of_the_disk_is_read() -> None:
+    found = Checkpoint(run_id(spec()), 7, hashed(3.0), hashed(2.0), full(3.0))
+    table, later = Table(found), Deferred()
+    table.rounds._compute = later
+    table.attach(1.0)
+    assert table.told == table.commands == []
+    later.run()
+    assert table.told[-1] == ipc.Begin(round=7, slot=0)
+
+
+def test_a_state_is_hashed_before_the_next_round_begins() -> None:
+    table, later = deferred()
+    table.finish(2.0)
+    assert table.rounds.round == 0
+    assert table.rounds.trainer is Trainer.WORKING
+    later.run()
+    assert (table.rounds.round, table.rounds.state) == (1, hashed(2.0))
+    assert table.told[-1] == ipc.Begin(round=1, slot=1)
+
+
+def test_a_swarm_that_moves_on_while_a_state_is_hashed_has_the_last_word() -> None:
+    table, later = deferred()
+    table.finish(2.0)
+    table.rounds.notice(commands.Behind(5))
+    table.sync(5, 9.0)
+    assert len(later.jobs) == 1, "the trainer's slot is still being read"
+    later.run()
+    later.run()
+    assert (table.rounds.round, table.rounds.state) == (5, hashed(9.0))
+    assert (table.segment.slots[1] == 9.0).all()
+    assert table.told[-1] == ipc.Begin(round=5, slot=1)
+
+
+@pytest.mark.parametrize("how", ["stop", "detached"])
+def test_what_was_computed_for_a_trainer_that_is_gone_is_dropped(how: str) -> None:
+    table, later = deferred()
+    table.finish(2.0)
+    getattr(table.rounds, how)()
+    told = list(table.told), list(table.commands)
+    later.run()
+    assert (table.told, table.commands) == told
+    assert table.rounds.round == 0

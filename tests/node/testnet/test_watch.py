@@ -1,0 +1,105 @@
+"""The watcher collects what nodes say, and no node that hangs keeps it from the others."""
+
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+from testnet_fakes import round_status, status
+
+from shoal.node.errors import NotRunning, Refused
+from shoal.node.status import Status
+from shoal.node.testnet import watch
+from shoal.node.testnet.watch import Observed, Watcher
+from shoal.node.web import client
+
+
+def test_rounds_are_collected_beyond_what_one_status_holds() -> None:
+    node = Observed("node-1")
+    node.take(status(history=[round_status(i) for i in range(1, 201)]))
+    node.take(status(history=[round_status(i) for i in range(150, 350)]))
+    assert sorted(node.rounds) == list(range(1, 350))
+    assert node.last == round_status(349)
+
+
+def test_a_failed_try_is_no_round_and_is_counted_once() -> None:
+    node = Observed("node-1")
+    failed = round_status(2, outcome="failed")
+    for _ in range(3):
+        node.take(status(history=[round_status(1), failed]))
+    assert sorted(node.rounds) == [1]
+    assert len(node.failed) == 1
+
+
+def test_every_process_that_answered_is_remembered() -> None:
+    node = Observed("node-1")
+    for pid in (7, 7, 8):
+        node.take(status(pid=pid))
+    assert node.pids == {7, 8}
+
+
+def test_a_node_that_begins_again_keeps_its_rounds_and_its_bytes() -> None:
+    node = Observed("node-1")
+    node.take(status(history=[round_status(1), round_status(2)], sent=500))
+    node.exit_code, node.wished = -9, True
+    node.begin_again()
+    assert (node.restarts, node.sent_before, node.wished, sorted(node.rounds)) == (1, 500, False, [1, 2])
+    assert node.is_loading
+    node.begin_again()
+    assert (node.restarts, node.sent_before) == (2, 500)
+
+
+def test_the_database_adds_what_nobody_saw_and_changes_nothing_else() -> None:
+    node = Observed("node-1")
+    node.take(status(history=[round_status(1), round_status(3)]))
+    node.take_rounds([round_status(1), round_status(2)])
+    assert sorted(node.rounds) == [1, 2, 3]
+    assert len(node.tries) == 3
+    later = round_status(2, state="ff")
+    node.take_rounds([msgspec.structs.replace(later, finished_at=2e9), round_status(2)])
+    assert node.rounds[2].state_hash == "ff"
+
+
+def test_silence_keeps_what_was_known() -> None:
+    node = Observed("node-1")
+    node.take(status(history=[round_status(1, accuracy=0.7)]))
+    node.take(None)
+    assert not node.answers
+    assert node.accuracy == 0.7
+    assert node.finished
+
+
+def test_a_task_without_accuracy_has_none() -> None:
+    node = Observed("node-1")
+    assert node.accuracy is None
+    node.take(status(history=[round_status(1, accuracy=None)]))
+    assert node.accuracy is None
+
+
+def test_a_node_that_hangs_does_not_keep_the_others_from_being_seen() -> None:
+    release = threading.Event()
+
+    def fetch(home: Path) -> Status | None:
+        if home.name == "node-2":
+            release.wait(timeout=30)
+        return status(name=home.name)
+
+    watcher = Watcher([(f"node-{i}", Path(f"node-{i}")) for i in (1, 2, 3)], fetch)
+    watcher.look(patience=0.05)
+    watcher.look(patience=0.05)
+    assert [node.answers for node in watcher.nodes] == [True, False, True]
+    release.set()
+    watcher.look(patience=5.0)
+    assert [node.answers for node in watcher.nodes] == [True, True, True]
+    watcher.close()
+
+
+@pytest.mark.parametrize("error", [NotRunning("no node"), Refused("broke off")])
+def test_a_node_that_does_not_answer_has_no_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def fetch(home: Path) -> Status:
+        raise error
+
+    monkeypatch.setattr(client, "fetch_status", fetch)
+    assert watch.fetch_status(tmp_path) is None

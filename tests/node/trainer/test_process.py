@@ -1,0 +1,301 @@
+"""The trainer beside a fake daemon: rounds, flags, failures, and what it leaves on disk."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from fake_daemon import Attached, FakeDaemon, in_thread
+
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.tasks.digits import Digits
+from shoal.node.trainer import ipc
+from shoal.node.trainer import process as trainer
+from shoal.node.trainer.spec import TrainerSpec
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    made = FakeDaemon(tmp_path / "s")
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The trainer is meant to own its process; here it gives back what it took."""
+    handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    signal.signal(signal.SIGINT, handler)
+    torch.set_num_threads(threads)
+
+
+def spec(**changes: object) -> TrainerSpec:
+    options = {"steps": 5, "lr": 0.1, "batch_size": 16}
+    base = {"task": "digits", "task_options": {"share": "1/5"}, "options": options, "device": "cpu"}
+    return msgspec.convert(base | changes, TrainerSpec)
+
+
+def run_trainer(daemon: FakeDaemon, given: TrainerSpec, work: Callable[[], None]) -> int:
+    """Run the trainer here and `work`, the daemon's side, in a thread."""
+    background = in_thread(work)
+    arguments = ["--socket", str(daemon.path), "--state-dir", str(daemon.path.parent)]
+    code = trainer.main([*arguments, "--spec", msgspec.json.encode(given).decode()])
+    background.join()
+    return code
+
+
+def stop(attached: Attached) -> None:
+    attached.send(ipc.Stop())
+
+
+def test_rounds_alternate_slots_and_improve_the_model(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        one = daemon.attach()
+        daemon.run_rounds([one], 3)
+        stop(one)
+
+    assert run_trainer(daemon, spec(), work) == 0
+    finished = [m for m in daemon.trainers[0].heard if isinstance(m, ipc.Finished)]
+    assert [m.slot for m in finished] == [1, 0, 1]
+    assert [m.round for m in finished] == [0, 1, 2]
+    assert finished[2].loss < finished[0].loss
+    assert set(finished[0].metrics) == {"accuracy"}
+    assert finished[0].work_seconds > 0
+
+
+def test_attach_tells_all_that_peers_must_agree_on(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        stop(daemon.attach())
+
+    assert run_trainer(daemon, spec(method="diloco", rounds=7), work) == 0
+    attach = daemon.trainers[0].attach
+    assert attach.spec.options["outer_momentum"] == 0.9
+    assert attach.spec.options["steps"] == 5
+    assert attach.spec.rounds == 7
+    assert attach.spec.params_numel == attach.exchange_numel == 8970
+    assert [s.name for s in attach.spec.shared] == ["outer_momentum"]
+    assert not attach.mergeable
+    assert attach.asks
+    assert attach.pid == os.getpid()
+
+
+def test_the_initial_state_in_slot_0_is_the_seeds(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        stop(daemon.attach())
+
+    assert run_trainer(daemon, spec(seed=3), work) == 0
+    expected = TorchLearner(Digits(share="1/5"), seed=3).initial
+    assert np.array_equal(daemon.trainers[0].segment.slots[0], expected)
+
+
+def test_a_method_that_never_asks_says_so_and_trains(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        one = daemon.attach()
+        daemon.run_rounds([one], 1)
+        stop(one)
+
+    assert run_trainer(daemon, spec(method="local"), work) == 0
+    assert not daemon.trainers[0].attach.asks
+    assert isinstance(daemon.trainers[0].heard[-1], ipc.Finished)
+
+
+def test_a_failed_ask_leaves_the_state_and_the_round_repeats_bit_for_bit(daemon: FakeDaemon) -> None:
+    asked: list[bytes] = []
+
+    def work() -> None:
+        one = daemon.attach()
+        before = one.vector.tobytes()
+        for _ in range(2):
+            one.begin()
+            ask = one.receive()
+            asked.append(one.segment.exchange[: ask.numel].tobytes())
+            one.send(ipc.AskFailed(kind="TooFew", text="only we are left"))
+            idle = one.receive()
+            assert (idle.round, idle.reason) == (0, "TooFew: only we are left")
+            assert idle.work_seconds > 0
+            assert one.vector.tobytes() == before
+        stop(one)
+
+    assert run_trainer(daemon, spec(), work) == 0
+    assert asked[0] == asked[1]
+
+
+def test_interrupt_throws_the_round_away(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        one = daemon.attach()
+        one.segment.flags[ipc.INTERRUPT] = 1
+        one.send(ipc.Begin(round=0, slot=0))
+        assert isinstance(one.receive(), ipc.Idle)
+        daemon.run_rounds([one], 1)
+        stop(one)
+
+    assert run_trainer(daemon, spec(), work) == 0
+    assert isinstance(daemon.trainers[0].heard[-1], ipc.Finished)
+
+
+def test_hurry_ends_the_work_after_one_step_and_contributes(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        one = daemon.attach()
+        one.segment.flags[ipc.HURRY] = 1
+        one.send(ipc.Begin(round=0, slot=0))
+        ask = one.receive()
+        assert isinstance(ask, ipc.AskAllReduce)
+        one.send(ipc.Averaged(contributors=("peer000",)))
+        assert one.receive().steps == 1
+        stop(one)
+
+    assert run_trainer(daemon, spec(options={"steps": 100_000}), work) == 0
+
+
+def test_a_budget_of_seconds_ends_the_work(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        one = daemon.attach()
+        one.send(ipc.Begin(round=0, slot=0, budget=0.05))
+        one.receive()
+        one.send(ipc.Averaged(contributors=("peer000",)))
+        assert 1 <= one.receive().steps < 1_000_000
+        stop(one)
+
+    assert run_trainer(daemon, spec(options={"steps": 1_000_000}), work) == 0
+
+
+def test_a_round_begins_from_what_the_daemon_put_in_the_slot(daemon: FakeDaemon) -> None:
+    start = TorchLearner(Digits(share="1/5"), seed=9).initial
+
+    def work() -> None:
+        one = daemon.attach(restored=start, round_=4)
+        one.begin()
+        ask = one.receive()
+        trained = TorchLearner(Digits(share="1/5")).train(start, steps=5, lr=0.1, batch_size=16, round_=4)
+        assert np.array_equal(one.segment.exchange[: ask.numel], trained.params)
+        one.send(ipc.AskFailed(kind="LeftOut", text="the node stops"))
+        one.receive()
+        stop(one)
+
+    assert run_trainer(daemon, spec(), work) == 0
+
+
+def test_private_moments_survive_a_restart_and_never_enter_the_slots(daemon: FakeDaemon) -> None:
+    given = spec(method="diloco", options={"steps": 3, "lr": 0.001, "inner": "adamw"})
+
+    def rounds(restored: np.ndarray[tuple[int], np.dtype[np.float32]] | None, first: int, n: int) -> None:
+        one = daemon.attach(restored=restored, round_=first)
+        daemon.run_rounds([one], n)
+        stop(one)
+
+    run_trainer(daemon, given, lambda: rounds(None, 0, 4))
+    unbroken = daemon.trainers[-1].vector.copy()
+    for file in daemon.path.parent.glob("private-*"):
+        file.unlink()
+    run_trainer(daemon, given, lambda: rounds(None, 0, 2))
+    half = daemon.trainers[-1].vector.copy()
+    run_trainer(daemon, given, lambda: rounds(half, 2, 2))
+    assert np.array_equal(daemon.trainers[-1].vector, unbroken)
+    assert daemon.trainers[-1].attach.spec.state_numel == 2 * 8970
+    for file in daemon.path.parent.glob("private-*"):
+        file.unlink()
+    run_trainer(daemon, given, lambda: rounds(half, 2, 2))
+    assert not np.array_equal(daemon.trainers[-1].vector, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "digitz"}, "no task digitz"),
+        ({"task": "nowhere.at_all:Task"}, "no module nowhere"),
+        ({"task_options": {"shard": "1/5"}}, "it has: share, alpha, seed, minimum"),
+        ({"options": {"steps": 0}}, "steps = 0: expected `int` >= 1"),
+        ({"device": "warp"}, "choose auto or cpu"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_code_3(
+    daemon: FakeDaemon, changes: dict[str, object], words: str
+) -> None:
+    said: list[ipc.TrainerFailed] = []
+
+    def work() -> None:
+        connection = daemon.accept()
+        data = connection.recv(1 << 16)
+        said.append(ipc.from_trainer.decode(data[4:]))  # type: ignore[arg-type]
+        connection.close()
+
+    assert run_trainer(daemon, spec(**changes), work) == trainer.FAILED
+    assert words in said[0].text
+    assert "\n" not in said[0].text
+
+
+def test_a_bug_in_a_task_is_named_by_file_and_line(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "from shoal.methods.tasks.digits import Digits\n\nclass Broken(Digits):\n"
+    text = head + "    def loss(self, model, batch):\n        return model(batch[2])\n"
+    (tmp_path / "broken_task.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+    def work() -> None:
+        one = daemon.attach()
+        one.begin()
+        one.receive()
+
+    assert run_trainer(daemon, spec(task="broken_task:Broken"), work) == trainer.FAILED
+    said = daemon.trainers[0].heard[-1]
+    assert f"{tmp_path}/broken_task.py:5: IndexError" in said.text
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_end_of_the_line_ends_the_trainer_quietly(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        one = daemon.attach()
+        one.begin()
+        one.receive()
+        one.connection.close()
+
+    assert run_trainer(daemon, spec(), work) == 0
+
+
+def test_a_second_trainer_is_turned_away_quietly(daemon: FakeDaemon) -> None:
+    def work() -> None:
+        connection = daemon.accept()
+        connection.sendall(ipc.frame(ipc.Stop()))
+        connection.close()
+
+    assert run_trainer(daemon, spec(), work) == 0
+
+
+def test_no_daemon_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--socket", str(tmp_path / "no"), "--state-dir", str(tmp_path)]
+    code = trainer.main([*arguments, "--spec", msgspec.json.encode(spec()).decode()])
+    assert code == trainer.FAILED
+    assert capsys.readouterr().err.startswith("no daemon listens on")
+
+
+@pytest.mark.slow
+def test_two_trainer_processes_agree_and_ignore_ctrl_c(daemon: FakeDaemon, tmp_path: Path) -> None:
+    def command(share: str) -> list[str]:
+        given = msgspec.json.encode(spec(task_options={"share": share})).decode()
+        head = [sys.executable, "-P", "-m", "shoal.node.trainer.process", "--socket", str(daemon.path)]
+        return [*head, "--state-dir", str(tmp_path), "--spec", given]
+
+    processes = [subprocess.Popen(command(f"{i}/2")) for i in (1, 2)]
+    try:
+        both = [daemon.attach(), daemon.attach()]
+        daemon.run_rounds(both, 1)
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        daemon.run_rounds(both, 1)
+        assert np.array_equal(both[0].vector, both[1].vector)
+        both[0].send(ipc.Stop())
+        both[1].connection.close()
+        assert [process.wait(30) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

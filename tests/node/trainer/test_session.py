@@ -1,0 +1,174 @@
+"""The torch-free half of a trainer: asks over the line, states in slots."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_daemon import Attached, FakeDaemon, in_thread
+
+from shoal.gossip.errors import GossipError, LeftOut, TooFew, Unreachable
+from shoal.gossip.run_spec import RunSpec, TensorSpec
+from shoal.methods.base import Gathered, Report, State, Steps, all_reduce, gather
+from shoal.methods.diloco import DiLoCo
+from shoal.methods.errors import BadOption
+from shoal.methods.params import shared_specs
+from shoal.node.trainer import ipc
+from shoal.node.trainer.session import LineLost, Session
+
+INITIAL = DiLoCo().init(np.array([1, 2, 3], np.float32))
+SPEC = RunSpec(
+    method="diloco",
+    task="digits",
+    tensors=(TensorSpec("w", "float32", (3,)),),
+    shared=shared_specs(INITIAL),
+)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    made = FakeDaemon(tmp_path / "s")
+    yield made
+    made.close()
+
+
+def talk(daemon: FakeDaemon, work: Callable[[Attached], None], trainer: Callable[[Session], None]) -> None:
+    """Run the daemon's side beside the trainer's."""
+    background = in_thread(lambda: work(daemon.attach()))
+    line = ipc.Line(daemon.path)
+    session = Session(line, SPEC, DiLoCo(), INITIAL, device="cpu", examples=5)
+    try:
+        trainer(session)
+    finally:
+        session.close()
+    background.join()
+
+
+def begun(session: Session) -> ipc.Begin:
+    begin = session.wait_begin()
+    assert begin is not None
+    return begin
+
+
+def test_a_state_goes_to_the_other_slot_and_is_read_from_there(daemon: FakeDaemon) -> None:
+    def work(one: Attached) -> None:
+        daemon.run_rounds([one], 1)
+        one.begin()
+
+    def trainer(session: Session) -> None:
+        begin = begun(session)
+        assert session.state(begin).params.tolist() == [1, 2, 3]
+        after = State(np.full(3, 7, np.float32), {"outer_momentum": np.full(3, 8, np.float32)})
+        session.finish(begin, after, Report(0.5, 10, 2, metrics={"accuracy": 0.25}))
+        again = begun(session)
+        assert (again.round, again.slot) == (1, 1)
+        assert session.state(again).params.tolist() == [7, 7, 7]
+        assert session.state(again).shared["outer_momentum"].tolist() == [8, 8, 8]
+
+    talk(daemon, work, trainer)
+    (finished,) = daemon.trainers[0].heard
+    assert (finished.loss, finished.examples, finished.steps) == (0.5, 10, 2)
+    assert finished.metrics == {"accuracy": 0.25}
+
+
+def test_every_ask_has_its_number_and_an_answer_survives_the_next_ask(daemon: FakeDaemon) -> None:
+    def asking() -> Steps[list[float]]:
+        first = yield from all_reduce(np.array([1, 2], np.float32), weight=2.0, tag="a")
+        second = yield from all_reduce(np.array([5], np.float32), weight=1.0, tag="b")
+        return [*first.vector.tolist(), *second.vector.tolist()]
+
+    def work(one: Attached) -> None:
+        one.begin()
+        for index, tag in enumerate("ab"):
+            ask = one.receive()
+            assert (ask.index, ask.tag, ask.round) == (index, tag, 0)
+            one.segment.exchange[: ask.numel] *= 10
+            one.send(ipc.Averaged(contributors=("x",)))
+
+    def trainer(session: Session) -> None:
+        assert session.answer(begun(session), asking()) == [10, 20, 50]
+
+    talk(daemon, work, trainer)
+
+
+def test_bodies_are_gathered(daemon: FakeDaemon) -> None:
+    def work(one: Attached) -> None:
+        one.begin()
+        ask = one.receive()
+        assert ask == ipc.AskGather(round=0, index=0, tag="bodies", body=b"mine")
+        one.send(ipc.Gathered(bodies=(("a", b"mine"), ("b", b"theirs"))))
+
+    def trainer(session: Session) -> None:
+        answer = session.answer(begun(session), gather(b"mine"))
+        assert answer == Gathered((("a", b"mine"), ("b", b"theirs")))  # type: ignore[arg-type]
+
+    talk(daemon, work, trainer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("TooFew", TooFew), ("LeftOut", LeftOut), ("Unreachable", Unreachable), ("NewerThanUs", GossipError)],
+)
+def test_a_failed_ask_has_the_type_that_the_daemon_names(
+    kind: str, expected: type[GossipError], daemon: FakeDaemon
+) -> None:
+    def work(one: Attached) -> None:
+        one.begin()
+        one.receive()
+        one.send(ipc.AskFailed(kind=kind, text="why"))
+
+    def trainer(session: Session) -> None:
+        with pytest.raises(expected, match="why") as caught:
+            session.answer(begun(session), all_reduce(np.zeros(1, np.float32), weight=1))
+        assert type(caught.value) is expected
+
+    talk(daemon, work, trainer)
+
+
+def test_a_method_may_go_on_after_a_failed_ask(daemon: FakeDaemon) -> None:
+    def stubborn() -> Steps[str]:
+        try:
+            yield from all_reduce(np.zeros(1, np.float32), weight=1)
+        except GossipError as error:
+            return f"alone: {error}"
+        return "together"
+
+    def work(one: Attached) -> None:
+        one.begin()
+        one.receive()
+        one.send(ipc.AskFailed(kind="TooFew", text="1 of 2"))
+
+    def trainer(session: Session) -> None:
+        assert session.answer(begun(session), stubborn()) == "alone: 1 of 2"
+
+    talk(daemon, work, trainer)
+
+
+def test_a_method_that_asks_for_more_than_it_said_is_named(daemon: FakeDaemon) -> None:
+    def trainer(session: Session) -> None:
+        with pytest.raises(BadOption, match="asks for 4 numbers, but its exchange_numel says 3"):
+            session.answer(begun(session), all_reduce(np.zeros(4, np.float32), weight=1))
+
+    talk(daemon, Attached.begin, trainer)
+
+
+def test_a_node_that_stops_in_the_middle_ends_the_line(daemon: FakeDaemon) -> None:
+    def work(one: Attached) -> None:
+        one.begin()
+        one.receive()
+        one.send(ipc.Stop())
+
+    def trainer(session: Session) -> None:
+        with pytest.raises(LineLost, match="the node stops"):
+            session.answer(begun(session), all_reduce(np.zeros(1, np.float32), weight=1))
+
+    talk(daemon, work, trainer)
+
+
+@pytest.mark.parametrize("message", [ipc.Averaged(contributors=()), ipc.AskFailed(kind="TooFew", text="")])
+def test_an_answer_that_nobody_asked_for_ends_the_line(message: ipc.Message, daemon: FakeDaemon) -> None:
+    def trainer(session: Session) -> None:
+        with pytest.raises(LineLost, match=f"sent {type(message).__name__} between rounds"):
+            session.wait_begin()
+
+    talk(daemon, lambda one: one.send(message), trainer)

@@ -1,0 +1,567 @@
+"""The invariants of a swarm, each a function with a name, and the oracle that watches for them.
+
+The oracle sees what no peer sees: every vector that was really contributed to a group, every mean that came
+out, every state and when it was on disk. What it asserts holds for honest peers; who lies is left out,
+and so are the groups that had a liar among them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import Averaging
+from shoal.gossip.averaging.chunks import bounds
+from shoal.gossip.averaging.gather import Gathering
+from shoal.gossip.member import commands
+from shoal.gossip.membership.swarm_view import Phase
+from shoal.gossip.state.tree_hash import state_hash
+
+if TYPE_CHECKING:
+    from sim.node import SimNode
+    from sim.world import Sim
+
+    from shoal.node.storage.checkpoint import Checkpoint
+
+NEVER: Final = float("inf")
+SPARE: Final = 600
+"""Entries that a container of a member may have beyond what its peers account for."""
+CLEAN: Final = ("crash", "outage", "leave", "trainer", "tired", "jump")
+"""Faults after which everyone knows at once who is gone; crash with its power on."""
+SEPARATING: Final = ("split", "oneway", "freeze", "slow")
+"""Faults under which each side goes on by itself; so does who is frozen, or too slow to be waited for."""
+MEMORY: Final = 20.0
+"""Seconds after which nobody speaks of the dead: a lease of twelve, a beat and what was under way."""
+MAX_STARVED: Final = 3
+"""Rounds in a row that may go without a live and connected peer."""
+MESSAGES_PER_SECOND: Final = 4.0
+"""From one peer to another, when nothing happens but beats and waiting."""
+MESSAGES_PER_EXCHANGE: Final = 40
+"""From one peer to another; a vector here has at most thirteen chunks."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """An invariant that did not hold."""
+
+    invariant: str
+    detail: str
+    at: float
+
+
+@dataclass
+class Grouping:
+    """What the oracle knows of one ask of one group."""
+
+    members: tuple[PeerId, ...]
+    shares: tuple[int, ...]
+    is_tainted: bool
+    """A member lied: nothing is promised."""
+    began: float
+    unlinked: set[tuple[PeerId, PeerId]] = field(default_factory=set)
+    """(member, other): there was no link when the member joined."""
+    exchanges: dict[PeerId, Averaging | Gathering] = field(default_factory=dict)
+    lives: dict[PeerId, int] = field(default_factory=dict)
+    given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
+    """Vectors (or bodies) and weights that were really contributed."""
+    results: dict[PeerId, bytes] = field(default_factory=dict)
+    believed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
+    """Means that have been checked, by place and mask."""
+
+
+class Oracle:
+    """Watches one run."""
+
+    def __init__(self, sim: Sim) -> None:
+        """Start knowing nothing."""
+        self.sim = sim
+        self.violations: list[Violation] = []
+        self.groups: dict[tuple[bytes, int], Grouping] = {}
+        self.liars: Counter[PeerId] = Counter()
+        """Who lies or is going to, and how often."""
+        self.lies_told = False
+        self.highest = 0
+        self.settled_at = NEVER
+        self._given: dict[PeerId, tuple[Any, float]] = {}
+        self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
+        self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
+        """Who has ever had which state on disk that it had a part in."""
+        self.made: dict[PeerId, set[tuple[int, bytes]]] = {}
+        """Which states a node made since it was started."""
+        self.acknowledged: set[tuple[int, bytes]] = set()
+        """What most of those that lived then had on disk, after everyone had once met."""
+        self._was_one = False
+        self.parents: dict[tuple[int, bytes], tuple[int, bytes]] = {}
+        self.starved: dict[PeerId, tuple[int, int]] = {}
+        """Since the swarm is one: how many rounds in a row went without a peer, and the last of them."""
+        self.stood: dict[PeerId, tuple[int, int, bytes]] = {}
+        """Where each node stood: its life, round and state."""
+        self.gone: dict[PeerId, list[float]] = {}
+        """When a node or its trainer ended."""
+        self.fetched: set[PeerId] = set()
+        """Whose next state is another's."""
+        self.mass = Mass()
+        self._settled_round = 0
+        faults = sim.scenario.faults
+        # A second fault can break up the larger half of a swarm that is in two: then the other half, which
+        # went on as it should, may be the many, and one of the two pasts has to go.
+        # So do links that break one after the other; and whoever was away while the rest went down goes on
+        # alone.
+        kinds = [fault[1] for fault in faults]
+        parted = sum(map(kinds.count, ("break", "outage")))
+        self._keeps_majorities = len(faults) == 1 or (parted < 2 and not set(kinds) & set(SEPARATING))
+
+    def violate(self, invariant: str, detail: str) -> None:
+        """Take note of a violation, once per invariant."""
+        if all(known.invariant != invariant for known in self.violations):
+            self.violations.append(Violation(invariant, detail, self.sim.now))
+
+    def is_liar(self, peer: PeerId) -> bool:
+        """Whether a peer lies at this time."""
+        return self.liars[peer] > 0
+
+    # --- what is seen -----------------------------------------------------------------------------
+
+    def contributed(self, node: SimNode, event: commands.Contribute | commands.ContributeBody) -> None:
+        """A trainer asked for a mean, or for everyone's body."""
+        if isinstance(event, commands.Contribute):
+            self._given[node.me] = (event.vector.copy(), event.weight)
+        else:
+            self._given[node.me] = (event.body, 1.0)
+
+    def went(self, node: SimNode) -> None:
+        """A node or its trainer ended."""
+        self.gone.setdefault(node.me, []).append(self.sim.now)
+        # Back with the state of the others it is one of them again when it has averaged with them.
+        self._last_contributors.pop(node.me, None)
+        self.forget_what_nobody_knows()
+
+    def line(self, key: tuple[int, bytes]) -> set[tuple[int, bytes]]:
+        """Return a state and all those it was made from."""
+        found = {key}
+        while key in self.parents:
+            key = self.parents[key]
+            found.add(key)
+        return found
+
+    def forget_what_nobody_knows(self) -> None:
+        """What is left of a swarm, all others being dead, can only go on from what it has."""
+        lines = [self.line((other.member.round, other.member.state)) for other in self.sim.trainers()]
+        if lines and self.acknowledged:
+            self.acknowledged &= set().union(*lines)
+
+    def joined(self, node: SimNode) -> None:
+        """A member is in another exchange now, or in none."""
+        exchange = node.member.exchange
+        if exchange is None:
+            return
+        group = exchange.group
+        key = (group.id, exchange.index)
+        seen = self.groups.get(key)
+        if seen is None:
+            tainted = any(self.is_liar(peer) for peer in group.members)
+            seen = self.groups[key] = Grouping(group.members, group.shares, tainted, self.sim.now)
+        # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
+        is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
+        if node.me in seen.exchanges and is_again:
+            self.violate("a group is formed once", f"{node.me} joined {group.id.hex()} twice")
+        seen.exchanges[node.me], seen.lives[node.me] = exchange, node.life
+        seen.given[node.me] = self._given[node.me]
+        seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
+
+    def watch_mass(self, node: SimNode) -> None:
+        """Keep account of what a peer brings in where all average pairwise."""
+        core, mixing = node.member.mixing.core, node.member.mixing
+        if core is None:
+            return
+        close = mixing.close
+
+        def closed(pending: commands.Contribute) -> commands.Contribute:
+            given = close(pending)
+            self._given[node.me] = (given.vector.copy(), given.weight)
+            return given
+
+        mixing.close = closed  # type: ignore[method-assign]
+        mint, move = core.mint, core.move
+
+        def minted(vector: Any, weight: float) -> None:
+            self.mass.minted(vector, weight)
+            mint(vector, weight)
+
+        def moved(delta: Any, weight: float) -> None:
+            self.mass.moved(delta, weight)
+            move(delta, weight)
+
+        core.mint, core.move = minted, moved  # type: ignore[method-assign]
+
+    def noticed(self, node: SimNode, notice: Any) -> None:
+        """A member told its node something."""
+        self.sim.counts[type(notice).__name__] += 1
+        match notice:
+            case commands.Averaged():
+                self._averaged(node, notice)
+            case commands.Gathered():
+                self._gathered(node, notice)
+            case commands.Failed():
+                self.sim.counts[f"Failed {notice.kind}"] += 1
+            case commands.Synced():
+                if notice.vector.size:  # Else nobody gave it one, and it goes on from its own.
+                    self.fetched.add(node.me)
+                if notice.vector.size and state_hash(notice.vector.data) != notice.state:
+                    self.violate("a fetched state is the state that was asked for", node.me)
+
+    def saved(self, node: SimNode, checkpoint: Checkpoint) -> None:
+        """A state is on a node's disk."""
+        key = (checkpoint.round, checkpoint.state_hash)
+        line = self.line(key)
+        for other, holders in self.on_disk.items():
+            if other not in line:
+                holders.discard(node.me)
+        if key not in self.made.get(node.me, ()):
+            return
+        holders = self.on_disk.setdefault(key, set())
+        holders.add(node.me)
+        live = {other.me for other in self.sim.trainers()}
+        if self._was_one and self._keeps_majorities and 2 * len(holders & live) > len(live) > 1:
+            self.acknowledged.add(key)
+
+    def new_state(self, node: SimNode) -> None:
+        """A node has a new state: perhaps the swarm is one again."""
+        member = node.member
+        check_succession(self, node)
+        alive = sum(other.is_alive for other in self.sim.nodes.values())
+        if not self._was_one and alive == len(self.sim.nodes):
+            states = {other.member.state for other in self.sim.trainers()}
+            self._was_one = len(states) == 1 and member.round > 0
+        self.highest = max(self.highest, member.round if not self.is_liar(node.me) else 0)
+        if self.sim.now >= self.sim.calm_from:
+            self.look()
+
+    def look(self) -> None:
+        """Take note that the swarm is one again, and end the run some rounds later."""
+        if not is_one_swarm(self.sim, self._last_contributors):
+            return
+        round_ = max((node.member.round for node in self.sim.trainers()), default=0)
+        if self.settled_at == NEVER:
+            self.settled_at, self._settled_round = self.sim.now, round_
+        if self.sim.scenario.rounds or round_ >= self._settled_round + self.sim.scenario.calm_rounds:
+            self.sim.is_over = True
+
+    def dropped(self, node: SimNode, peer: PeerId, reason: str) -> None:
+        """A node closed its links to a peer for what it sent."""
+        if not self.lies_told:
+            self.violate("no honest peer is dropped", f"{node.me} dropped {peer}: {reason}")
+
+    def look_back(self) -> None:
+        """Check what is remembered of the dead, before one of them is back or the run is over."""
+        check_forgotten(self)
+
+    def finish(self) -> None:
+        """Check what can only be told at the end."""
+        self.look_back()
+        check_survivors_agree(self)
+        check_losses(self)
+        check_bounded(self)
+        check_nothing_lost(self)
+        if not self.sim.is_over and not self.violations:
+            check_one_swarm(self)
+
+    # --- means ------------------------------------------------------------------------------------
+
+    def _averaged(self, node: SimNode, notice: commands.Averaged) -> None:
+        exchange = node.member.exchange
+        if node.member.mixing.is_on:
+            check_mass(self)
+            if not node.member.at.is_last:
+                return
+        assert isinstance(exchange, Averaging)
+        seen = self.groups[exchange.group.id, notice.index]
+        mean = node.rounds._segment.exchange  # type: ignore[union-attr]
+        self._last_contributors[node.me] = notice.exchanged.contributors
+        check_starved(self, node, notice.exchanged.contributors)
+        seen.results[node.me] = mean.tobytes()
+        if not seen.is_tainted:
+            check_mean(self, seen, notice, mean)
+
+    def _gathered(self, node: SimNode, notice: commands.Gathered) -> None:
+        exchange = node.member.exchange
+        assert exchange is not None
+        seen = self.groups[exchange.group.id, notice.index]
+        contributors = tuple(peer for peer, _ in notice.bodies)
+        self._last_contributors[node.me] = contributors
+        check_starved(self, node, contributors)
+        seen.results[node.me] = repr(notice.bodies).encode()
+        if not seen.is_tainted:
+            check_bodies(self, seen, notice)
+
+
+@dataclass
+class Mass:
+    """What has been minted and moved where all average pairwise: what there must be, if nobody died."""
+
+    sums: Any = 0.0
+    weight: float = 0.0
+
+    def minted(self, vector: Any, weight: float) -> None:
+        """A peer takes part from now on."""
+        self.sums = self.sums + weight * vector.astype(np.float64)
+        self.weight += weight
+
+    def moved(self, delta: Any, weight: float) -> None:
+        """A peer made progress."""
+        self.sums = self.sums + weight * delta.astype(np.float64)
+
+
+# --- the invariants -----------------------------------------------------------------------------------
+
+
+def check_mean(oracle: Oracle, seen: Grouping, notice: commands.Averaged, mean: Any) -> None:
+    """Every mean is the exact weighted mean of what its contributors really gave, each counted once."""
+    edges = bounds(mean.size, seen.shares)
+    chunk_numel = oracle.sim.scenario.chunk_numel
+    masks = notice.exchanged.masks
+    flat = {mask for part in masks for mask in part}
+    if min(mask.bit_count() for mask in flat) < oracle.sim.scenario.quorum:
+        oracle.violate("a mean has its quorum", f"masks {sorted(flat)}")
+    if len(flat) == 1:
+        _check_span(oracle, seen, 0, mean.size, flat.pop(), mean)
+        return
+    for part, chunks in enumerate(masks):
+        for chunk, mask in enumerate(chunks):
+            lo = edges[part] + chunk * chunk_numel
+            _check_span(oracle, seen, lo, min(lo + chunk_numel, edges[part + 1]), mask, mean)
+
+
+def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mean: Any) -> None:
+    key = (lo, hi, mask)
+    data = mean[lo:hi].tobytes()
+    if seen.believed.get(key) == data:
+        return
+    members = [peer for i, peer in enumerate(seen.members) if mask >> i & 1]
+    invented = [peer for peer in members if peer not in seen.given]
+    if invented or mask >> len(seen.members):
+        oracle.violate("nothing is invented", f"{invented} gave nothing to the group, mask {mask:b}")
+        return
+    total = sum(seen.given[peer][1] for peer in members)
+    exact = sum(seen.given[peer][0][lo:hi].astype(np.float64) * seen.given[peer][1] for peer in members)
+    if not np.allclose(exact / total, mean[lo:hi], rtol=1e-4, atol=1e-4):
+        oracle.violate("a mean is the exact weighted mean of its contributors", f"{lo}:{hi} of {members}")
+    seen.believed[key] = data
+
+
+def check_mass(oracle: Oracle) -> None:
+    """What has been given is in one place: mass is never counted twice, nor lost while all live."""
+    sim, mass = oracle.sim, oracle.mass
+    cores = {node.me: node.member.mixing.core for node in sim.nodes.values() if node.life}
+    weights: Any = np.zeros_like(mass.weight)
+    sums: Any = np.zeros_like(mass.sums)
+    for peer, core in cores.items():
+        if core is None or not sim.nodes[peer].is_alive:
+            continue
+        weights, sums = weights + core.weights, sums + core.sums
+        for other, given in core._given.items():
+            receiver = cores.get(other) if sim.nodes[other].is_alive else None
+            applied = receiver._applied.get(peer, (0, -1))[1] if receiver is not None else -1
+            if given.sent and not min(given.sent) - 1 <= applied <= max(given.sent):
+                continue  # It was given to one that has died since, and is nowhere.
+            for chunk, half, numbers in (each for id_, each in given.sent.items() if id_ > applied):
+                weights[chunk] += half
+                sums[core._slice(chunk)] += numbers
+    if oracle.lies_told:
+        return
+    if np.any(weights > mass.weight * (1 + 1e-9)):
+        oracle.violate("no mass is counted twice", f"{weights} of {mass.weight}")
+    if oracle.gone or any(fault[1] == "leave" for fault in sim.scenario.faults):
+        return
+    if not np.allclose(weights, mass.weight, rtol=1e-9):
+        oracle.violate("no mass is lost while all live", f"{weights} of {mass.weight}")
+    if not np.allclose(sums, mass.sums, rtol=1e-3, atol=1e-3):
+        oracle.violate("the mean moves by everyone's share of progress", f"{sums} of {mass.sums}")
+
+
+def check_bodies(oracle: Oracle, seen: Grouping, notice: commands.Gathered) -> None:
+    """Every gathered body is what its peer gave."""
+    for peer, body in notice.bodies:
+        if seen.given.get(peer, (None, 0.0))[0] != body:
+            oracle.violate("nothing is invented", f"{peer} never gave {body!r}")
+    if len(notice.bodies) < oracle.sim.scenario.quorum:
+        oracle.violate("a mean has its quorum", f"{len(notice.bodies)} bodies")
+
+
+def check_losses(oracle: Oracle) -> None:
+    """Whoever is alive and linked is not lost from an exchange, as long as nothing but crashes happens."""
+    scenario = oracle.sim.scenario
+    if scenario.weather.loss or any(fault[1] not in CLEAN or fault[-2] is True for fault in scenario.faults):
+        return
+    for (group, index), seen in oracle.groups.items():
+        before = oracle.groups.get((group, index - 1))
+        for peer, exchange in seen.exchanges.items():
+            # Who was lost in one ask of a group is lost in those after it, linked by now or not.
+            known = before.exchanges[peer].lost_members if before and peer in before.exchanges else ()
+            for lost in set(exchange.lost_members).difference(known):
+                unlinked = {(peer, lost), (lost, peer)} & seen.unlinked
+                left = lost not in seen.exchanges  # It found that the swarm is elsewhere.
+                ends = [*oracle.gone.get(peer, ()), *oracle.gone.get(lost, ())]
+                near = any(seen.began - 5 < at < seen.began + 60 for at in ends)
+                if not (near or unlinked or left):
+                    text = f"{peer} lost {lost} in {group.hex()[:8]} at {seen.began:.1f}"
+                    oracle.violate("nobody is lost without a cause", text)
+
+
+def check_forgotten(oracle: Oracle) -> None:
+    """The dead are forgotten: no record outlives its author by more than a lease.
+
+    A word does not tell for how long it was under way: one that waited for a stopped process to go on, or for
+    a way to open, is as good as new to whom it reaches, and what it says is handed on. So is one that a liar
+    has kept to itself, and shows when its author is dead.
+    """
+    sim = oracle.sim
+    for node in sim.nodes.values():
+        for other in sim.nodes.values():
+            ended = oracle.gone.get(other.me, (sim.now,))[-1]
+            since = max(ended, sim.stale_at)
+            if not node.is_alive or node.is_frozen or other.is_alive or sim.now - since < MEMORY:
+                continue
+            if node.member.table.get(other.me) is not None:
+                oracle.violate(
+                    "the dead are forgotten", f"{node.me} still knows {other.me}, dead since {ended:.1f}"
+                )
+
+
+def check_survivors_agree(oracle: Oracle) -> None:
+    """Members of a group that finish an exchange, and that nobody in it lost, hold the same bytes."""
+    for (group, index), seen in oracle.groups.items():
+        if seen.is_tainted:
+            continue
+        if len(set(seen.results.values())) < 2:
+            continue
+        lost = {peer for exchange in seen.exchanges.values() for peer in _lost_by(exchange)}
+        kept = {peer: result for peer, result in seen.results.items() if peer not in lost}
+        if len(set(kept.values())) > 1:
+            text = f"group {group.hex()[:8]} ask {index}: {sorted(kept)} differ, lost {sorted(lost)}"
+            oracle.violate("survivors of an exchange hold the same bytes", text)
+
+
+def _lost_by(exchange: Averaging | Gathering) -> list[PeerId]:
+    if isinstance(exchange, Averaging):
+        return exchange.lost_members
+    return exchange.inner.lost_members if exchange.inner is not None else []
+
+
+def is_one_swarm(sim: Sim, contributors: dict[PeerId, tuple[PeerId, ...]]) -> bool:
+    """Whether all live honest trainers hold one state that all of them contributed to."""
+    live = sim.trainers()
+    if sim.scenario.rounds:
+        states = {node.member.state for node in live}
+        return len(states) <= 1 and all(node.member.phase is Phase.FINISHED for node in live)
+    if len(live) > sim.scenario.group_size or sim.scenario.pushes:
+        rounds = [node.member.round for node in live]
+        return max(rounds) - min(rounds) <= 1
+    if len({(node.member.round, node.member.state) for node in live}) > 1:
+        return False
+    # Whoever fetched the state did not contribute; a round that everyone finished is the next.
+    names = {node.me for node in live}
+    return all(names <= set(contributors.get(peer, ())) for peer in names)
+
+
+def check_starved(oracle: Oracle, node: SimNode, contributors: tuple[PeerId, ...]) -> None:
+    """No live, connected, honest peer goes without a round for long, once the faults are over."""
+    sim = oracle.sim
+    if oracle.settled_at == NEVER or len(sim.trainers()) > sim.scenario.group_size:
+        return
+    round_ = node.member.round
+    for other in sim.trainers():
+        count, last = oracle.starved.get(other.me, (0, 0))
+        if other.me in contributors:
+            oracle.starved[other.me] = (0, round_)
+        elif round_ > last:
+            oracle.starved[other.me] = (count + 1, round_)
+            if count + 1 > MAX_STARVED:
+                oracle.violate(
+                    "nobody is starved", f"{other.me} is in none of {count + 1} rounds up to {round_}"
+                )
+
+
+def check_succession(oracle: Oracle, node: SimNode) -> None:
+    """A node's state follows its last one by one round, or was fetched, or is the one on its disk."""
+    member = node.member
+    life, round_, state = oracle.stood.get(node.me, (0, 0, b""))
+    oracle.stood[node.me] = (node.life, member.round, member.state)
+    fetched = node.me in oracle.fetched
+    oracle.fetched.discard(node.me)
+    if life != node.life:
+        # What it brings back from its disk it has not made now: the others may have gone on without it.
+        oracle.made.pop(node.me, None)
+        disk = node.disk.checkpoint
+        if disk is not None and (member.round, member.state) != (disk.round, disk.state_hash):
+            oracle.violate("a restarted node goes on from its disk", f"{node.me} at {member.round}")
+    if not fetched and member.round == round_ + 1:
+        oracle.parents[member.round, member.state] = (round_, state)
+        oracle.made.setdefault(node.me, set()).add((member.round, member.state))
+    if life == node.life and not fetched and (member.round, member.state) != (round_, state):
+        follows = member.round == round_ + 1 and member.previous == state
+        restarted = node.disk.checkpoint is not None and member.state == node.disk.checkpoint.state_hash
+        if not follows and not restarted:
+            oracle.violate("states follow each other", f"{node.me} from {round_} to {member.round}")
+
+
+def check_nothing_lost(oracle: Oracle) -> None:
+    """A state that most of the live nodes had on disk is never undone: the swarm goes on from it."""
+    live = oracle.sim.trainers()
+    mixes = len(oracle.sim.nodes) > oracle.sim.scenario.group_size or oracle.sim.scenario.pushes > 0
+    if oracle.lies_told or not live or oracle.settled_at == NEVER or mixes:
+        return
+    lost = sorted(oracle.acknowledged - oracle.line((live[0].member.round, live[0].member.state)))
+    if lost:
+        text = f"round {lost[-1][0]} ({lost[-1][1].hex()[:6]}) is no part of the swarm's past"
+        oracle.violate("nothing acknowledged is lost", text)
+
+
+def check_one_swarm(oracle: Oracle) -> None:
+    """All live, connected, honest peers hold one state within a bounded time after the last fault."""
+    lines = [
+        f"{node.me}: {node.member.phase.value} round {node.member.round} {node.member.state.hex()[:6]}"
+        f" links {len(node.linked)}"
+        for node in oracle.sim.trainers()
+    ]
+    oracle.violate("the swarm is one again within a bounded time", "; ".join(lines))
+
+
+def check_bounded(oracle: Oracle) -> None:
+    """Memory and messages are bounded by the number of peers, whatever they send."""
+    sim = oracle.sim
+    bound = 16 * len(sim.nodes) + SPARE
+    for node in sim.nodes.values():
+        if not node.is_alive:
+            continue
+        member = node.member
+        for part in (
+            member,
+            member.at,
+            member.exchanges,
+            member.syncing,
+            member.table,
+            member.discovery,
+            member.serving,
+            member.exchange,
+            member.mixing,
+            member.mixing.core,
+            member.seeking,
+            member.seeking.search,
+            member.introductions,
+        ):
+            for name, value in vars(part).items() if part is not None else ():
+                if isinstance(value, dict | set | list) and len(value) > bound:
+                    oracle.violate("memory is bounded", f"{node.me}: {name} has {len(value)} entries")
+    pairs = len(sim.nodes) * (len(sim.nodes) - 1)
+    # Where all average pairwise, a round is two or three pushes.
+    exchanges = len(oracle.groups) + sim.scenario.pushes * sim.counts["Averaged"]
+    limit = pairs * (MESSAGES_PER_SECOND * sim.now + MESSAGES_PER_EXCHANGE * exchanges)
+    if not oracle.lies_told and sim.network.messages > limit:
+        oracle.violate(
+            "messages are bounded", f"{sim.network.messages} in {sim.now:.0f} s, {exchanges} exchanges"
+        )

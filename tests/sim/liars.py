@@ -1,0 +1,236 @@
+"""Peers that lie: honest nodes whose words are bent on the way out, and some that babble besides.
+
+    equivocate  another mean to every member        wrong    the same wrong mean to all
+    nan         numbers that are none               garbage  chunks of another size
+    weight      contributes with absurd weight      mute     joins groups and sends nothing into them
+    cut         cuts everyone in every exchange     replay   says again what it said before
+    absurd      claims a round far ahead            sybil    vouches for a crowd that does not exist
+    babble      well-formed nonsense of every kind  twins    commits several groups at once
+
+All of it passes the wire's bounds: what does not is refused there, and tested there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip import messages as m
+from shoal.gossip.events import Send
+
+if TYPE_CHECKING:
+    from sim.node import SimNode
+    from sim.world import Sim
+
+Lie = Callable[["SimNode", Send], list[Send]]
+ABSURD: Final = 1 << 40
+
+
+def tell_lies(sim: Sim, node: SimNode, how: str) -> None:
+    """Let a node lie from now on."""
+    if not node.is_alive:
+        return
+    sim.oracle.lies_told = True
+    node.lie = _LIES.get(how, _honest)
+    if how in _EXTRAS:
+        _babble_on(sim, node, node.life, _EXTRAS[how])
+
+
+def stop_lying(sim: Sim, node: SimNode) -> None:
+    """Let a node be honest again, with a new life."""
+    sim.oracle.liars[node.me] -= 1
+    node.lie = None
+    if node.is_alive:
+        sim.crashed(node)
+    sim.started(node)
+
+
+# --- bent words ---------------------------------------------------------------------------------------
+
+
+def _bent(effect: Send, change: float, size: int = 0) -> list[Send]:
+    data = bytes(effect.data)
+    if change:
+        data = (np.frombuffer(data, np.float32) + np.float32(change)).tobytes()
+    return [Send(effect.peer, effect.message, data[: len(data) + size] if size < 0 else data + bytes(size))]
+
+
+def _honest(node: SimNode, effect: Send) -> list[Send]:
+    return [effect]
+
+
+def _equivocate(node: SimNode, effect: Send) -> list[Send]:
+    return _bent(effect, float(len(effect.peer) + ord(effect.peer[-1]))) if _is_mean(effect) else [effect]
+
+
+def _wrong(node: SimNode, effect: Send) -> list[Send]:
+    return _bent(effect, 7.0) if isinstance(effect.message, m.Reduced | m.Chunk) else [effect]
+
+
+def _nan(node: SimNode, effect: Send) -> list[Send]:
+    bulk = isinstance(effect.message, m.Reduced | m.Part)
+    return _bent(effect, float("nan")) if bulk and node.dice.random() < 0.5 else [effect]
+
+
+def _garbage(node: SimNode, effect: Send) -> list[Send]:
+    if not len(effect.data) or node.dice.random() < 0.5:
+        return [effect]
+    return _bent(effect, 0.0, node.dice.choice((-3, 1, 4)))
+
+
+def _weight(node: SimNode, effect: Send) -> list[Send]:
+    if not isinstance(effect.message, m.Part):
+        return [effect]
+    weight = node.dice.choice((0.0, 1e15, 1e-30))
+    return [Send(effect.peer, msgspec.structs.replace(effect.message, weight=weight), effect.data)]
+
+
+def _mute(node: SimNode, effect: Send) -> list[Send]:
+    return [] if isinstance(effect.message, m.Part | m.Reduced | m.Done) else [effect]
+
+
+def _cut(node: SimNode, effect: Send) -> list[Send]:
+    message = effect.message
+    if not isinstance(message, m.Part):
+        return [effect]
+    return [Send(effect.peer, m.Cut(message.group, message.index)), effect]
+
+
+def _absurd(node: SimNode, effect: Send) -> list[Send]:
+    if not isinstance(effect.message, m.Records):
+        return [effect]
+    (mine, age), *others = effect.message.records
+    run = mine.presence.run if node.dice.random() < 0.5 else node.dice.randbytes(32)
+    presence = msgspec.structs.replace(
+        mine.presence, run=run, round=ABSURD, state=b"\xee" * 32, previous=b"\xef" * 32
+    )
+    record = m.Record(mine.author, mine.sequence, presence)
+    return [Send(effect.peer, m.Records(((record, age), *others), effect.message.reply))]
+
+
+def _sybil(node: SimNode, effect: Send) -> list[Send]:
+    if not isinstance(effect.message, m.Records):
+        return [effect]
+    member = node.member
+    crowd = []
+    for number in range(20):
+        states = (b"\xaa" * 32, b"\xbb" * 32)
+        addresses = tuple(f"sim:{node.dice.random()}/p2p/x" for _ in range(8))
+        presence = m.Presence(member.run, "run", member.round + 3, *states, "working", 60.0, addresses, True)
+        crowd.append((m.Record(PeerId(f"sybil{number}"), int(node.sim.now * 1e6), presence), 0.0))
+    return [effect, Send(effect.peer, m.Records(tuple(crowd)))]
+
+
+def _is_mean(effect: Send) -> bool:
+    return isinstance(effect.message, m.Reduced)
+
+
+# --- words of their own -------------------------------------------------------------------------------
+
+
+def _babble_on(sim: Sim, node: SimNode, life: int, say: Callable[[Sim, SimNode, PeerId], list[Send]]) -> None:
+    if node.life != life or node.lie is None:
+        return
+    if not node.is_frozen:
+        for peer in sorted(node.linked):
+            for effect in say(sim, node, peer):
+                sim.send(node, effect)
+    sim.at(sim.now + 0.3 + node.dice.random(), _babble_on, sim, node, life, say)
+
+
+def _replay(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
+    said = sim.said.get(node.me, [])
+    return [Send(peer, *node.dice.choice(said)) for _ in range(3) if said]
+
+
+def _babble(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
+    return [_nonsense(sim, node, node.dice) for _ in range(4)]
+
+
+def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
+    """Make one message of any kind, of half-true parts."""
+    member = node.member
+    peer = dice.choice(sim.names)
+    known = [group for group, _ in sim.oracle.groups] or [bytes(16)]
+    group = dice.choice([bytes(16), dice.choice(known[-3:])])
+    index, part, ballot = (
+        dice.choice((0, 0, 1, 500, 999)),
+        dice.randrange(64),
+        dice.choice((0, 1, 2, 9, 65536)),
+    )
+    part = dice.choice((0, 1, part))
+    chunk = dice.choice((0, 1, 1 << 31))
+    round_ = dice.choice((member.round, member.round, member.round + 1, 0, ABSURD))
+    base = dice.choice((member.state or bytes(32), bytes(32), b"\xcc" * 32))
+    names = tuple(dice.sample(sim.names, dice.randrange(1, len(sim.names) + 1)))
+    shares = tuple(dice.choice((0, 1, 1 << 20)) for _ in range(dice.choice((len(names), len(names), 1))))
+    nonce = dice.choice((0, (1 << 53) - 1))
+    numbers = bytes(4 * dice.choice((0, 1, 2, 8, 26)))
+    state = dice.choice((base, b"\xdd" * 32))
+    kinds: list[tuple[Any, bytes]] = [
+        (m.Leave(), b""),
+        (m.Describe(dice.choice((b"", b"\x81", bytes(100)))), b""),
+        (
+            m.Ready(round_, base, dice.choice((0, 1, 1 << 20)), dice.choice((0.0, 86400.0)), part),
+            b"",
+        ),
+        (m.Propose(round_, base, ballot, nonce, names, shares), b""),
+        (m.Accept(round_, ballot, nonce, dice.randbytes(8)), b""),
+        (m.Decline(round_, ballot, nonce), b""),
+        (m.Commit(round_, base, ballot, nonce, dice.choice(sim.names), names, shares), b""),
+        (m.Part(group, index, part, chunk, ballot, dice.choice((0.0, 1.0, 1e15))), numbers),
+        (m.Reduced(group, index, part, chunk, ballot, dice.randbytes(8)), numbers),
+        (m.Reduced(group, index, part, chunk, ballot, (1).to_bytes(8, "big")), numbers),
+        (m.Yield(group, index, part, ballot), b""),
+        (m.Claim(group, index, part, ballot), b""),
+        (m.Alive(group, index), b""),
+        (m.Cut(group, index), b""),
+        (m.Abandon(group, index), b""),
+        (m.Done(group, index, dice.randbytes(16)), b""),
+        (m.Digest(group, index, dice.randbytes(32)), b""),
+        (m.Reveal(group, index, part), numbers),
+        (m.Missing(group, index, (part, 63)), b""),
+        (m.Want(state), b""),
+        (m.Offer(state, b"", round_, dice.choice((104, 0, 1 << 44))), dice.randbytes(32)),
+        (m.NotHeld(state), b""),
+        (m.Fetch(state, (chunk, 0)), b""),
+        (m.Chunk(state, chunk), numbers),
+        (m.Records((), True), b""),
+    ]
+    return Send(peer, *dice.choice(kinds))
+
+
+def _twins(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
+    member, dice = node.member, node.dice
+    names = tuple(sorted({node.me, peer, dice.choice(sim.names)}))
+    base = member.state or bytes(32)
+    head = (member.round, base, dice.randrange(5), dice.randrange(1 << 53))
+    shares = (1,) * len(names)
+    return [
+        Send(peer, m.Propose(*head, names, shares)),
+        Send(peer, m.Commit(*head, node.me, names, shares)),
+    ]
+
+
+_LIES: Final[dict[str, Lie]] = {
+    "equivocate": _equivocate,
+    "wrong": _wrong,
+    "nan": _nan,
+    "garbage": _garbage,
+    "weight": _weight,
+    "mute": _mute,
+    "cut": _cut,
+    "absurd": _absurd,
+    "sybil": _sybil,
+}
+_EXTRAS: Final[dict[str, Callable[[Any, Any, PeerId], list[Send]]]] = {
+    "replay": _replay,
+    "babble": _babble,
+    "twins": _twins,
+}
+KINDS: Final = (*_LIES, *_EXTRAS)

@@ -1,0 +1,382 @@
+"""Planted bugs: small changes of the shipped code, each of which the simulator must find.
+
+A check that has never caught anything may be a check of nothing. Each `Mutation` takes one rule out of the
+protocol; tests/sim/test_mutations.py runs seeds until the simulator objects, and counts them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pytest
+from sim.runs import CLASSES, EVERYTHING
+
+import shoal.gossip.averaging.all_reduce
+import shoal.gossip.averaging.gather
+import shoal.gossip.membership.dial_plan
+import shoal.gossip.state.fetch
+import shoal.node.daemon.rounds
+from shoal.gossip.averaging.all_reduce import Averaging
+from shoal.gossip.averaging.chunks import weighted_mean
+from shoal.gossip.averaging.gather import Gathering
+from shoal.gossip.averaging.push_sum import Pairwise, Stage
+from shoal.gossip.deadlines import Deadline
+from shoal.gossip.events import Effects, Send
+from shoal.gossip.matchmaking.matchmaking import Matchmaking
+from shoal.gossip.member.asks import Exchanges
+from shoal.gossip.member.group_search import Seeking
+from shoal.gossip.member.member import Member
+from shoal.gossip.membership.dial_plan import Discovery
+from shoal.gossip.membership.dissemination import Chatter
+from shoal.gossip.membership.presence import PresenceTable, swarm_state
+from shoal.gossip.membership.swarm_view import Standing
+from shoal.gossip.messages import Offer, Part, Presence, Records
+from shoal.gossip.state.serve import Serving
+from shoal.gossip.state.tree_hash import leaves
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A bug, and which invariants may object to it."""
+
+    bug: str
+    caught_by: tuple[str, ...]
+    plant: Callable[[pytest.MonkeyPatch], None]
+    kinds: tuple[str, ...] = EVERYTHING
+    """The faults among which it is looked for."""
+
+    def __str__(self) -> str:
+        """Print as the bug."""
+        return self.bug
+
+
+SURVIVORS: Final = "survivors of an exchange hold the same bytes"
+EXACT: Final = "a mean is the exact weighted mean of its contributors"
+INVENTED: Final = "nothing is invented"
+ONE_SWARM: Final = "the swarm is one again within a bounded time"
+CAUSELESS: Final = "nobody is lost without a cause"
+STARVED: Final = "nobody is starved"
+LOST: Final = "nothing acknowledged is lost"
+TWICE: Final = "a group is formed once"
+MASS_TWICE: Final = "no mass is counted twice"
+MASS_LOST: Final = "no mass is lost while all live"
+LINKS: Final = ("split", "oneway", "break", "slow", "lossy")
+FETCHED: Final = "a fetched state is the state that was asked for"
+
+
+def _counts_twice(patch: pytest.MonkeyPatch) -> None:
+    honest = weighted_mean
+
+    def mean(vectors: list[Any], weights: list[float]) -> Any:
+        return honest([*vectors, vectors[0]], [*weights, weights[0]])
+
+    patch.setattr("shoal.gossip.averaging.all_reduce.weighted_mean", mean)
+
+
+def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
+    def mean(vectors: list[Any], weights: list[float]) -> Any:
+        return weighted_mean(vectors, [1.0] * len(weights))
+
+    patch.setattr("shoal.gossip.averaging.all_reduce.weighted_mean", mean)
+
+
+def _claims_everybody(patch: pytest.MonkeyPatch) -> None:
+    honest = Averaging._note_mean
+
+    def note(self: Averaging, part: int, chunk: int, ballot: int, mask: int, now: float) -> Effects:
+        return honest(self, part, chunk, ballot, (1 << len(self._members)) - 1, now)
+
+    patch.setattr(Averaging, "_note_mean", note)
+
+
+def _answers_with_parts(patch: pytest.MonkeyPatch) -> None:
+    def contribute(self: Averaging, part: int) -> Effects:
+        ballot = self._ballot[part]
+        owner = self._members[self._owner(part, ballot)]
+        return [
+            Send(
+                owner,
+                Part(self.group.id, self.index, part, chunk, ballot, self._weight),
+                self._chunks.view(part, chunk).data.cast("B"),
+            )
+            for chunk in range(len(self._masks[part]))
+        ]
+
+    patch.setattr(Averaging, "_contribute", contribute)
+
+
+def _leaves_early(patch: pytest.MonkeyPatch) -> None:
+    honest = Averaging._finish_if_all_done
+
+    def finish(self: Averaging) -> Effects:
+        for member in self._alive - {self._mine}:
+            self._done.setdefault(member, self._outcome)
+        return honest(self)
+
+    patch.setattr(Averaging, "_finish_if_all_done", finish)
+
+
+def _reuses_nonces(patch: pytest.MonkeyPatch) -> None:
+    class Whatever(deque[Any]):
+        def __contains__(self, key: object) -> bool:
+            return True
+
+    honest: Any = Matchmaking.__init__
+
+    def init(self: Matchmaking, *arguments: Any) -> None:
+        honest(self, *arguments[:5], 0, arguments[6])
+        self._accepted = Whatever()
+        self._past = ()
+
+    patch.setattr(Matchmaking, "__init__", init)
+
+
+def _ignores_the_quorum(patch: pytest.MonkeyPatch) -> None:
+    honest = Member._attach
+
+    def attach(self: Member, event: Any, now: float) -> Effects:
+        return honest(self, replace(event, spec=msgspec.structs.replace(event.spec, quorum=1)), now)
+
+    patch.setattr(Member, "_attach", attach)
+
+
+def _lets_newcomers_lead(patch: pytest.MonkeyPatch) -> None:
+    def state(peers: Any, me: Any, ours: Presence, linked: Any) -> Any:
+        made = [(peer, msgspec.structs.replace(presence, has_made=True)) for peer, presence in peers]
+        return swarm_state(made, me, msgspec.structs.replace(ours, has_made=True), linked)
+
+    patch.setattr("shoal.gossip.membership.swarm_view.swarm_state", state)
+
+
+def _carries_no_age(patch: pytest.MonkeyPatch) -> None:
+    honest = Chatter.sample
+
+    def sample(self: Chatter, now: float, count: int, *, reply: bool) -> Records:
+        records = tuple((record, 0.0) for record, _ in honest(self, now, count, reply=reply).records)
+        return Records(records, reply)
+
+    patch.setattr(Chatter, "sample", sample)
+    patch.setattr(PresenceTable, "forget", lambda self, peer, now: None)
+
+
+def _hands_nothing_on(patch: pytest.MonkeyPatch) -> None:
+    def sample(self: Chatter, now: float, count: int, *, reply: bool) -> Records:
+        return Records(((self.record(), 0.0),), reply)
+
+    patch.setattr(Chatter, "sample", sample)
+    patch.setattr(Chatter, "introduce", lambda self, record, age: [])
+
+
+def _never_redials(patch: pytest.MonkeyPatch) -> None:
+    honest = Discovery.lost
+
+    def lost(self: Discovery, peer: Any, now: float) -> Effects:
+        effects = honest(self, peer, now)
+        for target in self.targets.values():
+            if target.peer == peer:
+                target.due = float("inf")
+        return effects
+
+    patch.setattr(Discovery, "lost", lost)
+
+
+def _believes_chunks(patch: pytest.MonkeyPatch) -> None:
+    class Whatever:
+        def __ne__(self, other: object) -> bool:
+            return False
+
+    patch.setattr(shoal.gossip.state.fetch, "leaf", lambda data: Whatever())
+
+
+def _offers_another_state(patch: pytest.MonkeyPatch) -> None:
+    def want(self: Serving, peer: Any, message: Any, now: float) -> Effects:
+        held = self._held[0]
+        offer = Offer(message.state, held.previous, held.round, held.data.nbytes)
+        return [Send(peer, offer, leaves(held.data))]
+
+    patch.setattr(Serving, "want", want)
+
+
+def _drops_what_comes_early(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Exchanges, "keep", lambda self, event: None)
+
+
+def _forgives_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Averaging, "_forgive", lambda self, seconds: None)
+
+
+def _takes_any_message(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(shoal.gossip.averaging.all_reduce, "Talk", object)
+
+
+def _remembers_all_addresses(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(shoal.gossip.membership.dial_plan, "MAX_ADDRESSES", 1 << 30)
+
+
+def _answers_every_record(patch: pytest.MonkeyPatch) -> None:
+    honest = Member._records
+
+    def records(self: Member, peer: Any, message: Records, data: Any, now: float) -> Effects:
+        return honest(self, peer, Records(message.records, reply=True), data, now)
+
+    patch.setattr(Member, "_records", records)
+
+
+def _waits_for_nobody_slow(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Seeking, "_hurry", lambda self, ready, until, now: [])
+    patch.setattr(Deadline, "miss", lambda self: None)
+
+
+def _forgets_its_disk(patch: pytest.MonkeyPatch) -> None:
+    honest = shoal.node.daemon.rounds.Rounds.__init__
+
+    def init(self: Any, *arguments: Any, **named: Any) -> None:
+        named["load"] = lambda *_, **__: None
+        honest(self, *arguments, **named)
+
+    patch.setattr(shoal.node.daemon.rounds.Rounds, "__init__", init)
+
+
+def _skips_rounds(patch: pytest.MonkeyPatch) -> None:
+    honest = Member._new_state
+
+    def new_state(self: Member, event: Any, now: float) -> Effects:
+        return honest(self, replace(event, round=event.round + (event.round == 3)), now)
+
+    patch.setattr(Member, "_new_state", new_state)
+
+
+def _agrees_with_itself(patch: pytest.MonkeyPatch) -> None:
+    honest = Gathering._after_inner
+
+    def after(self: Gathering, effects: Effects, now: float) -> Effects:
+        held = {member: self._digests[member] for member in self._held}
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(shoal.gossip.averaging.gather, "decode_holding", lambda mean: held)
+            return honest(self, effects, now)
+
+    def finish(self: Gathering) -> Effects:
+        self._done = dict.fromkeys(self._done, self._outcome)
+        return agree(self)
+
+    agree = Gathering._finish_if_all_done
+    patch.setattr(Gathering, "_after_inner", after)
+    patch.setattr(Gathering, "_finish_if_all_done", finish)
+
+
+def _reveals_what_it_likes(patch: pytest.MonkeyPatch) -> None:
+    honest = Gathering._finish_if_all_done
+
+    def finish(self: Gathering) -> Effects:
+        effects = honest(self)
+        self.bodies = tuple((peer, body[::-1] + b"!") for peer, body in self.bodies)
+        return effects
+
+    patch.setattr(Gathering, "_finish_if_all_done", finish)
+
+
+def _follows_no_majority(patch: pytest.MonkeyPatch) -> None:
+    honest = Standing._is_behind
+
+    def is_behind(self: Standing, target: Any, now: float) -> bool:
+        return bool(target.includes_us and honest(self, target, now))
+
+    patch.setattr(Standing, "_is_behind", is_behind)
+
+
+def _keeps_two_outcomes(patch: pytest.MonkeyPatch) -> None:
+    honest = Standing._is_behind
+
+    def is_behind(self: Standing, target: Any, now: float) -> bool:
+        return bool(target.round != self.round and honest(self, target, now))
+
+    patch.setattr(Standing, "_is_behind", is_behind)
+
+
+def _writes_into_what_it_sent(patch: pytest.MonkeyPatch) -> None:
+    honest = Averaging.begin
+
+    def begin(self: Averaging, now: float) -> Effects:
+        effects = honest(self, now)
+        for step in range(len(self._members)):
+            for chunk in range(self._chunks.count(step)):
+                view = self._chunks.view(step, chunk)
+                np.add(view, np.float32(0.5), out=view)
+        return effects
+
+    patch.setattr(Averaging, "begin", begin)
+
+
+def _takes_any_push(patch: pytest.MonkeyPatch) -> None:
+    honest = Pairwise._handle_push
+
+    def handle(self: Pairwise, peer: Any, message: Any, data: Any) -> Effects:
+        self._applied[peer] = (message.epoch, message.id - 1)
+        return honest(self, peer, message, data)
+
+    patch.setattr(Pairwise, "_handle_push", handle)
+
+
+def _takes_nothing_back(patch: pytest.MonkeyPatch) -> None:
+    honest = Pairwise._handle_applied
+
+    def handle(self: Pairwise, peer: Any, message: Any, now: float) -> Effects:
+        given = self._given.get(peer)
+        if given is not None and given.stage is Stage.ASKING:
+            given.sent = {}
+        return honest(self, peer, message, now)
+
+    patch.setattr(Pairwise, "_handle_applied", handle)
+
+
+MUTATIONS: Final = (
+    Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
+    Mutation("weights are forgotten", (EXACT,), _forgets_weights),
+    Mutation("every mean claims all members", (EXACT, INVENTED), _claims_everybody),
+    Mutation("contributions are overwritten before they are sent", (EXACT,), _writes_into_what_it_sent),
+    Mutation(
+        "a claim is answered with a part where a mean is held",
+        (EXACT, SURVIVORS),
+        _answers_with_parts,
+        ("slow",),
+    ),
+    Mutation("a member leaves before the others are done", (SURVIVORS, ONE_SWARM), _leaves_early),
+    Mutation("a group of an earlier search is joined again", (TWICE,), _reuses_nonces, ("lie",)),
+    Mutation("the quorum is ignored", ("a mean has its quorum",), _ignores_the_quorum),
+    Mutation(
+        "who comes back counts as much as who went on",
+        (LOST,),
+        _lets_newcomers_lead,
+        ("crash", "outage", "trainer"),
+    ),
+    Mutation("records are handed on without their age", ("the dead are forgotten",), _carries_no_age),
+    Mutation("records are not handed on", (ONE_SWARM,), _hands_nothing_on),
+    Mutation("a lost peer is never dialled again", (ONE_SWARM,), _never_redials),
+    Mutation("the chunks of a state are not verified", (FETCHED,), _believes_chunks, ("lie",)),
+    Mutation(
+        "a donor offers whatever it holds", ("no honest peer is dropped",), _offers_another_state, CLASSES
+    ),
+    Mutation("what overtook its commit is dropped", (CAUSELESS, STARVED), _drops_what_comes_early, ()),
+    Mutation("our own sleep counts as others' silence", (CAUSELESS,), _forgives_nobody, ("jump",)),
+    Mutation("an all-reduce takes any message", ("handle never raises",), _takes_any_message, ("lie",)),
+    Mutation("all addresses are remembered", ("memory is bounded",), _remembers_all_addresses, ("lie",)),
+    Mutation("every record is answered", ("messages are bounded",), _answers_every_record),
+    Mutation(
+        "nobody hurries, and who was missed is missed again", (STARVED,), _waits_for_nobody_slow, ("tired",)
+    ),
+    Mutation(
+        "a restarted node forgets its disk", ("a restarted node goes on from its disk",), _forgets_its_disk
+    ),
+    Mutation("a round is skipped", ("states follow each other",), _skips_rounds),
+    Mutation("every member gathers its own set", (SURVIVORS,), _agrees_with_itself, ("crash",)),
+    Mutation("bodies are changed after the commitment", (INVENTED,), _reveals_what_it_likes),
+    Mutation("a lineage never follows another", (ONE_SWARM,), _follows_no_majority),
+    Mutation("a push counts whenever it comes", (MASS_TWICE,), _takes_any_push),
+    Mutation("what was not applied is not taken back", (MASS_LOST,), _takes_nothing_back, LINKS),
+    Mutation("two outcomes of one round live side by side", (ONE_SWARM, STARVED), _keeps_two_outcomes),
+)

@@ -1,0 +1,175 @@
+"""Runs of the simulator by seed: what a seed means, and how a failing one shrinks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import Any, Final
+
+from sim.liars import KINDS as LIES
+from sim.network import Weather
+from sim.world import Fault, Result, Scenario, Sim
+
+CLASSES: Final = (
+    "crash",
+    "outage",
+    "leave",
+    "trainer",
+    "freeze",
+    "split",
+    "oneway",
+    "break",
+    "slow",
+    "tired",
+    "jump",
+    "lossy",
+)
+"""Kinds of faults that honest swarms meet."""
+EVERYTHING: Final = (*CLASSES, "lie")
+PAIRWISE: Final = 0.25
+"""Share of the seeds, of those whose rounds ask for one mean, in which all average pairwise."""
+LAST_FAULT: Final = 20.0
+"""Virtual seconds in which faults begin."""
+
+
+def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHING) -> Scenario:
+    """Return the scenario of a seed."""
+    dice = Random(f"scenario {seed}")
+    count = nodes or dice.choice((2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9))
+    helpers = int(count > 3 and dice.random() < 0.15)
+    mixing = count > 5 and dice.random() < 0.15
+    weather = Weather(
+        latency=dice.choice((0.002, 0.02, 0.08)),
+        jitter=dice.choice((0.1, 1.0)),
+        loss=dice.choice((0.0, 0.0, 0.02)),
+        gaps=0.0,
+        twice=0.2,
+    )
+    scenario = Scenario(
+        seed,
+        count,
+        paces=tuple(dice.choice((1.5, 3.0, 5.0)) for _ in range(count)),
+        steps=tuple(dice.choice((0.02, 0.1, 0.3)) for _ in range(count)),
+        starts=tuple(dice.choice((0.0, 0.0, 0.5, 6.0)) if number else 0.0 for number in range(count)),
+        topology=dice.choice(("star", "line", "ring", "pairs")),
+        helpers=helpers,
+        group_size=dice.choice((max(2, (count + 1) // 2), count - 1, count)) if mixing else 16,
+        quorum=dice.choice((1, 1, 1, 2)),
+        rounds=dice.choice((0, 0, 0, 0, 6)),
+        calm_rounds=dice.choice((1, 1, 1, 5)),
+        wait_for=dice.choice((1, 1, 2)),
+        patience=dice.choice((5.0, 15.0)),
+        asks=dice.choice(("r", "r", "r", "r", "rr", "g", "gr")),
+        chunk_numel=dice.choice((2, 8, 8)),
+        weather=weather,
+        rates=tuple(dice.choice((1.0, 1.0, 0.97, 1.03)) for _ in range(count)),
+    )
+    faults = [_draw_fault(dice, scenario, kind) for kind in _draw_kinds(dice, kinds)]
+    # Of dice of their own, so that a seed is otherwise what it was.
+    lines = Random(f"lines {seed}")
+    scenario = replace(
+        scenario, lines=tuple(lines.choice((0, 0, 0, 256, 1024, 4096, 1 << 15)) for _ in range(count))
+    )
+    pairs = Random(f"pairwise {seed}")
+    if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
+        scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
+    return replace(scenario, faults=tuple(sorted(faults)))
+
+
+def _draw_kinds(dice: Random, kinds: tuple[str, ...]) -> list[str]:
+    if not kinds:
+        return []
+    some = [dice.choice(kinds) for _ in range(dice.choice((1, 2, 3)))]
+    return [dice.choice(some) for _ in range(dice.choice((0, 1, 2, 3, 5)))]
+
+
+def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
+    count = scenario.nodes
+    when = round(dice.uniform(0.5, LAST_FAULT), 2)
+    number = dice.randrange(count)
+    other = (number + dice.randrange(1, count)) % count
+    seconds = round(dice.choice((1.0, 4.0, 4.0, 12.0, 40.0)) * dice.uniform(0.5, 1.0), 2)
+    arguments: tuple[Any, ...]
+    match kind:
+        case "crash":
+            effects = dice.choice((0, dice.randrange(1, 100)))
+            power, down = dice.random() < 0.2, dice.choice((0.2, 3.0, 20.0))
+            if number == count - 1 > 3:
+                # One that never comes back; enough are left for any quorum, and nobody knows it alone.
+                down = 0.0
+            arguments = (number, effects, power, down)
+        case "outage":
+            some = tuple(sorted(dice.sample(range(count), dice.randrange(1, count + 1))))
+            arguments = (some, dice.random() < 0.3, dice.choice((3.0, 15.0, 30.0)))
+        case "leave" | "trainer":
+            arguments = (number, seconds)
+        case "freeze":
+            arguments = (number, seconds)
+        case "split":
+            side = tuple(sorted(dice.sample(range(count), dice.randrange(1, count))))
+            arguments = (side, seconds, dice.random() < 0.5)
+        case "oneway":
+            arguments = (number, other, seconds)
+        case "break":
+            arguments = (number, other)
+        case "slow":
+            arguments = (number, dice.choice((50.0, 400.0)), seconds)
+        case "tired":
+            arguments = (number, dice.choice((2.0, 6.0)))
+        case "lie":
+            arguments = (number, dice.choice(LIES), round(dice.uniform(5.0, 30.0), 2))
+        case "jump":
+            arguments = (number, dice.choice((2.0, 30.0, 3600.0, -100.0, -3600.0)))
+        case _:
+            arguments = (0.2, seconds)
+    return (when, kind, *arguments)
+
+
+def run_seed(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHING) -> Result:
+    """Run the scenario of a seed."""
+    return Sim(draw(seed, nodes, kinds)).run()
+
+
+def shrink(scenario: Scenario, tries: int = 200) -> Scenario:
+    """Return a scenario with fewer and shorter faults that still violates the same invariant."""
+    wanted = {violation.invariant for violation in Sim(scenario).run().violations}
+
+    def still_fails(candidate: Scenario) -> bool:
+        nonlocal tries
+        tries -= 1
+        return any(violation.invariant in wanted for violation in Sim(candidate).run().violations)
+
+    changed = True
+    while changed and tries > 0:
+        changed = False
+        for candidate in _simpler(scenario):
+            if tries > 0 and still_fails(candidate):
+                scenario, changed = candidate, True
+                break
+    return scenario
+
+
+def _simpler(scenario: Scenario) -> list[Scenario]:
+    faults = scenario.faults
+    found = [replace(scenario, faults=faults[:i] + faults[i + 1 :]) for i in range(len(faults))]
+    plain = Scenario(scenario.seed)
+    for name in (
+        "starts",
+        "rates",
+        "lines",
+        "paces",
+        "steps",
+        "topology",
+        "asks",
+        "chunk_numel",
+        "quorum",
+        "wait_for",
+        "pushes",
+    ):
+        if getattr(scenario, name) != getattr(plain, name):
+            found += [replace(scenario, **{name: getattr(plain, name)})]
+    for name in ("loss", "twice", "jitter"):
+        if getattr(scenario.weather, name) != getattr(plain.weather, name):
+            weather = replace(scenario.weather, **{name: getattr(plain.weather, name)})
+            found.append(replace(scenario, weather=weather))
+    return found
