@@ -106,8 +106,9 @@ def test_fedcompress_keeps_the_accuracy_at_a_quarter_of_the_bytes_and_of_the_fil
     home = tmp_path / "small" / "net" / "node-1"
     command = [
         sys.executable,
+        "-P",
         "-m",
-        "node",
+        "shoal.node",
         "model",
         "save",
         str(file),
