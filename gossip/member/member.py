@@ -120,6 +120,8 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """No further peers are dialled above this many links; dial_plan.py says when fewer are enough."""
     serving: ServingConfig = ServingConfig()
     """What this node gives to those that fetch its state."""
+    awaits_trainer: bool = False
+    """Whether a trainer will attach, with a state of its own: meanwhile this node keeps nobody else's."""
 
 
 class Member:
@@ -489,7 +491,7 @@ class Member:
 
     def _check_behind(self, now: float) -> Effects:
         if self.at.phase is Phase.HELPING and not self.at.run:
-            return self.syncing.hold_for_others(now)
+            return [] if self.config.awaits_trainer else self.syncing.hold_for_others(now)
         target = self.at.ahead(now)
         if target is None:
             return []

@@ -4,7 +4,9 @@ A trainer that is behind fetches the agreed state from all that hold it (fetch.p
 come to hold it and are asked too; the swarm may also go on to a newer state, and if most of the old one is
 still missing, the newer is fetched instead, once. What was verified of a fetch that broke off is kept.
 
-A helper, which has no state of its own, keeps that of the largest run, for newcomers whose donors fail.
+A helper, which has no state of its own, keeps that of the largest run, for newcomers whose donors fail. It
+fetches none of round 0, which every trainer makes for itself. A node whose trainer is still to come is no
+helper: it would fetch a whole state at every start, and throw it away when its trainer attaches.
 """
 
 from collections.abc import Callable
@@ -135,7 +137,7 @@ class Syncing:
         largest = max(runs, key=lambda run: (len(runs[run]), run))
         nothing = msgspec.structs.replace(at.presence(), state=b"", previous=b"")
         target = swarm_state(runs[largest], at.me, nothing, at.table.connected)
-        if target is None or not target.holders or target.state == at.state:
+        if target is None or not target.holders or target.round == 0 or target.state == at.state:
             return []
         self._hold_next = now + HOLD_EVERY
         self.fetching = Fetching(target.state, target.round, None, target.holders, self._wait())

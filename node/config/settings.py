@@ -65,6 +65,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     trainer: Literal["spawn", "external"] = "spawn"
     """spawn: the node starts its trainer. external: a process of yours attaches to this node."""
 
+    @property
+    def has_trainer(self) -> bool:
+        """Whether a trainer attaches; without one the node only helps others."""
+        return bool(self.task) or self.trainer == "external"
+
 
 class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long peers wait for each other, and what they give to newcomers."""

@@ -101,6 +101,7 @@ class Daemon:
                 serving=ServingConfig(
                     rate=gossip.state_upload_mbit * 125_000 or float("inf"), fetchers=gossip.state_fetchers
                 ),
+                awaits_trainer=self.config.run.has_trainer,
             )
             member = Member(host.me, limits, random.Random(), sequence)
             self.driver = Driver(host, member, codec, self._notice)
@@ -190,7 +191,7 @@ class Daemon:
         if page:
             self.say(f"  status page {page}/")
         self.say(f"  join with   {status.join_command}")
-        if not self.config.run.task and self.config.run.trainer == "spawn":
+        if not self.config.run.has_trainer:
             self.say("  no --task: this node helps others (relays, DHT, records) and does not train")
 
     def _notice(self, notice: object) -> None:

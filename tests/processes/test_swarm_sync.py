@@ -1,4 +1,4 @@
-"""A newcomer fetches a large state, is killed in the middle of it, and needs the rest only."""
+"""Nodes with a large state: who starts with it fetches none; who died in a fetch needs the rest only."""
 
 import re
 from pathlib import Path
@@ -22,6 +22,18 @@ def start_finished(swarm: Swarm) -> tuple[Node, Node]:
     for node in (one, two):
         node.wait("has finished", lambda status: status.phase == "finished")
     return one, two
+
+
+def test_nodes_that_start_from_one_state_send_their_rounds_and_no_state(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm:
+        one = swarm.start("one", *LARGE, "--wait-for", "2")
+        # Its state is there long before the other's trainer is.
+        one.wait("has a trainer", lambda status: status.run is not None)
+        two = swarm.start("two", *LARGE, "--wait-for", "2", join=one)
+        for node in (one, two):
+            done = node.wait("has finished", lambda status: status.phase == "finished")
+            # In an all-reduce of two each sends half a vector twice.
+            assert done.bytes_sent < 1.05 * 2 * 4 * NUMEL
 
 
 def test_a_node_that_was_killed_while_it_fetched_goes_on_from_its_verified_chunks(tmp_path: Path) -> None:
