@@ -61,6 +61,8 @@ class Gathered:
 
     bodies: tuple[tuple[PeerId, bytes], ...]
     """Sorted by peer id; our own is among them."""
+    me: PeerId
+    """Which of the peers we are."""
 
 
 def all_reduce(vector: Vector, *, weight: float, tag: str = "params") -> Steps[Averaged]:

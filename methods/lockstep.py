@@ -230,7 +230,8 @@ def _answer(me: PeerId, asks: Mapping[PeerId, Ask]) -> Averaged | Gathered:
                     (peer, ask.body)
                     for peer, ask in sorted(asks.items())
                     if isinstance(ask, Gather) and ask.tag == mine.tag
-                )
+                ),
+                me,
             )
 
 

@@ -32,6 +32,8 @@ class Bodies(Generic[T]):
     """Sorted by peer."""
     refused: int
     """Bodies that no correct peer sends."""
+    me: PeerId
+    """Which of the peers we are."""
 
     @property
     def peers(self) -> tuple[PeerId, ...]:
@@ -60,18 +62,18 @@ def exchange(
         arrived = dict(gathered.bodies)
         known = arrived if i == 0 else joined.keys() & arrived.keys()
         joined = {peer: joined.get(peer, b"") + arrived[peer] for peer in sorted(known)}
-    return read_all(joined.items(), read)
+    return read_all(joined.items(), read, gathered.me)
 
 
-def read_all(bodies: Iterable[tuple[PeerId, bytes]], read: Callable[[bytes], T]) -> Bodies[T]:
-    """Read every body; one that `read` refuses is left out and counted."""
+def read_all(bodies: Iterable[tuple[PeerId, bytes]], read: Callable[[bytes], T], me: PeerId) -> Bodies[T]:
+    """Read every body; one that `read` refuses is left out and counted. `me`: which of the peers we are."""
     values, refused = [], 0
     for peer, body in bodies:
         try:
             values.append((peer, read(body)))
         except RemoteViolation:
             refused += 1
-    return Bodies(tuple(values), refused)
+    return Bodies(tuple(values), refused, me)
 
 
 def unpack(body: bytes, decode: Callable[[bytes], T]) -> T:

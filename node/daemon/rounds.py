@@ -248,7 +248,7 @@ class Rounds:
                 self._answer(ipc.Averaged(contributors=tuple(contributors)))
             case commands.Gathered():
                 self._averaged = notice
-                self._answer(ipc.Gathered(bodies=tuple(notice.bodies)))
+                self._answer(ipc.Gathered(bodies=tuple(notice.bodies), me=self.me))
             case commands.Failed():
                 self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
             case commands.Behind():

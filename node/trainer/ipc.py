@@ -115,6 +115,8 @@ class Gathered(Message, frozen=True):
     """The agreed bodies, sorted by peer id."""
 
     bodies: tuple[tuple[str, bytes], ...]
+    me: str
+    """The node's own peer id."""
 
 
 class AskFailed(Message, frozen=True):

@@ -215,8 +215,8 @@ class Session:
                 # A copy: the next ask of this round will write here.
                 mean: Vector = self._segment.exchange[: ask.vector.size].copy()
                 return Averaged(mean, tuple(PeerId(peer) for peer in contributors))
-            case Gather(), ipc.Gathered(bodies=bodies):
-                return Gathered(tuple((PeerId(peer), body) for peer, body in bodies))
+            case Gather(), ipc.Gathered(bodies=bodies, me=me):
+                return Gathered(tuple((PeerId(peer), body) for peer, body in bodies), PeerId(me))
             case _, ipc.AskFailed(kind=kind, text=text):
                 raise _FAILURES.get(kind, errors.GossipError)(text)
             case _, ipc.Stop():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shoal.methods.fedcompress.cluster_count import KappaConfig, Progress, advance
 
+PAPER = KappaConfig(kappa_max=30)
 # Accuracy and effective rank of a round, and kappa after it, by hand with the defaults: patience 4, window
 # 3, limit 0.01. At kappa 8 standing still is to gain <= 0.01 and <= 0.1; at 9, <= 0.005 and <= 0.05.
 HISTORY = (
@@ -33,7 +34,7 @@ HISTORY = (
 
 
 def test_the_rule_follows_a_history_made_by_hand() -> None:
-    progress, config, kappas = Progress(8), KappaConfig(), []
+    progress, config, kappas = Progress(8), PAPER, []
     for accuracy, rank, _ in HISTORY:
         progress = advance(progress, Fraction(accuracy).limit_denominator(100), rank, config)
         kappas.append(progress.kappa)
@@ -41,7 +42,7 @@ def test_the_rule_follows_a_history_made_by_hand() -> None:
 
 
 def test_it_never_exceeds_its_bound() -> None:
-    progress, config = Progress(8), KappaConfig()
+    progress, config = Progress(8), PAPER
     for _ in range(200):
         progress = advance(progress, Fraction(1, 2), 3.0, config)
     assert progress.kappa == 30
@@ -49,7 +50,7 @@ def test_it_never_exceeds_its_bound() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 64_0000)), max_size=60))
 def test_it_never_falls_and_moves_by_one_after_patience(told: list[tuple[int, int]]) -> None:
-    progress, config, since = Progress(8), KappaConfig(), 0
+    progress, config, since = Progress(8), PAPER, 0
     for right, rank in told:
         after = advance(progress, Fraction(right, 100), rank / 10_000, config)
         since += 1
@@ -63,7 +64,7 @@ def test_it_never_falls_and_moves_by_one_after_patience(told: list[tuple[int, in
 def test_the_bar_rises_with_kappa() -> None:
     def grows(kappa: int) -> bool:
         before = Progress(kappa, 4, (500_000, 500_000, 500_000), (10_000, 10_000, 10_000))
-        return advance(before, Fraction(509, 1000), 1.0, KappaConfig()).kappa > kappa
+        return advance(before, Fraction(509, 1000), 1.0, PAPER).kappa > kappa
 
     # 0.009 in one round is 0.003 in the means: under 0.01/2 at kappa 9, over 0.01/20 at kappa 18.
     assert [grows(kappa) for kappa in (8, 9, 18)] == [True, True, False]
@@ -78,9 +79,28 @@ def test_progress_survives_the_shared_state(window: int) -> None:
 
 
 def test_warm_up_holds_the_first_growth_alone() -> None:
-    config = KappaConfig(patience=1, warmup=6)
+    config = KappaConfig(kappa_max=30, patience=1, warmup=6)
     progress, kappas = Progress(8), []
     for _ in range(9):
         progress = advance(progress, Fraction(1, 2), 1.0, config)
         kappas.append(progress.kappa)
     assert kappas == [8, 8, 8, 8, 8, 9, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("options", "small", "large", "is_adaptive"),
+    [
+        ({}, 6, 8, False),
+        ({"kappa_max": 30}, 8, 8, True),
+        ({"kappa_max": 8}, 8, 8, False),
+        ({"kappa_max": 4}, 4, 4, False),
+        ({"kappa_min": 16}, 16, 16, False),
+        ({"kappa_min": 4, "kappa_max": 30}, 4, 4, True),
+        ({"kappa_min": 12, "kappa_max": 12}, 12, 12, False),
+    ],
+)
+def test_kappa_begins_by_the_options_or_else_by_the_size_of_the_model(
+    options: dict[str, int], small: int, large: int, is_adaptive: bool
+) -> None:
+    config = KappaConfig(**options)
+    assert (config.first(4810), config.first(37_610), config.is_adaptive) == (small, large, is_adaptive)

@@ -260,7 +260,7 @@ def test_a_refused_claim_is_counted_and_the_round_goes_on() -> None:
     ask = next(steps)
     assert isinstance(ask, Gather)
     us, them = names(2)
-    ask = steps.send(Gathered(((us, ask.body), (them, b"nonsense"))))
+    ask = steps.send(Gathered(((us, ask.body), (them, b"nonsense")), us))
     assert isinstance(ask, AllReduce)
     assert ask.weight == 256
     with pytest.raises(StopIteration) as end:

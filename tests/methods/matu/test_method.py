@@ -113,7 +113,7 @@ def test_the_next_state_is_a_function_of_the_last_messages() -> None:
     body_of(forgetful)
     for steps in (asked[2], forgetful):
         with pytest.raises(StopIteration) as end:
-            steps.send(Gathered(bodies))
+            steps.send(Gathered(bodies, names(6)[2]))
         states.append(end.value.value[0])
     assert vectors(states[-1]) == vectors(states[-2])
 
@@ -124,9 +124,9 @@ def test_the_order_of_the_messages_is_no_matter() -> None:
     asked = [method.round(state, each, 1) for state, each in zip(states, learners, strict=True)]
     bodies = list(zip(names(4), map(body_of, asked), strict=True))
     ends = []
-    for steps, order in zip(asked[:2], (bodies, bodies[::-1]), strict=True):
+    for me, steps, order in zip(names(2), asked[:2], (bodies, bodies[::-1]), strict=True):
         with pytest.raises(StopIteration) as end:
-            steps.send(Gathered(tuple(order)))
+            steps.send(Gathered(tuple(order), me))
         ends.append(end.value.value[0])
     common = parts_of(learners[0])[1].identity.id
     assert common == parts_of(learners[1])[0].identity.id
@@ -239,7 +239,7 @@ def test_a_bad_message_is_left_out_by_all_and_counted(which: int) -> None:
         steps = method.round(start, each, 0)
         body_of(steps)
         with pytest.raises(StopIteration) as end:
-            steps.send(Gathered((*bodies, (PeerId("peer999"), bad))))
+            steps.send(Gathered((*bodies, (PeerId("peer999"), bad)), names(2)[i]))
         after, report = end.value.value
         assert report.metrics["refused"] == 1
         assert vectors(after) == vectors(honest[i])

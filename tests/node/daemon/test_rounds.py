@@ -218,7 +218,7 @@ def test_bodies_are_gathered_as_they_were_agreed() -> None:
     assert table.commands[-1] == commands.ContributeBody(0, b"mine")
     bodies = ((ME, b"mine"), (PEER, b"theirs"))
     table.rounds.notice(commands.Gathered(0, 0, bodies, 0.1, 0.2))
-    assert table.told[-1] == ipc.Gathered(bodies=bodies)
+    assert table.told[-1] == ipc.Gathered(bodies=bodies, me=ME)
     table.finish(2.0)
     assert table.rounds.history[-1].contributors == 2
 

@@ -96,11 +96,11 @@ def test_bodies_are_gathered(daemon: FakeDaemon) -> None:
         one.begin()
         ask = one.receive()
         assert ask == ipc.AskGather(round=0, index=0, tag="bodies", body=b"mine")
-        one.send(ipc.Gathered(bodies=(("a", b"mine"), ("b", b"theirs"))))
+        one.send(ipc.Gathered(bodies=(("a", b"mine"), ("b", b"theirs")), me="b"))
 
     def trainer(session: Session) -> None:
         answer = session.answer(begun(session), gather(b"mine"))
-        assert answer == Gathered((("a", b"mine"), ("b", b"theirs")))  # type: ignore[arg-type]
+        assert answer == Gathered((("a", b"mine"), ("b", b"theirs")), "b")  # type: ignore[arg-type]
 
     talk(daemon, work, trainer)
 
