@@ -9,6 +9,7 @@ A mask is drawn anew for every step. The gradient reaches the scores s only; W a
 are, since what an optimizer sees no gradient of it does not touch.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,23 @@ from torch.func import functional_call
 
 from shoal.gossip.events import Vector
 from shoal.methods.errors import BadTask
-from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.learner import TorchLearner, float_tensors
 from shoal.methods.learning.objective import Objective
-from shoal.methods.learning.task import Role
+from shoal.methods.learning.task import Role, Task
+
+
+def names_of(task: Task, model: nn.Module, role: Role) -> list[str]:
+    """Return the tensors of a model that have a role, in the order of its vector.
+
+    Of the body these are parameters alone: a mask over the running means of batch norm would say nothing, and
+    no gradient reaches them. Of the head, which travels as it is, they are its floating buffers too.
+    """
+    parameters = dict(model.named_parameters())
+    return [
+        name
+        for name in float_tensors(model)
+        if task.role(name) == role and (role != "body" or name in parameters)
+    ]
 
 
 def where(learner: TorchLearner, role: Role) -> npt.NDArray[np.bool_]:
@@ -30,12 +45,22 @@ def where(learner: TorchLearner, role: Role) -> npt.NDArray[np.bool_]:
     Raises:
         BadTask: none has it.
     """
-    parts = [np.full(spec.numel, learner.task.role(spec.name) == role) for spec in learner.manifest]
-    found = np.concatenate(parts)
-    if not found.any():
+    names = set(names_of(learner.task, learner.model, role))
+    if not names:
         name = type(learner.task).__name__
         raise BadTask(f"{name} has no {role}: let its role() return {role!r} for some tensors of the model")
-    return found
+    return np.concatenate([np.full(spec.numel, spec.name in names) for spec in learner.manifest])
+
+
+def hold_statistics(model: nn.Module, moving: Collection[str]) -> None:
+    """Let norms whose running statistics stay use them in training too, as they will when the model is used.
+
+    `moving`: the tensors that the local work may change.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "running_mean", None) is not None:
+            prefix = f"{name}." if name else ""
+            module.training = module.training and f"{prefix}running_mean" in moving
 
 
 class HeadOnly(Objective):
@@ -44,11 +69,13 @@ class HeadOnly(Objective):
     def __init__(self, learner: TorchLearner) -> None:
         """Take the task and data of a learner."""
         super().__init__(learner.task, learner.data)
+        self._names = frozenset(names_of(learner.task, learner.model, "head"))
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """See `Objective`."""
+        hold_statistics(model, self._names)
         tensors = {
-            name: tensor if self.task.role(name) == "head" else tensor.detach()
+            name: tensor if name in self._names else tensor.detach()
             for name, tensor in model.named_parameters()
         }
         return self.task.loss(_With(model, tensors), batch)
@@ -60,7 +87,7 @@ class MaskedBody(Objective):
     def __init__(self, learner: TorchLearner, scores: Vector) -> None:
         """`scores`: one for each number of the body, in the order of the vector."""
         super().__init__(learner.task, learner.data)
-        names = [name for name, _ in learner.model.named_parameters() if self.task.role(name) == "body"]
+        names = names_of(learner.task, learner.model, "body")
         tensors = dict(learner.model.named_parameters())
         flat = torch.tensor(scores, device=learner.device).split([tensors[name].numel() for name in names])
         self._scores = {
@@ -80,6 +107,7 @@ class MaskedBody(Objective):
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """See `Objective`."""
+        hold_statistics(model, ())
         tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
         for name, scores in self._scores.items():
             tensors[name] = tensors[name] * _drawn(torch.sigmoid(scores))

@@ -16,6 +16,7 @@ from torch import nn
 
 from shoal.gossip.run_spec import Scalar
 from shoal.methods.base import ModelSize
+from shoal.methods.deltamask.masking import names_of
 from shoal.methods.errors import BadTask, MethodsError
 from shoal.methods.learning.learner import manifest
 from shoal.methods.learning.objective import head_of
@@ -33,11 +34,11 @@ def size_of(task: Task) -> ModelSize:
     """
     model = task.model()
     tensors = manifest(model)
-    roles = {spec.name: task.role(spec.name) for spec in tensors}
+    body, head = (set(names_of(task, model, role)) for role in ("body", "head"))
     return ModelSize(
         numel=sum(spec.numel for spec in tensors),
-        body=sum(spec.numel for spec in tensors if roles[spec.name] == "body"),
-        head=sum(spec.numel for spec in tensors if roles[spec.name] == "head"),
+        body=sum(spec.numel for spec in tensors if spec.name in body),
+        head=sum(spec.numel for spec in tensors if spec.name in head),
         tensors=len(tensors),
         embedding=_embedding(model),
         parts=max(1, len(task.parts())),

@@ -1,5 +1,7 @@
 """DeltaMask: common numbers, exact votes, bad updates left out; and what it reaches on the digits."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from shoal.methods.deltamask.posterior import ONE
 from shoal.methods.errors import BadTask
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.task import Role, Task
+from shoal.methods.params import views
 from shoal.methods.registry import describe
 from shoal.methods.tasks.digits import Digits
 from shoal.methods.tasks.digits_pretrained import DigitsBody
@@ -47,6 +50,20 @@ class Tiny(Task):
         return self._x, self._y
 
     test_data = train_data
+
+
+class Normed(Tiny):
+    """The same with batch norms: one in the body, one in the head."""
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        return nn.Sequential(
+            nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.BatchNorm1d(64), nn.Linear(64, 3)
+        )
+
+    def role(self, name: str) -> Role:
+        """See `Task`."""
+        return "body" if name.startswith(("0.", "1.")) else "head"
 
 
 def tiny(share: int = 0) -> TorchLearner:
@@ -222,6 +239,43 @@ def test_what_a_person_is_told_of_its_bytes_is_a_tenth_of_a_bit_per_weight() -> 
     )
 
 
+# --- batch norm -----------------------------------------------------------------------------------
+
+
+def normed(share: int = 0) -> TorchLearner:
+    return TorchLearner(Normed(share), seed=1)
+
+
+def test_a_body_with_batch_norm_is_masked_after_its_head_was_trained() -> None:
+    method = DeltaMask(msgspec.structs.replace(QUICK, head_rounds=1))
+    learners = [normed(i) for i in range(3)]
+    state, reports = together(method, learners, rounds=3)
+    # Weights and biases of a layer, and scales and shifts of a norm; no running statistics.
+    assert np.count_nonzero(where(learners[0], "body")) == 8 * 64 + 64 + 64 + 64
+    assert [each[0].metrics.get("refused") for each in reports] == [None, 0.0, 0.0]
+    assert state.shared[VOTES].tolist() == [3]
+
+
+def test_statistics_of_the_body_stay_and_those_of_the_head_travel() -> None:
+    learner = normed()
+    method = DeltaMask(msgspec.structs.replace(QUICK, head_rounds=1))
+    after, _ = together(method, [learner], rounds=1)
+    moved = views(after.params != learner.initial, learner.manifest)
+    assert not moved["1.running_mean"].any()
+    assert moved["3.running_mean"].any()
+    assert moved["4.weight"].any()
+
+
+@pytest.mark.parametrize(
+    "objective", [HeadOnly, lambda learner: MaskedBody(learner, np.full(704, 20.0, np.float32))]
+)
+def test_norms_whose_statistics_stay_use_them_in_training(objective: Any) -> None:
+    learner = normed()
+    learner.train(learner.initial, steps=1, lr=0.1, batch_size=16, objective=objective(learner))
+    assert not learner.model[1].training
+    assert learner.model[3].training is (objective is HeadOnly)
+
+
 # --- bad updates ----------------------------------------------------------------------------------
 
 
@@ -251,7 +305,7 @@ def test_a_bad_update_is_left_out_by_all_and_counted(bad: bytes) -> None:
     bodies = (*((peer, body_of(each)) for peer, each in steps.items()), (peers[3], bad))
     for i, peer in enumerate(peers[:3]):
         with pytest.raises(StopIteration) as end:
-            steps[peer].send(Gathered(bodies))
+            steps[peer].send(Gathered(bodies, peer))
         after, report = end.value.value
         assert report.metrics["refused"] == 1
         assert report.contributors == tuple(peers[:3])
@@ -265,7 +319,7 @@ def test_a_round_of_bad_updates_only_changes_nothing() -> None:
     steps = method.round(state, tiny(), 1)
     next(steps)
     with pytest.raises(StopIteration) as end:
-        steps.send(Gathered(((names(1)[0], b"noise"),)))
+        steps.send(Gathered(((names(1)[0], b"noise"),), names(1)[0]))
     after, _ = end.value.value
     assert after.params.tobytes() == state.params.tobytes()
     assert after.shared[KEPT].tobytes() == state.shared[KEPT].tobytes()
@@ -279,9 +333,9 @@ def test_the_order_of_the_messages_is_no_matter_in_ten_rounds() -> None:
         pair = [method.round(one, tiny(0), round_), method.round(other, tiny(1), round_)]
         bodies = [(name, body_of(each)) for name, each in zip(names(3), [*pair, third], strict=True)]
         ends = []
-        for each, order in zip(pair, (bodies, bodies[::-1]), strict=True):
+        for me, each, order in zip(names(2), pair, (bodies, bodies[::-1]), strict=True):
             with pytest.raises(StopIteration) as end:
-                each.send(Gathered(tuple(order)))
+                each.send(Gathered(tuple(order), me))
             ends.append(end.value.value[0])
         one, other = ends
         assert one.params.tobytes() == other.params.tobytes()

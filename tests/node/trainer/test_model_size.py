@@ -25,6 +25,19 @@ class Convolution(Task):
         return torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)
 
 
+class Normed(Convolution):
+    """A model of which only the running statistics are no parameters."""
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        return nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3))
+
+
+def test_running_statistics_are_no_part_of_a_body_since_no_mask_is_over_them() -> None:
+    size = size_of(Normed())
+    assert (size.numel, size.body, size.tensors) == (15 + 4 * 3, 15 + 2 * 3, 6)
+
+
 @pytest.mark.slow
 def test_roles_parts_and_embedding_are_counted() -> None:
     assert size_of(load_task("digits_body", {})) == ModelSize(
