@@ -7,31 +7,39 @@ Labels", ACM TIST, 2024, https://arxiv.org/abs/2208.09378. Two estimators of the
     B  energy       E(x) = logsumexp f(x); ν = 75th percentile of everyone's E before local work;
                     e_k = share of own examples with E ≥ ν after it
 
-(e_k < 0.15 counts as clean, e_k = 0), and three remedies, of which one is chosen,
+and three remedies for noisy peers, of which one is chosen,
 
     average   NA-FedAvg: the mean weighs clean peers by a_k = n_k, others by a_k = min(n_k/10, n_k (1 - e_k))
-    correct   NNC: where e_k ≥ 0.15, labels are replaced by their neighbours' vote before the first round
-    distil    AKD: where e_k > 0, the loss is CE + α · mean |g(z(x)) - h(x)|, with g a head that stays home
+    correct   NNC: labels of a noisy peer are replaced by their neighbours' vote
+    distil    AKD: a noisy peer's loss is CE + α · mean |g(z(x)) - h(x)|, with g a head that stays home
 
-Without a server: A is local. Each round every peer tells (n_k, e_k), e_k in 8 bits; the integers a_k follow
-from these for everyone alike; a newcomer needs nothing else. For B nobody tells a score: peers count their
-energies into 64 common bins and tell the counts, once, in the first round of a window that they are in; the
-sum is part of the shared state. A peer that missed the window counts as clean, but no more than the median.
+Without a server: A is local. Each round every peer tells (n_k, e_k), e_k in 8 bits; who is noisy and the
+integers a_k follow from these for everyone alike; a newcomer needs nothing else. For B nobody tells a score:
+peers count their energies into 64 common bins and tell the counts, once, in the first round of a window that
+they are in; the sum is part of the shared state. A peer that missed the window counts as clean, but no more
+than the median.
 
 What is ours, and why:
 
+- Who is noisy. The paper calls a peer clean below e_k = 0.15. That needs an embedding in which examples of
+  one class lie together: with raw inputs of other data than digits, clean peers have e_k of 0.25 to 0.6, so
+  all were noisy, and the mean was that of FedAvg. Here noisy is who stands 0.15 above the clean peers of its
+  group (methods/fedln/noisy_peers.py). Where nobody stands apart all count alike; if the labels of most seem
+  wrong, each peer warns once.
+- `correct` and `distil` act on what the group told in the round before: the first round is FedAvg's.
 - A is the default. On our digits it tells noisy peers from clean ones; B, at that scale, does not.
 - B's energies are counted over a window of rounds, not in one round in which all must be present; before and
   after are of the same round of the same peer. Both ends at 25 are the paper's code.
 - What a peer counts is capped at three times the median of what peers tell.
 - The paper's l2 has no published weight; it is 0 here unless given.
 - Not built: verifiers that score a single peer's model. No ask of ours shows one peer's params to another, so
-  that a liar who claims e_k = 0 is held by the cap alone. Where liars are feared, choose a robust mean.
+  that a liar who claims e_k = 0 is held by the cap alone. There is no robust mean yet, to choose beside it.
 
 Choose by need: `average` is safe; `correct` fails where wrong labels are systematic (the paper's own table)
 and below some 30 examples per class and peer (ours); `distil` helps little on our data.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -45,20 +53,27 @@ from shoal.gossip.events import Vector
 from shoal.methods.base import About, Report, State, Steps, Trained, all_reduce
 from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
 from shoal.methods.fedln import histogram
+from shoal.methods.fedln.noisy_peers import NOBODY, noisy_from
 
 if TYPE_CHECKING:
     from shoal.methods.learning.learner import TorchLearner
     from shoal.methods.learning.objective import Objective
     from shoal.methods.learning.task import Examples
 
+log = logging.getLogger(__name__)
+
 ENERGY: Final = "energy"
 """Shared, float32 [64]: everyone's energies before local work, counted."""
 NOISE: Final = "noise"
 """Private, float32 [1]: e_k; absent until it is estimated."""
+NOISY_FROM: Final = "noisy_from"
+"""Shared, float32 [1]: the level from which on a peer was noisy in the last round; see `LEVELS`."""
 LABELS: Final = "labels"
-"""Private, float32 [n]: the corrected labels of a noisy peer."""
+"""Private, float32 [n]: what neighbours say of our labels; used while we are noisy."""
 HEAD: Final = "head"
 """Private: the head g of a noisy peer."""
+WARNED: Final = "warned"
+"""Private, float32 [1]: there once it was said that nobody stands apart."""
 AFTER: Final = "energy_after"
 """Private, float32 [n]: our energies after the local work of the round in which we told those before."""
 LEVELS: Final = 255
@@ -74,8 +89,8 @@ class FedLNConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What is done about it: weights in the mean, corrected labels, or distillation."""
     neighbours: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
     """Who votes on a label (k)."""
-    clean_below: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.15
-    """Estimated noise below which a peer counts as clean."""
+    excess: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
+    """How far above the clean peers' estimated noise a noisy peer's lies at least; the paper: above 0."""
     floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """Most that an example of a noisy peer counts beside one of a clean peer."""
     percentile: Annotated[float, msgspec.Meta(gt=0, lt=100)] = 75.0
@@ -140,26 +155,26 @@ def read_claim(body: bytes) -> Claim:
     return unpack(body, _CLAIM.decode)
 
 
-def levels(noise: float, clean_below: float) -> int:
-    """Return e_k as it travels."""
-    return round(noise * LEVELS) if noise >= clean_below else 0
+def level(noise: float) -> int:
+    """Return a share of the labels as it travels."""
+    return round(noise * LEVELS)
 
 
-def weight(claim: Claim, most: int, floor: float) -> int:
+def weight(claim: Claim, noisy_from_: int, most: int, floor: float) -> int:
     """Return a_k, rounded down, for a peer of whom no more than `most` examples count."""
     examples = min(claim.examples, most if claim.is_estimated else most // CAP)
-    if claim.noise == 0:
+    if claim.noise < noisy_from_:
         return examples
     share = min(Fraction(floor).limit_denominator(1000), Fraction(LEVELS - claim.noise, LEVELS))
     return int(examples * share)
 
 
-def agreed_weight(mine: Claim, claims: Sequence[Claim], floor: float) -> float:
+def agreed_weight(mine: Claim, claims: Sequence[Claim], noisy_from_: int, floor: float) -> float:
     """Return our weight beside those of all claims, ours among them; 1 where nobody has any."""
     most = cap([claim.examples for claim in claims])
-    if not any(weight(claim, most, floor) for claim in claims):
+    if not any(weight(claim, noisy_from_, most, floor) for claim in claims):
         return 1.0
-    return float(weight(mine, most, floor))
+    return float(weight(mine, noisy_from_, most, floor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +196,10 @@ class FedLN:
 
     def init(self, params: Vector) -> State:
         """See `Method`."""
+        shared = {NOISY_FROM: np.array([NOBODY], np.float32)}
         if self.config.estimator == "energy":
-            return State(params, {ENERGY: np.zeros(histogram.BINS, np.float32)})
-        return State(params)
+            shared[ENERGY] = np.zeros(histogram.BINS, np.float32)
+        return State(params, shared)
 
     def exchange_numel(self, params_numel: int) -> int:
         """See `Method`."""
@@ -200,19 +216,32 @@ class FedLN:
         """Estimate if it is time, train, tell what our labels are worth, then agree."""
         c = self.config
         private = self.estimate(state, learner, round_)
-        trained, private = self.local(state.params, private, learner, round_)
+        trained, private = self.local(state, private, learner, round_)
         shared, refused = dict(state.shared), 0
         if c.estimator == "energy" and c.estimate_from <= round_ <= c.estimate_until:
-            shared, private, refused = yield from self._count_energies(state, private, trained, learner)
+            shared[ENERGY], private, refused = yield from self._count_energies(
+                state, private, trained, learner
+            )
         noise = float(private[NOISE][0]) if NOISE in private else 0.0
-        told = levels(noise, c.clean_below) if c.remedy == "average" else 0
         is_estimated = NOISE in private or (c.estimator == "energy" and round_ <= c.estimate_until)
-        mine = Claim(learner.examples, told, is_estimated)
+        mine = Claim(learner.examples, level(noise), is_estimated)
         claims = yield from exchange(msgspec.msgpack.encode(mine), read_claim, tag="claims")
-        weight_ = agreed_weight(mine, [claim for _, claim in claims.values], c.floor)
+        told = [claim for _, claim in claims.values]
+        from_ = noisy_from([claim.noise for claim in told if claim.is_estimated], level(c.excess))
+        shared[NOISY_FROM] = np.array([from_], np.float32)
+        weight_ = agreed_weight(mine, told, from_ if c.remedy == "average" else NOBODY, c.floor)
         mean = yield from all_reduce(trained.params, weight=weight_)
-        metrics = {"noise": noise, "weight": weight_, "refused": float(refused + claims.refused)}
+        is_unclear = from_ == NOBODY and seem_all_wrong(told, level(c.excess))
+        metrics = {
+            "noise": noise,
+            "noisy_peers": float(sum(claim.noise >= from_ for claim in told)),
+            "unclear": float(is_unclear),
+            "weight": weight_,
+            "refused": float(refused + claims.refused),
+        }
         report = Report(trained.loss, trained.examples, trained.steps, mean.contributors, metrics)
+        if is_unclear:
+            private = warned(private)
         return State(mean.vector, shared, private), report
 
     def estimate(self, state: State, learner: "TorchLearner", round_: int) -> dict[str, Vector]:
@@ -228,27 +257,28 @@ class FedLN:
         if c.estimator == "neighbours":
             x, y = batch_of(learner.data, torch.arange(learner.examples))
             voted = neighbour_labels(learner.task.embed(x), y, c.neighbours)
-            noise = noise_level(y, voted, c.clean_below)
-            if noise and c.remedy == "correct":
+            noise = noise_level(y, voted)
+            if c.remedy == "correct":
                 private[LABELS] = voted.numpy().astype(np.float32)
         elif round_ > c.estimate_until and AFTER in private:
             nu = c.energies.percentile(state.shared[ENERGY].astype(np.int64), c.percentile)
             noise = float(np.mean(private[AFTER] >= nu))
         else:
             return private
-        private[NOISE] = np.array([noise if noise >= c.clean_below else 0.0], np.float32)
+        private[NOISE] = np.array([noise], np.float32)
         return private
 
     def local(
-        self, params: Vector, private: Mapping[str, Vector], learner: "TorchLearner", round_: int
+        self, state: State, private: Mapping[str, Vector], learner: "TorchLearner", round_: int
     ) -> tuple[Trained, dict[str, Vector]]:
         """Train with what the remedy says; returns the private state after it, too."""
         from shoal.methods.fedln.local_distillation import LocalDistillation
 
         c, private = self.config, dict(private)
-        objective = self._objective(private, learner)
+        is_noisy = NOISE in private and level(float(private[NOISE][0])) >= state.shared[NOISY_FROM][0]
+        objective = self._objective(private, learner, is_noisy=is_noisy)
         trained = learner.train(
-            params,
+            state.params,
             steps=c.epochs * ceil(learner.examples / c.batch_size),
             lr=c.lr,
             batch_size=min(c.batch_size, learner.examples),
@@ -260,14 +290,19 @@ class FedLN:
             private[HEAD] = objective.head_vector
         return trained, private
 
-    def _objective(self, private: Mapping[str, Vector], learner: "TorchLearner") -> "Objective":
+    def _objective(
+        self, private: Mapping[str, Vector], learner: "TorchLearner", *, is_noisy: bool
+    ) -> "Objective":
         import torch
 
         from shoal.methods.fedln.local_distillation import LocalDistillation
         from shoal.methods.learning.objective import Objective
 
-        c, data = self.config, self.labelled(private, learner)
-        if c.remedy != "distil" or NOISE not in private or private[NOISE][0] == 0:
+        c = self.config
+        if not is_noisy or c.remedy == "average":
+            return Objective(learner.task, learner.data)
+        data = self.labelled(private, learner)
+        if c.remedy == "correct":
             return Objective(learner.task, data)
         with torch.no_grad():
             embeddings = learner.task.embed(data[0])
@@ -283,19 +318,17 @@ class FedLN:
         )
 
     def labelled(self, private: Mapping[str, Vector], learner: "TorchLearner") -> "Examples":
-        """Return our examples with the labels that they are trained on."""
+        """Return our examples with the labels that a noisy peer trains on."""
         import torch
 
         from shoal.methods.learning.task import batch_of
 
-        if LABELS not in private and self.config.remedy != "distil":
-            return learner.data
         x, y = batch_of(learner.data, torch.arange(learner.examples))
         return x, torch.tensor(private[LABELS]).to(y.dtype) if LABELS in private else y
 
     def _count_energies(
         self, state: State, private: dict[str, Vector], trained: Trained, learner: "TorchLearner"
-    ) -> Steps[tuple[dict[str, Vector], dict[str, Vector], int]]:
+    ) -> Steps[tuple[Vector, dict[str, Vector], int]]:
         """Add everyone's energies to the common histogram; ours once, in the first round that we are in."""
         energies = self.config.energies
         counts = np.zeros(histogram.BINS, np.int64)
@@ -307,7 +340,25 @@ class FedLN:
         most = cap([int(counts.sum()) for counts in told])
         total = state.shared[ENERGY].astype(np.int64) + histogram.merge(told, most)
         merged = np.minimum(total, histogram.MAX_COUNT).astype(np.float32)
-        return {ENERGY: merged}, private, bodies.refused
+        return merged, private, bodies.refused
+
+
+def seem_all_wrong(claims: Sequence[Claim], excess: int) -> bool:
+    """Whether half of those who know something of their labels think too many wrong for a clean peer."""
+    told = sorted(claim.noise for claim in claims if claim.is_estimated)
+    return bool(told) and told[(len(told) - 1) // 2] >= excess
+
+
+def warned(private: Mapping[str, Vector]) -> dict[str, Vector]:
+    """Say once that nobody is outweighed though labels seem wrong; returns the private state after it."""
+    if WARNED not in private:
+        log.warning(
+            "fedln cannot tell noisy peers from clean ones and weighs all alike; of our labels %.0f %% seem"
+            " wrong. If they are right, let the task's embed() bring examples of one class together:"
+            " docs/methods/fedln.md",
+            100 * float(private[NOISE][0]) if NOISE in private else 0.0,
+        )
+    return {**private, WARNED: np.ones(1, np.float32)}
 
 
 def _energies(learner: "TorchLearner", params: Vector) -> Vector:
