@@ -57,7 +57,7 @@ class Averaged:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The answer to `Gather`: the agreed set, the same on every member of the group."""
+    """The answer to `Gather`: the agreed bodies, the same on every member of the group."""
 
     bodies: tuple[tuple[PeerId, bytes], ...]
     """Sorted by peer id; our own is among them."""

@@ -30,7 +30,8 @@ def test_everyone_gets_the_weighted_mean() -> None:
 def test_everyone_gets_every_body() -> None:
     ended = run_round({peer: gather(peer.encode()) for peer in (C, A)})
     assert ended.results[A].bodies == ((A, b"peer000"), (C, b"peer002"))
-    assert ended.results[A] == ended.results[C]
+    assert ended.results[A].bodies == ended.results[C].bodies
+    assert (ended.results[A].me, ended.results[C].me) == (A, C)
 
 
 def test_a_dropped_peer_is_in_no_mean() -> None:
