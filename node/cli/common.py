@@ -1,5 +1,7 @@
 """What the commands share: their common options, and text that is safe to print."""
 
+import io
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -32,18 +34,35 @@ JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one J
 
 def home_of(chosen: Path | None) -> Home:
     """Return the home that --home, the environment or the system names."""
-    path = chosen.expanduser() if chosen is not None else default_home(os.environ)
-    return Home(path.absolute())
+    return Home(absolute(chosen) if chosen is not None else default_home(os.environ))
 
 
 def home_flag(home: Home) -> str:
     """Return `` --home PATH`` where a command needs it to find this home again."""
-    return "" if home.path == default_home(os.environ).absolute() else f" --home {home.path}"
+    with suppress(BadHome):
+        if home.path == default_home(os.environ):
+            return ""
+    return f" --home {typed(home.path)}"
 
 
 def print_json(value: object) -> None:
-    """Print a value as one line of JSON."""
-    print(msgspec.json.encode(value).decode())
+    """Print a value as one line of JSON; escaped where the terminal, or a path, has no such characters."""
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a path that is no Unicode
+        text = json.dumps(msgspec.to_builtins(value))
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    print(text)
+
+
+def show_any_character() -> None:
+    """Have what standard output and error cannot encode written as an escape: ``LC_ALL=C`` ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else a test's or a notebook's
+            stream.reconfigure(errors="backslashreplace")
 
 
 def console() -> "Console":

@@ -79,6 +79,7 @@ def root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    show_any_character()
     try:
         code = app(args=arguments, prog_name="shoal", standalone_mode=False)
         sys.stdout.flush()

@@ -149,8 +149,9 @@ def task_new(
         print_json({"path": str(path), "task": f"{name}:{class_name}"})
         return
     print(f"wrote {path}")
-    print(f"Train it, in {directory.absolute()}: shoal start --task {name}:{class_name}")
-    print(f"Try it with others on this machine: shoal testnet up --task {name}:{class_name}")
+    go_there = "" if directory == Path() else f"cd {typed(directory.absolute())} && "
+    print(f"Train it: {go_there}shoal start --task {name}:{class_name}")
+    print(f"Try it with others on this machine: {go_there}shoal testnet up --task {name}:{class_name}")
 
 
 @model_app.command("save")
@@ -192,7 +193,8 @@ def model_save(
         print_json({**found, "task": spec.task, "method": spec.method})
         return
     print(f"wrote {path}: {spec.params_numel:,} parameters after round {checkpoint.round} of {spec.method}")
-    print(f"on {spec.task}, {size(written)} ({exact / written:.1f} times smaller than float32)")
+    smaller = exact / written
+    print(f"on {spec.task}, {size(written)}" + (f", {smaller:.1f} times smaller than float32" * (smaller >= 1.05)))
 
 
 def version(json: JsonOption = False) -> None:

@@ -222,7 +222,7 @@ def _flag(name: str) -> str:
 
 def _from_file(path: Path, known: Mapping[str, object]) -> dict[str, tuple[str, object]]:
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

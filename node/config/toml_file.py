@@ -58,7 +58,7 @@ def change_join(path: Path, *, add: str = "", remove: str = "") -> bool:
         BadConfig: the file cannot be read or written.
     """
     try:
-        text = path.read_text("utf-8") if path.exists() else default_text()
+        text = path.read_text("utf-8-sig") if path.exists() else default_text()
         document = tomlkit.parse(text)
         if "join" not in document:
             document["join"] = tomlkit.array()

@@ -12,8 +12,10 @@ machine. Paths of Unix sockets may have about 104 bytes; in a deeper home the so
 folder of the runtime directory, and ``run/NAME.path`` says where.
 """
 
+import codecs
 import fcntl
 import os
+import shlex
 import stat
 import tempfile
 import time
@@ -38,9 +40,49 @@ LOOK: Final = 0.02
 
 
 def default_home(environ: Mapping[str, str]) -> Path:
-    """Return the home where none is named: SHOAL_HOME, or the user's data folder."""
+    """Return the home where none is named: SHOAL_HOME, or the user's data folder.
+
+    Raises:
+        BadHome: the user has no folder, and none is named.
+    """
     named = environ.get("SHOAL_HOME", "")
-    return Path(named).expanduser() if named else platformdirs.user_data_path("shoal", appauthor=False)
+    if named:
+        return absolute(Path(named))
+    try:
+        return absolute(platformdirs.user_data_path("shoal", appauthor=False))
+    except RuntimeError:
+        raise _homeless("~") from None
+
+
+def absolute(path: Path) -> Path:
+    """Return a folder that a person named as an absolute path, ``~`` replaced.
+
+    Raises:
+        BadHome: ``~`` means nothing here, as in a container without HOME and without an account; or the path
+            is relative to a folder that is gone.
+    """
+    try:
+        # Both leave or refuse a ~ that they know nothing of; a folder of that name is never meant.
+        found = path.expanduser()
+        if found.parts[:1] and found.parts[0].startswith("~"):
+            raise RuntimeError
+        return found.absolute()
+    except RuntimeError:
+        raise _homeless(str(path)) from None
+    except FileNotFoundError:
+        raise BadHome("the current folder is gone; change to another one with: cd") from None
+
+
+def _homeless(path: str) -> BadHome:
+    return BadHome(
+        f"{path}: there is no home folder of this user here; name the node's folder with --home DIR, or in"
+        " SHOAL_HOME"
+    )
+
+
+def typed(path: Path) -> str:
+    """Return a path as it is typed in a shell: quoted where it has spaces or the like."""
+    return shlex.quote(str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +164,26 @@ class Home:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 text = file.read(4096)
         except FileNotFoundError:
-            raise BadHome(f"no key in {self.path}; make one with: shoal init --home {self.path}") from None
+            raise BadHome(
+                f"no key in {self.path}; make one with: shoal init --home {typed(self.path)}"
+            ) from None
         except OSError as error:
             raise BadHome(f"cannot read {self.key_file}: {_why(error)}; run as its owner") from None
         if mode & 0o077:
             raise BadHome(
                 f"{self.key_file} is open to others (mode {mode:04o});"
-                f" close it with: chmod 600 {self.key_file}"
+                f" close it with: chmod 600 {typed(self.key_file)}"
             )
         try:
-            seed = bytes.fromhex(text.decode("ascii").strip())
+            # Some editors put a byte order mark before what they save.
+            seed = bytes.fromhex(text.removeprefix(codecs.BOM_UTF8).decode("ascii").strip())
             if len(seed) != 32:
                 raise ValueError
         except ValueError:
             # What stands in the file is not repeated: it may be most of a key.
             raise BadHome(
                 f"{self.key_file} holds no key (64 hex digits); restore it, or make a new identity with:"
-                f" shoal init --force --home {self.path}"
+                f" shoal init --force --home {typed(self.path)}"
             ) from None
         return key_from_seed(seed)
 
@@ -169,7 +214,7 @@ class Home:
                 pid, other = holder
                 raise BadHome(
                     f"the identity {peer} is in use by the node in {other} (pid {pid});"
-                    f" give this node its own with: shoal init --force --home {self.path}"
+                    f" give this node its own with: shoal init --force --home {typed(self.path)}"
                 )
             yield
 
@@ -184,13 +229,14 @@ class Home:
 
     def _in_use(self, pid: int) -> BadHome:
         return BadHome(
-            f"a node runs in {self.path} already (pid {pid}); stop it with: shoal stop --home {self.path}"
+            f"a node runs in {self.path} already (pid {pid});"
+            f" stop it with: shoal stop --home {typed(self.path)}"
         )
 
     def running_pid(self) -> int | None:
         """Return the pid that the last node here wrote down; if it was killed, it is gone."""
         try:
-            return int(self.lock_file.read_text().split("\n", 1)[0])
+            return int(self.lock_file.read_bytes().split(b"\n", 1)[0])
         except (OSError, ValueError):
             return None
 
@@ -216,14 +262,14 @@ class Home:
         if len(os.fsencode(path.absolute())) > SOCKET_PATH_BYTES:
             digest = blake2b(os.fsencode(self.path.absolute()), digest_size=8).hexdigest()
             path = runtime_dir(environ) / f"{digest}-{name}.sock"
-            note.write_text(str(path))
+            note.write_bytes(os.fsencode(path))
         path.unlink(missing_ok=True)
         return path.absolute()
 
     def find_socket(self, name: str) -> Path:
         """Return where the running node's socket of this name is, if one runs."""
         try:
-            return Path((self.run_dir / f"{name}.path").read_text().strip())
+            return Path(os.fsdecode((self.run_dir / f"{name}.path").read_bytes()))
         except OSError:
             return (self.run_dir / f"{name}.sock").absolute()
 
@@ -262,7 +308,7 @@ def _flock(path: Path, note: str) -> Iterator[tuple[int, str] | None]:
     """Hold a lock with our pid and a note in it, or tell the pid and note of who does."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+") as file:
+        with os.fdopen(descriptor, "r+", encoding="utf-8", errors="surrogateescape") as file:
             if not _take(descriptor):
                 pid, _, other = file.read(4096).partition("\n")
                 yield (int(pid) if pid.isdigit() else 0, other.strip())

@@ -44,7 +44,7 @@ def load(path: Path, **changes: object) -> Plan:
         BadPlan: the file cannot be read, is no TOML, or says what a plan cannot.
     """
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise BadPlan(f"cannot read {path}: {error.strerror}; see what is there with: ls scenarios") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

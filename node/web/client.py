@@ -96,7 +96,7 @@ def _ask(home: Path, method: str, path: str, body: bytes = b"") -> bytes:
         answer = connection.getresponse()
         content = answer.read()
     except (FileNotFoundError, ConnectionRefusedError):
-        raise NotRunning(f"no node runs in {home}; start one with: shoal start --home {home}") from None
+        raise NotRunning(f"no node runs in {home}; start one with: shoal start --home {typed(home)}") from None
     except TimeoutError:
         pid = Home(home).running_pid()
         raise Refused(
