@@ -11,7 +11,7 @@ copies or encodes a tensor on its way through a core.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +105,12 @@ class TimerFired:
     name: str
 
 
+SAME_IDENTITY: Final = "same identity"
+"""Why a dial failed: another node has our key."""
+OWN_ADDRESS: Final = "own address"
+"""Why a dial failed: it led to this node itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class DialFailed:
     """A `Dial` did not lead to a link."""
@@ -112,7 +118,7 @@ class DialFailed:
     address: str
     reason: str
     """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity,
-    not a shoal node, other protocol version, too many links."""
+    own address, not a shoal node, other protocol version, too many links."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ class HostStatistics:
     """Per connected peer: payload bytes sent and received on our streams."""
     links: dict[PeerId, tuple[str, str]] = field(default_factory=dict)
     """Per connected peer: address and link class."""
+    inbound: frozenset[PeerId] = frozenset()
+    """Of these, the ones that dialled us: the port in such an address is none that they listen on."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Frames refused below the protocol, by reason."""
     bulk: tuple[int, float] = (0, 0.0)

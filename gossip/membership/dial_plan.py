@@ -37,6 +37,7 @@ DIAL_PATIENCE: Final = 15.0
 ENOUGH: Final = 24
 """Links. Half of them dialled by each peer make 24 per peer: above ln(n), with which a random network of n is
 in one piece (Erdős and Rényi, 1960), for any n, also after half of the peers have died at once."""
+NEVER: Final = float("inf")
 MAX_ADDRESSES: Final = 512
 """Learned addresses kept; a peer cannot fill our memory with made-up ones."""
 
@@ -57,7 +58,7 @@ class Target:
     source: str
     """bootstrap, book, mdns, dht or peers."""
     state: str = "known"
-    """known, dialling, connected or failed."""
+    """known, dialling, connected, failed, or own: it leads to this node itself, and is not dialled."""
     reason: str = ""
     attempts: int = 0
     failures: int = 0
@@ -127,6 +128,8 @@ class Discovery:
                 known.source = source
             return False
         if peer == self.me:
+            if source == "bootstrap":  # kept to be shown; somebody typed it
+                self.targets[address] = Target(address, source, "own", OWN_ADDRESS, due=NEVER, peer=peer)
             return False
         if len(self.targets) >= MAX_ADDRESSES and source != "bootstrap" and not self._make_room():
             return False
@@ -175,9 +178,15 @@ class Discovery:
         return self.plan(now)
 
     def _fail(self, target: Target, reason: str, now: float) -> None:
+        is_given = target.source == "bootstrap"
+        # A name may stand for many nodes, of which this one is one: it is tried again.
+        if reason == OWN_ADDRESS and not target.address.startswith("/dns"):
+            target.state, target.reason, target.due, target.peer = "own", reason, NEVER, self.me
+            if not is_given:
+                del self.targets[target.address]
+            return
         target.state, target.reason = "failed", reason
         target.failures += 1
-        is_given = target.source == "bootstrap"
         if not is_given and not target.has_worked and target.failures >= MAX_ATTEMPTS:
             del self.targets[target.address]
             return

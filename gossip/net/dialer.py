@@ -79,7 +79,7 @@ class Dials:
     async def _dial(self, text: str, address: Address) -> str:
         """Return why it failed, or an empty text while the hello is still to come."""
         if address.peer == self._me:
-            return "same identity"
+            return OWN_ADDRESS
         if address.peer is not None and self._end_at_known(address.peer, text):
             return ""
         if self._is_full():
@@ -143,4 +143,4 @@ class Dials:
 
     def _on_own_identity(self, address: Address | None) -> None:
         log.warning("a node with our identity dialled us from %s", address)
-        self._events.put(DialFailed(str(address or ""), "same identity"))
+        self._events.put(DialFailed(str(address or ""), SAME_IDENTITY))

@@ -178,6 +178,7 @@ class Libp2pHost:
             bytes_received=self.network.traffic.received,
             peer_bytes={peer.id: (peer.sent, peer.received) for peer in found},
             links={peer: (link.address, link.kind) for peer, link in best.items()},
+            inbound=frozenset(peer for peer, link in best.items() if not link.is_initiator),
             dropped=dict(self._dropped + self.network.refused),
             bulk=(self._lanes.meter.sent, self._lanes.meter.busy),
         )
@@ -274,7 +275,7 @@ class Libp2pHost:
             for other in others:
                 await other.connection.event_closed.wait()
             return ""
-        return "same identity"
+        return SAME_IDENTITY
 
     async def _refuse(self, link: Link) -> None:
         """Report a link that cannot be used, and close it when both sides know."""

@@ -175,8 +175,9 @@ class Network:
 
     def addresses(self) -> list[Address]:
         """Return where others reach us, without our peer id."""
-        if self._announce:
-            return self._announce
+        return self._announce or self._listening()
+
+    def _listening(self) -> list[Address]:
         sockets = [each.socket for listener in self.swarm.listeners.values() for each in listener.listeners]
         return expand_all(from_socket(*each.getsockname()[:2]) for each in sockets)
 
@@ -208,6 +209,12 @@ class Network:
             # Who closes without a word is full, or starting, or stopping.
             raise DialFault("not a shoal node" if stream.heard else "refused") from error
 
+    def _is_ours(self, address: Address, stream: "TcpStream | Circuit") -> bool:
+        """Whether a dial reached a socket of this node itself, and not another node with its key."""
+        ours = {(each.host, each.port) for each in (*self._announce, *self._listening())}
+        remote = stream.get_remote_address()
+        return (address.host, address.port) in ours or (remote is not None and remote[:2] in ours)
+
     async def _connect(self, address: Address) -> trio.SocketStream:
         """Open the connection, to the first that answers of all addresses a name has."""
         local = open_local(address.host, address.port) if self._local_sockets else None
@@ -233,7 +240,7 @@ class Network:
             secured = await self.swarm.upgrader.security_multistream.secure_outbound(raw, expected)
             peer = secured.get_remote_peer()
             if peer == self.id:
-                raise DialFault("same identity")
+                raise DialFault(OWN_ADDRESS if self._is_ours(address, stream) else SAME_IDENTITY)
             muxed = await self.swarm.upgrader.upgrade_connection(secured, peer)
             self._note_circuit(muxed, stream)
             if not on_secured(muxed, PeerId(str(peer))):

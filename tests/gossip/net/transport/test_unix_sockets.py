@@ -126,7 +126,7 @@ def test_who_dials_itself_over_a_unix_socket_is_told_and_takes_it_for_no_twin() 
         async with open_host(new_key(), config()) as host:
             address = host.addresses()[0].rpartition("/p2p/")[0]
             host.dial_nowait(address)
-            assert await wait_for(host, DialFailed) == DialFailed(address, "same identity")
+            assert await wait_for(host, DialFailed) == DialFailed(address, "own address")
             with trio.move_on_after(0.3):
                 raise AssertionError(await host.next_event())
 
