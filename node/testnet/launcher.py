@@ -83,8 +83,9 @@ class Interrupts:
         self._before = {
             number: signal.signal(number, self._note)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            # Under nohup the terminal may close.
-            if signal.getsignal(number) != signal.SIG_IGN
+            # Under nohup the terminal may close. Ctrl-C counts all the same: a shell's background job, or a
+            # runner, has us begin with it ignored, and nobody could interrupt us.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
         return self
 

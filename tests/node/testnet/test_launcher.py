@@ -168,8 +168,9 @@ def test_a_detached_start_that_fails_leaves_nobody(tmp_path: Path) -> None:
 def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(**options: str | float) -> subprocess.Popen[str]:
+    def start(*before: str, **options: str | float) -> subprocess.Popen[str]:
         command = [sys.executable, testnet_fakes.__file__, "launch", str(tmp_path), json.dumps(options)]
+        command = [*before, *command]
         started.append(subprocess.Popen(command, env=TOOLS.environ, stdout=subprocess.PIPE, text=True))
         wait_until(lambda: len(running(tmp_path)) == 3)
         return started[-1]
@@ -206,6 +207,20 @@ def test_a_launcher_that_is_asked_to_end_lets_its_nodes_leave_first(
     assert [(tmp_path / f"node-{i}.log").read_text() for i in (1, 2, 3)] == [
         f"node-{i} leaves\n" for i in (1, 2, 3)
     ]
+
+
+@pytest.mark.slow
+def test_a_launcher_that_was_started_with_ctrl_c_ignored_can_be_interrupted(
+    tmp_path: Path, launch: Callable[..., subprocess.Popen[str]]
+) -> None:
+    launcher = launch("sh", "-c", 'trap "" INT HUP; exec "$@"', "sh")
+    launcher.send_signal(signal.SIGHUP)  # as when the terminal of nohup closes
+    assert len(running(tmp_path)) == 3
+    launcher.send_signal(signal.SIGINT)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 130
+    assert output.splitlines()[-1].startswith("stopped at round ")
+    assert running(tmp_path) == []
 
 
 @pytest.mark.slow
