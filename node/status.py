@@ -3,7 +3,20 @@
 One `Status` serves the page, /status.json, /metrics, `shoal status` and the testnet's table.
 """
 
+from typing import Final
+
 import msgspec
+
+LINKS: Final = ("direct", "relayed", "none")
+"""Classes of links to peers."""
+BOOTSTRAP_STATES: Final = ("dialling", "connected", "failed", "own")
+OUTCOMES: Final = ("averaged", "alone", "synced", "failed")
+"""Of rounds."""
+PHASES: Final = (
+    *("starting", "working", "matchmaking", "exchanging", "applying", "syncing", "finished"),
+    *("helping", "stopping"),
+)
+"""Of a node."""
 
 
 class PeerStatus(msgspec.Struct, frozen=True):
@@ -29,7 +42,7 @@ class BootstrapStatus(msgspec.Struct, frozen=True):
 
     address: str
     state: str
-    """dialling, connected or failed."""
+    """dialling, connected, failed, or own where it leads to this node itself and is not dialled."""
     reason: str
     """Why it failed: refused, timeout, unreachable, wrong key, wrong swarm."""
     attempts: int
@@ -52,6 +65,8 @@ class RoundStatus(msgspec.Struct, frozen=True):
     """Unix seconds."""
     state_hash: str
     """After the round; first 12 hex digits."""
+    reason: str = ""
+    """Why it failed, where it did."""
 
 
 class RunStatus(msgspec.Struct, frozen=True):
@@ -93,10 +108,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float
     addresses: list[str]
     join_command: str
-    """What to type on another device."""
+    """What to type on another device; empty while nobody can reach this node."""
     role: str
     phase: str
-    """starting, working, matchmaking, exchanging, saving, syncing, finished, helping or stopping."""
+    """starting, working, matchmaking, exchanging, applying, syncing, finished, helping or stopping."""
     round: int
     state_hash: str
     run: RunStatus | None
@@ -127,3 +142,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What makes the means, if not this node itself."""
     page: str = ""
     """Where the page of this node is, such as http://127.0.0.1:4711; empty: not served."""
+    name: str = ""
+    """What its owner calls this node."""
+    peers_met: int = 0
+    """How many peers were linked since the start, those that have left included; counted up to 10,000."""

@@ -2,7 +2,7 @@
 
 import os
 from time import sleep
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -10,6 +10,8 @@ from shoal.crypto.keys import PeerId, short
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
 from shoal.node.config.settings import HIDDEN, load, settings, toml_value
 from shoal.node.text import duration, figure, printable, size
+
+UNREACHED: Final = "nobody can reach this node yet; once a relay carries it, its address stands here"
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,14 +71,15 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
     facts = [
         (
             "node",
-            f"{status.peer_id}  {status.role} in swarm {status.swarm}, up {duration(status.uptime_seconds)}",
+            f"{status.name and status.name + '  '}{status.peer_id}  {status.role} in swarm {status.swarm},"
+            f" up {duration(status.uptime_seconds)}",
         ),
         ("now", f"{status.phase}, round {status.round}{of}"),
     ]
     if run is not None:
         facts.append(("run", f"{run.name}: {run.method} on {run.task}, {run.parameters:,} parameters"))
         facts.append(("figures", "  ".join(f"{name} {figure(value)}" for name, value in measured.items())))
-        facts.append(("state", f"{status.state_hash}, {_agreement(status)}"))
+        facts.append(("state", _agreement(status)))
     busy = "" if status.utilisation is None else f", computing {100 * status.utilisation:.0f} % of the time"
     facts.append(("trainer", status.trainer + busy))
     facts.append(("bytes", f"{size(status.bytes_sent)} sent, {size(status.bytes_received)} received"))
@@ -92,7 +95,7 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         facts += _engine_facts(status.engine)
     if status.page:
         facts.append(("page", status.page))
-    facts.append(("join with", status.join_command))
+    facts.append(("join with", status.join_command or UNREACHED))
     return facts
 
 
@@ -105,8 +108,18 @@ def _engine_facts(engine: "EngineStatus") -> list[tuple[str, str]]:
 
 
 def _agreement(status: "Status") -> str:
+    """Say how many peers hold this node's state; who has none, itself or a peer, agrees with nobody."""
+    if not status.peers:
+        return nobody(status)
+    if not status.state_hash:
+        return "none yet"
     same = sum(peer.state_hash == status.state_hash for peer in status.peers)
-    return f"the same on {same} of {len(status.peers)} peers" if status.peers else "no peers yet"
+    return f"{status.state_hash}, the same on {same} of {len(status.peers)} peers"
+
+
+def nobody(status: "Status") -> str:
+    """Say that there is no peer, and whether there were any."""
+    return f"no peer now; {status.peers_met} were linked since the start" if status.peers_met else "no peer yet"
 
 
 def _history(status: "Status") -> "Table":
@@ -134,7 +147,8 @@ def peers(home: HomeOption = None, json: JsonOption = False) -> None:
     elif found.peers:
         console().print(_peer_table(found.peers, found.state_hash))
     else:
-        print(f"no peer yet; on another device: {found.join_command}")
+        there = f"; on another device: {found.join_command}" if found.join_command else f"; {UNREACHED}"
+        print(nobody(found) + there)
 
 
 def _peer_table(peers: "list[PeerStatus]", ours: str) -> "Table":

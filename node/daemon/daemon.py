@@ -383,6 +383,8 @@ class Daemon:
         self._job(partial(self._keep_sequence, self._last_sequence()))
 
     def _found(self, event: PeerFound) -> None:
+        if len(self.reporter.met) < MAX_MET:
+            self.reporter.met.add(event.peer)
         entry = self.driver.member.table.get(event.peer)
         addresses = entry.presence.addresses if entry is not None else ()
         self._remember(event.peer, addresses or ((event.address,) if event.address else ()))

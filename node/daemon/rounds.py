@@ -227,7 +227,7 @@ class Rounds:
             self._go_on_synced()
             return
         log.info("round %d ended without a new state: %s", message.round, message.reason)
-        self._note_stateless(message.round, "failed")
+        self._note_stateless(message.round, "failed", message.reason)
         self._command(commands.GiveUp())
         if not self._syncing:
             self._begin()
@@ -376,7 +376,7 @@ class Rounds:
             )
         )
 
-    def _note_stateless(self, round_: int, outcome: str) -> None:
+    def _note_stateless(self, round_: int, outcome: str, reason: str = "") -> None:
         """Note a round in which this node made no state: it failed, or the swarm's was taken over."""
         self._append(
             RoundStatus(
@@ -390,6 +390,7 @@ class Rounds:
                 exchange_seconds=0.0,
                 finished_at=time.time(),
                 state_hash=self.state.hex()[:12],
+                reason=reason,
             )
         )
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -20,6 +21,8 @@ from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.status import BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
 
+MAX_MET: Final = 10_000
+"""Peers that are counted as met; beyond that the number says enough."""
 _AGREED: Final = {
     "name": "--run",
     "rounds": "--rounds",
@@ -32,8 +35,6 @@ _AGREED: Final = {
     "delay": "--delay",
 }
 """Setting of a run on which its peers agree -> flag."""
-SAME_IDENTITY: Final = "same identity"
-"""What a dial ends with where a node of our key is there already."""
 
 
 def our_version() -> str:
@@ -52,11 +53,24 @@ def best_address(addresses: Sequence[str]) -> str:
     return (outside or list(addresses))[0]
 
 
+def dialled_at(peer: PeerId, told: Sequence[str], statistics: HostStatistics) -> str:
+    """Return where a peer can be dialled; empty where nobody can say.
+
+    `told`: what its record says. A link that it dialled has a port that it does not listen on: of its own
+    addresses the one on the same host is taken then.
+    """
+    address, _ = statistics.links.get(peer, ("", "none"))
+    if address and peer not in statistics.inbound:
+        return address
+    host = address.split("/tcp/")[0]
+    return next((each for each in told if host and each.startswith(f"{host}/")), next(iter(told), ""))
+
+
 def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
-    """Return what to type on another device to take part in what this node does."""
-    words = ["shoal", "start"]
-    if addresses:
-        words += ["--join", best_address(addresses)]
+    """Return what to type on another device to take part in what this node does; empty without address."""
+    if not addresses:
+        return ""
+    words = ["shoal", "start", "--join", best_address(addresses)]
     if config.network.swarm != type(config.network)().swarm:
         words += ["--swarm", config.network.swarm]
     run, default = config.run, type(config.run)()
@@ -80,6 +94,8 @@ class Reporter:
         self.problems: dict[str, str] = {}
         """By what they are about: a later one takes the place of an earlier, and its end removes it."""
         self.trainer_state: str = "none"
+        self.met: set[PeerId] = set()
+        """Whom this node was linked with, at most `MAX_MET`."""
         self.is_stopping = False
         self.page = ""
         """Where the page is served."""
@@ -117,7 +133,7 @@ class Reporter:
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
             problems=[*self.problems.values(), *self._twins()],
-            drops=dict(self._driver.drops) | statistics.dropped | dict(rounds.refused),
+            drops=dict(Counter(self._driver.drops) + Counter(statistics.dropped) + rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
             history=list(rounds.history),
@@ -126,13 +142,15 @@ class Reporter:
             utilisation=rounds.utilisation.share,
             work_seconds=rounds.utilisation.work_seconds,
             training_seconds=rounds.utilisation.wall_seconds,
+            name=config.name,
+            peers_met=len(self.met),
         )
 
     def _twins(self) -> list[str]:
         """Say so where a peer refuses us because it is linked with another node of our identity."""
         return [
             f"{short(target.peer)} is linked with another node of this identity; give this one its own with:"
-            f" shoal init --force --home {self._config.home}"
+            f" shoal init --force --home {typed(self._config.home)}"
             for target in self._driver.member.discovery.targets.values()
             if target.peer and target.state != "connected" and target.reason == SAME_IDENTITY
         ][:1]
@@ -170,12 +188,12 @@ class Reporter:
         )
 
     def _peer(self, peer: str, entry: Entry, statistics: HostStatistics, now: float) -> PeerStatus:
-        address, link = statistics.links.get(entry.record.author, ("", "none"))
+        _, link = statistics.links.get(entry.record.author, ("", "none"))
         sent, received = statistics.peer_bytes.get(entry.record.author, (0, 0))
         presence = entry.presence
         return PeerStatus(
             peer=peer,
-            address=address or (presence.addresses[0] if presence.addresses else ""),
+            address=dialled_at(entry.record.author, presence.addresses, statistics),
             link=link,
             role="trainer" if presence.run else "helper",
             round=presence.round,

@@ -5,9 +5,10 @@ process share nothing. Names end in their unit, counters in ``_total``.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -15,7 +16,12 @@ from prometheus_client.registry import Collector
 
 from shoal.node.status import RoundStatus, Status
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def counted(found: Iterable[str], labels: Iterable[str]) -> dict[str, int]:
+    """Count what was found; what there might be and is not is 0, since an alarm needs a number."""
+    return dict.fromkeys(labels, 0) | Counter(found)
 
 
 def render(status: Status) -> bytes:
@@ -44,6 +50,8 @@ def _about(status: Status) -> Iterator[Metric]:
         "swarm": status.swarm,
         "role": status.role,
     }
+    if status.name:
+        about["name"] = status.name
     if status.run is not None:
         about |= {"run_id": status.run.run_id, "method": status.run.method, "task": status.run.task}
     yield InfoMetricFamily("shoal_node", "Who this node is.", value=about)
@@ -54,7 +62,8 @@ def _about(status: Status) -> Iterator[Metric]:
 def _progress(status: Status) -> Iterator[Metric]:
     yield GaugeMetricFamily("shoal_round", "Rounds that are done.", value=status.round)
     phase = GaugeMetricFamily("shoal_phase", "1 for what the node does now.", labels=["phase"])
-    phase.add_metric([status.phase], 1)
+    for name in dict.fromkeys((*PHASES, status.phase)):
+        phase.add_metric([name], name == status.phase)
     yield phase
     if status.loss is not None:
         yield GaugeMetricFamily("shoal_loss", "Training loss of the last round.", value=status.loss)
@@ -75,7 +84,7 @@ def _progress(status: Status) -> Iterator[Metric]:
 
 def _network(status: Status) -> Iterator[Metric]:
     peers = GaugeMetricFamily("shoal_peers", "Peers, by class of the link.", labels=["link"])
-    for link, count in Counter(peer.link for peer in status.peers).items():
+    for link, count in counted((peer.link for peer in status.peers), LINKS).items():
         peers.add_metric([link], count)
     yield peers
     moved = CounterMetricFamily("shoal_bytes", "Bytes on the wire, ciphertext and all.", labels=["direction"])
@@ -87,7 +96,7 @@ def _network(status: Status) -> Iterator[Metric]:
         drops.add_metric([reason], count)
     yield drops
     bootstrap = GaugeMetricFamily("shoal_bootstrap", "Bootstrap addresses, by state.", labels=["state"])
-    for state, count in Counter(address.state for address in status.bootstrap).items():
+    for state, count in counted((address.state for address in status.bootstrap), BOOTSTRAP_STATES).items():
         bootstrap.add_metric([state], count)
     yield bootstrap
 
@@ -96,7 +105,7 @@ def _rounds(history: Sequence[RoundStatus]) -> Iterator[Metric]:
     outcomes = GaugeMetricFamily(
         "shoal_recent_rounds", "The last 200 rounds at most, by outcome.", labels=["outcome"]
     )
-    for outcome, count in Counter(done.outcome for done in history).items():
+    for outcome, count in counted((done.outcome for done in history), OUTCOMES).items():
         outcomes.add_metric([outcome], count)
     yield outcomes
     if not history:

@@ -41,7 +41,7 @@ function tile(label, value, note = "") {
 
 function drawTiles(status) {
   const linked = status.peers.filter((peer) => peer.link !== "none").length;
-  const agree = status.peers.filter((peer) => peer.state_hash === status.state_hash).length;
+  const agree = status.peers.filter((peer) => peer.state_hash && peer.state_hash === status.state_hash).length;
   const rate = (key) => {
     if (!before || status.uptime_seconds <= before.uptime_seconds) return "";
     const per = (status[key] - before[key]) / (status.uptime_seconds - before.uptime_seconds);
@@ -55,7 +55,7 @@ function drawTiles(status) {
   tiles.push(
     tile("Loss", number(status.loss, 3)),
     tile("Utilisation", status.utilisation === null ? "–" : `${Math.round(100 * status.utilisation)} %`, "computing, not waiting"),
-    tile("State", status.state_hash.slice(0, 6) || "–", status.peers.length ? `${agree} of ${status.peers.length} peers agree` : ""),
+    tile("State", status.state_hash.slice(0, 6) || "–", status.peers.length && status.state_hash ? `${agree} of ${status.peers.length} peers agree` : ""),
     tile("Sent", bytes(status.bytes_sent), rate("bytes_sent")),
     tile("Received", bytes(status.bytes_received), rate("bytes_received")));
   $("tiles").replaceChildren(...tiles);
@@ -206,15 +206,16 @@ function table(holder, empty, heads, rows) {
 
 function drawTables(status) {
   const linkKind = { direct: "good", punched: "good", relayed: "warn", none: "muted" };
-  table($("peers"), "No peer is known yet.",
+  const nobody = status.peers_met ? `No peer is there now; ${status.peers_met} were linked since the start.` : "No peer is known yet.";
+  table($("peers"), nobody,
     [["Peer"], ["Link"], ["Role"], ["Round", "number"], ["State"], ["Seen", "number"], ["Sent", "number"], ["Received", "number"], ["Address"]],
     status.peers.map((peer) => [
       [short(peer.peer), "mono", peer.peer], [peer.link, linkKind[peer.link] ?? "muted"], [peer.role],
       [peer.round, "number"],
       [peer.state_hash.slice(0, 6) || "–", `mono ${peer.state_hash && peer.state_hash === status.state_hash ? "good" : ""}`],
       [seconds(peer.age_seconds), "number"], [bytes(peer.bytes_sent), "number"], [bytes(peer.bytes_received), "number"],
-      [peer.address, "mono"]]));
-  const stateKind = { connected: "good", dialling: "warn", failed: "bad" };
+      [peer.address || "–", "mono"]]));
+  const stateKind = { connected: "good", dialling: "warn", failed: "bad", own: "muted" };
   table($("bootstrap"), "None is set; nodes of the local network are found without.",
     [["Address"], ["State"], ["Reason"], ["Attempts", "number"], ["Next try", "number"]],
     status.bootstrap.map((each) => [
@@ -227,7 +228,7 @@ function drawTables(status) {
 }
 
 function drawRun(status) {
-  $("join").textContent = status.join_command;
+  $("join").textContent = status.join_command || "Nobody can reach this node yet; once a relay carries it, its address stands here.";
   const facts = { "Peer id": status.peer_id, Addresses: status.addresses.join("  "), Trainer: status.trainer };
   if (status.run) {
     const options = Object.entries(status.run.options).map(([key, value]) => `${key}=${value}`).join(" ");
@@ -246,9 +247,10 @@ function drawRun(status) {
 }
 
 function draw(status) {
-  document.title = `shoal ${short(status.peer_id)} · ${status.phase} · round ${status.round}`;
+  const name = status.name || short(status.peer_id);
+  document.title = `shoal ${name} · ${status.phase} · round ${status.round}`;
   $("phase").textContent = status.phase;
-  $("who").textContent = `${short(status.peer_id)} · ${status.role} in swarm ${status.swarm} · up ${seconds(status.uptime_seconds)} · version ${status.version}`;
+  $("who").textContent = `${status.name ? `${status.name} · ` : ""}${short(status.peer_id)} · ${status.role} in swarm ${status.swarm} · up ${seconds(status.uptime_seconds)} · version ${status.version}`;
   $("problems").replaceChildren(...status.problems.map((line) => node("li", {}, line)));
   $("problems").hidden = status.problems.length === 0;
   drawTiles(status);
