@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-# Under nohup, or a runner that ignores these, the processes that tests start would begin with them ignored and
-# could not be interrupted. A handler, in place of none, is not inherited.
+# Under nohup, or a runner that ignores these, the processes that tests start would begin with them ignored
+# and could not be interrupted. A handler, in place of none, is not inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

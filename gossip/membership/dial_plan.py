@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Dial, Effects, SetTimer
+from shoal.gossip.events import OWN_ADDRESS, Dial, Effects, SetTimer
 
 TIMER: Final = "discovery"
 FIRST_RETRY: Final = 0.5

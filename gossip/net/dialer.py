@@ -17,7 +17,7 @@ import trio
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import Address, BadAddress, parse
-from shoal.gossip.events import DialFailed, PeerFound
+from shoal.gossip.events import OWN_ADDRESS, SAME_IDENTITY, DialFailed, PeerFound
 from shoal.gossip.net.libp2p_node import DialFault, Network
 from shoal.gossip.net.peers import Events, Link, Peer
 

@@ -29,7 +29,7 @@ from nacl.signing import SigningKey
 from shoal.crypto.keys import PeerId, peer_id_of, short
 from shoal.gossip.addresses import Address, BadAddress, from_socket, parse, parse_listen
 from shoal.gossip.errors import RemoteViolation
-from shoal.gossip.events import Data, DialFailed, Loan, PeerFound, PeerLost
+from shoal.gossip.events import SAME_IDENTITY, Data, DialFailed, Loan, PeerFound, PeerLost
 from shoal.gossip.host import HostConfig, HostEvent, HostStatistics
 from shoal.gossip.net.dialer import Dials
 from shoal.gossip.net.frame_streams import LaneService

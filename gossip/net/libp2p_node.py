@@ -39,6 +39,7 @@ from nacl.signing import SigningKey
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import Address, expand_all, from_socket
+from shoal.gossip.events import OWN_ADDRESS, SAME_IDENTITY
 from shoal.gossip.net.circuit import HOP, Circuit, NoCircuit, connect, reserve
 from shoal.gossip.net.frames import LinkBroken
 from shoal.gossip.net.libp2p_adapters import (

@@ -3,13 +3,16 @@
 import io
 import json
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 import typer
 
-from shoal.node.storage.home import Home, default_home
+from shoal.node.errors import BadHome
+from shoal.node.storage.home import Home, absolute, default_home, typed
 from shoal.node.text import our_version, printable
 
 if TYPE_CHECKING:

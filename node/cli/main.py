@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shoal.methods.errors import MethodsError
-from shoal.node.cli.common import RUNNING, SETUP, TRAINING, show_version
+from shoal.node.cli.common import RUNNING, SETUP, TRAINING, show_any_character, show_version
 from shoal.node.cli.node import bootstrap_app, id_, init, stop
 from shoal.node.cli.show import config_app, peers, status
 from shoal.node.cli.start import start

@@ -119,7 +119,8 @@ def _agreement(status: "Status") -> str:
 
 def nobody(status: "Status") -> str:
     """Say that there is no peer, and whether there were any."""
-    return f"no peer now; {status.peers_met} were linked since the start" if status.peers_met else "no peer yet"
+    met = status.peers_met
+    return f"no peer now; {met} were linked since the start" if met else "no peer yet"
 
 
 def _history(status: "Status") -> "Table":

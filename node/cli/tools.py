@@ -14,6 +14,7 @@ from shoal.methods.base import ModelSize
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
 from shoal.node.config.settings import scalars
 from shoal.node.errors import BadConfig
+from shoal.node.storage.home import typed
 from shoal.node.text import our_version, printable, size
 
 methods_app = typer.Typer(invoke_without_command=True, help="The training methods.")
@@ -194,7 +195,8 @@ def model_save(
         return
     print(f"wrote {path}: {spec.params_numel:,} parameters after round {checkpoint.round} of {spec.method}")
     smaller = exact / written
-    print(f"on {spec.task}, {size(written)}" + (f", {smaller:.1f} times smaller than float32" * (smaller >= 1.05)))
+    than = f" ({smaller:.1f} times smaller than float32)" if smaller >= 1.05 else ""
+    print(f"on {spec.task}, {size(written)}{than}")
 
 
 def version(json: JsonOption = False) -> None:

@@ -35,7 +35,7 @@ from shoal.gossip.wire import Codec
 from shoal.node.config.settings import NodeConfig
 from shoal.node.daemon.engine_choice import ask_of, engine_of
 from shoal.node.daemon.rounds import Rounds
-from shoal.node.daemon.status_report import Reporter
+from shoal.node.daemon.status_report import MAX_MET, Reporter
 from shoal.node.errors import UserError
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine

@@ -10,7 +10,8 @@ from typing import Final
 
 import psutil
 
-from shoal.crypto.keys import short
+from shoal.crypto.keys import PeerId, short
+from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
@@ -20,6 +21,7 @@ from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.status import BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
+from shoal.node.storage.home import typed
 
 MAX_MET: Final = 10_000
 """Peers that are counted as met; beyond that the number says enough."""

@@ -16,7 +16,7 @@ import psutil
 
 from shoal.node.errors import NotRunning, Refused
 from shoal.node.status import Status
-from shoal.node.storage.home import Home
+from shoal.node.storage.home import Home, typed
 
 TIMEOUT: Final = 10.0
 """Seconds for an answer. The daemon answers at any time, so a longer wait means that it hangs."""
@@ -96,7 +96,9 @@ def _ask(home: Path, method: str, path: str, body: bytes = b"") -> bytes:
         answer = connection.getresponse()
         content = answer.read()
     except (FileNotFoundError, ConnectionRefusedError):
-        raise NotRunning(f"no node runs in {home}; start one with: shoal start --home {typed(home)}") from None
+        raise NotRunning(
+            f"no node runs in {home}; start one with: shoal start --home {typed(home)}"
+        ) from None
     except TimeoutError:
         pid = Home(home).running_pid()
         raise Refused(
