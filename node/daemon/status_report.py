@@ -4,7 +4,7 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -53,6 +53,14 @@ def best_address(addresses: Sequence[str]) -> str:
         return ""
     outside = [a for a in addresses if not a.startswith(("/ip4/127.", "/ip6/::1/"))]
     return (outside or list(addresses))[0]
+
+
+def added(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the sums of what several parts counted, by reason."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
 
 
 def dialled_at(peer: PeerId, told: Sequence[str], statistics: HostStatistics) -> str:
@@ -135,7 +143,7 @@ class Reporter:
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
             problems=[*self.problems.values(), *self._twins()],
-            drops=dict(Counter(self._driver.drops) + Counter(statistics.dropped) + rounds.refused),
+            drops=added(self._driver.drops, statistics.dropped, rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
             history=list(rounds.history),

@@ -59,6 +59,21 @@ def test_we_do_not_dial_ourselves() -> None:
     assert not dials(Discovery(ME, Middle()).add("/ip4/192.0.2.1/tcp/1/p2p/me", "dht", 0.0))
 
 
+def test_our_own_address_that_somebody_gave_us_is_kept_with_the_reason_and_never_dialled() -> None:
+    discovery = Discovery(ME, Middle())
+    ours = "/ip4/192.0.2.1/tcp/1/p2p/me"
+    assert dials(discovery.add(ours, "bootstrap", 0.0)) == []
+    bare, name = "/ip4/192.0.2.1/tcp/1", "/dns/all.example/tcp/1"
+    for text in (bare, name):
+        assert dials(discovery.add(text, "bootstrap", 0.0)) == [text]
+        discovery.failed(text, "own address", 1.0)
+    found = {text: (target.state, target.reason) for text, target in discovery.targets.items()}
+    assert found[ours] == found[bare] == ("own", "own address")
+    # A name may stand for many nodes.
+    assert found[name] == ("failed", "own address")
+    assert dials(discovery.plan(1e6)) == [name]
+
+
 def test_a_failed_dial_is_tried_again_with_growing_pauses() -> None:
     plan = Discovery(ME, Middle())
     plan.add(address(1), "bootstrap", 0.0)

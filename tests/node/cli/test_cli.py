@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from fake_node import HOSTILE, ME, FakeNode, a_round, make_status
 
@@ -475,3 +476,27 @@ def test_a_reader_who_has_enough_is_no_error(home: Path) -> None:
     ran: Any = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode in (0, 1)
     assert "Traceback" not in ran.stderr
+
+
+def test_peers_that_have_left_are_not_peers_that_never_came(shoal: Run, home: Path, tmp_path: Path) -> None:
+    with FakeNode(home, lambda: make_status(peers=[], peers_met=2, name="mill"), tmp_path):
+        assert shoal("peers").out.startswith(
+            "no peer now; 2 were linked since the start; on another device: shoal"
+        )
+        assert "mill" in shoal("status").out
+
+
+def test_nobody_agrees_on_a_state_that_nobody_has(shoal: Run, home: Path, tmp_path: Path) -> None:
+    peers = [msgspec.structs.replace(make_status().peers[0], state_hash="")]
+    with FakeNode(home, lambda: make_status(state_hash="", peers=peers), tmp_path):
+        out = shoal("status").out
+        assert "none yet" in out
+        assert "the same on" not in out
+
+
+def test_a_hidden_node_that_no_relay_carries_yet_prints_no_command(
+    shoal: Run, home: Path, tmp_path: Path
+) -> None:
+    with FakeNode(home, lambda: make_status(addresses=[], peers=[], join_command=""), tmp_path):
+        assert shoal("peers").out.startswith("no peer yet; nobody can reach this node yet")
+        assert "nobody can reach this node yet" in shoal("status").out

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import trio
 
-from shoal.gossip.host import HostConfig
+from shoal.crypto.keys import PeerId
+from shoal.gossip.host import HostConfig, HostStatistics
 from shoal.node.cli import main as cli
 from shoal.node.cli import start
 from shoal.node.config.settings import NodeConfig, RunConfig, load
 from shoal.node.daemon.daemon import Daemon, _advice, _only_user_error
-from shoal.node.daemon.status_report import best_address, join_command
+from shoal.node.daemon.status_report import added, best_address, dialled_at, join_command
 from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.storage.home import Home
 
@@ -79,7 +80,26 @@ def test_the_address_shown_is_one_that_others_can_reach() -> None:
     assert best_address([loopback, "/ip6/::1/tcp/4710", ADDRESS]) == ADDRESS
     assert best_address([loopback]) == loopback
     assert best_address([]) == ""
-    assert join_command(NodeConfig(home=Path()), []) == "shoal start"
+    # A command without an address would start a swarm of its own.
+    assert join_command(NodeConfig(home=Path()), []) == ""
+
+
+def test_a_reason_that_two_layers_count_adds_up() -> None:
+    assert added({"handshake": 2, "queue full": 1}, {"handshake": 3}, {}) == {"handshake": 5, "queue full": 1}
+
+
+def test_the_address_shown_of_a_peer_is_one_that_can_be_dialled() -> None:
+    peer, other = PeerId("peer"), PeerId("other")
+    told = ("/ip4/10.0.0.1/tcp/4710/p2p/peer", "/ip4/192.0.2.9/tcp/4710/p2p/peer")
+    inbound = HostStatistics(
+        links={peer: ("/ip4/192.0.2.9/tcp/50123/p2p/peer", "direct")}, inbound=frozenset({peer})
+    )
+    assert dialled_at(peer, told, inbound) == told[1]
+    assert dialled_at(peer, told[:1], inbound) == told[0]
+    assert dialled_at(peer, (), inbound) == ""
+    assert dialled_at(other, told, inbound) == told[0]
+    outbound = HostStatistics(links={peer: ("/ip4/198.51.100.1/tcp/9/p2p/peer", "direct")})
+    assert dialled_at(peer, told, outbound) == "/ip4/198.51.100.1/tcp/9/p2p/peer"
 
 
 def test_an_error_that_a_user_made_is_found_in_the_nurseries_around_it() -> None:

@@ -45,9 +45,12 @@ def home(tmp_path: Path) -> Home:
     return made
 
 
-def test_what_a_node_saved_is_written_by_name_and_loads_into_the_model(home: Home, tmp_path: Path) -> None:
+def test_what_a_node_saved_is_written_by_name_and_loads_into_the_model(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "mine.safetensors"
     assert main(["model", "save", str(file), "--home", str(home.path)]) == 0
+    assert "times smaller" not in capsys.readouterr().out  # than itself
     model = nn.Sequential(nn.Linear(50, 64))
     model.load_state_dict(shoal.load_model(file))
     assert torch.equal(model[0].weight.detach().reshape(-1), torch.tensor(params()[: 64 * 50]))

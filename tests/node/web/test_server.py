@@ -278,6 +278,19 @@ def test_metrics_of_a_helper_have_no_rounds_and_no_loss() -> None:
     assert 'role="helper"' in text
 
 
+def test_what_there_is_none_of_is_a_zero_that_an_alarm_can_compare() -> None:
+    status = make_status(peers=[], bootstrap=[], history=[])
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(render(status).decode())
+        for sample in family.samples
+    }
+    assert found["shoal_peers", "direct"] == found["shoal_peers", "relayed"] == 0
+    assert found["shoal_bootstrap", "connected"] == found["shoal_bootstrap", "failed"] == 0
+    assert found["shoal_recent_rounds", "averaged"] == found["shoal_recent_rounds", "failed"] == 0
+    assert (found["shoal_phase", "working"], found["shoal_phase", "finished"]) == (1, 0)
+
+
 def test_a_hostile_reason_stays_one_label_of_one_line() -> None:
     status = make_status(drops={f'{HOSTILE}"}} 1\nshoal_round 99': 1})
     families = {family.name: family for family in text_string_to_metric_families(render(status).decode())}
