@@ -37,6 +37,7 @@ _SETTINGS: Final = {
     "patience": "gossip.patience",
     "http_port": "http.port",
     "log_level": "log.level",
+    "log_format": "log.format",
 }
 """Argument of `start` -> the setting it is."""
 _SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
@@ -45,6 +46,7 @@ _SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
     "no_mdns": ("network.mdns", False),
     "no_dht": ("network.dht", False),
     "no_http": ("http.enabled", False),
+    "quiet": ("log.quiet", True),
 }
 """Argument of `start` -> the setting, and what it becomes."""
 
@@ -64,6 +66,7 @@ def _node(flags: str, text: str) -> Any:
 Texts = list[str] | None
 Exchange = Literal["group", "pairwise"]
 Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "text", "json"]
 Engine = Literal["native", "hivemind"]
 
 
@@ -114,6 +117,10 @@ def start(
     no_http: Annotated[bool, _node("--no-http", "Serve no page and no metrics.")] = False,
     name: Annotated[str | None, _node("--name", "What this node calls itself.")] = None,
     log_level: Annotated[Level | None, _node("--log-level", "The least important lines to log.")] = None,
+    log_format: Annotated[
+        Format | None, _node("--log-format", "auto: a live view on a terminal; text: lines; json.")
+    ] = None,
+    quiet: Annotated[bool, _node("--quiet -q", "Write only what somebody should see to.")] = False,
 ) -> None:
     """Run a node until Ctrl-C or shoal stop. Key and settings are made where they are missing."""
     raise typer.Exit(_run(home_of(home), flags_of(ctx.params)))

@@ -106,10 +106,15 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is written to standard error."""
+    """What is written: events to standard output, the log of the program's parts to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least important lines that are written."""
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    """The least important lines of the log that are written."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """text: a line per event. json: an object per event and per line of the log. auto: text, and a live view
+    on a terminal."""
+    quiet: bool = False
+    """Write only events that a person should see to."""
 
 
 class TestingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,7 +150,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     http: HttpConfig = HttpConfig()
     """The page and the figures."""
     log: LogConfig = LogConfig()
-    """What is written to standard error."""
+    """What is written."""
     testing: TestingConfig = TestingConfig()
     """For tests only."""
 

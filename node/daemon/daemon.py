@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,12 @@ from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.run_spec import NATIVE, RunSpec
 from shoal.gossip.state.serve import ServingConfig
 from shoal.gossip.wire import Codec
-from shoal.node.config.settings import NodeConfig
+from shoal.node.config.settings import LogConfig, NodeConfig
 from shoal.node.daemon.engine_choice import ask_of, engine_of
+from shoal.node.daemon.journal import Event, Journal
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.daemon.status_report import MAX_MET, Reporter
+from shoal.node.daemon.terminal import Terminal, TerminalHandler
 from shoal.node.errors import UserError
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
@@ -47,6 +49,7 @@ from shoal.node.storage.home import Home
 from shoal.node.storage.model_file import remember_spec
 from shoal.node.storage.partial_fetch import ChunkKeeper
 from shoal.node.storage.private_state import PrivateState
+from shoal.node.text import printable
 from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
 from shoal.node.trainer.supervisor import Supervisor, trainer_command
@@ -58,6 +61,12 @@ GOODBYE_SECONDS = 0.3
 """How long a leaving node waits for its last words to be sent."""
 ADDRESSES_EVERY = 0.5
 """Seconds between two looks at where a hidden node is reached."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the status for the person at the terminal."""
+PEERS_PER_SECOND = 64
+"""Of which the status tells at most for that: in a large swarm looks are rarer."""
+UNREACHED = "nobody can reach this node yet; this is said again once a relay carries it"
+Show = Callable[[Sequence[Event], Status | None], None]
 AT_ONCE = 130
 """The exit code after a second signal."""
 INLINE_BYTES = 2 << 20
@@ -70,9 +79,11 @@ SEQUENCE_MARGIN = 1_000_000
 class Daemon:
     """One running node."""
 
-    def __init__(self, config: NodeConfig, home: Home, say: Callable[[str], None]) -> None:
-        """`say` gets the few lines meant for the person at the terminal."""
-        self.config, self.home, self.say = config, home, say
+    def __init__(self, config: NodeConfig, home: Home, show: Show) -> None:
+        """`show` gets what happens, and the status, for the person at the terminal; it returns at once."""
+        self.config, self.home = config, home
+        self._show = show
+        self._journal = Journal()
         self.store = Store(home.database)
         self.failpoint = Failpoint(
             config.testing.die_at, freezes=config.testing.freezes, pid=config.testing.pid
@@ -131,6 +142,7 @@ class Daemon:
                 self._nursery = nursery
                 await self._start(nursery)
                 await self.is_stopping.wait()
+                self._tell()
                 await self._leave()
                 nursery.cancel_scope.cancel()
         self._save_last()
@@ -165,7 +177,8 @@ class Daemon:
         for known in self.store.peers(64):
             for address in known.addresses[:2]:
                 self.driver.command(AddAddress(address, "book"))
-        self._greet(page)
+        self._greet()
+        nursery.start_soon(self._follow)
         if self.config.network.hidden:
             nursery.start_soon(self._watch_addresses)
         if self.config.run.task and self.config.run.trainer == "spawn":
@@ -177,22 +190,44 @@ class Daemon:
         while True:
             addresses = self.driver.host.addresses()
             if addresses != told:
-                for address in addresses:
-                    self.say(f"  reached at  {address}")
                 told = addresses
                 self.driver.command(SetAddresses(tuple(addresses)))
+                if addresses:
+                    self._greet()
             await trio.sleep(ADDRESSES_EVERY)
 
-    def _greet(self, page: str) -> None:
+    def _greet(self) -> None:
+        """Say who is up, where it is reached, and what to type on another device."""
         status = self.status()
-        self.say(f"node {short(self.driver.member.me)} of swarm {self.config.network.swarm!r} is up")
-        for address in status.addresses:
-            self.say(f"  reached at  {address}")
-        if page:
-            self.say(f"  status page {page}/")
-        self.say(f"  join with   {status.join_command}")
+        name = (
+            f"{status.name} ({short(self.driver.member.me)})" if status.name else short(self.driver.member.me)
+        )
+        lines = [f"node {name} of swarm {self.config.network.swarm!r} is up"]
+        lines += [f"  reached at  {address}" for address in status.addresses]
+        if status.page:
+            lines.append(f"  status page {status.page}/")
+        lines.append(f"  join with   {status.join_command or UNREACHED}")
         if not self.config.run.has_trainer:
-            self.say("  no --task: this node helps others (relays, DHT, records) and does not train")
+            lines.append("  no --task: this node helps others (relays, DHT, records) and does not train")
+        fields = {
+            "peer": status.peer_id,
+            "name": status.name,
+            "addresses": " ".join(status.addresses),
+            "page": status.page,
+            "join": status.join_command,
+        }
+        text = "\n".join(map(printable, lines))
+        self._show([Event(time=time.time(), event="up", text=text, fields=fields)], None)
+
+    async def _follow(self) -> None:
+        """Tell what happens, as it is seen in the status."""
+        while True:
+            self._tell()
+            await trio.sleep(max(LOOK_EVERY, len(self.driver.member.table) / PEERS_PER_SECOND))
+
+    def _tell(self) -> None:
+        status = self.status()
+        self._show(self._journal.look(status, time.time()), status)
 
     def _notice(self, notice: object) -> None:
         if isinstance(notice, Met):
@@ -212,9 +247,7 @@ class Daemon:
         if not text:
             self.reporter.problems.pop(source, None)
             return
-        if self.reporter.problems.get(source) != text:
-            log.error("%s", text)
-            self.reporter.problems[source] = text
+        self.reporter.problems[source] = text
 
     # --- control ----------------------------------------------------------------------------------
 
@@ -437,9 +470,9 @@ def _advice(path: Path, error: Exception) -> str:
     return f"cannot write {path}: {error}; see to the disk, or start with --home on another one"
 
 
-async def run(config: NodeConfig, say: Callable[[str], None]) -> int:
+async def run(config: NodeConfig, show: Show) -> int:
     """Run a node in its locked home."""
-    return await Daemon(config, Home(config.home), say).run()
+    return await Daemon(config, Home(config.home), show).run()
 
 
 def _only_user_error(group: BaseExceptionGroup[BaseException]) -> UserError | None:
@@ -451,28 +484,19 @@ def _only_user_error(group: BaseExceptionGroup[BaseException]) -> UserError | No
     return found if rest is None and isinstance(found, UserError) else None
 
 
-def main(config: NodeConfig, say: Callable[[str], None] = print) -> int:
+def main(config: NodeConfig) -> int:
     """Run a node until it is stopped; returns the exit code.
 
     Raises:
         UserError: something that the person at the terminal can mend.
     """
-    level = config.log.level.upper()
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # Both log every byte of an address or a served request, and what a peer does wrong at full length.
-    # What matters of them we log ourselves; without a handler Python would print theirs as they are.
-    network = logging.getLogger("libp2p")
-    network.addHandler(logging.NullHandler())
-    network.propagate = level == "DEBUG"
-    logging.getLogger("multiaddr").setLevel(logging.WARNING)
     home = Home(config.home)
     home.load_or_create_key()
-    with home.locked(os.environ):
+    with home.locked(os.environ), Terminal(config.log, sys.stdout, sys.stderr) as terminal:
+        _log_to(terminal, config.log)
         try:
             start: Callable[..., Awaitable[int]] = run
-            return trio.run(start, config, say)
+            return trio.run(start, config, terminal.show)
         except BaseExceptionGroup as group:
             error = _only_user_error(group)
             if error is None:
@@ -480,3 +504,17 @@ def main(config: NodeConfig, say: Callable[[str], None] = print) -> int:
             raise error from None
         finally:
             home.remove_sockets()
+
+
+def _log_to(terminal: Terminal, config: LogConfig) -> None:
+    level = config.level.upper()
+    line = "%(message)s" if config.format == "json" else "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler = TerminalHandler(terminal)
+    handler.setFormatter(logging.Formatter(line))
+    logging.basicConfig(level=level, handlers=[handler])
+    # Both log every byte of an address or a served request, and what a peer does wrong at full length.
+    # What matters of them we log ourselves; without a handler Python would print theirs as they are.
+    network = logging.getLogger("libp2p")
+    network.addHandler(logging.NullHandler())
+    network.propagate = level == "DEBUG"
+    logging.getLogger("multiaddr").setLevel(logging.WARNING)

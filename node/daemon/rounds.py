@@ -267,7 +267,6 @@ class Rounds:
                 line = f"{short(notice.peer)}: {notice.reason}"
                 if line not in self.refusals:
                     self.refusals.append(line)
-                    log.warning("not averaging with %s", line)
 
     def _go_on_synced(self) -> None:
         """The trainer stands still; if the state has come too, put it in place."""

@@ -239,7 +239,7 @@ def start_command(
         "--name",
         name_of(index),
     ]
-    command += [*network, "--http-port", "0", "--no-mdns"]
+    command += [*network, "--http-port", "0", "--no-mdns", "--log-level", "info"]
     command += ["--task", plan.task, *_pairs("--task-option", task_options(plan, index))]
     command += ["--method", plan.method, *_pairs("--option", plan.options)]
     command += ["--rounds", str(plan.rounds), "--seed", str(plan.seed)]

@@ -130,7 +130,7 @@ class Supervisor:
             self._tell(reason)
             if trio.current_time() - began > STEADY:
                 pause = FIRST_PAUSE
-            log.error("%s; starting it again in %.0f s", reason, pause)
+            log.info("%s; starting it again in %.0f s", reason, pause)
             await trio.sleep(pause)
             pause = min(MAX_PAUSE, 2 * pause)
             self.restarts += 1

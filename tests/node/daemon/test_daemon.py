@@ -123,7 +123,7 @@ def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
     config, now = NodeConfig(home=tmp_path), time.time_ns()
 
     async def start_and_die() -> int:
-        daemon = Daemon(config, Home(tmp_path), lambda _: None)
+        daemon = Daemon(config, Home(tmp_path), lambda events, status: None)
         first = daemon._first_sequence()
         daemon._jobs.receive_nowait()()
         daemon.store._database.close()

@@ -246,6 +246,7 @@ def test_a_trainer_that_dies_is_started_again_and_the_reason_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    caplog.set_level("INFO")
     story = Story(tmp_path, "kill -9 $$", ends=3)
     trio.run(story.supervisor.run)
     reason = why(-9)

@@ -1,0 +1,231 @@
+"""Journal: what happened between two looks at a node's status, as events for the person who runs it.
+
+    Status, Status, ... --look--> Event, Event, ...   (lines of a terminal, or JSON)
+
+A pure function of what a node says of itself, so that nothing in the protocol has to call anybody. What comes
+and goes between two looks is not told.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Final, Literal
+
+import msgspec
+
+from shoal.crypto.keys import PeerId, short
+from shoal.node.status import BootstrapStatus, PeerStatus, RoundStatus, Status
+from shoal.node.text import duration, figure, printable
+
+MANY: Final = 8
+"""Peers that come or go between two looks and are named; more are counted."""
+TRAINER_STATES: Final = ("none", "running", "attached")
+"""What a trainer is where nothing is wrong; else its status says why it ended."""
+ADVICE: Final = {
+    "refused": "nothing listens there, or a firewall says no: look whether that node runs, and at its port",
+    "timeout": "no answer: look at the address, and at the firewalls between",
+    "unreachable": "no way there: look at the address, and at this machine's network",
+    "wrong key": "another node answers there: take the address that it prints itself",
+    "wrong swarm": "that node is of another swarm: start with its --swarm",
+    "same identity": "that node has this node's key: give one of them its own with shoal init --force",
+    "not a shoal node": "something else listens there: look at the port",
+    "other protocol version": "that node has another version of shoal: install the same on both",
+    "too many links": "this node has as many links as it may",
+}
+"""Why a dial failed -> what to do about it."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a person wants to know of."""
+
+    time: float
+    """Unix seconds."""
+    level: Literal["info", "warning", "error"] = "info"
+    event: str
+    """What kind it is, such as peer-joined."""
+    text: str
+    """For people."""
+    fields: dict[str, bool | int | float | str] = {}
+    """For programs."""
+
+
+class Journal:
+    """Tells what is new in a status."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._before: Status | None = None
+        self._told_until = 0.0
+        """When the last round that was told had ended."""
+        self._told: set[tuple[str, str]] = set()
+        """Why which bootstrap address failed, since it answered last."""
+        self._was_linked = False
+        self._has_trained = False
+        self._now = 0.0
+
+    def look(self, status: Status, now: float) -> list[Event]:
+        """Return what has happened since the last look; `now`: Unix seconds."""
+        self._now = now
+        before, self._before = self._before, status
+        found = [
+            *self._bootstrap(status),
+            *self._peers(before, status),
+            *self._company(before, status),
+            *self._run(before, status),
+            *self._trainer(before, status),
+            *self._rounds(status),
+            *self._news(before, status),
+        ]
+        if status.phase != (before.phase if before else "") and status.phase in ("finished", "stopping"):
+            found.append(self._end(status))
+        return found
+
+    def _event(
+        self, event: str, text: str, level: Literal["info", "warning", "error"] = "info", **fields: object
+    ) -> Event:
+        kept = {key: value for key, value in fields.items() if isinstance(value, bool | int | float | str)}
+        return Event(time=self._now, level=level, event=event, text=printable(text), fields=kept)
+
+    def _bootstrap(self, status: Status) -> Iterable[Event]:
+        for each in status.bootstrap:
+            if each.state == "connected":
+                if any(address == each.address for address, _ in self._told):
+                    self._told = {told for told in self._told if told[0] != each.address}
+                    yield self._event("bootstrap-answers", f"{each.address} answers", address=each.address)
+            elif each.state in ("failed", "own") and (each.address, each.reason) not in self._told:
+                self._told.add((each.address, each.reason))
+                yield self._failed(each)
+
+    def _failed(self, each: BootstrapStatus) -> Event:
+        if each.state == "own":
+            text = (
+                f"{each.address} is this node itself, and is not dialled: give --join another node's address"
+            )
+        else:
+            advice = ADVICE.get(each.reason, "")
+            text = f"{each.address} failed: {each.reason}{advice and f' ({advice})'}; it is tried again"
+        return self._event("bootstrap-failed", text, "warning", address=each.address, reason=each.reason)
+
+    def _peers(self, before: Status | None, status: Status) -> Iterable[Event]:
+        old, new = _linked(before), _linked(status)
+        joined = [new[peer] for peer in new if peer not in old]
+        left = [old[peer] for peer in old if peer not in new]
+        there = f"{len(new)} linked"
+        if len(joined) > MANY:
+            yield self._event("peers-joined", f"{len(joined)} peers joined; {there}", count=len(joined))
+        else:
+            for peer in joined:
+                # Who it is has been said; without it the line fits a terminal.
+                at = f" at {peer.address.rpartition('/p2p/')[0] or peer.address}" if peer.address else ""
+                text = f"peer {short(PeerId(peer.peer))} joined{at} ({peer.link}, {peer.role})"
+                yield self._event("peer-joined", text, peer=peer.peer, address=peer.address, link=peer.link)
+        if len(left) > MANY:
+            yield self._event("peers-left", f"{len(left)} peers left; {there}", "warning", count=len(left))
+        else:
+            for peer in left:
+                text = f"peer {short(PeerId(peer.peer))} left; {there}"
+                yield self._event("peer-left", text, "warning", peer=peer.peer, linked=len(new))
+
+    def _company(self, before: Status | None, status: Status) -> Iterable[Event]:
+        is_linked = bool(_linked(status))
+        if before is None or status.phase in ("finished", "stopping"):
+            self._was_linked = is_linked
+            return
+        if self._was_linked and not is_linked:
+            yield self._event("alone", "this node is alone: no peer is linked any more", "warning")
+        elif is_linked and not self._was_linked and status.peers_met > len(_linked(status)):
+            yield self._event("in-company", "this node is in company again")
+        self._was_linked = is_linked
+
+    def _run(self, before: Status | None, status: Status) -> Iterable[Event]:
+        run = status.run
+        if run is not None and (before is None or before.run is None or before.run.run_id != run.run_id):
+            begins = f"going on after round {status.round}" if status.round else "from the start"
+            text = f"{run.method} on {run.task}, {run.parameters:,} parameters, {begins}"
+            yield self._event("run", text, method=run.method, task=run.task, round=status.round)
+        if status.phase == "syncing" and (before is None or before.phase != "syncing"):
+            text = f"the swarm is elsewhere than this node (round {status.round}): fetching its state"
+            yield self._event("fetching", text, round=status.round)
+
+    def _trainer(self, before: Status | None, status: Status) -> Iterable[Event]:
+        old, new = before.trainer if before is not None else "none", status.trainer
+        if new == old or status.phase in ("finished", "stopping"):
+            return
+        if new not in TRAINER_STATES:
+            yield self._event("trainer-ended", f"{new}; it is started again", "error", reason=new)
+        elif new == "running":
+            again = " again" if self._has_trained else ""
+            self._has_trained = True
+            yield self._event("trainer-started", f"the trainer is started{again}")
+        elif new == "attached":
+            yield self._event("trainer-attached", "a process of yours has attached to train")
+        elif old == "attached":
+            yield self._event("trainer-detached", "the process that trained is gone", "warning")
+
+    def _rounds(self, status: Status) -> Iterable[Event]:
+        new = [done for done in status.history if done.finished_at > self._told_until]
+        if not new:
+            return
+        self._told_until = max(done.finished_at for done in new)
+        of = f" of {status.run.rounds}" if status.run is not None and status.run.rounds else ""
+        for done in new:
+            yield self._round(done, of)
+
+    def _round(self, done: RoundStatus, of: str) -> Event:
+        number = done.round + 1
+        figures = {
+            name: value
+            for name, value in {**done.metrics, "loss": done.loss}.items()
+            if not (name == "loss" and done.outcome in ("failed", "synced"))
+        }
+        shown = "".join(f", {name} {figure(value)}" for name, value in figures.items())
+        seconds = done.work_seconds + done.matchmaking_seconds + done.exchange_seconds
+        fields = {"round": number, "contributors": done.contributors, "seconds": round(seconds, 3), **figures}
+        match done.outcome:
+            case "failed":
+                text = f"round {number}{of} lost, and begun again: {done.reason or 'no reason was told'}"
+                return self._event("round-lost", text, "warning", reason=done.reason, **fields)
+            case "synced":
+                text = f"took over the swarm's state after round {number}{of}"
+                return self._event("state-fetched", text, **fields)
+            case "alone":
+                text = f"round {number}{of}: alone{shown}, {duration(seconds)}"
+                return self._event("round-alone", text, **fields)
+        text = f"round {number}{of}: the mean of {done.contributors}{shown}, {duration(seconds)}"
+        return self._event("round", text, **fields)
+
+    def _news(self, before: Status | None, status: Status) -> Iterable[Event]:
+        for kind, level, new, old in (
+            ("problem", "error", status.problems, before.problems if before else []),
+            ("refused", "warning", status.refusals, before.refusals if before else []),
+        ):
+            for line in new:
+                if line not in old:
+                    text = f"not averaging with {line}" if kind == "refused" else line
+                    yield self._event(kind, text, level)  # type: ignore[arg-type]  # one of the two above
+
+    def _end(self, status: Status) -> Event:
+        if status.phase == "stopping":
+            return self._event("leaving", "leaving the swarm", round=status.round)
+        shown = "".join(f", {name} {figure(value)}" for name, value in status.metrics.items())
+        text = (
+            f"the run is over after {status.round} rounds{shown}; the state is served on until this node ends"
+        )
+        return self._event("finished", text, round=status.round, **status.metrics)
+
+
+def merged(events: Sequence[Event]) -> list[Event]:
+    """Put rounds of one kind in a row into one event, for a terminal: nobody reads ten lines a second."""
+    found: list[Event] = []
+    for kind, group in groupby(events, key=lambda event: event.event):
+        same = list(group)
+        if kind in ("round", "round-alone") and len(same) > 1:
+            first, last = same[0].fields["round"], same[-1]
+            text = last.text.replace("round ", f"rounds {first} to ", 1)
+            found.append(msgspec.structs.replace(last, text=text))
+        else:
+            found += same
+    return found
+
+
+def _linked(status: Status | None) -> dict[str, PeerStatus]:
+    return {} if status is None else {peer.peer: peer for peer in status.peers if peer.link != "none"}

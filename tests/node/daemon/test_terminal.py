@@ -1,0 +1,133 @@
+"""The terminal: lines, JSON or a live view; a slow or absent reader holds nobody up."""
+
+import io
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fake_node import HOSTILE, make_status
+from rich.console import Console
+
+from shoal.node.config.settings import LogConfig
+from shoal.node.daemon.journal import Event
+from shoal.node.daemon.live_view import live_view
+from shoal.node.daemon.terminal import MAX_WAITING, Terminal, TerminalHandler
+
+INFO = Event(time=0.0, event="peer-joined", text="peer X joined", fields={"peer": "X"})
+WARNING = Event(time=0.0, event="peer-left", text="peer X left", level="warning")
+
+
+def written(config: LogConfig, *events: Event, record: str = "") -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with Terminal(config, out, err) as terminal:
+        terminal.show(events, make_status())
+        if record:
+            handler = TerminalHandler(terminal)
+            handler.handle(logging.LogRecord("a.b", logging.WARNING, "", 0, record, None, None))
+    return out.getvalue(), err.getvalue()
+
+
+def test_lines_go_to_the_output_and_the_log_to_the_error() -> None:
+    out, err = written(LogConfig(), INFO, WARNING, record="slow")
+    assert [line[10:] for line in out.splitlines()] == ["peer X joined", "peer X left"]
+    assert err == "slow\n"
+
+
+def test_quiet_leaves_what_somebody_should_see_to() -> None:
+    assert [line[10:] for line in written(LogConfig(quiet=True), INFO, WARNING)[0].splitlines()] == [
+        "peer X left"
+    ]
+
+
+def test_json_is_an_object_per_line_on_both() -> None:
+    hostile = Event(time=1.5, event="problem", text=HOSTILE, fields={"event": "no", "loss": float("nan")})
+    out, err = written(LogConfig(format="json"), INFO, hostile, record="slow")
+    first, second = map(json.loads, out.splitlines())
+    assert first == {
+        "peer": "X",
+        "time": 0.0,
+        "level": "info",
+        "event": "peer-joined",
+        "text": "peer X joined",
+    }
+    assert (second["event"], second["text"], second["loss"]) == ("problem", HOSTILE, None)
+    assert json.loads(err)["logger"] == "a.b"
+
+
+class Halted(io.StringIO):
+    """A terminal that takes nothing until it is let go, as after Ctrl-S."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.is_held, self.caught_up = threading.Event(), threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.is_held.set()
+        self.go.wait()
+        if "left out" in text:
+            self.caught_up.set()
+        return super().write(text)
+
+
+def test_a_halted_terminal_holds_nobody_up_and_says_what_it_missed() -> None:
+    out = Halted()
+    with Terminal(LogConfig(), out, io.StringIO()) as terminal:
+        terminal.show([INFO], None)
+        assert out.is_held.wait(10)
+        for _ in range(MAX_WAITING + 5):
+            terminal.show([INFO], None)  # returns, whatever the terminal does
+        out.go.set()
+        out.caught_up.wait(10)
+    assert "5 lines were left out" in out.getvalue()
+
+
+def test_a_reader_that_is_gone_ends_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = os.fdopen(writer, "w")
+    with Terminal(LogConfig(), out, io.StringIO()) as terminal:
+        terminal.show([INFO, WARNING], None)
+    terminal.show([INFO], None)
+    assert not terminal._thread.is_alive()
+    # What is in the buffer cannot be written any more.
+    with pytest.raises(BrokenPipeError):
+        out.close()
+
+
+@contextmanager
+def pseudo_terminal() -> Iterator[tuple[Any, int]]:
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as out:
+        yield out, leader
+    os.close(leader)
+
+
+def test_on_a_terminal_there_is_a_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    with pseudo_terminal() as (out, leader):
+        with Terminal(LogConfig(), out, io.StringIO()) as terminal:
+            terminal.show([INFO], make_status())
+        shown = os.read(leader, 1 << 16).decode()
+    assert "peer X joined" in shown
+    assert "round 2 of 40" in shown
+    monkeypatch.setenv("TERM", "dumb")
+    with pseudo_terminal() as (out, leader):
+        with Terminal(LogConfig(), out, io.StringIO()) as terminal:
+            terminal.show([INFO], make_status())
+        assert "round 2" not in os.read(leader, 1 << 16).decode()
+
+
+@pytest.mark.parametrize("width", [20, 44, 80, 200])
+def test_the_live_view_has_the_same_few_lines_in_every_width(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=False)
+    console.print(live_view(make_status(problems=["x" * 300]), width))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= width
+    assert "working" in lines[1]
