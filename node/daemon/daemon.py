@@ -209,7 +209,7 @@ class Daemon:
         lines.append(f"  join with   {status.join_command or UNREACHED}")
         if not self.config.run.has_trainer:
             lines.append("  no --task: this node helps others (relays, DHT, records) and does not train")
-        fields = {
+        fields: dict[str, bool | int | float | str] = {
             "peer": status.peer_id,
             "name": status.name,
             "addresses": " ".join(status.addresses),

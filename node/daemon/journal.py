@@ -6,9 +6,9 @@ A pure function of what a node says of itself, so that nothing in the protocol h
 and goes between two looks is not told.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -80,9 +80,16 @@ class Journal:
         return found
 
     def _event(
-        self, event: str, text: str, level: Literal["info", "warning", "error"] = "info", **fields: object
+        self,
+        event: str,
+        text: str,
+        level: Literal["info", "warning", "error"] = "info",
+        metrics: Mapping[str, float] | None = None,
+        **fields: object,
     ) -> Event:
-        kept = {key: value for key, value in fields.items() if isinstance(value, bool | int | float | str)}
+        # Metrics have the names that the user gave them: they must not take the place of ours.
+        every = {**(metrics or {}), **fields}
+        kept = {key: value for key, value in every.items() if isinstance(value, bool | int | float | str)}
         return Event(time=self._now, level=level, event=event, text=printable(text), fields=kept)
 
     def _bootstrap(self, status: Status) -> Iterable[Event]:
@@ -179,19 +186,23 @@ class Journal:
         }
         shown = "".join(f", {name} {figure(value)}" for name, value in figures.items())
         seconds = done.work_seconds + done.matchmaking_seconds + done.exchange_seconds
-        fields = {"round": number, "contributors": done.contributors, "seconds": round(seconds, 3), **figures}
+        fields: dict[str, Any] = {
+            "round": number,
+            "contributors": done.contributors,
+            "seconds": round(seconds, 3),
+        }
         match done.outcome:
             case "failed":
                 text = f"round {number}{of} lost, and begun again: {done.reason or 'no reason was told'}"
-                return self._event("round-lost", text, "warning", reason=done.reason, **fields)
+                return self._event("round-lost", text, "warning", figures, reason=done.reason, **fields)
             case "synced":
                 text = f"took over the swarm's state after round {number}{of}"
-                return self._event("state-fetched", text, **fields)
+                return self._event("state-fetched", text, metrics=figures, **fields)
             case "alone":
                 text = f"round {number}{of}: alone{shown}, {duration(seconds)}"
-                return self._event("round-alone", text, **fields)
+                return self._event("round-alone", text, metrics=figures, **fields)
         text = f"round {number}{of}: the mean of {done.contributors}{shown}, {duration(seconds)}"
-        return self._event("round", text, **fields)
+        return self._event("round", text, metrics=figures, **fields)
 
     def _news(self, before: Status | None, status: Status) -> Iterable[Event]:
         for kind, level, new, old in (
@@ -210,7 +221,7 @@ class Journal:
         text = (
             f"the run is over after {status.round} rounds{shown}; the state is served on until this node ends"
         )
-        return self._event("finished", text, round=status.round, **status.metrics)
+        return self._event("finished", text, metrics=status.metrics, round=status.round)
 
 
 def merged(events: Sequence[Event]) -> list[Event]:

@@ -148,3 +148,12 @@ def test_what_a_peer_sends_moves_no_cursor() -> None:
     status = quiet(peers=[peer], refusals=[HOSTILE], problems=[HOSTILE], history=[lost(HOSTILE)])
     for each in told(quiet(), status):
         assert "\x1b" not in each.text
+
+
+def test_metrics_of_any_name_are_told_and_take_the_place_of_nothing() -> None:
+    metrics = {"level": 1.0, "event": 2.0, "text": 3.0, "self": 4.0, "round": 5.0}
+    done = msgspec.structs.replace(a_round(1), metrics=metrics)
+    (event,) = told(quiet(), quiet(history=[done]))
+    assert (event.event, event.level) == ("round", "info")
+    assert event.fields["level"] == 1.0
+    assert event.fields["round"] == 2
