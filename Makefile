@@ -18,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install hivemind testnet simulate scale soak test test-fast check format clean distclean
+.PHONY: help install hivemind testnet simulate scale soak test test-all test-rest test-fast test-core check static format clean distclean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,26 +53,31 @@ scale: $(STAMP) ## Measure how a swarm grows to 10,000 peers, in virtual time: P
 soak: $(STAMP) ## Run a swarm for MINUTES, and see that memory, descriptors, threads and disk stay flat
 	@$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
-test: $(STAMP) ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## Run the fast tests and one swarm of processes: under 5 minutes on 2 cores
+	@$(BIN)/python scripts/run_tests.py test $(ARGS)
 
-test-fast: $(STAMP) ## Run the tests that take less than some seconds each
-	@$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
+test-all: $(STAMP) ## Run every test: test, then the slow ones
+	@$(BIN)/python scripts/run_tests.py all $(ARGS)
+
+test-rest: $(STAMP) ## Run the slow tests that test leaves out
+	@$(BIN)/python scripts/run_tests.py rest $(ARGS)
+
+test-fast: $(STAMP) ## Run every test that is not slow: under 2 minutes on 2 cores
+	@$(BIN)/python scripts/run_tests.py fast $(ARGS)
+
+test-core: $(STAMP) ## Test cores, crypto and methods by hand, without torch and trio: under 20 s
+	@$(BIN)/python scripts/run_tests.py core $(ARGS)
 
 reproduce-%: $(STAMP) ## Measure a method beside its paper's baselines: make reproduce-fedstar
 	@$(BIN)/python scripts/reproduce.py $* $(ARGS)
 
-# Without processes and clocks: they may share the machine.
-COMPUTING := tests/methods tests/sim
-
-check: $(STAMP) ## Run the whole gate: format, lint, types, imports, tests
+static: $(STAMP) ## Check format, lint, types and imports
 	@echo "== format" && $(BIN)/ruff format --check .
 	@echo "== lint" && $(BIN)/ruff check .
 	@echo "== types" && $(BIN)/mypy
 	@echo "== imports" && $(BIN)/lint-imports
-	@echo "== fast tests" && $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
-	@echo "== slow tests that only compute" && $(BIN)/python -m pytest -m slow -n auto --dist worksteal $(COMPUTING) $(ARGS)
-	@echo "== slow tests, one at a time" && $(BIN)/python -m pytest -m slow $(COMPUTING:%=--ignore=%) $(ARGS)
+
+check: static test-all ## Run the whole gate: format, lint, types, imports, every test
 
 format: $(STAMP) ## Format the code and put right what can be put right without thought
 	@$(BIN)/ruff format .

@@ -56,6 +56,7 @@ def test_all_estimates_become_the_weighted_mean(name: str) -> None:
     assert not pairs.dropped
 
 
+@pytest.mark.slow
 @given(st.integers(2, 10), st.integers(0, 10_000))
 @settings(deadline=None, max_examples=15)
 def test_on_any_sparse_directed_graph_too(count: int, seed: int) -> None:
@@ -100,6 +101,7 @@ def test_a_directed_ring_contracts_by_the_cosine() -> None:
     assert sizes[-2] == pytest.approx(np.cos(np.pi / 8))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from(["float32", "int8", "bfloat16"]))
 @settings(deadline=None, max_examples=40)
 def test_loss_copies_reordering_and_broken_links_keep_the_mass(seed: int, in_order: bool, codec: str) -> None:
