@@ -32,16 +32,18 @@ Examples: TypeAlias = Any
 Role: TypeAlias = Literal["body", "head", "frozen"]
 
 TASKS: Final[Mapping[str, str]] = {
-    "digits": "shoal.methods.tasks.digits:Digits",
-    "digits_few_labels": "shoal.methods.tasks.digits_variants:PartlyLabelledDigits",
-    "digits_noisy": "shoal.methods.tasks.digits_variants:NoisyDigits",
-    "digits_compressible": "shoal.methods.tasks.digits_variants:CompressibleDigits",
-    "speech_commands": "shoal.methods.tasks.speech_commands:SpeechCommands",
-    "tones": "shoal.methods.tasks.tones:Tones",
-    "digits_body": "shoal.methods.tasks.digits_pretrained:DigitsBody",
-    "digit_tasks": "shoal.methods.tasks.digits_multitask:DigitTasks",
-    "images": "shoal.methods.tasks.image_tasks:Images",
-    "image_tasks": "shoal.methods.tasks.image_tasks:ImageTasks",
+    "digits": "methods.digits:Digits",
+    "digits_few_labels": "methods.digits_shares:PartlyLabelledDigits",
+    "digits_noisy": "methods.digits_shares:NoisyDigits",
+    "digits_compressible": "methods.digits_shares:CompressibleDigits",
+    "speech_commands": "methods.speech_commands:SpeechCommands",
+    "tones": "methods.tones:Tones",
+    "digits_body": "methods.digits_body:DigitsBody",
+    "digit_tasks": "methods.digit_tasks:DigitTasks",
+    "images": "methods.image_tasks:Images",
+    "image_tasks": "methods.image_tasks:ImageTasks",
+    "shapes": "methods.shapes:Shapes",
+    "tables": "methods.tables:Tables",
 }
 """Built-in name -> module:Class."""
 EVALUATION_BATCH: Final = 1024
@@ -60,6 +62,14 @@ class Task:
 
     def test_data(self) -> Examples | None:
         """Return the examples that `metrics` looks at, or None."""
+        return None
+
+    def validation_data(self) -> Examples | None:
+        """Return examples on which to choose hyperparameters; None unless overridden.
+
+        No node trains on them, and `metrics` does not look at them: what was chosen is then measured on
+        the test data. scripts/reproduce.py does so.
+        """
         return None
 
     def unlabelled_data(self) -> torch.Tensor | None:

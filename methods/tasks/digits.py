@@ -1,7 +1,10 @@
 """Digits: 1,797 handwritten digits of 8 by 8 pixels, from scikit-learn; learns in seconds, needs no download.
 
 A quarter of the digits, stratified by label, is the test set of every node. The rest is split into
-private shares by labels (partition.py): each node computes the same split and keeps its own part.
+private shares by labels (methods/partition.py): each node computes the same split and keeps its own part.
+
+With `validation` = 0.2 a fifth of the rest, the same on every node and stratified by label, is put aside
+first. Hyperparameters are chosen on it; a figure is then measured on the test set, trained on all the rest.
 """
 
 from functools import cache
@@ -9,13 +12,12 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from shoal.methods.learning.task import Task
-from shoal.methods.tasks.partition import dirichlet, parse_share
+from methods.partition import dirichlet, parse_share
+from methods.shares import Sets, SharedData, all_of, check_validation
 
 Images: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]
@@ -24,34 +26,51 @@ TEST_FRACTION: Final = 0.25
 MAX_PIXEL: Final = 16.0
 
 
-class Digits(Task):
+class Digits(SharedData):
     """Which digit is it? A perceptron with two hidden layers of 64; 8,970 parameters."""
 
-    def __init__(self, share: str = "1/1", alpha: float = 0.1, seed: int = 0, minimum: int = 16) -> None:
+    def __init__(
+        self,
+        share: str = "1/1",
+        alpha: float = 0.1,
+        seed: int = 0,
+        minimum: int = 16,
+        validation: float = 0.0,
+    ) -> None:
         """`share`: ours, such as 2/5. `alpha`: small means few labels per share. `minimum`: examples in each.
 
-        `seed` is of the split into shares: nodes with other seeds would overlap.
+        `seed` is of the split into shares: nodes with other seeds would overlap. `validation`: which share
+        of the training digits no node trains on, so that values can be chosen on them.
 
         Raises:
             BadOption: an option makes no sense.
         """
         mine, shares = parse_share(share)
-        x_train, x_test, y_train, y_test = load_split()
-        part = dirichlet(y_train, shares, alpha=alpha, seed=seed, minimum=minimum)[mine]
-        self._train = _tensors(x_train[part], y_train[part])
-        self._test = _tensors(x_test, y_test)
+        sets = load_sets(validation)
+        labels = sets.train[1]
+        super().__init__(
+            sets, all_of(labels, dirichlet(labels, shares, alpha=alpha, seed=seed, minimum=minimum)[mine])
+        )
 
     def model(self) -> nn.Module:
         """See `Task`."""
         return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
-    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        return self._train
 
-    def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        return self._test
+def load_sets(validation: float = 0.0) -> Sets:
+    """Return the parts of the digits; `validation`: which share of the training digits is put aside.
+
+    Raises:
+        BadOption: the share is not from 0 to 0.5.
+    """
+    check_validation(validation)
+    return _load_sets(validation)
+
+
+@cache
+def _load_sets(validation: float) -> Sets:
+    x_train, x_test, y_train, y_test = load_split()
+    return Sets(train=(x_train, y_train), validation=None, test=(x_test, y_test)).hold_out(validation)
 
 
 @cache
@@ -65,7 +84,3 @@ def load_split() -> tuple[Images, Images, Labels, Labels]:
         x / MAX_PIXEL, y, test_size=TEST_FRACTION, random_state=0, stratify=y
     )
     return x_train, x_test, y_train, y_test
-
-
-def _tensors(x: object, y: object) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.int64)

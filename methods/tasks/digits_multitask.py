@@ -16,6 +16,8 @@ goes to one of the task's holders (methods/tasks/partition.py).
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from hashlib import blake2b
 from typing import Any, Final, Literal
@@ -25,20 +27,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from shoal.methods.coding.keystream import derive_key, uniform_words
-from shoal.methods.errors import BadOption
-from shoal.methods.learning.task import Task
-from shoal.methods.learning.task_identity import Identity
-from shoal.methods.tasks.digits import Images, Labels, load_split
-from shoal.methods.tasks.digits_pretrained import (
+from methods.digits import Images, Labels
+from methods.digits_body import (
     BODY_SEED,
-    SIDE,
+    as_squares,
     images_tensor,
     perceptron,
+    picture_sets,
     pretrain,
     transposed,
 )
-from shoal.methods.tasks.partition import dirichlet, parse_share
+from methods.errors import BadOption
+from methods.identity import Identity
+from methods.keystream import derive_key, uniform_words
+from methods.partition import dirichlet, parse_share
+from methods.shares import Sets
+from methods.task import Task
 
 CLASSES: Final = 10
 FEATURES: Final = 64
@@ -47,11 +51,11 @@ Conflict = Literal["strong", "mild"]
 
 
 def _rotated(quarters: int) -> Callable[[Images], Images]:
-    return lambda x: np.rot90(x.reshape(-1, SIDE, SIDE), quarters, (1, 2)).reshape(-1, SIDE * SIDE)
+    return lambda x: np.rot90(as_squares(x), quarters, (1, 2)).reshape(x.shape)
 
 
 def _mirrored(x: Images) -> Images:
-    return x.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(-1, SIDE * SIDE)
+    return as_squares(x)[:, :, ::-1].reshape(x.shape)
 
 
 def _inverted(x: Images) -> Images:
@@ -108,16 +112,19 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 class DigitTask(Task):
     """One question about the digits, with a frozen head of its own on the common body."""
 
-    def __init__(
-        self, name: str, head: str, train: tuple[Images, Labels], test: tuple[Images, Labels]
-    ) -> None:
-        """`head`: the name from which its numbers are drawn. Pictures and labels are the untouched digits."""
-        self.name, self._head = name, frozen_head(head)
-        self._train, self._test = self._asked(*train), self._asked(*test)
+    def __init__(self, name: str, head: str, sets: Sets, data: str = "digits") -> None:
+        """`head`: the name from which its numbers are drawn. `sets`: ours, as `data` has them."""
+        self.name, self._head, self._data = name, frozen_head(head), data
+        self._train, self._test = self._asked(*sets.train), self._asked(*sets.test)
+        self._validation = None if sets.validation is None else self._asked(*sets.validation)
 
     def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Task`."""
         return self._train
+
+    def validation_data(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """See `Task`."""
+        return self._validation
 
     def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Task`."""
@@ -132,7 +139,8 @@ class DigitTask(Task):
         """See `Task`."""
         classes = NAMES.get(self.name, tuple(str(label) for label in range(CLASSES)))
         head = blake2b(self._head.numpy().tobytes(), digest_size=32).digest()
-        return Identity(name=self.name, classes=classes, head=head)
+        name = self.name if self._data == "digits" else f"{self.name} {self._data}"
+        return Identity(name=name, classes=classes, head=head)
 
     def _asked(self, x: Images, y: Labels) -> tuple[torch.Tensor, torch.Tensor]:
         labels = LABELS.get(self.name, _kept)(y)
@@ -151,12 +159,14 @@ class DigitTasks(Task):
         conflict: Conflict = "strong",
         alpha: float = 100.0,
         seed: int = 0,
+        data: str = "digits",
+        validation: float = 0.0,
     ) -> None:
         """`share`: which node of how many. `tasks`: of all nodes. `per_node`: how many each holds.
 
         `own`: what this node holds, instead of what its place in the ring says; each of its tasks gets a
         share of the digits as if all nodes held it. `alpha`: small means few labels per holder. `seed`: of
-        the split.
+        the split. `data`: digits, or the pictures of the task shapes. `validation`: as for the task digits.
 
         Raises:
             BadOption: an option makes no sense.
@@ -169,19 +179,19 @@ class DigitTasks(Task):
             raise BadOption(f"per_node = {per_node}: choose from 1 to {len(ring)}, the number of tasks")
         holders = _holders(ring, nodes, per_node)
         held = _names(own) if own else [name for name in ring if mine in holders[name]]
-        x_train, x_test, y_train, y_test = load_split()
+        sets = picture_sets(data, validation)
+        x, y = sets.train
+        self._source = data, validation
         self._parts: dict[str, DigitTask] = {}
         for name in held:
             among = list(range(nodes)) if own else holders[name]
-            split = dirichlet(y_train, len(among), alpha=alpha, seed=seed, minimum=8)[among.index(mine)]
+            split = dirichlet(y, len(among), alpha=alpha, seed=seed, minimum=8)[among.index(mine)]
             head = SHARED_HEAD if conflict == "strong" else name
-            self._parts[name] = DigitTask(name, head, (x_train[split], y_train[split]), (x_test, y_test))
+            self._parts[name] = DigitTask(name, head, replace(sets, train=(x[split], y[split])), data)
 
     def model(self) -> nn.Module:
         """Return the pre-trained body."""
-        body = perceptron(SIDE * SIDE, 128, FEATURES)
-        body.load_state_dict(pretrained_body().state_dict())
-        return body
+        return deepcopy(pretrained_body(*self._source))
 
     def parts(self) -> dict[str, DigitTask]:
         """See `Task`."""
@@ -203,7 +213,7 @@ class DigitTasks(Task):
 
     def metrics(self, model: nn.Module) -> dict[str, float]:
         """See `Task`: the mean accuracy over this node's questions, and each."""
-        found = {name: part.accuracy(model, part.test_data()) for name, part in self._parts.items()}
+        found = {name: part.accuracy(model, part.test_data()) for name, part in self.parts().items()}
         each = {f"accuracy {name}": value for name, value in found.items()}
         return {"accuracy": sum(found.values()) / len(found), **each}
 
@@ -216,13 +226,14 @@ def frozen_head(name: str) -> torch.Tensor:
 
 
 @cache
-def pretrained_body() -> nn.Sequential:
-    """Return the body, trained on transposed digits under the shared head; do not change it."""
+def pretrained_body(data: str = "digits", validation: float = 0.0) -> nn.Sequential:
+    """Return the body, trained on transposed pictures under the shared head; do not change it."""
+    pictures = picture_sets(data, validation).train
     with torch.random.fork_rng():
         torch.manual_seed(BODY_SEED)
-        body = perceptron(SIDE * SIDE, 128, FEATURES)
+        body = perceptron(pictures[0].shape[1], 128, FEATURES)
     head = frozen_head(SHARED_HEAD)
-    return pretrain(body, lambda x: body(x) @ head.T)
+    return pretrain(body, lambda x: body(x) @ head.T, pictures)
 
 
 def _names(text: str) -> list[str]:

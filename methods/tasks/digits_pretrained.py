@@ -11,6 +11,7 @@ peers whose states differ at the start of a run agree on one of them before the 
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from math import isqrt
 from typing import Final
 
 import numpy as np
@@ -18,10 +19,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from shoal.methods.errors import BadOption
-from shoal.methods.learning.task import Role, Task
-from shoal.methods.tasks.digits import Images, load_split
-from shoal.methods.tasks.partition import dirichlet, parse_share
+from methods.digits import Images, load_sets
+from methods.errors import BadOption
+from methods.partition import dirichlet, parse_share
+from methods.shapes import load_shapes
+from methods.shares import Examples, Sets, SharedData, all_of
+from methods.task import Role
 
 BODY_SEED: Final = 20_240
 BODY_STEPS: Final = 2000
@@ -30,16 +33,24 @@ BODY_BATCH: Final = 64
 FEATURES: Final = 32
 """Few, so that a new head on the old body cannot do it all: more random features would."""
 CLASSES: Final = 10
-SIDE: Final = 8
 
 
-class DigitsBody(Task):
+class DigitsBody(SharedData):
     """Which digit is it? A perceptron 64-512-32-10; two layers, of 49,152 weights, are pre-trained."""
 
     def __init__(
-        self, share: str = "1/1", alpha: float = 1.0, seed: int = 0, minimum: int = 16, width: int = 512
+        self,
+        share: str = "1/1",
+        alpha: float = 1.0,
+        seed: int = 0,
+        minimum: int = 16,
+        width: int = 512,
+        data: str = "digits",
+        validation: float = 0.0,
     ) -> None:
-        """`share`, `alpha`, `seed`, `minimum`: as for the task digits. `width`: of the first layer.
+        """`share`, `alpha`, `seed`, `minimum`, `validation`: as for the task digits.
+
+        `width`: of the first layer. `data`: digits, or shapes, of the task of that name.
 
         Raises:
             BadOption: an option makes no sense.
@@ -47,16 +58,17 @@ class DigitsBody(Task):
         if not 8 <= width <= 65_536:
             raise BadOption(f"width = {width}: choose a number from 8 to 65536")
         mine, shares = parse_share(share)
-        x_train, x_test, y_train, y_test = load_split()
-        part = dirichlet(y_train, shares, alpha=alpha, seed=seed, minimum=minimum)[mine]
-        self._width = width
-        self._train = images_tensor(x_train[part]), torch.tensor(y_train[part])
-        self._test = images_tensor(x_test), torch.tensor(y_test)
+        sets = picture_sets(data, validation)
+        labels = sets.train[1]
+        part = dirichlet(labels, shares, alpha=alpha, seed=seed, minimum=minimum)[mine]
+        self._width, self._source = width, (data, validation)
+        super().__init__(sets, all_of(labels, part))
 
     def model(self) -> nn.Module:
         """Return the pre-trained body under a new head."""
-        model = perceptron(64, self._width, FEATURES, CLASSES)
-        for layer, trained in zip(model[:-1], pretrained(self._width)[:-1], strict=True):
+        trained_body = pretrained(self._width, *self._source)
+        model = perceptron(trained_body[0].in_features, self._width, FEATURES, CLASSES)
+        for layer, trained in zip(model[:-1], trained_body[:-1], strict=True):
             layer.load_state_dict(trained.state_dict())
         return model
 
@@ -66,13 +78,19 @@ class DigitsBody(Task):
             return "head"
         return "body" if name.endswith("weight") else "frozen"
 
-    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        return self._train
 
-    def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        return self._test
+def picture_sets(data: str, validation: float) -> Sets:
+    """Return the parts of the digits or of the shapes: square pictures of ten classes.
+
+    Raises:
+        BadOption: there are no such pictures, or the share to put aside makes no sense.
+    """
+    if data not in _SOURCES:
+        raise BadOption(f"data = {data}: choose one of: {', '.join(_SOURCES)}")
+    return _SOURCES[data](validation)
+
+
+_SOURCES: Final = {"digits": load_sets, "shapes": lambda _: load_shapes()}
 
 
 def perceptron(*widths: int) -> nn.Sequential:
@@ -85,21 +103,30 @@ def perceptron(*widths: int) -> nn.Sequential:
 
 def transposed(images: Images) -> Images:
     """Mirror images along their diagonal."""
-    return images.reshape(-1, SIDE, SIDE).transpose(0, 2, 1).reshape(-1, SIDE * SIDE)
+    return as_squares(images).transpose(0, 2, 1).reshape(images.shape)
+
+
+def as_squares(images: Images) -> Images:
+    """Return flat square images as [n, side, side]."""
+    side = isqrt(images.shape[1])
+    return images.reshape(-1, side, side)
 
 
 @cache
-def pretrained(width: int) -> nn.Sequential:
-    """Return a perceptron trained on the transposed training digits; do not change it."""
+def pretrained(width: int, data: str = "digits", validation: float = 0.0) -> nn.Sequential:
+    """Return a perceptron trained on transposed training pictures; do not change it."""
+    pictures = picture_sets(data, validation).train
     with torch.random.fork_rng():
         torch.manual_seed(BODY_SEED)
-        model = perceptron(64, width, FEATURES, CLASSES)
-        return pretrain(model, model)
+        model = perceptron(pictures[0].shape[1], width, FEATURES, CLASSES)
+        return pretrain(model, model, pictures)
 
 
-def pretrain(body: nn.Sequential, outputs: Callable[[torch.Tensor], torch.Tensor]) -> nn.Sequential:
-    """Train a body, so that `outputs` names the transposed training digits, and return it."""
-    x_train, _, y_train, _ = load_split()
+def pretrain(
+    body: nn.Sequential, outputs: Callable[[torch.Tensor], torch.Tensor], pictures: Examples
+) -> nn.Sequential:
+    """Train a body, so that `outputs` names the transposed pictures, and return it."""
+    x_train, y_train = pictures
     x, y = images_tensor(transposed(x_train)), torch.tensor(y_train)
     optimizer = torch.optim.Adam(body.parameters(), lr=1e-3)
     with torch.random.fork_rng(), torch.enable_grad():

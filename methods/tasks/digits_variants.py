@@ -4,71 +4,57 @@ The digits, the test set and the seeds are those of methods/tasks/digits.py. Eac
 and the same hidden or wrong labels, and keeps its own part; nothing else of the data is known to it.
 """
 
-from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import nn
 
-from shoal.methods.errors import BadOption
-from shoal.methods.learning.task import Task
-from shoal.methods.tasks.digits import load_split
-from shoal.methods.tasks.label_noise import Labels, add_noise, known_subset, noisy_peers
-from shoal.methods.tasks.partition import Indices, dirichlet, parse_share, uniform
+from methods.digits import load_sets
+from methods.errors import BadOption
+from methods.labels import add_noise, known_subset, noisy_peers
+from methods.partition import dirichlet, parse_share, uniform
+from methods.shares import Seen, SharedData, all_of
 
 CLASSES = 10
 SPREAD = 0.25
 """Sizes of shares lie within a quarter of their mean, as in FedSTAR's and FedLN's experiments."""
 
 
-class _Shares(Task):
+class _Shares(SharedData):
     """Digits, a perceptron, and Adam, which the papers of these tasks use."""
 
-    def __init__(self, part: Indices, labels: Labels) -> None:
-        """`part`: this node's examples; `labels`: of the whole training set, as its owners see them."""
-        x_train, x_test, _, y_test = load_split()
-        self._train = _tensors(x_train[part], labels[part])
-        self._test = _tensors(x_test, y_test)
+    def __init__(self, seen: Seen, validation: float) -> None:
+        """`validation`: as for the task digits."""
+        super().__init__(load_sets(validation), seen, optimizer="adam")
 
     def model(self) -> nn.Module:
         """See `Task`."""
         return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-
-    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        return self._train
-
-    def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        return self._test
-
-    def optimizer(self, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        """See `Task`."""
-        return torch.optim.Adam(params, lr=lr)
 
 
 class PartlyLabelledDigits(_Shares):
     """Which digit is it, when only some of the digits have a label? For FedSTAR."""
 
     def __init__(
-        self, share: str = "1/1", labelled: float = 0.05, seed: int = 0, spread: float = SPREAD
+        self,
+        share: str = "1/1",
+        labelled: float = 0.05,
+        seed: int = 0,
+        spread: float = SPREAD,
+        validation: float = 0.0,
     ) -> None:
         """`share`: ours, such as 2/5. `labelled`: how many labels are known. `spread`: of the shares' sizes.
+
+        `validation`: as for the task digits.
 
         Raises:
             BadOption: an option makes no sense.
         """
         mine, peers = parse_share(share)
-        labels = load_split()[2]
+        labels = load_sets(validation).train[1]
         part = uniform(len(labels), peers, seed=seed, spread=spread)[mine]
         known = known_subset(labels, labelled, seed=seed)[part]
-        super().__init__(part[known], labels)
-        self._unlabelled = torch.tensor(load_split()[0][part[~known]], dtype=torch.float32)
-
-    def unlabelled_data(self) -> torch.Tensor | None:
-        """See `Task`."""
-        return self._unlabelled if len(self._unlabelled) else None
+        super().__init__(Seen(part, labels[part], known), validation)
 
 
 class NoisyDigits(_Shares):
@@ -82,23 +68,23 @@ class NoisyDigits(_Shares):
         noisy: float = 0.8,
         seed: int = 0,
         spread: float = 0.0,
+        validation: float = 0.0,
     ) -> None:
         """`noisy`: which share of the peers has noise; `noise`: how many labels are wrong there.
 
-        `sparsity`: 0 for any wrong class, 1 for a fixed one; see methods/tasks/label_noise.py.
+        `sparsity`: 0 for any wrong class, 1 for a fixed one; see methods/labels.py. `validation`: as for
+        the task digits.
 
         Raises:
             BadOption: an option makes no sense.
         """
         mine, peers = parse_share(share)
-        true = load_split()[2]
+        true = load_sets(validation).train[1]
         part = uniform(len(true), peers, seed=seed, spread=spread)[mine]
         level = noise if noisy_peers(peers, noisy, seed=seed)[mine] else 0.0
-        labels = true.copy()
         # Every noisy peer has confusions of its own.
-        seen = add_noise(true[part], CLASSES, level=level, sparsity=sparsity, seed=seed * 10_000 + mine)
-        labels[part] = seen
-        super().__init__(part, labels)
+        given = add_noise(true[part], CLASSES, level=level, sparsity=sparsity, seed=seed * 10_000 + mine)
+        super().__init__(Seen(part, given, np.ones(len(part), bool)), validation)
 
 
 class CompressibleDigits(_Shares):
@@ -111,8 +97,11 @@ class CompressibleDigits(_Shares):
         seed: int = 0,
         minimum: int = 16,
         network: str = "small",
+        validation: float = 0.0,
     ) -> None:
-        """`share`, `alpha`, `seed`, `minimum`: as for the task digits. `network`: small, mlp or cnn.
+        """`share`, `alpha`, `seed`, `minimum`, `validation`: as for the task digits.
+
+        `network`: small, mlp or cnn.
 
         Raises:
             BadOption: an option makes no sense.
@@ -120,8 +109,9 @@ class CompressibleDigits(_Shares):
         if network not in _NETWORKS:
             raise BadOption(f"network = {network}: choose one of: {', '.join(_NETWORKS)}")
         mine, peers = parse_share(share)
-        labels = load_split()[2]
-        super().__init__(dirichlet(labels, peers, alpha=alpha, seed=seed, minimum=minimum)[mine], labels)
+        labels = load_sets(validation).train[1]
+        part = dirichlet(labels, peers, alpha=alpha, seed=seed, minimum=minimum)[mine]
+        super().__init__(all_of(labels, part), validation)
         self._network: Literal["small", "mlp", "cnn"] = network  # type: ignore[assignment]
 
     def model(self) -> nn.Module:
@@ -154,7 +144,3 @@ def _cnn() -> nn.Module:
 
 
 _NETWORKS = {"small": _small, "mlp": _mlp, "cnn": _cnn}
-
-
-def _tensors(x: object, y: object) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.tensor(np.asarray(x), dtype=torch.float32), torch.tensor(np.asarray(y), dtype=torch.int64)

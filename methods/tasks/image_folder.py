@@ -1,13 +1,14 @@
 """Images of a user's own: from folders, or from a dataset on the hub, as an encoder wants them.
 
     DATA/train/CLASS/any.png    DATA/test/CLASS/any.jpg      the names of the folders are the classes
+    DATA/validation/CLASS/any.png                            if there is one
 
 A name that is no folder is one of a dataset on the Hugging Face hub, such as cifar10, which the library
 `datasets` fetches and decodes; it runs no code of the dataset.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
+from sklearn.model_selection import train_test_split
 
-from shoal.methods.errors import BadOption
+from methods.errors import BadOption
+from methods.shares import check_validation
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -42,6 +45,21 @@ class Split:
         for index in indices.tolist():
             yield to_pixels(self._image(index), size)
 
+    def cut(self, share: float) -> "tuple[Split, Split | None]":
+        """Return the rest, and this share of the images, stratified by class; None where the share is 0."""
+        if not share:
+            return self, None
+        rest, held = train_test_split(
+            np.arange(len(self.labels)), test_size=share, random_state=1, stratify=self.labels
+        )
+        return self._at(np.sort(rest)), self._at(np.sort(held))
+
+    def _at(self, indices: npt.NDArray[np.int64]) -> "Split":
+        found = indices.tolist()
+        is_paths = isinstance(self.source, tuple)
+        source = tuple(self.source[i] for i in found) if is_paths else self.source.select(found)
+        return replace(self, source=source, labels=self.labels[indices])
+
     def _image(self, index: int) -> Image.Image:
         if not isinstance(self.source, tuple):
             found: Image.Image = self.source[index]["image"]
@@ -51,6 +69,23 @@ class Split:
                 return image.convert("RGB")
         except (OSError, UnidentifiedImageError) as error:
             raise BadOption(f"data: {self.source[index]} is no image ({error}); remove it") from error
+
+
+def find_training(data: str, validation: float) -> tuple[Split, Split | None]:
+    """Return what is trained on, and what values are chosen on: its own folder, or else a share cut off.
+
+    Raises:
+        BadOption: the data are not there, or the share is not from 0 to 0.5.
+    """
+    check_validation(validation)
+    train = find_split(data, "train")
+    if (Path(data) / "validation").is_dir():
+        return train, find_split(data, "validation")
+    try:
+        return train.cut(validation)
+    except ValueError as error:
+        # scikit-learn says which class has too few.
+        raise BadOption(f"validation = {validation}: {_first_line(error)}; choose another share") from None
 
 
 def find_split(data: str, name: str) -> Split:
@@ -98,7 +133,7 @@ def _on_hub(data: str, name: str) -> Split:
     try:
         found = load_dataset(data, split=name)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or ["it cannot be reached"])[0]
+        reason = _first_line(error) or "it cannot be reached"
         raise BadOption(f"data = {data}: no such folder, and not from the hub: {reason}") from error
     column = next((each for each in ("label", "fine_label", "labels") if each in found.column_names), None)
     image = next((each for each in ("image", "img") if each in found.column_names), None)
@@ -109,3 +144,7 @@ def _on_hub(data: str, name: str) -> Split:
     if image != "image":
         found = found.rename_column(image, "image")
     return Split(found, np.array(found[column], np.int64), tuple(found.features[column].names))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from shoal.methods.coding.keystream import derive_key, uniform_words
-from shoal.methods.errors import BadOption
-from shoal.methods.learning.task import Role, Task
-from shoal.methods.learning.task_identity import Identity
-from shoal.methods.tasks.clip_encoder import Encoder, Tail, find_model, load_encoder
-from shoal.methods.tasks.image_folder import Split, find_split
-from shoal.methods.tasks.partition import dirichlet, parse_share
+from methods.clip import Encoder, Tail, find_model, load_encoder
+from methods.errors import BadOption
+from methods.identity import Identity
+from methods.images import Split, find_split, find_training
+from methods.keystream import derive_key, uniform_words
+from methods.partition import dirichlet, parse_share
+from methods.task import Role, Task
 
 CLIP: Final = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 BATCH: Final = 64
@@ -49,20 +49,23 @@ class Images(Task):
         seed: int = 0,
         blocks: int = 5,
         limit: int = 2000,
+        validation: float = 0.0,
     ) -> None:
         """`data`: a folder with train and test, or a dataset on the hub. `model`: a folder, or a name there.
 
         `share`, `alpha`, `seed`: as for the task digits. `blocks`: how many are trained, from the end; the
         paper's five. `limit`: of this node's examples, and of the test's; each takes 75 kB of memory.
+        `validation`: which share of the training images no node trains on, where there is no such folder.
 
         Raises:
             BadOption: an option makes no sense, or something is missing.
         """
         self._encoder = _encoder(model, blocks)
         self._blocks = blocks
-        train, test = find_split(data, "train"), find_split(data, "test")
+        (train, held_out), test = find_training(data, validation), find_split(data, "test")
         self._classes = len(train.classes)
         self._train = tokens_of(self._encoder, train, _share(train, share, alpha, seed, limit), blocks)
+        self._validation = _validation(self._encoder, held_out, limit, seed, blocks)
         self._test = tokens_of(self._encoder, test, _some(test, limit, seed), blocks)
 
     def model(self) -> nn.Module:
@@ -82,6 +85,10 @@ class Images(Task):
         """See `Task`."""
         return self._train
 
+    def validation_data(self) -> Tokens | None:
+        """See `Task`."""
+        return self._validation
+
     def test_data(self) -> Tokens:
         """See `Task`."""
         return self._test
@@ -94,14 +101,25 @@ class Images(Task):
 class ImageTask(Task):
     """One dataset of several, with a frozen head on the common encoder."""
 
-    def __init__(self, identity: Identity, head: torch.Tensor, train: Tokens, test: Tokens) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        head: torch.Tensor,
+        train: Tokens,
+        test: Tokens,
+        validation: Tokens | None = None,
+    ) -> None:
         """`head`: [classes, hidden]."""
         self._identity, self._head = identity, head
-        self._train, self._test = train, test
+        self._train, self._validation, self._test = train, validation, test
 
     def train_data(self) -> Tokens:
         """See `Task`."""
         return self._train
+
+    def validation_data(self) -> Tokens | None:
+        """See `Task`."""
+        return self._validation
 
     def test_data(self) -> Tokens:
         """See `Task`."""
@@ -130,6 +148,7 @@ class ImageTasks(Task):
         blocks: int = 5,
         rank: int = 16,
         limit: int = 1000,
+        validation: float = 0.0,
     ) -> None:
         """`data`: this node's datasets with commas between. `rank`: of the changes; the paper's 16.
 
@@ -143,7 +162,7 @@ class ImageTasks(Task):
         self._encoder, self._blocks, self._rank = _encoder(model, blocks), blocks, rank
         self._parts: dict[str, ImageTask] = {}
         for each in (text.strip() for text in data.split(",")):
-            train, test = find_split(each, "train"), find_split(each, "test")
+            (train, held_out), test = find_training(each, validation), find_split(each, "test")
             head = frozen_head(each, train.classes, self._encoder.shape.hidden_size)
             identity = identity_of(Path(each).name, train.classes, head, self._encoder)
             self._parts[identity.name] = ImageTask(
@@ -151,6 +170,7 @@ class ImageTasks(Task):
                 head,
                 tokens_of(self._encoder, train, _share(train, share, alpha, seed, limit), blocks),
                 tokens_of(self._encoder, test, _some(test, limit, seed), blocks),
+                _validation(self._encoder, held_out, limit, seed, blocks),
             )
 
     def model(self) -> nn.Module:
@@ -184,7 +204,7 @@ class ImageTasks(Task):
 
     def metrics(self, model: nn.Module) -> dict[str, float]:
         """See `Task`: the mean accuracy over this node's datasets, and each."""
-        found = {name: part.accuracy(model, part.test_data()) for name, part in self._parts.items()}
+        found = {name: part.accuracy(model, part.test_data()) for name, part in self.parts().items()}
         return {
             "accuracy": sum(found.values()) / len(found),
             **{f"accuracy {name}": value for name, value in found.items()},
@@ -276,6 +296,10 @@ def _share(split: Split, share: str, alpha: float, seed: int, limit: int) -> Any
 
 def _some(split: Split, limit: int, seed: int) -> Any:
     return np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:limit])
+
+
+def _validation(encoder: Encoder, split: Split | None, limit: int, seed: int, blocks: int) -> Tokens | None:
+    return None if split is None else tokens_of(encoder, split, _some(split, limit, seed), blocks)
 
 
 def _hide(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
-"""Regrouped tasks: the same data among other owners, for what a method is compared with."""
+"""Regrouped tasks: the same data among other owners, or measured on other parts, for comparisons."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset
 
-from shoal.methods.learning.task import Examples, Task
+from methods.errors import BadTask
+from methods.task import Examples, Task
 
 
 class OnePart(Task):
@@ -24,6 +26,10 @@ class OnePart(Task):
     def train_data(self) -> Examples:
         """See `Task`."""
         return self._part.train_data()
+
+    def validation_data(self) -> Examples | None:
+        """See `Task`."""
+        return self._part.validation_data()
 
     def test_data(self) -> Examples | None:
         """See `Task`."""
@@ -67,3 +73,23 @@ class Pooled(Task):
     def optimizer(self, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """See `Task`."""
         return self._first.optimizer(params, lr)
+
+
+def on_validation(task: Task) -> Task:
+    """Return a task that is measured on its validation data wherever it was on its test data.
+
+    Its parts are, too. A task that measures by `metrics` of its own, without `test_data`, stays as it is.
+
+    Raises:
+        BadTask: it has no validation data.
+    """
+    parts = {name: on_validation(part) for name, part in task.parts().items()}
+    if not parts and task.validation_data() is None:
+        raise BadTask(
+            f"{type(task).__name__}.validation_data() is None; return examples that no node trains on from"
+            " it, to choose values on them"
+        )
+    measured = copy.copy(task)
+    setattr(measured, "test_data", task.validation_data)  # noqa: B010  # mypy forbids the assignment
+    setattr(measured, "parts", lambda: parts)  # noqa: B010
+    return measured

@@ -8,6 +8,7 @@ https://arxiv.org/abs/1804.03209. Unpack speech_commands_v0.02.tar.gz (2.4 GB) a
 
     FOLDER/yes/0a7c2a8d_nohash_0.wav ...    16 kHz, mono, 16 bit, one second
     FOLDER/testing_list.txt                 which clips are the test set
+    FOLDER/validation_list.txt              which clips no node trains on, to choose values on
     FOLDER/_background_noise_/*.wav         silence is cut from these
 
 Twelve classes: ten words, every other word as "unknown", and silence. Features and network are those of
@@ -40,6 +41,7 @@ MELS: Final = 64
 LOW_HZ, HIGH_HZ = 60.0, 7800.0
 NOISE_FOLDER: Final = "_background_noise_"
 TEST_LIST: Final = "testing_list.txt"
+VALIDATION_LIST: Final = "validation_list.txt"
 SILENT_SHARE: Final = 0.1
 """Silent clips, as a share of the others that are of one of the ten words, on average."""
 
@@ -70,7 +72,7 @@ class SpeechCommands(Task):
             BadOption: an option makes no sense, or the folder holds no such data set.
         """
         mine, peers = parse_share(share)
-        train, test = find_clips(Path(folder), seed)
+        train, validation, test = find_clips(Path(folder), seed)
         labels = np.array([label for _, _, label in train])
         part = uniform(len(train), peers, seed=seed, spread=0.25)[mine][: limit or None]
         known = known_subset(labels, labelled, seed=seed)[part]
@@ -79,11 +81,8 @@ class SpeechCommands(Task):
         spectra = load([train[place] for place in part])
         self._train = spectra[known], torch.from_numpy(given[known])
         self._unlabelled = spectra[~known]
-        chosen = np.random.default_rng(seed).permutation(len(test))[: limit or None]
-        self._test = (
-            load([test[place] for place in chosen]),
-            torch.tensor([test[place][2] for place in chosen], dtype=torch.int64),
-        )
+        self._test = _some(test, limit, seed)
+        self._held_out = validation, limit, seed
 
     def model(self) -> nn.Module:
         """See `Task`."""
@@ -98,6 +97,10 @@ class SpeechCommands(Task):
         """See `Task`."""
         return self._unlabelled if len(self._unlabelled) else None
 
+    def validation_data(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """See `Task`: read from the folder at each call, since nodes at work have no use for it."""
+        return _some(*self._held_out) if self._held_out[0] else None
+
     def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Task`."""
         return self._test
@@ -111,8 +114,10 @@ class SpeechCommands(Task):
         return torch.optim.Adam(params, lr=lr)
 
 
-def find_clips(folder: Path, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Return the clips of training and test, equal on every node that has the same data.
+def find_clips(folder: Path, seed: int) -> tuple[list[Clip], list[Clip], list[Clip]]:
+    """Return the clips of training, validation and test, equal on every node that has the same data.
+
+    Without a list of validation clips there are none.
 
     Raises:
         BadOption: the folder holds no such data set.
@@ -124,22 +129,33 @@ def find_clips(folder: Path, seed: int) -> tuple[list[Clip], list[Clip]]:
             f"folder = {folder}: {TEST_LIST} cannot be read ({error.strerror}); unpack"
             " speech_commands_v0.02.tar.gz there"
         ) from None
+    held_out = folder / VALIDATION_LIST
+    validations = set(held_out.read_text("utf-8").split()) if held_out.is_file() else set()
     train: list[Clip] = []
+    validation: list[Clip] = []
     test: list[Clip] = []
     for path in sorted(folder.glob("*/*.wav")):
         word = path.parent.name
         if word == NOISE_FOLDER:
             continue
         label = WORDS.index(word) if word in WORDS else UNKNOWN
-        (test if f"{word}/{path.name}" in tests else train).append((path, 0, label))
+        name = f"{word}/{path.name}"
+        chosen = test if name in tests else validation if name in validations else train
+        chosen.append((path, 0, label))
     if not (train and test):
         raise BadOption(f"folder = {folder}: no clips for training or none of {TEST_LIST}; unpack it again")
     dice = np.random.default_rng([seed, 7])
     noises = sorted((folder / NOISE_FOLDER).glob("*.wav"))
-    for clips in (train, test):
+    for clips in (train, test, validation):
         spoken = sum(label < UNKNOWN for _, _, label in clips)
         clips += _silence(noises, round(SILENT_SHARE * spoken), dice)
-    return train, test
+    return train, validation, test
+
+
+def _some(clips: Sequence[Clip], limit: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the spectrograms and labels of so many clips, or of all."""
+    chosen = [clips[place] for place in np.random.default_rng(seed).permutation(len(clips))[: limit or None]]
+    return load(chosen), torch.tensor([label for _, _, label in chosen], dtype=torch.int64)
 
 
 def _silence(noises: Sequence[Path], count: int, dice: np.random.Generator) -> list[Clip]:

@@ -8,18 +8,16 @@ that a model with few labels errs confidently: the case in which pseudo-labels d
     timbre 1   harmonics 1, 3, 5, ... fall off as 1/n        (a clarinet)
 """
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
-from shoal.methods.learning.task import Task
-from shoal.methods.tasks.label_noise import Labels, known_subset
-from shoal.methods.tasks.partition import parse_share, uniform
+from methods.labels import Labels, known_subset
+from methods.partition import parse_share, uniform
+from methods.shares import Seen, Sets, SharedData
 
 RATE: Final = 8000
 SAMPLES: Final = 512
@@ -33,12 +31,13 @@ NOISE: Final = 0.7
 BANDS: Final = 64
 CLASSES: Final = 8
 TRAIN: Final = 1200
+VALIDATION: Final = 600
 TEST: Final = 600
 
 Spectra = npt.NDArray[np.float32]
 
 
-class Tones(Task):
+class Tones(SharedData):
     """Which tone is it, when only some clips have a label? For FedSTAR."""
 
     def __init__(
@@ -50,34 +49,17 @@ class Tones(Task):
             BadOption: an option makes no sense.
         """
         mine, peers = parse_share(share)
-        x, y = generate(TRAIN, 0)
+        sets = Sets(train=generate(TRAIN, 0), validation=generate(VALIDATION, 2), test=generate(TEST, 1))
+        labels = sets.train[1]
         part = uniform(TRAIN, peers, seed=seed, spread=spread)[mine]
-        known = known_subset(y, labelled, seed=seed)[part]
-        self._train = torch.tensor(x[part[known]]), torch.tensor(y[part[known]])
-        self._unlabelled = torch.tensor(x[part[~known]])
+        known = known_subset(labels, labelled, seed=seed)[part]
+        super().__init__(sets, Seen(part, labels[part], known), optimizer="adam")
 
     def model(self) -> nn.Module:
         """See `Task`."""
         return nn.Sequential(
             nn.Linear(BANDS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, CLASSES)
         )
-
-    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        return self._train
-
-    def unlabelled_data(self) -> torch.Tensor | None:
-        """See `Task`."""
-        return self._unlabelled if len(self._unlabelled) else None
-
-    def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Task`."""
-        x, y = generate(TEST, 1)
-        return torch.tensor(x), torch.tensor(y)
-
-    def optimizer(self, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        """See `Task`."""
-        return torch.optim.Adam(params, lr=lr)
 
 
 @cache

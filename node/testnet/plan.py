@@ -31,6 +31,8 @@ BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
     "digits_compressible": ("share", "alpha", "seed"),
     "digits_few_labels": ("share", "seed"),
     "digits_noisy": ("share", "seed"),
+    "shapes": ("share", "alpha", "seed"),
+    "tables": ("share", "alpha", "seed"),
     "tones": ("share", "seed"),
 }
 """Tasks that split their data into private shares, and by which of the plan's options."""

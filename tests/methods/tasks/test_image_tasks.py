@@ -4,6 +4,7 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,3 +276,29 @@ def test_a_head_of_another_shape_is_refused(clip: Path, colors: Path) -> None:
     save_file({"weight": torch.zeros(2, 5)}, colors / HEAD_FILE)
     with pytest.raises(BadOption, match="remove it or write it anew"):
         ImageTasks(str(colors), str(clip), blocks=1)
+
+
+def test_images_are_put_aside_by_folder_or_by_share(tmp_path: Path) -> None:
+    model = str(save_clip(tmp_path / "clip"))
+    data = save_images(tmp_path / "data", {"red": (200, 0, 0), "blue": (0, 0, 200)})
+    options: dict[str, Any] = {"model": model, "blocks": 1}
+    assert Images(**{**options, "data": str(data)}).validation_data() is None
+    cut = Images(**{**options, "data": str(data), "validation": 0.25})
+    held = cut.validation_data()
+    assert held is not None
+    assert (len(cut.train_data()[0]), len(held[0])) == (12, 4)
+    assert sorted(held[1].tolist()) == [0, 0, 1, 1]
+    assert not {row.numpy().tobytes() for row in cut.train_data()[0]} & {
+        row.numpy().tobytes() for row in held[0]
+    }
+    parts = ImageTasks(**{**options, "data": str(data), "validation": 0.25}).parts()
+    assert [len(part.validation_data()[0]) for part in parts.values() if part.validation_data()] == [4]
+    (data / "test").rename(data / "validation")
+    save_images(tmp_path / "more", {"red": (200, 0, 0), "blue": (0, 0, 200)}, each=2)
+    (tmp_path / "more" / "test").rename(data / "test")
+    held = Images(**{**options, "data": str(data)}).validation_data()
+    assert held is not None
+    assert len(held[0]) == 16
+    (data / "validation").rename(data / "elsewhere")
+    with pytest.raises(BadOption, match=r"validation = 0\.05: .*; choose another share"):
+        Images(**{**options, "data": str(data), "validation": 0.05})

@@ -51,10 +51,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_clips_have_the_labels_of_their_folders_and_the_list_decides_the_test_set(folder: Path) -> None:
-    training, test = find_clips(folder, 0)
+    training, validation, test = find_clips(folder, 0)
+    assert not validation
     assert [sum(clip[2] == label for clip in training) for label in (0, 1, UNKNOWN, SILENCE)] == [8, 8, 8, 2]
     assert [sum(clip[2] == label for clip in test) for label in (0, 1, UNKNOWN, SILENCE)] == [4, 4, 4, 1]
     assert not {clip[0] for clip in training if clip[2] != SILENCE} & {clip[0] for clip in test}
+
+
+def test_clips_of_the_validation_list_are_neither_trained_on_nor_tested(folder: Path) -> None:
+    before = find_clips(folder, 0)
+    (folder / "validation_list.txt").write_text("yes/01.wav\nno/01.wav\nno/02.wav\n")
+    training, validation, test = find_clips(folder, 0)
+    assert [clip[0].name for clip in validation if clip[2] != SILENCE] == ["01.wav", "02.wav", "01.wav"]
+    assert not {clip[0] for clip in training if clip[2] != SILENCE} & {clip[0] for clip in validation}
+    assert [clip for clip in test if clip[2] != SILENCE] == [c for c in before[2] if c[2] != SILENCE]
+    held = SpeechCommands(str(folder)).validation_data()
+    assert held is not None
+    assert len(held[0]) == len(held[1]) == len(validation)
 
 
 def test_a_short_clip_is_filled_up_and_scaled(folder: Path) -> None:
