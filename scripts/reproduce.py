@@ -1,14 +1,16 @@
 """Measure a method beside the baselines of its paper, over some seeds, as docs/methods/NAME.md shows it.
 
-    python scripts/reproduce.py NAME [--seeds 3] [--json] [--out docs/methods]
+    python scripts/reproduce.py NAME [--seeds 3] [--json] [--tiny] [--out docs/methods]
 
-Each NAME has a module scripts/reproduce_NAME.py with a function `systems(seed)`, which runs every system
-and returns, or yields as they are done, their names and metrics. Without --json, the table of mean ± standard
-deviation over the seeds is put between the marks in OUT/NAME.md, and a plot of the metrics in OUT/NAME.png.
-With --json nothing is written but a line per seed and system to standard output. Everything runs in this
-process, on one thread.
+Each NAME of a method has a study in scripts/reproduce_*.py: cases, systems, and as many candidates for each
+of them, of which one is chosen on validation data (scripts/reproduction.py). Without --json, the tables are
+put between the marks in OUT/NAME.md: what each system reached on the test data, mean ± standard deviation
+over the seeds; by how much it differs from its baseline; and what was chosen. A plot is put in OUT/NAME.png.
+With --json nothing is written but a line per system and case to standard output. Everything runs in this
+process, on one thread. --tiny runs two rounds of all, to see that it works.
 
-`codecs` and `overlap` are no methods: they measure what lossy numbers and a delay cost, for docs/NAME.md.
+`codecs` and `overlap` are no methods: they measure what lossy numbers and a delay cost, for docs/NAME.md,
+with values that are the same for all they compare.
 """
 
 import argparse
@@ -23,17 +25,21 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src")]
 
-from shoal.node.testnet.plots import metric_names, plot_systems  # noqa: E402  # found by the path above
+from node.plots import metric_names, plot_systems  # noqa: E402  # found by the path above
+from scripts.reproduction import Outcomes, Study, difference, outcomes  # noqa: E402
 
-NAMES: Final = (
-    "codecs",
-    "deltamask",
-    "fedcompress",
-    "fedln",
-    "fedstar",
-    "matu",
-    "overlap",
-)
+STUDIES: Final[Mapping[str, str]] = {
+    "deltamask": "reproduce_deltamask",
+    "diloco": "reproduce_averaging",
+    "fedavg": "reproduce_averaging",
+    "fedcompress": "reproduce_fedcompress",
+    "fedln": "reproduce_fedln",
+    "fedprox": "reproduce_averaging",
+    "fedstar": "reproduce_fedstar",
+    "local": "reproduce_averaging",
+    "matu": "reproduce_matu",
+}
+"""Method -> the module in scripts/ whose STUDIES has its study."""
 NO_METHODS: Final = ("codecs", "overlap")
 BEGIN: Final = "<!-- reproduced: begin -->"
 END: Final = "<!-- reproduced: end -->"
@@ -48,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="reproduce.py", description="Measure a method beside its baselines."
     )
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=sorted([*STUDIES, *NO_METHODS]))
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--json", action="store_true", help="a line per seed and system, and no files")
+    parser.add_argument("--tiny", action="store_true", help="two rounds of all, to see that it works")
     parser.add_argument(
         "--out", type=Path, help="a folder; docs/methods unless given, docs for what is no method"
     )
@@ -58,15 +65,88 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = given.out or ROOT / "docs" / ("" if given.name in NO_METHODS else "methods")
     if given.seeds < 1:
         parser.error(f"--seeds {given.seeds}: choose 1 or more")
-    found = measure(given.name, range(given.seeds), as_json=given.json)
+    seeds = range(given.seeds)
+    if given.name in NO_METHODS:
+        found = measure(given.name, seeds, as_json=given.json)
+        text = table(found)
+    else:
+        study = study_of(given.name)
+        done = measure_study(given.name, study.tiny if given.tiny else study, seeds, as_json=given.json)
+        found, text = as_found(study, done), study_text(study, done)
     if not given.json:
         out.mkdir(parents=True, exist_ok=True)
         plot_systems(out / f"{given.name}.png", given.name, found)
-        text = f"{table(found)}\n\nSeeds {0} to {given.seeds - 1}; mean ± standard deviation.\n"
-        text += f"\n![{given.name}]({given.name}.png)"
-        put(out / f"{given.name}.md", text)
-        print(table(found))
+        over = f"Seeds {0} to {given.seeds - 1}; mean ± standard deviation."
+        put(out / f"{given.name}.md", f"{text}\n\n{over}\n\n![{given.name}]({given.name}.png)")
+        print(text)
     return 0
+
+
+def study_of(name: str) -> Study:
+    """Return the study of a method."""
+    found: Study = importlib.import_module(f"scripts.{STUDIES[name]}").STUDIES[name]
+    return found
+
+
+def measure_study(name: str, study: Study, seeds: Sequence[int], *, as_json: bool) -> Outcomes:
+    """Choose and measure all systems of a study, and say how far it is."""
+    import torch
+
+    torch.set_num_threads(1)
+    done: Outcomes = {}
+    for case, system, outcome in outcomes(study, seeds):
+        done[case, system] = outcome
+        line = {
+            "method": name, "case": case, "system": system, "chosen": outcome.chosen,
+            "validation": outcome.validation, "metrics": outcome.metrics,
+        }  # fmt: skip
+        print(json.dumps(line), file=sys.stdout if as_json else sys.stderr, flush=True)
+    return done
+
+
+def as_found(study: Study, done: Outcomes) -> Found:
+    """Return a table's rows: a system with its accuracy in every case, or else a system in a case."""
+    if all(metrics.keys() == {"accuracy"} for outcome in done.values() for metrics in outcome.metrics):
+        found: Found = {}
+        for (case, system), outcome in done.items():
+            rows = found.setdefault(system, [{} for _ in outcome.metrics])
+            found[system] = [
+                {**row, case: metrics["accuracy"]} for row, metrics in zip(rows, outcome.metrics, strict=True)
+            ]
+        return found
+    return {f"{case}: {system}": outcome.metrics for (case, system), outcome in done.items()}
+
+
+def study_text(study: Study, done: Outcomes) -> str:
+    """Return three tables: accuracy on test data, differences, and what was chosen on validation data."""
+    cases = [case.name for case in study.cases]
+    systems = list(dict.fromkeys(system for _, system in done))
+
+    def accuracies(case: str, system: str) -> list[float]:
+        return [metrics["accuracy"] for metrics in done[case, system].metrics]
+
+    apart = {
+        f"{ours} – {theirs}": [
+            difference(accuracies(case, ours), accuracies(case, theirs))
+            if {(case, ours), (case, theirs)} <= done.keys()
+            else "–"
+            for case in cases
+        ]
+        for ours, theirs in study.beside
+    }
+    chosen = {
+        system: [done[case, system].chosen or "–" if (case, system) in done else "–" for case in cases]
+        for system in systems
+    }
+    return "\n\n".join(
+        [
+            table(as_found(study, done)),
+            "Differences in points; none where they lie within the larger standard deviation of the two:",
+            _rows("systems", cases, apart),
+            "Chosen on validation data, with another seed:",
+            _rows("system", cases, chosen),
+        ]
+    )
 
 
 def measure(name: str, seeds: Sequence[int], *, as_json: bool) -> Found:
@@ -88,10 +168,16 @@ def measure(name: str, seeds: Sequence[int], *, as_json: bool) -> Found:
 def table(found: Found) -> str:
     """Return a table in Markdown."""
     columns = metric_names(found)
-    lines = ["| " + " | ".join(["system", *columns]) + " |", "|" + "---|" * (1 + len(columns))]
-    for system, metrics in found.items():
-        cells = [shown([each[name] for each in metrics if name in each]) for name in columns]
-        lines.append("| " + " | ".join([system, *cells]) + " |")
+    cells = {
+        system: [shown([each[name] for each in metrics if name in each]) for name in columns]
+        for system, metrics in found.items()
+    }
+    return _rows("system", columns, cells)
+
+
+def _rows(first: str, columns: Sequence[str], cells: Mapping[str, Sequence[str]]) -> str:
+    lines = ["| " + " | ".join([first, *columns]) + " |", "|" + "---|" * (1 + len(columns))]
+    lines += ["| " + " | ".join([name, *row]) + " |" for name, row in cells.items()]
     return "\n".join(lines)
 
 

@@ -67,7 +67,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     task_options: dict[str, Scalar] = {}
     """Options of the task; ``{i}`` and ``{n}`` in a text stand for a node's number and how many there are."""
     alpha: Annotated[float, msgspec.Meta(gt=0, le=1e5)] = 0.1
-    """How unlike the private shares are: 0.1 very, 100 hardly."""
+    """How unlike the private shares are: 0.1 very, 100 hardly; for built-in tasks that split by labels."""
     rounds: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 30
     """Rounds until the run ends; 0: the run goes on until `seconds` are over."""
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -184,6 +184,27 @@ def check(plan: Plan) -> None:
             f"a quorum of {plan.quorum} can never be met by {plan.nodes} nodes in groups of at most "
             f"{plan.group_size}: lower --quorum"
         )
+
+
+def check_alpha(plan: Plan) -> None:
+    """Refuse an alpha that somebody wrote down for a task that it does not reach.
+
+    Raises:
+        BadPlan: the task has shares of its own.
+    """
+    if "alpha" in BUILT_IN_SHARES.get(plan.task, ()):
+        return
+    if plan.task in BUILT_IN_SHARES:
+        why = f"{plan.task} shares its examples out at random"
+    else:
+        why = f"{plan.task} decides itself what a node has; an option of that name is --task-option alpha=X"
+    raise BadPlan(f"alpha does not reach this task: {why}; leave out alpha")
+
+
+def alpha_of(plan: Plan) -> float | None:
+    """Return the alpha that the nodes' task is given, if it is given one."""
+    found = task_options(plan, 1).get("alpha")
+    return float(found) if isinstance(found, int | float) else None
 
 
 def name_of(index: int) -> str:

@@ -26,8 +26,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from shoal.node.testnet.faults import BadQuantity, quantity
-from shoal.node.testnet.plan import BadPlan, Plan
+from node.testnet_faults import BadQuantity, quantity
+from node.testnet_plan import BadPlan, Plan, check_alpha
 
 _QUANTITIES: Final[dict[str, Literal["seconds", "share", "mbit"]]] = {
     "latency": "seconds",
@@ -50,7 +50,10 @@ def load(path: Path, **changes: object) -> Plan:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadPlan(f"{path} is no TOML: {error}") from None
     try:
-        return plan_of(_with_numbers(document) | changes)
+        plan = plan_of(_with_numbers(document) | changes)
+        if "alpha" in document:
+            check_alpha(plan)
+        return plan
     except BadQuantity as error:
         raise BadPlan(f"{path}: {error}") from None
     except BadPlan as error:

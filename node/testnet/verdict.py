@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from shoal.gossip.run_spec import NATIVE
-from shoal.node.testnet.comparison import Beside
-from shoal.node.testnet.invariants import Check, Cost, Shaken, checked, costs, invariants
-from shoal.node.testnet.plan import Plan
-from shoal.node.testnet.watch import Observed
+from gossip.runspec import NATIVE
+from node.testnet_beside import Beside
+from node.testnet_invariants import Check, Cost, Shaken, checked, costs, invariants
+from node.testnet_plan import Plan, alpha_of
+from node.testnet_watch import Observed
 
 ACCURACY_BAR: Final = {"digits": 0.90}
 """What every node must reach, where a task has a bar; elsewhere sharing must beat training alone."""
@@ -51,7 +51,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Rounds that every node has finished."""
     method: str
     task: str
-    alpha: float
+    alpha: float | msgspec.UnsetType
+    """How unlike the shares are; left out where the task was given none."""
     seed: int
     topology: str
     accuracy_mean: float | None
@@ -108,6 +109,7 @@ def judge(
             checks.append(_accuracy(plan, nodes, local_only))
     if shaken is not None:
         checks += invariants(plan, nodes, shaken)
+    alpha = alpha_of(plan)
     per_node = tuple(_node_result(*pair) for pair in zip(nodes, measured, strict=True))
     used = [node.utilisation for node in per_node if node.utilisation is not None]
     return Result(
@@ -116,7 +118,7 @@ def judge(
         rounds=min((node.round for node in per_node), default=0),
         method=plan.method,
         task=plan.task,
-        alpha=plan.alpha,
+        alpha=msgspec.UNSET if alpha is None else alpha,
         seed=plan.seed,
         topology=plan.topology,
         accuracy_mean=fmean(accuracies) if accuracies else None,

@@ -107,6 +107,8 @@ def test_a_verdict_that_does_not_hold_is_exit_code_one(run: Run, monkeypatch: py
         (["--method", "fedmagic"], "no method fedmagic"),
         (["--option", "lr"], "write key=value"),
         (["--alpha", "0"], "--alpha: expected `?float`? > 0"),
+        (["--task", "tones", "--alpha", "1"], "tones shares its examples out at random; leave out alpha"),
+        (["--task", "my:Own", "--alpha", "1"], "an option of that name is --task-option alpha=X; leave out"),
         (["--nodes", "2", "--quorum", "3"], "lower --quorum"),
         (["--dir", "/proc/nowhere"], "choose another --dir"),
         (["--latency", "far"], "write 80ms"),

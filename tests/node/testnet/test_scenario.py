@@ -75,6 +75,10 @@ def test_what_was_typed_takes_the_place_of_what_the_file_says(file: Path) -> Non
         ("[link]\nlatency = 'soon'", "write 80ms"),
         ("[[faults]]\nkind = 'burn'\nat = 1", r"faults\[0\].kind: invalid enum value 'burn'"),
         ("[[faults]]\nkind = 'kill'", "missing required field at"),
+        (
+            'task = "tones"\nalpha = 1.0',
+            "alpha does not reach this task: tones shares its examples out at random",
+        ),
     ],
 )
 def test_a_slip_is_refused_with_the_file_and_the_key(tmp_path: Path, text: str, reason: str) -> None:

@@ -50,6 +50,24 @@ def test_the_json_has_the_promised_names() -> None:
     assert len(found["per_node"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("plan", "alpha"),
+    [
+        (Plan(nodes=3, rounds=4), 0.1),
+        (Plan(nodes=3, rounds=4, alpha=1.0, task="tables"), 1.0),
+        (Plan(nodes=3, rounds=4, task_options={"alpha": 5.0}), 5.0),
+        (Plan(nodes=3, rounds=4, task="tones"), None),
+        (Plan(nodes=3, rounds=4, task="my.own:Task"), None),
+    ],
+)
+def test_the_json_has_the_alpha_that_the_task_was_given_and_none_else(
+    plan: Plan, alpha: float | None
+) -> None:
+    found = msgspec.json.decode(msgspec.json.encode(judge(plan, swarm(), local_only=[0.4], seconds=1.0)))
+    assert found.get("alpha") == alpha
+    assert ("alpha" in found) == (alpha is not None)
+
+
 def unfinished(nodes: list[Observed]) -> None:
     nodes[1] = observed(2, [round_status(1, accuracy=0.95, contributors=3)], phase="working")
 
