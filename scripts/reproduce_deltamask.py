@@ -1,57 +1,92 @@
 """DeltaMask beside a linear probe, full fine-tuning, FedPM, and masks that each peer trains alone.
 
-Five peers, Dirichlet 1.0, 40 rounds; a body of 49,152 weights, pre-trained on transposed digits. Bits are
-those of a peer's update per masked weight and round, in the rounds of masks.
+Five peers, Dirichlet 1.0, 40 rounds; perceptrons pre-trained on transposed pictures: digits, with a body of
+49,152 weights, and drawn shapes, with 90,112. Bits are those of a peer's update per masked weight and round,
+in the rounds of masks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import product
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
-from scripts.reproduction import Run, run
-from shoal.methods.base import Method
-from shoal.methods.deltamask.method import DeltaMask, DeltaMaskConfig
-from shoal.methods.fedavg import FedAvg, FedAvgConfig
-from shoal.methods.tasks.digits_pretrained import DigitsBody
+from methods.base import Method
+from methods.deltamask import DeltaMask, DeltaMaskConfig
+from methods.fedavg import FedAvg, FedAvgConfig
+from methods.task import Task, load_task
+from scripts.reproduction import Case, Run, Study, System
 
 PEERS: Final = 5
 ROUNDS: Final = 40
 HEAD_ROUNDS: Final = DeltaMaskConfig().head_rounds
 LAST: Final = 3
-SYSTEMS: Final[dict[str, Method]] = {
-    "linear probe": DeltaMask(DeltaMaskConfig(head_rounds=ROUNDS)),
-    "linear probe, lr and steps tuned": DeltaMask(
-        DeltaMaskConfig(head_rounds=ROUNDS, head_lr=0.5, head_steps=50)
-    ),
-    "full fine-tuning (FedAvg)": FedAvg(FedAvgConfig(steps=30, lr=0.1)),
-    "FedPM: all mask bits": DeltaMask(DeltaMaskConfig(coding="bits", kappa=1.0, density_cap=1.0)),
-    "DeltaMask, filter (paper)": DeltaMask(DeltaMaskConfig(coding="bfuse8")),
-    "DeltaMask": DeltaMask(),
-}
+HEAD_RATES: Final = (0.1, 0.5)
+RATES: Final = (0.05, 0.1)
 
 
-def systems(seed: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield accuracy and bits per weight of every system."""
-    tasks = [DigitsBody(f"{i + 1}/{PEERS}", seed=seed) for i in range(PEERS)]
-    for name, method in SYSTEMS.items():
-        done = run(method, tasks, ROUNDS, seed)
-        yield name, {"accuracy": done.accuracy, **bits(method, done)}
-    alone = [run(DeltaMask(), [task], ROUNDS, seed).accuracy for task in tasks]
-    yield "DeltaMask, each alone", {"accuracy": fmean(alone)}
+def case(data: str) -> Case:
+    """Return a data set in five shares, and a body to fit to it."""
+
+    def tasks(seed: int, validation: float) -> list[Task]:
+        options = {"data": data, "seed": seed, "validation": validation}
+        return [load_task("digits_body", {"share": f"{i + 1}/{PEERS}", **options}) for i in range(PEERS)]
+
+    return Case(data, tasks, ROUNDS)
 
 
-def bits(method: Method, done: Run) -> dict[str, float]:
-    """Return bits per weight and round, on average and in the last rounds."""
+def masks(**options: Any) -> tuple[Method, ...]:
+    """Return the candidates of DeltaMask with these options: the rates of the head and of the scores."""
+    return tuple(
+        DeltaMask(DeltaMaskConfig(head_lr=head_lr, lr=lr, **options))
+        for head_lr, lr in product(HEAD_RATES, RATES)
+    )
+
+
+def systems(case: Case) -> dict[str, System]:
+    """Return the systems."""
+    probes: tuple[Method, ...] = tuple(
+        DeltaMask(DeltaMaskConfig(head_rounds=ROUNDS, head_lr=lr, head_steps=steps))
+        for lr, steps in product(HEAD_RATES, (20, 50))
+    )
+    tuning: tuple[Method, ...] = tuple(FedAvg(FedAvgConfig(steps=30, lr=lr)) for lr in (0.03, 0.1, 0.3, 0.5))
+    return {
+        "linear probe": System(probes),
+        "full fine-tuning (FedAvg)": System(tuning),
+        "FedPM: all mask bits": System(masks(coding="bits", kappa=1.0, density_cap=1.0)),
+        "DeltaMask, filter (paper)": System(masks(coding="bfuse8")),
+        "DeltaMask": System(masks()),
+        "DeltaMask, each alone": System(masks(), "each"),
+    }
+
+
+def measure(method: Method, runs: Sequence[Run]) -> dict[str, float]:
+    """Return accuracy and bits per weight and round, on average and in the last rounds."""
+    found = {"accuracy": fmean(done.accuracy for done in runs)}
     if isinstance(method, FedAvg):
-        return {"bits per weight": 32.0, "in the last rounds": 32.0}
+        return {**found, "bits per weight": 32.0, "in the last rounds": 32.0}
+    if len(runs) > 1:
+        return found
     rounds = [
         [report.metrics["bits_per_weight"] for report in each]
-        for each in done.reports[HEAD_ROUNDS:]
+        for each in runs[0].reports[HEAD_ROUNDS:]
         if "bits_per_weight" in each[0].metrics
     ]
-    if not rounds:
-        return {}
-    return {
-        "bits per weight": fmean(value for each in rounds for value in each),
-        "in the last rounds": fmean(value for each in rounds[-LAST:] for value in each),
-    }
+    if rounds:
+        found["bits per weight"] = fmean(value for each in rounds for value in each)
+        found["in the last rounds"] = fmean(value for each in rounds[-LAST:] for value in each)
+    return found
+
+
+STUDIES: Final = {
+    "deltamask": Study(
+        [case("digits"), case("shapes")],
+        systems,
+        [
+            ("DeltaMask", "linear probe"),
+            ("DeltaMask", "full fine-tuning (FedAvg)"),
+            ("DeltaMask", "FedPM: all mask bits"),
+            ("DeltaMask", "DeltaMask, each alone"),
+        ],
+        measure,
+    )
+}

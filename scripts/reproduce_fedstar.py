@@ -1,52 +1,70 @@
-"""FedSTAR beside supervised training in one epoch, in as many steps, alone, and with all labels.
+"""FedSTAR beside supervised training in one epoch, in as many steps, and alone.
 
-Five peers, 60 rounds, Adam 1e-3; digits and generated tones of which few are labelled.
+Five peers, 60 rounds, Adam; digits, generated tones and drawn shapes of which few are labelled.
 """
 
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from scripts.reproduction import run
-from shoal.methods.base import Method
-from shoal.methods.fedavg import FedAvg, FedAvgConfig
-from shoal.methods.fedstar.method import FedSTAR, FedSTARConfig
-from shoal.methods.learning.task import Task
-from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
-from shoal.methods.tasks.digits_variants import PartlyLabelledDigits
-from shoal.methods.tasks.tones import Tones
+from methods.fedavg import FedAvg, FedAvgConfig
+from methods.fedstar import FedSTAR, FedSTARConfig
+from methods.local_sgd import LocalSGD, LocalSGDConfig
+from methods.task import Task, load_task
+from scripts.reproduction import Case, Study, System
 
 PEERS: Final = 5
 ROUNDS: Final = 60
 BATCH: Final = 64
-CASES: Final[tuple[tuple[str, Callable[..., Task], float], ...]] = (
-    ("digits 3 %", PartlyLabelledDigits, 0.03),
-    ("digits 5 %", PartlyLabelledDigits, 0.05),
-    ("digits 50 %", PartlyLabelledDigits, 0.5),
-    ("tones 3 %", Tones, 0.03),
-    ("tones 20 %", Tones, 0.2),
-)
+RATES: Final = (1e-3, 3e-3, 1e-2)
+TASKS: Final = {"digits": "digits_few_labels", "tones": "tones", "shapes": "shapes"}
+LABELLED: Final = (("digits", 5), ("digits", 50), ("tones", 3), ("tones", 20), ("shapes", 5), ("shapes", 20))
+"""Data set, and how many percent of its labels are known."""
+EXAMPLES: Final = {"digits": 1347, "tones": 1200, "shapes": 2000}
 
 
-def methods(labelled: float) -> dict[str, Method]:
+def case(data: str, percent: int) -> Case:
+    """Return a data set in five shares, of which few labels are known."""
+
+    def tasks(seed: int, validation: float) -> list[Task]:
+        own: dict[str, dict[str, Any]] = {
+            "digits": {"validation": validation},
+            "shapes": {"alpha": 100.0, "optimizer": "adam"},
+        }
+        options = {"labelled": percent / 100, "seed": seed, **own.get(data, {})}
+        return [load_task(TASKS[data], {"share": f"{i + 1}/{PEERS}", **options}) for i in range(PEERS)]
+
+    return Case(f"{data} {percent} %", tasks, ROUNDS)
+
+
+def fedstar(**options: Any) -> System:
+    """Return FedSTAR with these options."""
+    return System(tuple(FedSTAR(FedSTARConfig(rounds=ROUNDS, lr=lr, **options)) for lr in RATES))
+
+
+def systems(case: Case) -> dict[str, System]:
     """Return the systems; an epoch of the labels a peer has is one batch or a few."""
-    steps = max(1, round(labelled * 1300 / PEERS / BATCH))
+    data, percent, _ = case.name.split()
+    epoch = max(1, round(int(percent) / 100 * EXAMPLES[data] / PEERS / BATCH))
+    unlabelled = (1 - int(percent) / 100) * EXAMPLES[data] / PEERS
+    steps = max(1, round(unlabelled / (BATCH // 2)))
+    one_epoch = tuple(FedAvg(FedAvgConfig(steps=epoch, lr=lr, batch_size=BATCH)) for lr in RATES)
+    alone = tuple(LocalSGD(LocalSGDConfig(steps=steps, lr=lr, batch_size=BATCH // 2)) for lr in RATES)
     return {
-        "supervised, one epoch": FedAvg(FedAvgConfig(steps=steps, lr=1e-3, batch_size=BATCH)),
-        "supervised, equal steps": FedSTAR(FedSTARConfig(rounds=ROUNDS, beta=0, gate=False)),
-        "FedSTAR, no gate (paper)": FedSTAR(FedSTARConfig(rounds=ROUNDS, gate=False)),
-        "FedSTAR": FedSTAR(FedSTARConfig(rounds=ROUNDS)),
-        "each alone": LocalSGD(LocalSGDConfig(steps=9, lr=1e-3, batch_size=BATCH // 2)),
+        "supervised, one epoch": System(one_epoch),
+        "supervised, equal steps": fedstar(beta=0, gate=False),
+        "FedSTAR, no gate (paper)": fedstar(gate=False),
+        "FedSTAR": fedstar(),
+        "each alone, equal steps": System(alone, "each"),
     }
 
 
-def systems(seed: int) -> dict[str, dict[str, float]]:
-    """Return the accuracy of every system in every case."""
-    found: dict[str, dict[str, float]] = {}
-    for case, task, labelled in CASES:
-        for system, method in methods(labelled).items():
-            tasks = [task(share=f"{i + 1}/{PEERS}", labelled=labelled, seed=seed) for i in range(PEERS)]
-            found.setdefault(system, {})[case] = run(method, tasks, ROUNDS, seed).accuracy
-    every_label = [PartlyLabelledDigits(f"{i + 1}/{PEERS}", labelled=1.0, seed=seed) for i in range(PEERS)]
-    plain = FedSTAR(FedSTARConfig(rounds=ROUNDS, beta=0, gate=False))
-    found["all labels"] = {"digits 5 %": run(plain, every_label, ROUNDS, seed).accuracy}
-    return found
+STUDIES: Final = {
+    "fedstar": Study(
+        [case(*each) for each in LABELLED],
+        systems,
+        [
+            ("FedSTAR", "supervised, equal steps"),
+            ("FedSTAR, no gate (paper)", "supervised, equal steps"),
+            ("FedSTAR", "supervised, one epoch"),
+        ],
+    )
+}

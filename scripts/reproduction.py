@@ -29,7 +29,7 @@ PUT_ASIDE: Final = 0.2
 """Share of the training examples that is validation data meanwhile, where a task has no others."""
 TINY_ROUNDS: Final = 2
 
-Among: TypeAlias = Literal["nodes", "each", "one", "holders"]
+Among: TypeAlias = Literal["nodes", "each", "each part", "one", "holders"]
 Metrics: TypeAlias = Mapping[str, float]
 
 
@@ -64,13 +64,18 @@ class Case:
     """(seed, share of the training examples to put aside as validation data) -> the nodes' tasks."""
     rounds: int
 
+    @property
+    def data(self) -> str:
+        """The data set, which is the first word of the name."""
+        return self.name.replace(",", " ").split()[0]
+
 
 @dataclass(frozen=True, slots=True)
 class System:
     """What is compared: candidates of which one is chosen, and who trains together.
 
-    ``nodes``: all of them; ``each``: every node alone; ``one``: all data in one place; ``holders``: for each
-    task of a node, those who have it.
+    ``nodes``: all of them; ``each``: every node alone; ``each part``: every node alone, for each of its
+    tasks; ``one``: all data in one place; ``holders``: for each task of a node, those who have it.
     """
 
     candidates: tuple[Method, ...]
@@ -97,7 +102,7 @@ class Study:
 
     @property
     def tiny(self) -> "Study":
-        """The same with two rounds and two candidates of each system, to see that it runs."""
+        """A case of each data set, two rounds, two candidates of each system: to see that it runs."""
 
         def systems(case: Case) -> dict[str, System]:
             return {
@@ -105,9 +110,9 @@ class Study:
                 for name, each in self.systems(case).items()
             }
 
-        return replace(
-            self, cases=[replace(case, rounds=TINY_ROUNDS) for case in self.cases], systems=systems
-        )
+        first = {case.data: case for case in reversed(self.cases)}
+        cases = [replace(case, rounds=TINY_ROUNDS) for case in self.cases if first[case.data] is case]
+        return replace(self, cases=cases, systems=systems)
 
 
 @dataclass(slots=True)
@@ -182,6 +187,8 @@ def _groups(tasks: Sequence[Task], among: Among) -> list[list[Task]]:
     match among:
         case "each":
             return [[task] for task in tasks]
+        case "each part":
+            return [[OnePart(task, part)] for task in tasks for part in task.parts().values()]
         case "one":
             return [[Pooled(tasks)]]
         case "holders":
