@@ -25,8 +25,8 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src")]
 
-from node.plots import metric_names, plot_systems  # noqa: E402  # found by the path above
 from scripts.reproduction import Outcomes, Study, difference, outcomes  # noqa: E402
+from shoal.node.testnet.plots import metric_names, plot_systems  # noqa: E402  # found by the path above
 
 STUDIES: Final[Mapping[str, str]] = {
     "deltamask": "reproduce_deltamask",

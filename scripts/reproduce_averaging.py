@@ -8,13 +8,13 @@ together.
 from itertools import product
 from typing import Any, Final
 
-from methods.base import Method
-from methods.diloco import DiLoCo, DiLoCoConfig
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedprox import FedProx, FedProxConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
-from methods.task import Task, load_task
 from scripts.reproduction import Case, Study, System
+from shoal.methods.base import Method
+from shoal.methods.diloco import DiLoCo, DiLoCoConfig
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedprox import FedProx, FedProxConfig
+from shoal.methods.learning.task import Task, load_task
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 
 PEERS: Final = 5
 STEPS: Final = 50

@@ -10,11 +10,11 @@ from itertools import product
 from statistics import fmean
 from typing import Any, Final
 
-from methods.base import Method
-from methods.deltamask import DeltaMask, DeltaMaskConfig
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.task import Task, load_task
 from scripts.reproduction import Case, Run, Study, System
+from shoal.methods.base import Method
+from shoal.methods.deltamask.method import DeltaMask, DeltaMaskConfig
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.learning.task import Task, load_task
 
 PEERS: Final = 5
 ROUNDS: Final = 40

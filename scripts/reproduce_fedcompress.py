@@ -12,13 +12,13 @@ Five peers, Dirichlet 0.5, 20 rounds. Digits with a perceptron of 4,810 paramete
 from collections.abc import Sequence
 from typing import Any, Final
 
-from methods import codebook
-from methods.base import Method
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedcompress import FedCompress, FedCompressConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
-from methods.task import Task, load_task
 from scripts.reproduction import Case, Run, Study, System
+from shoal.methods.base import Method
+from shoal.methods.coding import codebook
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedcompress.method import FedCompress, FedCompressConfig
+from shoal.methods.learning.task import Task, load_task
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 
 PEERS: Final = 5
 RATES: Final = (1e-3, 3e-3)

@@ -6,11 +6,11 @@ whose raw pixels, the embedding, do not tell the classes apart.
 
 from typing import Any, Final
 
-from methods.base import Method
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedln import FedLN, FedLNConfig
-from methods.task import Task, load_task
 from scripts.reproduction import Case, Study, System
+from shoal.methods.base import Method
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedln.method import FedLN, FedLNConfig
+from shoal.methods.learning.task import Task, load_task
 
 PEERS: Final = 10
 ROUNDS: Final = 30

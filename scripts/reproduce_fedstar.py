@@ -5,11 +5,11 @@ Five peers, 60 rounds, Adam; digits, generated tones and drawn shapes of which f
 
 from typing import Any, Final
 
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedstar import FedSTAR, FedSTARConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
-from methods.task import Task, load_task
 from scripts.reproduction import Case, Study, System
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedstar.method import FedSTAR, FedSTARConfig
+from shoal.methods.learning.task import Task, load_task
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 
 PEERS: Final = 5
 ROUNDS: Final = 60

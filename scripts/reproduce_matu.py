@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from methods.base import Method
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.local_sgd import LocalSGD, LocalSGDConfig
-from methods.matu import MaTU, MaTUConfig
-from methods.task import Task, load_task
 from scripts.reproduction import Case, Run, Study, System
+from shoal.methods.base import Method
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.learning.task import Task, load_task
+from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
+from shoal.methods.matu.method import MaTU, MaTUConfig
 
 PEERS: Final = 6
 ROUNDS: Final = 15

@@ -16,12 +16,12 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from methods import lockstep
-from methods.base import Method
-from methods.errors import Diverged
-from methods.learner import TorchLearner
-from methods.regrouped import OnePart, Pooled, on_validation
-from methods.task import Task
+from shoal.methods import lockstep
+from shoal.methods.base import Method
+from shoal.methods.errors import Diverged
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.task import Task
+from shoal.methods.tasks.regrouped import OnePart, Pooled, on_validation
 
 CHOICE_SEED: Final = 100
 """Of the shares and the model with which values are chosen; no table reports it."""

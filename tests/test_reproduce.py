@@ -9,11 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from methods.fedavg import FedAvg, FedAvgConfig
-from methods.fedprox import FedProx, FedProxConfig
-from methods.registry import METHODS
-from methods.tables import Tables
-from methods.task import Task, load_task
 from scripts.reproduce import BEGIN, END, STUDIES, main, study_of
 from scripts.reproduction import (
     PUT_ASIDE,
@@ -25,6 +20,11 @@ from scripts.reproduction import (
     differing,
     outcomes,
 )
+from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedprox import FedProx, FedProxConfig
+from shoal.methods.learning.task import Task, load_task
+from shoal.methods.registry import METHODS
+from shoal.methods.tasks.tables import Tables
 
 
 def tables(seed: int, validation: float) -> list[Task]:

@@ -32,18 +32,18 @@ Examples: TypeAlias = Any
 Role: TypeAlias = Literal["body", "head", "frozen"]
 
 TASKS: Final[Mapping[str, str]] = {
-    "digits": "methods.digits:Digits",
-    "digits_few_labels": "methods.digits_shares:PartlyLabelledDigits",
-    "digits_noisy": "methods.digits_shares:NoisyDigits",
-    "digits_compressible": "methods.digits_shares:CompressibleDigits",
-    "speech_commands": "methods.speech_commands:SpeechCommands",
-    "tones": "methods.tones:Tones",
-    "digits_body": "methods.digits_body:DigitsBody",
-    "digit_tasks": "methods.digit_tasks:DigitTasks",
-    "images": "methods.image_tasks:Images",
-    "image_tasks": "methods.image_tasks:ImageTasks",
-    "shapes": "methods.shapes:Shapes",
-    "tables": "methods.tables:Tables",
+    "digits": "shoal.methods.tasks.digits:Digits",
+    "digits_few_labels": "shoal.methods.tasks.digits_variants:PartlyLabelledDigits",
+    "digits_noisy": "shoal.methods.tasks.digits_variants:NoisyDigits",
+    "digits_compressible": "shoal.methods.tasks.digits_variants:CompressibleDigits",
+    "speech_commands": "shoal.methods.tasks.speech_commands:SpeechCommands",
+    "tones": "shoal.methods.tasks.tones:Tones",
+    "digits_body": "shoal.methods.tasks.digits_pretrained:DigitsBody",
+    "digit_tasks": "shoal.methods.tasks.digits_multitask:DigitTasks",
+    "images": "shoal.methods.tasks.image_tasks:Images",
+    "image_tasks": "shoal.methods.tasks.image_tasks:ImageTasks",
+    "shapes": "shoal.methods.tasks.shapes:Shapes",
+    "tables": "shoal.methods.tasks.tables:Tables",
 }
 """Built-in name -> module:Class."""
 EVALUATION_BATCH: Final = 1024

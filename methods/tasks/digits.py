@@ -1,7 +1,7 @@
 """Digits: 1,797 handwritten digits of 8 by 8 pixels, from scikit-learn; learns in seconds, needs no download.
 
 A quarter of the digits, stratified by label, is the test set of every node. The rest is split into
-private shares by labels (methods/partition.py): each node computes the same split and keeps its own part.
+private shares by labels (partition.py): each node computes the same split and keeps its own part.
 
 With `validation` = 0.2 a fifth of the rest, the same on every node and stratified by label, is put aside
 first. Hyperparameters are chosen on it; a figure is then measured on the test set, trained on all the rest.
@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from methods.partition import dirichlet, parse_share
-from methods.shares import Sets, SharedData, all_of, check_validation
+from shoal.methods.tasks.partition import dirichlet, parse_share
+from shoal.methods.tasks.shares import Sets, SharedData, all_of, check_validation
 
 Images: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]

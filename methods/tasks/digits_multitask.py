@@ -27,8 +27,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from methods.digits import Images, Labels
-from methods.digits_body import (
+from shoal.methods.coding.keystream import derive_key, uniform_words
+from shoal.methods.errors import BadOption
+from shoal.methods.learning.task import Task
+from shoal.methods.learning.task_identity import Identity
+from shoal.methods.tasks.digits import Images, Labels
+from shoal.methods.tasks.digits_pretrained import (
     BODY_SEED,
     as_squares,
     images_tensor,
@@ -37,12 +41,8 @@ from methods.digits_body import (
     pretrain,
     transposed,
 )
-from methods.errors import BadOption
-from methods.identity import Identity
-from methods.keystream import derive_key, uniform_words
-from methods.partition import dirichlet, parse_share
-from methods.shares import Sets
-from methods.task import Task
+from shoal.methods.tasks.partition import dirichlet, parse_share
+from shoal.methods.tasks.shares import Sets
 
 CLASSES: Final = 10
 FEATURES: Final = 64

@@ -19,12 +19,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from methods.digits import Images, load_sets
-from methods.errors import BadOption
-from methods.partition import dirichlet, parse_share
-from methods.shapes import load_shapes
-from methods.shares import Examples, Sets, SharedData, all_of
-from methods.task import Role
+from shoal.methods.errors import BadOption
+from shoal.methods.learning.task import Role
+from shoal.methods.tasks.digits import Images, load_sets
+from shoal.methods.tasks.partition import dirichlet, parse_share
+from shoal.methods.tasks.shapes import load_shapes
+from shoal.methods.tasks.shares import Examples, Sets, SharedData, all_of
 
 BODY_SEED: Final = 20_240
 BODY_STEPS: Final = 2000

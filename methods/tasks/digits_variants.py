@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from methods.digits import load_sets
-from methods.errors import BadOption
-from methods.labels import add_noise, known_subset, noisy_peers
-from methods.partition import dirichlet, parse_share, uniform
-from methods.shares import Seen, SharedData, all_of
+from shoal.methods.errors import BadOption
+from shoal.methods.tasks.digits import load_sets
+from shoal.methods.tasks.label_noise import add_noise, known_subset, noisy_peers
+from shoal.methods.tasks.partition import dirichlet, parse_share, uniform
+from shoal.methods.tasks.shares import Seen, SharedData, all_of
 
 CLASSES = 10
 SPREAD = 0.25
@@ -72,7 +72,7 @@ class NoisyDigits(_Shares):
     ) -> None:
         """`noisy`: which share of the peers has noise; `noise`: how many labels are wrong there.
 
-        `sparsity`: 0 for any wrong class, 1 for a fixed one; see methods/labels.py. `validation`: as for
+        `sparsity`: 0 for any wrong class, 1 for a fixed one; see label_noise.py. `validation`: as for
         the task digits.
 
         Raises:

@@ -18,8 +18,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from sklearn.model_selection import train_test_split
 
-from methods.errors import BadOption
-from methods.shares import check_validation
+from shoal.methods.errors import BadOption
+from shoal.methods.tasks.shares import check_validation
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 MEAN: Final = (0.48145466, 0.4578275, 0.40821073)

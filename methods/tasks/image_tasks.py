@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from methods.clip import Encoder, Tail, find_model, load_encoder
-from methods.errors import BadOption
-from methods.identity import Identity
-from methods.images import Split, find_split, find_training
-from methods.keystream import derive_key, uniform_words
-from methods.partition import dirichlet, parse_share
-from methods.task import Role, Task
+from shoal.methods.coding.keystream import derive_key, uniform_words
+from shoal.methods.errors import BadOption
+from shoal.methods.learning.task import Role, Task
+from shoal.methods.learning.task_identity import Identity
+from shoal.methods.tasks.clip_encoder import Encoder, Tail, find_model, load_encoder
+from shoal.methods.tasks.image_folder import Split, find_split, find_training
+from shoal.methods.tasks.partition import dirichlet, parse_share
 
 CLIP: Final = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 BATCH: Final = 64

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset
 
-from methods.errors import BadTask
-from methods.task import Examples, Task
+from shoal.methods.errors import BadTask
+from shoal.methods.learning.task import Examples, Task
 
 
 class OnePart(Task):

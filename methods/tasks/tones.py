@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from methods.labels import Labels, known_subset
-from methods.partition import parse_share, uniform
-from methods.shares import Seen, Sets, SharedData
+from shoal.methods.tasks.label_noise import Labels, known_subset
+from shoal.methods.tasks.partition import parse_share, uniform
+from shoal.methods.tasks.shares import Seen, Sets, SharedData
 
 RATE: Final = 8000
 SAMPLES: Final = 512

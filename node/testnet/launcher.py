@@ -21,20 +21,20 @@ from typing import Final, Protocol
 
 import msgspec
 
-from node.errors import UserError
-from node.plots import plot_accuracy, plot_systems
-from node.shaper_report import read_report
-from node.testnet_beside import Beside, as_nodes, besides, lines_expected
-from node.testnet_events import read_events
-from node.testnet_invariants import Shaken
-from node.testnet_network import Wires, Wish, choose, namespaces_left
-from node.testnet_nodes import NodeFailed, Testnet, Tools, last_line
-from node.testnet_plan import Plan, ShareAlone, SystemReached, alpha_of
-from node.testnet_processes import CALM_NAME, Guard, environment, left_over, spawn
-from node.testnet_shaker import Shaker
-from node.testnet_verdict import ACCURACY_BAR, Result, judge
-from node.testnet_watch import Observed
-from node.timeline import draw_timeline
+from shoal.node.errors import UserError
+from shoal.node.testnet.chaos import Shaker
+from shoal.node.testnet.comparison import Beside, as_nodes, besides, lines_expected
+from shoal.node.testnet.event_log import read_events
+from shoal.node.testnet.invariants import Shaken
+from shoal.node.testnet.link_report import read_report
+from shoal.node.testnet.links import Wires, Wish, choose, namespaces_left
+from shoal.node.testnet.nodes import NodeFailed, Testnet, Tools, last_line
+from shoal.node.testnet.plan import Plan, ShareAlone, SystemReached, alpha_of
+from shoal.node.testnet.plots import plot_accuracy, plot_systems
+from shoal.node.testnet.processes import CALM_NAME, Guard, environment, left_over, spawn
+from shoal.node.testnet.timeline import draw_timeline
+from shoal.node.testnet.verdict import ACCURACY_BAR, Result, judge
+from shoal.node.testnet.watch import Observed
 
 __all__ = ["Interrupted", "NodeFailed", "Screen", "Testnet", "Tools", "up", "up_detached"]
 

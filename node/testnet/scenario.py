@@ -26,8 +26,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from node.testnet_faults import BadQuantity, quantity
-from node.testnet_plan import BadPlan, Plan, check_alpha
+from shoal.node.testnet.faults import BadQuantity, quantity
+from shoal.node.testnet.plan import BadPlan, Plan, check_alpha
 
 _QUANTITIES: Final[dict[str, Literal["seconds", "share", "mbit"]]] = {
     "latency": "seconds",

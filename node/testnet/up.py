@@ -10,17 +10,17 @@ import msgspec
 import typer
 from rich.console import Console
 
-from node import testnet
-from node.config import scalars
-from node.testnet_beside import beside_table
-from node.testnet_display import Display
-from node.testnet_faults import quantity
-from node.testnet_network import Wish
-from node.testnet_plan import BadPlan, Plan, Topology, check, check_alpha
-from node.testnet_processes import CALM_NAME, RECORD_NAME
-from node.testnet_scenario import load, plan_of
-from node.testnet_verdict import Result
-from node.testnet_view import verdict_panel
+from shoal.node.config.settings import scalars
+from shoal.node.testnet import launcher
+from shoal.node.testnet.comparison import beside_table
+from shoal.node.testnet.display import Display
+from shoal.node.testnet.faults import quantity
+from shoal.node.testnet.links import Wish
+from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha
+from shoal.node.testnet.processes import CALM_NAME, RECORD_NAME
+from shoal.node.testnet.scenario import load, plan_of
+from shoal.node.testnet.tables import verdict_panel
+from shoal.node.testnet.verdict import Result
 
 BASE: Final = Path("testnet")
 """Where testnets lie unless told otherwise; a folder per start."""

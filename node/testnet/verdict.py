@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from gossip.runspec import NATIVE
-from node.testnet_beside import Beside
-from node.testnet_invariants import Check, Cost, Shaken, checked, costs, invariants
-from node.testnet_plan import Plan, alpha_of
-from node.testnet_watch import Observed
+from shoal.gossip.run_spec import NATIVE
+from shoal.node.testnet.comparison import Beside
+from shoal.node.testnet.invariants import Check, Cost, Shaken, checked, costs, invariants
+from shoal.node.testnet.plan import Plan, alpha_of
+from shoal.node.testnet.watch import Observed
 
 ACCURACY_BAR: Final = {"digits": 0.90}
 """What every node must reach, where a task has a bar; elsewhere sharing must beat training alone."""

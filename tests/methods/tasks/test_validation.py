@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from methods.errors import BadOption, BadTask
-from methods.learner import TorchLearner
-from methods.regrouped import OnePart, on_validation
-from methods.shapes import KINDS, draw, load_shapes
-from methods.task import TASKS, Task, load_task
+from shoal.methods.errors import BadOption, BadTask
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.task import TASKS, Task, load_task
+from shoal.methods.tasks.regrouped import OnePart, on_validation
+from shoal.methods.tasks.shapes import KINDS, draw, load_shapes
 
 CUT = ("digits", "digits_few_labels", "digits_noisy", "digits_compressible", "digits_body", "digit_tasks")
 """Tasks that put examples aside when asked."""

@@ -14,8 +14,8 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from methods.errors import BadOption
-from methods.shares import Sets, SharedData, seen_of
+from shoal.methods.errors import BadOption
+from shoal.methods.tasks.shares import Sets, SharedData, seen_of
 
 _TABLES = {"breast_cancer": load_breast_cancer, "wine": load_wine}
 HIDDEN = 32

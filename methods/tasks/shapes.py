@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from methods.errors import BadOption
-from methods.labels import Labels
-from methods.shares import Sets, SharedData, seen_of
+from shoal.methods.errors import BadOption
+from shoal.methods.tasks.label_noise import Labels
+from shoal.methods.tasks.shares import Sets, SharedData, seen_of
 
 SIDE: Final = 12
 FINE: Final = 3

@@ -14,10 +14,10 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from methods.errors import BadOption
-from methods.labels import Labels, add_noise, known_subset, noisy_peers
-from methods.partition import Indices, dirichlet, parse_share
-from methods.task import Task
+from shoal.methods.errors import BadOption
+from shoal.methods.learning.task import Task
+from shoal.methods.tasks.label_noise import Labels, add_noise, known_subset, noisy_peers
+from shoal.methods.tasks.partition import Indices, dirichlet, parse_share
 
 Examples: TypeAlias = tuple[npt.NDArray[np.floating[Any]], Labels]
 """Inputs [n, ...] and labels [n]."""
