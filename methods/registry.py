@@ -4,6 +4,9 @@ Ours stand in `METHODS`. Others come from installed packages that declare, in th
 
     [project.entry-points."shoal.methods"]
     mymethod = "mypackage.mymethod:MyMethod"
+
+What `shoal methods` says of such a method is its class attribute `summary`, one line, or else the first
+sentence of `about.use`; what a task must give it, the class attribute `needs` (needs.py).
 """
 
 import importlib
@@ -17,14 +20,18 @@ import msgspec
 from shoal.gossip.run_spec import Scalar
 from shoal.methods.base import Gathers, Method, ModelSize
 from shoal.methods.errors import MethodNotFound
+from shoal.methods.needs import Need, needs_of
 from shoal.methods.options import OptionInfo, build_config, explain_options
 
 GROUP: Final = "shoal.methods"
 METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "local": ("shoal.methods.local_sgd:LocalSGD", "train alone; the yardstick"),
     "fedavg": ("shoal.methods.fedavg:FedAvg", "mean of the params, weighted by examples"),
-    "fedprox": ("shoal.methods.fedprox:FedProx", "FedAvg that holds peers near the common params"),
     "diloco": ("shoal.methods.diloco:DiLoCo", "many local steps, then one Nesterov step on their mean"),
+    "fedprox": (
+        "shoal.methods.fedprox:FedProx",
+        "FedAvg that holds peers near the common params; no gain measured",
+    ),
     "fedstar": (
         "shoal.methods.fedstar.method:FedSTAR",
         "few labels: pseudo-labels for the rest, behind a gate",
@@ -63,6 +70,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Of the model that the next two are about."""
     exchange_numel: int
     """Numbers in the all-reduce of a round."""
+    needs: tuple[Need, ...] = ()
+    """What it asks of a task beside a model and training data."""
     body_bytes: int = 0
     """What a node has everyone gather in a typical round, about; 0: it all-reduces."""
 
@@ -77,10 +86,27 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * 4 * self.exchange_numel * (peers - 1) // peers
 
 
+def method_names() -> list[str]:
+    """Return the name of every method that is installed, and load none."""
+    return list(dict.fromkeys([*METHODS, *(point.name for point in entry_points(group=GROUP))]))
+
+
 def known_methods() -> dict[str, str]:
-    """Return name -> summary of every method that is installed."""
-    plugins = {point.name: f"from {point.value}" for point in entry_points(group=GROUP)}
-    return plugins | {name: summary for name, (_, summary) in METHODS.items()}
+    """Return name -> summary of every method that is installed; those of other packages are loaded for it."""
+    return {name: summary_of(name) for name in method_names()}
+
+
+def summary_of(name: str) -> str:
+    """Return what a method does, in a line; of one that does not load, why."""
+    if name in METHODS:
+        return METHODS[name][1]
+    try:
+        found = method_class(name)
+    except MethodNotFound as error:
+        return str(error)
+    about = getattr(found, "about", None)
+    told = getattr(found, "summary", "") or (about.use.partition(". ")[0] if about is not None else "")
+    return f"{told.rstrip('.') or 'says nothing of itself'} (from {found.__module__})"
 
 
 def method_class(name: str) -> type[Method]:
@@ -94,7 +120,7 @@ def method_class(name: str) -> type[Method]:
     else:
         points = tuple(entry_points(group=GROUP, name=name))
         if not points:
-            raise MethodNotFound(f"no method {name}; there are: {', '.join(known_methods())}")
+            raise MethodNotFound(f"no method {name}; there are: {', '.join(method_names())}")
         target = points[0].value
     point = EntryPoint(name, target, GROUP)
     try:
@@ -140,7 +166,7 @@ def describe(
     size = size or ModelSize.of_one_body(0)
     return Description(
         name=name,
-        summary=known_methods()[name],
+        summary=summary_of(name),
         paper=found.about.paper,
         exchanges=found.about.exchanges,
         use=found.about.use,
@@ -148,5 +174,6 @@ def describe(
         options=explain_options(config_class(name)),
         size=size,
         exchange_numel=method.exchange_numel(size.numel),
+        needs=needs_of(name, found),
         body_bytes=method.body_bytes(size) if isinstance(method, Gathers) else 0,
     )

@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
@@ -16,6 +16,12 @@ from shoal.node.config.settings import scalars
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import typed
 from shoal.node.text import our_version, printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shoal.gossip.run_spec import Scalar
+    from shoal.methods.needs import Fit, Measured, Need
 
 methods_app = typer.Typer(invoke_without_command=True, help="The training methods.")
 task_app = typer.Typer(no_args_is_help=True, help="What is learned.")
@@ -60,16 +66,18 @@ def methods_show(
     peers: Annotated[int, typer.Option("--peers", min=2, max=256, help="Nodes of the round.")] = 8,
     json: JsonOption = False,
 ) -> None:
-    """Show a method: paper, what travels, bytes per round, when to use it, hyperparameters."""
+    """Show a method: paper, what travels, bytes per round, when to use it, what a task must give, options."""
     from shoal.methods.registry import describe
 
     given = scalars(option or [], "--option")
     describe(name, None, given)  # before the task is loaded, which takes seconds
-    model = _size_of(task, task_option or []) if task else ModelSize.of_one_body(parameters)
+    measured = _measured(task, task_option or [], name, given) if task else None
+    model = measured.size if measured else ModelSize.of_one_body(parameters)
     found = describe(name, model, given)
     per_round = found.bytes_per_round(peers)
     if json:
-        print_json({"method": found, "peers": peers, "bytes_per_round": per_round})
+        fit = {"fit": measured.fit} if measured else {}
+        print_json({"method": found, "peers": peers, "bytes_per_round": per_round, **fit})
         return
     print(f"{found.name}: {found.summary}\n")
     print(f"paper      {found.paper}")
@@ -77,6 +85,8 @@ def methods_show(
     print(f"use        {found.use}")
     each_way = f"about {size(per_round)} each way per round of {peers} peers"
     print(f"bytes      {each_way}, for {_described(model, task)}")
+    for line in _fit_lines(task, measured.fit) if measured else _need_lines(found.needs):
+        print(line)
     made = table("option", "type", "default", "bounds", "meaning")
     for each in found.options:
         row(
@@ -91,15 +101,20 @@ def methods_show(
         console().print(made)
 
 
-def _size_of(task: str, options: list[str]) -> ModelSize:
-    """Return the size of a task's model; in a process of its own, since that loads torch.
+def _measured(
+    task: str, options: list[str], method: str, method_options: "Mapping[str, Scalar]"
+) -> "Measured":
+    """Return a task's size and whether a method takes it; in a process of its own, since that loads torch.
 
     Raises:
         BadConfig: the task does not load.
     """
-    text = msgspec.json.encode(scalars(options, "--task-option")).decode()
+    from shoal.methods.needs import Measured
+
+    texts = (scalars(options, "--task-option"), method_options)
+    text, method_text = (msgspec.json.encode(each).decode() for each in texts)
     ran = subprocess.run(
-        [sys.executable, "-P", "-m", "shoal.node.trainer.model_size", task, text],
+        [sys.executable, "-P", "-m", "shoal.node.trainer.model_size", task, text, method, method_text],
         capture_output=True,
         text=True,
         check=False,
@@ -109,7 +124,28 @@ def _size_of(task: str, options: list[str]) -> ModelSize:
             f"python -P -m shoal.node.trainer.model_size {task} failed"
         ]
         raise BadConfig(printable(lines[-1]))
-    return msgspec.json.decode(ran.stdout.splitlines()[-1], type=ModelSize)
+    return msgspec.json.decode(ran.stdout.splitlines()[-1], type=Measured)
+
+
+def _need_lines(needs: "tuple[Need, ...]") -> list[str]:
+    """Say what a task must give a method."""
+    lines = ["a task     gives model() and train_data(); test_data(), for accuracy to be told"]
+    lines += [
+        f"           {'must' if each.must else 'should'} give {each.what}: {each.why}" for each in needs
+    ]
+    return lines
+
+
+def _fit_lines(task: str, fit: "Fit") -> list[str]:
+    """Say whether a task fits a method, and what it does not give."""
+    if not fit.fits:
+        return [printable(f"task       {task} does NOT fit: {fit.problem}")]
+    lines = [f"task       {task} fits"]
+    for each in fit.given:
+        words = {True: "gives", False: "does not give", None: "gives, if you say so,"}[each.is_given]
+        found = f" ({each.found})" if each.found else ""
+        lines.append(printable(f"           {words} {each.need.what}{found}: {each.need.why}"))
+    return lines
 
 
 def _described(model: ModelSize, task: str) -> str:
@@ -130,6 +166,9 @@ def task_new(
         str, typer.Argument(help="Of the module: a Python name such as flowers.", show_default=False)
     ],
     directory: Annotated[Path, typer.Option("--dir", help="Where to write it.", file_okay=False)] = Path(),
+    method: Annotated[
+        str, typer.Option("--for", help="Give what this method asks for too.", show_default=False)
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Write a small task that trains as it stands, to be changed into yours."""
@@ -137,7 +176,7 @@ def task_new(
         raise BadConfig(f"{printable(name)} is no module name; use letters, digits and _, such as flowers")
     class_name = "".join(part.capitalize() for part in name.split("_")) or "MyTask"
     path = directory / f"{name}.py"
-    text = _TEMPLATE.read_text("utf-8").replace("MODULE", name).replace("CLASS", class_name)
+    text = _template(method).replace("MODULE", name).replace("CLASS", class_name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -150,9 +189,36 @@ def task_new(
         print_json({"path": str(path), "task": f"{name}:{class_name}"})
         return
     print(f"wrote {path}")
+    words = f"--task {name}:{class_name}" + (f" --method {method}" if method else "")
     go_there = "" if directory == Path() else f"cd {typed(directory.absolute())} && "
-    print(f"Train it: {go_there}shoal start --task {name}:{class_name}")
-    print(f"Try it with others on this machine: {go_there}shoal testnet up --task {name}:{class_name}")
+    print(f"Train it: {go_there}shoal start {words}")
+    print(f"Try it with others on this machine: {go_there}shoal testnet up {words}")
+
+
+def _template(method: str) -> str:
+    """Return the text of a new task, with what a method asks for.
+
+    Raises:
+        MethodNotFound: there is no such method.
+        BadConfig: it is of another package, and asks for what only its authors know.
+    """
+    from shoal.methods.registry import METHODS, method_class, method_names
+
+    text = _TEMPLATE.read_text("utf-8")
+    if not method:
+        return text
+    if method not in METHODS:
+        if method in method_names() and getattr(method_class(method), "needs", ()):
+            raise BadConfig(f"leave out --for; what {method} asks for: shoal methods show {method}")
+        method_class(method)
+        return text
+    more = _TEMPLATE.with_name(f"for_{method}.py.txt")
+    if not more.exists():
+        return text
+    members, _, after = more.read_text("utf-8").partition("# after the class\n")
+    if "Literal[" in members:
+        text = text.replace("import torch\n", "from typing import Literal\n\nimport torch\n", 1)
+    return text.replace("\n\n\ndef spirals(", f"\n\n{members.strip(chr(10))}\n\n\n{after}def spirals(")
 
 
 @model_app.command("save")

@@ -35,7 +35,7 @@ from shoal.methods.errors import BadOption, Interrupted
 from shoal.methods.learning.learner import float_tensors, manifest, move_model, read_model, write_model
 from shoal.methods.overlap import Moved
 from shoal.methods.params import shared_specs
-from shoal.methods.registry import all_options, config_class, known_methods, load_method, method_class
+from shoal.methods.registry import all_options, config_class, load_method, method_class, method_names
 from shoal.node.config.preflight import check_run
 from shoal.node.errors import UserError
 from shoal.node.optimizer.background_node import Node
@@ -280,7 +280,7 @@ class SwarmOptimizer:
 def _load(name: str, options: dict[str, Scalar], every: int) -> OuterMethod:
     """Load a method whose exchange can follow any loop, and tell it the number of local steps."""
     if not getattr(method_class(name), "follows_any_loop", False):
-        fit = [n for n in known_methods() if getattr(method_class(n), "follows_any_loop", False)]
+        fit = [n for n in method_names() if getattr(method_class(n), "follows_any_loop", False)]
         raise BadOption(f"{name} needs local work of its own; for your own loop choose {' or '.join(fit)}")
     if every < 1:
         raise BadOption(f"every = {every}: average after 1 step or more")

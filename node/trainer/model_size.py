@@ -1,8 +1,8 @@
-"""Task size: what of a task's model decides how many bytes a method sends.
+"""Task size: what of a task's model decides how many bytes a method sends, and whether the method takes it.
 
-    python -P -m shoal.node.trainer.model_size TASK OPTIONS        OPTIONS: the task's, as a JSON object
+    python -P -m shoal.node.trainer.model_size TASK OPTIONS METHOD OPTIONS        OPTIONS: JSON objects
 
-Prints a `ModelSize` as JSON. A process of its own, because it needs torch, which the command line never
+Prints a `Measured` as JSON. A process of its own, because it needs torch, which the command line never
 loads; what a person must mend is one line on standard error.
 """
 
@@ -21,6 +21,8 @@ from shoal.methods.errors import BadTask, MethodsError
 from shoal.methods.learning.learner import manifest
 from shoal.methods.learning.objective import head_of
 from shoal.methods.learning.task import Task, load_task
+from shoal.methods.learning.task_fit import fit_of
+from shoal.methods.needs import Measured
 
 FAILED: Final = 3
 """Exit code where the task does not load."""
@@ -58,9 +60,11 @@ def main() -> int:
     if os.getcwd() not in sys.path:
         # A task may lie in the folder in which the command was typed.
         sys.path.append(os.getcwd())
-    name, text = sys.argv[1:]
+    name, text, method, method_text = sys.argv[1:]
     try:
-        found = size_of(load_task(name, msgspec.json.decode(text, type=dict[str, Scalar])))
+        task = load_task(name, msgspec.json.decode(text, type=dict[str, Scalar]))
+        options = msgspec.json.decode(method_text, type=dict[str, Scalar])
+        found = Measured(size=size_of(task), fit=fit_of(task, method, options))
     except MethodsError as error:
         print(error, file=sys.stderr)
         return FAILED

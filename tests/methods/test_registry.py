@@ -12,6 +12,7 @@ from shoal.methods import registry
 from shoal.methods.base import ModelSize
 from shoal.methods.errors import BadOption, MethodNotFound
 from shoal.methods.fedavg import FedAvg
+from shoal.methods.needs import Need
 from shoal.methods.registry import all_options, describe, known_methods, load_method
 
 MILLION = ModelSize.of_one_body(1_000_000)
@@ -65,7 +66,14 @@ def test_installed_packages_add_methods(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
     assert isinstance(load_method("theirs", {"lr": 0.5}), FedAvg)
-    assert known_methods()["theirs"] == "from shoal.methods.fedavg:FedAvg"
+    assert known_methods()["theirs"] == "The first choice (from shoal.methods.fedavg)"
+    assert known_methods()["broken"].startswith("method broken does not load from methods.nowhere:Method")
+    assert known_methods()["fedavg"] == registry.METHODS["fedavg"][1]
+    monkeypatch.setattr(FedAvg, "summary", "means of means.", raising=False)
+    monkeypatch.setattr(FedAvg, "needs", (Need(what="a map()", must=True, why="to see"),), raising=False)
+    assert known_methods()["theirs"] == "means of means (from shoal.methods.fedavg)"
+    assert [need.what for need in describe("theirs").needs] == ["a map()"]
+    assert describe("fedavg").needs == ()
     with pytest.raises(MethodNotFound, match="broken does not load from methods.nowhere:Method"):
         load_method("broken", {})
 

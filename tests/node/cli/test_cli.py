@@ -425,6 +425,10 @@ def test_methods_are_listed_and_explained(shoal: Run) -> None:
     assert "paper" in shown
     assert "each way per round of 8 peers, for 1,000,000 parameters" in shown
     assert json.loads(shoal("methods", "show", "fedavg", "--json").out)["method"]["name"] == "fedavg"
+    asked = shoal("methods", "show", "deltamask").out
+    assert "gives model() and train_data()" in asked
+    assert "must give role(): which tensors are the body" in asked
+    assert "should give a pre-trained model()" in asked
 
 
 def test_task_new_writes_a_file_once(shoal: Run, tmp_path: Path) -> None:

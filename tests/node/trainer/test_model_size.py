@@ -1,5 +1,6 @@
 """The size of a task's model, from which the bytes per round of a method follow."""
 
+import json
 import subprocess
 import sys
 
@@ -80,7 +81,22 @@ def test_methods_show_tells_the_bytes_for_a_task_or_in_one_line_why_not() -> Non
 
     shown = show("--task", "digit_tasks", "--task-option", "per_node=4", "--peers", "3").stdout
     assert "each way per round of 3 peers, for 16,576 parameters of digit_tasks, 4 tasks a node" in shown
+    assert (
+        "task       digit_tasks fits\n           gives parts() (upright, rotated, mirrored, relabelled)"
+        in shown
+    )
     failed = show("--task", "digit_tasks", "--task-option", "per_nod=4")
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: task digit_tasks has no option per_nod; it has: share")
     assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_methods_show_says_why_a_task_does_not_fit() -> None:
+    command = [sys.executable, "-P", "-m", "shoal.node", "methods", "show", "deltamask", "--task", "digits"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0
+    assert "task       digits does NOT fit: Digits has no head: let its role() return" in ran.stdout
+    ran = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=300)
+    assert json.loads(ran.stdout)["fit"]["fits"] is False
