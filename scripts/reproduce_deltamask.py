@@ -6,7 +6,6 @@ in the rounds of masks.
 """
 
 from collections.abc import Sequence
-from itertools import product
 from statistics import fmean
 from typing import Any, Final
 
@@ -21,7 +20,6 @@ ROUNDS: Final = 40
 HEAD_ROUNDS: Final = DeltaMaskConfig().head_rounds
 LAST: Final = 3
 HEAD_RATES: Final = (0.1, 0.5)
-RATES: Final = (0.05, 0.1)
 
 
 def case(data: str) -> Case:
@@ -35,20 +33,14 @@ def case(data: str) -> Case:
 
 
 def masks(**options: Any) -> tuple[Method, ...]:
-    """Return the candidates of DeltaMask with these options: the rates of the head and of the scores."""
-    return tuple(
-        DeltaMask(DeltaMaskConfig(head_lr=head_lr, lr=lr, **options))
-        for head_lr, lr in product(HEAD_RATES, RATES)
-    )
+    """Return the candidates of DeltaMask with these options: rates of the head."""
+    return tuple(DeltaMask(DeltaMaskConfig(head_lr=lr, **options)) for lr in HEAD_RATES)
 
 
 def systems(case: Case) -> dict[str, System]:
     """Return the systems."""
-    probes: tuple[Method, ...] = tuple(
-        DeltaMask(DeltaMaskConfig(head_rounds=ROUNDS, head_lr=lr, head_steps=steps))
-        for lr, steps in product(HEAD_RATES, (20, 50))
-    )
-    tuning: tuple[Method, ...] = tuple(FedAvg(FedAvgConfig(steps=30, lr=lr)) for lr in (0.03, 0.1, 0.3, 0.5))
+    probes = masks(head_rounds=ROUNDS, head_steps=50)
+    tuning: tuple[Method, ...] = tuple(FedAvg(FedAvgConfig(steps=30, lr=lr)) for lr in (0.1, 0.3))
     return {
         "linear probe": System(probes),
         "full fine-tuning (FedAvg)": System(tuning),

@@ -65,12 +65,8 @@ def systems(case: Case) -> dict[str, System]:
         "each alone": System(alone, "each"),
         "FedCompress": compress(),
         "delta, kappa 8": fixed(8),
-        "weights, kappa 8": fixed(8, target="weights"),
         "delta, kappa 8 to 32 adapts": compress(kappa_min=8, kappa_max=32),
         "weights, kappa adapts (paper)": compress(target="weights", kappa_min=8, kappa_max=32),
-        "weights, kappa adapts, distilled (paper)": compress(
-            target="weights", after="distil", kappa_min=8, kappa_max=32
-        ),
     }
 
 

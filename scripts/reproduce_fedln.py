@@ -16,7 +16,7 @@ PEERS: Final = 10
 ROUNDS: Final = 30
 RATES: Final = (1e-3, 3e-3, 1e-2)
 BATCH: Final = 32
-NOISES: Final = ((0.0, 0.0), (0.7, 0.0), (0.7, 0.7), (0.7, 1.0))
+NOISES: Final = ((0.0, 0.0), (0.7, 0.7), (0.7, 1.0))
 SHAPES: Final = {"alpha": 100.0, "optimizer": "adam"}
 
 

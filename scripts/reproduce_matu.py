@@ -54,7 +54,6 @@ def systems(case: Case) -> dict[str, System]:
         "each alone": System(alone, "each part"),
         "MaTU": matu(),
         "MaTU, float32 (paper)": matu(coding="float32"),
-        "MaTU, int8": matu(coding="int8"),
         "MaTU, unified start (paper)": matu(start="unified"),
         "MaTU, mixing two neighbours (paper)": matu(neighbours=2, least_similarity=0.5, try_mixing=False),
     }
