@@ -42,7 +42,8 @@ class FedAvg:
         paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data,"
         " AISTATS 2017, https://arxiv.org/abs/1602.05629",
         exchanges="the params, once per round, as a mean weighted by examples",
-        use="The first choice. With very unlike data, or hundreds of steps per round, try fedprox or diloco.",
+        use="The first choice. With very unlike data, few rounds or hundreds of steps in each, try diloco: it"
+        " sends as much.",
     )
 
     config: FedAvgConfig = field(default_factory=FedAvgConfig)

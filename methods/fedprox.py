@@ -37,7 +37,9 @@ class FedProx(FedAvg):
         paper="Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020,"
         " https://arxiv.org/abs/1812.06127",
         exchanges="the params, once per round, as a mean weighted by examples",
-        use="Where FedAvg is unsteady: very unlike data, or peers of very unlike speed. No extra bytes.",
+        use="Seldom: with very unlike data (Dirichlet 0.1) it gained nothing over a FedAvg whose rate was"
+        " chosen as carefully. Meant for peers that end their rounds after very unlike numbers of steps,"
+        " which was not measured. No extra bytes.",
     )
 
     config: FedProxConfig = field(default_factory=FedProxConfig)
