@@ -89,8 +89,13 @@ def _deltamask(options: Options, setting: Setting) -> dict[str, System]:
         "batch_size": options["batch_size"],
     }
     all_bits: Options = {"coding": "bits", "kappa": 1.0, "density_cap": 1.0}
+    probe = {
+        **options,
+        "head_rounds": setting.rounds,
+        "head_steps": max(int(options["head_steps"]), int(options["steps"])),
+    }
     return {
-        "linear probe": System("deltamask", {**options, "head_rounds": setting.rounds}),
+        "linear probe": System("deltamask", probe),
         "full fine-tuning (FedAvg)": System("fedavg", tuned),
         "all mask bits (FedPM)": System("deltamask", {**options, **all_bits}),
         "centralised fine-tuning": _centralised(tuned, setting),

@@ -86,5 +86,8 @@ def beside_table(systems: Sequence[Beside], seeds: Sequence[int]) -> RenderableT
         Text(f"Beside the nodes, in lockstep over {over}", style="bold"),
         made,
         Text("sent: by a node per round; of the nodes what left their sockets, all included;", style="dim"),
-        Text("of the others what a round tells, without framing", style="dim"),
+        Text(
+            "of the others what a round tells, without framing. All have the method's own rates,", style="dim"
+        ),
+        Text("and are not tuned; docs/methods has each system at the rates that suit it", style="dim"),
     )

@@ -49,3 +49,9 @@ def test_one_model_for_all_tasks_takes_the_steps_of_all_tasks() -> None:
 
 def test_methods_that_are_yardsticks_themselves_have_none() -> None:
     assert yardsticks("fedavg", {}, SETTING) == {}
+
+
+def test_a_probe_takes_as_many_steps_in_a_round_as_masks_do() -> None:
+    options = all_options(load_method("deltamask", {"steps": 30, "head_steps": 20}))
+    probe = yardsticks("deltamask", options, SETTING)["linear probe"].options
+    assert (probe["head_rounds"], probe["head_steps"]) == (SETTING.rounds, 30)
