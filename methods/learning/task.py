@@ -4,6 +4,7 @@
         def __init__(self, folder: str = "flowers", seed: int = 0) -> None: ...   # the task's options
         def model(self): return nn.Sequential(...)
         def train_data(self): return x, y           # this node's own examples; they never leave it
+        def validation_data(self): return x, y      # what hyperparameters are chosen on; may be left out
         def test_data(self): return x, y            # what accuracy is measured on
 
     shoal start --task mypackage.flowers:Flowers
