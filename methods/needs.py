@@ -136,6 +136,7 @@ def needs_table(needs: tuple[Need, ...]) -> str:
         "| a task gives | | what for |",
         "|---|---|---|",
         "| `model()`, `train_data()` | must | a `torch.nn.Module`; (x, label) tensors or a torch Dataset |",
+        "| `validation_data()` | can | examples that no node trains on, to choose hyperparameters on |",
         "| `test_data()` | can | accuracy is measured on it; without it none is told |",
     ]
     for need in needs:
