@@ -26,7 +26,7 @@ def case(data: str) -> Case:
     """Return a data set in five shares, and a body to fit to it."""
 
     def tasks(seed: int, validation: float) -> list[Task]:
-        options = {"data": data, "seed": seed, "validation": validation}
+        options: dict[str, Any] = {"data": data, "seed": seed, "validation": validation}
         return [load_task("digits_body", {"share": f"{i + 1}/{PEERS}", **options}) for i in range(PEERS)]
 
     return Case(data, tasks, ROUNDS)

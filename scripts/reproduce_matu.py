@@ -27,7 +27,7 @@ def case(data: str, conflict: str) -> Case:
     """Return six nodes with two questions each about the same pictures."""
 
     def tasks(seed: int, validation: float) -> list[Task]:
-        options = {"data": data, "conflict": conflict, "seed": seed, "validation": validation}
+        options: dict[str, Any] = {"data": data, "conflict": conflict, "seed": seed, "validation": validation}
         return [
             load_task("digit_tasks", {"share": f"{i + 1}/{PEERS}", "per_node": PER_NODE, **options})
             for i in range(PEERS)

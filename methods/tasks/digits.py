@@ -8,7 +8,7 @@ first. Hyperparameters are chosen on it; a figure is then measured on the test s
 """
 
 from functools import cache
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from torch import nn
 from shoal.methods.tasks.partition import dirichlet, parse_share
 from shoal.methods.tasks.shares import Sets, SharedData, all_of, check_validation
 
-Images: TypeAlias = npt.NDArray[np.float64]
+Images: TypeAlias = npt.NDArray[np.floating[Any]]
 Labels: TypeAlias = npt.NDArray[np.int64]
 
 TEST_FRACTION: Final = 0.25

@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -202,15 +202,15 @@ def _template(method: str) -> str:
         MethodNotFound: there is no such method.
         BadConfig: it is of another package, and asks for what only its authors know.
     """
-    from shoal.methods.registry import METHODS, method_class, method_names
+    from shoal.methods.registry import METHODS, method_class
 
     text = _TEMPLATE.read_text("utf-8")
     if not method:
         return text
     if method not in METHODS:
-        if method in method_names() and getattr(method_class(method), "needs", ()):
+        theirs: Any = method_class(method)
+        if getattr(theirs, "needs", ()):
             raise BadConfig(f"leave out --for; what {method} asks for: shoal methods show {method}")
-        method_class(method)
         return text
     more = _TEMPLATE.with_name(f"for_{method}.py.txt")
     if not more.exists():

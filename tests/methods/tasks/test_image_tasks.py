@@ -291,8 +291,10 @@ def test_images_are_put_aside_by_folder_or_by_share(tmp_path: Path) -> None:
     assert not {row.numpy().tobytes() for row in cut.train_data()[0]} & {
         row.numpy().tobytes() for row in held[0]
     }
-    parts = ImageTasks(**{**options, "data": str(data), "validation": 0.25}).parts()
-    assert [len(part.validation_data()[0]) for part in parts.values() if part.validation_data()] == [4]
+    [part] = ImageTasks(**{**options, "data": str(data), "validation": 0.25}).parts().values()
+    held = part.validation_data()
+    assert held is not None
+    assert len(held[0]) == 4
     (data / "test").rename(data / "validation")
     save_images(tmp_path / "more", {"red": (200, 0, 0), "blue": (0, 0, 200)}, each=2)
     (tmp_path / "more" / "test").rename(data / "test")

@@ -1,5 +1,7 @@
 """Every built-in task has examples to choose values on, which nobody trains on or tests on."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -51,13 +53,14 @@ def test_train_validation_and_test_share_no_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*CUT, *GIVEN])
 def test_all_nodes_have_the_same_validation_examples(name: str) -> None:
-    found = {}
+    found: dict[str, Any] = {}
     for node in nodes(name):
         for part, task in (node.parts() or {"": node}).items():
             held = task.validation_data()
             assert held is not None
-            assert torch.equal(found.setdefault(part, held)[0], held[0])
-            assert torch.equal(found[part][1], held[1])
+            first = found.setdefault(part, held)
+            assert torch.equal(first[0], held[0])
+            assert torch.equal(first[1], held[1])
 
 
 @pytest.mark.parametrize("name", CUT)
