@@ -24,8 +24,8 @@ What is ours, and why:
 - Who is noisy. The paper calls a peer clean below e_k = 0.15. That needs an embedding in which examples of
   one class lie together: with raw inputs of other data than digits, clean peers have e_k of 0.25 to 0.6, so
   all were noisy, and the mean was that of FedAvg. Here noisy is who stands 0.15 above the clean peers of its
-  group (methods/fedln/noisy_peers.py). Where nobody stands apart all count alike; if the labels of most seem
-  wrong, each peer warns once.
+  group (methods/fedln/noisy_peers.py). Where nobody stands apart all count alike; if all labels seem wrong
+  then, each peer warns once.
 - `correct` and `distil` act on what the group told in the round before: the first round is FedAvg's.
 - A is the default. On our digits it tells noisy peers from clean ones; B, at that scale, does not.
 - B's energies are counted over a window of rounds, not in one round in which all must be present; before and
@@ -53,7 +53,7 @@ from shoal.gossip.events import Vector
 from shoal.methods.base import About, Report, State, Steps, Trained, all_reduce
 from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
 from shoal.methods.fedln import histogram
-from shoal.methods.fedln.noisy_peers import NOBODY, noisy_from
+from shoal.methods.fedln.noisy_peers import NOBODY, SMALLEST_PART, noisy_from
 
 if TYPE_CHECKING:
     from shoal.methods.learning.learner import TorchLearner
@@ -344,9 +344,9 @@ class FedLN:
 
 
 def seem_all_wrong(claims: Sequence[Claim], excess: int) -> bool:
-    """Whether half of those who know something of their labels think too many wrong for a clean peer."""
+    """Whether even the best labels seem too wrong for clean ones: of all peers but a fifth."""
     told = sorted(claim.noise for claim in claims if claim.is_estimated)
-    return bool(told) and told[(len(told) - 1) // 2] >= excess
+    return bool(told) and told[(len(told) - 1) // SMALLEST_PART] >= excess
 
 
 def warned(private: Mapping[str, Vector]) -> dict[str, Vector]:

@@ -26,6 +26,7 @@ from shoal.methods.fedln.method import (
     agreed_weight,
     level,
     read_claim,
+    seem_all_wrong,
     weight,
 )
 from shoal.methods.fedln.noisy_peers import NOBODY
@@ -243,6 +244,23 @@ def test_where_all_labels_seem_wrong_all_count_alike_and_each_peer_warns_once(
         assert report.metrics["weight"] == peer.examples
     assert [record.levelname for record in caplog.records] == ["WARNING"] * PEERS
     assert "embed() bring examples of one class together" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("noises", "expected"),
+    [
+        ((40, 45, 50, 60, 70), True),
+        ((0, 45, 50, 60, 70), False),
+        ((0, 40, 45, 45, 50, 50, 55, 60, 65, 70), True),
+        ((20, 30, 40, 50, 60), False),
+        ((), False),
+    ],
+)
+def test_all_labels_seem_wrong_where_those_of_all_but_a_fifth_do(
+    noises: tuple[int, ...], expected: bool
+) -> None:
+    unknown = Claim(100, 0, False)
+    assert seem_all_wrong([*(Claim(100, noise, True) for noise in noises), unknown], 38) is expected
 
 
 # --- estimator B -------------------------------------------------------------------------------------
