@@ -53,14 +53,14 @@ def test_train_validation_and_test_share_no_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*CUT, *GIVEN])
 def test_all_nodes_have_the_same_validation_examples(name: str) -> None:
-    found: dict[str, Any] = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for node in nodes(name):
         for part, task in (node.parts() or {"": node}).items():
             held = task.validation_data()
             assert held is not None
-            first = found.setdefault(part, held)
-            assert torch.equal(first[0], held[0])
-            assert torch.equal(first[1], held[1])
+            inputs, labels = found.setdefault(part, tuple(held))
+            assert torch.equal(inputs, held[0])
+            assert torch.equal(labels, held[1])
 
 
 @pytest.mark.parametrize("name", CUT)
