@@ -233,9 +233,8 @@ class Exchanges:
         if result is None:
             return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
         self._learn(exchange, now)
-        spec = self._at.spec
-        if spec is not None and least < spec.quorum:
-            text = f"{least} of at least {spec.quorum} peers contributed"
+        if self._at.spec is not None and least < self._at.least:
+            text = f"{least} of at least {self._at.least} peers contributed"
             return [*effects, Notify(Failed("TooFew", text))]
         return [*effects, Notify(result)]
 

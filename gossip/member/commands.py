@@ -17,6 +17,8 @@ class Attach:
     run: bytes
     spec: RunSpec
     mergeable: bool
+    had_company: bool = False
+    """Whether the state on disk was made with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class NewState:
     """The state's bytes; unchanged until the next `NewState`."""
     leaves: bytes = b""
     """The hashes of its chunks, where they are known."""
+    contributors: tuple[PeerId, ...] = ()
+    """With whom it was made."""
 
 
 @dataclass(frozen=True, slots=True)

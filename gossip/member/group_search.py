@@ -127,6 +127,8 @@ class Seeking:
         if at.phase is Phase.EXCHANGING and self.search is not None:
             return self.search.handle_ready(peer, message, now)
         if (search := self._under_way) is not None:
+            if search.lacks_company and not search.expected:
+                return self._begin_again(now)
             self._arrived.setdefault(peer, now)
             return self._after(search.handle_ready(peer, message, now), now)
         return []
@@ -167,7 +169,25 @@ class Seeking:
     def view_changed(self, now: float) -> Effects:
         """Other peers are there, or elsewhere than before."""
         search = self._under_way
-        return self._after(search.expect(self._at.expected(now), now), now) if search is not None else []
+        if search is None:
+            return []
+        expected = self._at.expected(now)
+        if search.lacks_company and (expected - search.expected or self._at.least < search.config.least):
+            return self._begin_again(now)
+        return self._after(search.expect(expected, now), now)
+
+    def look_again(self, now: float) -> Effects:
+        """Ask anew who is there, for a node that waits for company: what was lost is not said twice."""
+        search = self._under_way
+        if search is None or not search.lacks_company:
+            return []
+        is_over = self._at.least < search.config.least
+        return self._begin_again(now) if is_over or self._at.expected(now) else []
+
+    def _begin_again(self, now: float) -> Effects:
+        """Search anew: links, deadlines and whom we wait for are of now, not of when we were left alone."""
+        self._exchanges.asked_at = now
+        return self.begin(now)
 
     def timer(self, now: float) -> Effects:
         """Something that was waited for did not come."""
@@ -236,6 +256,7 @@ class Seeking:
             # Where all average pairwise, all that is wanted of a group is that its peers are ready.
             group_size=1 if is_mixing and not self._at.is_last else spec.group_size,
             quorum=spec.quorum,
+            least=self._at.least,
             share=MIXING_SHARE if self._at.is_crowd() and not is_mixing else 1.0,
             # Who has just been started does not go on alone while it looks for those it knew.
             wait_for=self._wait_for if first else 1 + self._discovery.is_new_here,

@@ -68,6 +68,7 @@ from shoal.gossip.member.pairwise_rounds import TIMER as MIXING
 from shoal.gossip.member.pairwise_rounds import Mixing
 from shoal.gossip.member.run_mismatch import Introductions
 from shoal.gossip.member.state_sync import Syncing
+from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import ENOUGH, Dice, Discovery
 from shoal.gossip.membership.dial_plan import TIMER as DISCOVERY
 from shoal.gossip.membership.dissemination import Chatter
@@ -94,6 +95,7 @@ from shoal.gossip.messages import (
     Wait,
     Want,
 )
+from shoal.gossip.run_spec import NATIVE
 from shoal.gossip.state.fetch import TIMER as TRANSFER
 from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import TIMER as SERVING
@@ -116,6 +118,8 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Round 0 starts when this many trainers are ready, or after `wait_seconds`."""
     wait_seconds: float = 0.0
     """0: twice the patience."""
+    alone: Policy = "wait"
+    """What a node does whose company is gone: see company.py."""
     max_links: int = 64
     """No further peers are dialled above this many links; dial_plan.py says when fewer are enough."""
     serving: ServingConfig = ServingConfig()
@@ -139,7 +143,7 @@ class Member:
         """`sequence`: larger than any this identity used before; `chunk_numel`: equal on all peers."""
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
-        self.at = Standing(me, config.lease)
+        self.at = Standing(me, config.lease, config.alone)
         self.discovery = Discovery(me, dice, config.max_links)
         self.chatter = Chatter(self.at, dice, sequence, config.beat)
         self.serving = Serving(config.serving)
@@ -281,13 +285,16 @@ class Member:
 
     def _attach(self, event: Attach, now: float) -> Effects:
         self.at.run, self.at.spec, self.at.mergeable = event.run, event.spec, event.mergeable
+        self.at.together.attach(had_company=event.had_company)
         self.mixing.attach(now)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
         self.discovery.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
-        if self.at.phase is Phase.SYNCING:
+        is_fetched = self.at.phase is Phase.SYNCING
+        self.at.together.note_state(event.contributors, self.me, is_fetched=is_fetched)
+        if is_fetched:
             self.at.company = frozenset()
         else:
             self.at.has_made = self.at.phase is not Phase.HELPING
@@ -323,6 +330,8 @@ class Member:
     def _give_up(self, event: GiveUp, now: float) -> Effects:
         if self.at.phase in (Phase.SYNCING, Phase.FINISHED):
             return []
+        if self.at.spec is not None and self.at.spec.engine != NATIVE:
+            self.at.together.note_failure()
         effects = self.exchanges.abandon()
         self._end_round()
         self.at.phase = Phase.WORKING
@@ -384,6 +393,7 @@ class Member:
 
     def _left(self, peer: PeerId, now: float) -> Effects:
         self.at.table.forget(peer, now)
+        self.at.together.left(peer)
         return self._gone(peer, now, is_dead=True)
 
     def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
@@ -474,10 +484,21 @@ class Member:
         if self.at.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)
+        effects += self._look_for_company(now)
         effects += self.chatter.beat(now, seeks_links=self.discovery.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
+
+    def _look_for_company(self, now: float) -> Effects:
+        if not self.at.run or self.at.phase in (Phase.HELPING, Phase.FINISHED):
+            return []
+        together, others = self.at.together, len(self.at.linked_trainers())
+        if self.at.spec is not None and self.at.spec.engine != NATIVE:
+            # Those of another engine that are no nodes are linked with nobody here.
+            others += together.n_others
+        said = together.look(others, self.at.round, now)
+        return said + self.seeking.look_again(now)
 
     # --- the view ---------------------------------------------------------------------------------
 

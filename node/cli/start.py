@@ -24,6 +24,7 @@ _SETTINGS: Final = {
     "quorum": "run.quorum",
     "wait_for": "run.wait_for",
     "wait_seconds": "run.wait_seconds",
+    "alone": "run.alone",
     "exchange": "run.exchange",
     "pushes": "run.pushes_per_round",
     "codec": "run.codec",
@@ -65,6 +66,7 @@ def _node(flags: str, text: str) -> Any:
 
 Texts = list[str] | None
 Exchange = Literal["group", "pairwise"]
+Policy = Literal["wait", "wait-for-lost", "go-on"]
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "text", "json"]
 Engine = Literal["native", "hivemind"]
@@ -88,6 +90,9 @@ def start(
     wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,
     wait_seconds: Annotated[
         float | None, _train("--wait-seconds", "Wait for them no longer; 0: twice the patience.")
+    ] = None,
+    alone: Annotated[
+        Policy | None, _train("--alone", "When the others are gone: wait, wait-for-lost or go-on.")
     ] = None,
     exchange: Annotated[
         Exchange | None, _train("--exchange", "Average in groups, or pairwise over any graph.")

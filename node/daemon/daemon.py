@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import PeerFound, Vector
 from shoal.gossip.member.commands import AddAddress, Goodbye, Met, Refused, RemoveAddress, SetAddresses
 from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.run_spec import NATIVE, RunSpec
@@ -49,7 +51,7 @@ from shoal.node.storage.home import Home
 from shoal.node.storage.model_file import remember_spec
 from shoal.node.storage.partial_fetch import ChunkKeeper
 from shoal.node.storage.private_state import PrivateState
-from shoal.node.text import printable
+from shoal.node.text import alone_for, duration, printable
 from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
 from shoal.node.trainer.supervisor import Supervisor, trainer_command
@@ -108,6 +110,7 @@ class Daemon:
                 patience=gossip.patience,
                 wait_for=self.config.run.wait_for,
                 wait_seconds=self.config.run.wait_seconds,
+                alone=self.config.run.alone,
                 max_links=self.config.network.max_links,
                 serving=ServingConfig(
                     rate=gossip.state_upload_mbit * 125_000 or float("inf"), fetchers=gossip.state_fetchers
@@ -238,9 +241,26 @@ class Daemon:
                 "another node runs with this node's identity, and peers confuse the two; stop one and give it"
                 " its own with: shoal init --force",
             )
+        elif isinstance(notice, Alone | InCompany):
+            self.rounds.notice(notice)
+            self._say_company(notice)
         else:
             self.keeper.notice(notice)
             self.rounds.notice(notice)
+
+    def _say_company(self, notice: Alone | InCompany) -> None:
+        """Tell for how long; that it is so is a problem of the status, which is told anyway."""
+        found = self.reporter.alone(trio.current_time())
+        if isinstance(notice, InCompany):
+            text = f"no longer alone, after {duration(notice.seconds)} and {notice.rounds} rounds alone"
+        elif found is not None and notice.seconds:
+            text = f"still alone, for {alone_for(found)}"
+        else:
+            return
+        fields: dict[str, bool | int | float | str] = {"seconds": notice.seconds, "rounds": notice.rounds}
+        self._show(
+            [Event(time=time.time(), event="company", level="warning", text=text, fields=fields)], None
+        )
 
     def _problem(self, source: str, text: str) -> None:
         """Say what a person should see to; an empty text ends it."""
@@ -358,13 +378,7 @@ class Daemon:
                 vector = checkpoint.vector
                 large = vector.nbytes >= INLINE_BYTES
                 vector = await trio.to_thread.run_sync(vector.copy) if large else vector.copy()
-                copy = Checkpoint(
-                    checkpoint.run_id,
-                    checkpoint.round,
-                    checkpoint.state_hash,
-                    checkpoint.previous_hash,
-                    vector,
-                )
+                copy = replace(checkpoint, vector=vector)
                 owed = self._owed()
                 await trio.to_thread.run_sync(self._save, copy, spec)
                 self.keeper.saved(copy.state_hash)

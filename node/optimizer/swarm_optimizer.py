@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, environ
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch import nn
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.errors import GossipError
+from shoal.gossip.membership.company import Policy
 from shoal.gossip.run_spec import Scalar
 from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, Interrupted
@@ -46,6 +47,9 @@ from shoal.node.trainer.session import LineLost, RunOver, Session
 from shoal.node.trainer.spec import TrainerSpec, run_spec
 
 log = logging.getLogger(__name__)
+
+SAY_EVERY: Final = 60.0
+"""Seconds between two words about a step that waits for company."""
 
 
 class SwarmOptimizer:
@@ -68,6 +72,7 @@ class SwarmOptimizer:
         codec: str = "float32",
         exchange: Literal["group", "pairwise"] = "group",
         quorum: int = 1,
+        alone: Policy = "wait-for-lost",
         node_options: Sequence[str] = (),
     ) -> None:
         """Attach to the node in `home`, or start one that joins `join`; the model may change right here.
@@ -77,6 +82,8 @@ class SwarmOptimizer:
         `delay`: 1 to train on while a mean travels. `codec`: how numbers travel. `exchange`: in groups, or
         pairwise over any graph. `quorum`: a round with fewer contributors keeps the old model. Peers must
         agree on these.
+        `alone`: when none of those that trained with this process is there any more: ``wait`` for them and
+        keep what they agreed on, ``wait-for-lost`` unless all of them have closed, or ``go-on``.
         `node_options`: further arguments of ``shoal start``, used only if no node runs in `home`.
 
         Raises:
@@ -107,8 +114,11 @@ class SwarmOptimizer:
         self._overlap: Overlap | None = None
         """The rounds, if one may be on its way while the loop goes on."""
         self._worked_from = 0.0
+        self._say_alone_at = 0.0
         self._base = initial
-        self._node = Node(Path(home) if home is not None else default_home(environ), join, node_options)
+        self._node = Node(
+            Path(home) if home is not None else default_home(environ), join, ("--alone", alone, *node_options)
+        )
         try:
             self._attach()
         except LineLost as error:
@@ -248,6 +258,7 @@ class SwarmOptimizer:
         except LineLost:
             line.close()
             raise
+        session.on_alone = self._say_alone
         self._session, self._begin = session, None
         if self._spec.delay:
             self._attach_overlap(session, initial)
@@ -263,6 +274,15 @@ class SwarmOptimizer:
             return
         self._take_over(overlap.agreed)
         self.rounds = overlap.round
+
+    def _say_alone(self) -> None:
+        if time.monotonic() >= self._say_alone_at:
+            self._say_alone_at = time.monotonic() + SAY_EVERY
+            log.warning(
+                "round %d waits for company: none of those that trained with this process is linked; to train"
+                ' on without them give SwarmOptimizer alone="go-on"',
+                self.rounds,
+            )
 
     def _try_again(self) -> None:
         try:

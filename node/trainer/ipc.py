@@ -14,7 +14,7 @@ With a delay the trainer works on while it waits, be it for an answer or for `Be
 
 A frame is a 4-byte big-endian length and a msgpack map. The segment is one mapped file without a name:
 
-    page 0         flags, int32: [INTERRUPT, HURRY, ...]
+    page 0         flags, int32: [INTERRUPT, HURRY, ALONE, ...]
     slot 0, slot 1 the shared state, float32 [state_numel] each: one is read while the other is written
     exchange       float32 [exchange_numel]: a vector on its way out, then the answer in its place
 
@@ -46,6 +46,8 @@ INTERRUPT: Final = 0
 """Flag: stop the local work now, throw the round away."""
 HURRY: Final = 1
 """Flag: end the local work at the next step and contribute what there is."""
+ALONE: Final = 2
+"""Flag: the node is alone and waits for company, and so may the trainer; see gossip/membership/company.py."""
 MAX_FRAME_BYTES: Final = 64 << 20
 _LENGTH: Final = struct.Struct("!I")
 Text = Annotated[str, msgspec.Meta(max_length=4000)]
@@ -284,9 +286,9 @@ class Line:
         """
         return from_daemon.decode(read_frame(self._socket))
 
-    def has_word(self) -> bool:
-        """Tell whether `receive` would find something, or the end, without waiting long."""
-        return bool(select.select([self._socket], [], [], 0)[0])
+    def has_word(self, within: float = 0.0) -> bool:
+        """Tell whether `receive` would find something, or the end; wait so many seconds for it."""
+        return bool(select.select([self._socket], [], [], within)[0])
 
     def close(self) -> None:
         """Close the socket."""

@@ -10,6 +10,7 @@ The node may die between any two effects; what is on its disk then is the old st
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -112,7 +113,7 @@ class Flags:
 
     def __setitem__(self, key: Any, value: int) -> None:
         """Set a flag, or clear them all."""
-        if value and isinstance(key, int):
+        if value and isinstance(key, int) and key != ipc.ALONE:
             self._raised(key)
 
 
@@ -281,7 +282,7 @@ class SimNode:
         self.die_in = -1
         self._to_save, self._saving = None, False
         scenario = self.sim.scenario
-        config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for)
+        config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for, alone=scenario.alone)
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
         self.member = Member(
             self.me, config, Random(self.dice.getrandbits(64)), sequence, chunk_numel=scenario.chunk_numel
@@ -462,13 +463,7 @@ class SimNode:
 
     def _save(self, checkpoint: Checkpoint) -> None:
         # As the daemon does: one write at a time, and the newest state is what counts.
-        self._to_save = Checkpoint(
-            checkpoint.run_id,
-            checkpoint.round,
-            checkpoint.state_hash,
-            checkpoint.previous_hash,
-            checkpoint.vector.copy(),
-        )
+        self._to_save = replace(checkpoint, vector=checkpoint.vector.copy())
         if not self._saving:
             self._write()
 

@@ -28,6 +28,7 @@ from sim.node import SimNode, make_spec
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import DialFailed, Event, PeerFound, PeerLost, Received, Send
+from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import peer_in
 from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.messages import Record
@@ -69,6 +70,7 @@ class Scenario:
     calm_rounds: int = 1
     """Rounds that everyone has to finish after the swarm is one again."""
     wait_for: int = 1
+    alone: Policy = "wait"
     patience: float = 15.0
     pushes: int = 0
     """Of a round, where all average pairwise; 0: in groups."""
