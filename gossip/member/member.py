@@ -305,7 +305,7 @@ class Member:
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
         self.syncing.has_state()
-        effects = self.seeking.new_round(now)
+        effects = self.seeking.new_round(now) + self._look_for_company(now)
         return [*effects, *self.chatter.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
