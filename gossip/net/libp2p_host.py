@@ -35,7 +35,7 @@ from shoal.gossip.net.dialer import Dials
 from shoal.gossip.net.frame_streams import LaneService
 from shoal.gossip.net.frames import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, LinkBroken, read_frame
 from shoal.gossip.net.libp2p_adapters import LaneStream
-from shoal.gossip.net.libp2p_node import Network, PortInUse, check_port_free
+from shoal.gossip.net.libp2p_node import Network, PortInUse, listenable
 from shoal.gossip.net.peer_discovery import Announcements, LocalNetwork, Rendezvous, keep_running
 from shoal.gossip.net.peers import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, decode_hello
 from shoal.gossip.net.relay import Relay, Reservations
@@ -63,7 +63,8 @@ class Libp2pHost:
         """
         self.me = peer_id_of(bytes(key.verify_key))
         self._config = config
-        self._listen = [] if config.hidden else [parse_listen(each) for each in config.listen]
+        self._listen: list[Address] = []
+        """Where we listen, as far as the system has it; see `open_host`."""
         announce = [parse(each) for each in config.announce]
         suites = suites_by_speed() if config.fast_links else ()
         self.network = Network(
@@ -390,7 +391,6 @@ async def open_host(key: SigningKey, config: HostConfig) -> AsyncIterator[Libp2p
     # To the library every strange or leaving peer is an error of ours, with a page of text.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     host = Libp2pHost(key, config)
-    for text in () if config.hidden else config.listen:
-        check_port_free(parse_listen(text))
+    host._listen = [] if config.hidden else listenable([parse_listen(text) for text in config.listen])
     async with host._run():
         yield host

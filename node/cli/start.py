@@ -148,7 +148,7 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
             raise BadConfig("--port and --listen both say where to listen; give one of them")
         if not 0 <= port <= 65535:
             raise BadConfig(f"--port {port}: write a port from 0 to 65535")
-        flags["network.listen"] = [f"/ip4/0.0.0.0/tcp/{port}"]
+        flags["network.listen"] = [f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}"]
     # A repeatable flag that was not given is an empty sequence.
     return {setting: value for setting, value in flags.items() if value not in ([], ())}
 

@@ -3,8 +3,8 @@
     host (libp2p) --> driver (the member core) <--> rounds <--> trainer line --> trainer process
                                    '--> status page and control socket, peer book, checkpoints
 
-It never imports torch. The first SIGTERM or SIGINT says goodbye to the peers, saves and ends; the second
-ends at once.
+It never imports torch. The first SIGTERM, SIGINT or SIGHUP says goodbye to the peers, saves and ends; another
+SIGTERM or SIGINT ends at once.
 """
 
 import logging
@@ -291,7 +291,7 @@ class Daemon:
         self.driver.command(RemoveAddress(address))
 
     def _catch_signals(self) -> None:
-        """Leave at the first signal, end at once at the second.
+        """Leave at the first signal, end at once at the second; the end of the terminal is never a second.
 
         The handlers stay: what follows a run is the end of the process, in which a second Ctrl-C would
         otherwise cut off the last state or print a traceback.
@@ -307,8 +307,15 @@ class Daemon:
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(self.stop)
 
+        def hang_up(number: int, frame: object) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self.stop)
+
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, handle)
+        # Ignored is what nohup makes of it, for a node that is to outlive its terminal.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, hang_up)
 
     async def _leave(self) -> None:
         self.rounds.stop()

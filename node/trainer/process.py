@@ -3,7 +3,7 @@
     python -P -m shoal.node.trainer.process --socket PATH --state-dir PATH --spec JSON        (spec.py)
 
 It ends when the daemon says so or is gone. What a person must mend is sent as `TrainerFailed`, in one
-line, with exit code 3. Ctrl-C is the daemon's business: a terminal sends it to both.
+line, with exit code 3. Ctrl-C, and the end of the terminal, are the daemon's business: both are told.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
 from shoal.node.storage.private_state import PrivateState
 from shoal.node.trainer import ipc
+from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, Session
 from shoal.node.trainer.spec import TrainerSpec, run_spec
@@ -43,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a trainer; returns its exit code."""
     given = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(levelname)s %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(os.getppid())
     spec = msgspec.json.decode(given.spec, type=TrainerSpec)
     torch.set_num_threads(spec.threads)
     # The first optimizer loads hundreds of modules, for seconds. Better now than in the first round, in
