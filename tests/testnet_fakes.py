@@ -180,6 +180,7 @@ def fake_tools() -> "Tools":
         start_command=start_command,
         baseline_command=baseline_command,
         fetch_status=fetch_status,
+        check_fit=lambda spec: None,
         add_bootstrap=add_bootstrap,
         environ={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])},
     )

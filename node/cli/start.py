@@ -8,7 +8,7 @@ import typer
 
 from shoal.node.cli.common import HomeOption, home_of
 from shoal.node.cli.node import write_settings
-from shoal.node.config.settings import load, scalars
+from shoal.node.config.settings import is_for_tests, load, scalars
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
 
@@ -48,6 +48,7 @@ _SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
     "no_dht": ("network.dht", False),
     "no_http": ("http.enabled", False),
     "quiet": ("log.quiet", True),
+    "no_check": ("check", False),
 }
 """Argument of `start` -> the setting, and what it becomes."""
 
@@ -125,6 +126,9 @@ def start(
     log_format: Annotated[
         Format | None, _node("--log-format", "auto: a live view on a terminal; text: lines; json.")
     ] = None,
+    no_check: Annotated[
+        bool, _train("--no-check", "Do not look first whether task, method and device fit.")
+    ] = False,
     quiet: Annotated[bool, _node("--quiet -q", "Write only what somebody should see to.")] = False,
 ) -> None:
     """Run a node until Ctrl-C or shoal stop. Key and settings are made where they are missing."""
@@ -154,11 +158,15 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _run(home: Home, flags: dict[str, object]) -> int:
-    from shoal.node.config.preflight import check
+    from shoal.node.config.preflight import check, check_fit
+    from shoal.node.trainer.supervisor import spec_text
 
     config, _ = load(home.path, flags, os.environ)
     home.check_free()  # before the ports, which that node may hold
     check(config)
+    run = config.run
+    if config.check and run.task and run.trainer == "spawn" and not is_for_tests(config.testing):
+        check_fit(spec_text(run, config.averaging.engine))
     write_settings(home)
     home.load_or_create_key()
     # Here, because it brings the whole network stack, which no other command needs.

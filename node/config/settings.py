@@ -142,6 +142,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What this node calls itself in its log; empty: the end of its peer id."""
     join: tuple[Annotated[str, msgspec.Meta(max_length=1000)], ...] = ()
     """Addresses of nodes to dial, host:port or multiaddrs. One that answers is enough, none is needed."""
+    check: bool = True
+    """Find out before the start whether task, method and device fit each other. It takes some seconds."""
     network: HostConfig = HostConfig()
     """How the node sits in the network."""
     run: RunConfig = RunConfig()
@@ -156,6 +158,11 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What is written."""
     testing: TestingConfig = TestingConfig()
     """For tests only."""
+
+
+def is_for_tests(testing: TestingConfig) -> bool:
+    """Whether another trainer than ours is run, which need not know of tasks and methods."""
+    return testing.trainer != TestingConfig().trainer
 
 
 HIDDEN: Final = ("testing",)

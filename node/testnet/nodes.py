@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from shoal.node.config.preflight import check_fit
 from shoal.node.errors import UserError
 from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home
@@ -75,6 +76,7 @@ class Tools:
     start_command: Callable[[Plan, int, Path, Sequence[str], Sequence[str]], list[str]] = start_command
     baseline_command: Callable[[Plan], list[str]] = baseline_command
     fetch_status: FetchStatus = fetch_status
+    check_fit: Callable[[str], None] = check_fit
     add_bootstrap: Callable[[Path, str], None] = client.add_bootstrap
     environ: dict[str, str] = field(default_factory=dict)
 

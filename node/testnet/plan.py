@@ -22,6 +22,7 @@ from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.preflight import check_run
 from shoal.node.errors import BadConfig, UserError
 from shoal.node.testnet.faults import Fault, Holds, Link
+from shoal.node.trainer.spec import TrainerSpec
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
 BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -247,6 +248,24 @@ def task_options(plan: Plan, index: int) -> dict[str, Scalar]:
     return chosen
 
 
+def trainer_spec(plan: Plan) -> TrainerSpec:
+    """Return what the trainer of the first node is told, as far as it decides what fits."""
+    return TrainerSpec(
+        task=plan.task,
+        task_options=task_options(plan, 1),
+        method=plan.method,
+        options=plan.options,
+        rounds=plan.rounds,
+        seed=plan.seed,
+        group_size=plan.group_size,
+        exchange=plan.exchange,
+        quorum=plan.effective_quorum,
+        codec=plan.codec,
+        delay=plan.delay,
+        engine=plan.engine,
+    )
+
+
 def start_command(
     plan: Plan, index: int, home: Path, joins: Sequence[str], network: Sequence[str]
 ) -> list[str]:
@@ -262,7 +281,7 @@ def start_command(
         "--name",
         name_of(index),
     ]
-    command += [*network, "--http-port", "0", "--no-mdns", "--log-level", "info"]
+    command += [*network, "--http-port", "0", "--no-mdns", "--log-level", "info", "--no-check"]
     command += ["--task", plan.task, *_pairs("--task-option", task_options(plan, index))]
     command += ["--method", plan.method, *_pairs("--option", plan.options)]
     command += ["--rounds", str(plan.rounds), "--seed", str(plan.seed)]

@@ -16,7 +16,7 @@ from shoal.node.testnet.comparison import beside_table
 from shoal.node.testnet.display import Display
 from shoal.node.testnet.faults import quantity
 from shoal.node.testnet.links import Wish
-from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha
+from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha, trainer_spec
 from shoal.node.testnet.processes import CALM_NAME, RECORD_NAME
 from shoal.node.testnet.scenario import load, plan_of
 from shoal.node.testnet.tables import verdict_panel
@@ -157,8 +157,9 @@ def up(
         raise BadPlan("what happens at set times needs a launcher that stays: leave out --detach")
     # With --json standard output belongs to the one object at the end.
     console = Console(stderr=as_json, highlight=False)
-    where = new_directory(directory)
     tools = _tools()
+    tools.check_fit(msgspec.json.encode(trainer_spec(plan)).decode())
+    where = new_directory(directory)
     length = f"{plan.rounds} rounds" if plan.rounds else f"{plan.seconds:g} s of rounds"
     opening = f"{plan.nodes} nodes, {plan.method} on {plan.task}, {length}; all of it in {where}"
     console.print(opening, soft_wrap=True)

@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import msgspec
 import torch
@@ -32,12 +32,9 @@ from shoal.node.trainer import ipc
 from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, Session
-from shoal.node.trainer.spec import TrainerSpec, run_spec
+from shoal.node.trainer.spec import FAILED, TrainerSpec, run_spec
 
 log = logging.getLogger(__name__)
-
-FAILED: Final = 3
-"""Exit code of a trainer that cannot go on."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,11 +3,18 @@
 python -P -m shoal.node.trainer.process --socket PATH --state-dir PATH --spec JSON
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from shoal.gossip.run_spec import NATIVE, RunSpec, Scalar, TensorSpec
+
+FAILED: Final = 3
+"""Exit code of a trainer that cannot go on, and of a check that found why."""
+
+
+MARK: Final = "error: "
+"""Begins what a check that found something says."""
 
 
 class TrainerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
