@@ -39,6 +39,12 @@ BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
 """Tasks that split their data into private shares, and by which of the plan's options."""
 
 
+BARS: Final[Mapping[str, float]] = {"digits": 0.90}
+"""What every node reaches of a task, where that is known."""
+BAR_ROUNDS: Final = 30
+"""Rounds from which on it holds: five nodes reach it in 30 (`make testnet`)."""
+BAR_ROUNDS_PER_NODE: Final = 6
+"""And for more nodes, of which each has less of the data. A guess: as many as for five."""
 START_SECONDS: Final = 30.0
 LOAD_SECONDS: Final = 10.0
 """For which the first round waits for each node to load, all on one machine."""
@@ -107,6 +113,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """No fault that is repeated begins in this many last seconds of a run without end of its own."""
     holds: Holds = Holds()
     """What must hold all the same."""
+    bar: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """The accuracy that every node must reach; without one `accuracy_bar` follows from the rest."""
 
     @property
     def shares(self) -> bool:
@@ -127,6 +135,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def one_group(self) -> bool:
         """Whether all nodes average together in every round."""
         return self.group_size >= self.nodes and self.exchange == "group"
+
+    @property
+    def accuracy_bar(self) -> float | None:
+        """What every node must reach; None: more than the shares reach alone, in as many rounds.
+
+        A task has a bar where enough rounds are run: `BAR_ROUNDS`, and more the more nodes share the data.
+        """
+        if self.bar is not None:
+            return self.bar
+        is_long = not self.rounds or self.rounds >= max(BAR_ROUNDS, BAR_ROUNDS_PER_NODE * self.nodes)
+        return BARS.get(self.task) if is_long else None
 
     @property
     def effective_quorum(self) -> int:
