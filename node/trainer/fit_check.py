@@ -3,30 +3,27 @@
     python -P -m shoal.node.trainer.fit_check SPEC        SPEC: a TrainerSpec as JSON
 
 A process of its own, because it needs torch, which the command line never loads. What a person must mend
-stands on standard error, in lines that begin with `MARK`, of which the last counts. What a task's own code
-raises is left to the trainer, which shows it with its traceback.
+stands on standard error, in a line that begins with `MARK`. What a task's own code raises is left to the
+trainer, which shows it with its traceback.
 """
 
+import importlib
 import logging
 import os
 import sys
-import time
 from contextlib import suppress
-from typing import Final
 
 import msgspec
 import torch
 
-from shoal.methods.base import Demands, Method
+from shoal.methods.base import Demands
 from shoal.methods.errors import BadTask, MethodsError
 from shoal.methods.learning.learner import TorchLearner, choose_device
-from shoal.methods.learning.task import TASKS, load_task
+from shoal.methods.learning.task import TASKS, Task, load_task
+from shoal.methods.needs import needs_of
 from shoal.methods.params import shared_specs
-from shoal.methods.registry import all_options, load_method
+from shoal.methods.registry import all_options, load_method, method_class
 from shoal.node.trainer.spec import FAILED, MARK, TrainerSpec, run_spec
-
-SEARCH_SECONDS: Final = 5.0
-"""For naming tasks that fit: some make their data when they are loaded."""
 
 
 def check(spec: TrainerSpec) -> None:
@@ -42,26 +39,23 @@ def check(spec: TrainerSpec) -> None:
         try:
             method.check(learner)
         except BadTask as error:
-            say(error)  # at once, since looking for others takes a while
-            fitting = ", ".join(tasks_for(method)) or "one of your own"
+            fitting = ", ".join(tasks_for(spec.method)) or "one of your own"
             raise BadTask(f"{error}; tasks that fit {spec.method}: {fitting}") from error
     initial = method.init(learner.initial)
     run_spec(spec, all_options(method), learner.manifest, shared_specs(initial))
 
 
-def tasks_for(method: Demands | Method) -> list[str]:
-    """Return built-in tasks that a method can train and whose data is here, found in `SEARCH_SECONDS`."""
-    began = time.monotonic()
-    return [name for name in TASKS if time.monotonic() < began + SEARCH_SECONDS and _fits(name, method)]
+def tasks_for(name: str) -> list[str]:
+    """Return the built-in tasks that give a method what it cannot do without; none is loaded for it."""
+    asked = [need.what.removesuffix("()") for need in needs_of(name, method_class(name)) if need.must]
+    return [task for task, target in TASKS.items() if all(_gives(target, what) for what in asked)]
 
 
-def _fits(name: str, method: Demands | Method) -> bool:
-    # Images and sounds may be missing, or their libraries.
-    with suppress(Exception):
-        learner = TorchLearner(load_task(name, {}))
-        if isinstance(method, Demands):
-            method.check(learner)
-        return True
+def _gives(target: str, what: str) -> bool:
+    module, _, attribute = target.partition(":")
+    with suppress(ImportError):  # a library for images or sounds may be missing
+        found = getattr(importlib.import_module(module), attribute)
+        return getattr(found, what, None) is not getattr(Task, what, None)
     return False
 
 
@@ -81,7 +75,7 @@ def main() -> int:
 
 
 def say(error: MethodsError) -> None:
-    """Say what does not fit; the last such line counts."""
+    """Say what does not fit."""
     print(MARK + " ".join(str(error).split()), file=sys.stderr, flush=True)
 
 
