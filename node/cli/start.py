@@ -158,7 +158,8 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _run(home: Home, flags: dict[str, object]) -> int:
-    from shoal.node.config.preflight import check, check_fit
+    from shoal.node.config.preflight import check
+    from shoal.node.trainer.fit import check_fit
     from shoal.node.trainer.supervisor import spec_text
 
     config, _ = load(home.path, flags, os.environ)

@@ -7,10 +7,9 @@ them say the same then.
 import errno
 import os
 import socket
-import subprocess
 import sys
 from importlib.machinery import PathFinder
-from typing import Final, Protocol
+from typing import Protocol
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.run_spec import NATIVE
@@ -20,10 +19,6 @@ from shoal.methods.registry import load_method
 from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
-from shoal.node.trainer.spec import MARK
-
-CHECK_SECONDS: Final = 30.0
-"""For torch to load, which takes two, and for a task to make its model and read its data."""
 
 
 class AnyRun(Protocol):
@@ -81,35 +76,6 @@ def check(config: NodeConfig) -> None:
             )
         if config.run.trainer == "spawn":
             _check_task(config.run.task)
-
-
-def check_fit(spec: str) -> None:
-    """Find out whether task, method and device fit, by making in a process what a trainer makes at first.
-
-    `spec`: a `TrainerSpec` as JSON. What takes longer than `CHECK_SECONDS`, such as reading much data, and
-    what a task's own code raises, is left to the trainer.
-
-    Raises:
-        BadConfig: they do not fit.
-    """
-    command = [sys.executable, "-P", "-m", "shoal.node.trainer.fit_check", spec]
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    try:
-        written = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            timeout=CHECK_SECONDS,
-            check=False,
-        ).stderr
-    except subprocess.TimeoutExpired as error:
-        written = error.stderr or b""
-    lines = written.decode("utf-8", "replace").splitlines()
-    found = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
-    if found:
-        raise BadConfig(found[-1])
 
 
 def check_run(run: AnyRun, method: Method) -> None:

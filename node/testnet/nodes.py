@@ -17,7 +17,6 @@ from typing import Final
 
 import msgspec
 
-from shoal.node.config.preflight import check_fit
 from shoal.node.errors import UserError
 from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home
@@ -52,6 +51,7 @@ from shoal.node.testnet.processes import (
 )
 from shoal.node.testnet.verdict import ended_how
 from shoal.node.testnet.watch import FetchStatus, Observed, Watcher, fetch_status
+from shoal.node.trainer.fit import check_fit
 from shoal.node.web import client
 
 STARTING_PER_CORE: Final = 4
