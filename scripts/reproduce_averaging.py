@@ -5,6 +5,7 @@ take as many steps between two exchanges and as many rounds; all in one place ta
 together.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from scripts.reproduction import Case, Study, System
@@ -20,8 +21,9 @@ STEPS: Final = 50
 RATES: Final = (0.1, 0.2, 0.4)
 PROXIMAL: Final = ((0.1, 0.1), (0.2, 0.01), (0.4, 0.01))
 """Learning rate and μ."""
-OUTER: Final = ((0.05, 0.7), (0.1, 0.4), (0.1, 0.7))
-"""Inner and outer learning rate."""
+WIDE: Final = (0.1, 0.2, 0.4, 0.8)
+INNER: Final = (0.05, 0.1, 0.2, 0.4)
+"""DiLoCo's; its outer rate is the paper's."""
 ROUNDS: Final = 10
 
 
@@ -41,9 +43,9 @@ def local(steps: int) -> tuple[Method, ...]:
     return tuple(LocalSGD(LocalSGDConfig(steps=steps, lr=lr)) for lr in RATES)
 
 
-def fedavg(steps: int) -> tuple[Method, ...]:
+def fedavg(steps: int, rates: Sequence[float] = RATES) -> tuple[Method, ...]:
     """Return the candidates of FedAvg."""
-    return tuple(FedAvg(FedAvgConfig(steps=steps, lr=lr)) for lr in RATES)
+    return tuple(FedAvg(FedAvgConfig(steps=steps, lr=lr)) for lr in rates)
 
 
 def fedprox(steps: int) -> tuple[Method, ...]:
@@ -53,7 +55,7 @@ def fedprox(steps: int) -> tuple[Method, ...]:
 
 def diloco(steps: int) -> tuple[Method, ...]:
     """Return the candidates of DiLoCo."""
-    return tuple(DiLoCo(DiLoCoConfig(steps=steps, lr=lr, outer_lr=outer)) for lr, outer in OUTER)
+    return tuple(DiLoCo(DiLoCoConfig(steps=steps, lr=lr)) for lr in INNER)
 
 
 ALONE: Final = System(local(STEPS), "each")
@@ -63,7 +65,7 @@ TOGETHER: Final = System(local(STEPS * PEERS), "one")
 def _of_steps(case: Case) -> dict[str, System]:
     """Return FedAvg and DiLoCo with the steps that the case is named after."""
     steps = int(case.name.rpartition("H ")[2])
-    return {"FedAvg": System(fedavg(steps)), "DiLoCo": System(diloco(steps))}
+    return {"FedAvg": System(fedavg(steps, WIDE)), "DiLoCo": System(diloco(steps))}
 
 
 STUDIES: Final = {
