@@ -78,6 +78,8 @@ class AveragingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How numbers travel (gossip/averaging/tensor_codecs.py). Equal on all peers."""
     chunk_numel: int = CHUNK_NUMEL
     """Numbers per chunk. Equal on all peers."""
+    exact: int = 0
+    """So many numbers at the end of the vector travel as float32. Equal on all peers."""
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class Averaging:
         self._number = {peer: number for number, peer in enumerate(group.members)}
         self._mine = self._number[me]
         self._weight = weight
-        self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback)
+        self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback, config.exact)
         self._alive = set(range(n_members))
         # Per part: the ballot we are promised to, and since when.
         self._ballot = [0] * n_members

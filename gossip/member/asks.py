@@ -99,8 +99,10 @@ class Exchanges:
         self._at.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):
-            codec = self._at.spec.codec if self._at.spec else "float32"
-            config = msgspec.structs.replace(config, codec=codec)
+            if (spec := self._at.spec) is not None:
+                # What is as long as the params ends in the model's buffers.
+                exact = spec.buffers if pending.vector.size == spec.params_numel else 0
+                config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
             owed = self._feedback(pending)
             self.current = Averaging(
                 self._at.me, group, pending.index, pending.vector, pending.weight, config, owed

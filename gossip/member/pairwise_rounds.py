@@ -68,7 +68,7 @@ class Mixing:
         if spec is None or not self.is_on:
             self.core = None
         elif self.core is None or self.core.run != self._at.run:
-            config = PairwiseConfig(codec=spec.codec, chunk_numel=self._chunk_numel)
+            config = PairwiseConfig(codec=spec.codec, chunk_numel=self._chunk_numel, exact=spec.buffers)
             self.core = Pairwise(spec.params_numel, config, self._next_epoch, self._at.run)
             for peer in self._at.table.connected:
                 self.core.found(peer, now)

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import trio
 
 from shoal.crypto.keys import PeerId, short
@@ -34,6 +35,7 @@ from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.run_spec import NATIVE, RunSpec
 from shoal.gossip.state.serve import ServingConfig
 from shoal.gossip.wire import Codec
+from shoal.methods.base import Array
 from shoal.node.config.settings import LogConfig, NodeConfig
 from shoal.node.daemon.engine_choice import ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal
@@ -129,6 +131,7 @@ class Daemon:
                 set_run=self._set_run,
                 compute=self._compute,
                 average=self._average if self.config.averaging.engine != NATIVE else None,
+                problem=self._problem,
             )
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
@@ -416,10 +419,14 @@ class Daemon:
         if self.engine is not None:
             self.engine.attached(prefix_of(run), self.rounds.exchange_numel, self.rounds.spec.codec)
         self._feedback = PrivateState(self.home.state_dir, self.rounds.spec, "feedback")
-        for name, vector in (self._feedback.load() or {}).items():
+        found = self._feedback.load() or {}
+        if reason := next((name for name, vector in found.items() if not _is_owed(name, vector)), ""):
+            self._feedback.set_aside(f"is of no use: {reason} is nothing that a codec owes")
+            found = {}
+        for name, vector in found.items():
             index, _, side = name.partition(".")
-            if index.isdigit() and side in ("sent", "made"):
-                feedback = self.driver.member.feedback.setdefault(int(index), Feedback(vector.size))
+            feedback = self.driver.member.feedback.setdefault(int(index), Feedback(vector.size))
+            if feedback.sent.size == vector.size:
                 setattr(feedback, side, vector)
 
     def _save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
@@ -482,6 +489,13 @@ class Daemon:
 
     def _keep_sequence(self, sequence: int) -> None:
         self.store.put("sequence", str(sequence).encode())
+
+
+def _is_owed(name: str, vector: Array) -> bool:
+    """Tell whether this may be what lossy codecs owe, as `Feedback` holds it."""
+    index, _, side = name.partition(".")
+    is_known = index.isdigit() and len(index) < 4 and side in ("sent", "made")
+    return is_known and vector.dtype == np.float32 and vector.ndim == 1 and bool(np.isfinite(vector).all())
 
 
 def _advice(path: Path, error: Exception) -> str:

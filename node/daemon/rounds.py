@@ -77,11 +77,13 @@ class Rounds:
         load: Callable[..., Checkpoint | None] = load_newest,
         compute: Callable[[Callable[[], Any], Callable[[Any], None], int], None] = inline,
         average: Callable[[ipc.AskAllReduce, Vector], None] | None = None,
+        problem: Callable[[str, str], None] = lambda source, text: None,
     ) -> None:
         """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec.
 
         `compute(work, then, n_bytes)` goes through so many bytes, maybe elsewhere, and calls `then`.
         `average(ask, vector)` makes means where the run has an engine of its own, and ends in a notice.
+        `problem(source, text)` shows what a person should see to, until the text is empty.
         """
         self.me = me
         self.trainer = Trainer.NONE
@@ -99,6 +101,7 @@ class Rounds:
         self._state_dir, self._failpoint = state_dir, failpoint
         self._command, self._save, self._record, self._set_run = command, save, record, set_run
         self._load, self._compute, self._average = load, compute, average
+        self._problem, self._problems = problem, set[str]()
         self._leaves = b""
         self._had_company = False
         """Whether the state was made with others, now or before it was fetched."""
@@ -159,6 +162,9 @@ class Rounds:
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._command(commands.Detach())
         self.trainer, self._reply = Trainer.NONE, None
+        for source in self._problems:
+            self._problem(f"training: {source}", "")
+        self._problems.clear()
         self.utilisation.pause()
 
     def from_trainer(self, message: Any) -> None:
@@ -175,6 +181,9 @@ class Rounds:
                 self._finished(message)
             case ipc.Idle():
                 self._idle(message)
+            case ipc.Problem(source=source, text=text):
+                self._problems.add(source)
+                self._problem(f"training: {source}", text)
             case ipc.TrainerFailed():
                 self.failure = message.text
 

@@ -8,6 +8,7 @@
                                                <--  Averaged(contributors) | AskFailed(kind, text)
       Finished(round, slot, report)            -->        new state in the *other* slot
       or Idle(round, reason)                   -->        the round did not end in a new state
+      Problem(source, text)                    -->        at any time: what a person should see to
                                                <--  Begin(...) | Stop()
 
 With a delay the trainer works on while it waits, be it for an answer or for `Begin`; the order is the same.
@@ -150,6 +151,14 @@ class Idle(Message, frozen=True):
     """Of computing that was in vain."""
 
 
+class Problem(Message, frozen=True):
+    """Something that a person should see to, and that training goes on without; an empty text ends it."""
+
+    source: Text
+    """What it is about: a later one takes the place of an earlier."""
+    text: Text
+
+
 class TrainerFailed(Message, frozen=True):
     """The trainer cannot go on; the text is one line that a person can act on."""
 
@@ -160,7 +169,7 @@ class Stop(Message, frozen=True):
     """End; nothing more will come."""
 
 
-FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | TrainerFailed
+FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | Problem | TrainerFailed
 FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop
 
 _encoder: Final = msgspec.msgpack.Encoder()

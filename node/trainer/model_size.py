@@ -17,7 +17,7 @@ from shoal.gossip.run_spec import Scalar
 from shoal.methods.base import ModelSize
 from shoal.methods.deltamask.masking import names_of
 from shoal.methods.errors import BadTask, MethodsError
-from shoal.methods.learning.learner import manifest
+from shoal.methods.learning.model_tensors import manifest
 from shoal.methods.learning.objective import head_of
 from shoal.methods.learning.task import Task, load_task
 from shoal.methods.learning.task_fit import fit_of

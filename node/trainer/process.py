@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ import shoal.methods
 from shoal.gossip.errors import GossipError
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State
 from shoal.methods.errors import Interrupted, MethodsError
-from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.learner import TorchLearner, as_number
 from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
@@ -33,6 +34,7 @@ from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, Session
 from shoal.node.trainer.spec import FAILED, TrainerSpec, run_spec
+from shoal.node.trainer.unshared_file import UnsharedFile
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +128,22 @@ class _Trainer:
             seed=spec.seed,
             interrupt=lambda: self._is_interrupted(),
             hurry=lambda: (self._overlap or self._session).is_hurried(),
+            problem=self._tell,
         )
         if isinstance(self._method, Demands):
             self._method.check(self._learner)
         initial = self._method.init(self._learner.initial)
-        self._spec = run_spec(spec, all_options(self._method), self._learner.manifest, shared_specs(initial))
+        self._spec = run_spec(
+            spec,
+            all_options(self._method),
+            self._learner.manifest,
+            shared_specs(initial),
+            self._learner.buffers,
+        )
         self._private = PrivateState(state_dir, self._spec)
         self._overlap: Overlap | None = None
+        self._not_finite: list[str] = []
+        """Names of what the method measured last as no finite number."""
         self._session = Session(
             line,
             self._spec,
@@ -141,7 +152,9 @@ class _Trainer:
             device=str(self._learner.device),
             examples=self._learner.examples,
         )
+        self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model)
         if self._session.restored:
+            self._unshared.restore()
             self._session.private = self._private.load() or initial.private
 
     def run(self) -> None:
@@ -159,14 +172,30 @@ class _Trainer:
                 continue
             session.finish(begin, state, self._saved(state, report))
 
+    def _tell(self, source: str, text: str) -> None:
+        """Let the node show what training goes on without."""
+        if source == "memory" and text:
+            self._private.set_aside(f"is of no use: {text}")
+        self._session.problem(source, text)
+
     def _saved(self, state: State, report: Report) -> Report:
         self._private.save(state.private)
+        self._unshared.save()
         return self._measured(state, report)
 
     def _measured(self, state: State, report: Report) -> Report:
         # What a method measured itself stands: its params need not be the model that people use.
-        metrics: dict[str, Any] = {**self._learner.evaluate(state.params), **report.metrics}
+        metrics: dict[str, Any] = {**self._learner.evaluate(state.params), **self._finite(report.metrics)}
         return Report(report.loss, report.examples, report.steps, report.contributors, metrics)
+
+    def _finite(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return what a method measured itself, but what is no finite number, which is said once."""
+        bad = sorted(name for name, value in metrics.items() if as_number(value) is None)
+        if bad != self._not_finite:
+            listed = ", ".join(bad)
+            self._tell("method", f"the method measured no finite number: {listed}"[:2000] if bad else "")
+        self._not_finite = bad
+        return {name: value for name, value in metrics.items() if name not in bad}
 
     def _is_interrupted(self) -> bool:
         if os.getppid() != self._parent:

@@ -121,7 +121,8 @@ class Session:
     def state(self, begin: ipc.Begin) -> State:
         """Return the state that a round begins from, as a copy."""
         slot = self._segment.slots[begin.slot]
-        return read_state(slot, self.spec.params_numel, self.spec.shared, self.private)
+        spec = self.spec
+        return read_state(slot, spec.params_numel, spec.shared, self.private, spec.buffers)
 
     def is_interrupted(self) -> bool:
         """Whether the daemon wants this round's work thrown away."""
@@ -177,6 +178,14 @@ class Session:
         """
         self._send(ipc.Idle(round=begin.round, reason=reason[:4000], work_seconds=self.work_seconds))
         self.work_seconds = 0.0
+
+    def problem(self, source: str, text: str) -> None:
+        """Let the node show what a person should see to; an empty text ends it.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        self._send(ipc.Problem(source=source[:4000], text=text[:4000]))
 
     def close(self) -> None:
         """Close the line; the daemon keeps the last state."""
