@@ -16,6 +16,7 @@ from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.methods.base import State
 from shoal.methods.diloco import MOMENTUM, DiLoCo, DiLoCoConfig
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedcompress.method import FedCompress, FedCompressConfig
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.model_tensors import count_buffers
 from shoal.methods.learning.task import Task
@@ -125,3 +126,13 @@ def test_buffers_stand_at_the_end_and_are_counted() -> None:
     learner = TorchLearner(Scaled())
     assert [spec.name for spec in learner.manifest][-2:] == ["1.running_mean", "1.running_var"]
     assert learner.buffers == count_buffers(learner.model) == 600
+
+
+@pytest.mark.parametrize("target", ["delta", "weights"])
+def test_fedcompress_averages_buffers_as_they_are(target: Any) -> None:
+    config = FedCompressConfig(epochs=1, cluster_epochs=1, lr=0.001, kappa_min=8, kappa_max=8, target=target)
+    learners = [TorchLearner(Scaled(seed=seed)) for seed in range(2)]
+    states, _ = train(FedCompress(config), learners, learners[0].initial, rounds=2)
+    own = [variances(each, State(each._vector.read())) for each in learners]
+    assert variances(learners[0], states[0]).min() >= 0
+    np.testing.assert_allclose(variances(learners[0], states[0]), np.mean(own, axis=0), rtol=1e-2, atol=1e-7)
