@@ -117,6 +117,8 @@ class SwarmOptimizer(WrappedOptimizer):
         """Whether the run is over; steps go on without the swarm."""
         self._method = _load(method, dict(options or {}), every)
         self._weight = checked_weight(weight)
+        if rounds < 0:
+            raise BadOption(f"rounds = {rounds}: give how many rounds the run has, or 0 for no end")
         spec = TrainerSpec(
             name=name,
             task=task,

@@ -12,6 +12,7 @@ from shoal.gossip.events import Effects, Notify, Received, Send
 from shoal.gossip.group import Group
 from shoal.gossip.member.asks import MAX_KEPT, Exchanges
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
+from shoal.gossip.member.pairwise_rounds import Mixing
 from shoal.gossip.membership.swarm_view import DOUBT, Phase, Standing
 from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Records, Reduced
 from shoal.gossip.run_spec import RunSpec, TensorSpec
@@ -234,3 +235,23 @@ def test_feedback_is_kept_by_ask_and_only_for_codecs_that_owe() -> None:
     lossy.ask(contribute(), 0.0)
     lossy.begin(ALONE, 0.1)
     assert list(lossy.feedback) == [0]
+
+
+def test_what_is_as_long_as_the_params_ends_in_buffers_that_travel_as_they_are() -> None:
+    spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, codec="int8", buffers=1)
+    for numel, exact in ((4, 1), (3, 0)):
+        one = exchanges(spec)
+        one.ask(Contribute(0, np.full(numel, 2.0, np.float32), 1.0), 0.0)
+        one.begin(GROUP, 0.1)
+        assert isinstance(one.current, Averaging)
+        assert one.current.config.exact == exact
+
+
+def test_a_pairwise_run_knows_its_buffers_too() -> None:
+    at = Standing(ME, 12.0)
+    at.run = b"run"
+    at.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise", buffers=1)
+    mixing = Mixing(at, 15.0, 1 << 18, lambda: 1)
+    mixing.attach(0.0)
+    assert mixing.core is not None
+    assert mixing.core.config.exact == 1
