@@ -22,7 +22,7 @@ from shoal.node.storage.model_file import save_model
 from shoal.node.storage.private_state import PrivateState
 from shoal.node.trainer import ipc
 from shoal.node.trainer import process as trainer
-from shoal.node.trainer.spec import TrainerSpec
+from shoal.node.trainer.spec import FAILED, TrainerSpec
 from shoal.node.trainer.unshared_file import KIND
 
 
@@ -233,7 +233,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_3(
         said.append(ipc.from_trainer.decode(data[4:]))  # type: ignore[arg-type]
         connection.close()
 
-    assert run_trainer(daemon, spec(**changes), work) == trainer.FAILED
+    assert run_trainer(daemon, spec(**changes), work) == FAILED
     assert words in said[0].text
     assert "\n" not in said[0].text
 
@@ -251,7 +251,7 @@ def test_a_bug_in_a_task_is_named_by_file_and_line(
         one.begin()
         one.receive()
 
-    assert run_trainer(daemon, spec(task="broken_task:Broken"), work) == trainer.FAILED
+    assert run_trainer(daemon, spec(task="broken_task:Broken"), work) == FAILED
     said = daemon.trainers[0].heard[-1]
     assert f"{tmp_path}/broken_task.py:5: IndexError" in said.text
     assert "Traceback" in capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_a_second_trainer_is_turned_away_quietly(daemon: FakeDaemon) -> None:
 def test_no_daemon_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--socket", str(tmp_path / "no"), "--state-dir", str(tmp_path)]
     code = trainer.main([*arguments, "--spec", msgspec.json.encode(spec()).decode()])
-    assert code == trainer.FAILED
+    assert code == FAILED
     assert capsys.readouterr().err.startswith("no daemon listens on")
 
 
