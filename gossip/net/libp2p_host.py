@@ -63,8 +63,7 @@ class Libp2pHost:
         """
         self.me = peer_id_of(bytes(key.verify_key))
         self._config = config
-        self._listen: list[Address] = []
-        """Where we listen, as far as the system has it; see `open_host`."""
+        self._listen = [] if config.hidden else [parse_listen(each) for each in config.listen]
         announce = [parse(each) for each in config.announce]
         suites = suites_by_speed() if config.fast_links else ()
         self.network = Network(
@@ -391,6 +390,6 @@ async def open_host(key: SigningKey, config: HostConfig) -> AsyncIterator[Libp2p
     # To the library every strange or leaving peer is an error of ours, with a page of text.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     host = Libp2pHost(key, config)
-    host._listen = [] if config.hidden else listenable([parse_listen(text) for text in config.listen])
+    host._listen = listenable(host._listen)
     async with host._run():
         yield host
