@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 
+import shoal.node.daemon.rounds
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import (
     Dial,
@@ -72,6 +75,26 @@ def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0) -> Run
         exchange="pairwise" if pushes else "group",
         pushes_per_round=pushes or 1,
     )
+
+
+NAMED_BY: Final = (
+    *("codec", "delay", "engine", "exchange", "group_size", "method", "name", "options", "pushes_per_round"),
+    *("quorum", "rounds", "seed", "shared", "task", "tensors"),
+)
+"""The settings that name a simulated run."""
+
+
+def pinned_run_id(spec: RunSpec) -> bytes:
+    """Return the id of a simulated run, which a new setting does not change.
+
+    The id decides who convenes in which round, and so what happens under every seed.
+    """
+    fields = {name: getattr(spec, name) for name in NAMED_BY}
+    text = msgspec.msgpack.Encoder(order="sorted").encode(fields)
+    return blake2b(text, digest_size=32, person=b"shoal/runspec").digest()
+
+
+shoal.node.daemon.rounds.run_id = pinned_run_id  # type: ignore[attr-defined]
 
 
 class Clock:
