@@ -64,6 +64,9 @@ def inline(work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> No
 class Rounds:
     """The loop of rounds of one node. See the module's docstring."""
 
+    run_id = staticmethod(run_id)
+    """How a run is named; the simulator keeps the names of its runs as settings are added."""
+
     def __init__(
         self,
         me: PeerId,
@@ -121,7 +124,7 @@ class Rounds:
         self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
     ) -> None:
         """Take a trainer on, from the state on disk if there is one."""
-        run = run_id(message.spec)
+        run = self.run_id(message.spec)
         if not message.asks:
             # It never averages: a run of its own keeps others from taking its state for the swarm's.
             run = blake2b(run + self.me.encode(), digest_size=32).digest()

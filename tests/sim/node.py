@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-import shoal.node.daemon.rounds
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import (
     Dial,
@@ -94,7 +93,10 @@ def pinned_run_id(spec: RunSpec) -> bytes:
     return blake2b(text, digest_size=32, person=b"shoal/runspec").digest()
 
 
-shoal.node.daemon.rounds.run_id = pinned_run_id  # type: ignore[attr-defined]
+class PinnedRounds(Rounds):
+    """Rounds of a run that is named by `pinned_run_id`."""
+
+    run_id = staticmethod(pinned_run_id)
 
 
 class Clock:
@@ -313,7 +315,7 @@ class SimNode:
         self.sim.codec_started(self, sequence)
         if rate := scenario.lines[self.number % len(scenario.lines)]:
             self.member.handle(commands.Measured(rate * 2000, 2.0), 0.0)
-        self.rounds = Rounds(
+        self.rounds = PinnedRounds(
             self.me,
             Path("/nowhere"),
             Failpoint(""),
