@@ -118,8 +118,8 @@ class DialFailed:
     address: str
     reason: str
     """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity,
-    own address, not a shoal node, other protocol version, too many links, own fault (of this node: its log
-    says more)."""
+    own address, not a shoal node, too many links, own fault (of this node: its log says more); or a sentence
+    on wire versions that do not fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ def test_a_loop_that_comes_when_the_run_is_over_goes_on_alone(daemon: FakeDaemon
 
 
 def test_a_delay_that_there_is_not_is_refused(home: Path) -> None:
-    with pytest.raises(BadOption, match="delay = 2: choose 0"):
+    with pytest.raises(BadOption, match="delay = 2: expected `int` <= 1"):
         Loop(home, delay=2)
 
 

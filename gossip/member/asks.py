@@ -37,14 +37,12 @@ TIMERS: Final = (TIMER, GATHERING)
 class Exchanges:
     """The exchanges of one node. See the module's docstring."""
 
-    def __init__(
-        self, at: Standing, patience: float, chunk_numel: int, tell: Callable[[PeerId], Effects]
-    ) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
+    def __init__(self, at: Standing, patience: float, tell: Callable[[PeerId], Effects]) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline.
 
         `tell(peer)`: sends a peer our record.
         """
-        self._at, self._chunk_numel, self._tell = at, chunk_numel, tell
+        self._at, self._tell = at, tell
         self.current: Averaging | Gathering | None = None
         self.asked_at = 0.0
         """When the trainer asked."""
@@ -95,7 +93,7 @@ class Exchanges:
         if self.current is None:
             self._formed_at = now
         wait = self.wait.seconds()
-        config = AveragingConfig(stall=wait, cut=wait, chunk_numel=self._chunk_numel)
+        config = AveragingConfig(stall=wait, cut=wait, chunk_numel=group.chunk_numel)
         self._at.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):

@@ -264,6 +264,7 @@ class Seeking:
             ready_wait=patience if is_mixing and self._at.is_last else self.ready_wait.seconds(),
             answer_wait=self.answer_wait.seconds(),
             patience=patience,
+            max_chunk_numel=spec.max_chunk_numel,
         )
 
     def _hurry(self, ready: Ready, until: float, now: float) -> Effects:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, Averaging, is_sane
+from shoal.gossip.averaging.all_reduce import Averaging, is_sane
 from shoal.gossip.averaging.gather import Gathering
 from shoal.gossip.averaging.push_sum import TIMER as PAIRWISE
 from shoal.gossip.averaging.tensor_codecs import Feedback
@@ -137,21 +137,19 @@ class Member:
         config: MemberConfig,
         dice: Dice,
         sequence: int,
-        *,
-        chunk_numel: int = CHUNK_NUMEL,
     ) -> None:
-        """`sequence`: larger than any this identity used before; `chunk_numel`: equal on all peers."""
+        """`sequence`: larger than any this identity used before."""
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
         self.at = Standing(me, config.lease, config.alone)
         self.discovery = Discovery(me, dice, config.max_links)
         self.chatter = Chatter(self.at, dice, sequence, config.beat)
         self.serving = Serving(config.serving)
-        self.exchanges = Exchanges(self.at, config.patience, chunk_numel, self.chatter.tell)
+        self.exchanges = Exchanges(self.at, config.patience, self.chatter.tell)
         self.syncing = Syncing(
             self.at, self.serving, self.exchanges.wait.seconds, self.chatter.push, self._check_behind
         )
-        self.mixing = Mixing(self.at, config.patience, chunk_numel, self._next_epoch)
+        self.mixing = Mixing(self.at, config.patience, self._next_epoch)
         self.seeking = Seeking(
             self.at,
             dice,

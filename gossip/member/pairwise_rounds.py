@@ -37,14 +37,12 @@ EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 class Mixing:
     """The pairwise side of one node. See the module's docstring."""
 
-    def __init__(
-        self, at: Standing, patience: float, chunk_numel: int, next_epoch: Callable[[], int]
-    ) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
+    def __init__(self, at: Standing, patience: float, next_epoch: Callable[[], int]) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline.
 
         `next_epoch()`: larger every time, and larger than any this identity has used.
         """
-        self._at, self._chunk_numel, self._next_epoch = at, chunk_numel, next_epoch
+        self._at, self._next_epoch = at, next_epoch
         self.core: Pairwise | None = None
         self._wait = Deadline(patience, floor=SHORTEST_STALL)
         self._since: Vector = EMPTY
@@ -68,7 +66,7 @@ class Mixing:
         if spec is None or not self.is_on:
             self.core = None
         elif self.core is None or self.core.run != self._at.run:
-            config = PairwiseConfig(codec=spec.codec, chunk_numel=self._chunk_numel, exact=spec.buffers)
+            config = PairwiseConfig(codec=spec.codec, chunk_numel=spec.max_chunk_numel, exact=spec.buffers)
             self.core = Pairwise(spec.params_numel, config, self._next_epoch, self._at.run)
             for peer in self._at.table.connected:
                 self.core.found(peer, now)

@@ -3,7 +3,7 @@
     Rounds --average--> Engine --Average--> node/hivemind_engine/process.py --> hivemind's own network
            <--Averaged | Failed--  <--Mean | Unmet | Unmade--
 
-Meanwhile the member (gossip/member) stands in `Engaged`: it keeps presence, agreed rounds and states as
+Meanwhile the member (gossip/member) is in `Phase.EXCHANGING`: it keeps presence, agreed rounds and states as
 with our own all-reduce, and is not led away by peers that have the mean a moment earlier. Where hivemind's
 other nodes are is told by their signed records.
 

@@ -62,7 +62,7 @@ class Average(Message, frozen=True):
     number: int
     """Of this order; the answer repeats it."""
     index: int
-    """The how-manieth ask of its round: asks are averaged each with their like."""
+    """Index of this ask within its round, from 0; asks of one index are averaged together."""
     numel: int
     weight: float
     expected: int

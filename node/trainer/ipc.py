@@ -93,7 +93,7 @@ class AskAllReduce(Message, frozen=True):
 
     round: int
     index: int
-    """The how-manieth ask of this round."""
+    """Index of this ask within the round, from 0."""
     tag: Text
     weight: float
     numel: int

@@ -2,7 +2,8 @@
 
     attach   -->  wait_begin -> state -> answer(method's generator) -> finish | idle  -->  wait_begin ...
 
-`ask` is `answer` for those who work on meanwhile: see node/trainer/overlapped_rounds.py.
+`post` and `receive_answer` are the halves of `answer`, for work that goes on meanwhile
+(node/trainer/overlapped_rounds.py).
 
 A session holds the shared memory, turns states into slots and back, and answers a generator's asks over
 the line. The trainer process runs one; `SwarmOptimizer` runs one inside a user's own loop.

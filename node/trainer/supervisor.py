@@ -13,9 +13,10 @@ from typing import Final
 import msgspec
 import trio
 
-from shoal.gossip.run_spec import NATIVE
+from shoal.gossip.run_spec import settings_of
 from shoal.node.config.settings import RunConfig
 from shoal.node.errors import UserError
+from shoal.node.trainer.spec import TrainerSpec
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +38,7 @@ class TrainerError(UserError):
 
 
 def trainer_command(
-    run: RunConfig,
-    socket_path: Path,
-    state_dir: Path,
-    module: str = "shoal.node.trainer.process",
-    engine: str = NATIVE,
+    run: RunConfig, socket_path: Path, state_dir: Path, module: str = "shoal.node.trainer.process"
 ) -> list[str]:
     """Return the command line of the trainer process, which runs `module`."""
     return [
@@ -54,30 +51,15 @@ def trainer_command(
         "--state-dir",
         str(state_dir),
         "--spec",
-        spec_text(run, engine),
+        spec_text(run),
     ]
 
 
-def spec_text(run: RunConfig, engine: str = NATIVE) -> str:
+def spec_text(run: RunConfig) -> str:
     """Return what a trainer is told of a run: a `TrainerSpec` as JSON."""
-    spec = {
-        "name": run.name,
-        "task": run.task,
-        "task_options": run.task_options,
-        "method": run.method,
-        "options": run.options,
-        "rounds": run.rounds,
-        "seed": run.seed,
-        "group_size": run.group_size,
-        "quorum": run.quorum,
-        "codec": run.codec,
-        "exchange": run.exchange,
-        "pushes_per_round": run.pushes_per_round,
-        "delay": run.delay,
-        "engine": engine,
-        "device": run.device,
-        "threads": run.threads,
-    }
+    spec = TrainerSpec(
+        **settings_of(run), task_options=run.task_options, device=run.device, threads=run.threads
+    )
     return msgspec.json.encode(spec).decode()
 
 

@@ -62,7 +62,7 @@ def address_of(peer: PeerId) -> str:
     return f"sim:{peer}/p2p/{peer}"
 
 
-def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0) -> RunSpec:
+def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0, chunk_numel: int = 8) -> RunSpec:
     """Return the run spec of a simulated run; `pushes` a round, where all average pairwise."""
     return RunSpec(
         method="sim",
@@ -73,6 +73,7 @@ def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0) -> Run
         quorum=quorum,
         exchange="pairwise" if pushes else "group",
         pushes_per_round=pushes or 1,
+        max_chunk_numel=chunk_numel,  # type: ignore[arg-type]  # smaller than a real run's
     )
 
 
@@ -309,9 +310,7 @@ class SimNode:
         scenario = self.sim.scenario
         config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for, alone=scenario.alone)
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
-        self.member = Member(
-            self.me, config, Random(self.dice.getrandbits(64)), sequence, chunk_numel=scenario.chunk_numel
-        )
+        self.member = Member(self.me, config, Random(self.dice.getrandbits(64)), sequence)
         self.sim.codec_started(self, sequence)
         if rate := scenario.lines[self.number % len(scenario.lines)]:
             self.member.handle(commands.Measured(rate * 2000, 2.0), 0.0)

@@ -28,7 +28,7 @@ def exchanges(spec: RunSpec = SPEC) -> Exchanges:
     at = Standing(ME, 12.0)
     at.run, at.spec, at.round, at.state = b"run", spec, 5, b"s" * 32
     at.table.connected |= {A, B}
-    return Exchanges(at, 15.0, 1 << 18, lambda peer: [Send(peer, Records((record(at),)))])
+    return Exchanges(at, 15.0, lambda peer: [Send(peer, Records((record(at),)))])
 
 
 def record(at: Standing) -> tuple[Record, float]:
@@ -251,7 +251,7 @@ def test_a_pairwise_run_knows_its_buffers_too() -> None:
     at = Standing(ME, 12.0)
     at.run = b"run"
     at.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise", buffers=1)
-    mixing = Mixing(at, 15.0, 1 << 18, lambda: 1)
+    mixing = Mixing(at, 15.0, lambda: 1)
     mixing.attach(0.0)
     assert mixing.core is not None
     assert mixing.core.config.exact == 1

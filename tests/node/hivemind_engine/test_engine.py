@@ -183,7 +183,7 @@ def test_a_codec_that_hivemind_lacks_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_node_that_nobody_can_dial_cannot_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(engine_preflight, "is_installed", lambda: True)
-    flags = {"run.task": "digits", "averaging.engine": "hivemind", "network.hidden": True, "http.port": 0}
+    flags = {"run.task": "digits", "run.engine": "hivemind", "network.hidden": True, "http.port": 0}
     config, _ = load(tmp_path, flags, {})
     with pytest.raises(BadConfig, match="leave out --hidden or --engine hivemind"):
         preflight.check(config)
