@@ -19,6 +19,7 @@ from shoal.methods.errors import BadOption
 from shoal.methods.learning.model_tensors import read_model, write_model
 from shoal.methods.tasks.digits import Digits
 from shoal.node.errors import BadConfig, NotRunning, UserError
+from shoal.node.framing import frame
 from shoal.node.trainer import ipc
 
 
@@ -336,7 +337,7 @@ def test_training_goes_on_when_the_node_is_gone(
 def test_a_node_with_a_trainer_says_so(daemon: FakeDaemon, home: Path) -> None:
     def serve() -> None:
         connection = daemon.accept()
-        connection.sendall(ipc.frame(ipc.Stop()))
+        connection.sendall(frame(ipc.Stop()))
         connection.close()
 
     serving = in_thread(serve)

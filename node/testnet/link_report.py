@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from shoal.node.storage.files import write_whole
+
 REPORT_NAME: Final = "shaper.json"
 
 
@@ -30,9 +32,7 @@ def write_report(directory: Path, report: ShaperReport) -> None:
     Raises:
         FileNotFoundError: the testnet has been removed.
     """
-    temporary = directory / f"{REPORT_NAME}.tmp"
-    temporary.write_bytes(msgspec.json.encode(report))
-    temporary.replace(directory / REPORT_NAME)
+    write_whole(directory / REPORT_NAME, msgspec.json.encode(report), is_durable=False)
 
 
 def read_report(directory: Path) -> ShaperReport | None:

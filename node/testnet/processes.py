@@ -27,6 +27,7 @@ import msgspec
 import psutil
 
 from shoal.node.errors import UserError
+from shoal.node.storage.files import write_whole
 from shoal.node.testnet.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -248,9 +249,8 @@ def record_locked(directory: Path) -> Iterator[None]:
 
 def write_record(directory: Path, record: Record) -> None:
     """Write the record, whole or not at all."""
-    temporary = directory / f"{RECORD_NAME}.tmp"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
-    temporary.replace(directory / RECORD_NAME)
+    text = msgspec.json.format(msgspec.json.encode(record))
+    write_whole(directory / RECORD_NAME, text, is_durable=False)
 
 
 def read_record(directory: Path) -> Record:

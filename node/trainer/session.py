@@ -27,6 +27,7 @@ from shoal.gossip.run_spec import RunSpec
 from shoal.methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Method, Report, State, Steps
 from shoal.methods.errors import BadOption
 from shoal.methods.params import read_state, write_state
+from shoal.node.framing import Message
 from shoal.node.trainer import ipc
 
 log = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ class Session:
                         f" {self._segment.exchange.size}; mend exchange_numel"
                     )
                 np.copyto(self._segment.exchange[:numel], ask.vector)
-                message: ipc.Message = ipc.AskAllReduce(
+                message: Message = ipc.AskAllReduce(
                     round=begin.round, index=index, tag=ask.tag, weight=ask.weight, numel=numel
                 )
             case Gather():
@@ -238,7 +239,7 @@ class Session:
             case _, other:
                 raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
 
-    def _send(self, message: ipc.Message) -> None:
+    def _send(self, message: Message) -> None:
         try:
             self._line.send(message)
         except OSError as error:

@@ -40,6 +40,7 @@ from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
+from shoal.node.framing import Message
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.trainer import ipc
 
@@ -185,7 +186,7 @@ class SimTrainer:
 
         self.node.sim.at(self.node.sim.now + seconds, act)
 
-    def _reply(self, message: ipc.Message) -> None:
+    def _reply(self, message: Message) -> None:
         self._turn += 1
         match message:
             case ipc.Begin():

@@ -15,10 +15,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from shoal.gossip.run_spec import RunSpec, TensorSpec
-from shoal.node import failpoints
+from shoal.node import children, failpoints
 from shoal.node.config.settings import RunConfig
 from shoal.node.errors import BadConfig, BadHome
 from shoal.node.failpoints import Failpoint
+from shoal.node.framing import Message, frame
 from shoal.node.trainer import ipc, supervisor
 from shoal.node.trainer.daemon_end import TrainerLine
 from shoal.node.trainer.spec import TrainerSpec
@@ -35,7 +36,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.events: list[Any] = []
-        self.reply: Callable[[ipc.Message], None] = lambda message: None
+        self.reply: Callable[[Message], None] = lambda message: None
         self.changed = trio.Event()
 
     def attached(self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[..., None]) -> None:
@@ -145,9 +146,9 @@ def test_a_trainer_that_cannot_start_says_so_without_attaching(tmp_path: Path) -
         b"\xff\xff\xff\xff",
         b"\x00\x00\x00\x01\xc1",
         b"\x00\x00\x00\x05",
-        ipc.frame(ipc.Idle(round=0, reason="")),
-        ipc.frame(attach()),
-        ipc.frame(attach())[:-3],
+        frame(ipc.Idle(round=0, reason="")),
+        frame(attach()),
+        frame(attach())[:-3],
     ],
 )
 def test_what_is_no_trainer_is_turned_away_and_the_line_goes_on(
@@ -245,7 +246,7 @@ class Story:
 def test_a_trainer_that_dies_is_started_again_and_the_reason_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(children, "FIRST_PAUSE", 0.01)
     caplog.set_level("INFO")
     story = Story(tmp_path, "kill -9 $$", ends=3)
     trio.run(story.supervisor.run)

@@ -18,6 +18,7 @@ from torch import nn
 import shoal
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.tasks.digits import Digits
+from shoal.node.framing import frame
 from shoal.node.storage.model_file import save_model
 from shoal.node.storage.private_state import PrivateState
 from shoal.node.trainer import ipc
@@ -270,7 +271,7 @@ def test_the_end_of_the_line_ends_the_trainer_quietly(daemon: FakeDaemon) -> Non
 def test_a_second_trainer_is_turned_away_quietly(daemon: FakeDaemon) -> None:
     def work() -> None:
         connection = daemon.accept()
-        connection.sendall(ipc.frame(ipc.Stop()))
+        connection.sendall(frame(ipc.Stop()))
         connection.close()
 
     assert run_trainer(daemon, spec(), work) == 0

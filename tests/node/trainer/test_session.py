@@ -14,6 +14,7 @@ from shoal.methods.base import Gathered, Report, State, Steps, all_reduce, gathe
 from shoal.methods.diloco import DiLoCo
 from shoal.methods.errors import BadOption
 from shoal.methods.params import shared_specs
+from shoal.node.framing import Message
 from shoal.node.trainer import ipc, session
 from shoal.node.trainer.session import LineLost, Session
 
@@ -167,7 +168,7 @@ def test_a_node_that_stops_in_the_middle_ends_the_line(daemon: FakeDaemon) -> No
 
 
 @pytest.mark.parametrize("message", [ipc.Averaged(contributors=()), ipc.AskFailed(kind="TooFew", text="")])
-def test_an_answer_that_nobody_asked_for_ends_the_line(message: ipc.Message, daemon: FakeDaemon) -> None:
+def test_an_answer_that_nobody_asked_for_ends_the_line(message: Message, daemon: FakeDaemon) -> None:
     def trainer(session: Session) -> None:
         with pytest.raises(LineLost, match=f"sent {type(message).__name__} between rounds"):
             session.wait_begin()
