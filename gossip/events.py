@@ -88,7 +88,7 @@ class PeerFound:
     """As it was dialled; empty where the peer dialled us. A dial that leads to a peer already found
     ends in a second event."""
     link: str = "direct"
-    """Its class: direct, punched or relayed."""
+    """Its class: direct or relayed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from shoal.gossip.run_spec import RunSettings, Scalar, settings_of
 from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, BadTask, Interrupted
 from shoal.methods.learning.learner import as_number
-from shoal.methods.learning.model_tensors import ModelVector, float_tensors
+from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.options import build_config
 from shoal.methods.overlap import Moved
 from shoal.methods.params import shared_specs, views
@@ -366,12 +366,9 @@ class SwarmOptimizer(WrappedOptimizer):
 
     def _attach(self) -> None:
         initial = self._initial()
-        device = str(next(iter(float_tensors(self.model).values())).device)
         line = self._node.connect()
         try:
-            session = Session(
-                line, self._spec, self._method, initial, device=device, examples=int(self._weight)
-            )
+            session = Session(line, self._spec, self._method, initial)
         except LineLost:
             line.close()
             raise

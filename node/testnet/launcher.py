@@ -30,7 +30,7 @@ from shoal.node.testnet.link_report import read_report
 from shoal.node.testnet.links import Wires, Wish, choose, namespaces_left
 from shoal.node.testnet.nodes import NodeFailed, Testnet, Tools, last_line
 from shoal.node.testnet.plan import Plan, ShareAlone, SystemReached, alpha_of
-from shoal.node.testnet.plots import plot_accuracy, plot_systems
+from shoal.node.testnet.plots import can_draw, plot_accuracy, plot_systems
 from shoal.node.testnet.processes import CALM_NAME, Guard, environment, left_over, spawn
 from shoal.node.testnet.timeline import draw_timeline
 from shoal.node.testnet.verdict import Result, judge
@@ -279,6 +279,11 @@ def _stopped(net: Testnet) -> str:
 def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Result, shaken: Shaken) -> None:
     text = msgspec.json.format(msgspec.json.encode(result))
     (directory / RESULT_NAME).write_bytes(text + b"\n")
+    if can_draw():
+        _draw(directory, plan, nodes, result, shaken)
+
+
+def _draw(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Result, shaken: Shaken) -> None:
     curves = {
         node.name: [
             (number + 1, round_.metrics["accuracy"])

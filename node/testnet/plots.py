@@ -1,6 +1,7 @@
 """Plots of a testnet. The only place that knows matplotlib, and it loads it late: no daemon pays for it."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -11,6 +12,11 @@ Systems = Mapping[str, Sequence[Mapping[str, float]]]
 """System -> its metrics, one per seed."""
 COLUMNS: Final = 2
 """Panels beside each other in a plot of systems."""
+
+
+def can_draw() -> bool:
+    """Tell whether matplotlib is installed, without loading it."""
+    return find_spec("matplotlib") is not None
 
 
 def plot_accuracy(

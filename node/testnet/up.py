@@ -10,6 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from shoal.methods.extras import how_to_get
 from shoal.node.config.run_flags import flag_names, has_run_flags, run_values
 from shoal.node.config.settings import scalars
 from shoal.node.storage.home import typed
@@ -19,6 +20,7 @@ from shoal.node.testnet.display import Display
 from shoal.node.testnet.faults import quantity
 from shoal.node.testnet.links import Wish
 from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha, trainer_spec
+from shoal.node.testnet.plots import can_draw
 from shoal.node.testnet.processes import CALM_NAME, RECORD_NAME
 from shoal.node.testnet.scenario import load, plan_of
 from shoal.node.testnet.tables import verdict_panel
@@ -122,6 +124,9 @@ def up(
     length = f"{plan.rounds} rounds" if plan.rounds else f"{plan.seconds:g} s of rounds"
     opening = f"{plan.nodes} nodes, {plan.method} on {plan.task}, {length}; all of it in {where}"
     console.print(opening, soft_wrap=True, markup=False)
+    if not can_draw():
+        missing = f"no plots: they need matplotlib; {how_to_get('matplotlib')}"
+        console.print(missing, soft_wrap=True, markup=False)
     if detach:
         with Display(console) as display:
             wires = launcher.up_detached(plan, where, screen=display, tools=tools, network=network)

@@ -3,7 +3,7 @@
     trainer                                        daemon
       Attach + file descriptor of the segment  -->
                                                <--  Attached(round, slot, restored)
-                                               <--  Begin(round, slot, budget)
+                                               <--  Begin(round, slot)
       AskAllReduce(index, weight, numel)       -->        vector in the exchange region
                                                <--  Averaged(contributors) | AskFailed(kind, text)
       Finished(round, slot, report)            -->        new state in the *other* slot
@@ -57,8 +57,6 @@ class Attach(Message, frozen=True):
     pid: int
     spec: RunSpec
     exchange_numel: int
-    device: str
-    examples: int
     mergeable: bool
     asks: bool = True
     """Whether the method ever asks its peers; one that does not trains in a run of its own."""
@@ -77,8 +75,6 @@ class Begin(Message, frozen=True):
 
     round: int
     slot: int
-    budget: float = 0.0
-    """Seconds of local work after which HURRY may be set; 0: none yet known."""
 
 
 class AskAllReduce(Message, frozen=True):
@@ -87,7 +83,6 @@ class AskAllReduce(Message, frozen=True):
     round: int
     index: int
     """Index of this ask within the round, from 0."""
-    tag: Text
     weight: float
     numel: int
 
@@ -97,7 +92,6 @@ class AskGather(Message, frozen=True):
 
     round: int
     index: int
-    tag: Text
     body: bytes
 
 

@@ -12,7 +12,6 @@ The daemon clears the flags before every `Begin`; the trainer only reads them.
 """
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -58,9 +57,6 @@ class Session:
         spec: RunSpec,
         method: Method,
         initial: State,
-        *,
-        device: str,
-        examples: int,
     ) -> None:
         """Attach; afterwards `begun` says where to go on.
 
@@ -73,7 +69,6 @@ class Session:
         self.work_seconds = 0.0
         """Spent computing since the last round ended, without the waiting for answers."""
         self._line = line
-        self._hurry_at = math.inf
         self._asked = 0
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""
@@ -86,8 +81,6 @@ class Session:
                     pid=os.getpid(),
                     spec=spec,
                     exchange_numel=exchange_numel,
-                    device=device,
-                    examples=examples,
                     mergeable=method.mergeable,
                     asks=method.asks,
                 ),
@@ -112,7 +105,6 @@ class Session:
         """
         match self._receive():
             case ipc.Begin() as begin:
-                self._hurry_at = time.monotonic() + begin.budget if begin.budget > 0 else math.inf
                 self._asked = 0
                 return begin
             case ipc.Stop():
@@ -132,7 +124,7 @@ class Session:
 
     def is_hurried(self) -> bool:
         """Whether the local work should end at this step."""
-        return bool(self._segment.flags[ipc.HURRY]) or time.monotonic() > self._hurry_at
+        return bool(self._segment.flags[ipc.HURRY])
 
     def answer(self, begin: ipc.Begin, steps: Steps[T]) -> T:
         """Run a generator to its end, its asks answered by the daemon.
@@ -212,10 +204,10 @@ class Session:
                     )
                 np.copyto(self._segment.exchange[:numel], ask.vector)
                 message: Message = ipc.AskAllReduce(
-                    round=begin.round, index=index, tag=ask.tag, weight=ask.weight, numel=numel
+                    round=begin.round, index=index, weight=ask.weight, numel=numel
                 )
             case Gather():
-                message = ipc.AskGather(round=begin.round, index=index, tag=ask.tag, body=ask.body)
+                message = ipc.AskGather(round=begin.round, index=index, body=ask.body)
         self._send(message)
 
     def receive_answer(self, ask: Ask) -> Averaged | Gathered:

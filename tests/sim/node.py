@@ -171,8 +171,6 @@ class SimTrainer:
             pid=1,
             spec=sim.spec,
             exchange_numel=NUMEL,
-            device="cpu",
-            examples=1,
             mergeable=sim.scenario.mergeable,
         )
         self.node.rounds.attached(message, self.segment, self._reply)
@@ -234,14 +232,14 @@ class SimTrainer:
         noise = POOL[(number * 37 + begun.round * 11 + self._attempts * 5 + self._index) % len(POOL)]
         if self.asks[self._index] == "g":
             body = bytes([number + 1]) * (1 + (begun.round + number) % 5)
-            ask: ipc.FromTrainer = ipc.AskGather(round=begun.round, index=self._index, tag="b", body=body)
+            ask: ipc.FromTrainer = ipc.AskGather(round=begun.round, index=self._index, body=body)
         else:
             weight = self.node.weight
             if self.asks[self._index] == "m":
                 noise, weight = noise * np.float32(begun.round == 0) + self._sum, 1.0
             # In place, as the real trainer does: whoever still reads the last mean here reads garbage.
             np.add(self._sum, noise, out=self.segment.exchange)
-            ask = ipc.AskAllReduce(round=begun.round, index=self._index, tag="p", weight=weight, numel=NUMEL)
+            ask = ipc.AskAllReduce(round=begun.round, index=self._index, weight=weight, numel=NUMEL)
         self.node.rounds.from_trainer(ask)
 
     def _answered(self) -> None:

@@ -76,7 +76,7 @@ def with_line(tmp_path: Path, test: Callable[[TrainerLine, Heard, Path], Awaitab
 
 
 def attach(numel: int = 4) -> ipc.Attach:
-    return ipc.Attach(pid=4711, spec=SPEC, exchange_numel=numel, device="cpu", examples=1, mergeable=True)
+    return ipc.Attach(pid=4711, spec=SPEC, exchange_numel=numel, mergeable=True)
 
 
 async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
