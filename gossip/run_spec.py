@@ -10,7 +10,7 @@ to change so that they would.
 """
 
 from hashlib import blake2b
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -83,11 +83,6 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     beside, so that any hivemind script can take part."""
     max_chunk_numel: ChunkNumel = CHUNK_NUMEL
     """Numbers in the largest chunk in which a vector travels: 65536, 131072, 262144 or 524288."""
-
-
-def settings_of(run: RunSettings) -> dict[str, Any]:
-    """Return the values of `RunSettings` in a struct that extends it, by field."""
-    return {name: getattr(run, name) for name in RunSettings.__struct_fields__}
 
 
 class RunSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -35,7 +35,7 @@ from shoal.gossip.errors import GossipError
 from shoal.gossip.events import Vector
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.messages import MAX_WEIGHT
-from shoal.gossip.run_spec import RunSettings, Scalar, settings_of
+from shoal.gossip.run_spec import RunSettings, Scalar
 from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, BadTask, Interrupted
 from shoal.methods.learning.learner import as_number
@@ -53,7 +53,7 @@ from shoal.node.storage.home import default_home
 from shoal.node.trainer import ipc
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, RunOver, Session
-from shoal.node.trainer.spec import run_spec
+from shoal.node.trainer.spec import run_spec, settings_of
 from shoal.node.trainer.unshared_file import UnsharedFile
 
 log = logging.getLogger(__name__)

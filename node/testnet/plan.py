@@ -6,25 +6,46 @@ address that others are told, as a user would tell a second device how to reach 
     full, star    everyone is told node 1; they learn of each other from there (star) or at once (full)
     line          node i is told node i-1
     ring          as line, and node 1 is told the last node once that runs
+
+Scenario files: a plan in TOML, for real processes (`shoal testnet up --scenario FILE`) and simulated ones.
+
+    about = "A node is killed every 15 s; the others lose no round."
+    nodes = 6
+    seconds = 600
+
+    [link]
+    latency = "80ms"
+
+    [[faults]]
+    kind = "kill"
+    at = 10
+    every = 15
+
+    [holds]
+    lost_rounds = 0
+
+The keys are those of `Plan` (node/testnet/plan.py) and of the structs in it; unknown ones are refused.
+Durations, shares and rates may be written with their unit.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
-from shoal.gossip.run_spec import NATIVE, RunSettings, Scalar, settings_of
+from shoal.gossip.run_spec import NATIVE, RunSettings, Scalar
 from shoal.methods.errors import MethodsError
 from shoal.methods.registry import load_method
 from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.preflight import check_run
 from shoal.node.config.run_flags import option_words, run_words
 from shoal.node.errors import BadConfig, UserError
-from shoal.node.testnet.faults import Fault, Holds, Link
-from shoal.node.trainer.spec import TrainerSpec
+from shoal.node.testnet.faults import BadQuantity, Fault, Holds, Link, quantity
+from shoal.node.trainer.spec import TrainerSpec, settings_of
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
 BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -285,3 +306,58 @@ def start_command(
     for address in joins:
         command += ["--join", address]
     return command
+
+
+_QUANTITIES: Final[dict[str, Literal["seconds", "share", "mbit"]]] = {
+    "latency": "seconds",
+    "jitter": "seconds",
+    "loss": "share",
+    "bandwidth_mbit": "mbit",
+}
+
+
+def load(path: Path, **changes: object) -> Plan:
+    """Read a scenario; `changes` take the place of what the file says.
+
+    Raises:
+        BadPlan: the file cannot be read, is no TOML, or says what a plan cannot.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise BadPlan(f"cannot read {path}: {error.strerror}; see what is there with: ls scenarios") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadPlan(f"{path} is no TOML: {error}") from None
+    try:
+        plan = plan_of(_with_numbers(document) | changes)
+        if "alpha" in document:
+            check_alpha(plan)
+        return plan
+    except BadQuantity as error:
+        raise BadPlan(f"{path}: {error}") from None
+    except BadPlan as error:
+        raise BadPlan(f"{path}: {error}") from None
+
+
+def plan_of(values: object, name: Callable[[str], str] = str) -> Plan:
+    """Return the plan of plain values; `name` says how a wrong one is called.
+
+    Raises:
+        BadPlan: a value is unknown, of the wrong type or out of range.
+    """
+    try:
+        return msgspec.convert(values, Plan)
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).replace("`", "").partition(" - at $.")
+        raise BadPlan(f"{name(where)}: {text[:1].lower()}{text[1:]}".removeprefix(": ")) from None
+
+
+def _with_numbers(value: Any, key: str = "") -> Any:
+    """Turn texts such as 80ms into numbers where a number is meant."""
+    if isinstance(value, dict):
+        return {name: _with_numbers(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    if isinstance(value, str) and key in _QUANTITIES:
+        return quantity(value, _QUANTITIES[key])
+    return value

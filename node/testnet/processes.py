@@ -152,7 +152,7 @@ def processes_of(record: Record) -> list[NodeRecord]:
 
 def left_over(directory: Path) -> list[str]:
     """Return what still runs of a testnet, trainers and proxy included, by command line."""
-    home, proxy = f"{directory}/node-", "shoal.node.testnet.proxy"
+    home, proxy = f"{directory}/node-", "shoal.node.testnet.network.proxy"
     found = []
     for process in psutil.process_iter():
         try:

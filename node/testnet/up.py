@@ -16,14 +16,12 @@ from shoal.node.config.settings import scalars
 from shoal.node.storage.home import typed
 from shoal.node.testnet import launcher
 from shoal.node.testnet.comparison import beside_table
-from shoal.node.testnet.display import Display
 from shoal.node.testnet.faults import quantity
-from shoal.node.testnet.links import Wish
-from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha, trainer_spec
+from shoal.node.testnet.network.links import Wish
+from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha, load, plan_of, trainer_spec
 from shoal.node.testnet.plots import can_draw
 from shoal.node.testnet.processes import CALM_NAME, RECORD_NAME
-from shoal.node.testnet.scenario import load, plan_of
-from shoal.node.testnet.tables import verdict_panel
+from shoal.node.testnet.tables import Display, verdict_panel
 from shoal.node.testnet.verdict import Result
 
 BASE: Final = Path("testnet")

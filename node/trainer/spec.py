@@ -3,11 +3,11 @@
 python -P -m shoal.node.trainer.process --socket PATH --state-dir PATH --spec JSON
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from shoal.gossip.run_spec import RunSettings, RunSpec, Scalar, TensorSpec, settings_of
+from shoal.gossip.run_spec import RunSettings, RunSpec, Scalar, TensorSpec
 from shoal.methods.errors import BadOption
 
 FAILED: Final = 3
@@ -16,6 +16,11 @@ FAILED: Final = 3
 
 MARK: Final = "error: "
 """Begins what a check that found something says."""
+
+
+def settings_of(run: RunSettings) -> dict[str, Any]:
+    """Return the values of `RunSettings` in a struct that extends it, by field."""
+    return {name: getattr(run, name) for name in RunSettings.__struct_fields__}
 
 
 class TrainerSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

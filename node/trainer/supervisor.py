@@ -12,11 +12,10 @@ from typing import Final
 import msgspec
 import trio
 
-from shoal.gossip.run_spec import settings_of
 from shoal.node.children import Keeper, end_process
 from shoal.node.config.settings import RunConfig
 from shoal.node.errors import UserError
-from shoal.node.trainer.spec import TrainerSpec
+from shoal.node.trainer.spec import TrainerSpec, settings_of
 
 STEADY: Final = 300.0
 """Seconds after which a trainer's end has nothing to do with its start: the pauses begin anew."""

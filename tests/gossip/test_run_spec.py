@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from shoal.gossip.run_spec import RunSettings, RunSpec, TensorSpec, difference, run_id, settings_of
+from shoal.gossip.run_spec import RunSettings, RunSpec, TensorSpec, difference, run_id
 
 SPEC = RunSpec(
     method="fedavg",
@@ -71,9 +71,3 @@ def test_every_setting_tells_runs_apart_and_is_named_where_it_differs(name: str)
     other = changed(**{name: OTHER_VALUES[type(value)]})
     assert run_id(other) != run_id(SPEC)
     assert difference(SPEC, other) == f"{name}: {value} here, {OTHER_VALUES[type(value)]} there"
-
-
-def test_the_settings_of_a_spec_are_its_own_without_the_manifest() -> None:
-    assert RunSettings(**settings_of(SPEC)) == RunSettings(
-        method="fedavg", task="digits", options=SPEC.options
-    )

@@ -18,7 +18,7 @@ import msgspec
 from sim.network import Weather
 from sim.world import Fault, Scenario
 
-from shoal.node.testnet.fault_schedule import AFTER, Action, actions
+from shoal.node.testnet.fault_injection.schedule import AFTER, Action, actions
 from shoal.node.testnet.plan import BadPlan
 
 if TYPE_CHECKING:

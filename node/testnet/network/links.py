@@ -21,8 +21,8 @@ import msgspec
 
 from shoal.node.errors import UserError
 from shoal.node.storage.files import write_whole
-from shoal.node.testnet import namespaces
 from shoal.node.testnet.faults import Link
+from shoal.node.testnet.network import namespaces
 from shoal.node.testnet.plan import BadPlan, Plan
 
 Means: TypeAlias = Literal["bare", "proxy", "namespaces"]
@@ -161,7 +161,7 @@ def wrapped(wires: Wires, index: int, command: Sequence[str]) -> list[str]:
 
 def proxy_command(directory: Path) -> list[str]:
     """Return the command line of the proxy."""
-    return [sys.executable, "-P", "-m", "shoal.node.testnet.proxy", str(directory)]
+    return [sys.executable, "-P", "-m", "shoal.node.testnet.network.proxy", str(directory)]
 
 
 def save_wires(directory: Path, wires: Wires) -> None:
