@@ -5,6 +5,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# An example's time says how busy the machine is, not whether it is right; pytest-timeout ends what hangs.
+settings.register_profile("shoal", deadline=None)
+settings.load_profile("shoal")
 
 # Under nohup, or a runner that ignores these, the processes that tests start would begin with them ignored
 # and could not be interrupted. A handler, in place of none, is not inherited.
