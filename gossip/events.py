@@ -166,7 +166,7 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class ProbeLink:
     """Look whether the links to this peer still live: it was silent where it should have spoken."""
 
     peer: PeerId
@@ -188,5 +188,5 @@ class Notify:
 
 
 Event: TypeAlias = Any
-Effect: TypeAlias = Send | Publish | Dial | Drop | Doubt | SetTimer | Notify
+Effect: TypeAlias = Send | Publish | Dial | Drop | ProbeLink | SetTimer | Notify
 Effects: TypeAlias = list[Effect]

@@ -109,7 +109,7 @@ class Host(Protocol):
         """Close the links to a peer."""
         ...
 
-    def doubt_nowait(self, peer: PeerId) -> None:
+    def probe_nowait(self, peer: PeerId) -> None:
         """Look soon whether the links to a peer still live, and close those that do not."""
         ...
 

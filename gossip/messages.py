@@ -60,7 +60,7 @@ class Presence(Message, frozen=True):
     lease: Annotated[float, msgspec.Meta(gt=0, le=600.0)]
     """Seconds after which this record means nothing."""
     addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
-    has_made: bool = False
+    has_finished_round: bool = False
     """Whether it has finished a round since it was started, or since it took this lineage over."""
     engine: Annotated[tuple[Address, ...], msgspec.Meta(max_length=4)] = ()
     """Where its hivemind is reached, if its run averages with that engine."""

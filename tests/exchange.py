@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import Averaging, AveragingConfig
+from shoal.gossip.averaging.all_reduce import AllReduce, ExchangeConfig
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import Drop, Effects, Send, Vector
 from shoal.gossip.group import Group
-from shoal.methods.base import AllReduce, Averaged, Method, State
+from shoal.methods import base
+from shoal.methods.base import Averaged, Method, State
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.lockstep import names
 
@@ -32,9 +33,9 @@ class Exchange:
         """The vectors become the means, in place."""
         peers = tuple(PeerId(f"p{i}") for i in range(len(vectors)))
         group = Group(bytes(16), 0, peers, (1,) * len(peers))
-        config = AveragingConfig(codec=codec, chunk_numel=chunk_numel)
+        config = ExchangeConfig(codec=codec, chunk_numel=chunk_numel)
         self.members = {
-            name: Averaging(
+            name: AllReduce(
                 name, group, 0, vectors[i], weights[i], config, feedback[i] if feedback is not None else None
             )
             for i, name in enumerate(peers)
@@ -102,7 +103,7 @@ class CodedRun:
             for (peer, state), learner in zip(self.states.items(), self.learners, strict=True)
         }
         asks = {peer: next(each) for peer, each in steps.items()}
-        assert all(isinstance(ask, AllReduce) for ask in asks.values())
+        assert all(isinstance(ask, base.AllReduce) for ask in asks.values())
         vectors = [np.array(ask.vector) for ask in asks.values()]  # type: ignore[union-attr]
         weights = [float(ask.weight) for ask in asks.values()]  # type: ignore[union-attr]
         exchange = Exchange(vectors, weights, self.codec, self.feedback)

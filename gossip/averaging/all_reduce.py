@@ -1,4 +1,4 @@
-"""Averaging: the all-reduce of one group, with parts that survive their owners.
+"""AllReduce: the all-reduce of one group, with parts that survive their owners.
 
 The vector is cut into one part per member, sized by the members' shares, and a part into chunks of
 1 MiB. Every member sends each owner its chunks; the owner adds them in member order as soon as
@@ -23,10 +23,10 @@ memory of the vector is nobody's but the exchange's until the end. `Done` says w
 where members were told different things, since links failed between some of them, the most common outcome
 stands and the others give up: they fetch the state of those that went on.
 
-Waiting: a member that sends nothing for `stall` seconds is lost (all say that they are alive), sooner where
-half of the others are done; one that is alive but slow is cut at `cut`. It is told, and a member cut by half
-of the others gives up, unless somebody has the means that it has: the round went on without it. Who is not
-linked to us is lost from the start; parts reach it through others.
+Waiting: a member that sends nothing for `silence_timeout` seconds is lost (all say that they are alive),
+sooner where half of the others are done; one that is alive but slow is cut at `slow_timeout`. It is told, and
+a member cut by half of the others gives up, unless somebody has the means that it has: the round went on
+without it. A member that is not linked to us is lost from the start; parts reach it through others.
 
 A member that dies leaves its chunks in the means that are made already, and nothing in the others: each
 mean names its contributors.
@@ -51,9 +51,9 @@ CHUNK_NUMEL: Final = 1 << 19
 """Numbers that are sent, checked and reduced at once. With 8 peers half of it takes 3 % more time, for
 messages, and twice as much a tenth more memory."""
 TIMER: Final = "averaging"
-SHORTEST_STALL: Final = 2.0
+SHORTEST_TIMEOUT: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
-BEAT: Final = SHORTEST_STALL / 4
+BEAT: Final = SHORTEST_TIMEOUT / 4
 """Seconds between signs of life."""
 OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
@@ -65,12 +65,12 @@ MAX_CIRCLES: Final = 2
 Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
 
 
-class AveragingConfig(msgspec.Struct, frozen=True, kw_only=True):
+class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an exchange goes by."""
 
-    stall: float = 15.0
+    silence_timeout: float = 15.0
     """Seconds without a sign of a member we wait for, after which it counts as lost; learned."""
-    cut: float = 60.0
+    slow_timeout: float = 60.0
     """Seconds after which members that are merely slow are left out; learned."""
     max_norm: float = 1e15
     """The largest Euclidean norm of a chunk that is believed."""
@@ -96,7 +96,7 @@ def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
         return bool(np.dot(numbers, numbers) <= max_norm**2)
 
 
-class Averaging:
+class AllReduce:
     """One member's side of one all-reduce. See the module's docstring."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Averaging:
         index: int,
         vector: Vector,
         weight: float,
-        config: AveragingConfig,
+        config: ExchangeConfig,
         feedback: Feedback | None = None,
     ) -> None:
         """`vector` float32 [n] is the contribution and becomes the mean, in place.
@@ -532,21 +532,22 @@ class Averaging:
         for part in self._all():
             since, owner = self._since[part], self._owner(part, self._ballot[part])
             for held in self._open.get(part, {}).values():
-                wait(self._unanswered(held), since + self.config.cut)
+                wait(self._unanswered(held), since + self.config.slow_timeout)
             if part not in self._owning and not all(self._masks[part]):
-                wait({owner}, since + OWNER_GRACE * self.config.cut)
+                wait({owner}, since + OWNER_GRACE * self.config.slow_timeout)
         if not self._missing:
-            wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.cut)
+            wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.slow_timeout)
         return due
 
     def _overdue(self, now: float) -> list[int]:
         """Members that are waited for no longer: too slow, or silent for too long."""
         # Where half of the others are done it is a link of ours that is at fault: they have what we lack.
         is_last = 2 * len(self._done) >= len(self._members) - 1
-        stall = min(self.config.stall, SHORTEST_STALL) if is_last else self.config.stall
+        longest = self.config.silence_timeout
+        silence = min(longest, SHORTEST_TIMEOUT) if is_last else longest
         waited_for = sorted(self._waited_for().items())
-        return [member for member, due in waited_for if now >= due or now - self._heard[member] >= stall]
+        return [member for member, due in waited_for if now >= due or now - self._heard[member] >= silence]
 
     def _tick(self, now: float) -> Effects:
-        self._next_tick = now + min(BEAT, self.config.stall)
+        self._next_tick = now + min(BEAT, self.config.silence_timeout)
         return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]

@@ -1,4 +1,4 @@
-"""Gathering: every member's small body, the same set on all members, fixed before anything is seen.
+"""Gather: every member's small body, the same set on all members, fixed before anything is seen.
 
     committing --all digests--> revealing --all bodies--> agreeing --> fetching --> finishing --> done
                or silence                   or silence
@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT, Averaging, AveragingConfig, Talk
+from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, ExchangeConfig, Talk
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, Exchange, Missing, Reveal
@@ -77,16 +77,16 @@ def decode_holding(mean: Vector) -> dict[int, bytes]:
     return agreed
 
 
-class Gathering:
+class Gather:
     """One member's side of one gathering. See the module's docstring."""
 
-    def __init__(self, me: PeerId, group: Group, index: int, body: bytes, config: AveragingConfig) -> None:
+    def __init__(self, me: PeerId, group: Group, index: int, body: bytes, config: ExchangeConfig) -> None:
         """`body`: at most 4 MiB."""
         self.group, self.index, self.config = group, index, config
         self.step = Step.COMMITTING
         self.bodies: tuple[tuple[PeerId, bytes], ...] = ()
         """The agreed set, sorted by peer id, when done."""
-        self.inner: Averaging | None = None
+        self.inner: AllReduce | None = None
         self.lost_members: list[PeerId] = []
         self._me = me
         self._members = group.members
@@ -117,7 +117,7 @@ class Gathering:
     def begin(self, now: float) -> Effects:
         """Commit to our body."""
         self._heard = dict.fromkeys(range(len(self._members)), now)
-        self._due = now + self.config.stall
+        self._due = now + self.config.silence_timeout
         digest = Digest(self.group.id, self.index, self._digests[self._mine])
         return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
 
@@ -178,7 +178,7 @@ class Gathering:
         return self._after_inner(self.inner.timer(now), now) if self.inner is not None else []
 
     def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
-        """See `Averaging`."""
+        """See `AllReduce`."""
         if peer not in self._members:
             return []
         member = self._members.index(peer)
@@ -262,17 +262,17 @@ class Gathering:
         return set()
 
     def _overdue(self, now: float) -> set[int]:
-        stall = self.config.stall
+        silence = self.config.silence_timeout
         if self.step is not Step.FINISHING:
             return self._awaited() if now >= self._due else set()
         # They may be waiting for others whom we do not see, and say that they live.
-        return {m for m in self._awaited() if now >= min(self._due + stall, self._heard[m] + stall)}
+        return {m for m in self._awaited() if now >= min(self._due + silence, self._heard[m] + silence)}
 
     def _advance(self, now: float) -> Effects:
         effects: Effects = []
         if self.step is Step.COMMITTING and not self._awaited():
             self.step = Step.REVEALING
-            self._due = now + self.config.stall
+            self._due = now + self.config.silence_timeout
             effects += self._to_all(Reveal(self.group.id, self.index, self._mine), self._held[self._mine])
         if self.step is Step.REVEALING and not self._awaited():
             effects += self._agree(now)
@@ -284,11 +284,11 @@ class Gathering:
         self._vector = encode_holding(held, len(self._members))
         index = self.index + INNER_INDEX
         # Others may still wait for a body that reached us, for as long as one may wait for bodies.
-        cut, numel = self.config.cut + self.config.stall, len(self._vector)
+        cut, numel = self.config.slow_timeout + self.config.silence_timeout, len(self._vector)
         # A part is one chunk, so that what comes early is a handful of messages, whoever owns how much.
-        config = msgspec.structs.replace(self.config, cut=cut, chunk_numel=numel)
+        config = msgspec.structs.replace(self.config, slow_timeout=cut, chunk_numel=numel)
         # Of the same shares: who lacks a link to another member reduces nothing here either.
-        self.inner = Averaging(self._me, self.group, index, self._vector, 1.0, config)
+        self.inner = AllReduce(self._me, self.group, index, self._vector, 1.0, config)
         effects = self._after_inner(self.inner.begin(now), now)
         for member in sorted(set(range(len(self._members))) - self._alive):
             effects += self._after_inner(self.inner.lost(self._members[member], now), now)
@@ -339,7 +339,7 @@ class Gathering:
                 )
                 if member in self._agreed and left:
                     self._asking[member] = left[0]
-                    self._due = now + self.config.stall
+                    self._due = now + self.config.silence_timeout
                 else:
                     self._agreed.pop(member, None)
             # Those that asked us are told that we lack it too, by our asking them.
@@ -357,7 +357,7 @@ class Gathering:
         if self.step is not Step.FETCHING or self._agreed.keys() - self._held.keys():
             return []
         self.step = Step.FINISHING
-        self._due = now + self.config.stall
+        self._due = now + self.config.silence_timeout
         text = b"".join(bytes([member]) + self._agreed[member] for member in sorted(self._agreed))
         self._outcome = blake2b(text, digest_size=16).digest()
         done = Done(self.group.id, self.index, self._outcome)
@@ -391,5 +391,5 @@ class Gathering:
         return [*effects, *self._fetch(now), *self._advance(now), *self._finish_if_all_done()]
 
     def _tick(self, now: float) -> Effects:
-        self._next_tick = now + min(BEAT, self.config.stall)
+        self._next_tick = now + min(BEAT, self.config.silence_timeout)
         return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]

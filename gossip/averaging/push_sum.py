@@ -1,4 +1,4 @@
-"""Pairwise averaging: push-sum, where each step gives half of what one has to one neighbour.
+"""PushSum: pairwise averaging, where each step gives half of what one has to one neighbour.
 
 Every peer has a mass: a vector of sums and a weight. A step halves both, keeps one half and pushes the other
 to a linked peer, the next in rotation; what arrives is added. The estimate of the mean is sums / weight.
@@ -57,7 +57,7 @@ MAX_ASKS: Final = 2
 """Unanswered questions after which a step goes on without its peer."""
 
 
-class PairwiseConfig(msgspec.Struct, frozen=True, kw_only=True):
+class PushSumConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What pairwise averaging goes by."""
 
     max_norm: float = 1e15
@@ -92,11 +92,11 @@ class _Given:
     asks: int = 0
 
 
-class Pairwise:
+class PushSum:
     """One peer's mass, and what is under way. See the module's docstring."""
 
     def __init__(
-        self, numel: int, config: PairwiseConfig, next_epoch: Callable[[], int], run: bytes = b""
+        self, numel: int, config: PushSumConfig, next_epoch: Callable[[], int], run: bytes = b""
     ) -> None:
         """`next_epoch()`: larger every time, and larger than any this identity has used before."""
         self.config, self.run = config, run

@@ -1,4 +1,4 @@
-"""Exchanges: the asks of a node's trainer, one after the other, and what comes early or late for them.
+"""AskQueue: the asks of a node's trainer, one after the other, and what comes early or late for them.
 
 A round may have several asks (the trainer wants a mean, then another): exchange `index` of the same group.
 Peers can be an ask ahead of us: what they send is kept. They can also wait for us in a group that is
@@ -12,16 +12,16 @@ from typing import Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_STALL, TIMER, Averaging, AveragingConfig
-from shoal.gossip.averaging.gather import INNER_INDEX, Gathering, Step
+from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, TIMER, AllReduce, ExchangeConfig
+from shoal.gossip.averaging.gather import INNER_INDEX, Gather, Step
 from shoal.gossip.averaging.gather import TIMER as GATHERING
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import Deadline
-from shoal.gossip.events import Doubt, Effects, Notify, Received, Send
+from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.bandwidth import load
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from shoal.gossip.membership.swarm_view import Phase, Standing
+from shoal.gossip.membership.swarm_view import Phase, SwarmView
 from shoal.gossip.messages import Abandon, Cut, Exchange
 
 MAX_KEPT_BYTES: Final = 64 << 20
@@ -34,21 +34,21 @@ MAX_TOLD: Final = 128
 TIMERS: Final = (TIMER, GATHERING)
 
 
-class Exchanges:
+class AskQueue:
     """The exchanges of one node. See the module's docstring."""
 
     def __init__(
-        self, at: Standing, patience: float, chunk_numel: int, tell: Callable[[PeerId], Effects]
+        self, view: SwarmView, patience: float, chunk_numel: int, tell: Callable[[PeerId], Effects]
     ) -> None:
         """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
 
         `tell(peer)`: sends a peer our record.
         """
-        self._at, self._chunk_numel, self._tell = at, chunk_numel, tell
-        self.current: Averaging | Gathering | None = None
+        self._view, self._chunk_numel, self._tell = view, chunk_numel, tell
+        self.current: AllReduce | Gather | None = None
         self.asked_at = 0.0
         """When the trainer asked."""
-        self.wait = Deadline(patience, floor=SHORTEST_STALL)
+        self.wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self.feedback: dict[int, Feedback] = {}
         """By ask of a round: what lossy codecs owe."""
         self._pending: Contribute | ContributeBody | None = None
@@ -95,21 +95,21 @@ class Exchanges:
         if self.current is None:
             self._formed_at = now
         wait = self.wait.seconds()
-        config = AveragingConfig(stall=wait, cut=wait, chunk_numel=self._chunk_numel)
-        self._at.phase = Phase.EXCHANGING
+        config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=self._chunk_numel)
+        self._view.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):
-            codec = self._at.spec.codec if self._at.spec else "float32"
+            codec = self._view.spec.codec if self._view.spec else "float32"
             config = msgspec.structs.replace(config, codec=codec)
             owed = self._feedback(pending)
-            self.current = Averaging(
-                self._at.me, group, pending.index, pending.vector, pending.weight, config, owed
+            self.current = AllReduce(
+                self._view.me, group, pending.index, pending.vector, pending.weight, config, owed
             )
         else:
-            self.current = Gathering(self._at.me, group, pending.index, pending.body, config)
+            self.current = Gather(self._view.me, group, pending.index, pending.body, config)
         effects = self._after(self.current.begin(now), now)
         for peer in group.members:
-            if peer != self._at.me and peer not in self._at.reach:
+            if peer != self._view.me and peer not in self._view.reach:
                 effects += self._after(self.current.lost(peer, now), now)
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         for event in kept:
@@ -134,7 +134,9 @@ class Exchanges:
     def is_busy(self) -> bool:
         """Whether an exchange with others is under way."""
         exchange = self.current
-        return self._at.phase is Phase.EXCHANGING and exchange is not None and len(exchange.group.members) > 1
+        return (
+            self._view.phase is Phase.EXCHANGING and exchange is not None and len(exchange.group.members) > 1
+        )
 
     @property
     def load(self) -> float:
@@ -142,7 +144,7 @@ class Exchanges:
         if self.current is None:
             return 1.0
         group = self.current.group
-        return load(group.shares, group.members.index(self._at.me))
+        return load(group.shares, group.members.index(self._view.me))
 
     # --- events -----------------------------------------------------------------------------------
 
@@ -156,14 +158,14 @@ class Exchanges:
         if exchange is None:
             return []
         if name == GATHERING:
-            return self._after(exchange.timer(now), now) if isinstance(exchange, Gathering) else []
-        tick = exchange.inner_timer if isinstance(exchange, Gathering) else exchange.timer
+            return self._after(exchange.timer(now), now) if isinstance(exchange, Gather) else []
+        tick = exchange.inner_timer if isinstance(exchange, Gather) else exchange.timer
         known = set(exchange.lost_members)
         effects = tick(now)
-        silent = self._at.table.connected & set(exchange.lost_members) - known
+        silent = self._view.table.connected & set(exchange.lost_members) - known
         # Whatever comes from one of them next takes it from among the late again.
-        self._at.late |= silent
-        return self._after([*effects, *(Doubt(peer) for peer in sorted(silent))], now)
+        self._view.unresponsive |= silent
+        return self._after([*effects, *(ProbeLink(peer) for peer in sorted(silent))], now)
 
     def receive(self, event: Received, now: float) -> Effects:
         """Take a message of an exchange: of this ask, of the next, or of one that is over."""
@@ -172,7 +174,7 @@ class Exchanges:
         if exchange is None or exchange.group.id != message.group:
             return self._tell_stale(event.peer, message, now)
         ours = (exchange.index, exchange.index + INNER_INDEX)
-        if message.index in ours[: 2 if isinstance(exchange, Gathering) else 1]:
+        if message.index in ours[: 2 if isinstance(exchange, Gather) else 1]:
             return self._after(exchange.handle(event.peer, message, event.data, now), now)
         if isinstance(message, Abandon) and message.index < exchange.index:
             return self._after(exchange.lost(event.peer, now), now)
@@ -191,7 +193,11 @@ class Exchanges:
     def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
         """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
         lost = self.past.get(message.group)
-        if isinstance(message, Cut | Abandon) or not self._at.run or (lost is not None and peer not in lost):
+        if (
+            isinstance(message, Cut | Abandon)
+            or not self._view.run
+            or (lost is not None and peer not in lost)
+        ):
             # Whoever was there when we finished needs nothing: these are its last words.
             return []
         if now < self._told.get(peer, 0.0) + 1.0:
@@ -216,31 +222,31 @@ class Exchanges:
     def _after(self, effects: Effects, now: float) -> Effects:
         """Tell the trainer once the exchange is over."""
         exchange, pending = self.current, self._pending
-        if exchange is None or pending is None or self._at.phase is not Phase.EXCHANGING:
+        if exchange is None or pending is None or self._view.phase is not Phase.EXCHANGING:
             return effects
         if not exchange.is_over:
             return effects
-        self._at.phase = Phase.APPLYING
+        self._view.phase = Phase.APPLYING
         self._pending = None
         times = (self._formed_at - self.asked_at, now - self._formed_at)
         result: Averaged | Gathered | None = None
-        if isinstance(exchange, Gathering) and exchange.step is Step.DONE:
-            result = Gathered(self._at.round, exchange.index, exchange.bodies, *times)
+        if isinstance(exchange, Gather) and exchange.step is Step.DONE:
+            result = Gathered(self._view.round, exchange.index, exchange.bodies, *times)
             least = len(exchange.bodies)
-        elif isinstance(exchange, Averaging) and exchange.result is not None:
-            result = Averaged(self._at.round, exchange.index, exchange.result, *times)
+        elif isinstance(exchange, AllReduce) and exchange.result is not None:
+            result = Averaged(self._view.round, exchange.index, exchange.result, *times)
             least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
         if result is None:
             return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
         self._learn(exchange, now)
-        spec = self._at.spec
+        spec = self._view.spec
         if spec is not None and least < spec.quorum:
             text = f"{least} of at least {spec.quorum} peers contributed"
             return [*effects, Notify(Failed("TooFew", text))]
         return [*effects, Notify(result)]
 
-    def _learn(self, exchange: Averaging | Gathering, now: float) -> None:
-        lost = self._at.table.connected & set(exchange.lost_members)
+    def _learn(self, exchange: AllReduce | Gather, now: float) -> None:
+        lost = self._view.table.connected & set(exchange.lost_members)
         if lost - self._lost:
             self.wait.miss()
         elif not lost and len(exchange.group.members) > 1:
@@ -248,13 +254,13 @@ class Exchanges:
             self.wait.observe(now - self._formed_at)
         # Who is lost time after time is no reason to wait longer and longer.
         self._lost = lost
-        self._at.note_round(exchange.group.members, lost)
+        self._view.note_round(exchange.group.members, lost)
         for peer in set(exchange.group.members).difference(exchange.lost_members):
-            self._at.pardon(peer, now)
+            self._view.pardon(peer, now)
 
     def _feedback(self, pending: Contribute) -> Feedback | None:
         """What lossy codecs owe; per ask of a round, and only for vectors of one size."""
-        spec = self._at.spec
+        spec = self._view.spec
         if spec is None or not CODECS[spec.codec].needs_feedback:
             return None
         known = self.feedback.get(pending.index)

@@ -33,7 +33,7 @@ class NewState:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedChunks:
     """Chunks by leaf hash that were kept from a fetch that broke off; told while another one runs."""
 
     chunks: dict[bytes, Data]
@@ -57,12 +57,12 @@ class ContributeBody:
 
 
 @dataclass(frozen=True, slots=True)
-class Engage:
+class BeginExternalExchange:
     """The trainer asks for a mean that another engine makes: we are in an exchange until the round ends."""
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class AbortRound:
     """The trainer's round ended without a new state."""
 
 
@@ -176,7 +176,7 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class ChunksVerified:
     """Verified chunks of a state that is being fetched; what they lie in is not written again."""
 
     state: bytes
@@ -185,12 +185,12 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
-class Hurry:
+class FinishEarly:
     """The others wait: contribute what there is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
+class PeerAddresses:
     """A linked peer says where it is reached: worth remembering for the next start, whoever dialled whom."""
 
     peer: PeerId

@@ -3,7 +3,7 @@
     helping                                        no trainer: serves records and states
     working  --Contribute-->  seeking  --group-->  exchanging  --mean-->  applying  --NewState--> working
        '---behind---> syncing --Synced, NewState--> working                  |
-       '<------------------------GiveUp (the ask failed)---------------------'
+       '<------------------------AbortRound (the ask failed)---------------------'
     finished                                       the run is over: serves its last state
 
 It composes the cores of presence, discovery, matchmaking, averaging and transfer, hands each message
@@ -20,8 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, Averaging, is_sane
-from shoal.gossip.averaging.gather import Gathering
+from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, AllReduce, is_sane
+from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.averaging.push_sum import TIMER as PAIRWISE
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import (
@@ -41,38 +41,38 @@ from shoal.gossip.events import (
 )
 from shoal.gossip.matchmaking.matchmaking import TIMER as MATCHMAKING
 from shoal.gossip.member.asks import TIMERS as EXCHANGING
-from shoal.gossip.member.asks import Exchanges
+from shoal.gossip.member.asks import AskQueue
 from shoal.gossip.member.commands import (
+    AbortRound,
     AddAddress,
     Attach,
+    BeginExternalExchange,
+    CachedChunks,
     Contribute,
     ContributeBody,
     Detach,
-    Engage,
     Failed,
     Finish,
-    GiveUp,
+    FinishEarly,
     Goodbye,
-    Hurry,
-    Known,
     Measured,
-    Met,
     NewState,
+    PeerAddresses,
     Refused,
     RemoveAddress,
     SetAddresses,
     SetEngine,
 )
-from shoal.gossip.member.group_search import HURRY, Seeking
+from shoal.gossip.member.group_search import HURRY, GroupSearch
 from shoal.gossip.member.pairwise_rounds import TIMER as MIXING
-from shoal.gossip.member.pairwise_rounds import Mixing
-from shoal.gossip.member.run_mismatch import Introductions
-from shoal.gossip.member.state_sync import Syncing
-from shoal.gossip.membership.dial_plan import ENOUGH, Dice, Discovery
+from shoal.gossip.member.pairwise_rounds import PairwiseRounds
+from shoal.gossip.member.run_mismatch import RunMismatch
+from shoal.gossip.member.state_sync import StateSync
+from shoal.gossip.membership.dial_plan import ENOUGH, DialPlan, Dice
 from shoal.gossip.membership.dial_plan import TIMER as DISCOVERY
-from shoal.gossip.membership.dissemination import Chatter
+from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import PresenceTable
-from shoal.gossip.membership.swarm_view import Phase, Standing
+from shoal.gossip.membership.swarm_view import Phase, SwarmView
 from shoal.gossip.messages import (
     Accept,
     Applied,
@@ -139,27 +139,27 @@ class Member:
         """`sequence`: larger than any this identity used before; `chunk_numel`: equal on all peers."""
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
-        self.at = Standing(me, config.lease)
-        self.discovery = Discovery(me, dice, config.max_links)
-        self.chatter = Chatter(self.at, dice, sequence, config.beat)
+        self.view = SwarmView(me, config.lease)
+        self.dial_plan = DialPlan(me, dice, config.max_links)
+        self.dissemination = Dissemination(self.view, dice, sequence, config.beat)
         self.serving = Serving(config.serving)
-        self.exchanges = Exchanges(self.at, config.patience, chunk_numel, self.chatter.tell)
-        self.syncing = Syncing(
-            self.at, self.serving, self.exchanges.wait.seconds, self.chatter.push, self._check_behind
+        self.asks = AskQueue(self.view, config.patience, chunk_numel, self.dissemination.tell)
+        self.state_sync = StateSync(
+            self.view, self.serving, self.asks.wait.seconds, self.dissemination.push, self._check_behind
         )
-        self.mixing = Mixing(self.at, config.patience, chunk_numel, self._next_epoch)
-        self.seeking = Seeking(
-            self.at,
+        self.pairwise = PairwiseRounds(self.view, config.patience, chunk_numel, self._next_epoch)
+        self.group_search = GroupSearch(
+            self.view,
             dice,
-            self.discovery,
-            self.exchanges,
-            self.mixing,
-            self.chatter.tell,
+            self.dial_plan,
+            self.asks,
+            self.pairwise,
+            self.dissemination.tell,
             patience=config.patience,
             wait_for=config.wait_for,
             wait_seconds=config.wait_seconds,
         )
-        self.introductions = Introductions(self.at)
+        self.run_mismatch = RunMismatch(self.view)
         self._next_beat = 0.0
         self._commands: dict[type, Callable[[Any, float], Effects]] = {
             Received: self._received,
@@ -167,17 +167,17 @@ class Member:
             PeerFound: self._peer_found,
             PeerLost: self._peer_lost,
             DialFailed: self._dial_failed,
-            Learned: lambda e, now: self.discovery.add(e.address, e.source, now),
+            Learned: lambda e, now: self.dial_plan.add(e.address, e.source, now),
             Attach: self._attach,
             NewState: self._new_state,
-            Known: lambda e, now: self.syncing.know(e.chunks, now),
+            CachedChunks: lambda e, now: self.state_sync.know(e.chunks, now),
             Contribute: self._contribute,
             ContributeBody: self._contribute,
-            Engage: self._engage,
-            GiveUp: self._give_up,
+            BeginExternalExchange: self._engage,
+            AbortRound: self._give_up,
             Detach: self._detach,
             Finish: self._finish,
-            AddAddress: lambda e, now: self.discovery.add(e.address, e.source, now),
+            AddAddress: lambda e, now: self.dial_plan.add(e.address, e.source, now),
             RemoveAddress: lambda e, now: self._remove_address(e.address),
             SetAddresses: self._set_addresses,
             SetEngine: self._set_engine,
@@ -187,21 +187,21 @@ class Member:
         self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
             Records: self._records,
             Leave: lambda peer, m, data, now: self._left(peer, now),
-            Describe: lambda peer, m, data, now: self.introductions.handle(peer, m),
-            Ready: lambda peer, m, data, now: self.seeking.ready(peer, m, now),
-            Propose: lambda peer, m, data, now: self.seeking.handle("handle_propose", peer, m, now),
-            Accept: lambda peer, m, data, now: self.seeking.handle("handle_accept", peer, m, now),
-            Decline: lambda peer, m, data, now: self.seeking.handle("handle_decline", peer, m, now),
-            Commit: lambda peer, m, data, now: self.seeking.handle("handle_commit", peer, m, now),
+            Describe: lambda peer, m, data, now: self.run_mismatch.handle(peer, m),
+            Ready: lambda peer, m, data, now: self.group_search.ready(peer, m, now),
+            Propose: lambda peer, m, data, now: self.group_search.handle("handle_propose", peer, m, now),
+            Accept: lambda peer, m, data, now: self.group_search.handle("handle_accept", peer, m, now),
+            Decline: lambda peer, m, data, now: self.group_search.handle("handle_decline", peer, m, now),
+            Commit: lambda peer, m, data, now: self.group_search.handle("handle_commit", peer, m, now),
             Want: lambda peer, m, data, now: self.serving.want(peer, m, now),
-            Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now, yields=self.exchanges.is_busy),
-            Wait: self.syncing.handle,
-            Offer: self.syncing.handle,
-            NotHeld: self.syncing.handle,
-            Chunk: self.syncing.handle,
-            Push: self.mixing.handle,
-            Settle: self.mixing.handle,
-            Applied: self.mixing.handle,
+            Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now, yields=self.asks.is_busy),
+            Wait: self.state_sync.handle,
+            Offer: self.state_sync.handle,
+            NotHeld: self.state_sync.handle,
+            Chunk: self.state_sync.handle,
+            Push: self.pairwise.handle,
+            Settle: self.pairwise.handle,
+            Applied: self.pairwise.handle,
         }
 
     def handle(self, event: Event, now: float) -> Effects:
@@ -211,14 +211,14 @@ class Member:
         effects = self._commands[type(event)](event, now)
         for effect in effects:
             if isinstance(effect, Drop):
-                self.at.ban(effect.peer, now)
-        if self.serving.is_yielding and not self.exchanges.is_busy:
+                self.view.ban(effect.peer, now)
+        if self.serving.is_yielding and not self.asks.is_busy:
             effects = [*effects, *self.serving.go_on(now)]
         return effects
 
     def heard(self, record: Record) -> Records:
         """Return an announcement as the message that it amounts to, and count it."""
-        return self.chatter.heard(record)
+        return self.dissemination.heard(record)
 
     def begin(self, now: float) -> Effects:
         """Start the heartbeat."""
@@ -230,173 +230,175 @@ class Member:
     @property
     def table(self) -> PresenceTable:
         """The records of all peers that we know of."""
-        return self.at.table
+        return self.view.table
 
     @property
     def sequence(self) -> int:
         """The last number that we gave a word of ours."""
-        return self.chatter.sequence
+        return self.dissemination.sequence
 
     @property
     def phase(self) -> Phase:
         """What the node is doing."""
-        return self.at.phase
+        return self.view.phase
 
     @property
     def run(self) -> bytes:
         """The hash of our run spec; empty without a trainer."""
-        return self.at.run
+        return self.view.run
 
     @property
     def round(self) -> int:
         """How many rounds our state has behind it."""
-        return self.at.round
+        return self.view.round
 
     @property
     def state(self) -> bytes:
         """The hash of our state."""
-        return self.at.state
+        return self.view.state
 
     @property
     def previous(self) -> bytes:
         """The hash of the state that ours was made from."""
-        return self.at.previous
+        return self.view.previous
 
     @property
-    def exchange(self) -> Averaging | Gathering | None:
+    def exchange(self) -> AllReduce | Gather | None:
         """The exchange that is under way, or the last of this round."""
-        return self.exchanges.current
+        return self.asks.current
 
     @property
     def fetching(self) -> Fetching | None:
         """The fetch that is under way."""
-        return self.syncing.fetching
+        return self.state_sync.fetching
 
     @property
     def feedback(self) -> dict[int, Feedback]:
         """By ask of a round: what lossy codecs owe. The node keeps it over restarts."""
-        return self.exchanges.feedback
+        return self.asks.feedback
 
     # --- commands ---------------------------------------------------------------------------------
 
     def _attach(self, event: Attach, now: float) -> Effects:
-        self.at.run, self.at.spec, self.at.mergeable = event.run, event.spec, event.mergeable
-        self.mixing.attach(now)
+        self.view.run, self.view.spec, self.view.mergeable = event.run, event.spec, event.mergeable
+        self.pairwise.attach(now)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
-        self.discovery.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
+        self.dial_plan.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
-        if self.at.phase is Phase.SYNCING:
-            self.at.company = frozenset()
+        if self.view.phase is Phase.SYNCING:
+            self.view.last_group = frozenset()
         else:
-            self.at.has_made = self.at.phase is not Phase.HELPING
-        self.at.round, self.at.state, self.at.previous = event.round, event.state, event.previous
+            self.view.has_finished_round = self.view.phase is not Phase.HELPING
+        self.view.round, self.view.state, self.view.previous = event.round, event.state, event.previous
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
-        self.mixing.note_state(event.data)
-        self.at.phase = Phase.WORKING
+        self.pairwise.note_state(event.data)
+        self.view.phase = Phase.WORKING
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
-        self.syncing.has_state()
-        effects = self.seeking.new_round(now)
-        return [*effects, *self.chatter.push(now), *self._check_behind(now)]
+        self.state_sync.has_state()
+        effects = self.group_search.new_round(now)
+        return [*effects, *self.dissemination.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
-        if self.at.phase is not Phase.WORKING and self.at.phase is not Phase.APPLYING:
+        if self.view.phase is not Phase.WORKING and self.view.phase is not Phase.APPLYING:
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
         if isinstance(event, Contribute) and not is_sane(event.vector):
             text = "this node's own contribution is not finite: lower the learning rate"
             return [Notify(Failed("GossipError", text))]
         effects: Effects = [SetTimer(INFINITY, HURRY)]
-        self.exchanges.ask(event, now)
-        if self.exchanges.can_go_on(event.index):
-            return effects + self.exchanges.go_on(now)
-        self.exchanges.drop_last()
-        return effects + self.seeking.begin(now)
+        self.asks.ask(event, now)
+        if self.asks.can_go_on(event.index):
+            return effects + self.asks.go_on(now)
+        self.asks.drop_last()
+        return effects + self.group_search.begin(now)
 
-    def _engage(self, event: Engage, now: float) -> Effects:
-        if self.at.phase not in (Phase.WORKING, Phase.EXCHANGING):
+    def _engage(self, event: BeginExternalExchange, now: float) -> Effects:
+        if self.view.phase not in (Phase.WORKING, Phase.EXCHANGING):
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
-        self.at.phase = Phase.EXCHANGING
+        self.view.phase = Phase.EXCHANGING
         return [SetTimer(INFINITY, HURRY)]
 
-    def _give_up(self, event: GiveUp, now: float) -> Effects:
-        if self.at.phase in (Phase.SYNCING, Phase.FINISHED):
+    def _give_up(self, event: AbortRound, now: float) -> Effects:
+        if self.view.phase in (Phase.SYNCING, Phase.FINISHED):
             return []
-        effects = self.exchanges.abandon()
+        effects = self.asks.abandon()
         self._end_round()
-        self.at.phase = Phase.WORKING
+        self.view.phase = Phase.WORKING
         return effects + self._check_behind(now)
 
     def _detach(self, event: Detach, now: float) -> Effects:
-        effects = self.exchanges.abandon()
+        effects = self.asks.abandon()
         self._end_round()
-        self.syncing.stop()
+        self.state_sync.stop()
         # Who trains no more counts no more than who comes back, but for what the whole run came to.
-        self.at.has_made = self.at.has_made and self.at.phase is Phase.FINISHED
-        self.at.phase = Phase.HELPING
-        return [*effects, *self.chatter.push(now)]
+        self.view.has_finished_round = self.view.has_finished_round and self.view.phase is Phase.FINISHED
+        self.view.phase = Phase.HELPING
+        return [*effects, *self.dissemination.push(now)]
 
     def _finish(self, event: Finish, now: float) -> Effects:
-        self.at.phase = Phase.FINISHED
-        return [*self.chatter.push(now), *self._check_behind(now)]
+        self.view.phase = Phase.FINISHED
+        return [*self.dissemination.push(now), *self._check_behind(now)]
 
     def _remove_address(self, address: str) -> Effects:
-        self.discovery.remove(address)
+        self.dial_plan.remove(address)
         return []
 
     def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
-        self.at.addresses = event.addresses[:8]
-        return self.chatter.push(now)
+        self.view.addresses = event.addresses[:8]
+        return self.dissemination.push(now)
 
     def _set_engine(self, event: SetEngine, now: float) -> Effects:
-        if self.at.engine == event.addresses[:4]:
+        if self.view.engine == event.addresses[:4]:
             return []
-        self.at.engine = event.addresses[:4]
-        return self.chatter.push(now)
+        self.view.engine = event.addresses[:4]
+        return self.dissemination.push(now)
 
     def _measured(self, event: Measured, now: float) -> Effects:
-        self.seeking.uplink.observe(event.n_bytes, event.busy, self.exchanges.load)
+        self.group_search.uplink.observe(event.n_bytes, event.busy, self.asks.load)
         return []
 
     def _goodbye(self) -> Effects:
         # A further word would bring us back into the tables of our peers.
         self._has_left = True
-        return [Send(peer, Leave()) for peer in sorted(self.at.table.connected)]
+        return [Send(peer, Leave()) for peer in sorted(self.view.table.connected)]
 
     # --- links ------------------------------------------------------------------------------------
 
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
-        self.at.table.connected.add(event.peer)
-        self.at.note_link(event.peer)
-        effects = self.discovery.found(event.peer, event.address, now)
-        effects += self.chatter.greet(event.peer, now)
-        return effects + self.mixing.found(event.peer, now) + self._view_changed(now)
+        self.view.table.connected.add(event.peer)
+        self.view.note_link(event.peer)
+        effects = self.dial_plan.found(event.peer, event.address, now)
+        effects += self.dissemination.greet(event.peer, now)
+        return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
 
     def _peer_lost(self, event: PeerLost, now: float) -> Effects:
-        self.at.table.connected.discard(event.peer)
+        self.view.table.connected.discard(event.peer)
         # Most links end with their peer. If it lives, others bring its next record within a beat.
-        self.at.table.forget(event.peer, now)
-        return self.discovery.lost(event.peer, now) + self._gone(event.peer, now)
+        self.view.table.forget(event.peer, now)
+        return self.dial_plan.lost(event.peer, now) + self._gone(event.peer, now)
 
     def _dial_failed(self, event: DialFailed, now: float) -> Effects:
-        return self.discovery.failed(event.address, event.reason, now) + self.seeking.wait_for_no_more(now)
+        return self.dial_plan.failed(event.address, event.reason, now) + self.group_search.wait_for_no_more(
+            now
+        )
 
     def _left(self, peer: PeerId, now: float) -> Effects:
-        self.at.table.forget(peer, now)
+        self.view.table.forget(peer, now)
         return self._gone(peer, now, is_dead=True)
 
     def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
-        effects = self.mixing.lost(peer, now, is_dead=is_dead)
+        effects = self.pairwise.lost(peer, now, is_dead=is_dead)
         self.serving.lost(peer)
-        effects += self.seeking.lost(peer, now)
-        return effects + self.exchanges.lost(peer, now) + self.syncing.lost(peer, now)
+        effects += self.group_search.lost(peer, now)
+        return effects + self.asks.lost(peer, now) + self.state_sync.lost(peer, now)
 
     # --- messages ---------------------------------------------------------------------------------
 
     def _received(self, event: Received, now: float) -> Effects:
-        self.at.late.discard(event.peer)
-        self.at.table.touch(event.peer, now)
+        self.view.unresponsive.discard(event.peer)
+        self.view.table.touch(event.peer, now)
         if isinstance(event.message, Exchange):
             return self._to_exchange(event, now)
         return self._messages[type(event.message)](event.peer, event.message, event.data, now)
@@ -406,18 +408,18 @@ class Member:
         changed = False
         for record, age in message.records:
             if record.author == self.me:
-                if record.sequence > self.chatter.sequence:
+                if record.sequence > self.dissemination.sequence:
                     # A twin, or ourselves before a restart with a clock set back: nobody would listen.
-                    self.chatter.sequence = record.sequence
+                    self.dissemination.sequence = record.sequence
                     reason = "another node runs with this node's identity: give one of them a new key"
-                    effects += [*self.chatter.push(now), Notify(Refused(record.author, reason))]
+                    effects += [*self.dissemination.push(now), Notify(Refused(record.author, reason))]
                 continue
-            if self.at.table.is_of_before(record, age, now, teller=peer):
+            if self.view.table.is_of_before(record, age, now, teller=peer):
                 # Shown it, its author says something newer.
                 effects.append(Send(record.author, Records(((record, age),))))
                 continue
-            known = self.at.table.get(record.author)
-            if not self.at.table.update(record, age, now, teller=peer):
+            known = self.view.table.get(record.author)
+            if not self.view.table.update(record, age, now, teller=peer):
                 if record.author == peer and known is not None and now - known.heard >= known.lease:
                     # Started again with a clock set back. What we know is too old to be handed on, and is
                     # prolonged whenever its author speaks: shown it, that says something newer.
@@ -426,23 +428,23 @@ class Member:
             if known is not None and known.presence == record.presence:
                 continue
             changed = True
-            effects += self.seeking.moved(record.author, record.presence, now)
+            effects += self.group_search.moved(record.author, record.presence, now)
             addresses = record.presence.addresses
-            if record.author not in self.at.table.connected:
-                effects += self.discovery.add_all(addresses, "peers", now)
+            if record.author not in self.view.table.connected:
+                effects += self.dial_plan.add_all(addresses, "peers", now)
             elif addresses and (known is None or known.presence.addresses != addresses):
-                effects.append(Notify(Met(record.author, addresses)))
+                effects.append(Notify(PeerAddresses(record.author, addresses)))
             if record.author == peer:
-                effects += self.introductions.met(peer, record.presence, now)
-                if known is None and not self.at.is_crowd():
-                    effects += self.chatter.introduce(record, age)
+                effects += self.run_mismatch.met(peer, record.presence, now)
+                if known is None and not self.view.is_large_swarm():
+                    effects += self.dissemination.introduce(record, age)
         if message.reply:
-            effects += self.chatter.answer(peer, now)
+            effects += self.dissemination.answer(peer, now)
         return effects + (self._view_changed(now) if changed else [])
 
     def _to_exchange(self, event: Received, now: float) -> Effects:
-        effects, is_kept = self.seeking.overtaken(event, now)
-        return effects if is_kept else effects + self.exchanges.receive(event, now)
+        effects, is_kept = self.group_search.overtaken(event, now)
+        return effects if is_kept else effects + self.asks.receive(event, now)
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -450,31 +452,31 @@ class Member:
         if event.name == BEAT:
             return self._beat(now)
         if event.name == DISCOVERY:
-            return self.discovery.plan(now) + self.seeking.wait_for_no_more(now)
+            return self.dial_plan.plan(now) + self.group_search.wait_for_no_more(now)
         if event.name == MATCHMAKING:
-            return self.seeking.timer(now)
+            return self.group_search.timer(now)
         if event.name in EXCHANGING:
-            return self.exchanges.timer(event.name, now)
+            return self.asks.timer(event.name, now)
         if event.name == PAIRWISE:
-            return self.mixing.timer(now)
+            return self.pairwise.timer(now)
         if event.name == MIXING:
-            return self.mixing.grace_ends(now)
+            return self.pairwise.grace_ends(now)
         if event.name == SERVING:
-            return self.serving.go_on(now, yields=self.exchanges.is_busy)
+            return self.serving.go_on(now, yields=self.asks.is_busy)
         if event.name == TRANSFER:
-            return self.syncing.timer(now)
-        if event.name == HURRY and self.at.phase is Phase.WORKING:
-            return [Notify(Hurry())]
+            return self.state_sync.timer(now)
+        if event.name == HURRY and self.view.phase is Phase.WORKING:
+            return [Notify(FinishEarly())]
         return []
 
     def _beat(self, now: float) -> Effects:
         effects: Effects = []
         if now > self._next_beat + self.config.beat:
-            self.at.table.forgive(now - self._next_beat, now)
-        if self.at.table.expire(now):
+            self.view.table.forgive(now - self._next_beat, now)
+        if self.view.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)
-        effects += self.chatter.beat(now, seeks_links=self.discovery.seeks_links)
+        effects += self.dissemination.beat(now, seeks_links=self.dial_plan.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
@@ -482,33 +484,33 @@ class Member:
     # --- the view ---------------------------------------------------------------------------------
 
     def _view_changed(self, now: float) -> Effects:
-        effects = self.seeking.view_changed(now)
-        if self.at.is_crowd() and self.at.phase is not Phase.SYNCING:
+        effects = self.group_search.view_changed(now)
+        if self.view.is_large_swarm() and self.view.phase is not Phase.SYNCING:
             # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects
-        effects += self.syncing.look_for_donors(now) + self._check_behind(now)
-        return effects + self.seeking.wait_for_no_more(now)
+        effects += self.state_sync.look_for_donors(now) + self._check_behind(now)
+        return effects + self.group_search.wait_for_no_more(now)
 
     def _check_behind(self, now: float) -> Effects:
-        if self.at.phase is Phase.HELPING and not self.at.run:
-            return [] if self.config.awaits_trainer else self.syncing.hold_for_others(now)
-        target = self.at.ahead(now)
+        if self.view.phase is Phase.HELPING and not self.view.run:
+            return [] if self.config.awaits_trainer else self.state_sync.hold_for_others(now)
+        target = self.view.ahead(now)
         if target is None:
             return []
         effects: Effects = [SetTimer(INFINITY, MATCHMAKING)]
-        if self.at.phase is Phase.SEEKING:
+        if self.view.phase is Phase.SEEKING:
             effects.append(Notify(Failed("LeftOut", "the swarm is at another state")))
         self._end_round()
-        self.at.has_made = self.at.has_made and target.includes_us
-        return effects + self.syncing.begin(target, now)
+        self.view.has_finished_round = self.view.has_finished_round and target.includes_us
+        return effects + self.state_sync.begin(target, now)
 
     # --- small things -----------------------------------------------------------------------------
 
     def _end_round(self, *, finished: bool = False) -> None:
-        self.exchanges.end(finished=finished)
-        self.mixing.end()
-        self.seeking.end()
+        self.asks.end(finished=finished)
+        self.pairwise.end()
+        self.group_search.end()
 
     def _next_epoch(self) -> int:
-        self.chatter.sequence += 1
-        return self.chatter.sequence
+        self.dissemination.sequence += 1
+        return self.dissemination.sequence

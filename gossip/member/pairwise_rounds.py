@@ -1,4 +1,4 @@
-"""Mixing: the asks of a node's trainer where the run averages pairwise, and the mass that outlives them.
+"""PairwiseRounds: the asks of a trainer where the run averages pairwise, and the mass that outlives them.
 
     working --the neighbours are ready, or late--> giving: k pushes, one after the other --> the estimate
        '------------------------ what others give is added at any time -----------------------'
@@ -18,13 +18,13 @@ from typing import Final
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_STALL
-from shoal.gossip.averaging.push_sum import Pairwise, PairwiseConfig
+from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT
+from shoal.gossip.averaging.push_sum import PushSum, PushSumConfig
 from shoal.gossip.deadlines import Deadline
-from shoal.gossip.events import Data, Doubt, Effects, Notify, SetTimer, Vector
+from shoal.gossip.events import Data, Effects, Notify, ProbeLink, SetTimer, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.member.commands import Averaged, Contribute
-from shoal.gossip.membership.swarm_view import Phase, Standing
+from shoal.gossip.membership.swarm_view import Phase, SwarmView
 from shoal.gossip.messages import Pairing
 
 TIMER: Final = "mixing"
@@ -34,19 +34,19 @@ SHORTEST_GRACE: Final = 0.05
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 
 
-class Mixing:
+class PairwiseRounds:
     """The pairwise side of one node. See the module's docstring."""
 
     def __init__(
-        self, at: Standing, patience: float, chunk_numel: int, next_epoch: Callable[[], int]
+        self, view: SwarmView, patience: float, chunk_numel: int, next_epoch: Callable[[], int]
     ) -> None:
         """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
 
         `next_epoch()`: larger every time, and larger than any this identity has used.
         """
-        self._at, self._chunk_numel, self._next_epoch = at, chunk_numel, next_epoch
-        self.core: Pairwise | None = None
-        self._wait = Deadline(patience, floor=SHORTEST_STALL)
+        self._view, self._chunk_numel, self._next_epoch = view, chunk_numel, next_epoch
+        self.core: PushSum | None = None
+        self._wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self._since: Vector = EMPTY
         self._pending: Contribute | None = None
         self._steps_left = 0
@@ -58,19 +58,19 @@ class Mixing:
     @property
     def is_on(self) -> bool:
         """Whether the run averages pairwise."""
-        return self._at.is_pairwise
+        return self._view.is_pairwise
 
     # --- commands ---------------------------------------------------------------------------------
 
     def attach(self, now: float) -> None:
         """A trainer of a run is there; the mass of a run that goes on stays."""
-        spec = self._at.spec
+        spec = self._view.spec
         if spec is None or not self.is_on:
             self.core = None
-        elif self.core is None or self.core.run != self._at.run:
-            config = PairwiseConfig(codec=spec.codec, chunk_numel=self._chunk_numel)
-            self.core = Pairwise(spec.params_numel, config, self._next_epoch, self._at.run)
-            for peer in self._at.table.connected:
+        elif self.core is None or self.core.run != self._view.run:
+            config = PushSumConfig(codec=spec.codec, chunk_numel=self._chunk_numel)
+            self.core = PushSum(spec.params_numel, config, self._next_epoch, self._view.run)
+            for peer in self._view.table.connected:
                 self.core.found(peer, now)
 
     def note_state(self, data: Data) -> None:
@@ -80,11 +80,11 @@ class Mixing:
 
     def begin(self, pending: Contribute, asked_at: float, now: float) -> Effects:
         """Add what the trainer did, and give."""
-        core, spec = self.core, self._at.spec
+        core, spec = self.core, self._view.spec
         assert core is not None
         assert spec is not None
         self._pending, self._asked_at, self._formed_at = pending, asked_at, now
-        self._at.phase = Phase.EXCHANGING
+        self._view.phase = Phase.EXCHANGING
         core.givers = set()
         self._add(core, pending)
         self._steps_left = spec.pushes_per_round
@@ -114,7 +114,7 @@ class Mixing:
 
     def handle(self, peer: PeerId, message: Pairing, data: Data, now: float) -> Effects:
         """Take a message of another that averages pairwise."""
-        if self.core is None or self._at.is_banned(peer, now):
+        if self.core is None or self._view.is_banned(peer, now):
             return []
         return self._after(self.core.handle(peer, message, data, now), now)
 
@@ -146,13 +146,13 @@ class Mixing:
         if target is not None and self.core.target is None:
             self._wait.miss()
             self._stepped_at = None
-            self._at.late.add(target)
-            effects = [*effects, Doubt(target)]
+            self._view.unresponsive.add(target)
+            effects = [*effects, ProbeLink(target)]
         return self._after(effects, now)
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _add(self, core: Pairwise, pending: Contribute) -> None:
+    def _add(self, core: PushSum, pending: Contribute) -> None:
         if core.share:
             core.move(np.subtract(pending.vector, self._since), pending.weight)
         else:
@@ -164,7 +164,7 @@ class Mixing:
         if core is None or pending is None or core.target is not None:
             return effects
         self._learn(now)
-        takers = self._at.takers(now)
+        takers = self._view.takers(now)
         while self._steps_left and core.target is None:
             if core.is_poor and now < self._grace_ends and takers:
                 return effects
@@ -176,11 +176,11 @@ class Mixing:
             return effects
         core.read(pending.vector)
         self._pending = None
-        self._at.phase = Phase.APPLYING
-        contributors = tuple(sorted(core.givers | {self._at.me}))
+        self._view.phase = Phase.APPLYING
+        contributors = tuple(sorted(core.givers | {self._view.me}))
         times = (self._formed_at - self._asked_at, now - self._formed_at)
         exchanged = Exchanged((), contributors, 0)
-        return [*effects, Notify(Averaged(self._at.round, pending.index, exchanged, *times))]
+        return [*effects, Notify(Averaged(self._view.round, pending.index, exchanged, *times))]
 
     def _learn(self, now: float) -> None:
         """Take note of how long a step has taken that was acknowledged."""

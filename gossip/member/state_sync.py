@@ -1,4 +1,4 @@
-"""Syncing: fetching the state that the swarm goes by, and keeping one for others.
+"""StateSync: fetching the state that the swarm goes by, and keeping one for others.
 
 A trainer that is behind fetches the agreed state from all that hold it (fetch.py). While it does, others
 come to hold it and are asked too; the swarm may also go on to a newer state, and if most of the old one is
@@ -17,9 +17,9 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, Effects, Notify, Vector
-from shoal.gossip.member.commands import Arrived, Behind, Refused, Synced
+from shoal.gossip.member.commands import Behind, ChunksVerified, Refused, Synced
 from shoal.gossip.membership.presence import SwarmState, swarm_state
-from shoal.gossip.membership.swarm_view import MAX_DOUBTS, Phase, Standing
+from shoal.gossip.membership.swarm_view import MAX_DOUBTS, Phase, SwarmView
 from shoal.gossip.messages import Presence
 from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import Serving
@@ -31,12 +31,12 @@ TURN_BELOW: Final = 0.5
 """Share of a state that may be missing when a newer one is agreed; with more, the newer one is fetched."""
 
 
-class Syncing:
+class StateSync:
     """The fetches of one node. See the module's docstring."""
 
     def __init__(
         self,
-        at: Standing,
+        view: SwarmView,
         serving: Serving,
         wait: Callable[[], float],
         push: Callable[[float], Effects],
@@ -46,7 +46,7 @@ class Syncing:
 
         `check_behind(now)`: begins another fetch if we are still behind.
         """
-        self._at, self._serving, self._wait = at, serving, wait
+        self._view, self._serving, self._wait = view, serving, wait
         self._push, self._check_behind = push, check_behind
         self.fetching: Fetching | None = None
         self._half_fetched: dict[bytes, Data] = {}
@@ -68,9 +68,9 @@ class Syncing:
 
     def begin(self, target: SwarmState, now: float) -> Effects:
         """Fetch a state."""
-        spec = self._at.spec
+        spec = self._view.spec
         assert spec is not None
-        self._at.phase = Phase.SYNCING
+        self._view.phase = Phase.SYNCING
         known = self._serving.known_chunks() | self._half_fetched
         self.fetching = Fetching(
             target.state,
@@ -107,9 +107,9 @@ class Syncing:
     def look_for_donors(self, now: float) -> Effects:
         """While a state is fetched: ask those too that came to hold it, or turn to a newer one."""
         fetching = self.fetching
-        if fetching is None or self._at.phase is not Phase.SYNCING:
+        if fetching is None or self._view.phase is not Phase.SYNCING:
             return []
-        target = self._at.agreed_state(now)
+        target = self._view.agreed_state(now)
         is_newer = target is not None and target.round > fetching.round and target.holders
         if target is not None and is_newer and not self._has_turned and fetching.share_missing > TURN_BELOW:
             # Once: where rounds are shorter than a fetch, one that turned every time would never end.
@@ -119,25 +119,25 @@ class Syncing:
             return [*fetching.end(), *self.begin(target, now)]
         holders = [
             peer
-            for peer in sorted(self._at.table.connected)
-            if (entry := self._at.table.get(peer)) is not None
+            for peer in sorted(self._view.table.connected)
+            if (entry := self._view.table.get(peer)) is not None
             and fetching.state in (entry.presence.state, entry.presence.previous)
         ]
         return self._after(fetching.add(holders, now), now)
 
     def hold_for_others(self, now: float) -> Effects:
         """Keep the state of the run with the most trainers, for newcomers whose donors fail."""
-        at = self._at
+        view = self._view
         runs: dict[bytes, list[tuple[PeerId, Presence]]] = {}
-        for peer, entry in at.table:
+        for peer, entry in view.table:
             if entry.presence.run and entry.presence.state:
                 runs.setdefault(entry.presence.run, []).append((peer, entry.presence))
         if not runs or self.fetching is not None or now < self._hold_next:
             return []
         largest = max(runs, key=lambda run: (len(runs[run]), run))
-        nothing = msgspec.structs.replace(at.presence(), state=b"", previous=b"")
-        target = swarm_state(runs[largest], at.me, nothing, at.table.connected)
-        if target is None or not target.holders or target.round == 0 or target.state == at.state:
+        nothing = msgspec.structs.replace(view.presence(), state=b"", previous=b"")
+        target = swarm_state(runs[largest], view.me, nothing, view.table.connected)
+        if target is None or not target.holders or target.round == 0 or target.state == view.state:
             return []
         self._hold_next = now + HOLD_EVERY
         self.fetching = Fetching(target.state, target.round, None, target.holders, self._wait())
@@ -149,8 +149,8 @@ class Syncing:
         fetching = self.fetching
         if fetching is None:
             return effects
-        if fetching.arrived and self._at.phase is Phase.SYNCING:
-            arrived = Arrived(fetching.state, fetching.n_bytes, fetching.take_arrived())
+        if fetching.arrived and self._view.phase is Phase.SYNCING:
+            arrived = ChunksVerified(fetching.state, fetching.n_bytes, fetching.take_arrived())
             effects = [*effects, Notify(arrived)]
         if not fetching.is_over:
             return effects
@@ -162,26 +162,26 @@ class Syncing:
             reason = "it sent bytes of the state that do not verify"
             effects = [*effects, Notify(Refused(peer, reason))]
         for peer in fetching.failed:
-            entry = self._at.table.get(peer)
+            entry = self._view.table.get(peer)
             # One that went on to its next state while we asked has claimed nothing wrong.
             if entry is not None and entry.presence.state == fetching.state:
-                self._at.doubt(peer, now)
-        if self._at.phase is Phase.HELPING:
+                self._view.distrust(peer, now)
+        if self._view.phase is Phase.HELPING:
             return [*effects, *(self._hold(fetching, now) if fetching.is_done else [])]
         if fetching.is_done:
             for peer in fetching.served:
-                self._at.trust(peer)
+                self._view.trust(peer)
             got = (fetching.round, fetching.state, fetching.previous, fetching.vector)
             return [*effects, Notify(Synced(*got, fetching.served, fetching.reused, fetching.leaves))]
-        self._at.phase = Phase.WORKING
-        ours = Synced(self._at.round, self._at.state, self._at.previous, EMPTY)
+        self._view.phase = Phase.WORKING
+        ours = Synced(self._view.round, self._view.state, self._view.previous, EMPTY)
         return [*effects, *(self._check_behind(now) or [Notify(ours)])]
 
     def _hold(self, fetching: Fetching, now: float) -> Effects:
-        at = self._at
-        at.round, at.state, at.previous = fetching.round, fetching.state, fetching.previous
+        view = self._view
+        view.round, view.state, view.previous = fetching.round, fetching.state, fetching.previous
         data, leaves = fetching.vector.data, fetching.leaves
-        self._serving.hold(at.round, at.state, at.previous, data, leaves, keeps_former=False)
+        self._serving.hold(view.round, view.state, view.previous, data, leaves, keeps_former=False)
         return self._push(now)
 
     def _remember(self, paces: dict[PeerId, float]) -> None:
@@ -191,6 +191,6 @@ class Syncing:
         """Linked nodes without a trainer that hold this state."""
         return tuple(
             peer
-            for peer, entry in self._at.table
-            if not entry.presence.run and entry.presence.state == state and peer in self._at.table.connected
+            for peer, entry in self._view.table
+            if not entry.presence.run and entry.presence.state == state and peer in self._view.table.connected
         )

@@ -1,4 +1,4 @@
-"""Discovery: whom to dial and when, so that a node finds its swarm and never stops looking.
+"""DialPlan: whom to dial and when, so that a node finds its swarm and never stops looking.
 
     known --due--> dialling --link--> connected
       ^               |                  |
@@ -77,7 +77,7 @@ def peer_in(address: str) -> PeerId | None:
     return PeerId(peer) if separator and "/" not in peer else None
 
 
-class Discovery:
+class DialPlan:
     """The dialling plan of one node."""
 
     def __init__(self, me: PeerId, dice: Dice, max_links: int = 64) -> None:

@@ -1,11 +1,11 @@
-"""Standing: where a node stands in its swarm, and what it makes of what the others say of themselves.
+"""SwarmView: this node's view of the swarm, its own round and state, the peers' records, whom to wait for.
 
 Its own round and state, the records of its peers (presence.py), whom of them it waits for, and whether it is
 behind: when the state that the swarm goes by is not ours, and no exchange will get us there.
 
-Two kinds of peers are left out. Who was missed in a round (`late`) is not waited for until something
+Two kinds of peers are left out. Who was missed in a round (`unresponsive`) is not waited for until something
 comes from it, and the link to it is not counted on. Who did not give the state that it claims to have
-(`doubt`) is not believed for a while, longer every time.
+(`distrust`) is not believed for a while, longer every time.
 """
 
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def _count_against(known: dict[PeerId, tuple[int, float]], peer: PeerId, now: fl
 _SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
 
 
-class Standing:
+class SwarmView:
     """One node among its peers. See the module's docstring."""
 
     def __init__(self, me: PeerId, lease: float) -> None:
@@ -75,13 +75,13 @@ class Standing:
         """Whether means of different states make sense: groups need not have the same."""
         self.round = 0
         self.state = self.previous = b""
-        self.has_made = False
+        self.has_finished_round = False
         """Whether we have finished a round since we were started."""
-        self.late: set[PeerId] = set()
+        self.unresponsive: set[PeerId] = set()
         self._doubts: dict[PeerId, tuple[int, float]] = {}
         """How often in a row, and until when."""
         self._bans: dict[PeerId, tuple[int, float]] = {}
-        self.company: frozenset[PeerId] = frozenset()
+        self.last_group: frozenset[PeerId] = frozenset()
         """With whom we made our state: they have it too, or will in a moment."""
         self._missed: dict[PeerId, tuple[int, int]] = {}
         """How often in a row, and before which round we do not wait for them again."""
@@ -99,13 +99,13 @@ class Standing:
             phase,
             self.lease,
             self.addresses,
-            self.has_made,
+            self.has_finished_round,
             self.engine,
         )
 
     # --- whom to believe --------------------------------------------------------------------------
 
-    def doubt(self, peer: PeerId, now: float) -> None:
+    def distrust(self, peer: PeerId, now: float) -> None:
         """Do not go by a peer for a while that did not give the state it claims."""
         _count_against(self._doubts, peer, now, MAX_DOUBLINGS)
 
@@ -123,7 +123,7 @@ class Standing:
 
     def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
         """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
-        self.company = frozenset(members) - lost - {self.me}
+        self.last_group = frozenset(members) - lost - {self.me}
         for peer in members:
             count, _ = self._missed.pop(peer, (0, 0))
             if peer not in lost:
@@ -158,9 +158,11 @@ class Standing:
 
         Else the first of many to finish a round would think itself alone, and follow a few others.
         """
-        if peer not in self.company or not self._is_on_its_way(presence):
+        if peer not in self.last_group or not self._is_on_its_way(presence):
             return presence
-        return replace(presence, round=self.round, state=self.state, previous=self.previous, has_made=True)
+        return replace(
+            presence, round=self.round, state=self.state, previous=self.previous, has_finished_round=True
+        )
 
     # --- whom to wait for -------------------------------------------------------------------------
 
@@ -176,11 +178,11 @@ class Standing:
     def reach(self) -> set[PeerId]:
         """The peers to whom we have a link that works, as far as we know."""
         # A link can be dead for half a minute before anybody closes it.
-        return self.table.connected - self.late
+        return self.table.connected - self.unresponsive
 
     def expected(self, now: float) -> set[PeerId]:
         """Return the peers worth waiting for: linked, working, and at our state or on their way to it."""
-        mixing = self.is_mixing()
+        mixing = self.states_differ()
         found: set[PeerId] = set()
         paused: set[PeerId] = set()
         for peer, entry in self._linked_workers(now):
@@ -205,7 +207,7 @@ class Standing:
             entry = self.table.get(peer)
             if entry is None or entry.presence.run != self.run:
                 continue
-            is_there = peer not in self.late and not self.is_banned(peer, now)
+            is_there = peer not in self.unresponsive and not self.is_banned(peer, now)
             # Who fetches the state that we have will be there as soon as those who have just made it: over
             # links with latency it would else come too late in every round, and chase the swarm for ever.
             fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)
@@ -231,7 +233,7 @@ class Standing:
         last = self.spec.rounds - 1 if self.spec is not None else -1
         return {peer for peer, entry in self._linked_workers(now) if entry.presence.round != last}
 
-    def is_mixing(self) -> bool:
+    def states_differ(self) -> bool:
         """Whether states differ in one round: by groups, by pairs, or by another engine's rounding."""
         if not self.mergeable or self.spec is None:
             return False
@@ -239,9 +241,9 @@ class Standing:
             return True
         return any(True for _ in islice(self.table.in_run(self.run), self.spec.group_size - 1, None))
 
-    def is_crowd(self) -> bool:
+    def is_large_swarm(self) -> bool:
         """Whether there are so many groups that hardly two peers see the same others."""
-        return self.is_mixing() and len(self.table) > CROWD
+        return self.states_differ() and len(self.table) > CROWD
 
     @property
     def base(self) -> bytes:
@@ -269,9 +271,11 @@ class Standing:
 
     def _others_change_over(self) -> bool:
         """Whether somebody whose word counts in our round gives its state up for that of others."""
-        linked = (self.table.get(peer) for peer in self.table.connected - self.late)
+        linked = (self.table.get(peer) for peer in self.table.connected - self.unresponsive)
         said = [entry.presence for entry in linked if entry is not None and entry.presence.run == self.run]
-        return any(each.phase == "syncing" and each.has_made and each.round == self.round for each in said)
+        return any(
+            each.phase == "syncing" and each.has_finished_round and each.round == self.round for each in said
+        )
 
     def _is_behind(self, target: SwarmState, now: float) -> bool:
         # Equal bytes alone do not tell: a model that has converged is the same round after round.
@@ -280,7 +284,7 @@ class Standing:
         if self.is_pairwise and self.phase is not Phase.FINISHED:
             # There are as many states as peers, and none is wrong: only who lags far fetches one.
             return target.round > self.round + MAX_LAG
-        if self.is_mixing() and self.phase is not Phase.FINISHED:
+        if self.states_differ() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:
                 # After the last round the others wait for nobody, and are never two rounds ahead.

@@ -22,13 +22,13 @@ from shoal.crypto.keys import PeerId, short
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import (
     Dial,
-    Doubt,
     Drop,
     Effect,
     Event,
     Notify,
     PeerFound,
     PeerLost,
+    ProbeLink,
     Publish,
     Received,
     Send,
@@ -135,8 +135,8 @@ class Driver:
                 case Drop():
                     self.drops[effect.reason] += 1
                     self.host.drop_nowait(effect.peer, effect.reason)
-                case Doubt():
-                    self.host.doubt_nowait(effect.peer)
+                case ProbeLink():
+                    self.host.probe_nowait(effect.peer)
         for notice in notices:
             if isinstance(notice, Averaged):
                 sent, busy = self.host.statistics().bulk

@@ -152,12 +152,12 @@ class Libp2pHost:
             for link in list(entry.links):
                 self._close_link(link)
 
-    def doubt_nowait(self, peer: PeerId) -> None:
+    def probe_nowait(self, peer: PeerId) -> None:
         """See `Host`; the links of other libp2p programs have their own keep-alive."""
         entry = self._peers.get(peer)
         for link in entry.links if entry is not None else ():
             if isinstance(link.connection.muxed_conn, FastMuxer):
-                link.connection.muxed_conn.doubt()
+                link.connection.muxed_conn.probe()
 
     async def flush(self) -> None:
         """See `Host`."""
@@ -270,7 +270,7 @@ class Libp2pHost:
         others = [each for each in link.peer.links if each.is_good and each.instance != hello.instance]
         for other in others:
             if isinstance(other.connection.muxed_conn, FastMuxer):
-                other.connection.muxed_conn.doubt()
+                other.connection.muxed_conn.probe()
         with trio.move_on_after(DOUBT_WAIT + 1):
             for other in others:
                 await other.connection.event_closed.wait()

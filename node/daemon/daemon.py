@@ -25,7 +25,14 @@ import trio
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import PeerFound, Vector
-from shoal.gossip.member.commands import AddAddress, Goodbye, Met, Refused, RemoveAddress, SetAddresses
+from shoal.gossip.member.commands import (
+    AddAddress,
+    Goodbye,
+    PeerAddresses,
+    Refused,
+    RemoveAddress,
+    SetAddresses,
+)
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.net.libp2p_host import open_host
@@ -230,7 +237,7 @@ class Daemon:
         self._show(self._journal.look(status, time.time()), status)
 
     def _notice(self, notice: object) -> None:
-        if isinstance(notice, Met):
+        if isinstance(notice, PeerAddresses):
             self._remember(notice.peer, notice.addresses)
         elif isinstance(notice, Refused) and notice.peer == self.driver.member.me:
             self._problem(

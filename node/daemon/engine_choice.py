@@ -45,8 +45,8 @@ def ask_of(
 ) -> Ask:
     """Return the ask of a trainer, and whom to wait for."""
     is_first = member.round == 0
-    there = 1 + len(member.at.expected(now)) + strangers
-    spec = member.at.spec
+    there = 1 + len(member.view.expected(now)) + strangers
+    spec = member.view.spec
     assert spec is not None
     return Ask(
         message.round,
@@ -56,6 +56,6 @@ def ask_of(
         expected=max(there, config.run.wait_for) if is_first else there,
         seconds=config.gossip.patience * (2 if is_first else 1),
         quorum=spec.quorum,
-        base="" if member.at.mergeable else member.state.hex(),
+        base="" if member.view.mergeable else member.state.hex(),
         waits=is_first,
     )

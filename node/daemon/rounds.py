@@ -191,7 +191,7 @@ class Rounds:
             text = f"this node runs without engine {self.spec.engine}: start it with --engine"
             self._answer(ipc.AskFailed(kind="GossipError", text=text))
             return
-        self._command(commands.Engage())
+        self._command(commands.BeginExternalExchange())
         # Unless the swarm went on without us, which has been answered.
         if self.trainer is Trainer.ASKING:
             self._average(message, vector)
@@ -228,7 +228,7 @@ class Rounds:
             return
         log.info("round %d ended without a new state: %s", message.round, message.reason)
         self._note_stateless(message.round, "failed", message.reason)
-        self._command(commands.GiveUp())
+        self._command(commands.AbortRound())
         if not self._syncing:
             self._begin()
 
@@ -261,7 +261,7 @@ class Rounds:
                 self._synced = notice
                 if self.trainer not in (Trainer.WORKING, Trainer.ASKING):
                     self._go_on_synced()
-            case commands.Hurry():
+            case commands.FinishEarly():
                 self._set_flag(ipc.HURRY)
             case commands.Refused():
                 line = f"{short(notice.peer)}: {notice.reason}"

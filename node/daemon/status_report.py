@@ -161,7 +161,7 @@ class Reporter:
         return [
             f"{short(target.peer)} is linked with another node of this identity; give this one its own with:"
             f" shoal init --force --home {typed(self._config.home)}"
-            for target in self._driver.member.discovery.targets.values()
+            for target in self._driver.member.dial_plan.targets.values()
             if target.peer and target.state != "connected" and target.reason == SAME_IDENTITY
         ][:1]
 
@@ -222,6 +222,6 @@ class Reporter:
                 target.attempts,
                 max(0.0, target.due - now) if target.state == "failed" else 0.0,
             )
-            for target in self._driver.member.discovery.targets.values()
+            for target in self._driver.member.dial_plan.targets.values()
             if target.source == "bootstrap"
         ]

@@ -275,7 +275,7 @@ class Crowd:
             case commands.Synced():
                 peer.synced = notice
                 self._later(peer, STEP, self._idle)
-            case commands.Hurry():
+            case commands.FinishEarly():
                 self._later(peer, STEP, self._contribute)
 
     def _idle(self, peer: CrowdPeer) -> None:
@@ -285,7 +285,7 @@ class Crowd:
             return
         peer.is_syncing, peer.synced = False, None
         if synced is None:
-            self.tell(peer, commands.GiveUp())
+            self.tell(peer, commands.AbortRound())
         elif synced.vector.size:
             peer.state = synced.vector.copy()
             self._hold(peer, synced.round, synced.previous)

@@ -19,12 +19,12 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import (
     Dial,
-    Doubt,
     Drop,
     Effects,
     Event,
     Notify,
     PeerFound,
+    ProbeLink,
     Publish,
     Received,
     Send,
@@ -384,8 +384,8 @@ class SimNode:
         if member.exchange is not self.seen_exchange:
             self.seen_exchange = member.exchange
             sim.oracle.joined(self)
-        if member.mixing.core is not self.seen_mass:
-            self.seen_mass = member.mixing.core
+        if member.pairwise.core is not self.seen_mass:
+            self.seen_mass = member.pairwise.core
             sim.oracle.watch_mass(self)
         if effects:
             self._carry_out(effects)
@@ -430,11 +430,11 @@ class SimNode:
                     sim.publish(self, effect.message)
                 case Drop():
                     sim.drop(self, effect.peer, effect.reason)
-                case Doubt():
-                    sim.doubt(self, effect.peer)
+                case ProbeLink():
+                    sim.probe(self, effect.peer)
         for notice in notices:
             sim.oracle.noticed(self, notice)
-            if isinstance(notice, commands.Met):
+            if isinstance(notice, commands.PeerAddresses):
                 self._remember(notice.addresses)
             self.rounds.notice(notice)
 

@@ -41,6 +41,12 @@ MAX_EVENTS: Final = 60_000
 CALM_BOUND: Final = 150.0
 """Seconds after the last fault within which everyone is together again."""
 _MOMENT: Final = struct.Struct("<dBB")
+TRACED_AS: Final = {
+    "AbortRound": "GiveUp",
+    "BeginExternalExchange": "Engage",
+    "CachedChunks": "Known",
+}
+"""Events that had another name when traces were first compared: a trace outlives the names of classes."""
 Fault = tuple[Any, ...]
 """(time, kind, arguments…); see faults.py."""
 
@@ -189,12 +195,13 @@ class Sim:
     def handled(self, node: SimNode, event: Event) -> None:
         """Take an event into the trace."""
         if type(event) is Received:
-            kind = type(event.message).__name__.encode()
-            line = _MOMENT.pack(self.now, node.number, self._index[event.peer]) + kind
+            line = _MOMENT.pack(self.now, node.number, self._index[event.peer])
+            line += type(event.message).__name__.encode()
             if event.data:
                 line += event.data
         else:
-            line = _MOMENT.pack(self.now, node.number, node.number) + type(event).__name__.encode()
+            kind = type(event).__name__
+            line = _MOMENT.pack(self.now, node.number, node.number) + TRACED_AS.get(kind, kind).encode()
         self._trace = zlib.crc32(line, self._trace)
 
     # --- nodes ------------------------------------------------------------------------------------
@@ -384,8 +391,8 @@ class Sim:
         if self.network.is_up(node.me, peer):
             self.break_link(node.me, peer, 0.1)
 
-    def doubt(self, node: SimNode, peer: PeerId) -> None:
-        """Carry out a `Doubt`: a link on which nothing comes back is closed some seconds later."""
+    def probe(self, node: SimNode, peer: PeerId) -> None:
+        """Carry out a `ProbeLink`: a link on which nothing comes back is closed some seconds later."""
         link = self.network.links.get(pair(node.me, peer))
         self.at(self.now + DOUBT_WAIT, self._close_if_dead, node.me, peer, link)
 

@@ -1,4 +1,4 @@
-"""Exchanges: the asks of a round one after the other, and what comes early or late for them."""
+"""AskQueue: the asks of a round one after the other, and what comes early or late for them."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import TIMER, Averaging
-from shoal.gossip.averaging.gather import Gathering
+from shoal.gossip.averaging.all_reduce import TIMER, AllReduce
+from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.events import Effects, Notify, Received, Send
 from shoal.gossip.group import Group
-from shoal.gossip.member.asks import MAX_KEPT, Exchanges
+from shoal.gossip.member.asks import MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from shoal.gossip.membership.swarm_view import DOUBT, Phase, Standing
+from shoal.gossip.membership.swarm_view import DOUBT, Phase, SwarmView
 from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Records, Reduced
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 
@@ -23,15 +23,15 @@ ALONE = Group(b"l" * 16, 5, (ME,), (1,))
 SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),), group_size=3)
 
 
-def exchanges(spec: RunSpec = SPEC) -> Exchanges:
-    at = Standing(ME, 12.0)
-    at.run, at.spec, at.round, at.state = b"run", spec, 5, b"s" * 32
-    at.table.connected |= {A, B}
-    return Exchanges(at, 15.0, 1 << 18, lambda peer: [Send(peer, Records((record(at),)))])
+def exchanges(spec: RunSpec = SPEC) -> AskQueue:
+    view = SwarmView(ME, 12.0)
+    view.run, view.spec, view.round, view.state = b"run", spec, 5, b"s" * 32
+    view.table.connected |= {A, B}
+    return AskQueue(view, 15.0, 1 << 18, lambda peer: [Send(peer, Records((record(view),)))])
 
 
-def record(at: Standing) -> tuple[Record, float]:
-    return Record(ME, 1, at.presence()), 0.0
+def record(view: SwarmView) -> tuple[Record, float]:
+    return Record(ME, 1, view.presence()), 0.0
 
 
 def contribute(index: int = 0) -> Contribute:
@@ -43,8 +43,8 @@ def part(index: int = 0, value: float = 4.0) -> Received:
     return Received(A, Part(GROUP.id, index, 0, 0, 0, 1.0), data)
 
 
-def done_like_ours(one: Exchanges, index: int = 0) -> Received:
-    assert isinstance(one.current, Averaging)
+def done_like_ours(one: AskQueue, index: int = 0) -> Received:
+    assert isinstance(one.current, AllReduce)
     return Received(A, Done(GROUP.id, index, one.current._outcome))
 
 
@@ -56,7 +56,7 @@ def sent(effects: Effects) -> list[Any]:
     return [effect.message for effect in effects if isinstance(effect, Send)]
 
 
-def averaged(one: Exchanges, index: int = 0) -> list[Any]:
+def averaged(one: AskQueue, index: int = 0) -> list[Any]:
     """Go through one ask with A; return what the trainer is told."""
     one.receive(part(index), 1.1)
     return notices(one.receive(done_like_ours(one, index), 1.2))
@@ -71,28 +71,28 @@ def test_the_trainer_is_told_the_mean_once_all_are_done() -> None:
     assert isinstance(told[0], Averaged)
     assert told[0].matchmaking_seconds == 1.0
     assert np.allclose(ask.vector, 3.0)
-    assert one._at.phase is Phase.APPLYING
+    assert one._view.phase is Phase.APPLYING
 
 
 def test_who_is_in_a_mean_with_us_is_no_longer_shut_out_for_what_it_did_before() -> None:
     one = exchanges()
-    one._at.ban(A, 0.0)
-    one._at.ban(A, 0.0)
+    one._view.ban(A, 0.0)
+    one._view.ban(A, 0.0)
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
     averaged(one)
-    assert not one._at.is_banned(A, 1.2)
-    one._at.ban(A, 2.0)
-    assert one._at.is_banned(A, 2.0 + 4 * DOUBT - 0.1), "it counts on, if it does it again"
+    assert not one._view.is_banned(A, 1.2)
+    one._view.ban(A, 2.0)
+    assert one._view.is_banned(A, 2.0 + 4 * DOUBT - 0.1), "it counts on, if it does it again"
 
 
 def test_who_was_lost_from_a_mean_is_shut_out_as_long_as_before() -> None:
     one = exchanges()
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
-    one._at.ban(A, 1.0)
+    one._view.ban(A, 1.0)
     assert isinstance(notices(one.lost(A, 1.1))[0], Averaged)
-    assert one._at.is_banned(A, 1.2)
+    assert one._view.is_banned(A, 1.2)
 
 
 def test_a_further_ask_of_the_round_uses_the_group_of_the_last() -> None:
@@ -172,7 +172,7 @@ def test_last_words_of_a_round_that_all_finished_need_no_answer() -> None:
 
 def test_a_member_without_a_link_is_lost_from_the_start() -> None:
     one = exchanges()
-    one._at.table.connected.discard(A)
+    one._view.table.connected.discard(A)
     one.ask(contribute(), 0.0)
     effects = one.begin(GROUP, 1.0)
     assert isinstance(notices(effects)[0], Averaged)
@@ -184,7 +184,7 @@ def test_a_member_that_fell_silent_is_lost_from_the_start_of_the_next_exchange()
     one.begin(GROUP, 1.0)
     for now in range(2, 18):
         one.timer(TIMER, float(now))
-    assert one._at.late == {A}
+    assert one._view.unresponsive == {A}
     one.end(finished=True)
     one.ask(contribute(), 20.0)
     effects = one.begin(replace(GROUP, id=b"n" * 16), 20.0)
@@ -211,7 +211,7 @@ def test_bodies_are_gathered_in_the_same_way() -> None:
     one = exchanges()
     one.ask(ContributeBody(0, b"body"), 0.0)
     told = notices(one.begin(ALONE, 1.0))
-    assert isinstance(one.current, Gathering)
+    assert isinstance(one.current, Gather)
     assert isinstance(told[0], Gathered)
     assert told[0].bodies == ((ME, b"body"),)
 
