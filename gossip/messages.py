@@ -161,6 +161,9 @@ class Commit(Message, frozen=True):
     shares: Shares
 
 
+Negotiation: TypeAlias = Propose | Accept | Decline | Commit
+"""What peers that are ready say to agree on a group."""
+
 # --- the exchange in a group ----------------------------------------------------------------------
 
 
@@ -240,6 +243,11 @@ class Missing(Exchange, frozen=True):
     members: Annotated[tuple[Slot, ...], msgspec.Meta(min_length=1, max_length=MAX_GROUP)]
 
 
+ExchangeMessage: TypeAlias = (
+    Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done | Digest | Reveal | Missing
+)
+
+
 # --- pairwise averaging ---------------------------------------------------------------------------
 
 
@@ -267,6 +275,9 @@ class Applied(Pairing, frozen=True):
     """I have applied what you gave up to this id, and nothing after it."""
 
     id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
+PairingMessage: TypeAlias = Push | Settle | Applied
 
 
 # --- fetching a state -----------------------------------------------------------------------------
@@ -312,6 +323,23 @@ class Chunk(Message, frozen=True):
     state: Hash
     chunk: Index
 
+
+FromDonor: TypeAlias = Offer | NotHeld | Wait | Chunk
+"""What a donor of a state answers."""
+
+PeerMessage: TypeAlias = (
+    Records
+    | Leave
+    | Describe
+    | Ready
+    | Negotiation
+    | ExchangeMessage
+    | PairingMessage
+    | Want
+    | Fetch
+    | FromDonor
+)
+"""All that peers say to each other; of `Records`, what travels is `SealedRecords`."""
 
 Wire: TypeAlias = (
     SealedRecords

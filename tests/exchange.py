@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip import messages
 from shoal.gossip.averaging.all_reduce import AllReduce, ExchangeConfig
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import Drop, Effects, Send, Vector
@@ -65,6 +66,7 @@ class Exchange:
             sender, sent = self.queue.popleft()
             if sent.peer != but_not_to and not sent.is_void:
                 data = bytes(sent.data)
+                assert isinstance(sent.message, messages.Exchange)
                 self.take(sent.peer, self.members[sent.peer].handle(sender, sent.message, data, 0.0))
 
 

@@ -5,7 +5,6 @@ after the link is back: the worst that a network can do.
 """
 
 from collections.abc import Iterable
-from itertools import count
 from random import Random
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.push_sum import LEAST_HELD, PushSum, PushSumConfig
 from shoal.gossip.events import Drop, Effects, Send, SetTimer
+from shoal.gossip.sequence import Sequence
 
 WAIT: Final = 1.0
 Edges = Iterable[tuple[int, int]]
@@ -82,8 +82,8 @@ class Pairs:
     def start(self, name: PeerId) -> PushSum:
         """Begin a peer's life, its first or another one."""
         self.lives += 1
-        epochs = count(self.lives << 32)
-        core = self.cores[name] = PushSum(self._numel, self._config, lambda: next(epochs))
+        epochs = Sequence((self.lives << 32) - 1)
+        core = self.cores[name] = PushSum(self._numel, self._config, epochs)
         core.wait = WAIT
         return core
 

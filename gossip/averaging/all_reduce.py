@@ -43,14 +43,13 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.chunks import Chunks, weighted_mean
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.errors import LocalViolation
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged, Group
-from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, Exchange, Part, Reduced, Yield
+from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, ExchangeMessage, Part, Reduced, Yield
 
 CHUNK_NUMEL: Final = 1 << 19
 """Numbers that are sent, checked and reduced at once. With 8 peers half of it takes 3 % more time, for
 messages, and twice as much a tenth more memory."""
-TIMER: Final = "averaging"
 SHORTEST_TIMEOUT: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
 BEAT: Final = SHORTEST_TIMEOUT / 4
@@ -201,7 +200,7 @@ class AllReduce:
         """Whether nothing more is waited for: complete, or left out."""
         return self.result is not None or self.is_left_out
 
-    def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
         member = self._number.get(peer, self._mine)
         if member == self._mine or not isinstance(message, Talk):
@@ -224,7 +223,7 @@ class AllReduce:
                 effects += self._finish_if_all_done()
                 if not self.is_over and self._overdue(now):
                     # A late timer forgives our own sleep first; nobody is lost here and now.
-                    effects.append(SetTimer(now, TIMER))
+                    effects.append(SetTimer(now, Timer.ALL_REDUCE))
                 return effects
         if message.part >= len(self._members) or message.ballot > self._last_ballot:
             return self._violation(member, "no such part", now)
@@ -437,12 +436,12 @@ class AllReduce:
         takeovers = sum(ballot > 0 for ballot in self._ballot)
         self._chunks.take_back()
         self.result = Exchanged(tuple(tuple(masks) for masks in self._masks), contributors, takeovers)
-        return [SetTimer(float("inf"), TIMER)]
+        return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
     def _leave_out(self) -> Effects:
         self.is_left_out = True
         self._chunks.take_back()
-        return [SetTimer(float("inf"), TIMER)]
+        return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
     # --- losing members ---------------------------------------------------------------------------
 
@@ -550,4 +549,4 @@ class AllReduce:
 
     def _tick(self, now: float) -> Effects:
         self._next_tick = now + min(BEAT, self.config.silence_timeout)
-        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]
+        return [] if self.is_over else [SetTimer(self._next_tick, Timer.ALL_REDUCE)]

@@ -26,11 +26,10 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, ExchangeConfig, Talk
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Group
-from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, Exchange, Missing, Reveal
+from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, ExchangeMessage, Missing, Reveal
 
-TIMER: Final = "gathering"
 MAX_BODY_BYTES: Final = 4 << 20
 INNER_INDEX: Final = 500
 """The inner all-reduce of ask i is exchange i + 500 of the group."""
@@ -121,7 +120,7 @@ class Gather:
         digest = Digest(self.group.id, self.index, self._digests[self._mine])
         return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
 
-    def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this ask, or of its inner all-reduce, arrived."""
         if peer not in self._members or peer == self._me:
             return []
@@ -297,7 +296,7 @@ class Gather:
             effects += self._to_inner(peer, message, data, now)
         return effects
 
-    def _to_inner(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+    def _to_inner(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         if not isinstance(message, Talk):
             return []
         if self.inner is None:
@@ -371,11 +370,11 @@ class Gather:
         stands = max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome))
         self.step = Step.DONE if self._outcome == stands else Step.FAILED
         self.bodies = tuple(sorted((self._members[m], self._held[m]) for m in self._agreed))
-        return [SetTimer(float("inf"), TIMER)]
+        return [SetTimer(float("inf"), Timer.GATHER)]
 
     # --- small things -----------------------------------------------------------------------------
 
-    def _to_all(self, message: Exchange, data: Data = b"") -> Effects:
+    def _to_all(self, message: ExchangeMessage, data: Data = b"") -> Effects:
         return [Send(self._members[member], message, data) for member in sorted(self._alive - {self._mine})]
 
     def _forget(self, member: int) -> None:
@@ -392,4 +391,4 @@ class Gather:
 
     def _tick(self, now: float) -> Effects:
         self._next_tick = now + min(BEAT, self.config.silence_timeout)
-        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]
+        return [] if self.is_over else [SetTimer(self._next_tick, Timer.GATHER)]

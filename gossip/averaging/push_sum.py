@@ -28,7 +28,6 @@ mints new mass. Each chunk of the vector has a weight of its own, so that none w
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -40,10 +39,10 @@ import numpy.typing as npt
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, is_sane
 from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, encode_with_feedback
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
-from shoal.gossip.messages import Applied, Pairing, Push, Settle
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
+from shoal.gossip.messages import Applied, PairingMessage, Push, Settle
+from shoal.gossip.sequence import Sequence
 
-TIMER: Final = "pairwise"
 INFINITY: Final = float("inf")
 MAX_DOUBTFUL: Final = 4
 """Peers without a link for which a push is kept: each costs half a vector's memory at most."""
@@ -95,10 +94,8 @@ class _Given:
 class PushSum:
     """One peer's mass, and what is under way. See the module's docstring."""
 
-    def __init__(
-        self, numel: int, config: PushSumConfig, next_epoch: Callable[[], int], run: bytes = b""
-    ) -> None:
-        """`next_epoch()`: larger every time, and larger than any this identity has used before."""
+    def __init__(self, numel: int, config: PushSumConfig, epochs: Sequence, run: bytes = b"") -> None:
+        """`epochs`: of what we give, and of our answers to those whom we do not know."""
         self.config, self.run = config, run
         self.wait = 15.0
         """Seconds after which a push that is not acknowledged is asked about; learned."""
@@ -111,7 +108,7 @@ class PushSum:
         """Who has given us something since this was last emptied."""
         self.target: PeerId | None = None
         """To whom the step that is under way gives."""
-        self._next_epoch = next_epoch
+        self._epochs = epochs
         self._codec = CODECS[config.codec]
         self._linked: set[PeerId] = set()
         self._given: OrderedDict[PeerId, _Given] = OrderedDict()
@@ -214,7 +211,7 @@ class PushSum:
                 given.stage, given.due = Stage.UNKNOWN, INFINITY
         return effects + self._set_timer()
 
-    def handle(self, peer: PeerId, message: Pairing, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: PairingMessage, data: Data, now: float) -> Effects:
         """A message of this protocol arrived."""
         match message:
             case Push():
@@ -242,7 +239,7 @@ class PushSum:
         return [Send(peer, Applied(epoch, message.id))] if is_last else []
 
     def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:
-        epoch, last = self._applied.get(peer) or (-1, self._next_epoch())
+        epoch, last = self._applied.get(peer) or (-1, self._epochs.next())
         if message.epoch < epoch:
             return []
         self._applied[peer] = (message.epoch, last)
@@ -297,7 +294,7 @@ class PushSum:
     def _ask(self, peer: PeerId, now: float) -> Effects:
         given = self._given[peer]
         if given.stage is not Stage.ASKING:
-            given.stage, given.epoch, given.asks = Stage.ASKING, self._next_epoch(), 0
+            given.stage, given.epoch, given.asks = Stage.ASKING, self._epochs.next(), 0
         given.asks += 1
         given.due = now + self.wait
         return [Send(peer, Settle(given.epoch)), *self._set_timer()]
@@ -326,4 +323,6 @@ class PushSum:
         return slice(lo, min(lo + self.config.chunk_numel, self.sums.size))
 
     def _set_timer(self) -> Effects:
-        return [SetTimer(min((given.due for given in self._given.values()), default=INFINITY), TIMER)]
+        return [
+            SetTimer(min((given.due for given in self._given.values()), default=INFINITY), Timer.PUSH_SUM)
+        ]

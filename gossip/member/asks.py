@@ -6,23 +6,23 @@ over for us: they are told so, once a second.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, TIMER, AllReduce, ExchangeConfig
+from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce, ExchangeConfig
 from shoal.gossip.averaging.gather import INNER_INDEX, Gather, Step
-from shoal.gossip.averaging.gather import TIMER as GATHERING
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import Deadline
-from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send
+from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Group
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from shoal.gossip.membership.swarm_view import Phase, SwarmView
-from shoal.gossip.messages import Abandon, Cut, Exchange
+from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.swarm_view import SwarmView
+from shoal.gossip.messages import Abandon, Cut, Exchange, ExchangeMessage
 
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
@@ -31,20 +31,16 @@ MAX_KEPT: Final = 4096
 MAX_PAST: Final = 64
 """Groups that are remembered as over, so that who still waits there is told, and none is formed again."""
 MAX_TOLD: Final = 128
-TIMERS: Final = (TIMER, GATHERING)
 
 
 class AskQueue:
     """The exchanges of one node. See the module's docstring."""
 
     def __init__(
-        self, view: SwarmView, patience: float, chunk_numel: int, tell: Callable[[PeerId], Effects]
+        self, view: SwarmView, patience: float, chunk_numel: int, dissemination: Dissemination
     ) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers.
-
-        `tell(peer)`: sends a peer our record.
-        """
-        self._view, self._chunk_numel, self._tell = view, chunk_numel, tell
+        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers."""
+        self._view, self._chunk_numel, self._dissemination = view, chunk_numel, dissemination
         self.current: AllReduce | Gather | None = None
         self.asked_at = 0.0
         """When the trainer asked."""
@@ -96,7 +92,6 @@ class AskQueue:
             self._formed_at = now
         wait = self.wait.seconds()
         config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=self._chunk_numel)
-        self._view.phase = Phase.EXCHANGING
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):
             codec = self._view.spec.codec if self._view.spec else "float32"
@@ -107,10 +102,10 @@ class AskQueue:
             )
         else:
             self.current = Gather(self._view.me, group, pending.index, pending.body, config)
-        effects = self._after(self.current.begin(now), now)
+        effects = self.current.begin(now)
         for peer in group.members:
             if peer != self._view.me and peer not in self._view.reach:
-                effects += self._after(self.current.lost(peer, now), now)
+                effects += self.current.lost(peer, now)
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         for event in kept:
             effects += self.receive(event, now)
@@ -150,39 +145,41 @@ class AskQueue:
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """A peer is gone."""
-        return [] if self.current is None else self._after(self.current.lost(peer, now), now)
+        return [] if self.current is None else self.current.lost(peer, now)
 
-    def timer(self, name: str, now: float) -> Effects:
-        """One of `TIMERS` has fired."""
+    def timer(self, name: Timer, now: float) -> Effects:
+        """A timer of an exchange has fired."""
         exchange = self.current
         if exchange is None:
             return []
-        if name == GATHERING:
-            return self._after(exchange.timer(now), now) if isinstance(exchange, Gather) else []
+        if name is Timer.GATHER:
+            return exchange.timer(now) if isinstance(exchange, Gather) else []
         tick = exchange.inner_timer if isinstance(exchange, Gather) else exchange.timer
         known = set(exchange.lost_members)
         effects = tick(now)
         silent = self._view.table.connected & set(exchange.lost_members) - known
         # Whatever comes from one of them next takes it from among the late again.
-        self._view.unresponsive |= silent
-        return self._after([*effects, *(ProbeLink(peer) for peer in sorted(silent))], now)
+        self._view.note_unresponsive(silent)
+        return [*effects, *(ProbeLink(peer) for peer in sorted(silent))]
 
     def receive(self, event: Received, now: float) -> Effects:
         """Take a message of an exchange: of this ask, of the next, or of one that is over."""
         message = event.message
+        if not isinstance(message, Exchange):
+            return []
         exchange = self.current
         if exchange is None or exchange.group.id != message.group:
             return self._tell_stale(event.peer, message, now)
         ours = (exchange.index, exchange.index + INNER_INDEX)
         if message.index in ours[: 2 if isinstance(exchange, Gather) else 1]:
-            return self._after(exchange.handle(event.peer, message, event.data, now), now)
+            return exchange.handle(event.peer, message, event.data, now)
         if isinstance(message, Abandon) and message.index < exchange.index:
-            return self._after(exchange.lost(event.peer, now), now)
+            return exchange.lost(event.peer, now)
         is_ahead = message.index % INNER_INDEX > exchange.index
         if is_ahead and event.peer in exchange.group.members:
             # Others of our group are at the round's next ask already; ours will come.
             self.keep(event)
-        return self._after(exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead), now)
+        return exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead)
 
     def keep(self, event: Received) -> None:
         """Keep a message for an exchange that we have not begun."""
@@ -190,7 +187,7 @@ class AskQueue:
             self._kept.append(event)
             self._kept_bytes += len(event.data)
 
-    def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
+    def _tell_stale(self, peer: PeerId, message: ExchangeMessage, now: float) -> Effects:
         """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
         lost = self.past.get(message.group)
         if (
@@ -206,7 +203,36 @@ class AskQueue:
             self._told.clear()
         self._told[peer] = now
         gone = Abandon if lost is None else Cut
-        return [Send(peer, gone(message.group, message.index)), *self._tell(peer)]
+        return [Send(peer, gone(message.group, message.index)), *self._dissemination.tell(peer)]
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the exchange of the trainer's ask is over, and the trainer is not told yet."""
+        is_over = self.current is not None and self.current.is_over
+        return is_over and self._pending is not None and self._view.phase is Phase.EXCHANGING
+
+    def answer(self, now: float) -> Effects:
+        """Tell the trainer what the exchange came to; once, when `is_answered`."""
+        exchange, self._pending = self.current, None
+        assert exchange is not None
+        times = (self._formed_at - self.asked_at, now - self._formed_at)
+        result: Averaged | Gathered | None = None
+        if isinstance(exchange, Gather) and exchange.step is Step.DONE:
+            result = Gathered(self._view.round, exchange.index, exchange.bodies, *times)
+            least = len(exchange.bodies)
+        elif isinstance(exchange, AllReduce) and exchange.result is not None:
+            result = Averaged(self._view.round, exchange.index, exchange.result, *times)
+            least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
+        if result is None:
+            return [Notify(Failed("LeftOut", "the others went on without this node"))]
+        self._learn(exchange, now)
+        spec = self._view.spec
+        if spec is not None and least < spec.quorum:
+            text = f"{least} of at least {spec.quorum} peers contributed"
+            return [Notify(Failed("TooFew", text))]
+        return [Notify(result)]
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -218,32 +244,6 @@ class AskQueue:
         while len(self.past) > MAX_PAST:
             self.past.popitem(last=False)
         self.current = None
-
-    def _after(self, effects: Effects, now: float) -> Effects:
-        """Tell the trainer once the exchange is over."""
-        exchange, pending = self.current, self._pending
-        if exchange is None or pending is None or self._view.phase is not Phase.EXCHANGING:
-            return effects
-        if not exchange.is_over:
-            return effects
-        self._view.phase = Phase.APPLYING
-        self._pending = None
-        times = (self._formed_at - self.asked_at, now - self._formed_at)
-        result: Averaged | Gathered | None = None
-        if isinstance(exchange, Gather) and exchange.step is Step.DONE:
-            result = Gathered(self._view.round, exchange.index, exchange.bodies, *times)
-            least = len(exchange.bodies)
-        elif isinstance(exchange, AllReduce) and exchange.result is not None:
-            result = Averaged(self._view.round, exchange.index, exchange.result, *times)
-            least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
-        if result is None:
-            return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
-        self._learn(exchange, now)
-        spec = self._view.spec
-        if spec is not None and least < spec.quorum:
-            text = f"{least} of at least {spec.quorum} peers contributed"
-            return [*effects, Notify(Failed("TooFew", text))]
-        return [*effects, Notify(result)]
 
     def _learn(self, exchange: AllReduce | Gather, now: float) -> None:
         lost = self._view.table.connected & set(exchange.lost_members)

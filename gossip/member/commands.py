@@ -1,9 +1,10 @@
 """What a node tells its `Member` core (commands), and what it is told (notices)."""
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Vector
+from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.run_spec import RunSpec
 
@@ -119,6 +120,26 @@ class Goodbye:
     """The node leaves; its peers are told."""
 
 
+Command: TypeAlias = (
+    Attach
+    | NewState
+    | CachedChunks
+    | Contribute
+    | ContributeBody
+    | BeginExternalExchange
+    | AbortRound
+    | Detach
+    | Finish
+    | RemoveAddress
+    | SetAddresses
+    | SetEngine
+    | Measured
+    | Goodbye
+)
+Event: TypeAlias = Happening | AddAddress | Command
+"""All that a member is told."""
+
+
 # --- notices --------------------------------------------------------------------------------------
 
 
@@ -203,3 +224,9 @@ class Refused:
 
     peer: PeerId
     reason: str
+
+
+Notice: TypeAlias = (
+    Averaged | Gathered | Failed | Behind | Synced | ChunksVerified | FinishEarly | PeerAddresses | Refused
+)
+"""All that a member tells its node."""

@@ -9,23 +9,22 @@ who is silent is not counted on, and how long the last of a group needed is how 
 Slow peers so do fewer steps, not longer rounds.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Container
+from typing import Final
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT
 from shoal.gossip.deadlines import Deadline
-from shoal.gossip.events import Effects, Notify, ProbeLink, Received, SetTimer
+from shoal.gossip.events import Effects, ProbeLink, SetTimer, Timer
+from shoal.gossip.group import Group
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import UplinkEstimate
 from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig
-from shoal.gossip.member.asks import AskQueue
-from shoal.gossip.member.commands import Contribute, Failed
-from shoal.gossip.member.pairwise_rounds import PairwiseRounds
 from shoal.gossip.membership.dial_plan import DialPlan, Dice
-from shoal.gossip.membership.swarm_view import Phase, SwarmView
-from shoal.gossip.messages import Presence, Ready
+from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.swarm_view import SwarmView
+from shoal.gossip.messages import Negotiation, Presence, Ready
 
-HURRY: Final = "hurry"
 INFINITY: Final = float("inf")
 MAX_EARLY: Final = 128
 """Peers ahead of us that are remembered."""
@@ -43,17 +42,15 @@ class GroupSearch:
         view: SwarmView,
         dice: Dice,
         dial_plan: DialPlan,
-        asks: AskQueue,
-        pairwise: PairwiseRounds,
-        tell: Callable[[PeerId], Effects],
+        dissemination: Dissemination,
         *,
         patience: float,
         wait_for: int,
         wait_seconds: float,
     ) -> None:
-        """`tell(peer)`: sends a peer our record; the rest is of `MemberConfig`."""
+        """The last three are of `MemberConfig`."""
         self._view, self._dice, self._dial_plan = view, dice, dial_plan
-        self._asks, self._pairwise, self._tell = asks, pairwise, tell
+        self._dissemination = dissemination
         self._patience, self._wait_for, self._wait_seconds = patience, wait_for, wait_seconds
         self.search: Matchmaking | None = None
         """The search of this round, also when it is over."""
@@ -66,8 +63,15 @@ class GroupSearch:
         self._arrived: dict[PeerId, float] = {}
 
     @property
-    def _under_way(self) -> Matchmaking | None:
-        return self.search if self._view.phase is Phase.SEEKING else None
+    def under_way(self) -> Matchmaking | None:
+        """The search, while there is no group."""
+        search = self.search if self._view.phase is Phase.SEEKING else None
+        return search if search is not None and search.group is None else None
+
+    @property
+    def formed(self) -> Group | None:
+        """The group that was found, until its exchange begins."""
+        return self.search.group if self.search is not None and self._view.phase is Phase.SEEKING else None
 
     # --- the round --------------------------------------------------------------------------------
 
@@ -75,15 +79,14 @@ class GroupSearch:
         """A round has begun: forget who was ready for an earlier one."""
         self.early = {peer: early for peer, early in self.early.items() if early[0].round >= self._view.round}
         self._hurry_at = INFINITY
-        effects: Effects = [SetTimer(INFINITY, HURRY)]
+        effects: Effects = [SetTimer(INFINITY, Timer.FINISH_EARLY)]
         for ready, until in self.early.values():
             effects += self._hurry(ready, until, now)
         return effects
 
-    def begin(self, now: float) -> Effects:
-        """Seek a group for what the trainer gives."""
+    def begin(self, past: Container[bytes], now: float) -> Effects:
+        """Seek a group for what the trainer gives; `past`: groups that we have been in."""
         view = self._view
-        view.phase = Phase.SEEKING
         early = [
             (peer, ready)
             for peer, (ready, _) in self.early.items()
@@ -100,9 +103,9 @@ class GroupSearch:
             view.reach,
             self.uplink.rate,
             view.unreached(now),
-            self._asks.past,
+            past,
         )
-        return self._after(self.search.begin(view.expected(now), early, now), now)
+        return self.search.begin(view.expected(now), early, now)
 
     def end(self) -> None:
         """The round is over, or given up."""
@@ -115,7 +118,7 @@ class GroupSearch:
         view = self._view
         if message.round < view.round or view.phase is Phase.FINISHED:
             # It is behind, and seeks a round that is over: our record says so.
-            return self._tell(peer) if view.run else []
+            return self._dissemination.tell(peer) if view.run else []
         is_far = message.round > view.round + 1
         if is_far or view.is_banned(peer, now) or len(self.early) > MAX_EARLY:
             return []
@@ -126,28 +129,17 @@ class GroupSearch:
             return self._hurry(message, now + message.wait, now)
         if view.phase is Phase.EXCHANGING and self.search is not None:
             return self.search.handle_ready(peer, message, now)
-        if (search := self._under_way) is not None:
+        if (search := self.under_way) is not None:
             self._arrived.setdefault(peer, now)
-            return self._after(search.handle_ready(peer, message, now), now)
+            return search.handle_ready(peer, message, now)
         return []
 
-    def handle(self, handler: str, peer: PeerId, message: Any, now: float) -> Effects:
-        """Take another message of matchmaking; `handler`: the name of its method there."""
+    def handle(self, peer: PeerId, message: Negotiation, now: float) -> Effects:
+        """Take another message of matchmaking."""
         search = self.search
         if search is None or message.round != self._view.round or self._view.is_banned(peer, now):
             return []
-        return self._after(getattr(search, handler)(peer, message, now), now)
-
-    def overtaken(self, event: Received, now: float) -> tuple[Effects, bool]:
-        """Take note of a message of an exchange; True if it is kept, since its group may yet be ours."""
-        search = self._under_way
-        if search is None:
-            return [], False
-        if not search.matches(event.message.group):
-            # Its commit may be on its way to us, in the other lane or from another peer.
-            self._asks.keep(event)
-            return search.ask_about_group(event.peer, now), True
-        return self._after(search.form_promised(now), now), False
+        return search.handle(peer, message, now)
 
     def moved(self, peer: PeerId, presence: Presence, now: float) -> Effects:
         """Do not count on a peer that was ready for a round in which it is no more."""
@@ -155,58 +147,41 @@ class GroupSearch:
         if early is None or (presence.phase == "working" and presence.round == early[0].round):
             return []
         del self.early[peer]
-        search = self._under_way
-        return self._after(search.withdraw(peer, now), now) if search is not None else []
+        search = self.under_way
+        return search.withdraw(peer, now) if search is not None else []
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """A link is gone."""
         self.early.pop(peer, None)
-        search = self._under_way
-        return self._after(search.lost(peer, now), now) if search is not None else []
+        search = self.under_way
+        return search.lost(peer, now) if search is not None else []
 
     def view_changed(self, now: float) -> Effects:
         """Other peers are there, or elsewhere than before."""
-        search = self._under_way
-        return self._after(search.expect(self._view.expected(now), now), now) if search is not None else []
+        search = self.under_way
+        return search.expect(self._view.expected(now), now) if search is not None else []
 
     def timer(self, now: float) -> Effects:
         """Something that was waited for did not come."""
-        search = self._under_way
-        return self._after(search.timer(now), now) if search is not None else []
+        search = self.under_way
+        return search.timer(now) if search is not None else []
 
     def wait_for_no_more(self, now: float) -> Effects:
         """Once those whom we knew of at the start have answered or not, wait for no others."""
-        search, table = self._under_way, self._view.table
+        search, table = self.under_way, self._view.table
         if search is None or search.config.wait_for == 1:
             return []
         unheard = any(table.get(peer) is None for peer in table.connected)
         if self._view.round == 0 or self._dial_plan.is_new_here or unheard:
             return []
-        return self._after(search.wait_for_no_more(now), now)
+        return search.wait_for_no_more(now)
 
-    # --- inside -----------------------------------------------------------------------------------
+    # --- what came of it --------------------------------------------------------------------------
 
-    def _after(self, effects: Effects, now: float) -> Effects:
-        """Begin the exchange once there is a group."""
-        search = self._under_way
-        if search is None or search.group is None:
-            return effects
-        group = search.group
-        effects = effects + self._learn(search, now)
-        pending = self._asks.pending
-        if self._pairwise.is_on and isinstance(pending, Contribute):
-            if not self._view.is_last:
-                return effects + self._pairwise.begin(pending, self._asks.asked_at, now)
-            self._asks.ask(self._pairwise.close(pending), self._asks.asked_at)
-        spec = self._view.spec
-        if spec is not None and len(group.members) < spec.quorum:
-            self._view.phase = Phase.APPLYING
-            text = f"{len(group.members)} of at least {spec.quorum} peers were ready"
-            return [*effects, Notify(Failed("TooFew", text))]
-        return effects + self._asks.begin(group, now)
-
-    def _learn(self, search: Matchmaking, now: float) -> Effects:
-        """Take note of who was silent, and of how long the others took."""
+    def learn(self, asked_at: float, now: float) -> Effects:
+        """Take note, once a group is formed, of who was silent, and of how long the others took."""
+        search = self.search
+        assert search is not None
         assert search.group is not None
         view, members = self._view, set(search.group.members)
         # Who was silent as a convener, and is not in the group that another convened, answered nobody.
@@ -217,18 +192,20 @@ class GroupSearch:
             # Where somebody was left out, how fast the others were is no measure.
             self.answer_wait.observe(search.answered_in)
         # Whoever is in the group all the same answered somebody: that it lives is known.
-        view.unresponsive |= silent - members
+        view.note_unresponsive(silent - members)
         missed = view.expected(now) - search.ready.keys() - members
-        view.unresponsive |= missed
+        view.note_unresponsive(missed)
         if missed and not view.is_large_swarm():
             self.ready_wait.miss()
-        elif len(waited_for := set(search.ready) if self._pairwise.is_on else members) > 1:
-            lags = [max(0.0, self._arrived.get(peer, now) - self._asks.asked_at) for peer in waited_for]
+        elif len(waited_for := set(search.ready) if view.is_pairwise else members) > 1:
+            lags = [max(0.0, self._arrived.get(peer, now) - asked_at) for peer in waited_for]
             self.ready_wait.observe(max(lags))
         return [ProbeLink(peer) for peer in sorted(silent)]
 
+    # --- inside -----------------------------------------------------------------------------------
+
     def _config(self) -> MatchmakingConfig:
-        spec, states_differ = self._view.spec, self._pairwise.is_on
+        spec, states_differ = self._view.spec, self._view.is_pairwise
         assert spec is not None
         first = self._view.round == 0
         patience = (self._wait_seconds or 2 * self._patience) if first else self._patience
@@ -251,4 +228,4 @@ class GroupSearch:
         if not self._view.is_mine(ready) or at >= self._hurry_at:
             return []
         self._hurry_at = at
-        return [SetTimer(at, HURRY)]
+        return [SetTimer(at, Timer.FINISH_EARLY)]

@@ -1,11 +1,5 @@
 """Member: everything one node does in its swarm, as one core.
 
-    helping                                        no trainer: serves records and states
-    working  --Contribute-->  seeking  --group-->  exchanging  --mean-->  applying  --NewState--> working
-       '---behind---> syncing --Synced, NewState--> working                  |
-       '<------------------------AbortRound (the ask failed)---------------------'
-    finished                                       the run is over: serves its last state
-
 It composes the cores of presence, discovery, matchmaking, averaging and transfer, hands each message
 to the one it belongs to, and decides when this node is behind: when the swarm's state (presence.py) is
 not ours and we are not in the middle of an exchange that will get us there.
@@ -14,22 +8,20 @@ The file is long because every event of a node comes in here; what is decided ab
 it is handed to.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+import logging
+from typing import Final
 
 import msgspec
+import numpy as np
 
-from shoal.crypto.keys import PeerId
+from shoal.crypto.keys import PeerId, short
 from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, AllReduce, is_sane
 from shoal.gossip.averaging.gather import Gather
-from shoal.gossip.averaging.push_sum import TIMER as PAIRWISE
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import (
-    Data,
     DialFailed,
     Drop,
     Effects,
-    Event,
     Learned,
     Notify,
     PeerFound,
@@ -37,10 +29,12 @@ from shoal.gossip.events import (
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
+    Vector,
 )
-from shoal.gossip.matchmaking.matchmaking import TIMER as MATCHMAKING
-from shoal.gossip.member.asks import TIMERS as EXCHANGING
+from shoal.gossip.group import Group
+from shoal.gossip.lifecycle import Phase, Trigger
 from shoal.gossip.member.asks import AskQueue
 from shoal.gossip.member.commands import (
     AbortRound,
@@ -48,9 +42,11 @@ from shoal.gossip.member.commands import (
     Attach,
     BeginExternalExchange,
     CachedChunks,
+    Command,
     Contribute,
     ContributeBody,
     Detach,
+    Event,
     Failed,
     Finish,
     FinishEarly,
@@ -62,17 +58,16 @@ from shoal.gossip.member.commands import (
     RemoveAddress,
     SetAddresses,
     SetEngine,
+    Synced,
 )
-from shoal.gossip.member.group_search import HURRY, GroupSearch
-from shoal.gossip.member.pairwise_rounds import TIMER as MIXING
+from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.pairwise_rounds import PairwiseRounds
 from shoal.gossip.member.run_mismatch import RunMismatch
 from shoal.gossip.member.state_sync import StateSync
 from shoal.gossip.membership.dial_plan import ENOUGH, DialPlan, Dice
-from shoal.gossip.membership.dial_plan import TIMER as DISCOVERY
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import PresenceTable
-from shoal.gossip.membership.swarm_view import Phase, SwarmView
+from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import (
     Accept,
     Applied,
@@ -94,12 +89,13 @@ from shoal.gossip.messages import (
     Wait,
     Want,
 )
-from shoal.gossip.state.fetch import TIMER as TRANSFER
+from shoal.gossip.sequence import Sequence
 from shoal.gossip.state.fetch import Fetching
-from shoal.gossip.state.serve import TIMER as SERVING
 from shoal.gossip.state.serve import Serving, ServingConfig
 
-BEAT: Final = "beat"
+log = logging.getLogger(__name__)
+
+EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 INFINITY: Final = float("inf")
 
 
@@ -141,80 +137,89 @@ class Member:
         self._has_left = False
         self.view = SwarmView(me, config.lease)
         self.dial_plan = DialPlan(me, dice, config.max_links)
-        self.dissemination = Dissemination(self.view, dice, sequence, config.beat)
+        self._numbers = Sequence(sequence)
+        self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
         self.serving = Serving(config.serving)
-        self.asks = AskQueue(self.view, config.patience, chunk_numel, self.dissemination.tell)
-        self.state_sync = StateSync(
-            self.view, self.serving, self.asks.wait.seconds, self.dissemination.push, self._check_behind
-        )
-        self.pairwise = PairwiseRounds(self.view, config.patience, chunk_numel, self._next_epoch)
+        self.asks = AskQueue(self.view, config.patience, chunk_numel, self.dissemination)
+        self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
+        self.pairwise = PairwiseRounds(self.view, config.patience, chunk_numel, self._numbers)
         self.group_search = GroupSearch(
             self.view,
             dice,
             self.dial_plan,
-            self.asks,
-            self.pairwise,
-            self.dissemination.tell,
+            self.dissemination,
             patience=config.patience,
             wait_for=config.wait_for,
             wait_seconds=config.wait_seconds,
         )
         self.run_mismatch = RunMismatch(self.view)
         self._next_beat = 0.0
-        self._commands: dict[type, Callable[[Any, float], Effects]] = {
-            Received: self._received,
-            TimerFired: self._timer,
-            PeerFound: self._peer_found,
-            PeerLost: self._peer_lost,
-            DialFailed: self._dial_failed,
-            Learned: lambda e, now: self.dial_plan.add(e.address, e.source, now),
-            Attach: self._attach,
-            NewState: self._new_state,
-            CachedChunks: lambda e, now: self.state_sync.know(e.chunks, now),
-            Contribute: self._contribute,
-            ContributeBody: self._contribute,
-            BeginExternalExchange: self._engage,
-            AbortRound: self._give_up,
-            Detach: self._detach,
-            Finish: self._finish,
-            AddAddress: lambda e, now: self.dial_plan.add(e.address, e.source, now),
-            RemoveAddress: lambda e, now: self._remove_address(e.address),
-            SetAddresses: self._set_addresses,
-            SetEngine: self._set_engine,
-            Measured: self._measured,
-            Goodbye: lambda e, now: self._goodbye(),
-        }
-        self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
-            Records: self._records,
-            Leave: lambda peer, m, data, now: self._left(peer, now),
-            Describe: lambda peer, m, data, now: self.run_mismatch.handle(peer, m),
-            Ready: lambda peer, m, data, now: self.group_search.ready(peer, m, now),
-            Propose: lambda peer, m, data, now: self.group_search.handle("handle_propose", peer, m, now),
-            Accept: lambda peer, m, data, now: self.group_search.handle("handle_accept", peer, m, now),
-            Decline: lambda peer, m, data, now: self.group_search.handle("handle_decline", peer, m, now),
-            Commit: lambda peer, m, data, now: self.group_search.handle("handle_commit", peer, m, now),
-            Want: lambda peer, m, data, now: self.serving.want(peer, m, now),
-            Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now, yields=self.asks.is_busy),
-            Wait: self.state_sync.handle,
-            Offer: self.state_sync.handle,
-            NotHeld: self.state_sync.handle,
-            Chunk: self.state_sync.handle,
-            Push: self.pairwise.handle,
-            Settle: self.pairwise.handle,
-            Applied: self.pairwise.handle,
-        }
 
     def handle(self, event: Event, now: float) -> Effects:
         """See `shoal.gossip.events`."""
         if self._has_left:
             return []
-        effects = self._commands[type(event)](event, now)
+        effects = self._take(event, now)
+        effects += self._settle(now)
         for effect in effects:
             if isinstance(effect, Drop):
                 self.view.ban(effect.peer, now)
         if self.serving.is_yielding and not self.asks.is_busy:
-            effects = [*effects, *self.serving.go_on(now)]
+            effects += self.serving.go_on(now)
         return effects
+
+    def _take(self, event: Event, now: float) -> Effects:
+        match event:
+            case Received():
+                return self._received(event, now)
+            case TimerFired():
+                return self._timer(event.name, now)
+            case PeerFound():
+                return self._peer_found(event, now)
+            case PeerLost():
+                return self._peer_lost(event.peer, now)
+            case DialFailed():
+                failed = self.dial_plan.failed(event.address, event.reason, now)
+                return failed + self.group_search.wait_for_no_more(now)
+            case Learned() | AddAddress():
+                return self.dial_plan.add(event.address, event.source, now)
+            case _:
+                return self._command(event, now)
+
+    def _command(self, event: Command, now: float) -> Effects:
+        match event:
+            case Attach():
+                return self._attach(event, now)
+            case NewState():
+                return self._new_state(event, now)
+            case CachedChunks():
+                return self.state_sync.know(event.chunks, now)
+            case Contribute() | ContributeBody():
+                return self._contribute(event, now)
+            case BeginExternalExchange():
+                return self._begin_external_exchange()
+            case AbortRound():
+                return self._abort_round(now)
+            case Detach():
+                return self._detach(now)
+            case Finish():
+                self._enter(Trigger.RUN_FINISHED)
+                return [*self.dissemination.push(now), *self._check_behind(now)]
+            case RemoveAddress():
+                self.dial_plan.remove(event.address)
+                return []
+            case SetAddresses():
+                self.view.set_addresses(event.addresses)
+                return self.dissemination.push(now)
+            case SetEngine():
+                return self.dissemination.push(now) if self.view.set_engine(event.addresses) else []
+            case Measured():
+                self.group_search.uplink.observe(event.n_bytes, event.busy, self.asks.load)
+                return []
+            case Goodbye():
+                # A further word would bring us back into the tables of our peers.
+                self._has_left = True
+                return [Send(peer, Leave()) for peer in sorted(self.view.table.connected)]
 
     def heard(self, record: Record) -> Records:
         """Return an announcement as the message that it amounts to, and count it."""
@@ -223,7 +228,7 @@ class Member:
     def begin(self, now: float) -> Effects:
         """Start the heartbeat."""
         self._next_beat = now
-        return [SetTimer(now, BEAT)]
+        return [SetTimer(now, Timer.BEAT)]
 
     # --- what others look at ----------------------------------------------------------------------
 
@@ -235,7 +240,7 @@ class Member:
     @property
     def sequence(self) -> int:
         """The last number that we gave a word of ours."""
-        return self.dissemination.sequence
+        return self._numbers.last
 
     @property
     def phase(self) -> Phase:
@@ -280,21 +285,17 @@ class Member:
     # --- commands ---------------------------------------------------------------------------------
 
     def _attach(self, event: Attach, now: float) -> Effects:
-        self.view.run, self.view.spec, self.view.mergeable = event.run, event.spec, event.mergeable
+        self.view.attach(event.run, event.spec, mergeable=event.mergeable)
         self.pairwise.attach(now)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
         self.dial_plan.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
-        if self.view.phase is Phase.SYNCING:
-            self.view.last_group = frozenset()
-        else:
-            self.view.has_finished_round = self.view.phase is not Phase.HELPING
-        self.view.round, self.view.state, self.view.previous = event.round, event.state, event.previous
+        self.view.take_state(event.round, event.state, event.previous)
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
         self.pairwise.note_state(event.data)
-        self.view.phase = Phase.WORKING
+        self._enter(Trigger.STATE_TAKEN)
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
         self.state_sync.has_state()
@@ -302,87 +303,53 @@ class Member:
         return [*effects, *self.dissemination.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
-        if self.view.phase is not Phase.WORKING and self.view.phase is not Phase.APPLYING:
+        if self.phase not in (Phase.WORKING, Phase.APPLYING):
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
         if isinstance(event, Contribute) and not is_sane(event.vector):
             text = "this node's own contribution is not finite: lower the learning rate"
             return [Notify(Failed("GossipError", text))]
-        effects: Effects = [SetTimer(INFINITY, HURRY)]
+        effects: Effects = [SetTimer(INFINITY, Timer.FINISH_EARLY)]
         self.asks.ask(event, now)
         if self.asks.can_go_on(event.index):
+            self._enter(Trigger.EXCHANGE_BEGUN)
             return effects + self.asks.go_on(now)
         self.asks.drop_last()
-        return effects + self.group_search.begin(now)
+        self._enter(Trigger.SEARCH_BEGUN)
+        return effects + self.group_search.begin(self.asks.past, now)
 
-    def _engage(self, event: BeginExternalExchange, now: float) -> Effects:
-        if self.view.phase not in (Phase.WORKING, Phase.EXCHANGING):
+    def _begin_external_exchange(self) -> Effects:
+        if self.phase not in (Phase.WORKING, Phase.EXCHANGING):
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
-        self.view.phase = Phase.EXCHANGING
-        return [SetTimer(INFINITY, HURRY)]
+        self._enter(Trigger.EXCHANGE_BEGUN)
+        return [SetTimer(INFINITY, Timer.FINISH_EARLY)]
 
-    def _give_up(self, event: AbortRound, now: float) -> Effects:
-        if self.view.phase in (Phase.SYNCING, Phase.FINISHED):
+    def _abort_round(self, now: float) -> Effects:
+        if self.phase in (Phase.SYNCING, Phase.FINISHED):
             return []
         effects = self.asks.abandon()
         self._end_round()
-        self.view.phase = Phase.WORKING
+        self._enter(Trigger.ROUND_ABORTED)
         return effects + self._check_behind(now)
 
-    def _detach(self, event: Detach, now: float) -> Effects:
+    def _detach(self, now: float) -> Effects:
         effects = self.asks.abandon()
         self._end_round()
         self.state_sync.stop()
-        # Who trains no more counts no more than who comes back, but for what the whole run came to.
-        self.view.has_finished_round = self.view.has_finished_round and self.view.phase is Phase.FINISHED
-        self.view.phase = Phase.HELPING
+        self.view.trainer_left()
+        self._enter(Trigger.TRAINER_LEFT)
         return [*effects, *self.dissemination.push(now)]
-
-    def _finish(self, event: Finish, now: float) -> Effects:
-        self.view.phase = Phase.FINISHED
-        return [*self.dissemination.push(now), *self._check_behind(now)]
-
-    def _remove_address(self, address: str) -> Effects:
-        self.dial_plan.remove(address)
-        return []
-
-    def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
-        self.view.addresses = event.addresses[:8]
-        return self.dissemination.push(now)
-
-    def _set_engine(self, event: SetEngine, now: float) -> Effects:
-        if self.view.engine == event.addresses[:4]:
-            return []
-        self.view.engine = event.addresses[:4]
-        return self.dissemination.push(now)
-
-    def _measured(self, event: Measured, now: float) -> Effects:
-        self.group_search.uplink.observe(event.n_bytes, event.busy, self.asks.load)
-        return []
-
-    def _goodbye(self) -> Effects:
-        # A further word would bring us back into the tables of our peers.
-        self._has_left = True
-        return [Send(peer, Leave()) for peer in sorted(self.view.table.connected)]
 
     # --- links ------------------------------------------------------------------------------------
 
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
-        self.view.table.connected.add(event.peer)
-        self.view.note_link(event.peer)
+        self.view.link_up(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)
         effects += self.dissemination.greet(event.peer, now)
         return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
 
-    def _peer_lost(self, event: PeerLost, now: float) -> Effects:
-        self.view.table.connected.discard(event.peer)
-        # Most links end with their peer. If it lives, others bring its next record within a beat.
-        self.view.table.forget(event.peer, now)
-        return self.dial_plan.lost(event.peer, now) + self._gone(event.peer, now)
-
-    def _dial_failed(self, event: DialFailed, now: float) -> Effects:
-        return self.dial_plan.failed(event.address, event.reason, now) + self.group_search.wait_for_no_more(
-            now
-        )
+    def _peer_lost(self, peer: PeerId, now: float) -> Effects:
+        self.view.link_down(peer, now)
+        return self.dial_plan.lost(peer, now) + self._gone(peer, now)
 
     def _left(self, peer: PeerId, now: float) -> Effects:
         self.view.table.forget(peer, now)
@@ -391,26 +358,45 @@ class Member:
     def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
         effects = self.pairwise.lost(peer, now, is_dead=is_dead)
         self.serving.lost(peer)
-        effects += self.group_search.lost(peer, now)
+        # A group that comes about without it begins its exchange, before that loses it too.
+        effects = [*effects, *self.group_search.lost(peer, now), *self._settle(now)]
         return effects + self.asks.lost(peer, now) + self.state_sync.lost(peer, now)
 
     # --- messages ---------------------------------------------------------------------------------
 
     def _received(self, event: Received, now: float) -> Effects:
-        self.view.unresponsive.discard(event.peer)
-        self.view.table.touch(event.peer, now)
-        if isinstance(event.message, Exchange):
-            return self._to_exchange(event, now)
-        return self._messages[type(event.message)](event.peer, event.message, event.data, now)
+        peer, message = event.peer, event.message
+        self.view.heard_from(peer, now)
+        match message:
+            case Exchange():
+                return self._to_exchange(event, message, now)
+            case Records():
+                return self._records(peer, message, now)
+            case Leave():
+                return self._left(peer, now)
+            case Describe():
+                return self.run_mismatch.handle(peer, message)
+            case Ready():
+                return self.group_search.ready(peer, message, now)
+            case Propose() | Accept() | Decline() | Commit():
+                return self.group_search.handle(peer, message, now)
+            case Want():
+                return self.serving.want(peer, message, now)
+            case Fetch():
+                return self.serving.fetch(peer, message, now, yields=self.asks.is_busy)
+            case Wait() | Offer() | NotHeld() | Chunk():
+                return self.state_sync.handle(peer, message, event.data, now)
+            case Push() | Settle() | Applied():
+                return self.pairwise.handle(peer, message, event.data, now)
 
-    def _records(self, peer: PeerId, message: Records, data: Data, now: float) -> Effects:
+    def _records(self, peer: PeerId, message: Records, now: float) -> Effects:
         effects: Effects = []
         changed = False
         for record, age in message.records:
             if record.author == self.me:
-                if record.sequence > self.dissemination.sequence:
+                if record.sequence > self._numbers.last:
                     # A twin, or ourselves before a restart with a clock set back: nobody would listen.
-                    self.dissemination.sequence = record.sequence
+                    self._numbers.last = record.sequence
                     reason = "another node runs with this node's identity: give one of them a new key"
                     effects += [*self.dissemination.push(now), Notify(Refused(record.author, reason))]
                 continue
@@ -442,32 +428,93 @@ class Member:
             effects += self.dissemination.answer(peer, now)
         return effects + (self._view_changed(now) if changed else [])
 
-    def _to_exchange(self, event: Received, now: float) -> Effects:
-        effects, is_kept = self.group_search.overtaken(event, now)
-        return effects if is_kept else effects + self.asks.receive(event, now)
+    def _to_exchange(self, event: Received, message: Exchange, now: float) -> Effects:
+        search = self.group_search.under_way
+        if search is None:
+            return self.asks.receive(event, now)
+        if not search.matches(message.group):
+            # Its commit may be on its way to us, in the other lane or from another peer.
+            self.asks.keep(event)
+            return search.ask_about_group(event.peer, now)
+        effects = search.form_promised(now)
+        return [*effects, *self._settle(now), *self.asks.receive(event, now)]
+
+    # --- what the parts came to -------------------------------------------------------------------
+
+    def _settle(self, now: float) -> Effects:
+        """Act on what came about: a group is formed, then an ask is answered, then a state is fetched."""
+        effects: Effects = []
+        if (group := self.group_search.formed) is not None:
+            effects += self._group_formed(group, now)
+        if self.asks.is_answered:
+            self._enter(Trigger.ASK_ENDED)
+            effects += self.asks.answer(now)
+        if self.pairwise.is_answered:
+            self._enter(Trigger.ASK_ENDED)
+            effects += self.pairwise.answer(now)
+        if self.state_sync.is_over:
+            effects += self._fetch_ended(now)
+        return effects
+
+    def _group_formed(self, group: Group, now: float) -> Effects:
+        """Begin the exchange."""
+        log.debug("%s: round %d: a group of %d", short(self.me), group.round, len(group.members))
+        asks, spec = self.asks, self.view.spec
+        effects = self.group_search.learn(asks.asked_at, now)
+        if self.view.is_pairwise and isinstance(asks.pending, Contribute):
+            if not self.view.is_last:
+                self._enter(Trigger.EXCHANGE_BEGUN)
+                return effects + self.pairwise.begin(asks.pending, asks.asked_at, now)
+            asks.ask(self.pairwise.close(asks.pending), asks.asked_at)
+        if spec is not None and len(group.members) < spec.quorum:
+            self._enter(Trigger.ASK_ENDED)
+            text = f"{len(group.members)} of at least {spec.quorum} peers were ready"
+            return [*effects, Notify(Failed("TooFew", text))]
+        self._enter(Trigger.EXCHANGE_BEGUN)
+        return effects + asks.begin(group, now)
+
+    def _fetch_ended(self, now: float) -> Effects:
+        """Hand a state on to the trainer, or keep it for others, or look whether we still need one."""
+        fetched, effects = self.state_sync.take_result(now)
+        if self.phase is Phase.HELPING:
+            return [*effects, *(self._hold(fetched, now) if fetched.is_done else [])]
+        if fetched.is_done:
+            for peer in fetched.served:
+                self.view.trust(peer)
+            got = (fetched.round, fetched.state, fetched.previous, fetched.vector)
+            return [*effects, Notify(Synced(*got, fetched.served, fetched.reused, fetched.leaves))]
+        self._enter(Trigger.FETCH_FAILED)
+        ours = Synced(self.round, self.state, self.previous, EMPTY)
+        return [*effects, *(self._check_behind(now) or [Notify(ours)])]
+
+    def _hold(self, fetched: Fetching, now: float) -> Effects:
+        kept = (fetched.round, fetched.state, fetched.previous)
+        self.view.hold_state(*kept)
+        self.serving.hold(*kept, fetched.vector.data, fetched.leaves, keeps_former=False)
+        return self.dissemination.push(now)
 
     # --- timers -----------------------------------------------------------------------------------
 
-    def _timer(self, event: TimerFired, now: float) -> Effects:
-        if event.name == BEAT:
-            return self._beat(now)
-        if event.name == DISCOVERY:
-            return self.dial_plan.plan(now) + self.group_search.wait_for_no_more(now)
-        if event.name == MATCHMAKING:
-            return self.group_search.timer(now)
-        if event.name in EXCHANGING:
-            return self.asks.timer(event.name, now)
-        if event.name == PAIRWISE:
-            return self.pairwise.timer(now)
-        if event.name == MIXING:
-            return self.pairwise.grace_ends(now)
-        if event.name == SERVING:
-            return self.serving.go_on(now, yields=self.asks.is_busy)
-        if event.name == TRANSFER:
-            return self.state_sync.timer(now)
-        if event.name == HURRY and self.view.phase is Phase.WORKING:
-            return [Notify(FinishEarly())]
-        return []
+    def _timer(self, name: Timer, now: float) -> Effects:
+        match name:
+            case Timer.BEAT:
+                return self._beat(now)
+            case Timer.DIALS:
+                return self.dial_plan.plan(now) + self.group_search.wait_for_no_more(now)
+            case Timer.MATCHMAKING:
+                return self.group_search.timer(now)
+            case Timer.ALL_REDUCE | Timer.GATHER:
+                return self.asks.timer(name, now)
+            case Timer.PUSH_SUM:
+                return self.pairwise.timer(now)
+            case Timer.PUSH_SUM_GRACE:
+                return self.pairwise.grace_ends(now)
+            case Timer.SERVING:
+                return self.serving.go_on(now, yields=self.asks.is_busy)
+            case Timer.FETCH:
+                return self.state_sync.timer(now)
+            case Timer.FINISH_EARLY:
+                return [Notify(FinishEarly())] if self.phase is Phase.WORKING else []
 
     def _beat(self, now: float) -> Effects:
         effects: Effects = []
@@ -479,12 +526,12 @@ class Member:
         effects += self.dissemination.beat(now, seeks_links=self.dial_plan.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
-        return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
+        return [*effects, *self._check_behind(now), SetTimer(self._next_beat, Timer.BEAT)]
 
     # --- the view ---------------------------------------------------------------------------------
 
     def _view_changed(self, now: float) -> Effects:
-        effects = self.group_search.view_changed(now)
+        effects = [*self.group_search.view_changed(now), *self._settle(now)]
         if self.view.is_large_swarm() and self.view.phase is not Phase.SYNCING:
             # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects
@@ -497,11 +544,12 @@ class Member:
         target = self.view.ahead(now)
         if target is None:
             return []
-        effects: Effects = [SetTimer(INFINITY, MATCHMAKING)]
-        if self.view.phase is Phase.SEEKING:
+        effects: Effects = [SetTimer(INFINITY, Timer.MATCHMAKING)]
+        if self.phase is Phase.SEEKING:
             effects.append(Notify(Failed("LeftOut", "the swarm is at another state")))
         self._end_round()
-        self.view.has_finished_round = self.view.has_finished_round and target.includes_us
+        self.view.follow(target)
+        self._enter(Trigger.FELL_BEHIND)
         return effects + self.state_sync.begin(target, now)
 
     # --- small things -----------------------------------------------------------------------------
@@ -511,6 +559,5 @@ class Member:
         self.pairwise.end()
         self.group_search.end()
 
-    def _next_epoch(self) -> int:
-        self.dissemination.sequence += 1
-        return self.dissemination.sequence
+    def _enter(self, trigger: Trigger) -> None:
+        self.view.lifecycle.enter(trigger)

@@ -9,22 +9,22 @@ fetches none of round 0, which every trainer makes for itself. A node whose trai
 helper: it would fetch a whole state at every start, and throw it away when its trainer attaches.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Effects, Notify, Vector
-from shoal.gossip.member.commands import Behind, ChunksVerified, Refused, Synced
+from shoal.gossip.deadlines import Deadline
+from shoal.gossip.events import Data, Effects, Notify
+from shoal.gossip.lifecycle import Phase
+from shoal.gossip.member.commands import Behind, ChunksVerified, Refused
+from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import SwarmState, swarm_state
-from shoal.gossip.membership.swarm_view import MAX_DOUBTS, Phase, SwarmView
-from shoal.gossip.messages import Presence
+from shoal.gossip.membership.swarm_view import MAX_DOUBTS, SwarmView
+from shoal.gossip.messages import FromDonor, Presence
 from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import Serving
 
-EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 HOLD_EVERY: Final = 10.0
 """Seconds between the states that a helper takes over: a spare copy, not a mirror of every round."""
 TURN_BELOW: Final = 0.5
@@ -35,19 +35,11 @@ class StateSync:
     """The fetches of one node. See the module's docstring."""
 
     def __init__(
-        self,
-        view: SwarmView,
-        serving: Serving,
-        wait: Callable[[], float],
-        push: Callable[[float], Effects],
-        check_behind: Callable[[float], Effects],
+        self, view: SwarmView, serving: Serving, wait: Deadline, dissemination: Dissemination
     ) -> None:
-        """`wait`: seconds after which a donor is silent; `push(now)`: tells the neighbours where we stand.
-
-        `check_behind(now)`: begins another fetch if we are still behind.
-        """
+        """`wait`: how long a donor may be silent."""
         self._view, self._serving, self._wait = view, serving, wait
-        self._push, self._check_behind = push, check_behind
+        self._dissemination = dissemination
         self.fetching: Fetching | None = None
         self._half_fetched: dict[bytes, Data] = {}
         """Verified chunks of a fetch that broke off, by leaf hash."""
@@ -70,39 +62,38 @@ class StateSync:
         """Fetch a state."""
         spec = self._view.spec
         assert spec is not None
-        self._view.phase = Phase.SYNCING
         known = self._serving.known_chunks() | self._half_fetched
         self.fetching = Fetching(
             target.state,
             target.round,
             4 * spec.state_numel,
             target.holders + self._helpers_with(target.state),
-            self._wait(),
+            self._wait.seconds(),
             known=known,
             paces=self._paces,
         )
-        begun: Effects = [Notify(Behind(target.round)), *self._push(now)]
-        return begun + self._after(self.fetching.begin(now), now)
+        begun: Effects = [Notify(Behind(target.round)), *self._dissemination.push(now)]
+        return begun + self._note_arrived(self.fetching.begin(now))
 
     # --- events -----------------------------------------------------------------------------------
 
-    def handle(self, peer: PeerId, message: Any, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: FromDonor, data: Data, now: float) -> Effects:
         """Take a donor's message."""
         if self.fetching is None:
             return []
-        return self._after(self.fetching.handle(peer, message, data, now), now)
+        return self._note_arrived(self.fetching.handle(peer, message, data, now))
 
     def know(self, chunks: dict[bytes, Data], now: float) -> Effects:
         """Take verified chunks that the node has found on its disk."""
-        return [] if self.fetching is None else self._after(self.fetching.know(chunks, now), now)
+        return [] if self.fetching is None else self._note_arrived(self.fetching.know(chunks, now))
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """A peer is gone."""
-        return [] if self.fetching is None else self._after(self.fetching.lost(peer, now), now)
+        return [] if self.fetching is None else self._note_arrived(self.fetching.lost(peer, now))
 
     def timer(self, now: float) -> Effects:
         """Look at who is silent."""
-        return [] if self.fetching is None else self._after(self.fetching.timer(now), now)
+        return [] if self.fetching is None else self._note_arrived(self.fetching.timer(now))
 
     def look_for_donors(self, now: float) -> Effects:
         """While a state is fetched: ask those too that came to hold it, or turn to a newer one."""
@@ -123,7 +114,7 @@ class StateSync:
             if (entry := self._view.table.get(peer)) is not None
             and fetching.state in (entry.presence.state, entry.presence.previous)
         ]
-        return self._after(fetching.add(holders, now), now)
+        return self._note_arrived(fetching.add(holders, now))
 
     def hold_for_others(self, now: float) -> Effects:
         """Keep the state of the run with the most trainers, for newcomers whose donors fail."""
@@ -140,49 +131,40 @@ class StateSync:
         if target is None or not target.holders or target.round == 0 or target.state == view.state:
             return []
         self._hold_next = now + HOLD_EVERY
-        self.fetching = Fetching(target.state, target.round, None, target.holders, self._wait())
-        return self._after(self.fetching.begin(now), now)
+        self.fetching = Fetching(target.state, target.round, None, target.holders, self._wait.seconds())
+        return self._note_arrived(self.fetching.begin(now))
 
-    # --- inside -----------------------------------------------------------------------------------
+    # --- what came of it --------------------------------------------------------------------------
 
-    def _after(self, effects: Effects, now: float) -> Effects:
+    @property
+    def is_over(self) -> bool:
+        """Whether the fetch has come to an end that nobody has acted on."""
+        return self.fetching is not None and self.fetching.is_over
+
+    def take_result(self, now: float) -> tuple[Fetching, Effects]:
+        """Return the fetch that is over, and notices of donors that lied; once, when `is_over`."""
         fetching = self.fetching
-        if fetching is None:
-            return effects
-        if fetching.arrived and self._view.phase is Phase.SYNCING:
-            arrived = ChunksVerified(fetching.state, fetching.n_bytes, fetching.take_arrived())
-            effects = [*effects, Notify(arrived)]
-        if not fetching.is_over:
-            return effects
-        self.fetching = None
-        self._has_turned = False
+        assert fetching is not None
+        self.fetching, self._has_turned = None, False
         self._remember(fetching.paces())
         self._half_fetched = {} if fetching.is_done else fetching.known_chunks()
-        for peer in fetching.liars:
-            reason = "it sent bytes of the state that do not verify"
-            effects = [*effects, Notify(Refused(peer, reason))]
         for peer in fetching.failed:
             entry = self._view.table.get(peer)
             # One that went on to its next state while we asked has claimed nothing wrong.
             if entry is not None and entry.presence.state == fetching.state:
                 self._view.distrust(peer, now)
-        if self._view.phase is Phase.HELPING:
-            return [*effects, *(self._hold(fetching, now) if fetching.is_done else [])]
-        if fetching.is_done:
-            for peer in fetching.served:
-                self._view.trust(peer)
-            got = (fetching.round, fetching.state, fetching.previous, fetching.vector)
-            return [*effects, Notify(Synced(*got, fetching.served, fetching.reused, fetching.leaves))]
-        self._view.phase = Phase.WORKING
-        ours = Synced(self._view.round, self._view.state, self._view.previous, EMPTY)
-        return [*effects, *(self._check_behind(now) or [Notify(ours)])]
+        reason = "it sent bytes of the state that do not verify"
+        return fetching, [Notify(Refused(peer, reason)) for peer in fetching.liars]
 
-    def _hold(self, fetching: Fetching, now: float) -> Effects:
-        view = self._view
-        view.round, view.state, view.previous = fetching.round, fetching.state, fetching.previous
-        data, leaves = fetching.vector.data, fetching.leaves
-        self._serving.hold(view.round, view.state, view.previous, data, leaves, keeps_former=False)
-        return self._push(now)
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _note_arrived(self, effects: Effects) -> Effects:
+        """Tell the node what has come, which it keeps on disk."""
+        fetching = self.fetching
+        if fetching is None or not fetching.arrived or self._view.phase is not Phase.SYNCING:
+            return effects
+        arrived = ChunksVerified(fetching.state, fetching.n_bytes, fetching.take_arrived())
+        return [*effects, Notify(arrived)]
 
     def _remember(self, paces: dict[PeerId, float]) -> None:
         self._paces = dict(list(paces.items())[-MAX_DOUBTS:])

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import OWN_ADDRESS, Dial, Effects, SetTimer
+from shoal.gossip.events import OWN_ADDRESS, Dial, Effects, SetTimer, Timer
 
-TIMER: Final = "discovery"
 FIRST_RETRY: Final = 0.5
 """Seconds; doubled after every failure."""
 MAX_RETRY: Final = 20.0
@@ -224,7 +223,7 @@ class DialPlan:
         has_room = len(under_way) + len(effects) < min(AT_ONCE, lacking)
         if has_room and any(t.state != "dialling" for t in due):
             waiting.append(now + 1 / NEW_PER_SECOND)
-        return [*effects, SetTimer(min(waiting, default=float("inf")), TIMER)]
+        return [*effects, SetTimer(min(waiting, default=float("inf")), Timer.DIALS)]
 
     def _spend(self, now: float) -> bool:
         """Take one of the dials that unproved addresses may cost: somebody may have made them up."""

@@ -20,6 +20,7 @@ from shoal.gossip.events import Effects, Publish, Send
 from shoal.gossip.membership.dial_plan import Dice
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Record, Records
+from shoal.gossip.sequence import Sequence
 
 T = TypeVar("T")
 INFINITY: Final = float("inf")
@@ -42,8 +43,8 @@ ANNOUNCED: Final = 8
 class Dissemination:
     """What one node says of itself. See the module's docstring."""
 
-    def __init__(self, view: SwarmView, dice: Dice, sequence: int, beat: float) -> None:
-        """`sequence`: larger than any this identity used before; `beat`: seconds."""
+    def __init__(self, view: SwarmView, dice: Dice, sequence: Sequence, beat: float) -> None:
+        """`sequence`: of our records; `beat`: seconds."""
         self.sequence = sequence
         self._view, self._dice, self._beat = view, dice, beat
         self._pushed_at = -INFINITY
@@ -59,7 +60,7 @@ class Dissemination:
 
     def record(self) -> Record:
         """Return our own record as it stands."""
-        return Record(self._view.me, self.sequence, self._view.presence())
+        return Record(self._view.me, self.sequence.last, self._view.presence())
 
     def tell(self, peer: PeerId) -> Effects:
         """Send a peer our record."""
@@ -67,7 +68,7 @@ class Dissemination:
 
     def push(self, now: float) -> Effects:
         """Tell the neighbours about a change."""
-        self.sequence += 1
+        self.sequence.next()
         self._pushed_at = now
         records = Records(((self.record(), 0.0),))
         return [Send(peer, records) for peer in self._draw(sorted(self._view.table.connected), MAX_PUSHED)]
@@ -75,7 +76,7 @@ class Dissemination:
     def greet(self, peer: PeerId, now: float) -> Effects:
         """Tell a new neighbour of us, and whom else we know."""
         # A newer record than any it may have of us: it may have forgotten us when a link ended.
-        self.sequence += 1
+        self.sequence.next()
         return [Send(peer, self.sample(now, MAX_SAMPLE, reply=False))]
 
     def introduce(self, record: Record, age: float) -> Effects:
@@ -93,7 +94,7 @@ class Dissemination:
         """Say what is due at a beat; `seeks_links`: whether we have fewer links than we want."""
         effects = self.push(now) if now >= self._pushed_at + PUSH_AFTER * self._beat else []
         dice, table = self._dice.random, self._view.table
-        self.sequence += 1
+        self.sequence.next()
         knows_strangers = any(peer not in table.connected for peer, _ in table)
         neighbours = sorted(table.connected)
         if neighbours and (knows_strangers or dice() < SWAP_RARELY):

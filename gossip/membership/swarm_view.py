@@ -9,13 +9,14 @@ comes from it, and the link to it is not counted on. Who did not give the state 
 """
 
 from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Final
 
 from msgspec.structs import replace
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.lifecycle import Lifecycle, Phase
 from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
 from shoal.gossip.messages import Presence, Ready
 from shoal.gossip.run_spec import NATIVE, RunSpec
@@ -37,18 +38,6 @@ MAX_LAG: Final = 2
 """Rounds by which a peer may be behind the others where all average pairwise."""
 
 
-class Phase(Enum):
-    """What the node is doing; see member.py."""
-
-    HELPING = "helping"
-    WORKING = "working"
-    SEEKING = "matchmaking"
-    EXCHANGING = "exchanging"
-    APPLYING = "applying"
-    SYNCING = "syncing"
-    FINISHED = "finished"
-
-
 def _count_against(known: dict[PeerId, tuple[int, float]], peer: PeerId, now: float, doublings: int) -> None:
     if len(known) >= MAX_DOUBTS:
         del known[min(known, key=lambda each: known[each][1])]
@@ -68,7 +57,7 @@ class SwarmView:
         self.table = PresenceTable(me)
         self.addresses: tuple[str, ...] = ()
         self.engine: tuple[str, ...] = ()
-        self.phase = Phase.HELPING
+        self.lifecycle = Lifecycle(me)
         self.run = b""
         self.spec: RunSpec | None = None
         self.mergeable = False
@@ -85,6 +74,66 @@ class SwarmView:
         """With whom we made our state: they have it too, or will in a moment."""
         self._missed: dict[PeerId, tuple[int, int]] = {}
         """How often in a row, and before which round we do not wait for them again."""
+
+    @property
+    def phase(self) -> Phase:
+        """What the node is doing."""
+        return self.lifecycle.phase
+
+    # --- what changes -----------------------------------------------------------------------------
+
+    def attach(self, run: bytes, spec: RunSpec, *, mergeable: bool) -> None:
+        """A trainer of this run is there."""
+        self.run, self.spec, self.mergeable = run, spec, mergeable
+
+    def take_state(self, round_: int, state: bytes, previous: bytes) -> None:
+        """Our trainer holds this state: fetched, made in a round, or what it began with."""
+        if self.phase is Phase.SYNCING:
+            self.last_group = frozenset()
+        else:
+            self.has_finished_round = self.phase is not Phase.HELPING
+        self.hold_state(round_, state, previous)
+
+    def hold_state(self, round_: int, state: bytes, previous: bytes) -> None:
+        """We hold this state, perhaps only for others."""
+        self.round, self.state, self.previous = round_, state, previous
+
+    def follow(self, target: SwarmState) -> None:
+        """We give our state up for that of the others."""
+        self.has_finished_round = self.has_finished_round and target.includes_us
+
+    def trainer_left(self) -> None:
+        """Who trains no more counts no more than who comes back, but for what the whole run came to."""
+        self.has_finished_round = self.has_finished_round and self.phase is Phase.FINISHED
+
+    def set_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Others reach us here."""
+        self.addresses = addresses[:8]
+
+    def set_engine(self, addresses: tuple[str, ...]) -> bool:
+        """Others reach our other engine here; tells whether that is news."""
+        former, self.engine = self.engine, addresses[:4]
+        return self.engine != former
+
+    def link_up(self, peer: PeerId) -> None:
+        """A link is up: what was lost of its peer may have been lost with the one before."""
+        self.table.connected.add(peer)
+        self._missed.pop(peer, None)
+
+    def link_down(self, peer: PeerId, now: float) -> None:
+        """The last link to a peer is gone."""
+        self.table.connected.discard(peer)
+        # Most links end with their peer. If it lives, others bring its next record within a beat.
+        self.table.forget(peer, now)
+
+    def heard_from(self, peer: PeerId, now: float) -> None:
+        """A peer has just spoken to us itself."""
+        self.unresponsive.discard(peer)
+        self.table.touch(peer, now)
+
+    def note_unresponsive(self, peers: AbstractSet[PeerId]) -> None:
+        """Do not count on these peers until something comes from them."""
+        self.unresponsive |= peers
 
     def presence(self) -> Presence:
         """Return what we say of ourselves."""
@@ -138,10 +187,6 @@ class SwarmView:
         if peer in self._bans:
             # If it breaks the protocol once more, the ban is longer all the same.
             self._bans[peer] = (self._bans[peer][0], now)
-
-    def note_link(self, peer: PeerId) -> None:
-        """Take note of a new link: what was lost of its peer may have been lost with the one before."""
-        self._missed.pop(peer, None)
 
     def agreed_state(self, now: float) -> SwarmState | None:
         """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""

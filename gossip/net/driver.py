@@ -24,7 +24,6 @@ from shoal.gossip.events import (
     Dial,
     Drop,
     Effect,
-    Event,
     Notify,
     PeerFound,
     PeerLost,
@@ -33,10 +32,11 @@ from shoal.gossip.events import (
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
 )
 from shoal.gossip.host import Announced, FrameReceived, Host
-from shoal.gossip.member.commands import Averaged, Measured
+from shoal.gossip.member.commands import Averaged, Event, Measured
 from shoal.gossip.member.member import Member
 from shoal.gossip.wire import OTHER_RUN, Codec
 
@@ -66,8 +66,8 @@ class Driver:
         self.on_found: Callable[[PeerFound], None] | None = None
         """Called when a link to a peer is up."""
         self._notify = notify
-        self._timers: dict[str, float] = {}
-        self._put_off: set[str] = set()
+        self._timers: dict[Timer, float] = {}
+        self._put_off: set[Timer] = set()
         self._bulk = 0, 0.0
         """Sent in bulk by the end of the last exchange, and the seconds that took."""
         self._timers_changed = trio.Event()

@@ -25,11 +25,10 @@ from typing import Final
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
 from shoal.gossip.state.tree_hash import LEAF_BYTES, leaf, leaf_of, n_chunks, root, span
 
-TIMER: Final = "transfer"
 HORIZON: Final = 0.5
 """Seconds of work that a donor is asked for at once: more than a round trip, little to share out anew."""
 MAX_OWED: Final = 16
@@ -358,15 +357,15 @@ class Fetching:
             return []
         if not self._missing and self.leaves:
             self.is_done = True
-            return [*self.end(), SetTimer(float("inf"), TIMER)]
+            return [*self.end(), SetTimer(float("inf"), Timer.FETCH)]
         if not self._donors:
             self.failure = "no peer that holds the swarm's state answered"
-            return [SetTimer(float("inf"), TIMER)]
+            return [SetTimer(float("inf"), Timer.FETCH)]
         effects: Effects = []
         for peer, donor in sorted(self._donors.items(), key=lambda known: known[1].pace):
             if donor.has_offered and len(donor.owed) <= donor.window // 2 and self._ask_more(donor, now):
                 effects.append(Send(peer, Fetch(self.state, tuple(donor.owed))))
-        return [*effects, SetTimer(self._plan_check(now), TIMER)]
+        return [*effects, SetTimer(self._plan_check(now), Timer.FETCH)]
 
     def _ask_more(self, donor: _Donor, now: float) -> bool:
         """Put chunks on a donor's list; tells whether there were any."""

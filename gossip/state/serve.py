@@ -21,11 +21,10 @@ from typing import Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Effects, Send, SetTimer
+from shoal.gossip.events import Data, Effects, Send, SetTimer, Timer
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
 from shoal.gossip.state.tree_hash import leaf, leaf_of, leaves, n_chunks, root, span
 
-TIMER: Final = "serving"
 PIN_SECONDS: Final = 20.0
 """A pinned state that nobody fetches is let go after this."""
 SILENCE: Final = 60.0
@@ -161,7 +160,7 @@ class Serving:
         if len(self._line) >= MAX_FETCHERS:
             return [Send(peer, NotHeld(message.state))]
         self._line[peer] = _Fetcher(message.state, now, now, now)
-        return [*self._offer(peer, now), SetTimer(now, TIMER)]
+        return [*self._offer(peer, now), SetTimer(now, Timer.SERVING)]
 
     def _offer(self, peer: PeerId, now: float) -> Effects:
         """Offer a fetcher its state, or let it wait for room."""
@@ -236,7 +235,7 @@ class Serving:
                 effects += self._offer(peer, now)
         effects += self._copy_on() + self._tell(now)
         at = self._next_time(now, yields=yields)
-        return [*effects, SetTimer(at, TIMER)]
+        return [*effects, SetTimer(at, Timer.SERVING)]
 
     def _next(self, now: float) -> PeerId | None:
         """Return whose turn it is; who was served goes behind the others that are being served."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from shoal.gossip.events import Event, Vector
-from shoal.gossip.member.commands import Averaged, Failed
+from shoal.gossip.events import Vector
+from shoal.gossip.member.commands import Averaged, Event, Failed
 from shoal.gossip.member.member import Member
 from shoal.gossip.run_spec import NATIVE
 from shoal.node.config.settings import NodeConfig

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from shoal.crypto.keys import PeerId, short
-from shoal.gossip.events import Event, Vector
+from shoal.gossip.events import Vector
 from shoal.gossip.member import commands
+from shoal.gossip.member.commands import Event
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.tree_hash import leaves, root
 from shoal.node.daemon.utilisation import Utilisation

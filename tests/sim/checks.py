@@ -17,8 +17,8 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.state.tree_hash import state_hash
 
 if TYPE_CHECKING:

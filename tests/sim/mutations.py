@@ -223,8 +223,8 @@ def _remembers_all_addresses(patch: pytest.MonkeyPatch) -> None:
 def _answers_every_record(patch: pytest.MonkeyPatch) -> None:
     honest = Member._records
 
-    def records(self: Member, peer: Any, message: Records, data: Any, now: float) -> Effects:
-        return honest(self, peer, Records(message.records, reply=True), data, now)
+    def records(self: Member, peer: Any, message: Records, now: float) -> Effects:
+        return honest(self, peer, Records(message.records, reply=True), now)
 
     patch.setattr(Member, "_records", records)
 

@@ -21,7 +21,6 @@ from shoal.gossip.events import (
     Dial,
     Drop,
     Effects,
-    Event,
     Notify,
     PeerFound,
     ProbeLink,
@@ -29,10 +28,12 @@ from shoal.gossip.events import (
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
     Vector,
 )
 from shoal.gossip.member import commands
+from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
@@ -262,7 +263,7 @@ class SimNode:
         self.inbox: list[Event] = []
         self.linked: set[PeerId] = set()
         """Peers to which the host believes to have a link."""
-        self.timers: dict[str, float] = {}
+        self.timers: dict[Timer, float] = {}
         self.die_in = -1
         """Effects until it dies; negative: it does not."""
         self.lie: Callable[[SimNode, Send], list[Send]] | None = None
@@ -445,11 +446,11 @@ class SimNode:
             self.timers[effect.name] = effect.at
             self._plan(effect.name, effect.at)
 
-    def _plan(self, name: str, at: float) -> None:
+    def _plan(self, name: Timer, at: float) -> None:
         when = max(self.sim.now, self.clock.true(at))
         self.sim.at(when, self._fire, name, at, self.life)
 
-    def _fire(self, name: str, at: float, life: int) -> None:
+    def _fire(self, name: Timer, at: float, life: int) -> None:
         if self.life != life or self.is_frozen or self.timers.get(name) != at:
             return
         if self.clock.local(self.sim.now) < at - 1e-6:

@@ -27,9 +27,10 @@ from sim.node import SimNode, make_spec
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.errors import RemoteViolation
-from shoal.gossip.events import DialFailed, Event, PeerFound, PeerLost, Received, Send
+from shoal.gossip.events import DialFailed, PeerFound, PeerLost, Received, Send
+from shoal.gossip.lifecycle import Phase
+from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.dial_plan import peer_in
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.messages import Record
 from shoal.gossip.wire import OTHER_RUN, Codec
 
@@ -274,7 +275,7 @@ class Sim:
             said = self.said.setdefault(node.me, [])
             said.append((effect.message, bytes(effect.data)))
             del said[:-MAX_SAID]
-        message = effect.message
+        message: Any = effect.message
         if self.scenario.checked:
             message = self.codecs[node.me].encode(message)
         self.network.send(node.me, effect.peer, message, effect.data, self.now)
@@ -288,7 +289,7 @@ class Sim:
             frame = Received(frame.peer, message, frame.data)
         node.hear(frame)
 
-    def _decode(self, to: PeerId, frame: Received) -> Any:
+    def _decode(self, to: PeerId, frame: Any) -> Any:
         """Return what the receiver's end of the wire makes of a frame, or nothing."""
         try:
             return self.codecs[to].decode(frame.peer, frame.message, len(frame.data))

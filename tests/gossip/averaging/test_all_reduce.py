@@ -7,9 +7,9 @@ import pytest
 from core_net import Net, peers
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import TIMER, AllReduce, ExchangeConfig, is_sane
+from shoal.gossip.averaging.all_reduce import AllReduce, ExchangeConfig, is_sane
 from shoal.gossip.errors import LocalViolation
-from shoal.gossip.events import Drop, Effects, Loan, Send, SetTimer, Vector
+from shoal.gossip.events import Drop, Effects, Loan, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, Part, Reduced, Yield
 
@@ -247,7 +247,7 @@ def test_where_half_of_the_others_are_done_the_silent_are_waited_for_no_longer_t
         core.handle(done, Alive(b"g" * 16, 0), b"", tick / 2)
         assert not cuts(core.timer(tick / 2))
     effects = core.handle(done, Done(b"g" * 16, 0, bytes(16)), b"", 2.6)
-    assert SetTimer(2.6, TIMER) in effects
+    assert SetTimer(2.6, Timer.ALL_REDUCE) in effects
     assert cuts(core.timer(2.6)) == [silent]
 
 

@@ -1,20 +1,24 @@
 """AskQueue: the asks of a round one after the other, and what comes early or late for them."""
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import TIMER, AllReduce
+from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.gather import Gather
-from shoal.gossip.events import Effects, Notify, Received, Send
+from shoal.gossip.events import Effects, Notify, Received, Send, Timer
 from shoal.gossip.group import Group
+from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
 from shoal.gossip.member.asks import MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from shoal.gossip.membership.swarm_view import DOUBT, Phase, SwarmView
-from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Records, Reduced
+from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.swarm_view import DOUBT, SwarmView
+from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Reduced
 from shoal.gossip.run_spec import RunSpec, TensorSpec
+from shoal.gossip.sequence import Sequence
 
 ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
 GROUP = Group(b"g" * 16, 5, (ME, A), (1, 0))
@@ -23,11 +27,35 @@ ALONE = Group(b"l" * 16, 5, (ME,), (1,))
 SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),), group_size=3)
 
 
-def exchanges(spec: RunSpec = SPEC) -> AskQueue:
+class Asks(AskQueue):
+    """An ask queue, and what its member does with an answer."""
+
+    def settled(self, effects: Effects, now: float) -> Effects:
+        if not self.is_answered:
+            return effects
+        self._view.lifecycle.enter(Trigger.ASK_ENDED)
+        return [*effects, *self.answer(now)]
+
+    def begin(self, group: Group, now: float) -> Effects:
+        self._view.lifecycle.enter(Trigger.EXCHANGE_BEGUN)
+        return self.settled(super().begin(group, now), now)
+
+    def receive(self, event: Received, now: float) -> Effects:
+        return self.settled(super().receive(event, now), now)
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        return self.settled(super().lost(peer, now), now)
+
+    def timer(self, name: Timer, now: float) -> Effects:
+        return self.settled(super().timer(name, now), now)
+
+
+def exchanges(spec: RunSpec = SPEC) -> Asks:
     view = SwarmView(ME, 12.0)
+    view.lifecycle = Lifecycle(ME, Phase.WORKING)
     view.run, view.spec, view.round, view.state = b"run", spec, 5, b"s" * 32
     view.table.connected |= {A, B}
-    return AskQueue(view, 15.0, 1 << 18, lambda peer: [Send(peer, Records((record(view),)))])
+    return Asks(view, 15.0, 1 << 18, Dissemination(view, Random(1), Sequence(1), 3.0))
 
 
 def record(view: SwarmView) -> tuple[Record, float]:
@@ -183,7 +211,7 @@ def test_a_member_that_fell_silent_is_lost_from_the_start_of_the_next_exchange()
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
     for now in range(2, 18):
-        one.timer(TIMER, float(now))
+        one.timer(Timer.ALL_REDUCE, float(now))
     assert one._view.unresponsive == {A}
     one.end(finished=True)
     one.ask(contribute(), 20.0)

@@ -42,13 +42,16 @@ def test_who_stays_silent_is_waited_for_longer_until_nobody_is_left_out() -> Non
     one = seeker()
     missed = ended(one, (ME, A))
     missed.silent = {B}
-    one._learn(missed, 0.0)
+    one.search = missed
+    one.learn(0.0, 0.0)
     assert one.answer_wait.seconds() == 2.0
-    one._learn(ended(one, (ME, A)), 1.0)
+    one.search = ended(one, (ME, A))
+    one.learn(0.0, 1.0)
     assert one.answer_wait.seconds() == 2.0, (
         "another convener left it out: that the two are fast says nothing"
     )
-    one._learn(ended(one, (ME, A, B)), 2.0)
+    one.search = ended(one, (ME, A, B))
+    one.learn(0.0, 2.0)
     assert one.answer_wait.seconds() == 1.0
 
 
@@ -57,5 +60,6 @@ def test_a_convener_that_we_did_not_wait_for_is_waited_for_longer(is_with_us: bo
     one = seeker()
     search = ended(one, (ME, A, B) if is_with_us else (ME, A))
     search.mute = {B}
-    one._learn(search, 0.0)
+    one.search = search
+    one.learn(0.0, 0.0)
     assert one.answer_wait.seconds() == (1.0 if is_with_us else 2.0)

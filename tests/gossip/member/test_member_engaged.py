@@ -6,6 +6,7 @@ import msgspec
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Notify, Received, Send
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import (
     AbortRound,
     Attach,
@@ -16,7 +17,6 @@ from shoal.gossip.member.commands import (
     SetEngine,
 )
 from shoal.gossip.member.member import Member, MemberConfig
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.messages import Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 
@@ -88,6 +88,7 @@ def test_the_record_tells_where_hivemind_is() -> None:
     member = working()
     address = "/ip4/192.0.2.1/tcp/1/p2p/Qm"
     sent = [each for each in member.handle(SetEngine((address,)), 0.0) if isinstance(each, Send)]
+    assert isinstance(sent[0].message, Records)
     assert sent[0].message.records[0][0].presence.engine == (address,)
     assert member.handle(SetEngine((address,)), 0.0) == [], "nothing is told twice"
     assert member.view.presence() == msgspec.structs.replace(member.view.presence(), engine=(address,))

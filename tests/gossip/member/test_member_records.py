@@ -7,6 +7,7 @@ import pytest
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import DialFailed, Effects, Notify, PeerFound, Received, Send
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import (
     AddAddress,
     Attach,
@@ -19,7 +20,6 @@ from shoal.gossip.member.commands import (
 )
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.dissemination import INTRODUCED
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.messages import Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 

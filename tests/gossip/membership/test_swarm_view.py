@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.membership.swarm_view import DOUBT, NO_BASE, Phase, SwarmView
+from shoal.gossip.lifecycle import Lifecycle, Phase
+from shoal.gossip.membership.swarm_view import DOUBT, NO_BASE, SwarmView
 from shoal.gossip.messages import Presence, Ready, Record
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 
@@ -18,8 +19,8 @@ def standing(*, mergeable: bool = False) -> SwarmView:
     """Return a node that works on round 5, among nobody."""
     view = SwarmView(ME, 12.0)
     view.run, view.spec, view.mergeable = b"run", SPEC, mergeable
-    view.phase, view.round, view.state, view.previous, view.has_finished_round = (
-        Phase.WORKING,
+    view.lifecycle, view.round, view.state, view.previous, view.has_finished_round = (
+        Lifecycle(ME, Phase.WORKING),
         5,
         NOW,
         BEFORE,
@@ -129,7 +130,7 @@ def test_who_was_lost_again_and_again_is_waited_for_over_a_new_link() -> None:
         view.note_round((ME, A), {A})
     meet(view, A)
     assert not view.expected(0.0)
-    view.note_link(A)
+    view.link_up(A)
     assert view.expected(0.0) == {A}
 
 
@@ -198,7 +199,7 @@ def test_in_the_middle_of_an_exchange_nobody_looks_elsewhere() -> None:
     view = standing()
     for peer in (A, B):
         meet(view, peer, 6, NEXT, previous=NOW)
-    view.phase = Phase.EXCHANGING
+    view.lifecycle = Lifecycle(ME, Phase.EXCHANGING)
     assert view.ahead(0.0) is None
 
 
@@ -241,7 +242,7 @@ def test_everyone_in_a_group_starts_from_one_state_unless_states_may_mix() -> No
 def test_of_ourselves_we_say_that_we_work_whatever_step_of_a_round_it_is() -> None:
     view = standing()
     for phase in (Phase.WORKING, Phase.SEEKING, Phase.EXCHANGING, Phase.APPLYING):
-        view.phase = phase
+        view.lifecycle = Lifecycle(ME, phase)
         assert view.presence().phase == "working"
 
 
@@ -269,7 +270,7 @@ def test_nothing_is_given_to_who_averages_what_all_hold_at_the_end() -> None:
 
 def test_who_is_done_does_not_go_back_to_a_round_of_others_but_waits_for_them() -> None:
     view = standing(mergeable=True)
-    view.spec, view.phase, view.round = PAIRWISE, Phase.FINISHED, 7
+    view.spec, view.lifecycle, view.round = PAIRWISE, Lifecycle(ME, Phase.FINISHED), 7
     for peer in (A, B):
         meet(view, peer, 5, b"1")
     assert view.ahead(0.0) is None
