@@ -318,7 +318,7 @@ class PushSum:
         except BadCode:
             return None
 
-    def _slice(self, chunk: int) -> slice:
+    def _slice(self, chunk: int) -> "slice[int, int, None]":
         lo = chunk * self.config.chunk_numel
         return slice(lo, min(lo + self.config.chunk_numel, self.sums.size))
 
