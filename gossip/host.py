@@ -73,8 +73,6 @@ class HostStatistics:
     """Per connected peer: address and link class."""
     inbound: frozenset[PeerId] = frozenset()
     """Of these, the ones that dialled us: the port in such an address is none that they listen on."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Frames refused below the protocol, by reason."""
     bulk: tuple[int, float] = (0, 0.0)
     """Bytes sent in bulk, and the seconds in which some of them were being written."""
 

@@ -135,7 +135,7 @@ async def fetch(megabytes: int, addresses: list[str]) -> None:
                             "round": notice.round,
                             "donors": notice.donors,
                             "is_right": bool(np.array_equal(notice.vector, make_state(megabytes))),
-                            "drops": dict(node.driver.drops),
+                            "drops": dict(node.driver.admission.counts),
                         }
                         print(json.dumps(told), flush=True)
                         nursery.cancel_scope.cancel()

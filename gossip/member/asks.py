@@ -256,7 +256,7 @@ class AskQueue:
         self._lost = lost
         self._view.note_round(exchange.group.members, lost)
         for peer in set(exchange.group.members).difference(exchange.lost_members):
-            self._view.pardon(peer, now)
+            self._view.admission.pardon(peer, now)
 
     def _feedback(self, pending: Contribute) -> Feedback | None:
         """What lossy codecs owe; per ask of a round, and only for vectors of one size."""

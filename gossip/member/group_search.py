@@ -90,7 +90,7 @@ class GroupSearch:
         early = [
             (peer, ready)
             for peer, (ready, _) in self.early.items()
-            if view.is_mine(ready) and not view.is_banned(peer, now)
+            if view.is_mine(ready) and view.admission.may_group(peer, now)
         ]
         self._arrived = {peer: now for peer, _ in early}
         self.search = Matchmaking(
@@ -120,7 +120,7 @@ class GroupSearch:
             # It is behind, and seeks a round that is over: our record says so.
             return self._dissemination.tell(peer) if view.run else []
         is_far = message.round > view.round + 1
-        if is_far or view.is_banned(peer, now) or len(self.early) > MAX_EARLY:
+        if is_far or not view.admission.may_group(peer, now) or len(self.early) > MAX_EARLY:
             return []
         self.early[peer] = (message, now + message.wait)
         if not view.is_mine(message):
@@ -137,7 +137,9 @@ class GroupSearch:
     def handle(self, peer: PeerId, message: Negotiation, now: float) -> Effects:
         """Take another message of matchmaking."""
         search = self.search
-        if search is None or message.round != self._view.round or self._view.is_banned(peer, now):
+        if search is None or message.round != self._view.round:
+            return []
+        if not self._view.admission.may_group(peer, now):
             return []
         return search.handle(peer, message, now)
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId, short
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, AllReduce, is_sane
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.averaging.tensor_codecs import Feedback
@@ -131,15 +132,17 @@ class Member:
         sequence: int,
         *,
         chunk_numel: int = CHUNK_NUMEL,
+        admission: Admission | None = None,
     ) -> None:
         """`sequence`: larger than any this identity used before; `chunk_numel`: equal on all peers."""
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
-        self.view = SwarmView(me, config.lease)
+        self.admission = admission or Admission(config.max_links)
+        self.view = SwarmView(me, config.lease, self.admission)
         self.dial_plan = DialPlan(me, dice, config.max_links)
         self._numbers = Sequence(sequence)
         self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
-        self.serving = Serving(config.serving)
+        self.serving = Serving(config.serving, self.admission)
         self.asks = AskQueue(self.view, config.patience, chunk_numel, self.dissemination)
         self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
         self.pairwise = PairwiseRounds(self.view, config.patience, chunk_numel, self._numbers)
@@ -163,7 +166,7 @@ class Member:
         effects += self._settle(now)
         for effect in effects:
             if isinstance(effect, Drop):
-                self.view.ban(effect.peer, now)
+                self.admission.ban(effect.peer, now)
         if self.serving.is_yielding and not self.asks.is_busy:
             effects += self.serving.go_on(now)
         return effects

@@ -107,7 +107,7 @@ class PairwiseRounds:
 
     def handle(self, peer: PeerId, message: PairingMessage, data: Data, now: float) -> Effects:
         """Take a message of another that averages pairwise."""
-        if self.core is None or self._view.is_banned(peer, now):
+        if self.core is None or not self._view.admission.may_group(peer, now):
             return []
         return self._go_on(self.core.handle(peer, message, data, now), now)
 

@@ -14,13 +14,14 @@ from typing import Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.marks import MAX_MARKED
 from shoal.gossip.deadlines import Deadline
 from shoal.gossip.events import Data, Effects, Notify
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import Behind, ChunksVerified, Refused
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import SwarmState, swarm_state
-from shoal.gossip.membership.swarm_view import MAX_DOUBTS, SwarmView
+from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import FromDonor, Presence
 from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import Serving
@@ -167,7 +168,7 @@ class StateSync:
         return [*effects, Notify(arrived)]
 
     def _remember(self, paces: dict[PeerId, float]) -> None:
-        self._paces = dict(list(paces.items())[-MAX_DOUBTS:])
+        self._paces = dict(list(paces.items())[-MAX_MARKED:])
 
     def _helpers_with(self, state: bytes) -> tuple[PeerId, ...]:
         """Linked nodes without a trainer that hold this state."""

@@ -16,18 +16,16 @@ from typing import Final
 from msgspec.structs import replace
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import Admission
+from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.lifecycle import Lifecycle, Phase
 from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
 from shoal.gossip.messages import Presence, Ready
 from shoal.gossip.run_spec import NATIVE, RunSpec
 
 NO_BASE: Final = bytes(32)
-DOUBT: Final = 2.0
-"""Seconds; doubled with every failure in a row."""
-MAX_DOUBTS: Final = 128
 MAX_DOUBLINGS: Final = 7
-MAX_BAN_DOUBLINGS: Final = 4
-"""Shorter: who is not averaged with is lost to the swarm, and a fault may be mended."""
+"""How often the time doubles for which a peer is not believed."""
 MAX_PAUSE: Final = 8
 """Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
 
@@ -37,22 +35,15 @@ CROWD: Final = 32
 MAX_LAG: Final = 2
 """Rounds by which a peer may be behind the others where all average pairwise."""
 
-
-def _count_against(known: dict[PeerId, tuple[int, float]], peer: PeerId, now: float, doublings: int) -> None:
-    if len(known) >= MAX_DOUBTS:
-        del known[min(known, key=lambda each: known[each][1])]
-    count = known.get(peer, (0, 0.0))[0]
-    known[peer] = (count + 1, now + DOUBT * 2 ** min(count, doublings))
-
-
 _SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
 
 
 class SwarmView:
     """One node among its peers. See the module's docstring."""
 
-    def __init__(self, me: PeerId, lease: float) -> None:
+    def __init__(self, me: PeerId, lease: float, admission: Admission | None = None) -> None:
         """`lease`: seconds for which our own records hold."""
+        self.admission = admission or Admission()
         self.me, self.lease = me, lease
         self.table = PresenceTable(me)
         self.addresses: tuple[str, ...] = ()
@@ -67,9 +58,7 @@ class SwarmView:
         self.has_finished_round = False
         """Whether we have finished a round since we were started."""
         self.unresponsive: set[PeerId] = set()
-        self._doubts: dict[PeerId, tuple[int, float]] = {}
-        """How often in a row, and until when."""
-        self._bans: dict[PeerId, tuple[int, float]] = {}
+        self._distrusted = Marks(MAX_DOUBLINGS)
         self.last_group: frozenset[PeerId] = frozenset()
         """With whom we made our state: they have it too, or will in a moment."""
         self._missed: dict[PeerId, tuple[int, int]] = {}
@@ -156,19 +145,11 @@ class SwarmView:
 
     def distrust(self, peer: PeerId, now: float) -> None:
         """Do not go by a peer for a while that did not give the state it claims."""
-        _count_against(self._doubts, peer, now, MAX_DOUBLINGS)
+        self._distrusted.add(peer, now)
 
     def trust(self, peer: PeerId) -> None:
         """Believe a peer again: it gave what it claimed."""
-        self._doubts.pop(peer, None)
-
-    def ban(self, peer: PeerId, now: float) -> None:
-        """Average with a peer no more for a while that broke the protocol; it may dial again at once."""
-        _count_against(self._bans, peer, now, MAX_BAN_DOUBLINGS)
-
-    def is_banned(self, peer: PeerId, now: float) -> bool:
-        """Whether a peer broke the protocol a short time ago."""
-        return now < self._bans.get(peer, (0, 0.0))[1]
+        self._distrusted.forget(peer)
 
     def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
         """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
@@ -177,24 +158,17 @@ class SwarmView:
             count, _ = self._missed.pop(peer, (0, 0))
             if peer not in lost:
                 continue
-            if len(self._missed) >= MAX_DOUBTS:
+            if len(self._missed) >= MAX_MARKED:
                 del self._missed[next(iter(self._missed))]
             pause = min(2**count, MAX_PAUSE) if count > 0 else 0
             self._missed[peer] = (count + 1, self.round + 1 + pause)
 
-    def pardon(self, peer: PeerId, now: float) -> None:
-        """Average with a peer again: it was in a group with us all the same, and broke nothing."""
-        if peer in self._bans:
-            # If it breaks the protocol once more, the ban is longer all the same.
-            self._bans[peer] = (self._bans[peer][0], now)
-
     def agreed_state(self, now: float) -> SwarmState | None:
         """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
-        doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
         heeded = [
             (peer, self._soon(peer, e.presence))
             for peer, e in self.table.in_run(self.run)
-            if peer not in doubted
+            if not self._distrusted.has(peer, now)
         ]
         return swarm_state(heeded, self.me, self.presence(), self.table.connected)
 
@@ -252,7 +226,7 @@ class SwarmView:
             entry = self.table.get(peer)
             if entry is None or entry.presence.run != self.run:
                 continue
-            is_there = peer not in self.unresponsive and not self.is_banned(peer, now)
+            is_there = peer not in self.unresponsive and self.admission.may_group(peer, now)
             # Who fetches the state that we have will be there as soon as those who have just made it: over
             # links with latency it would else come too late in every round, and chase the swarm for ever.
             fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)

@@ -23,6 +23,7 @@ from typing import Any
 import trio
 
 from shoal.crypto.keys import PeerId, short
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import PeerFound, Vector
 from shoal.gossip.member.commands import (
@@ -109,7 +110,8 @@ class Daemon:
         key = self.home.load_or_create_key()
         sequence = self._first_sequence()
         codec = Codec(key, self.config.network.swarm, sequence)
-        async with open_host(key, self.config.network) as host:
+        admission = Admission(self.config.network.max_links)
+        async with open_host(key, self.config.network, admission) as host:
             gossip = self.config.gossip
             limits = MemberConfig(
                 patience=gossip.patience,
@@ -121,7 +123,7 @@ class Daemon:
                 ),
                 awaits_trainer=self.config.run.has_trainer,
             )
-            member = Member(host.me, limits, random.Random(), sequence)
+            member = Member(host.me, limits, random.Random(), sequence, admission=admission)
             self.driver = Driver(host, member, codec, self._notice)
             self.rounds = Rounds(
                 host.me,

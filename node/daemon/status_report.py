@@ -143,7 +143,7 @@ class Reporter:
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
             problems=[*self.problems.values(), *self._twins()],
-            drops=added(self._driver.drops, statistics.dropped, rounds.refused),
+            drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
             history=list(rounds.history),

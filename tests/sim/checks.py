@@ -542,6 +542,9 @@ def check_bounded(oracle: Oracle) -> None:
         for part in (
             member,
             member.view,
+            member.view._distrusted,
+            member.admission,
+            member.admission._bans,
             member.asks,
             member.state_sync,
             member.table,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.events import Effects, Notify, Received, Send, Timer
@@ -15,7 +16,7 @@ from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
 from shoal.gossip.member.asks import MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
 from shoal.gossip.membership.dissemination import Dissemination
-from shoal.gossip.membership.swarm_view import DOUBT, SwarmView
+from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Reduced
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.sequence import Sequence
@@ -104,23 +105,25 @@ def test_the_trainer_is_told_the_mean_once_all_are_done() -> None:
 
 def test_who_is_in_a_mean_with_us_is_no_longer_shut_out_for_what_it_did_before() -> None:
     one = exchanges()
-    one._view.ban(A, 0.0)
-    one._view.ban(A, 0.0)
+    one._view.admission.ban(A, 0.0)
+    one._view.admission.ban(A, 0.0)
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
     averaged(one)
-    assert not one._view.is_banned(A, 1.2)
-    one._view.ban(A, 2.0)
-    assert one._view.is_banned(A, 2.0 + 4 * DOUBT - 0.1), "it counts on, if it does it again"
+    assert one._view.admission.may_group(A, 1.2)
+    one._view.admission.ban(A, 2.0)
+    assert not one._view.admission.may_group(A, 2.0 + 4 * SHORTEST_MARK - 0.1), (
+        "it counts on, if it does it again"
+    )
 
 
 def test_who_was_lost_from_a_mean_is_shut_out_as_long_as_before() -> None:
     one = exchanges()
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
-    one._view.ban(A, 1.0)
+    one._view.admission.ban(A, 1.0)
     assert isinstance(notices(one.lost(A, 1.1))[0], Averaged)
-    assert one._view.is_banned(A, 1.2)
+    assert not one._view.admission.may_group(A, 1.2)
 
 
 def test_a_further_ask_of_the_round_uses_the_group_of_the_last() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.lifecycle import Lifecycle, Phase
-from shoal.gossip.membership.swarm_view import DOUBT, NO_BASE, SwarmView
+from shoal.gossip.membership.swarm_view import NO_BASE, SwarmView
 from shoal.gossip.messages import Presence, Ready, Record
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 
@@ -102,11 +103,11 @@ def test_who_was_missed_is_not_waited_for_until_something_comes_from_it() -> Non
 def test_who_broke_the_protocol_is_left_out_for_longer_every_time() -> None:
     view = standing()
     meet(view, A)
-    view.ban(A, 0.0)
-    assert not view.expected(DOUBT - 0.1)
-    assert view.expected(DOUBT)
-    view.ban(A, 10.0)
-    assert view.is_banned(A, 10.0 + 2 * DOUBT - 0.1)
+    view.admission.ban(A, 0.0)
+    assert not view.expected(SHORTEST_MARK - 0.1)
+    assert view.expected(SHORTEST_MARK)
+    view.admission.ban(A, 10.0)
+    assert not view.admission.may_group(A, 10.0 + 2 * SHORTEST_MARK - 0.1)
 
 
 def test_who_is_lost_in_exchanges_in_a_row_is_waited_for_less_often() -> None:
@@ -208,7 +209,7 @@ def test_who_did_not_give_the_state_it_claims_is_not_believed_for_a_while() -> N
     meet(view, A, 6, NEXT, previous=NOW)
     view.distrust(A, 0.0)
     assert view.ahead(0.0) is None
-    assert view.ahead(DOUBT) is not None
+    assert view.ahead(SHORTEST_MARK) is not None
     view.distrust(A, 0.0)
     view.trust(A)
     assert view.ahead(0.0) is not None

@@ -13,6 +13,7 @@ from workers import KEYS, Worker, codec
 
 from shoal.crypto.keys import peer_id_of
 from shoal.gossip import messages
+from shoal.gossip.admission.admission import MAX_STRIKES, Admission
 from shoal.gossip.events import (
     Dial,
     DialFailed,
@@ -35,7 +36,7 @@ from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.messages import Presence, Record, Records
-from shoal.gossip.net.driver import MAX_STRIKES, Driver
+from shoal.gossip.net.driver import Driver
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.wire import PLAIN
 
@@ -48,6 +49,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, Event]] = []
+        self.admission = Admission()
         self.does: Callable[[Event], list[Effect]] = lambda event: []
 
     def begin(self, now: float) -> list[Effect]:
@@ -136,7 +138,10 @@ def test_a_link_is_closed_when_its_peer_has_sent_too_much_that_is_malformed() ->
             bench.other.send_nowait(ME, PLAIN + b"\xc1" if number else b"")
             await trio.sleep(1)
         assert not bench.net.is_linked(ME, PEER)
-        assert dict(bench.driver.drops) == {"malformed frame": 1, "malformed message": MAX_STRIKES - 1}
+        assert dict(bench.driver.admission.counts) == {
+            "malformed frame": 1,
+            "malformed message": MAX_STRIKES - 1,
+        }
         assert bench.host.dropped == {"malformed message": 1}
         assert bench.member.events == [PeerFound(PEER), PeerLost(PEER)]
 
@@ -153,7 +158,7 @@ def test_a_new_link_begins_without_strikes() -> None:
             assert bench.net.is_linked(ME, PEER)
             bench.net.cut(ME, PEER)
             await trio.sleep(1)
-        assert bench.driver.drops == {"malformed frame": 3 * (MAX_STRIKES - 1)}
+        assert bench.driver.admission.counts == {"malformed frame": 3 * (MAX_STRIKES - 1)}
 
     bench(test)
 
@@ -166,7 +171,7 @@ def test_peers_of_other_runs_are_no_offenders() -> None:
             bench.other.send_nowait(ME, bench.peer_codec.encode(messages.Ready(1, bytes(32))))
         await trio.sleep(1)
         assert bench.net.is_linked(ME, PEER)
-        assert bench.driver.drops == {"other run": 3 * MAX_STRIKES}
+        assert bench.driver.admission.counts == {"other run": 3 * MAX_STRIKES}
 
     bench(test)
 
@@ -178,7 +183,7 @@ def test_who_hands_a_bad_announcement_on_is_not_blamed() -> None:
             bench.other.announce_nowait(b"nonsense")
         await trio.sleep(1)
         assert bench.net.is_linked(ME, PEER)
-        assert bench.driver.drops == {"bad envelope": 3 * MAX_STRIKES}
+        assert bench.driver.admission.counts == {"bad envelope": 3 * MAX_STRIKES}
 
     bench(test)
 
@@ -192,7 +197,7 @@ def test_the_driver_outlives_what_no_codec_should_see() -> None:
             bench.net.later(bench.host, FrameReceived(PEER, frame, dice.randbytes(dice.randrange(3))))
             bench.net.later(bench.host, Announced(PEER, frame))
         await trio.sleep(1)
-        assert sum(bench.driver.drops.values()) == 1000
+        assert sum(bench.driver.admission.counts.values()) == 1000
 
     bench(test)
 
@@ -219,7 +224,7 @@ def test_effects_are_carried_out_in_order_and_notices_after_them() -> None:
         bench.driver.command(commands.Finish())
         assert seen == effects
         assert at_notice == [1, 1], "both came when the link was closed already"
-        assert bench.driver.drops == {"a reason": 1}
+        assert bench.driver.admission.counts == {"a reason": 1}
 
     bench(test)
 
@@ -396,7 +401,7 @@ def test_three_members_average_and_agree_over_three_drivers(numel: int) -> None:
     assert [worker.contributors for worker in workers] == [[3] * 5] * 3
     # The mean of 0, 1 and 2 is added five times.
     np.testing.assert_allclose(workers[0].state, np.full(numel, 5.0), rtol=1e-6)
-    assert not any(worker.driver.drops for worker in workers)
+    assert not any(worker.driver.admission.counts for worker in workers)
 
 
 def test_a_member_that_has_said_goodbye_is_silent_and_forgotten() -> None:
