@@ -40,6 +40,7 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.attendance import Attendance
 from shoal.gossip.averaging.chunks import Chunks, weighted_mean
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.errors import LocalViolation
@@ -95,7 +96,7 @@ def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
         return bool(np.dot(numbers, numbers) <= max_norm**2)
 
 
-class AllReduce:
+class AllReduce(Attendance):
     """One member's side of one all-reduce. See the module's docstring."""
 
     def __init__(
@@ -112,17 +113,13 @@ class AllReduce:
 
         `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated.
         """
+        super().__init__(me, group, index)
         n_members = len(group.members)
-        self.group, self.index, self.config = group, index, config
+        self.config = config
         self.result: Exchanged | None = None
         self.is_left_out = False
-        self.lost_members: list[PeerId] = []
-        self._members = group.members
-        self._number = {peer: number for number, peer in enumerate(group.members)}
-        self._mine = self._number[me]
         self._weight = weight
         self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback)
-        self._alive = set(range(n_members))
         # Per part: the ballot we are promised to, and since when.
         self._ballot = [0] * n_members
         self._since = [0.0] * n_members
@@ -133,12 +130,7 @@ class AllReduce:
         # The parts that we reduce: under which ballot, and their chunks that are not yet reduced.
         self._owning: dict[int, int] = {}
         self._open: dict[int, dict[int, _Collected]] = {}
-        self._outcome = b""
-        self._done: dict[int, bytes] = {}
         self._done_since = 0.0
-        self._cut_by: set[int] = set()
-        self._told: set[int] = set()
-        self._heard: dict[int, float] = {}
         self._next_tick = 0.0
 
     # --- commands ---------------------------------------------------------------------------------
@@ -161,9 +153,7 @@ class AllReduce:
             self._forgive(now - self._next_tick)
         effects: Effects = []
         for member in self._overdue(now):
-            self._told.add(member)
-            effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
-            effects += self._lose(member, now)
+            effects += self._tell_cut(member) + self._lose(member, now)
         if not self.is_over:
             effects += self._to_all(Alive(self.group.id, self.index))
         return [*effects, *self._tick(now)]
@@ -191,7 +181,7 @@ class AllReduce:
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
         self._chunks.take_back()
-        return self._to_all(Abandon(self.group.id, self.index))
+        return self._tell_abandon()
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -199,6 +189,19 @@ class AllReduce:
     def is_over(self) -> bool:
         """Whether nothing more is waited for: complete, or left out."""
         return self.result is not None or self.is_left_out
+
+    @property
+    def outcome(self) -> Exchanged | None:
+        """See `shoal.gossip.averaging.exchange`."""
+        return self.result
+
+    def owns(self, index: int) -> bool:
+        """See `shoal.gossip.averaging.exchange`."""
+        return index == self.index
+
+    def fire(self, timer: Timer, now: float) -> Effects:
+        """See `shoal.gossip.averaging.exchange`."""
+        return self.timer(now) if timer is Timer.ALL_REDUCE else []
 
     def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
@@ -296,12 +299,11 @@ class AllReduce:
         return self._promise(part, ballot, now) + self._contribute(part)
 
     def _handle_cut(self, member: int, now: float) -> Effects:
-        self._cut_by.add(member)
-        self._told.add(member)
+        is_cut = self._is_cut_by_half(member)
         # With every mean in hand it does not matter that others left, if somebody says that it has the same.
         # Else there may be in ours what its giver had overwritten before it left: it had lost us by then.
         has_same = bool(self._outcome) and self._outcome in self._done.values()
-        if 2 * len(self._cut_by) >= len(self._members) - 1 and not has_same and not self.is_over:
+        if is_cut and not has_same and not self.is_over:
             return [*self.abandon(), *self._leave_out()]
         return self._lose(member, now)
 
@@ -313,8 +315,7 @@ class AllReduce:
         is_fine = self.result is not None and (still_waits or has_same)
         if member in self._told or self.is_left_out or is_fine:
             return []
-        self._told.add(member)
-        return [Send(self._members[member], Cut(self.group.id, self.index))]
+        return self._tell_cut(member)
 
     # --- contributions ----------------------------------------------------------------------------
 
@@ -380,7 +381,7 @@ class AllReduce:
         del self._open[part][chunk]
         ballot = self._owning[part]
         noted = self._note_mean(part, chunk, ballot, mask, now)
-        others = sorted(self._alive - {self._mine})
+        others = sorted(self._others)
         return [*(self._mean_message(member, part, chunk, ballot) for member in others), *noted]
 
     def _mean(self, part: int, chunk: int, held: _Collected) -> Vector | None:
@@ -422,11 +423,9 @@ class AllReduce:
         return done + self._finish_if_all_done()
 
     def _finish_if_all_done(self) -> Effects:
-        others = self._alive - {self._mine}
-        if self._missing or self.is_over or not others <= self._done.keys():
+        if self._missing or self.is_over or not self._are_all_done():
             return []
-        outcomes = [self._outcome, *(self._done[member] for member in others)]
-        if self._outcome != max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome)):
+        if not self._has_outcome_that_stands():
             return self._leave_out()
         everyone = -1
         for masks in self._masks:
@@ -449,10 +448,8 @@ class AllReduce:
         return [Drop(self._members[member], reason), *self._lose(member, now)]
 
     def _lose(self, member: int, now: float) -> Effects:
-        if member not in self._alive or member == self._mine or self.is_over:
+        if self.is_over or not self._is_new_loss(member):
             return []
-        self._alive.discard(member)
-        self.lost_members.append(self._members[member])
         effects: Effects = []
         for part in self._all():
             if self._owner(part, self._ballot[part]) == member and not all(self._masks[part]):
@@ -493,9 +490,6 @@ class AllReduce:
 
     def _all(self) -> range:
         return range(len(self._members))
-
-    def _to_all(self, message: Talk) -> Effects:
-        return [Send(self._members[member], message) for member in sorted(self._alive - {self._mine})]
 
     @property
     def _last_ballot(self) -> int:

@@ -12,11 +12,12 @@ import msgspec
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce, ExchangeConfig
-from shoal.gossip.averaging.gather import INNER_INDEX, Gather, Step
+from shoal.gossip.averaging.exchange import GroupExchange
+from shoal.gossip.averaging.gather import INNER_INDEX, Gather
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import Deadline
 from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send, Timer
-from shoal.gossip.group import Group
+from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
@@ -41,7 +42,7 @@ class AskQueue:
     ) -> None:
         """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers."""
         self._view, self._chunk_numel, self._dissemination = view, chunk_numel, dissemination
-        self.current: AllReduce | Gather | None = None
+        self.current: GroupExchange | None = None
         self.asked_at = 0.0
         """When the trainer asked."""
         self.wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
@@ -152,12 +153,12 @@ class AskQueue:
         exchange = self.current
         if exchange is None:
             return []
-        if name is Timer.GATHER:
-            return exchange.timer(now) if isinstance(exchange, Gather) else []
-        tick = exchange.inner_timer if isinstance(exchange, Gather) else exchange.timer
         known = set(exchange.lost_members)
-        effects = tick(now)
+        effects = exchange.fire(name, now)
         silent = self._view.table.connected & set(exchange.lost_members) - known
+        if name is Timer.GATHER:
+            # Members that did not commit or reveal in time may be waiting for others, and say that they live.
+            return effects
         # Whatever comes from one of them next takes it from among the late again.
         self._view.note_unresponsive(silent)
         return [*effects, *(ProbeLink(peer) for peer in sorted(silent))]
@@ -170,8 +171,7 @@ class AskQueue:
         exchange = self.current
         if exchange is None or exchange.group.id != message.group:
             return self._tell_stale(event.peer, message, now)
-        ours = (exchange.index, exchange.index + INNER_INDEX)
-        if message.index in ours[: 2 if isinstance(exchange, Gather) else 1]:
+        if exchange.owns(message.index):
             return exchange.handle(event.peer, message, event.data, now)
         if isinstance(message, Abandon) and message.index < exchange.index:
             return exchange.lost(event.peer, now)
@@ -218,19 +218,18 @@ class AskQueue:
         exchange, self._pending = self.current, None
         assert exchange is not None
         times = (self._formed_at - self.asked_at, now - self._formed_at)
-        result: Averaged | Gathered | None = None
-        if isinstance(exchange, Gather) and exchange.step is Step.DONE:
-            result = Gathered(self._view.round, exchange.index, exchange.bodies, *times)
-            least = len(exchange.bodies)
-        elif isinstance(exchange, AllReduce) and exchange.result is not None:
-            result = Averaged(self._view.round, exchange.index, exchange.result, *times)
-            least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
-        if result is None:
-            return [Notify(Failed("LeftOut", "the others went on without this node"))]
+        result: Averaged | Gathered
+        match outcome := exchange.outcome:
+            case None:
+                return [Notify(Failed("LeftOut", "the others went on without this node"))]
+            case Exchanged():
+                result = Averaged(self._view.round, exchange.index, outcome, *times)
+            case Bodies():
+                result = Gathered(self._view.round, exchange.index, outcome.bodies, *times)
         self._learn(exchange, now)
         spec = self._view.spec
-        if spec is not None and least < spec.quorum:
-            text = f"{least} of at least {spec.quorum} peers contributed"
+        if spec is not None and outcome.fewest < spec.quorum:
+            text = f"{outcome.fewest} of at least {spec.quorum} peers contributed"
             return [Notify(Failed("TooFew", text))]
         return [Notify(result)]
 
@@ -245,7 +244,7 @@ class AskQueue:
             self.past.popitem(last=False)
         self.current = None
 
-    def _learn(self, exchange: AllReduce | Gather, now: float) -> None:
+    def _learn(self, exchange: GroupExchange, now: float) -> None:
         lost = self._view.table.connected & set(exchange.lost_members)
         if lost - self._lost:
             self.wait.miss()

@@ -199,7 +199,7 @@ class GroupSearch:
         view.note_unresponsive(missed)
         if missed and not view.is_large_swarm():
             self.ready_wait.miss()
-        elif len(waited_for := set(search.ready) if view.is_pairwise else members) > 1:
+        elif len(waited_for := set(search.ready) if view.pattern.has_own_states else members) > 1:
             lags = [max(0.0, self._arrived.get(peer, now) - asked_at) for peer in waited_for]
             self.ready_wait.observe(max(lags))
         return [ProbeLink(peer) for peer in sorted(silent)]
@@ -207,19 +207,19 @@ class GroupSearch:
     # --- inside -----------------------------------------------------------------------------------
 
     def _config(self) -> MatchmakingConfig:
-        spec, states_differ = self._view.spec, self._view.is_pairwise
+        view, spec = self._view, self._view.spec
         assert spec is not None
-        first = self._view.round == 0
+        has_own_states = view.pattern.has_own_states
+        first = view.round == 0
         patience = (self._wait_seconds or 2 * self._patience) if first else self._patience
         return MatchmakingConfig(
-            # Where all average pairwise, all that is wanted of a group is that its peers are ready.
-            group_size=1 if states_differ and not self._view.is_last else spec.group_size,
+            group_size=view.pattern.group_size(spec.group_size, is_last=view.is_last),
             quorum=spec.quorum,
-            share=MIXING_SHARE if self._view.is_large_swarm() and not states_differ else 1.0,
+            share=MIXING_SHARE if view.is_large_swarm() and not has_own_states else 1.0,
             # Who has just been started does not go on alone while it looks for those it knew.
             wait_for=self._wait_for if first else 1 + self._dial_plan.is_new_here,
             # Whom the last round of such a run does not wait for is not in the mean that ends it.
-            ready_wait=patience if states_differ and self._view.is_last else self.ready_wait.seconds(),
+            ready_wait=patience if has_own_states and view.is_last else self.ready_wait.seconds(),
             answer_wait=self.answer_wait.seconds(),
             patience=patience,
         )

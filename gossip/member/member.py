@@ -16,8 +16,8 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.admission.admission import Admission
-from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, AllReduce, is_sane
-from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, is_sane
+from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import (
     DialFailed,
@@ -271,7 +271,7 @@ class Member:
         return self.view.previous
 
     @property
-    def exchange(self) -> AllReduce | Gather | None:
+    def exchange(self) -> GroupExchange | None:
         """The exchange that is under way, or the last of this round."""
         return self.asks.current
 
@@ -464,8 +464,8 @@ class Member:
         log.debug("%s: round %d: a group of %d", short(self.me), group.round, len(group.members))
         asks, spec = self.asks, self.view.spec
         effects = self.group_search.learn(asks.asked_at, now)
-        if self.view.is_pairwise and isinstance(asks.pending, Contribute):
-            if not self.view.is_last:
+        if self.view.pattern.has_own_states and isinstance(asks.pending, Contribute):
+            if not self.view.pattern.is_in_group(is_last=self.view.is_last):
                 self._enter(Trigger.EXCHANGE_BEGUN)
                 return effects + self.pairwise.begin(asks.pending, asks.asked_at, now)
             asks.ask(self.pairwise.close(asks.pending), asks.asked_at)

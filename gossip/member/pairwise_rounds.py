@@ -52,7 +52,7 @@ class PairwiseRounds:
     @property
     def is_on(self) -> bool:
         """Whether the run averages pairwise."""
-        return self._view.is_pairwise
+        return self._view.pattern.has_own_states
 
     # --- commands ---------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.lifecycle import Lifecycle, Phase
 from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
 from shoal.gossip.messages import Presence, Ready
+from shoal.gossip.patterns import PATTERNS, Pattern
 from shoal.gossip.run_spec import NATIVE, RunSpec
 
 NO_BASE: Final = bytes(32)
@@ -32,8 +33,6 @@ MAX_PAUSE: Final = 8
 
 CROWD: Final = 32
 """Peers that are known, from which on a swarm of many groups is taken for a crowd."""
-MAX_LAG: Final = 2
-"""Rounds by which a peer may be behind the others where all average pairwise."""
 
 _SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
 
@@ -217,9 +216,9 @@ class SwarmView:
         return found | paused if lacks_quorum else found
 
     def _may_lag(self, presence: Presence) -> bool:
-        """Whether a peer of an earlier round is waited for: where states differ, none tells that it comes."""
+        """Whether a peer of an earlier round is waited for."""
         behind = self.round - presence.round
-        return self.is_pairwise and behind > 0 and (self.is_last or behind == 1)
+        return self.pattern.waits_for(behind, is_last=self.is_last)
 
     def _linked_workers(self, now: float) -> Iterator[tuple[PeerId, Entry]]:
         for peer in self.table.connected:
@@ -238,13 +237,13 @@ class SwarmView:
         return presence.state == self.previous != b"" and presence.round == self.round - 1
 
     @property
-    def is_pairwise(self) -> bool:
-        """Whether the run averages pairwise: every peer has a state of its own."""
-        return self.spec is not None and self.spec.exchange == "pairwise"
+    def pattern(self) -> Pattern:
+        """How the peers of the run average."""
+        return PATTERNS["group" if self.spec is None else self.spec.exchange]
 
     @property
     def is_last(self) -> bool:
-        """Whether our round is the last of the run; pairwise averaging then forms groups, once."""
+        """Whether our round is the last of the run."""
         return self.spec is not None and self.round == self.spec.rounds - 1
 
     def takers(self, now: float) -> set[PeerId]:
@@ -256,7 +255,7 @@ class SwarmView:
         """Whether states differ in one round: by groups, by pairs, or by another engine's rounding."""
         if not self.mergeable or self.spec is None:
             return False
-        if self.is_pairwise or self.spec.engine != NATIVE:
+        if self.pattern.has_own_states or self.spec.engine != NATIVE:
             return True
         return any(True for _ in islice(self.table.in_run(self.run), self.spec.group_size - 1, None))
 
@@ -300,9 +299,9 @@ class SwarmView:
         # Equal bytes alone do not tell: a model that has converged is the same round after round.
         if (target.round, target.state) == (self.round, self.state):
             return False
-        if self.is_pairwise and self.phase is not Phase.FINISHED:
+        if self.pattern.has_own_states and self.phase is not Phase.FINISHED:
             # There are as many states as peers, and none is wrong: only who lags far fetches one.
-            return target.round > self.round + MAX_LAG
+            return target.round > self.round + self.pattern.max_lag
         if self.states_differ() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:

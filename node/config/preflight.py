@@ -12,6 +12,7 @@ from importlib.machinery import PathFinder
 from typing import Protocol
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
+from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE
 from shoal.methods.base import Method
 from shoal.methods.overlap import Overlaps, check_delay
@@ -113,7 +114,7 @@ def check_exchange(run: AnyRun, method: Method) -> None:
     Raises:
         BadConfig: the method needs the same state on all peers, or the run a quorum or a delay.
     """
-    if run.exchange != "pairwise":
+    if not PATTERNS[run.exchange].has_own_states:
         return
     if not (method.mergeable and isinstance(method, Overlaps)):
         raise BadConfig(

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
+from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, Scalar
 from shoal.methods.errors import MethodsError
 from shoal.methods.registry import load_method
@@ -133,7 +134,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
         Groups can be about half of `group_size` when the nodes do not divide evenly, hence the halving.
         """
-        if self.quorum or not self.shares or self.exchange == "pairwise":
+        if self.quorum or not self.shares or PATTERNS[self.exchange].has_own_states:
             return self.quorum or 1
         return self.nodes // 2 + 1 if self.one_group else max(1, self.group_size // 2)
 

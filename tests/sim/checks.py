@@ -16,6 +16,7 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.chunks import bounds
+from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
@@ -64,7 +65,7 @@ class Grouping:
     began: float
     unlinked: set[tuple[PeerId, PeerId]] = field(default_factory=set)
     """(member, other): there was no link when the member joined."""
-    exchanges: dict[PeerId, AllReduce | Gather] = field(default_factory=dict)
+    exchanges: dict[PeerId, GroupExchange] = field(default_factory=dict)
     lives: dict[PeerId, int] = field(default_factory=dict)
     given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
     """Vectors (or bodies) and weights that were really contributed."""
@@ -446,8 +447,8 @@ def check_survivors_agree(oracle: Oracle) -> None:
             oracle.violate("survivors of an exchange hold the same bytes", text)
 
 
-def _lost_by(exchange: AllReduce | Gather) -> list[PeerId]:
-    if isinstance(exchange, AllReduce):
+def _lost_by(exchange: GroupExchange) -> list[PeerId]:
+    if not isinstance(exchange, Gather):
         return exchange.lost_members
     return exchange.inner.lost_members if exchange.inner is not None else []
 
