@@ -18,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install hivemind testnet simulate scale soak test test-all test-rest test-fast test-core check static format clean distclean
+.PHONY: help install hivemind testnet simulate scale soak test test-all test-rest test-fast test-core check lowest static format clean distclean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ static: $(STAMP) ## Check format, lint, types and imports
 
 check: static test-all ## Run the whole gate: format, lint, types, imports, every test
 
+lowest: $(STAMP) ## Install the lowest versions that are allowed, and link two nodes with them
+	@bash scripts/check_lowest.sh
+
 format: $(STAMP) ## Format the code and put right what can be put right without thought
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -88,4 +91,4 @@ clean: ## Remove caches and the output of testnets; .venv stays
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv too
-	rm -rf $(VENV) src/*.egg-info
+	rm -rf $(VENV) .lowest src/*.egg-info

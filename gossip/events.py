@@ -138,7 +138,8 @@ class DialFailed:
     address: str
     reason: str
     """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity,
-    own address, not a shoal node, other protocol version, too many links."""
+    own address, not a shoal node, other protocol version, too many links, own fault (of this node: its log
+    says more)."""
 
 
 @dataclass(frozen=True, slots=True)

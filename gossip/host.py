@@ -19,8 +19,9 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     swarm: str = "shoal"
     """Nodes of swarms with other names do not talk."""
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4710",)
-    """Multiaddrs to listen on; port 0 takes a free one."""
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4710", "/ip6/::/tcp/4710")
+    """Multiaddrs to listen on; port 0 takes a free one. Of those that stand for every interface, one that the
+    system does not have is left out."""
     announce: tuple[str, ...] = ()
     """Multiaddrs told to others instead of the ones found, for forwarded ports."""
     mdns: bool = True

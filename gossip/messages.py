@@ -14,6 +14,7 @@ MAX_GROUP: Final = 64
 MAX_ASKED: Final = 64
 """Chunks of a state that one peer asks of another at a time."""
 MAX_RECORD_BYTES: Final = 4096
+MAX_WEIGHT: Final = 1e15
 """Of a sealed presence; a larger one could be heard but not be handed on."""
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 GroupId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -181,7 +182,7 @@ class Part(Exchange, frozen=True):
     part: Slot
     chunk: Index
     ballot: Ballot
-    weight: Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+    weight: Annotated[float, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
 
 
 class Reduced(Exchange, frozen=True):
@@ -264,7 +265,7 @@ class Push(Pairing, frozen=True):
     id: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
     """One more than that of the last chunk you applied."""
     chunk: Index
-    weight: Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+    weight: Annotated[float, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
 
 
 class Settle(Pairing, frozen=True):

@@ -12,8 +12,14 @@ import msgspec
 
 NATIVE: Final = "native"
 """The engine that this project brings."""
+MAX_TENSORS: Final = 20_000
+"""Tensors of a model that travel."""
+NAME_LENGTH: Final = 200
+"""Characters of a name: of a tensor, a run, a task."""
+TENSOR_DIMENSIONS: Final = 8
+"""Dimensions of a tensor that travels."""
 Scalar = bool | int | float | str
-Name = Annotated[str, msgspec.Meta(max_length=200)]
+Name = Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -21,7 +27,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     name: Name
     dtype: Annotated[str, msgspec.Meta(max_length=16)]
-    shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=8)]
+    shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=TENSOR_DIMENSIONS)]
 
     def __str__(self) -> str:
         """Print as ``fc.weight float32[64, 10]``."""
@@ -45,8 +51,11 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The method's hyperparameters, every one of them, defaults included."""
     task: Name
     """What is learned, such as ``digits`` or ``mypackage.mymodule:MyTask``."""
-    tensors: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=20_000)]
+    tensors: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=MAX_TENSORS)]
     """The model's manifest, in the order in which the vector holds them."""
+    buffers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """So many numbers at the end of the params are a model's buffers, such as the running variances of batch
+    norm: they are averaged, never stepped, and travel as float32 whatever the codec."""
     shared: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=1_000)] = ()
     """Further vectors equal on all peers, such as an outer momentum."""
     rounds: int = 0
@@ -82,7 +91,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 _AGREED = (
     *("name", "method", "task", "rounds", "seed", "group_size", "codec", "exchange", "pushes_per_round"),
-    *("quorum", "delay", "engine"),
+    *("quorum", "delay", "engine", "buffers"),
 )
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 

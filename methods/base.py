@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
+import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
 
 T = TypeVar("T")
+Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class AllReduce:
     """Ask for the weighted mean of everyone's vector; answered with `Averaged`."""
 
     vector: Vector
-    """float32 [n]; the answer may overwrite its memory."""
+    """float32 [n]; the answer may overwrite its memory. One as long as the params ends in the buffers,
+    and those travel as float32 whatever the codec."""
     weight: float
     """Finite and not negative; how much this vector counts in the mean."""
     tag: str
@@ -95,7 +98,9 @@ class State:
 
     params: Vector
     shared: Mapping[str, Vector] = field(default_factory=dict)
-    private: Mapping[str, Vector] = field(default_factory=dict)
+    private: Mapping[str, Array] = field(default_factory=dict)
+    buffers: int = 0
+    """So many numbers at the end of the params are a model's buffers: to be averaged, never stepped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ class Trained:
     examples: int
     """Seen by the steps, with repetition; the usual weight in a mean is `Learner.examples`."""
     steps: int
-    memory: Mapping[str, Vector] = field(default_factory=dict)
+    memory: Mapping[str, Array] = field(default_factory=dict)
     """What the optimizer carries to its next steps, such as moments; belongs in `State.private`."""
 
 
@@ -143,7 +148,7 @@ class Learner(Protocol):
         batch_size: int,
         proximal: float = 0.0,
         optimizer: str = "task",
-        memory: Mapping[str, Vector] | None = None,
+        memory: Mapping[str, Array] | None = None,
         round_: int = 0,
         objective: Any = None,
     ) -> Trained:

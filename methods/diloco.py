@@ -11,12 +11,15 @@ The inner optimizer is AdamW, whose moments stay on the node between rounds; the
 momentum with η = 0.7 and m = 0.9 in the paper, whose models have 60 to 400 million parameters and whose
 rounds have 500 steps. The defaults here suit small models and few rounds; what differs is said at the field.
 
+A model's buffers, such as the running variances of batch norm, are no params of an optimizer: they are
+averaged as they are, without a step, since a variance that is stepped may become negative.
+
 The outer momentum v is equal on all peers and belongs to the shared state: a newcomer fetches it. It is
 computed by single float32 operations of numpy, each of which IEEE 754 defines to the last bit, so that
 unlike machines end with the same bytes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -78,7 +81,7 @@ class DiLoCo:
         """Take the inner steps, then the outer one."""
         trained = self.local(state, learner, round_)
         after, contributors = yield from self.outer(state, trained.params, learner.examples)
-        return State(after.params, after.shared, private=trained.memory), Report.of(trained, contributors)
+        return replace(after, private=trained.memory), Report.of(trained, contributors)
 
     def local(self, state: State, learner: Learner, round_: int) -> Trained:
         """Run the inner optimizer, which goes on from its own moments."""
@@ -96,10 +99,14 @@ class DiLoCo:
     def outer(self, state: State, trained: Vector, weight: float) -> Steps[tuple[State, tuple[PeerId, ...]]]:
         """See `OuterMethod`."""
         delta = np.subtract(trained, state.params)
+        stepped = delta.size - state.buffers
+        delta[stepped:] = trained[stepped:]
         mean = yield from all_reduce(delta, weight=weight if self.config.weighted else 1.0, tag="delta")
         lr, momentum = np.float32(self.config.outer_lr), np.float32(self.config.outer_momentum)
         gradient = np.negative(mean.vector)
+        gradient[stepped:] = 0
         velocity = np.add(np.multiply(momentum, state.shared[MOMENTUM]), gradient)
         step = np.multiply(lr, np.add(gradient, np.multiply(momentum, velocity)))
         params = np.subtract(state.params, step)
-        return State(params, {MOMENTUM: velocity}, state.private), mean.contributors
+        params[stepped:] = mean.vector[stepped:]
+        return replace(state, params=params, shared={MOMENTUM: velocity}), mean.contributors

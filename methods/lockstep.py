@@ -120,7 +120,10 @@ def run(
 ) -> Run:
     """Run whole rounds on every learner, and count what they tell: asks, before any framing."""
     peers = names(len(learners))
-    states = {peer: method.init(params.copy()) for peer in peers}
+    states = {
+        peer: replace(method.init(params.copy()), buffers=_buffers(learner))
+        for peer, learner in zip(peers, learners, strict=True)
+    }
     reports = []
     body_bytes, vector_bytes = 0, 0
     for round_ in range(rounds):
@@ -130,7 +133,10 @@ def run(
                 for peer, learner in zip(peers, learners, strict=True)
             }
         )
-        states = {peer: ended.results[peer][0] for peer in peers}
+        states = {
+            peer: replace(ended.results[peer][0], buffers=_buffers(learner))
+            for peer, learner in zip(peers, learners, strict=True)
+        }
         reports.append([ended.results[peer][1] for peer in peers])
         asks = [ask for turn in ended.asked for ask in turn]
         body_bytes += sum(len(ask.body) for ask in asks if isinstance(ask, Gather))
@@ -155,7 +161,10 @@ def train_overlapped(
     """
     assert isinstance(method, Overlaps)
     peers = names(len(learners))
-    agreed = {peer: method.init(params.copy()) for peer in peers}
+    agreed = {
+        peer: replace(method.init(params.copy()), buffers=_buffers(learner))
+        for peer, learner in zip(peers, learners, strict=True)
+    }
     starts, moved = dict(agreed), dict[PeerId, Moved]()
     held: list[list[State]] = []
     attempt = 0
@@ -178,7 +187,7 @@ def train_overlapped(
                     for peer, learner in zip(peers, learners, strict=True)
                 }
             )
-            agreed = {peer: ended.results[peer][0] for peer in peers}
+            agreed = {peer: replace(ended.results[peer][0], buffers=agreed[peer].buffers) for peer in peers}
             moved = {peer: Moved(agreed[peer].params, trained[peer].params) for peer in peers}
             held.append([agreed[peer] for peer in peers])
         attempt += 1
@@ -216,6 +225,11 @@ def _advance(
         ended.results[peer] = stop.value
     except GossipError as error:
         ended.failed[peer] = error
+
+
+def _buffers(learner: Learner) -> int:
+    """Return how many of a learner's params are buffers; a learner on paper has none."""
+    return int(getattr(learner, "buffers", 0))
 
 
 def _answer(me: PeerId, asks: Mapping[PeerId, Ask]) -> Averaged | Gathered:

@@ -3,23 +3,20 @@
     manifest  ((name, dtype, shape), ...)    in the order in which the model names its tensors
     vector    [ fc1.weight | fc1.bias | ... ]    each tensor flattened row by row, nothing between
 
-Peers compare manifests before they average. The dtype in it is the model's own: a peer that trains in
-float64 or bfloat16 still averages float32, but not with peers who round differently in training.
+Peers compare manifests before they average. The dtype in it is that of what travels, float32, whatever a
+peer's model computes in.
 
 The shared state is a vector too: the params, then every further shared vector in the order of its name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import TensorSpec
-from shoal.methods.base import State
-
-Array = npt.NDArray[Any]
+from shoal.methods.base import Array, State
 
 
 def numel(specs: Sequence[TensorSpec]) -> int:
@@ -71,13 +68,17 @@ def write_state(state: State, out: Vector) -> None:
 
 
 def read_state(
-    vector: Vector, params_numel: int, specs: Sequence[TensorSpec], private: Mapping[str, Vector]
+    vector: Vector,
+    params_numel: int,
+    specs: Sequence[TensorSpec],
+    private: Mapping[str, Array],
+    buffers: int = 0,
 ) -> State:
     """Return the state in a vector, as copies: nothing written there later changes it."""
     shared = {
         spec.name: part.reshape(spec.shape).copy() for spec, part in _parts(vector[params_numel:], specs)
     }
-    return State(vector[:params_numel].copy(), shared, private)
+    return State(vector[:params_numel].copy(), shared, private, buffers)
 
 
 def _parts(vector: Vector, specs: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, Vector]]:

@@ -98,6 +98,21 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of its process; 0 while there is none."""
 
 
+class AloneStatus(msgspec.Struct, frozen=True):
+    """A node that has trained with others, and is linked with none of them."""
+
+    round: int
+    """The round it stands in."""
+    seconds: float
+    """For so long."""
+    rounds: int
+    """Made alone since."""
+    waits: bool
+    """Whether it waits for company, and makes no round."""
+    missed: int
+    """While it waits: rounds that would have passed, at the pace of the last ones."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, at one moment."""
 
@@ -140,6 +155,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Of computing and waiting, since then."""
     engine: EngineStatus | None = None
     """What makes the means, if not this node itself."""
+    alone: AloneStatus | None = None
+    """Whether it lost its company; not where it never had any."""
     page: str = ""
     """Where the page of this node is, such as http://127.0.0.1:4711; empty: not served."""
     name: str = ""

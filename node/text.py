@@ -2,6 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from shoal.node.status import AloneStatus
+
 
 def printable(text: str) -> str:
     """Return a text without control characters: a peer's name must not move the cursor."""
@@ -22,6 +24,14 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def alone_for(alone: AloneStatus) -> str:
+    """Return for how long a node has been alone, for people."""
+    if alone.waits:
+        missed = f", the time of {alone.missed} rounds" if alone.missed else ""
+        return duration(alone.seconds) + missed
+    return f"{duration(alone.seconds)} and {alone.rounds} rounds"
 
 
 def figure(value: float | None) -> str:

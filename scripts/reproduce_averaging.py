@@ -5,7 +5,7 @@ take as many steps between two exchanges and as many rounds; all in one place ta
 together.
 """
 
-from itertools import product
+from collections.abc import Sequence
 from typing import Any, Final
 
 from scripts.reproduction import Case, Study, System
@@ -18,13 +18,16 @@ from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 
 PEERS: Final = 5
 STEPS: Final = 50
-RATES: Final = (0.05, 0.1, 0.2, 0.4)
-MUS: Final = (0.01, 0.1)
-OUTER_RATES: Final = (0.4, 0.7)
-ROUNDS: Final = {"digits": 20, "shapes": 20, "tables": 10}
+RATES: Final = (0.1, 0.2, 0.4)
+PROXIMAL: Final = ((0.1, 0.1), (0.2, 0.01), (0.4, 0.01))
+"""Learning rate and μ."""
+WIDE: Final = (0.1, 0.2, 0.4, 0.8)
+INNER: Final = (0.05, 0.1, 0.2, 0.4)
+"""DiLoCo's; its outer rate is the paper's."""
+ROUNDS: Final = 10
 
 
-def case(data: str, alpha: float, rounds: int = 0, name: str = "") -> Case:
+def case(data: str, alpha: float, rounds: int = ROUNDS, name: str = "") -> Case:
     """Return a data set in five shares."""
 
     def tasks(seed: int, validation: float) -> list[Task]:
@@ -32,7 +35,7 @@ def case(data: str, alpha: float, rounds: int = 0, name: str = "") -> Case:
         shares = [f"{i + 1}/{PEERS}" for i in range(PEERS)]
         return [load_task(data, {"share": share, "alpha": alpha, "seed": seed, **held}) for share in shares]
 
-    return Case(name or f"{data}, alpha {alpha:g}", tasks, rounds or ROUNDS[data])
+    return Case(name or f"{data}, alpha {alpha:g}", tasks, rounds)
 
 
 def local(steps: int) -> tuple[Method, ...]:
@@ -40,22 +43,19 @@ def local(steps: int) -> tuple[Method, ...]:
     return tuple(LocalSGD(LocalSGDConfig(steps=steps, lr=lr)) for lr in RATES)
 
 
-def fedavg(steps: int) -> tuple[Method, ...]:
+def fedavg(steps: int, rates: Sequence[float] = RATES) -> tuple[Method, ...]:
     """Return the candidates of FedAvg."""
-    return tuple(FedAvg(FedAvgConfig(steps=steps, lr=lr)) for lr in RATES)
+    return tuple(FedAvg(FedAvgConfig(steps=steps, lr=lr)) for lr in rates)
 
 
 def fedprox(steps: int) -> tuple[Method, ...]:
     """Return the candidates of FedProx."""
-    return tuple(FedProx(FedProxConfig(steps=steps, lr=lr, mu=mu)) for lr, mu in product((0.1, 0.2), MUS))
+    return tuple(FedProx(FedProxConfig(steps=steps, lr=lr, mu=mu)) for lr, mu in PROXIMAL)
 
 
 def diloco(steps: int) -> tuple[Method, ...]:
     """Return the candidates of DiLoCo."""
-    return tuple(
-        DiLoCo(DiLoCoConfig(steps=steps, lr=lr, outer_lr=outer))
-        for lr, outer in product((0.05, 0.1), OUTER_RATES)
-    )
+    return tuple(DiLoCo(DiLoCoConfig(steps=steps, lr=lr)) for lr in INNER)
 
 
 ALONE: Final = System(local(STEPS), "each")
@@ -65,7 +65,7 @@ TOGETHER: Final = System(local(STEPS * PEERS), "one")
 def _of_steps(case: Case) -> dict[str, System]:
     """Return FedAvg and DiLoCo with the steps that the case is named after."""
     steps = int(case.name.rpartition("H ")[2])
-    return {"FedAvg": System(fedavg(steps)), "DiLoCo": System(diloco(steps))}
+    return {"FedAvg": System(fedavg(steps, WIDE)), "DiLoCo": System(diloco(steps))}
 
 
 STUDIES: Final = {
@@ -86,11 +86,9 @@ STUDIES: Final = {
     ),
     "diloco": Study(
         [
-            case("digits", 0.1, 10, "digits, H 50"),
+            case("digits", 0.1, name="digits, H 50"),
+            case("shapes", 0.1, name="shapes, H 50"),
             case("digits", 0.1, 5, "digits, H 200"),
-            case("shapes", 0.1, 10, "shapes, H 50"),
-            case("shapes", 0.1, 5, "shapes, H 200"),
-            case("tables", 0.1, 5, "tables, H 20"),
         ],
         _of_steps,
         [("DiLoCo", "FedAvg")],

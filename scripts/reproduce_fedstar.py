@@ -14,7 +14,7 @@ from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 PEERS: Final = 5
 ROUNDS: Final = 60
 BATCH: Final = 64
-RATES: Final = (1e-3, 3e-3)
+RATES: Final = (1e-3, 3e-3, 1e-2)
 TASKS: Final = {"digits": "digits_few_labels", "tones": "tones", "shapes": "shapes"}
 LABELLED: Final = (("digits", 5), ("tones", 3), ("tones", 20), ("shapes", 5), ("shapes", 20))
 """Data set, and how many percent of its labels are known."""

@@ -5,6 +5,7 @@ So the bytes are those that a socket would carry, but for frames, and a lossy co
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,11 +31,12 @@ class Exchange:
         codec: str,
         feedback: Sequence[Feedback] | None = None,
         chunk_numel: int = 4096,
+        exact: int = 0,
     ) -> None:
         """The vectors become the means, in place."""
         peers = tuple(PeerId(f"p{i}") for i in range(len(vectors)))
         group = Group(bytes(16), 0, peers, (1,) * len(peers))
-        config = ExchangeConfig(codec=codec, chunk_numel=chunk_numel)
+        config = ExchangeConfig(codec=codec, chunk_numel=chunk_numel, exact=exact)
         self.members = {
             name: AllReduce(
                 name, group, 0, vectors[i], weights[i], config, feedback[i] if feedback is not None else None
@@ -80,7 +82,8 @@ class CodedRun:
         self.method, self.learners, self.codec = method, learners, codec
         start = learners[0].initial
         self.states: Mapping[PeerId, State] = {
-            peer: method.init(start.copy()) for peer in names(len(learners))
+            peer: replace(method.init(start.copy()), buffers=learners[0].buffers)
+            for peer in names(len(learners))
         }
         numel = method.exchange_numel(start.size)
         self.feedback = [Feedback(numel) for _ in learners] if has_feedback else None
@@ -108,7 +111,7 @@ class CodedRun:
         assert all(isinstance(ask, base.AllReduce) for ask in asks.values())
         vectors = [np.array(ask.vector) for ask in asks.values()]  # type: ignore[union-attr]
         weights = [float(ask.weight) for ask in asks.values()]  # type: ignore[union-attr]
-        exchange = Exchange(vectors, weights, self.codec, self.feedback)
+        exchange = Exchange(vectors, weights, self.codec, self.feedback, exact=self.learners[0].buffers)
         exchange.run()
         self.bytes_sent += exchange.bytes_sent
         states = {}

@@ -40,7 +40,13 @@ class Attached:
         self.connection.sendall(ipc.frame(message))
 
     def receive(self) -> Any:
-        """Wait for what the trainer says next; None at the end of the line."""
+        """Wait for what the trainer says next, but for problems; None at the end of the line."""
+        message = self._receive()
+        while isinstance(message, ipc.Problem):
+            message = self._receive()
+        return message
+
+    def _receive(self) -> Any:
         prefix = _read(self.connection, 4)
         if prefix is None:
             return None

@@ -33,7 +33,7 @@ DEADLINE: Final = 60.0
 TASKS: Final = Path(__file__).with_name("tasks")
 """Where nodes are started: tasks are imported from there."""
 NODE: Final = (sys.executable, "-P", "-m", "shoal.node")
-QUIET: Final = ("--no-mdns", "--http-port", "0", "--log-level", "info")
+QUIET: Final = ("--no-mdns", "--http-port", "0", "--log-level", "info", "--no-check")
 LOOPBACK: Final = "/ip4/127.0.0.1/tcp/{}"
 TRAIN: Final = ("--task", "light:Light", "--option", "steps=5")
 """Rounds of 0.25 s by a trainer that computes next to nothing (tests/tasks/light.py)."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import shoal
 from shoal.methods.errors import BadOption
-from shoal.methods.learning.learner import read_model, write_model
+from shoal.methods.learning.model_tensors import read_model, write_model
 from shoal.methods.tasks.digits import Digits
 from shoal.node.errors import BadConfig, NotRunning, UserError
 from shoal.node.trainer import ipc

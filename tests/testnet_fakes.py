@@ -134,7 +134,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
 
 def plan_of(*, nodes: int = 3, rounds: int = 4, **options: str | float) -> Plan:
     """Return a plan of fake nodes that behave as the options say."""
-    return Plan(nodes=nodes, rounds=rounds, options=dict(options), timeout=60.0)
+    return Plan(nodes=nodes, rounds=rounds, options=dict(options), timeout=60.0, bar=0.9)
 
 
 class Seen:
@@ -180,6 +180,7 @@ def fake_tools() -> "Tools":
         start_command=start_command,
         baseline_command=baseline_command,
         fetch_status=fetch_status,
+        check_fit=lambda spec: None,
         add_bootstrap=add_bootstrap,
         environ={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])},
     )

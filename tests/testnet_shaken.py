@@ -14,7 +14,7 @@ from shoal.node.testnet.invariants import Shaken
 from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.watch import Observed
 
-PLAN = Plan(nodes=4, rounds=20)
+PLAN = Plan(nodes=4, rounds=20, bar=0.9)
 ROUND = 10.0
 BACK_AT = 7
 

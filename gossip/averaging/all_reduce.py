@@ -78,6 +78,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How numbers travel (gossip/averaging/tensor_codecs.py). Equal on all peers."""
     chunk_numel: int = CHUNK_NUMEL
     """Numbers per chunk. Equal on all peers."""
+    exact: int = 0
+    """So many numbers at the end of the vector travel as float32. Equal on all peers."""
 
 
 @dataclass(slots=True)
@@ -119,7 +121,7 @@ class AllReduce(Attendance):
         self.result: Exchanged | None = None
         self.is_left_out = False
         self._weight = weight
-        self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback)
+        self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback, config.exact)
         # Per part: the ballot we are promised to, and since when.
         self._ballot = [0] * n_members
         self._since = [0.0] * n_members

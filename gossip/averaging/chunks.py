@@ -8,7 +8,14 @@ written anew next round while a slow member's copy may still wait to be sent.
 
 import numpy as np
 
-from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, Feedback, encode_with_feedback
+from shoal.gossip.averaging.tensor_codecs import (
+    CODECS,
+    BadCode,
+    Codec,
+    Feedback,
+    encode_with_feedback,
+    with_exact_end,
+)
 from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.events import Data, Loan, Vector
 
@@ -53,10 +60,17 @@ class Chunks:
     """See the module's docstring."""
 
     def __init__(
-        self, vector: Vector, shares: tuple[int, ...], chunk_numel: int, codec: str, feedback: Feedback | None
+        self,
+        vector: Vector,
+        shares: tuple[int, ...],
+        chunk_numel: int,
+        codec: str,
+        feedback: Feedback | None,
+        exact: int = 0,
     ) -> None:
-        """`vector` float32 [n]: the contribution, which becomes the mean."""
+        """`vector` float32 [n]: the contribution, which becomes the mean; the last `exact` go as float32."""
         self.codec = CODECS[codec]
+        self._exact_from = vector.size - exact
         self._vector, self._chunk_numel = vector, chunk_numel
         self._feedback = feedback if self.codec.needs_feedback else None
         self._edges = bounds(vector.size, shares)
@@ -77,7 +91,9 @@ class Chunks:
 
     def fits(self, part: int, chunk: int, data: Data) -> bool:
         """Tell whether there is such a chunk, and whether its bytes are as many as these."""
-        return chunk < self.count(part) and len(data) == self.codec.size(self.view(part, chunk).size)
+        if chunk >= self.count(part):
+            return False
+        return len(data) == self._codec(part, chunk).size(self.view(part, chunk).size)
 
     def contribution(self, part: int, chunk: int) -> Data | Loan:
         """Return our contribution as it travels; the same bytes whenever asked."""
@@ -86,13 +102,13 @@ class Chunks:
             return self._loans.setdefault((part, chunk), Loan(view.data.cast("B")))
         if (part, chunk) not in self._sent:
             owed = self._owed(self._feedback.sent, part, chunk) if self._feedback is not None else None
-            self._sent[part, chunk] = encode_with_feedback(self.codec, view, owed)[0]
+            self._sent[part, chunk] = encode_with_feedback(self._codec(part, chunk), view, owed)[0]
         return self._sent[part, chunk]
 
     def read(self, part: int, chunk: int, data: Data) -> Vector | None:
         """Return the numbers in a peer's bytes, or nothing where they are none of the codec's."""
         try:
-            return self.codec.decode(data, self.view(part, chunk).size)
+            return self._codec(part, chunk).decode(data, self.view(part, chunk).size)
         except BadCode:
             return None
 
@@ -102,7 +118,8 @@ class Chunks:
             self._means[part, chunk] = mean.data.cast("B")
         else:
             owed = self._owed(self._feedback.made, part, chunk) if self._feedback is not None else None
-            self._means[part, chunk], mean = encode_with_feedback(self.codec, mean, owed)
+            codec = self._codec(part, chunk)
+            self._means[part, chunk], mean = encode_with_feedback(codec, mean, owed)
         self._put(part, chunk, mean)
 
     def store(self, part: int, chunk: int, data: Data, mean: Vector) -> None:
@@ -129,6 +146,14 @@ class Chunks:
         if (loan := self._loans.get((part, chunk))) is not None:
             loan.end()
         self.view(part, chunk)[:] = mean
+
+    def _codec(self, part: int, chunk: int) -> Codec:
+        """Return how this chunk travels: the end of the vector as it is."""
+        if self._is_exact:
+            return self.codec
+        lo = self._edges[part] + chunk * self._chunk_numel
+        hi = min(lo + self._chunk_numel, self._edges[part + 1])
+        return with_exact_end(self.codec, hi - max(lo, self._exact_from) if hi > self._exact_from else 0)
 
     def _owed(self, errors: Vector, part: int, chunk: int) -> Vector:
         lo = self._edges[part] + chunk * self._chunk_numel

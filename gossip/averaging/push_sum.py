@@ -30,7 +30,7 @@ mints new mass. Each chunk of the vector has a weight of its own, so that none w
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -38,11 +38,12 @@ import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, is_sane
-from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, encode_with_feedback
+from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, Codec, encode_with_feedback, with_exact_end
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Applied, PairingMessage, Push, Settle
 from shoal.gossip.sequence import Sequence
 
+Span: TypeAlias = "slice[int, int, None]"
 INFINITY: Final = float("inf")
 MAX_DOUBTFUL: Final = 4
 """Peers without a link for which a push is kept: each costs half a vector's memory at most."""
@@ -65,6 +66,8 @@ class PushSumConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How numbers travel; what a lossy one leaves out stays with its giver. Equal on all peers."""
     chunk_numel: int = CHUNK_NUMEL
     """Numbers per chunk. Equal on all peers."""
+    exact: int = 0
+    """So many numbers at the end are a model's buffers. Equal on all peers."""
     least_held: float = LEAST_HELD
     """See there."""
 
@@ -102,6 +105,8 @@ class PushSum:
         self.sums: Vector = np.zeros(numel, dtype=np.float32)
         self.weights: npt.NDArray[np.float64] = np.zeros(-(-numel // config.chunk_numel), dtype=np.float64)
         """By chunk."""
+        self._read_at = self.weights.copy()
+        """The weights when the estimate was read last."""
         self.share = 0.0
         """Our weight in the mean; 0 until mass was minted."""
         self.givers: set[PeerId] = set()
@@ -127,7 +132,10 @@ class PushSum:
         self.weights += weight
 
     def move(self, delta: Vector, weight: float) -> None:
-        """Add local progress: the mean moves by our share of it, now `weight`."""
+        """Add local progress: the mean moves by our share of it, now `weight`.
+
+        A model's buffers are no progress: what we held of them when the work began has become what it led to.
+        """
         # With more examples than before we count more from now on, and bring the mass for it.
         more, self.share = weight - self.share, weight
         for chunk in range(self.weights.size):
@@ -136,12 +144,17 @@ class PushSum:
                 self.weights[chunk] = max(mass + more, LEAST_HELD * mass)
                 self.sums[here] *= np.float32(self.weights[chunk] / mass)
             self.sums[here] += np.float32(weight) * delta[here]
+            if exact := self._exact(here):
+                end = slice(here.stop - exact, here.stop)
+                held = min(float(self._read_at[chunk]), mass) * float(self.weights[chunk]) / mass
+                self.sums[end] += np.float32(held - weight) * delta[end]
 
     def read(self, out: Vector) -> None:
         """Write our estimate of the mean."""
         for chunk in range(self.weights.size):
             here = self._slice(chunk)
             np.divide(self.sums[here], np.float32(self.weights[chunk]), out=out[here])
+        self._read_at = self.weights.copy()
 
     def step(self, peers: set[PeerId], now: float) -> Effects:
         """Give half to the next of these peers to which nothing is in doubt; without one keep all.
@@ -229,7 +242,7 @@ class PushSum:
         if message.chunk >= self.weights.size:
             return [Drop(peer, "no such chunk")]
         here = self._slice(message.chunk)
-        numbers = self._decode(data, here.stop - here.start)
+        numbers = self._decode(data, here)
         if numbers is None or not is_sane(numbers, self.config.max_norm):
             return [Drop(peer, "push is not finite, or of another size")]
         self._applied[peer] = (epoch, message.id)
@@ -281,7 +294,7 @@ class PushSum:
         for chunk in range(self.weights.size):
             here = self._slice(chunk)
             half = self.sums[here] * np.float32(0.5)
-            data, numbers = encode_with_feedback(self._codec, half, None)
+            data, numbers = encode_with_feedback(self._codec_of(here), half, None)
             weight = float(self.weights[chunk]) / 2
             self.sums[here] -= numbers
             self.weights[chunk] -= weight
@@ -310,15 +323,23 @@ class PushSum:
         self.sums[self._slice(chunk)] += numbers
         self.weights[chunk] += weight
 
-    def _decode(self, data: Data, numel: int) -> Vector | None:
-        if len(data) != self._codec.size(numel):
+    def _decode(self, data: Data, here: "Span") -> Vector | None:
+        codec, numel = self._codec_of(here), here.stop - here.start
+        if len(data) != codec.size(numel):
             return None
         try:
-            return self._codec.decode(data, numel)
+            return codec.decode(data, numel)
         except BadCode:
             return None
 
-    def _slice(self, chunk: int) -> "slice[int, int, None]":
+    def _codec_of(self, here: "Span") -> Codec:
+        return with_exact_end(self._codec, self._exact(here))
+
+    def _exact(self, here: "Span") -> int:
+        """Return how many of the numbers here, at the end, belong to the model's buffers."""
+        return min(here.stop - here.start, max(0, here.stop - self.sums.size + self.config.exact))
+
+    def _slice(self, chunk: int) -> "Span":
         lo = chunk * self.config.chunk_numel
         return slice(lo, min(lo + self.config.chunk_numel, self.sums.size))
 

@@ -14,11 +14,13 @@ int8 is the blockwise absmax quantization of Dettmers et al., 8-bit Optimizers v
 (Interspeech 2014), with the scale of Karimireddy et al., Error Feedback Fixes SignSGD (ICML 2019). The
 last three need error feedback: what was not sent is added to the next contribution (`Feedback`).
 
+What belongs to a model's buffers travels as float32 in all of them (`with_exact_end`).
+
 Encoded sizes follow from the count alone, so that a receiver knows what to expect before it reads.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -196,6 +198,32 @@ CODECS: Final[dict[str, Codec]] = {
         Codec("sign", True, True, lambda n: 4 * _n_blocks(n) + -(-n // 8), _encode_sign, _decode_sign),
     )
 }
+
+
+def with_exact_end(codec: Codec, exact: int) -> Codec:
+    """Return a codec whose last `exact` numbers travel as float32: those of a model's buffers.
+
+    An error in a weight is trained away; a variance that a codec made negative is not.
+    """
+    if not exact:
+        return codec
+
+    def size(count: int) -> int:
+        return codec.size(count - exact) + 4 * exact
+
+    def encode(vector: Vector) -> Data:
+        start = vector.size - exact
+        rest = bytes(_encode_float32(np.ascontiguousarray(vector[start:])))
+        return bytes(codec.encode(vector[:start])) + rest if start else rest
+
+    def decode(data: Data, count: int) -> Vector:
+        start, view = count - exact, memoryview(data)
+        rest = np.frombuffer(view[codec.size(start) :], np.float32, exact)
+        if not start:
+            return rest
+        return np.concatenate([codec.decode(view[: codec.size(start)], start), rest])
+
+    return replace(codec, size=size, encode=encode, decode=decode)
 
 
 class Feedback:

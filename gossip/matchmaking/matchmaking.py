@@ -58,6 +58,8 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     group_size: int = 16
     quorum: int = 1
+    least: int = 1
+    """As many must be ready, for however long that takes: who waits for company never gives up."""
     share: float = 1.0
     """Of those expected that must be ready; where there are many groups, nobody need wait for the last."""
     wait_for: int = 1
@@ -141,6 +143,11 @@ class Matchmaking:
         self._give_up_at = INFINITY
         self._waiting_for: PeerId | None = None
         self._fire_at = INFINITY
+
+    @property
+    def lacks_company(self) -> bool:
+        """Whether fewer are ready than must be, so that only a peer ends this search."""
+        return self.state is State.WAITING and len(self._candidates()) < self.config.least
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -363,6 +370,9 @@ class Matchmaking:
         awaited = self.expected - self.silent
         everyone = len(awaited & self.ready.keys()) >= self.config.share * len(awaited)
         self._met |= self.ready.keys()
+        if len(candidates) < self.config.least:
+            self._waiting_for = None
+            return self._fire(INFINITY)
         enough = len(candidates) >= self.config.quorum and len(self._met) >= self.config.wait_for
         overdue = now >= self._go_at and enough
         if not ((everyone and enough) or overdue or now >= self._give_up_at):

@@ -95,8 +95,10 @@ class AskQueue:
         config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=self._chunk_numel)
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):
-            codec = self._view.spec.codec if self._view.spec else "float32"
-            config = msgspec.structs.replace(config, codec=codec)
+            if (spec := self._view.spec) is not None:
+                # What is as long as the params ends in the model's buffers.
+                exact = spec.buffers if pending.vector.size == spec.params_numel else 0
+                config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
             owed = self._feedback(pending)
             self.current = AllReduce(
                 self._view.me, group, pending.index, pending.vector, pending.weight, config, owed
@@ -227,9 +229,8 @@ class AskQueue:
             case Bodies():
                 result = Gathered(self._view.round, exchange.index, outcome.bodies, *times)
         self._learn(exchange, now)
-        spec = self._view.spec
-        if spec is not None and outcome.fewest < spec.quorum:
-            text = f"{outcome.fewest} of at least {spec.quorum} peers contributed"
+        if self._view.spec is not None and outcome.fewest < self._view.least:
+            text = f"{outcome.fewest} of at least {self._view.least} peers contributed"
             return [Notify(Failed("TooFew", text))]
         return [Notify(result)]
 

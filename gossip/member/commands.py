@@ -6,6 +6,7 @@ from typing import TypeAlias
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
+from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import RunSpec
 
 # --- commands -------------------------------------------------------------------------------------
@@ -18,6 +19,8 @@ class Attach:
     run: bytes
     spec: RunSpec
     mergeable: bool
+    had_company: bool = False
+    """Whether the state on disk was made with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class NewState:
     """The state's bytes; unchanged until the next `NewState`."""
     leaves: bytes = b""
     """The hashes of its chunks, where they are known."""
+    contributors: tuple[PeerId, ...] = ()
+    """With whom it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +232,16 @@ class Refused:
 
 
 Notice: TypeAlias = (
-    Averaged | Gathered | Failed | Behind | Synced | ChunksVerified | FinishEarly | PeerAddresses | Refused
+    Averaged
+    | Gathered
+    | Failed
+    | Behind
+    | Synced
+    | ChunksVerified
+    | FinishEarly
+    | PeerAddresses
+    | Refused
+    | Alone
+    | InCompany
 )
 """All that a member tells its node."""

@@ -54,6 +54,8 @@ class GroupSearch:
         self._patience, self._wait_for, self._wait_seconds = patience, wait_for, wait_seconds
         self.search: Matchmaking | None = None
         """The search of this round, also when it is over."""
+        self.is_stale = False
+        """Whether to search anew: links, deadlines and whom we wait for are of when we were left alone."""
         self.early: dict[PeerId, tuple[Ready, float]] = {}
         """Who is ready for our round or the next, and until when they wait."""
         self.ready_wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
@@ -86,7 +88,7 @@ class GroupSearch:
 
     def begin(self, past: Container[bytes], now: float) -> Effects:
         """Seek a group for what the trainer gives; `past`: groups that we have been in."""
-        view = self._view
+        view, self.is_stale = self._view, False
         early = [
             (peer, ready)
             for peer, (ready, _) in self.early.items()
@@ -109,7 +111,7 @@ class GroupSearch:
 
     def end(self) -> None:
         """The round is over, or given up."""
-        self.search = None
+        self.search, self.is_stale = None, False
 
     # --- events -----------------------------------------------------------------------------------
 
@@ -130,6 +132,9 @@ class GroupSearch:
         if view.phase is Phase.EXCHANGING and self.search is not None:
             return self.search.handle_ready(peer, message, now)
         if (search := self.under_way) is not None:
+            if search.lacks_company and not search.expected:
+                self.is_stale = True
+                return []
             self._arrived.setdefault(peer, now)
             return search.handle_ready(peer, message, now)
         return []
@@ -161,7 +166,19 @@ class GroupSearch:
     def view_changed(self, now: float) -> Effects:
         """Other peers are there, or elsewhere than before."""
         search = self.under_way
-        return search.expect(self._view.expected(now), now) if search is not None else []
+        if search is None:
+            return []
+        expected = self._view.expected(now)
+        if search.lacks_company and (expected - search.expected or self._view.least < search.config.least):
+            self.is_stale = True
+            return []
+        return search.expect(expected, now)
+
+    def look_again(self, now: float) -> None:
+        """Ask anew who is there, for a node that waits for company: what was lost is not said twice."""
+        search = self.under_way
+        if search is not None and search.lacks_company:
+            self.is_stale = self._view.least < search.config.least or bool(self._view.expected(now))
 
     def timer(self, now: float) -> Effects:
         """Something that was waited for did not come."""
@@ -215,6 +232,7 @@ class GroupSearch:
         return MatchmakingConfig(
             group_size=view.pattern.group_size(spec.group_size, is_last=view.is_last),
             quorum=spec.quorum,
+            least=view.least,
             share=MIXING_SHARE if view.is_large_swarm() and not has_own_states else 1.0,
             # Who has just been started does not go on alone while it looks for those it knew.
             wait_for=self._wait_for if first else 1 + self._dial_plan.is_new_here,

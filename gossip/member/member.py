@@ -65,6 +65,7 @@ from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.pairwise_rounds import PairwiseRounds
 from shoal.gossip.member.run_mismatch import RunMismatch
 from shoal.gossip.member.state_sync import StateSync
+from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import ENOUGH, DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import PresenceTable
@@ -90,6 +91,7 @@ from shoal.gossip.messages import (
     Wait,
     Want,
 )
+from shoal.gossip.run_spec import NATIVE
 from shoal.gossip.sequence import Sequence
 from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import Serving, ServingConfig
@@ -113,6 +115,8 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Round 0 starts when this many trainers are ready, or after `wait_seconds`."""
     wait_seconds: float = 0.0
     """0: twice the patience."""
+    alone: Policy = "wait"
+    """What a node does whose company is gone: see company.py."""
     max_links: int = 64
     """No further peers are dialled above this many links; dial_plan.py says when fewer are enough."""
     serving: ServingConfig = ServingConfig()
@@ -138,7 +142,7 @@ class Member:
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
         self.admission = admission or Admission(config.max_links)
-        self.view = SwarmView(me, config.lease, self.admission)
+        self.view = SwarmView(me, config.lease, self.admission, config.alone)
         self.dial_plan = DialPlan(me, dice, config.max_links)
         self._numbers = Sequence(sequence)
         self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
@@ -289,12 +293,15 @@ class Member:
 
     def _attach(self, event: Attach, now: float) -> Effects:
         self.view.attach(event.run, event.spec, mergeable=event.mergeable)
+        self.view.together.attach(had_company=event.had_company)
         self.pairwise.attach(now)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
         self.dial_plan.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
+        is_fetched = self.phase is Phase.SYNCING
+        self.view.together.note_state(event.contributors, self.me, is_fetched=is_fetched)
         self.view.take_state(event.round, event.state, event.previous)
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
         self.pairwise.note_state(event.data)
@@ -302,7 +309,7 @@ class Member:
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
         self.state_sync.has_state()
-        effects = self.group_search.new_round(now)
+        effects = self.group_search.new_round(now) + self._look_for_company(now)
         return [*effects, *self.dissemination.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
@@ -329,6 +336,8 @@ class Member:
     def _abort_round(self, now: float) -> Effects:
         if self.phase in (Phase.SYNCING, Phase.FINISHED):
             return []
+        if self.view.spec is not None and self.view.spec.engine != NATIVE:
+            self.view.together.note_failure()
         effects = self.asks.abandon()
         self._end_round()
         self._enter(Trigger.ROUND_ABORTED)
@@ -356,6 +365,7 @@ class Member:
 
     def _left(self, peer: PeerId, now: float) -> Effects:
         self.view.table.forget(peer, now)
+        self.view.together.left(peer)
         return self._gone(peer, now, is_dead=True)
 
     def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
@@ -445,8 +455,11 @@ class Member:
     # --- what the parts came to -------------------------------------------------------------------
 
     def _settle(self, now: float) -> Effects:
-        """Act on what came about: a group is formed, then an ask is answered, then a state is fetched."""
+        """Act on what came about: in a search, then in the trainer's ask, then in a fetch."""
         effects: Effects = []
+        if self.group_search.is_stale:
+            self.asks.asked_at = now
+            effects += self.group_search.begin(self.asks.past, now)
         if (group := self.group_search.formed) is not None:
             effects += self._group_formed(group, now)
         if self.asks.is_answered:
@@ -526,10 +539,22 @@ class Member:
         if self.view.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)
+        effects += self._look_for_company(now)
         effects += self.dissemination.beat(now, seeks_links=self.dial_plan.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, Timer.BEAT)]
+
+    def _look_for_company(self, now: float) -> Effects:
+        if not self.view.run or self.phase in (Phase.HELPING, Phase.FINISHED):
+            return []
+        together, others = self.view.together, len(self.view.linked_trainers())
+        if self.view.spec is not None and self.view.spec.engine != NATIVE:
+            # Those of another engine that are no nodes are linked with nobody here.
+            others += together.n_others
+        said = together.look(others, self.round, now)
+        self.group_search.look_again(now)
+        return said + self._settle(now)
 
     # --- the view ---------------------------------------------------------------------------------
 

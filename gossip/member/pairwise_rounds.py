@@ -62,7 +62,7 @@ class PairwiseRounds:
         if spec is None or not self.is_on:
             self.core = None
         elif self.core is None or self.core.run != self._view.run:
-            config = PushSumConfig(codec=spec.codec, chunk_numel=self._chunk_numel)
+            config = PushSumConfig(codec=spec.codec, chunk_numel=self._chunk_numel, exact=spec.buffers)
             self.core = PushSum(spec.params_numel, config, self._epochs, self._view.run)
             for peer in self._view.table.connected:
                 self.core.found(peer, now)

@@ -19,6 +19,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.lifecycle import Lifecycle, Phase
+from shoal.gossip.membership.company import Company, Policy
 from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
 from shoal.gossip.messages import Presence, Ready
 from shoal.gossip.patterns import PATTERNS, Pattern
@@ -40,8 +41,10 @@ _SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.AP
 class SwarmView:
     """One node among its peers. See the module's docstring."""
 
-    def __init__(self, me: PeerId, lease: float, admission: Admission | None = None) -> None:
-        """`lease`: seconds for which our own records hold."""
+    def __init__(
+        self, me: PeerId, lease: float, admission: Admission | None = None, alone: Policy = "wait"
+    ) -> None:
+        """`lease`: seconds for which our own records hold; `alone`: see company.py."""
         self.admission = admission or Admission()
         self.me, self.lease = me, lease
         self.table = PresenceTable(me)
@@ -57,6 +60,7 @@ class SwarmView:
         self.has_finished_round = False
         """Whether we have finished a round since we were started."""
         self.unresponsive: set[PeerId] = set()
+        self.together = Company(alone)
         self._distrusted = Marks(MAX_DOUBLINGS)
         self.last_group: frozenset[PeerId] = frozenset()
         """With whom we made our state: they have it too, or will in a moment."""
@@ -212,8 +216,23 @@ class SwarmView:
             if awaited:
                 (paused if is_paused else found).add(peer)
         # A pause is counted in rounds, and without a quorum there is no next one: it would never end.
-        lacks_quorum = self.spec is not None and 1 + len(found) < self.spec.quorum
+        lacks_quorum = self.spec is not None and 1 + len(found) < self.least
         return found | paused if lacks_quorum else found
+
+    @property
+    def least(self) -> int:
+        """How many must be ready, and contribute, for a round to count: the quorum, or company."""
+        assert self.spec is not None
+        others = [entry.presence.phase for _, entry in self.table.in_run(self.run)]
+        # One of several groups may be of one, and a pair's mass is added to the others' whenever they meet.
+        is_left_out = self.pattern.has_own_states or len(others) >= self.spec.group_size
+        is_free = not self.together.is_awaited or (is_left_out and self.linked_trainers())
+        # Who is behind those that are done ends alone, where it cannot fetch what they came to.
+        return self.spec.quorum if is_free or "finished" in others else max(self.spec.quorum, 2)
+
+    def linked_trainers(self) -> list[PeerId]:
+        """Return who of our run is linked, ready or not."""
+        return [peer for peer, _ in self.table.in_run(self.run) if peer in self.table.connected]
 
     def _may_lag(self, presence: Presence) -> bool:
         """Whether a peer of an earlier round is waited for."""

@@ -35,7 +35,7 @@ from shoal.gossip.net.dialer import Dials
 from shoal.gossip.net.frame_streams import LaneService
 from shoal.gossip.net.frames import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, LinkBroken, read_frame
 from shoal.gossip.net.libp2p_adapters import LaneStream
-from shoal.gossip.net.libp2p_node import Network, PortInUse, check_port_free
+from shoal.gossip.net.libp2p_node import Network, PortInUse, listenable
 from shoal.gossip.net.peer_discovery import Announcements, LocalNetwork, Rendezvous, keep_running
 from shoal.gossip.net.peers import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, decode_hello
 from shoal.gossip.net.relay import Relay, Reservations
@@ -392,7 +392,6 @@ async def open_host(
     # To the library every strange or leaving peer is an error of ours, with a page of text.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     host = Libp2pHost(key, config, admission)
-    for text in () if config.hidden else config.listen:
-        check_port_free(parse_listen(text))
+    host._listen = listenable(host._listen)
     async with host._run():
         yield host

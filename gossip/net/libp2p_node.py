@@ -51,6 +51,7 @@ from shoal.gossip.net.libp2p_adapters import (
     Transport,
     watched,
 )
+from shoal.gossip.net.own_faults import own_fault, tell
 from shoal.gossip.net.transport import muxer
 from shoal.gossip.net.transport.muxer import FastMuxer
 from shoal.gossip.net.transport.records import FastNoise, Suite
@@ -62,6 +63,8 @@ log = logging.getLogger(__name__)
 CONNECT_PATIENCE: Final = 5.0
 """Seconds for a TCP connection. A guess: a SYN is repeated after 1 and 3 seconds."""
 HANDSHAKE_PATIENCE: Final = 10.0
+OWN_FAULT: Final = "own fault"
+"""What a dial ends with, and what is counted, where our own code failed in a handshake."""
 MAX_HALF_OPEN: Final = 64
 """Connections that have not said who they are."""
 MAX_HALF_OPEN_PER_IP: Final = 32
@@ -100,15 +103,41 @@ def check_port_free(address: Address) -> None:
         OSError: the address is not one of this machine, or the port may not be used.
     """
     family = socket.AF_INET if address.kind == "ip4" else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address.host, address.port))
             probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(address.port) from error
+        raise OSError(f"cannot listen on {address}: {error.strerror}") from error
+
+
+def listenable(addresses: list[Address]) -> list[Address]:
+    """Return those of our addresses on which the system lets us listen: it may lack one of the families.
+
+    Raises:
+        PortInUse: somebody listens on one of them.
+        OSError: none of them, or one that does not stand for every interface, may be used.
+    """
+    found, faults = [], []
+    for address in addresses:
+        try:
+            check_port_free(address)
+        except PortInUse:
+            raise
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise PortInUse(address.port) from error
-            raise OSError(f"cannot listen on {address}: {error.strerror}") from error
+            if not address.is_any:
+                raise
+            faults.append(error)
+        else:
+            found.append(address)
+    if faults and not found:
+        raise faults[0]
+    for fault in faults:
+        log.info("%s", fault)
+    return found
 
 
 class Network:
@@ -126,10 +155,11 @@ class Network:
         """Put the parts together; nothing runs yet. Without `suites` only the standard is spoken."""
         keys = create_new_key_pair(seed=bytes(key))
         noise_key = create_noise_key().private_key
-        security: dict[Any, Any] = {each.protocol: FastNoise(keys, noise_key, each) for each in suites}
-        security[NOISE] = NoiseTransport(keys, noise_key)
-        muxers: dict[Any, Any] = {muxer.PROTOCOL: FastMuxer} if suites else {}
-        muxers[YAMUX] = Yamux
+        standard: dict[Any, Any] = {NOISE: NoiseTransport(keys, noise_key)}
+        security = {each.protocol: FastNoise(keys, noise_key, each) for each in suites} | standard
+        muxers: dict[Any, Any] = ({muxer.PROTOCOL: FastMuxer} if suites else {}) | {YAMUX: Yamux}
+        self._standard = TransportUpgrader(standard, {YAMUX: Yamux})
+        self._is_standard = not suites
         self.id = ID.from_pubkey(keys.public_key)
         self.traffic = Traffic()
         self._admission = admission
@@ -196,6 +226,7 @@ class Network:
             if address.via is not None
             else watched(await self._connect(address), self.traffic)
         )
+        is_standard = self._is_standard
         try:
             with trio.fail_after(HANDSHAKE_PATIENCE):
                 return await self._secure_outbound(address, stream, on_secured)
@@ -207,6 +238,10 @@ class Network:
             raise
         except Exception as error:  # whatever a stranger's answer makes the library raise
             log.debug("handshake with %s failed", address, exc_info=True)
+            if self._note_own_fault(f"handshake with {address}", error):
+                if is_standard:
+                    raise DialFault(OWN_FAULT) from error
+                return await self.dial(address, on_secured)
             # Who closes without a word is full, or starting, or stopping.
             raise DialFault("not a shoal node" if stream.heard else "refused") from error
 
@@ -215,6 +250,18 @@ class Network:
         ours = {(each.host, each.port) for each in (*self._announce, *self._listening())}
         remote = stream.get_remote_address()
         return (address.host, address.port) in ours or (remote is not None and remote[:2] in ours)
+
+    def _note_own_fault(self, what: str, error: Exception) -> bool:
+        """Tell whether a handshake failed by our own fault; from then on only the standard is spoken."""
+        fault = own_fault(error)
+        if fault is None:
+            return False
+        tell(what, fault)
+        if not self._is_standard:
+            log.error("links use standard Noise and yamux from now on, which are slower")
+            self._is_standard = True
+            self.swarm.upgrader = self._standard
+        return True
 
     async def _connect(self, address: Address) -> trio.SocketStream:
         """Open the connection, to the first that answers of all addresses a name has."""
@@ -330,8 +377,9 @@ class Network:
                     return
                 muxed = await self.swarm.upgrader.upgrade_connection(secured, peer)
                 self._note_circuit(muxed, stream)
-        except Exception:  # whatever a stranger's handshake makes the library raise
-            self._admission.count("handshake")
+        except Exception as error:  # whatever a stranger's handshake makes the library raise
+            is_ours = self._note_own_fault("handshake of a peer", error)
+            self._admission.count(OWN_FAULT if is_ours else "handshake")
             log.debug("a handshake failed", exc_info=True)
             return
         finally:

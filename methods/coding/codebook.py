@@ -70,6 +70,19 @@ def decode(body: bytes, specs: Sequence[TensorSpec], *, kappa: int = MAX_CLUSTER
     return np.concatenate(parts)
 
 
+def read_floats(body: bytes, count: int) -> Vector:
+    """Return the float32 numbers in a peer's bytes.
+
+    Raises:
+        RemoteViolation: they are not so many, not finite or too large.
+    """
+    reader = _Reader(body)
+    values = reader.floats(count)
+    if reader.left:
+        raise RemoteViolation("bytes are left over")
+    return values
+
+
 def max_bytes(specs: Sequence[TensorSpec], kappa: int) -> int:
     """Return a bound on the bytes of a model with at most `kappa` values per tensor."""
     bits = (kappa - 1).bit_length()

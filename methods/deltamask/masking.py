@@ -20,7 +20,8 @@ from torch.func import functional_call
 
 from shoal.gossip.events import Vector
 from shoal.methods.errors import BadTask
-from shoal.methods.learning.learner import TorchLearner, float_tensors
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.model_tensors import float_tensors
 from shoal.methods.learning.objective import Objective
 from shoal.methods.learning.task import Role, Task
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from shoal.gossip.events import Vector
 from shoal.methods.coding.kmeans1d import cluster
-from shoal.methods.learning.learner import read_model
+from shoal.methods.learning.model_tensors import read_model
 from shoal.methods.learning.objective import Objective, shuffled
 from shoal.methods.learning.task import Examples, Task
 

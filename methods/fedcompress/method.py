@@ -122,6 +122,8 @@ class Update(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Gram matrix of its normalised embeddings there; empty if kappa is fixed."""
     model: bytes
     """Its weights, or their change, clustered."""
+    buffers: bytes = b""
+    """Its model's buffers as they are, float32: a variance clustered as a change could be negative."""
 
 
 _UPDATE: Final = msgspec.msgpack.Decoder(Update)
@@ -134,12 +136,23 @@ class Contribution:
     update: Update
     gram: effective_rank.Integers
     vector: Vector
+    buffers: Vector
 
 
 def recluster(vector: Vector, specs: Sequence[TensorSpec], kappa: int) -> Vector:
     """Return a model's vector with at most `kappa` values per tensor; the same bits everywhere."""
     parts = [cluster(view.reshape(-1), kappa).values for view in views(vector, specs).values()]
     return np.concatenate(parts)
+
+
+def split_buffers(learner: "TorchLearner") -> tuple[int, tuple[TensorSpec, ...]]:
+    """Return how many numbers of a model are parameters, and the manifest of these alone."""
+    stepped, specs, count = learner.initial.size - learner.buffers, learner.manifest, 0
+    for place, spec in enumerate(specs):
+        if count == stepped:
+            return stepped, specs[:place]
+        count += spec.numel
+    return stepped, specs
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +208,8 @@ class FedCompress:
             progress = self._advance(progress, contributions)
         params, student = teacher, None
         if c.target == "weights":
-            params = recluster(teacher, learner.manifest, progress.kappa)
+            stepped, specs = split_buffers(learner)
+            params = np.concatenate([recluster(teacher[:stepped], specs, progress.kappa), teacher[stepped:]])
         if c.after == "distil":
             elected = elect(round_, told.peers)
             scene = Scene(teacher, learner.manifest, progress.kappa, round_, held_out)
@@ -262,12 +276,15 @@ class FedCompress:
         if not contributions:
             raise Diverged("no update of this round could be read, not even our own; lower lr")
         vectors = [contribution.vector for contribution in contributions]
+        params = params[: vectors[0].size]
         if self.config.target == "weights":
             vectors = [np.subtract(vector, params) for vector in vectors]
         examples = [contribution.update.examples for contribution in contributions]
         most = cap(examples)
         weights = [min(count, most) for count in examples]
-        return np.add(params, weighted_mean(clip_to_median(vectors, self.config.clip), weights))
+        stepped = np.add(params, weighted_mean(clip_to_median(vectors, self.config.clip), weights))
+        buffers = weighted_mean([contribution.buffers for contribution in contributions], weights)
+        return np.concatenate([stepped, buffers])
 
     def _update(
         self, before: Vector, trained: Vector, learner: "TorchLearner", held_out: "Examples", kappa: int
@@ -275,23 +292,24 @@ class FedCompress:
         """Cluster our work, and measure the model that others will see."""
         from shoal.methods.learning.task import batch_of, count
 
-        c, specs = self.config, learner.manifest
-        is_delta = c.target == "delta"
+        c, (stepped, specs) = self.config, split_buffers(learner)
+        is_delta, buffers = c.target == "delta", trained[stepped:]
+        before, trained = before[:stepped], trained[:stepped]
         model = codebook.encode_vector(np.subtract(trained, before) if is_delta else trained, specs, kappa)
         right, total, gram = 0, 0, b""
         if c.is_adaptive:
             told = codebook.decode(model, specs)
-            seen = np.add(before, told) if is_delta else told
+            seen = np.concatenate([np.add(before, told) if is_delta else told, buffers])
             right, total = learner.score(seen, held_out)
             x, _ = batch_of(held_out, _all(count(held_out)))
             gram = effective_rank.pack(effective_rank.gram(learner.predict(seen, x)[1].numpy()))
-        return Update(learner.examples, right, total, gram, model)
+        return Update(learner.examples, right, total, gram, model, buffers.astype("<f4").tobytes())
 
     def _exchange(self, mine: Update, learner: "TorchLearner", kappa: int) -> Steps[Bodies[Contribution]]:
         """Gather everyone's updates, checked."""
         from shoal.methods.learning.objective import head_of
 
-        specs = learner.manifest
+        _, specs = split_buffers(learner)
         width = head_of(learner.model).in_features if self.config.is_adaptive else 0
 
         def read(body: bytes) -> Contribution:
@@ -299,9 +317,10 @@ class FedCompress:
             if update.right > update.total:
                 raise RemoteViolation("more is right than there is")
             vector = codebook.decode(update.model, specs, kappa=kappa)
-            return Contribution(update, effective_rank.unpack(update.gram, width), vector)
+            buffers = codebook.read_floats(update.buffers, learner.buffers)
+            return Contribution(update, effective_rank.unpack(update.gram, width), vector, buffers)
 
-        bound = HEAD_BYTES + width * (width + 1) + codebook.max_bytes(specs, kappa)
+        bound = HEAD_BYTES + 4 * learner.buffers + width * (width + 1) + codebook.max_bytes(specs, kappa)
         return (yield from exchange(msgspec.msgpack.encode(mine), read, tag="update", bound=bound))
 
     def _advance(self, progress: Progress, contributions: Sequence[Contribution]) -> Progress:

@@ -17,10 +17,14 @@ What is ours, and why:
 
 - T = 1, as in the authors' training call. With the T = 4 of the paper's text no prediction on our tasks ever
   passed τ, and the method was supervised training to the last bit.
-- The gate. A model that is weak when pseudo-labels begin confirms its own errors and gets worse. Until round
-  R/3 peers train on labels alone and keep a fifth of them out of it; then all add how many of these the
-  agreed model gets right, and pseudo-labels begin only if that is 70 %. Two integers per peer, the same
-  decision everywhere. ``gate=false`` is the paper's method.
+- The gate. A model whose pseudo-labels are wrong when they begin confirms its errors and gets worse. Until
+  round R/3 peers train on labels alone and keep a fifth of them out of it. Of these the agreed model makes
+  pseudo-labels as of any other example; all add how many pass τ, and how many of these are right. As soon as
+  half of them pass, pseudo-labels begin if their skill, (right - chance) / (1 - chance), is at least
+  `gate_skill`, with what few held-out labels may hide taken off. If so many do not pass until round 2R/3,
+  they never begin. Three integers per peer, the same decision everywhere. What counts is how good pseudo-
+  labels are, not how good the model is where it is unsure, so that the gate opens on hard data too.
+  ``gate=false`` is the paper's method.
 - The alarm. Where the agreed model falls by more than 15 points on a peer's own labels, as after a poisoned
   round, that peer stops using pseudo-labels until it has risen again. It belongs to the gate.
 - A peer counts at most three times the median peer, as far as it says how much data it has: a wire that
@@ -34,7 +38,8 @@ count nothing in rounds in which there are none.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil, cos, pi
+from fractions import Fraction
+from math import ceil, cos, pi, sqrt
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
@@ -84,9 +89,9 @@ class FedSTARConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     gate: bool = True
     """Whether pseudo-labels wait until the model has proved itself; ours, false is the paper's method."""
     gate_at: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1 / 3
-    """Share of the rounds after which the gate decides; ours."""
-    gate_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.7
-    """Pooled accuracy on held-out labels that opens the gate; ours."""
+    """Share of the rounds from which on the gate may decide; from twice that on it stays shut; ours."""
+    gate_skill: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 0.6
+    """Skill of pseudo-labels on held-out examples that opens the gate: 0 is chance, 1 all right; ours."""
     held_out: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
     """Share of the labels kept out of training until the gate decides, at least one; ours."""
     alarm: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
@@ -103,15 +108,24 @@ class FedSTARConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a peer says: of the held-out examples how many are right, or of all how many count."""
+    """What a peer says of itself in every round."""
 
-    right: Count
-    total: Count
+    examples: Count
     gate: Annotated[int, msgspec.Meta(ge=0, le=2)]
     """As it stands in its shared state."""
 
 
+class Judged(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a peer says of pseudo-labels on its held-out examples."""
+
+    right: Count
+    sure: Count
+    """How many pass the threshold; of these some are right."""
+    held_out: Count
+
+
 _CLAIM: Final = msgspec.msgpack.Decoder(Claim)
+_JUDGED: Final = msgspec.msgpack.Decoder(Judged)
 
 
 def threshold(round_: int, rounds: int, low: float, high: float) -> float:
@@ -125,21 +139,51 @@ def read_claim(body: bytes) -> Claim:
     Raises:
         RemoteViolation: no correct peer says this.
     """
-    claim = unpack(body, _CLAIM.decode)
-    if claim.right > claim.total:
-        raise RemoteViolation("claim of more than all")
-    return claim
+    return unpack(body, _CLAIM.decode)
 
 
-def pooled_accuracy(claims: Sequence[Claim]) -> float:
-    """Return the accuracy over all held-out examples; no peer counts more than the median one.
+def read_judged(body: bytes) -> Judged:
+    """Return what a peer says of pseudo-labels.
+
+    Raises:
+        RemoteViolation: no correct peer says this.
+    """
+    judged = unpack(body, _JUDGED.decode)
+    if not judged.right <= judged.sure <= judged.held_out:
+        raise RemoteViolation("more than all is right or sure")
+    return judged
+
+
+def pooled(told: Sequence[Judged]) -> Judged:
+    """Return the sums; no peer counts more than the median one.
 
     They are few, and three times the median of a liar could outvote a handful of honest peers.
     """
-    most = cap([claim.total for claim in claims]) // CAP
-    total = sum(min(claim.total, most) for claim in claims)
-    right = sum(claim.right * min(claim.total, most) // claim.total for claim in claims if claim.total)
-    return right / total if total else 0.0
+    most = cap([judged.held_out for judged in told]) // CAP
+    shares = [
+        (judged, Fraction(min(judged.held_out, most), judged.held_out)) for judged in told if judged.held_out
+    ]
+    return Judged(
+        int(sum(judged.right * share for judged, share in shares)),
+        int(sum(judged.sure * share for judged, share in shares)),
+        int(sum(judged.held_out * share for judged, share in shares)),
+    )
+
+
+def skill(right: int, total: int, classes: int) -> float:
+    """Return how far above chance pseudo-labels are surely right: 0 is guessing, 1 always right.
+
+    Taken off is one standard deviation of what so few tell (Wilson, "Probable Inference, the Law of
+    Succession, and Statistical Inference", JASA 22, 1927).
+    """
+    if not total:
+        return -1.0
+    share = right / total
+    least = (share + 1 / (2 * total) - sqrt(share * (1 - share) / total + 1 / (4 * total**2))) / (
+        1 + 1 / total
+    )
+    chance = 1 / max(2, classes)
+    return (least - chance) / (1 - chance)
 
 
 def agreed_weight(examples: int, claimed: Sequence[int]) -> float:
@@ -195,14 +239,14 @@ class FedSTAR:
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Decide on pseudo-labels if it is time, train, then agree."""
         gate, refused = state.shared[GATE], 0
-        if gate[0] == UNDECIDED and round_ >= self.config.gate_at * self.config.rounds:
-            gate, refused = yield from self._decide(state, learner)
+        if gate[0] == UNDECIDED and self._is_time(round_):
+            gate, refused = yield from self._decide(state, learner, round_)
         best, trusted = self._check(state, learner, gate)
         work = self.local(state.params, learner, round_, trusted=trusted, decided=gate[0] != UNDECIDED)
-        mine = msgspec.msgpack.encode(Claim(0, work.examples, int(gate[0])))
+        mine = msgspec.msgpack.encode(Claim(work.examples, int(gate[0])))
         claims = yield from exchange(mine, read_claim, tag="examples")
         told = [claim for _, claim in claims.values]
-        weight = agreed_weight(work.examples, [claim.total for claim in told])
+        weight = agreed_weight(work.examples, [claim.examples for claim in told])
         mean = yield from all_reduce(work.trained.params, weight=weight)
         trained = work.trained
         metrics = {
@@ -265,15 +309,45 @@ class FedSTAR:
         training, held_out = np.sort(order[held:]), np.sort(order[:held])
         return tuple(subset(learner.data, torch.from_numpy(places)) for places in (training, held_out))
 
-    def _decide(self, state: State, learner: "TorchLearner") -> Steps[tuple[Vector, int]]:
-        """Add up how good the agreed model is on held-out labels, and open or shut the gate."""
+    def _is_time(self, round_: int, times: int = 1) -> bool:
+        return round_ >= times * self.config.gate_at * self.config.rounds
+
+    def _decide(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[Vector, int]]:
+        """Add up how good pseudo-labels are on held-out examples; open or shut the gate, or wait."""
+        judged, classes = self.judge(state.params, learner, round_)
+        bodies = yield from exchange(msgspec.msgpack.encode(judged), read_judged, tag="gate")
+        found = pooled([judged for _, judged in bodies.values])
+        gate = UNDECIDED
+        if 0 < found.held_out <= 2 * found.sure:
+            is_skilled = skill(found.right, found.sure, classes) >= self.config.gate_skill
+            gate = OPEN if is_skilled else SHUT
+        elif self._is_time(round_, times=2):
+            gate = SHUT
+        return np.array([gate], np.float32), bodies.refused
+
+    def judge(self, params: Vector, learner: "TorchLearner", round_: int) -> tuple[Judged, int]:
+        """Return how good pseudo-labels are on our held-out examples, and how many classes there are."""
+        import torch
+
+        from shoal.methods.fedstar.semi_supervised import pseudo_labels
+        from shoal.methods.learning.task import batch_of, count
+
+        c = self.config
         _, held_out = self.split(learner, decided=False)
-        right, total = learner.score(state.params, held_out)
-        mine = msgspec.msgpack.encode(Claim(right, total, int(UNDECIDED)))
-        claims = yield from exchange(mine, read_claim, tag="gate")
-        accuracy = pooled_accuracy([claim for _, claim in claims.values])
-        gate = OPEN if accuracy >= self.config.gate_accuracy else SHUT
-        return np.array([gate], np.float32), claims.refused
+        if not count(held_out):
+            # The width of the output is the same on all nodes.
+            unlabelled = learner.task.unlabelled_data()
+            x = (
+                batch_of(learner.data, torch.zeros(1, dtype=torch.int64))[0]
+                if unlabelled is None
+                else unlabelled[:1]
+            )
+            return Judged(0, 0, 0), learner.predict(params, x)[0].shape[-1]
+        x, y = batch_of(held_out, torch.arange(count(held_out)))
+        logits, _ = learner.predict(params, x)
+        tau = threshold(round_, c.rounds, c.tau_min, c.tau_max)
+        labels, keep = pseudo_labels(logits, tau, c.temperature)
+        return Judged(int((keep & (labels == y)).sum()), int(keep.sum()), len(y)), logits.shape[-1]
 
     def _check(self, state: State, learner: "TorchLearner", gate: Vector) -> tuple[Vector, bool]:
         """Return the best accuracy so far on our labels, and whether pseudo-labels may be used now."""

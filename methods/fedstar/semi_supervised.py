@@ -71,13 +71,20 @@ class SemiSupervised(Objective):
         return loss
 
 
+def pseudo_labels(
+    logits: torch.Tensor, threshold: float, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the likeliest classes, int64 [n], and which of them are confident enough, bool [n]."""
+    confidence, labels = torch.softmax(logits.detach() / temperature, dim=-1).max(dim=-1)
+    return labels, confidence >= threshold
+
+
 def pseudo_label_loss(logits: torch.Tensor, threshold: float, temperature: float) -> tuple[torch.Tensor, int]:
     """Return Lu, the cross entropy with confident pseudo-labels, and how many there are.
 
     The sum is divided by all items, not by those kept: few confident ones pull weakly. No gradient flows
     through the labels.
     """
-    confidence, labels = torch.softmax(logits.detach() / temperature, dim=-1).max(dim=-1)
-    keep = confidence >= threshold
+    labels, keep = pseudo_labels(logits, threshold, temperature)
     losses = functional.cross_entropy(logits, labels, reduction="none")
     return (keep * losses).sum() / len(logits), int(keep.sum())

@@ -1,27 +1,31 @@
 """Learner: local training of a task's model with torch, vectors in and vectors out.
 
-The vector holds the model's floating parameters and buffers (the running means of batch norm too) in the
-order in which the model registers them. Integer buffers, such as batch counters, stay on the node. What
-is frozen travels as well: peers that froze other values must not go unnoticed.
+Which tensors are in the vector is said in methods/learning/model_tensors.py.
 
 On the same machine, the same seed, params, data and round give the same result, bit for bit.
 """
 
+import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from shoal.gossip.events import Vector
-from shoal.gossip.run_spec import TensorSpec
-from shoal.methods.base import Trained
+from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
+from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.learning.objective import Objective, Penultimate
+from shoal.methods.learning.optimizer_memory import BadMemory, groups_of, load_memory, save_memory
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
+
+log = logging.getLogger(__name__)
 
 PREDICTION_BATCH = 1024
 
@@ -46,59 +50,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def float_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a model that travel; a tensor with two names comes once."""
-    saved = model.state_dict(keep_vars=True).keys()
-    named = chain(model.named_parameters(), model.named_buffers())
-    return {name: t for name, t in named if name in saved and t.is_floating_point()}
-
-
-def manifest(model: nn.Module) -> tuple[TensorSpec, ...]:
-    """Return the manifest of a model.
-
-    Raises:
-        BadTask: it has no parameters.
-    """
-    found = float_tensors(model).items()
-    if not found:
-        raise BadTask("the model has no floating parameters; there is nothing to train")
-    return tuple(TensorSpec(name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in found)
-
-
-def read_model(model: nn.Module) -> Vector:
-    """Return a model's vector, as a copy."""
-    parts = [t.detach().reshape(-1).to(torch.float32) for t in float_tensors(model).values()]
-    vector: Vector = torch.cat(parts).cpu().numpy()
-    return vector
-
-
-def write_model(model: nn.Module, params: Vector) -> None:
-    """Set a model to a vector."""
-    tensors = list(float_tensors(model).values())
-    flat = torch.tensor(params, device=tensors[0].device)
-    with torch.no_grad():
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-
-def move_model(model: nn.Module, moved: Moved) -> None:
-    """Carry a model in training over to a new agreed state.
-
-    Parameters keep their progress. Buffers are taken as agreed: a variance that kept a difference could
-    become negative.
-    """
-    tensors = list(float_tensors(model).values())
-    sizes = [tensor.numel() for tensor in tensors]
-    agreed = torch.tensor(moved.agreed, device=tensors[0].device).split(sizes)
-    since = torch.tensor(moved.since, device=tensors[0].device).split(sizes)
-    with torch.no_grad():
-        for tensor, new, old in zip(tensors, agreed, since, strict=True):
-            place = new.view_as(tensor)
-            if isinstance(tensor, nn.Parameter):
-                place = place + (tensor.to(torch.float32) - old.view_as(tensor))
-            tensor.copy_(place)
-
-
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from a seed for a while; afterwards torch's random numbers go on as if nothing had been drawn."""
@@ -107,12 +58,32 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Local work, as a method asks for it; see `Learner.train`."""
+
+    objective: Objective
+    optimizer: str
+    lr: float
+    steps: int
+    batch_size: int
+    seen: int
+    """Examples per step, as they are counted."""
+    proximal: float
+    round: int
+
+
 def _never() -> bool:
     return False
 
 
 def _nothing() -> None:
     return None
+
+
+def _log(source: str, text: str) -> None:
+    if text:
+        log.warning("%s", text)
 
 
 class TorchLearner:
@@ -126,11 +97,13 @@ class TorchLearner:
         seed: int = 0,
         interrupt: Callable[[], bool] = _never,
         hurry: Callable[[], bool] = _never,
+        problem: Callable[[str, str], None] = _log,
     ) -> None:
         """Build the task's model; `seed` decides its initial params and the batches.
 
         `interrupt` is asked before every step, and ends the work with `Interrupted`; `hurry` after every
-        step, and ends it with what there is.
+        step, and ends it with what there is. `problem(source, text)` is told what a person should see to but
+        training goes on without; an empty text ends it.
 
         Raises:
             BadTask: the task has no examples, or a model without parameters.
@@ -141,6 +114,9 @@ class TorchLearner:
         self.seed = seed
         self._interrupt = interrupt
         self._hurry = hurry
+        self.tell = problem
+        """Told what a person should see to and what it is about; an empty text ends it."""
+        self._unmeasured: Mapping[str, str] = {}
         self.arrived: Callable[[], Moved | None] = _nothing
         """Asked after every step: what has arrived since the last one, if means travel meanwhile."""
         self.data = task.train_data()
@@ -149,8 +125,11 @@ class TorchLearner:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
         with seeded(seed, self.device):
             self.model = task.model().to(self.device)
-        self.manifest = manifest(self.model)
-        self.initial = read_model(self.model)
+        self._vector = ModelVector(self.model)
+        self.manifest = self._vector.manifest
+        self.buffers = self._vector.buffers
+        """How many numbers at the end of the params are the model's buffers."""
+        self.initial = self._vector.read()
         """The params before round 0."""
 
     def train(
@@ -162,7 +141,7 @@ class TorchLearner:
         batch_size: int,
         proximal: float = 0.0,
         optimizer: str = "task",
-        memory: Mapping[str, Vector] | None = None,
+        memory: Mapping[str, Array] | None = None,
         round_: int = 0,
         objective: Objective | None = None,
     ) -> Trained:
@@ -173,42 +152,94 @@ class TorchLearner:
         """
         if objective is None and self.examples == 0:
             raise BadTask("this node has no labelled examples; choose a method that uses unlabelled ones")
-        chosen_objective = objective or Objective(self.task, self.data)
-        write_model(self.model, params)
+        work = _Work(
+            objective=objective or Objective(self.task, self.data),
+            optimizer=optimizer,
+            lr=lr,
+            steps=steps,
+            batch_size=batch_size,
+            seen=batch_size if objective else min(batch_size, self.examples),
+            proximal=proximal,
+            round=round_,
+        )
+        try:
+            return self._train(params, work, memory or {})
+        except BadMemory as error:
+            self.tell("memory", f"what the optimizer remembered cannot be used ({error}): it starts anew")
+            return self._train(params, work, {})
+
+    def _train(self, params: Vector, work: "_Work", memory: Mapping[str, Array]) -> Trained:
+        """Train once.
+
+        Raises:
+            BadMemory: the optimizer cannot go on from `memory`.
+            Diverged: the loss or the params are no longer finite.
+        """
+        self._vector.write(params)
         weights = [p for p in self.model.parameters() if p.requires_grad]
-        weights += chosen_objective.local_parameters()
-        chosen = self._optimizer(optimizer, weights, lr)
-        load_memory(chosen, weights, memory or {})
-        with seeded(self.seed * 1_000_003 + round_, self.device):
-            loss, taken = self._steps(chosen, chosen_objective, weights, steps, batch_size, proximal)
-        trained = read_model(self.model)
+        weights += work.objective.local_parameters()
+        optimizer = self._optimizer(work.optimizer, weights, work.lr)
+        fresh = groups_of(optimizer)
+        load_memory(optimizer, memory)
+        with seeded(self.seed * 1_000_003 + work.round, self.device):
+            loss, taken = self._steps(optimizer, weights, work, is_new=not memory)
+        trained = self._vector.read()
         if not (np.isfinite(loss) and np.isfinite(trained).all()):
-            raise Diverged(f"the training diverged (loss {loss:g} in round {round_}); lower lr = {lr:g}")
-        seen = taken * (batch_size if objective else min(batch_size, self.examples))
-        return Trained(trained, loss, seen, taken, save_memory(chosen, weights))
+            raise Diverged(
+                f"the training diverged (loss {loss:g} in round {work.round}); lower lr = {work.lr:g}"
+            )
+        kept, left_out = save_memory(optimizer, fresh)
+        if left_out:
+            self.tell("memory", f"{left_out}: that starts anew in every round")
+        return Trained(trained, loss, taken * work.seen, taken, kept)
 
     def evaluate(self, params: Vector) -> dict[str, float]:
-        """Return the task's metrics at these params."""
-        # It may be asked in the middle of local work, which goes on afterwards.
-        before, was_training = read_model(self.model), self.model.training
-        write_model(self.model, params)
-        self.model.eval()
+        """Return the task's metrics at these params. What cannot be measured is absent, and told once."""
+        # It may be asked in the middle of local work, which goes on afterwards as if nothing had been asked.
+        was_training = self.model.training
+        with self._vector.put_back(), seeded(self.seed, self.device):
+            self._vector.write(params)
+            self.model.eval()
+            try:
+                with torch.no_grad():
+                    return self._measured()
+            finally:
+                self.model.train(was_training)
+
+    def _measured(self) -> dict[str, float]:
+        """Return the metrics of the model as it is, but those that are none."""
+        name = type(self.task).__name__
         try:
-            with torch.no_grad():
-                return {name: float(value) for name, value in self.task.metrics(self.model).items()}
-        finally:
-            write_model(self.model, before)
-            self.model.train(was_training)
+            found = dict(self.task.metrics(self.model))
+        except Exception as error:  # noqa: BLE001  # the user's metrics may raise anything, and cost no round
+            self._tell_unmeasured({"": f"{name}.metrics() failed: {type(error).__name__}: {error}"})
+            return {}
+        metrics, unmeasured = {}, {}
+        for key, value in found.items():
+            number = as_number(value)
+            if number is None:
+                shown = str(value)[:80]
+                unmeasured[str(key)] = f"{name}.metrics() gives {key} = {shown}, which is no finite number"
+            else:
+                metrics[str(key)] = number
+        self._tell_unmeasured(unmeasured)
+        return metrics
+
+    def _tell_unmeasured(self, reasons: Mapping[str, str]) -> None:
+        """Say what is not measured: once, until that changes."""
+        if reasons.keys() != self._unmeasured.keys():
+            self.tell("metrics", "; ".join(text.splitlines()[0] for text in reasons.values())[:2000])
+        self._unmeasured = reasons
 
     def carry(self, params: Vector, moved: Moved) -> Vector:
-        """Return where local work that stands at these params goes on; see `move_model`."""
-        write_model(self.model, params)
-        move_model(self.model, moved)
-        return read_model(self.model)
+        """Return where local work that stands at these params goes on; see `ModelVector.move`."""
+        self._vector.write(params)
+        self._vector.move(moved)
+        return self._vector.read()
 
     def predict(self, params: Vector, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (outputs, penultimate representations) of inputs at these params, on the CPU."""
-        write_model(self.model, params)
+        self._vector.write(params)
         self.model.eval()
         outputs, hidden = [], []
         with torch.no_grad(), Penultimate(self.model) as seen:
@@ -216,6 +247,17 @@ class TorchLearner:
                 outputs.append(self.model(part.to(self.device)).cpu())
                 hidden.append(seen.z.cpu())
         return torch.cat(outputs), torch.cat(hidden)
+
+    def accuracy(self, task: Task, params: Vector, data: Examples) -> float:
+        """Return a task's accuracy on these examples, at these params.
+
+        Raises:
+            BadTask: there are none.
+        """
+        self._vector.write(params)
+        self.model.eval()
+        with torch.no_grad():
+            return task.accuracy(self.model, data)
 
     def score(self, params: Vector, data: Examples) -> tuple[int, int]:
         """Return how many of the (x, label) examples the model at these params gets right, of how many."""
@@ -238,17 +280,17 @@ class TorchLearner:
     def _steps(
         self,
         optimizer: torch.optim.Optimizer,
-        objective: Objective,
         weights: Sequence[nn.Parameter],
-        steps: int,
-        batch_size: int,
-        proximal: float,
+        work: "_Work",
+        *,
+        is_new: bool,
     ) -> tuple[float, int]:
+        objective, proximal = work.objective, work.proximal
         self.model.train()
         anchors = [p.detach().clone() for p in weights] if proximal else []
         total = torch.zeros((), device=self.device)
         taken = 0
-        for batch in objective.batches(batch_size):
+        for batch in objective.batches(work.batch_size):
             if self._interrupt():
                 raise Interrupted("the node asked to stop")
             optimizer.zero_grad()
@@ -257,55 +299,57 @@ class TorchLearner:
             objective.before_step(self.model)
             for weight, anchor in zip(weights, anchors, strict=False):
                 if weight.grad is not None:
-                    # The gradient of proximal/2 · |w − anchor|².
-                    weight.grad.add_(weight.detach() - anchor, alpha=proximal)
-            optimizer.step()
-            total += loss.detach()
+                    weight.grad = pulled(weight.grad, weight.detach() - anchor, proximal)
+            _step(optimizer, is_first=taken == 0 and not is_new)
+            total += loss.detach().to(total.dtype)
             taken += 1
             moved = self.arrived()
             if moved is not None:
                 self._move(moved, weights, anchors)
-            if taken == steps or self._hurry():
+            if taken == work.steps or self._hurry():
                 break
         return float(total) / taken, taken
 
     def _move(self, moved: Moved, weights: Sequence[nn.Parameter], anchors: Sequence[torch.Tensor]) -> None:
         before = [weight.detach().clone() for weight in weights[: len(anchors)]]
-        move_model(self.model, moved)
+        self._vector.move(moved)
         # Without a pull there are no anchors.
         for anchor, weight, old in zip(anchors, weights, before, strict=False):
             # Held near the common params: the anchor goes where they went.
             anchor.add_(weight.detach() - old)
 
 
-def save_memory(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter]) -> dict[str, Vector]:
-    """Return what an optimizer remembers, such as Adam's moments, one vector per kind.
+def _step(optimizer: torch.optim.Optimizer, *, is_first: bool) -> None:
+    """Let an optimizer step; `is_first`: after it was given a memory.
 
-    A kind that is not there for every parameter, or is no tensor, is left out.
+    Raises:
+        BadMemory: the memory was nothing that it could go on from.
     """
-    kinds = sorted({kind for state in optimizer.state.values() for kind in state})
-    found: dict[str, Vector] = {}
-    for kind in kinds:
-        values = [optimizer.state[weight].get(kind) for weight in weights]
-        if all(isinstance(value, torch.Tensor) for value in values):
-            flat = [value.detach().reshape(-1).to("cpu", torch.float32) for value in values]
-            found[kind] = torch.cat(flat).numpy()
-    return found
+    try:
+        optimizer.step()
+    except Exception as error:
+        if is_first:
+            raise BadMemory(f"{type(error).__name__}: {error}") from error
+        raise
 
 
-def load_memory(
-    optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter], memory: Mapping[str, Vector]
-) -> None:
-    """Let a new optimizer go on from what `save_memory` returned.
+def pulled(gradient: torch.Tensor, distance: torch.Tensor, strength: float) -> torch.Tensor:
+    """Return a gradient plus that of strength/2 · |distance|²; sparse if it was.
 
-    A vector has either a number per weight or, as Adam's step count, a number per parameter tensor.
+    Some optimizers take sparse gradients only. Rows that did not move are not pulled.
     """
-    sizes = [weight.numel() for weight in weights]
-    for kind, vector in memory.items():
-        flat = torch.tensor(vector)
-        if flat.numel() == sum(sizes):
-            for weight, part in zip(weights, flat.split(sizes), strict=True):
-                optimizer.state[weight][kind] = part.view_as(weight).to(weight.device, weight.dtype)
-        elif flat.numel() == len(weights):
-            for weight, value in zip(weights, flat, strict=True):
-                optimizer.state[weight][kind] = value.clone()
+    if gradient.layout is torch.strided:
+        return gradient.add_(distance, alpha=strength)
+    if gradient.layout is not torch.sparse_coo:
+        return gradient.to_dense().add_(distance, alpha=strength)
+    pull = distance.to_sparse(gradient.sparse_dim())
+    return (gradient + strength * pull).coalesce()
+
+
+def as_number(value: Any) -> float | None:
+    """Return a metric as a finite float, or None where it is none."""
+    try:
+        number = float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None

@@ -108,7 +108,13 @@ class Task:
         return scores
 
     def accuracy(self, model: nn.Module, data: Examples) -> float:
-        """Return the share of examples whose class has the highest score; call it without gradients."""
+        """Return the share of examples whose class has the highest score; call it without gradients.
+
+        Raises:
+            BadTask: there are no examples.
+        """
+        if count(data) == 0:
+            raise BadTask("there are no examples to measure on: give test_data() some, or let it return None")
         device = next(model.parameters()).device
         right = 0
         for start in range(0, count(data), EVALUATION_BATCH):
@@ -138,8 +144,18 @@ class Task:
 
 
 def count(data: Examples) -> int:
-    """Return how many examples there are."""
-    return len(data[0]) if isinstance(data, tuple) else len(data)
+    """Return how many examples there are.
+
+    Raises:
+        BadTask: tensors that belong together are of unlike lengths.
+    """
+    if not isinstance(data, tuple):
+        return len(data)
+    lengths = [len(tensor) if getattr(tensor, "ndim", 1) else 0 for tensor in data]
+    if len(set(lengths)) != 1:
+        said = ", ".join(str(list(getattr(tensor, "shape", lengths))) for tensor in data)
+        raise BadTask(f"examples are tensors of one length, and these are {said}: give each x its y")
+    return lengths[0]
 
 
 def batch_of(data: Examples, indices: torch.Tensor) -> Any:

@@ -6,7 +6,7 @@ import torch
 
 from shoal.gossip.events import Vector
 from shoal.methods.base import Trained
-from shoal.methods.learning.learner import TorchLearner, write_model
+from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.objective import Objective
 from shoal.methods.learning.task import Examples, Task, count, subset
 from shoal.methods.learning.task_identity import Identity
@@ -21,6 +21,7 @@ class Part:
     def __init__(self, learner: TorchLearner, task: Task) -> None:
         """`learner`: of the task that this one is a part of."""
         self._learner, self._task = learner, task
+        self._has_failed = False
         self._data: Examples = task.train_data()
         self.identity: Identity = task.identity()
         self.examples = count(self._data)
@@ -44,15 +45,21 @@ class Part:
         return self._measured(params, subset(self._data, torch.arange(min(MAX_OWN, self.examples))))
 
     def test_accuracy(self, params: Vector) -> float | None:
-        """Return the accuracy on the test data, if there are any."""
-        data = self._task.test_data()
-        return None if data is None else self._measured(params, data)
+        """Return the accuracy on the test data, if there are any; what fails is said once."""
+        try:
+            data = self._task.test_data()
+            return None if data is None or count(data) == 0 else self._measured(params, data)
+        except Exception as error:  # noqa: BLE001  # the user's task may raise anything
+            if not self._has_failed:
+                name = type(self._task).__name__
+                self._learner.tell(
+                    f"metrics of {name}", f"{name} cannot be measured: {type(error).__name__}: {error}"
+                )
+            self._has_failed = True
+            return None
 
     def _measured(self, params: Vector, data: Examples) -> float:
-        write_model(self._learner.model, params)
-        self._learner.model.eval()
-        with torch.no_grad():
-            return self._task.accuracy(self._learner.model, data)
+        return self._learner.accuracy(self._task, params, data)
 
 
 def parts_of(learner: TorchLearner) -> list[Part]:

@@ -8,7 +8,7 @@ import typer
 
 from shoal.node.cli.common import HomeOption, home_of
 from shoal.node.cli.node import write_settings
-from shoal.node.config.settings import load, scalars
+from shoal.node.config.settings import is_for_tests, load, scalars
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
 
@@ -24,6 +24,7 @@ _SETTINGS: Final = {
     "quorum": "run.quorum",
     "wait_for": "run.wait_for",
     "wait_seconds": "run.wait_seconds",
+    "alone": "run.alone",
     "exchange": "run.exchange",
     "pushes": "run.pushes_per_round",
     "codec": "run.codec",
@@ -47,6 +48,7 @@ _SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
     "no_dht": ("network.dht", False),
     "no_http": ("http.enabled", False),
     "quiet": ("log.quiet", True),
+    "no_check": ("check", False),
 }
 """Argument of `start` -> the setting, and what it becomes."""
 
@@ -65,6 +67,7 @@ def _node(flags: str, text: str) -> Any:
 
 Texts = list[str] | None
 Exchange = Literal["group", "pairwise"]
+Policy = Literal["wait", "wait-for-lost", "go-on"]
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "text", "json"]
 Engine = Literal["native", "hivemind"]
@@ -88,6 +91,9 @@ def start(
     wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,
     wait_seconds: Annotated[
         float | None, _train("--wait-seconds", "Wait for them no longer; 0: twice the patience.")
+    ] = None,
+    alone: Annotated[
+        Policy | None, _train("--alone", "When the others are gone: wait, wait-for-lost or go-on.")
     ] = None,
     exchange: Annotated[
         Exchange | None, _train("--exchange", "Average in groups, or pairwise over any graph.")
@@ -120,6 +126,9 @@ def start(
     log_format: Annotated[
         Format | None, _node("--log-format", "auto: a live view on a terminal; text: lines; json.")
     ] = None,
+    no_check: Annotated[
+        bool, _train("--no-check", "Do not look first whether task, method and device fit.")
+    ] = False,
     quiet: Annotated[bool, _node("--quiet -q", "Write only what somebody should see to.")] = False,
 ) -> None:
     """Run a node until Ctrl-C or shoal stop. Key and settings are made where they are missing."""
@@ -143,17 +152,22 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
             raise BadConfig("--port and --listen both say where to listen; give one of them")
         if not 0 <= port <= 65535:
             raise BadConfig(f"--port {port}: write a port from 0 to 65535")
-        flags["network.listen"] = [f"/ip4/0.0.0.0/tcp/{port}"]
+        flags["network.listen"] = [f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}"]
     # A repeatable flag that was not given is an empty sequence.
     return {setting: value for setting, value in flags.items() if value not in ([], ())}
 
 
 def _run(home: Home, flags: dict[str, object]) -> int:
     from shoal.node.config.preflight import check
+    from shoal.node.trainer.fit import check_fit
+    from shoal.node.trainer.supervisor import spec_text
 
     config, _ = load(home.path, flags, os.environ)
     home.check_free()  # before the ports, which that node may hold
     check(config)
+    run = config.run
+    if config.check and run.task and run.trainer == "spawn" and not is_for_tests(config.testing):
+        check_fit(spec_text(run, config.averaging.engine))
     write_settings(home)
     home.load_or_create_key()
     # Here, because it brings the whole network stack, which no other command needs.

@@ -244,6 +244,7 @@ def model_save(
     """
     from shoal.node.storage.database import Store
     from shoal.node.storage.model_file import NoModel, newest, save_model
+    from shoal.node.storage.private_state import PrivateState
 
     place = home_of(home)
     if not place.database.exists():
@@ -253,7 +254,8 @@ def model_save(
         checkpoint, spec = newest(place.state_dir, store)
     finally:
         store.close()
-    written = save_model(path, checkpoint.vector[: spec.params_numel], spec.tensors, values)
+    unshared = PrivateState(place.state_dir, spec, "unshared").load()
+    written = save_model(path, checkpoint.vector[: spec.params_numel], spec.tensors, values, unshared)
     exact = 4 * spec.params_numel
     if json:
         found = {"path": str(path), "bytes": written, "float32_bytes": exact, "round": checkpoint.round}

@@ -26,7 +26,7 @@ Text = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is trained, and how; peers average only where all of this agrees but the last three."""
+    """What is trained, and how; peers average only where all of this agrees but the last six."""
 
     name: Text = "run"
     """Tells apart efforts that are otherwise equal; part of the run id."""
@@ -58,6 +58,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The first round starts when this many peers are ready, ourselves included, or after `wait_seconds`."""
     wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """How long the first round waits for them at most; 0: twice the patience."""
+    alone: Literal["wait", "wait-for-lost", "go-on"] = "wait"
+    """Of a node that has trained with others and finds none of them. wait: keep what they agreed on until
+    somebody is there. wait-for-lost: unless all of them said goodbye. go-on: train on alone."""
     device: Annotated[str, msgspec.Meta(max_length=32)] = "auto"
     """Where torch computes: auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
@@ -139,6 +142,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What this node calls itself in its log; empty: the end of its peer id."""
     join: tuple[Annotated[str, msgspec.Meta(max_length=1000)], ...] = ()
     """Addresses of nodes to dial, host:port or multiaddrs. One that answers is enough, none is needed."""
+    check: bool = True
+    """Find out before the start whether task, method and device fit each other. It takes some seconds."""
     network: HostConfig = HostConfig()
     """How the node sits in the network."""
     run: RunConfig = RunConfig()
@@ -153,6 +158,11 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What is written."""
     testing: TestingConfig = TestingConfig()
     """For tests only."""
+
+
+def is_for_tests(testing: TestingConfig) -> bool:
+    """Whether another trainer than ours is run, which need not know of tasks and methods."""
+    return testing.trainer != TestingConfig().trainer
 
 
 HIDDEN: Final = ("testing",)

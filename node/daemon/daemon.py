@@ -3,8 +3,8 @@
     host (libp2p) --> driver (the member core) <--> rounds <--> trainer line --> trainer process
                                    '--> status page and control socket, peer book, checkpoints
 
-It never imports torch. The first SIGTERM or SIGINT says goodbye to the peers, saves and ends; the second
-ends at once.
+It never imports torch. The first SIGTERM, SIGINT or SIGHUP says goodbye to the peers, saves and ends; another
+SIGTERM or SIGINT ends at once.
 """
 
 import logging
@@ -16,10 +16,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import trio
 
 from shoal.crypto.keys import PeerId, short
@@ -35,11 +37,13 @@ from shoal.gossip.member.commands import (
     SetAddresses,
 )
 from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.run_spec import NATIVE, RunSpec
 from shoal.gossip.state.serve import ServingConfig
 from shoal.gossip.wire import Codec
+from shoal.methods.base import Array
 from shoal.node.config.settings import LogConfig, NodeConfig
 from shoal.node.daemon.engine_choice import ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal
@@ -57,7 +61,7 @@ from shoal.node.storage.home import Home
 from shoal.node.storage.model_file import remember_spec
 from shoal.node.storage.partial_fetch import ChunkKeeper
 from shoal.node.storage.private_state import PrivateState
-from shoal.node.text import printable
+from shoal.node.text import alone_for, duration, printable
 from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
 from shoal.node.trainer.supervisor import Supervisor, trainer_command
@@ -117,6 +121,7 @@ class Daemon:
                 patience=gossip.patience,
                 wait_for=self.config.run.wait_for,
                 wait_seconds=self.config.run.wait_seconds,
+                alone=self.config.run.alone,
                 max_links=self.config.network.max_links,
                 serving=ServingConfig(
                     rate=gossip.state_upload_mbit * 125_000 or float("inf"), fetchers=gossip.state_fetchers
@@ -135,6 +140,7 @@ class Daemon:
                 set_run=self._set_run,
                 compute=self._compute,
                 average=self._average if self.config.averaging.engine != NATIVE else None,
+                problem=self._problem,
             )
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
@@ -247,9 +253,26 @@ class Daemon:
                 "another node runs with this node's identity, and peers confuse the two; stop one and give it"
                 " its own with: shoal init --force",
             )
+        elif isinstance(notice, Alone | InCompany):
+            self.rounds.notice(notice)
+            self._say_company(notice)
         else:
             self.keeper.notice(notice)
             self.rounds.notice(notice)
+
+    def _say_company(self, notice: Alone | InCompany) -> None:
+        """Tell for how long; that it is so is a problem of the status, which is told anyway."""
+        found = self.reporter.alone(trio.current_time())
+        if isinstance(notice, InCompany):
+            text = f"no longer alone, after {duration(notice.seconds)} and {notice.rounds} rounds alone"
+        elif found is not None and notice.seconds:
+            text = f"still alone, for {alone_for(found)}"
+        else:
+            return
+        fields: dict[str, bool | int | float | str] = {"seconds": notice.seconds, "rounds": notice.rounds}
+        self._show(
+            [Event(time=time.time(), event="company", level="warning", text=text, fields=fields)], None
+        )
 
     def _problem(self, source: str, text: str) -> None:
         """Say what a person should see to; an empty text ends it."""
@@ -280,7 +303,7 @@ class Daemon:
         self.driver.command(RemoveAddress(address))
 
     def _catch_signals(self) -> None:
-        """Leave at the first signal, end at once at the second.
+        """Leave at the first signal, end at once at the second; the end of the terminal is never a second.
 
         The handlers stay: what follows a run is the end of the process, in which a second Ctrl-C would
         otherwise cut off the last state or print a traceback.
@@ -296,8 +319,15 @@ class Daemon:
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(self.stop)
 
+        def hang_up(number: int, frame: object) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self.stop)
+
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, handle)
+        # Ignored is what nohup makes of it, for a node that is to outlive its terminal.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, hang_up)
 
     async def _leave(self) -> None:
         self.rounds.stop()
@@ -367,13 +397,7 @@ class Daemon:
                 vector = checkpoint.vector
                 large = vector.nbytes >= INLINE_BYTES
                 vector = await trio.to_thread.run_sync(vector.copy) if large else vector.copy()
-                copy = Checkpoint(
-                    checkpoint.run_id,
-                    checkpoint.round,
-                    checkpoint.state_hash,
-                    checkpoint.previous_hash,
-                    vector,
-                )
+                copy = replace(checkpoint, vector=vector)
                 owed = self._owed()
                 await trio.to_thread.run_sync(self._save, copy, spec)
                 self.keeper.saved(copy.state_hash)
@@ -404,10 +428,14 @@ class Daemon:
         if self.engine is not None:
             self.engine.attached(prefix_of(run), self.rounds.exchange_numel, self.rounds.spec.codec)
         self._feedback = PrivateState(self.home.state_dir, self.rounds.spec, "feedback")
-        for name, vector in (self._feedback.load() or {}).items():
+        found = self._feedback.load() or {}
+        if reason := next((name for name, vector in found.items() if not _is_owed(name, vector)), ""):
+            self._feedback.set_aside(f"is of no use: {reason} is nothing that a codec owes")
+            found = {}
+        for name, vector in found.items():
             index, _, side = name.partition(".")
-            if index.isdigit() and side in ("sent", "made"):
-                feedback = self.driver.member.feedback.setdefault(int(index), Feedback(vector.size))
+            feedback = self.driver.member.feedback.setdefault(int(index), Feedback(vector.size))
+            if feedback.sent.size == vector.size:
                 setattr(feedback, side, vector)
 
     def _save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
@@ -470,6 +498,13 @@ class Daemon:
 
     def _keep_sequence(self, sequence: int) -> None:
         self.store.put("sequence", str(sequence).encode())
+
+
+def _is_owed(name: str, vector: Array) -> bool:
+    """Tell whether this may be what lossy codecs owe, as `Feedback` holds it."""
+    index, _, side = name.partition(".")
+    is_known = index.isdigit() and len(index) < 4 and side in ("sent", "made")
+    return is_known and vector.dtype == np.float32 and vector.ndim == 1 and bool(np.isfinite(vector).all())
 
 
 def _advice(path: Path, error: Exception) -> str:

@@ -46,8 +46,6 @@ def ask_of(
     """Return the ask of a trainer, and whom to wait for."""
     is_first = member.round == 0
     there = 1 + len(member.view.expected(now)) + strangers
-    spec = member.view.spec
-    assert spec is not None
     return Ask(
         message.round,
         message.index,
@@ -55,7 +53,7 @@ def ask_of(
         message.weight,
         expected=max(there, config.run.wait_for) if is_first else there,
         seconds=config.gossip.patience * (2 if is_first else 1),
-        quorum=spec.quorum,
+        quorum=member.view.least,
         base="" if member.view.mergeable else member.state.hex(),
         waits=is_first,
     )

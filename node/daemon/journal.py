@@ -29,6 +29,7 @@ ADVICE: Final = {
     "same identity": "that node has this node's key: give one of them its own with shoal init --force",
     "not a shoal node": "something else listens there: look at the port",
     "other protocol version": "that node has another version of shoal: install the same on both",
+    "own fault": "this node cannot do what it should: its log says why; install the newest shoal",
     "too many links": "this node has as many links as it may",
 }
 """Why a dial failed -> what to do about it."""

@@ -25,6 +25,7 @@ from shoal.crypto.keys import PeerId, short
 from shoal.gossip.events import Vector
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
+from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.tree_hash import leaves, root
 from shoal.node.daemon.utilisation import Utilisation
@@ -64,6 +65,9 @@ def inline(work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> No
 class Rounds:
     """The loop of rounds of one node. See the module's docstring."""
 
+    run_id = staticmethod(run_id)
+    """How a run is named; the simulator keeps the names of its runs as settings are added."""
+
     def __init__(
         self,
         me: PeerId,
@@ -77,11 +81,13 @@ class Rounds:
         load: Callable[..., Checkpoint | None] = load_newest,
         compute: Callable[[Callable[[], Any], Callable[[Any], None], int], None] = inline,
         average: Callable[[ipc.AskAllReduce, Vector], None] | None = None,
+        problem: Callable[[str, str], None] = lambda source, text: None,
     ) -> None:
         """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec.
 
         `compute(work, then, n_bytes)` goes through so many bytes, maybe elsewhere, and calls `then`.
         `average(ask, vector)` makes means where the run has an engine of its own, and ends in a notice.
+        `problem(source, text)` shows what a person should see to, until the text is empty.
         """
         self.me = me
         self.trainer = Trainer.NONE
@@ -99,7 +105,11 @@ class Rounds:
         self._state_dir, self._failpoint = state_dir, failpoint
         self._command, self._save, self._record, self._set_run = command, save, record, set_run
         self._load, self._compute, self._average = load, compute, average
+        self._problem, self._problems = problem, set[str]()
         self._leaves = b""
+        self._had_company = False
+        """Whether the state was made with others, now or before it was fetched."""
+        self._waits_alone = False
         self._life = 0
         """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
         self._reply: Callable[[ipc.Message], None] | None = None
@@ -115,7 +125,7 @@ class Rounds:
         self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
     ) -> None:
         """Take a trainer on, from the state on disk if there is one."""
-        run = run_id(message.spec)
+        run = self.run_id(message.spec)
         if not message.asks:
             # It never averages: a run of its own keeps others from taking its state for the swarm's.
             run = blake2b(run + self.me.encode(), digest_size=32).digest()
@@ -136,16 +146,17 @@ class Rounds:
     def _loaded(self, message: ipc.Attach, found: Checkpoint | None, hashes: bytes) -> None:
         assert self._reply is not None
         self._set_run(self.run)
-        self.round, self.previous = 0, b""
+        self.round, self.previous, self._had_company = 0, b"", False
         if found is not None:
             self.round, self.previous = found.round, found.previous_hash
+            self._had_company = found.had_company
             log.info("going on from round %d, found on disk", found.round)
         self._name_state(hashes)
         self._syncing, self._synced = False, None
         reply = self._reply
         reply(ipc.Attached(round=self.round, slot=0, restored=found is not None))
         self.trainer = Trainer.IDLE
-        self._command(commands.Attach(self.run, message.spec, message.mergeable))
+        self._command(commands.Attach(self.run, message.spec, message.mergeable, self._had_company))
         self._state_is_new()
 
     def detached(self) -> None:
@@ -155,6 +166,9 @@ class Rounds:
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._command(commands.Detach())
         self.trainer, self._reply = Trainer.NONE, None
+        for source in self._problems:
+            self._problem(f"training: {source}", "")
+        self._problems.clear()
         self.utilisation.pause()
 
     def from_trainer(self, message: Any) -> None:
@@ -171,6 +185,9 @@ class Rounds:
                 self._finished(message)
             case ipc.Idle():
                 self._idle(message)
+            case ipc.Problem(source=source, text=text):
+                self._problems.add(source)
+                self._problem(f"training: {source}", text)
             case ipc.TrainerFailed():
                 self.failure = message.text
 
@@ -219,7 +236,7 @@ class Rounds:
         self._name_state(hashes)
         self.round += 1
         self._note_round(message)
-        self._state_is_new()
+        self._state_is_new(self._contributors)
 
     def _idle(self, message: ipc.Idle) -> None:
         self.trainer = Trainer.IDLE
@@ -264,6 +281,12 @@ class Rounds:
                     self._go_on_synced()
             case commands.FinishEarly():
                 self._set_flag(ipc.HURRY)
+            case Alone(waits=waits):
+                self._waits_alone = waits
+                self._set_flag(ipc.ALONE, waits)
+            case InCompany():
+                self._waits_alone = False
+                self._set_flag(ipc.ALONE, False)
             case commands.Refused():
                 line = f"{short(notice.peer)}: {notice.reason}"
                 if line not in self.refusals:
@@ -294,16 +317,21 @@ class Rounds:
             chunks.append(f"known already {synced.reused}")
         log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, ", ".join(chunks))
         self._note_stateless(synced.round - 1, "synced")
+        self._had_company = True
         self._state_is_new()
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _state_is_new(self) -> None:
+    def _state_is_new(self, contributors: tuple[PeerId, ...] = ()) -> None:
         assert self._segment is not None
         assert self.spec is not None
         data = self._segment.slots[self._slot].data
-        self._save(Checkpoint(self.run, self.round, self.state, self.previous, self._vector()), self.spec)
-        self._command(commands.NewState(self.round, self.state, self.previous, data, self._leaves))
+        self._had_company = self._had_company or len(contributors) > 1
+        found = Checkpoint(self.run, self.round, self.state, self.previous, self._vector(), self._had_company)
+        self._save(found, self.spec)
+        self._command(
+            commands.NewState(self.round, self.state, self.previous, data, self._leaves, contributors)
+        )
         if not self._syncing:
             self._go_on()
 
@@ -319,6 +347,7 @@ class Rounds:
         assert self._segment is not None
         self._failpoint.hit("work", self.round)
         self._segment.flags[:] = 0
+        self._set_flag(ipc.ALONE, self._waits_alone)
         self._averaged = None
         self.trainer = Trainer.WORKING
         if self._reply is not None:
@@ -352,11 +381,7 @@ class Rounds:
 
     def _note_round(self, message: ipc.Finished) -> None:
         averaged = self._averaged
-        contributors = 1
-        if isinstance(averaged, commands.Averaged):
-            contributors = len(averaged.exchanged.contributors)
-        elif averaged is not None:
-            contributors = len(averaged.bodies)
+        contributors = max(1, len(self._contributors))
         for name, reason in REFUSED.items():
             # Metrics are the task's too, which may give anything this name.
             if math.isfinite(found := message.metrics.get(name, 0.0)) and found > 0:
@@ -375,6 +400,16 @@ class Rounds:
                 state_hash=self.state.hex()[:12],
             )
         )
+
+    @property
+    def _contributors(self) -> tuple[PeerId, ...]:
+        """Who is in the answer to the last ask of this round."""
+        match self._averaged:
+            case commands.Averaged(exchanged=exchanged):
+                return tuple(exchanged.contributors)
+            case commands.Gathered(bodies=bodies):
+                return tuple(peer for peer, _ in bodies)
+        return ()
 
     def _note_stateless(self, round_: int, outcome: str, reason: str = "") -> None:
         """Note a round in which this node made no state: it failed, or the swarm's was taken over."""
@@ -416,6 +451,6 @@ class Rounds:
 
         self._compute(work, go_on, n_bytes)
 
-    def _set_flag(self, flag: int) -> None:
+    def _set_flag(self, flag: int, value: bool = True) -> None:
         if self._segment is not None:
-            self._segment.flags[flag] = 1
+            self._segment.flags[flag] = int(value)

@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from statistics import median
 from typing import Final
 
 import psutil
@@ -20,8 +22,8 @@ from shoal.node.config.settings import NodeConfig
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
-from shoal.node.status import BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
-from shoal.node.storage.home import typed
+from shoal.node.status import AloneStatus, BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
+from shoal.node.storage.home import default_home, typed
 
 MAX_MET: Final = 10_000
 """Peers that are counted as met; beyond that the number says enough."""
@@ -37,6 +39,8 @@ _AGREED: Final = {
     "delay": "--delay",
 }
 """Setting of a run on which its peers agree -> flag."""
+PACE_ROUNDS: Final = 20
+"""Rounds by whose pace those are counted that a waiting node misses."""
 
 
 def our_version() -> str:
@@ -96,6 +100,19 @@ def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
     return shlex.join(words)
 
 
+def alone_line(alone: AloneStatus, config: NodeConfig) -> str:
+    """Say that a node lost its company, and what to type about it."""
+    gone = f"alone in round {alone.round}: none of those that trained with this node is linked;"
+    if not alone.waits:
+        return f"{gone} it trains on alone, as it was told to"
+    is_default = config.home == default_home(os.environ).absolute()
+    home = "" if is_default else f" --home {typed(config.home)}"
+    return (
+        f"{gone} it keeps the model they agreed on and waits for them; to train on alone: shoal stop{home},"
+        f" then shoal start{home} --alone go-on with the flags of before"
+    )
+
+
 class Reporter:
     """Makes the status of one node."""
 
@@ -131,6 +148,7 @@ class Reporter:
             addresses=addresses,
             join_command=join_command(config, addresses),
             page=self.page,
+            alone=self.alone(now),
             engine=self._engine(),
             role="trainer" if rounds.spec is not None else "helper",
             phase="stopping" if self.is_stopping else self._phase(),
@@ -142,7 +160,7 @@ class Reporter:
             peers=[self._peer(peer, entry, statistics, now) for peer, entry in sorted(member.table)],
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
-            problems=[*self.problems.values(), *self._twins()],
+            problems=[*self.problems.values(), *self._lonely(now), *self._twins()],
             drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
@@ -155,6 +173,21 @@ class Reporter:
             name=config.name,
             peers_met=len(self.met),
         )
+
+    def alone(self, now: float) -> AloneStatus | None:
+        """Return for how long this node is without those it trained with, if it is."""
+        together, rounds = self._driver.member.view.together, self._rounds
+        if together.since is None:
+            return None
+        seconds, waits = max(0.0, now - together.since), together.is_awaited
+        ends = [row.finished_at for row in rounds.history if row.outcome == "averaged"][-PACE_ROUNDS:]
+        pace = median([after - before for before, after in pairwise(ends)]) if len(ends) > 1 else 0.0
+        missed = int(seconds / pace) if waits and pace > 0 else 0
+        return AloneStatus(together.round, seconds, together.rounds, waits, missed)
+
+    def _lonely(self, now: float) -> list[str]:
+        found = self.alone(now)
+        return [] if found is None else [alone_line(found, self._config)]
 
     def _twins(self) -> list[str]:
         """Say so where a peer refuses us because it is linked with another node of our identity."""

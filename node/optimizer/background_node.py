@@ -1,7 +1,8 @@
 """A node beside a user's own training process: find the one that runs in a home, or start one.
 
-What was started here is stopped here. A node that ran already is left alone. If this process is killed,
-its node stays, helps the others, and is used again by the next process with the same home.
+What was started here is stopped here. A node that ran already is left alone, unless a process like this one
+started it and was killed: such a node stays, helps the others, and is adopted by the next process with the
+same home, which stops it as if it had started it. ``run/owner`` in the home says who started which node.
 """
 
 import atexit
@@ -12,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from shoal.node.errors import NotRunning
 from shoal.node.storage.home import Home
@@ -32,6 +35,7 @@ class Node:
         self.home = Home(home.absolute())
         self._arguments = [*options, *(part for address in join for part in ("--join", address))]
         self._process: subprocess.Popen[bytes] | None = None
+        self._adopted: psutil.Process | None = None
 
     def connect(self) -> ipc.Line:
         """Return a line to the node's trainer socket; start the node if none runs.
@@ -44,18 +48,23 @@ class Node:
         if line is None:
             self._start()
             line = self._wait_line()
+        elif self._process is None and self._adopted is None:
+            self._adopt()
         return line
 
     def stop(self) -> None:
-        """Stop the node if it was started here."""
+        """Stop the node if it was started here, or adopted."""
         atexit.unregister(self.stop)
-        process, self._process = self._process, None
+        process = self._process or self._adopted
+        self._process = self._adopted = None
         if process is None:
             return
-        process.terminate()
         try:
+            process.terminate()
             process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        except psutil.NoSuchProcess:
+            return
+        except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
             process.kill()
             process.wait()
 
@@ -80,7 +89,24 @@ class Node:
                 start_new_session=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
+        self._own(self._process.pid)
+
+    def _own(self, node: int) -> None:
+        """Say that the node of this pid is ours to stop."""
+        us = psutil.Process()
+        self._owner.write_text(f"{node} {us.pid} {us.create_time()}\n")
         atexit.register(self.stop)
+
+    def _adopt(self) -> None:
+        """Take over a node whose owner was killed; one that was started by hand has none."""
+        try:
+            node, owner, created = self._owner.read_text().split()
+            if int(node) != self.home.running_pid() or _lives(int(owner), float(created)):
+                return
+            self._adopted = psutil.Process(int(node))
+            self._own(int(node))
+        except (OSError, ValueError, psutil.NoSuchProcess):
+            return
 
     def _wait_line(self) -> ipc.Line:
         assert self._process is not None
@@ -95,9 +121,22 @@ class Node:
         return line
 
     @property
+    def _owner(self) -> Path:
+        return self.home.run_dir / "owner"
+
+    @property
     def _log(self) -> Path:
         return self.home.path / "node.log"
 
     def _last_words(self) -> str:
         lines = self._log.read_text("utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
+
+
+def _lives(pid: int, created: float) -> bool:
+    """Whether the process that had this pid, and was started then, has not ended."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -16,39 +16,54 @@ in when it has come: the loop waits for peers only where a mean takes longer tha
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike, environ
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import is_sane
 from shoal.gossip.errors import GossipError
+from shoal.gossip.events import Vector
+from shoal.gossip.membership.company import Policy
+from shoal.gossip.messages import MAX_WEIGHT
 from shoal.gossip.run_spec import Scalar
 from shoal.methods.base import OuterMethod, Report, State
-from shoal.methods.errors import BadOption, Interrupted
-from shoal.methods.learning.learner import float_tensors, manifest, move_model, read_model, write_model
+from shoal.methods.errors import BadOption, BadTask, Interrupted
+from shoal.methods.learning.learner import as_number
+from shoal.methods.learning.model_tensors import ModelVector, float_tensors
 from shoal.methods.overlap import Moved
-from shoal.methods.params import shared_specs
+from shoal.methods.params import shared_specs, views
 from shoal.methods.registry import all_options, config_class, load_method, method_class, method_names
 from shoal.node.config.preflight import check_run
 from shoal.node.errors import UserError
 from shoal.node.optimizer.background_node import Node
+from shoal.node.optimizer.ranks import Ranks
+from shoal.node.optimizer.wrapped import WrappedOptimizer
 from shoal.node.storage.home import default_home
 from shoal.node.trainer import ipc
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, RunOver, Session
 from shoal.node.trainer.spec import TrainerSpec, run_spec
+from shoal.node.trainer.unshared_file import UnsharedFile
 
 log = logging.getLogger(__name__)
 
+SAY_EVERY: Final = 60.0
+"""Seconds between two words about a step that waits for company."""
+_STATE: Final = "shoal"
+"""Our place in the state of the optimizer."""
 
-class SwarmOptimizer:
+
+class SwarmOptimizer(WrappedOptimizer):
     """A torch optimizer whose every H-th step averages the model in the swarm. Also a context manager."""
 
     def __init__(
@@ -64,28 +79,36 @@ class SwarmOptimizer:
         name: str = "run",
         task: str = "own",
         weight: float = 1.0,
+        rounds: int = 0,
         delay: int = 0,
         codec: str = "float32",
         exchange: Literal["group", "pairwise"] = "group",
         quorum: int = 1,
+        alone: Policy = "wait-for-lost",
         node_options: Sequence[str] = (),
     ) -> None:
         """Attach to the node in `home`, or start one that joins `join`; the model may change right here.
 
         `every`: local steps per round (H). `options`: of the method. `name`, `task`: peers that differ in
-        them never average. `weight`: how much this peer counts, such as its number of examples.
-        `delay`: 1 to train on while a mean travels. `codec`: how numbers travel. `exchange`: in groups, or
-        pairwise over any graph. `quorum`: a round with fewer contributors keeps the old model. Peers must
-        agree on these.
+        them never average. `weight`: how much this peer counts, such as its number of examples. `rounds`:
+        the run ends after so many, 0: never. `delay`: 1 to train on while a mean travels. `codec`: how
+        numbers travel. `exchange`: in groups, or pairwise over any graph. `quorum`: a round with fewer
+        contributors keeps the old model. Peers must agree on these, but for `weight`.
+        `alone`: when none of those that trained with this process is there any more: ``wait`` for them and
+        keep what they agreed on, ``wait-for-lost`` unless all of them have closed, or ``go-on``.
         `node_options`: further arguments of ``shoal start``, used only if no node runs in `home`.
+
+        Under torchrun all ranks make one; rank 0 speaks with the node, and the others take over what it has.
 
         Raises:
             BadOption: the method's exchange makes no sense after a loop of one's own, or an option is bad.
+            BadTask: something is trained that cannot travel; the message names it.
             BadConfig: codec, exchange, quorum and method do not fit each other.
             MethodNotFound: no such method.
+            NoRanks: there are other ranks that cannot be reached, or rank 0 has failed.
             UserError: the node does not start, or has a trainer already.
         """
-        self.optimizer = optimizer
+        super().__init__(optimizer)
         self.model = model
         self.every = every
         self.rounds = 0
@@ -93,52 +116,104 @@ class SwarmOptimizer:
         self.is_finished = False
         """Whether the run is over; steps go on without the swarm."""
         self._method = _load(method, dict(options or {}), every)
-        self._weight = weight
+        self._weight = checked_weight(weight)
+        if rounds < 0:
+            raise BadOption(f"rounds = {rounds}: give how many rounds the run has, or 0 for no end")
         spec = TrainerSpec(
-            name=name, task=task, method=method, delay=delay, codec=codec, exchange=exchange, quorum=quorum
+            name=name,
+            task=task,
+            method=method,
+            rounds=rounds,
+            delay=delay,
+            codec=codec,
+            exchange=exchange,
+            quorum=quorum,
         )
         check_run(spec, self._method)
-        initial = self._method.init(read_model(model))
-        self._spec = run_spec(spec, all_options(self._method), manifest(model), shared_specs(initial))
-        self._steps = 0
+        self._vector = ModelVector(model)
+        check_groups(optimizer.param_groups, model)
+        self._base = self._initial()
+        self._spec = run_spec(
+            spec,
+            all_options(self._method),
+            self._vector.manifest,
+            shared_specs(self._base),
+            self._vector.buffers,
+        )
+        self._ranks = Ranks(model)
+        self._steps = self._seen_steps = 0
         self._metrics: dict[str, float] = {}
+        self._unmeasured: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
         self._session: Session | None = None
         self._begin: ipc.Begin | None = None
         self._overlap: Overlap | None = None
         """The rounds, if one may be on its way while the loop goes on."""
         self._worked_from = 0.0
-        self._base = initial
-        self._node = Node(Path(home) if home is not None else default_home(environ), join, node_options)
-        try:
-            self._attach()
-        except LineLost as error:
-            self.close()
-            raise UserError(f"{error}; give this process a home of its own, or see node.log in it") from None
+        self._moved = False
+        """Whether this step has put other numbers into the model."""
+        self._say_alone_at = 0.0
+        self._node = Node(
+            Path(home) if home is not None else default_home(environ), join, ("--alone", alone, *node_options)
+        )
+        self._unshared = UnsharedFile(self._node.home.state_dir, self._spec, model)
+        self._in_step(self._first_attach)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step of the wrapped optimizer; when it is time, average with the swarm."""
-        loss = self.optimizer.step(closure) if closure is not None else self.optimizer.step()
+        """Take a step of the wrapped optimizer; when it is time, average with the swarm.
+
+        Raises:
+            BadTask: the model has other tensors than at the start.
+            NoRanks: rank 0 has failed.
+        """
+        loss = super().step(closure)
         if loss is not None:
-            self._metrics["loss"] = float(loss)
-        self._steps += 1
-        try:
-            self._after_step()
-        except LineLost as error:
-            log.warning("%s: training on alone until it is back", error)
-            self._detach()
-            self._steps = 0
+            self.report(loss=loss)
+        taken, self._seen_steps = self.steps_taken - self._seen_steps, self.steps_taken
+        # Where nothing was stepped, gradients are still gathered, or were not finite.
+        if taken:
+            self._steps += taken
+            self._in_step(self._after_step)
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients; see `torch.optim.Optimizer`."""
-        self.optimizer.zero_grad(set_to_none=set_to_none)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the wrapped optimizer, and how many steps were taken since the last round."""
+        return {**super().state_dict(), _STATE: {"steps": self._steps}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned here, or that of the wrapped optimizer."""
+        rest = dict(state_dict)
+        ours = rest.pop(_STATE, {})
+        super().load_state_dict(rest)
+        self._steps = min(int(ours.get("steps", self._steps)), self.every)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """See `torch.optim.Optimizer`.
+
+        Raises:
+            BadTask: a tensor in it is no parameter of the model, so it would never travel.
+        """
+        given = param_group["params"]
+        listed = [given] if isinstance(given, torch.Tensor) else list(given)
+        check_groups([{"params": listed}], self.model)
+        super().add_param_group({**param_group, "params": listed})
 
     def report(self, **metrics: float) -> None:
-        """Say what the status page shows of the next round, such as ``loss`` and ``accuracy``."""
-        self._metrics.update({name: float(value) for name, value in metrics.items()})
+        """Say what the status page shows of the next round, such as ``loss`` and ``accuracy``.
+
+        What is no finite number is left out, and said once.
+        """
+        for name, value in metrics.items():
+            number = as_number(value)
+            if number is None:
+                self._unmeasured[name] = f"{name} = {str(value)[:80]} was reported, which is no finite number"
+                self._metrics.pop(name, None)
+            else:
+                self._metrics[name] = number
 
     def close(self) -> None:
         """Leave the swarm; stop the node if it was started here."""
+        self._let_go()
         self._detach()
         self._node.stop()
 
@@ -152,13 +227,41 @@ class SwarmOptimizer:
         """Close."""
         self.close()
 
-    def __getattr__(self, name: str) -> Any:
-        """Hand on what is not here, such as ``param_groups``, to the wrapped optimizer."""
-        if name == "optimizer":  # before __init__ has run there is nothing to hand on to
-            raise AttributeError(name)
-        return getattr(self.optimizer, name)
+    def _in_step(self, work: Callable[[], None]) -> None:
+        """Do what a step leads to, and let all ranks know; those that do not speak take it over."""
+        if not self._ranks.is_speaker:
+            self.rounds, self.is_finished = self._ranks.hear()
+            return
+        self._moved = False
+        try:
+            work()
+        except BaseException:
+            self._ranks.tell(moved=False, rounds=self.rounds, is_finished=self.is_finished, failed=True)
+            raise
+        self._ranks.tell(moved=self._moved, rounds=self.rounds, is_finished=self.is_finished)
+
+    def _first_attach(self) -> None:
+        try:
+            self._attach()
+        except LineLost as error:
+            self.close()
+            raise UserError(f"{error}; give this process a home of its own, or see node.log in it") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _initial(self) -> State:
+        return replace(self._method.init(self._vector.read()), buffers=self._vector.buffers)
 
     def _after_step(self) -> None:
+        try:
+            self._take_turn()
+        except LineLost as error:
+            log.warning("%s: training on alone until it is back", error)
+            self._detach()
+            self._steps = 0
+
+    def _take_turn(self) -> None:
         session = self._session
         is_time = self._steps >= self.every
         if session is not None:
@@ -184,8 +287,10 @@ class SwarmOptimizer:
             self._move(overlap.poll())
             if is_time or overlap.is_hurried():
                 self._move(overlap.settle())
-                report = self._report(())
-                overlap.contribute(read_model(self.model), self._weight, report, self._base.private)
+                trained = self._vector.read()
+                if self._is_sane(trained):
+                    report = self._report(())
+                    overlap.contribute(trained, self._weight, report, self._base.private)
                 self._steps = 0
         except Interrupted:
             self._take_over(overlap.restart())
@@ -195,25 +300,61 @@ class SwarmOptimizer:
 
     def _move(self, moved: Moved | None) -> None:
         if moved is not None:
-            move_model(self.model, moved)
+            self._vector.move(moved)
+            self._moved = True
+            self._unshared.save()
 
     def _take_over(self, state: State) -> None:
-        write_model(self.model, state.params)
+        self._write(state)
         self._base, self._steps = state, 0
 
     def _end(self, state: State) -> None:
-        write_model(self.model, state.params)
+        self._write(state)
         self.is_finished = True
         self._detach()
 
+    def _write(self, state: State) -> None:
+        self._vector.write(state.params)
+        self._moved = True
+
+    def _is_sane(self, trained: Vector) -> bool:
+        """Tell whether peers would take these numbers; if not, say so."""
+        if is_sane(trained):
+            self._problem("model", "")
+            return True
+        parts = views(trained, self._spec.tensors).items()
+        bad = next((name for name, part in parts if not is_sane(part.reshape(-1))), "it")
+        self._problem(
+            "model",
+            f"the model is not averaged: {bad} is no longer finite, or absurdly large;"
+            " lower the learning rate, or load an earlier checkpoint",
+        )
+        return False
+
+    def _problem(self, source: str, text: str) -> None:
+        """Say once what a person should see to, here and on the node's page; an empty text ends it."""
+        if self._problems.get(source, "") == text:
+            return
+        self._problems[source] = text
+        if text:
+            log.warning("%s", text)
+        if self._session is not None:
+            self._session.problem(source, text)
+
     def _report(self, contributors: tuple[PeerId, ...]) -> Report:
+        self._problem("metrics", "; ".join(self._unmeasured.values())[:2000])
+        self._unmeasured = {}
         metrics = dict(self._metrics)
         loss = metrics.pop("loss", float("nan"))
         return Report(loss, int(self._weight), self._steps, contributors, metrics)
 
     def _agree(self, session: Session) -> None:
         assert self._begin is not None
-        trained = read_model(self.model)
+        trained = self._vector.read()
+        if not self._is_sane(trained):
+            session.idle(self._begin, self._problems["model"])
+            self._next_round(session, self._base)
+            return
         try:
             steps = self._method.outer(self._base, trained, self._weight)
             state, contributors = session.answer(self._begin, steps)
@@ -221,6 +362,7 @@ class SwarmOptimizer:
             state = self._base
             session.idle(self._begin, f"{type(error).__name__}: {error}")
         else:
+            self._unshared.save()
             session.finish(self._begin, state, self._report(contributors))
         self._next_round(session, state)
 
@@ -234,11 +376,11 @@ class SwarmOptimizer:
         state = session.state(begin)
         is_again = self._begin is not None and begin.round == self._begin.round
         if not (is_again and np.array_equal(state.params, self._base.params)):
-            write_model(self.model, state.params)
+            self._write(state)
         self._begin, self._base, self.rounds = begin, state, begin.round
 
     def _attach(self) -> None:
-        initial = self._method.init(read_model(self.model))
+        initial = self._initial()
         device = str(next(iter(float_tensors(self.model).values())).device)
         line = self._node.connect()
         try:
@@ -248,7 +390,13 @@ class SwarmOptimizer:
         except LineLost:
             line.close()
             raise
+        session.on_alone = self._say_alone
         self._session, self._begin = session, None
+        for source, text in self._problems.items():
+            session.problem(source, text)
+        if session.restored:
+            self._unshared.restore()
+        self._unshared.save()
         if self._spec.delay:
             self._attach_overlap(session, initial)
         else:
@@ -263,6 +411,15 @@ class SwarmOptimizer:
             return
         self._take_over(overlap.agreed)
         self.rounds = overlap.round
+
+    def _say_alone(self) -> None:
+        if time.monotonic() >= self._say_alone_at:
+            self._say_alone_at = time.monotonic() + SAY_EVERY
+            log.warning(
+                "round %d waits for company: none of those that trained with this process is linked; to train"
+                ' on without them give SwarmOptimizer alone="go-on"',
+                self.rounds,
+            )
 
     def _try_again(self) -> None:
         try:
@@ -287,3 +444,39 @@ def _load(name: str, options: dict[str, Scalar], every: int) -> OuterMethod:
     if "steps" in config_class(name).__struct_fields__:
         options["steps"] = every
     return cast(OuterMethod, load_method(name, options))
+
+
+def checked_weight(weight: float) -> float:
+    """Return a weight that peers will take.
+
+    Raises:
+        BadOption: they would not.
+    """
+    try:
+        number = float(weight)
+    except (TypeError, ValueError):
+        number = math.nan
+    # Not a number is in no range.
+    if not 0 <= number <= MAX_WEIGHT:
+        raise BadOption(
+            f"weight = {weight}: give a number from 0 to {MAX_WEIGHT:g}, such as how many examples this"
+            " process has"
+        )
+    return number
+
+
+def check_groups(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> None:
+    """Refuse an optimizer that trains what is no part of the model, and so would never travel.
+
+    Raises:
+        BadTask: names the tensor by its place.
+    """
+    known = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for number, group in enumerate(groups):
+        for place, tensor in enumerate(group["params"]):
+            if id(tensor) not in known and tensor.requires_grad:
+                raise BadTask(
+                    f"the optimizer trains a tensor that is none of the model's and would not travel: place"
+                    f" {place} of group {number}, of shape {list(tensor.shape)}; give SwarmOptimizer a model"
+                    " that holds all of them, such as nn.ModuleList([model, criterion])"
+                )

@@ -71,6 +71,8 @@ class Checkpoint:
     """Of the state before the round; empty for the first."""
     vector: Vector
     """The params and what travels with them, flat."""
+    had_company: bool = False
+    """Whether it was made with others, in this round or before."""
 
 
 def save(
@@ -120,6 +122,7 @@ def _header(checkpoint: Checkpoint, shared: Layout) -> bytes:
         "round": str(checkpoint.round),
         "state_hash": checkpoint.state_hash.hex(),
         "previous_hash": checkpoint.previous_hash.hex(),
+        "had_company": str(checkpoint.had_company).lower(),
         "layout": json.dumps([["params", params], *([f"shared.{name}", size] for name, size in shared)]),
     }
     metadata["digest"] = _digest(metadata)
@@ -225,4 +228,6 @@ def _load(path: Path, run_id: bytes, numel: int | None) -> Checkpoint:
     if state_hash(vector.data) != expected:
         raise ValueError("the numbers do not have the state hash that the header names")
     previous = bytes.fromhex(metadata["previous_hash"])
-    return Checkpoint(run_id, int(metadata["round"]), expected, previous, vector)
+    # A file of an earlier version does not say.
+    had_company = metadata.get("had_company") == "true"
+    return Checkpoint(run_id, int(metadata["round"]), expected, previous, vector, had_company)

@@ -13,8 +13,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec, run_id
+from shoal.methods.base import Array
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +26,28 @@ class PrivateState:
         """`state_dir`: the node's own; it exists. `kind`: whose it is, the beginning of the file's name."""
         self._path = state_dir / f"{kind}-{run_id(spec).hex()[:16]}.safetensors"
 
-    def load(self) -> dict[str, Vector] | None:
+    def load(self) -> dict[str, Array] | None:
         """Return what was saved last, or None."""
         try:
             return load(self._path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
-            log.warning("%s cannot be read (%s); going on without it", self._path, error)
+            self.set_aside(f"cannot be read ({error})")
             return None
 
-    def save(self, vectors: Mapping[str, Vector]) -> None:
+    def set_aside(self, reason: str) -> None:
+        """Keep a file that is of no use out of the way, and say so."""
+        aside = self._path.with_suffix(".unusable")
+        try:
+            self._path.replace(aside)
+        except OSError:
+            # It is not there, or the folder cannot be written: what is saved next takes its place.
+            log.warning("%s %s; going on without it", self._path, reason)
+        else:
+            log.warning("%s %s; going on without it, and keeping it as %s", self._path, reason, aside.name)
+
+    def save(self, vectors: Mapping[str, Array]) -> None:
         """Put vectors in the place of those saved before; nothing is written for nothing."""
         if not vectors:
             return

@@ -20,7 +20,7 @@ from shoal.node.testnet.fault_injection import Hands, close_network, network_lin
 from shoal.node.testnet.plan import BadPlan, index_of, name_of
 from shoal.node.testnet.processes import Record, describe, is_running, newest, read_record, stop
 from shoal.node.testnet.tables import table
-from shoal.node.testnet.up import BASE, up
+from shoal.node.testnet.up import BASE, dir_flag, up
 from shoal.node.testnet.watch import Observed, Watcher, fetch_status
 
 app = typer.Typer(
@@ -72,7 +72,7 @@ def _status_json(record: Record, nodes: Sequence[Observed]) -> str:
     return msgspec.json.encode({"plan": record.plan, "nodes": found}).decode()
 
 
-def _signal(directory: Path | None, names: Sequence[str], number: int, done: str) -> None:
+def _signal(directory: Path | None, names: Sequence[str], number: int, done: str, undo: str = "") -> None:
     where = directory or newest(BASE)
     record = read_record(where)
     indices = [index_of(record.plan, name) for name in names]
@@ -81,20 +81,23 @@ def _signal(directory: Path | None, names: Sequence[str], number: int, done: str
     found = Hands(where, "hand").signal(indices, number)
     for index in indices:
         if index not in found:
-            raise BadPlan(f"{name_of(index)} does not run; see which do with: shoal testnet status")
-        sys.stdout.write(f"{name_of(index)} {done}\n")
+            raise BadPlan(
+                f"{name_of(index)} does not run; see which do with: shoal testnet status{dir_flag(directory)}"
+            )
+        back = f"; {undo} {index}{dir_flag(directory)}" if undo else ""
+        sys.stdout.write(f"{name_of(index)} {done}{back}\n")
 
 
 @app.command()
 def kill(nodes: Nodes, directory: Dir = None) -> None:
     """End nodes at once, as a power cut would."""
-    _signal(directory, nodes, signal.SIGKILL, "killed; start it again with: shoal testnet restart")
+    _signal(directory, nodes, signal.SIGKILL, "killed", "start it again with: shoal testnet restart")
 
 
 @app.command()
 def pause(nodes: Nodes, directory: Dir = None) -> None:
     """Freeze nodes: their links stay, they answer nothing."""
-    _signal(directory, nodes, signal.SIGSTOP, "frozen; thaw it with: shoal testnet resume")
+    _signal(directory, nodes, signal.SIGSTOP, "frozen", "thaw it with: shoal testnet resume")
 
 
 @app.command()
@@ -125,7 +128,7 @@ def split(nodes: Nodes, directory: Dir = None) -> None:
     if len(side) == plan.nodes:
         raise BadPlan("that would leave nobody on the other side: name fewer nodes")
     Hands(where, "hand").split(side)
-    sys.stdout.write(f"split: {sides(plan, side)}; mend it with: shoal testnet heal\n")
+    sys.stdout.write(f"split: {sides(plan, side)}; mend it with: shoal testnet heal{dir_flag(directory)}\n")
 
 
 @app.command()

@@ -34,7 +34,7 @@ from shoal.node.testnet.plan import Plan, ShareAlone, SystemReached, alpha_of
 from shoal.node.testnet.plots import plot_accuracy, plot_systems
 from shoal.node.testnet.processes import CALM_NAME, Guard, environment, left_over, spawn
 from shoal.node.testnet.timeline import draw_timeline
-from shoal.node.testnet.verdict import ACCURACY_BAR, Result, judge
+from shoal.node.testnet.verdict import Result, judge
 from shoal.node.testnet.watch import Observed
 
 __all__ = ["Interrupted", "NodeFailed", "Screen", "Testnet", "Tools", "up", "up_detached"]
@@ -169,7 +169,7 @@ class _Launcher:
         net.read_disks()
         alone: Sequence[float] | None = None if is_reference else ()
         beside: tuple[Beside, ...] = ()
-        if plan.is_shaken and plan.task not in ACCURACY_BAR:
+        if plan.is_shaken and plan.accuracy_bar is None:
             alone = None
         elif not plan.shares:
             alone = [node.accuracy for node in net.nodes if node.accuracy is not None]
@@ -294,7 +294,7 @@ def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Resul
         directory / PLOT_NAME,
         curves,
         local_only=result.local_only if plan.shares else (),
-        bar=ACCURACY_BAR.get(plan.task) if plan.shares else None,
+        bar=plan.accuracy_bar if plan.shares else None,
         title=title if alpha is None else f"{title}, alpha {alpha:g}",
     )
     if result.beside:

@@ -51,6 +51,7 @@ from shoal.node.testnet.processes import (
 )
 from shoal.node.testnet.verdict import ended_how
 from shoal.node.testnet.watch import FetchStatus, Observed, Watcher, fetch_status
+from shoal.node.trainer.fit import check_fit
 from shoal.node.web import client
 
 STARTING_PER_CORE: Final = 4
@@ -75,6 +76,7 @@ class Tools:
     start_command: Callable[[Plan, int, Path, Sequence[str], Sequence[str]], list[str]] = start_command
     baseline_command: Callable[[Plan], list[str]] = baseline_command
     fetch_status: FetchStatus = fetch_status
+    check_fit: Callable[[str], None] = check_fit
     add_bootstrap: Callable[[Path, str], None] = client.add_bootstrap
     environ: dict[str, str] = field(default_factory=dict)
 

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from shoal.node.config.settings import scalars
+from shoal.node.storage.home import typed
 from shoal.node.testnet import launcher
 from shoal.node.testnet.comparison import beside_table
 from shoal.node.testnet.display import Display
 from shoal.node.testnet.faults import quantity
 from shoal.node.testnet.links import Wish
-from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha
+from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha, trainer_spec
 from shoal.node.testnet.processes import CALM_NAME, RECORD_NAME
 from shoal.node.testnet.scenario import load, plan_of
 from shoal.node.testnet.tables import verdict_panel
@@ -24,9 +25,6 @@ from shoal.node.testnet.verdict import Result
 
 BASE: Final = Path("testnet")
 """Where testnets lie unless told otherwise; a folder per start."""
-ACTING: Final = ("status", "logs", "kill", "pause", "resume", "restart", "split", "heal", "down")
-"""The commands that act on a testnet that runs."""
-
 
 _DEFAULT: Final = Plan()
 CHURNED_ROUNDS: Final = 60
@@ -45,7 +43,7 @@ _PLAIN: Final = frozenset(
         "quorum",
         "patience",
     }
-    | {"timeout", "seconds", "churn", "exchange", "pushes", "codec", "delay", "engine"}
+    | {"bar", "timeout", "seconds", "churn", "exchange", "pushes", "codec", "delay", "engine"}
 )
 """Flags that are fields of the plan as they stand."""
 _LINK: Final[dict[str, tuple[str, Literal["seconds", "share", "mbit"]]]] = {
@@ -118,6 +116,15 @@ def up(
     patience: Annotated[
         float, typer.Option(min=0, help="Bound of every wait, in seconds.", show_default="the node's")
     ] = 0,
+    bar: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Accuracy that every node must reach.",
+            show_default="0.90 on digits in 30 rounds, 6 per node; else what each reaches alone",
+        ),
+    ] = _DEFAULT.bar,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds until it is judged as it stands.")
     ] = _DEFAULT.timeout,
@@ -157,16 +164,18 @@ def up(
         raise BadPlan("what happens at set times needs a launcher that stays: leave out --detach")
     # With --json standard output belongs to the one object at the end.
     console = Console(stderr=as_json, highlight=False)
-    where = new_directory(directory)
     tools = _tools()
+    tools.check_fit(msgspec.json.encode(trainer_spec(plan)).decode())
+    where = new_directory(directory)
     length = f"{plan.rounds} rounds" if plan.rounds else f"{plan.seconds:g} s of rounds"
     opening = f"{plan.nodes} nodes, {plan.method} on {plan.task}, {length}; all of it in {where}"
-    console.print(opening, soft_wrap=True)
+    console.print(opening, soft_wrap=True, markup=False)
     if detach:
         with Display(console) as display:
             wires = launcher.up_detached(plan, where, screen=display, tools=tools, network=network)
         console.print(f"links of {wires.link} by {wires.means}: {wires.why}", soft_wrap=True)
-        console.print(f"running; see shoal testnet {', '.join(ACTING)}", soft_wrap=True)
+        for line in hints(directory and where):
+            console.print(line, soft_wrap=True, markup=False)
         return
     with Display(console) as display:
         result = launcher.up(
@@ -174,6 +183,26 @@ def up(
         )
     _print_result(console, result, where, as_json)
     raise typer.Exit(0 if result.verdict else 1)
+
+
+def hints(directory: Path | None) -> list[str]:
+    """Return what to type to look at, shake and end a testnet that runs on its own.
+
+    `directory`: where it lies, unless it is the newest under `BASE`, which the commands find.
+    """
+    flag = dir_flag(directory)
+    return [
+        f"running; look at it with: shoal testnet status{flag}",
+        f"read what a node says with: shoal testnet logs 1{flag}",
+        f"shake it with: shoal testnet kill 2{flag}",
+        f"end it with: shoal testnet down{flag}",
+        "and pause, resume, restart, split, heal: see shoal testnet --help",
+    ]
+
+
+def dir_flag(directory: Path | None) -> str:
+    """Return `` --dir PATH`` as it is typed, where a command needs it to find a testnet again."""
+    return f" --dir {typed(directory.absolute())}" if directory is not None else ""
 
 
 def _tools() -> launcher.Tools:

@@ -3,6 +3,7 @@
 A claim that cannot be checked does not hold. `judge` is a pure function of what was seen.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Final
@@ -15,10 +16,6 @@ from shoal.node.testnet.comparison import Beside
 from shoal.node.testnet.invariants import Check, Cost, Shaken, checked, costs, invariants
 from shoal.node.testnet.plan import Plan, alpha_of
 from shoal.node.testnet.watch import Observed
-
-ACCURACY_BAR: Final = {"digits": 0.90}
-"""What every node must reach, where a task has a bar; elsewhere sharing must beat training alone."""
-
 
 APART_BAR: Final = 0.10
 """How far from the mean of all a model may be where all average pairwise."""
@@ -277,18 +274,40 @@ def _near_end(apart: float | None) -> Check:
 
 def _accuracy(plan: Plan, nodes: Sequence[Observed], local_only: Sequence[float]) -> Check:
     accuracies = [accuracy for accuracy in accuracies_of(nodes) if accuracy is not None]
+    if not accuracies and plan.bar is None and any(node.last for node in nodes):
+        return _loss(nodes)  # the task measures none
     # In a run without end somebody has just come back, and has measured nothing yet.
     missing = len(nodes) - len(accuracies) if plan.rounds or not accuracies else 0
-    bar = ACCURACY_BAR.get(plan.task)
+    bar = plan.accuracy_bar
     name = "accuracy beats training alone" if bar is None else f"accuracy of every node at least {bar:.2f}"
     if missing:
         return Check(name, False, f"{missing} nodes report no accuracy")
     if bar is not None:
         return Check(name, min(accuracies) >= bar, f"the lowest is {min(accuracies):.3f}")
+    if plan.nodes == 1:
+        return Check(name, True, "not asked of a single node")
     if not local_only:
         return Check(name, False, "training alone was not measured")
     mean, alone = fmean(accuracies), fmean(local_only)
     return Check(name, mean >= alone, f"{mean:.3f} together, {alone:.3f} alone")
+
+
+def _loss(nodes: Sequence[Observed]) -> Check:
+    """Judge a task that measures no accuracy by what it has: its training loss must have fallen."""
+    name = "training loss fell"
+    losses = [
+        [round_.loss for _, round_ in sorted(node.rounds.items()) if round_.outcome != "synced"]
+        for node in nodes
+    ]
+    known = [each for each in losses if each]
+    if not known or all(math.isnan(loss) for each in known for loss in each):
+        return Check(name, True, "not asked: the task measures neither accuracy nor loss")
+    first, last = fmean(each[0] for each in known), fmean(each[-1] for each in known)
+    if not math.isfinite(last):
+        return Check(name, False, f"it is {last} at the end")
+    if max(map(len, known)) == 1:
+        return Check(name, True, f"not asked of a single round, which ended with {last:.4g}")
+    return Check(name, last < first, f"from {first:.4g} to {last:.4g} in the mean")
 
 
 def _accuracy_in_peace(plan: Plan, accuracies: Sequence[float], shaken: Shaken) -> Check:

@@ -8,13 +8,14 @@
                                                <--  Averaged(contributors) | AskFailed(kind, text)
       Finished(round, slot, report)            -->        new state in the *other* slot
       or Idle(round, reason)                   -->        the round did not end in a new state
+      Problem(source, text)                    -->        at any time: what a person should see to
                                                <--  Begin(...) | Stop()
 
 With a delay the trainer works on while it waits, be it for an answer or for `Begin`; the order is the same.
 
 A frame is a 4-byte big-endian length and a msgpack map. The segment is one mapped file without a name:
 
-    page 0         flags, int32: [INTERRUPT, HURRY, ...]
+    page 0         flags, int32: [INTERRUPT, HURRY, ALONE, ...]
     slot 0, slot 1 the shared state, float32 [state_numel] each: one is read while the other is written
     exchange       float32 [exchange_numel]: a vector on its way out, then the answer in its place
 
@@ -46,6 +47,8 @@ INTERRUPT: Final = 0
 """Flag: stop the local work now, throw the round away."""
 HURRY: Final = 1
 """Flag: end the local work at the next step and contribute what there is."""
+ALONE: Final = 2
+"""Flag: the node is alone and waits for company, and so may the trainer; see gossip/membership/company.py."""
 MAX_FRAME_BYTES: Final = 64 << 20
 _LENGTH: Final = struct.Struct("!I")
 Text = Annotated[str, msgspec.Meta(max_length=4000)]
@@ -148,6 +151,14 @@ class Idle(Message, frozen=True):
     """Of computing that was in vain."""
 
 
+class Problem(Message, frozen=True):
+    """Something that a person should see to, and that training goes on without; an empty text ends it."""
+
+    source: Text
+    """What it is about: a later one takes the place of an earlier."""
+    text: Text
+
+
 class TrainerFailed(Message, frozen=True):
     """The trainer cannot go on; the text is one line that a person can act on."""
 
@@ -158,7 +169,7 @@ class Stop(Message, frozen=True):
     """End; nothing more will come."""
 
 
-FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | TrainerFailed
+FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | Problem | TrainerFailed
 FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -284,9 +295,9 @@ class Line:
         """
         return from_daemon.decode(read_frame(self._socket))
 
-    def has_word(self) -> bool:
-        """Tell whether `receive` would find something, or the end, without waiting long."""
-        return bool(select.select([self._socket], [], [], 0)[0])
+    def has_word(self, within: float = 0.0) -> bool:
+        """Tell whether `receive` would find something, or the end; wait so many seconds for it."""
+        return bool(select.select([self._socket], [], [], within)[0])
 
     def close(self) -> None:
         """Close the socket."""

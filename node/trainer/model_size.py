@@ -9,7 +9,6 @@ loads; what a person must mend is one line on standard error.
 import logging
 import os
 import sys
-from typing import Final
 
 import msgspec
 from torch import nn
@@ -18,14 +17,12 @@ from shoal.gossip.run_spec import Scalar
 from shoal.methods.base import ModelSize
 from shoal.methods.deltamask.masking import names_of
 from shoal.methods.errors import BadTask, MethodsError
-from shoal.methods.learning.learner import manifest
+from shoal.methods.learning.model_tensors import manifest
 from shoal.methods.learning.objective import head_of
 from shoal.methods.learning.task import Task, load_task
 from shoal.methods.learning.task_fit import fit_of
 from shoal.methods.needs import Measured
-
-FAILED: Final = 3
-"""Exit code where the task does not load."""
+from shoal.node.trainer.spec import FAILED
 
 
 def size_of(task: Task) -> ModelSize:

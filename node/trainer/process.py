@@ -3,7 +3,7 @@
     python -P -m shoal.node.trainer.process --socket PATH --state-dir PATH --spec JSON        (spec.py)
 
 It ends when the daemon says so or is gone. What a person must mend is sent as `TrainerFailed`, in one
-line, with exit code 3. Ctrl-C is the daemon's business: a terminal sends it to both.
+line, with exit code 3. Ctrl-C, and the end of the terminal, are the daemon's business: both are told.
 """
 
 import argparse
@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import msgspec
 import torch
@@ -22,28 +23,29 @@ import shoal.methods
 from shoal.gossip.errors import GossipError
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State
 from shoal.methods.errors import Interrupted, MethodsError
-from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.learner import TorchLearner, as_number
 from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
 from shoal.node.storage.private_state import PrivateState
 from shoal.node.trainer import ipc
+from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, Session
-from shoal.node.trainer.spec import TrainerSpec, run_spec
+from shoal.node.trainer.spec import FAILED, TrainerSpec, run_spec
+from shoal.node.trainer.unshared_file import UnsharedFile
 
 log = logging.getLogger(__name__)
-
-FAILED: Final = 3
-"""Exit code of a trainer that cannot go on."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a trainer; returns its exit code."""
     given = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(levelname)s %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(os.getppid())
     spec = msgspec.json.decode(given.spec, type=TrainerSpec)
     torch.set_num_threads(spec.threads)
     # The first optimizer loads hundreds of modules, for seconds. Better now than in the first round, in
@@ -126,13 +128,22 @@ class _Trainer:
             seed=spec.seed,
             interrupt=lambda: self._is_interrupted(),
             hurry=lambda: (self._overlap or self._session).is_hurried(),
+            problem=self._tell,
         )
         if isinstance(self._method, Demands):
             self._method.check(self._learner)
         initial = self._method.init(self._learner.initial)
-        self._spec = run_spec(spec, all_options(self._method), self._learner.manifest, shared_specs(initial))
+        self._spec = run_spec(
+            spec,
+            all_options(self._method),
+            self._learner.manifest,
+            shared_specs(initial),
+            self._learner.buffers,
+        )
         self._private = PrivateState(state_dir, self._spec)
         self._overlap: Overlap | None = None
+        self._not_finite: list[str] = []
+        """Names of what the method measured last as no finite number."""
         self._session = Session(
             line,
             self._spec,
@@ -141,7 +152,9 @@ class _Trainer:
             device=str(self._learner.device),
             examples=self._learner.examples,
         )
+        self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model)
         if self._session.restored:
+            self._unshared.restore()
             self._session.private = self._private.load() or initial.private
 
     def run(self) -> None:
@@ -159,14 +172,30 @@ class _Trainer:
                 continue
             session.finish(begin, state, self._saved(state, report))
 
+    def _tell(self, source: str, text: str) -> None:
+        """Let the node show what training goes on without."""
+        if source == "memory" and text:
+            self._private.set_aside(f"is of no use: {text}")
+        self._session.problem(source, text)
+
     def _saved(self, state: State, report: Report) -> Report:
         self._private.save(state.private)
+        self._unshared.save()
         return self._measured(state, report)
 
     def _measured(self, state: State, report: Report) -> Report:
         # What a method measured itself stands: its params need not be the model that people use.
-        metrics: dict[str, Any] = {**self._learner.evaluate(state.params), **report.metrics}
+        metrics: dict[str, Any] = {**self._learner.evaluate(state.params), **self._finite(report.metrics)}
         return Report(report.loss, report.examples, report.steps, report.contributors, metrics)
+
+    def _finite(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return what a method measured itself, but what is no finite number, which is said once."""
+        bad = sorted(name for name, value in metrics.items() if as_number(value) is None)
+        if bad != self._not_finite:
+            listed = ", ".join(bad)
+            self._tell("method", f"the method measured no finite number: {listed}"[:2000] if bad else "")
+        self._not_finite = bad
+        return {name: value for name, value in metrics.items() if name not in bad}
 
     def _is_interrupted(self) -> bool:
         if os.getppid() != self._parent:

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
 import numpy as np
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LOOK_EVERY: Final = 5.0
+"""Seconds between two looks at why no answer comes."""
 _FAILURES: Final[Mapping[str, type[errors.GossipError]]] = {
     kind.__name__: kind for kind in (errors.GossipError, errors.TooFew, errors.LeftOut, errors.Unreachable)
 }
@@ -71,6 +73,8 @@ class Session:
         self._line = line
         self._hurry_at = math.inf
         self._asked = 0
+        self.on_alone: Callable[[], None] | None = None
+        """Called now and again while an answer waits for company."""
         exchange_numel = method.exchange_numel(spec.params_numel)
         self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
         write_state(initial, self._segment.slots[0])
@@ -117,7 +121,8 @@ class Session:
     def state(self, begin: ipc.Begin) -> State:
         """Return the state that a round begins from, as a copy."""
         slot = self._segment.slots[begin.slot]
-        return read_state(slot, self.spec.params_numel, self.spec.shared, self.private)
+        spec = self.spec
+        return read_state(slot, spec.params_numel, spec.shared, self.private, spec.buffers)
 
     def is_interrupted(self) -> bool:
         """Whether the daemon wants this round's work thrown away."""
@@ -173,6 +178,14 @@ class Session:
         """
         self._send(ipc.Idle(round=begin.round, reason=reason[:4000], work_seconds=self.work_seconds))
         self.work_seconds = 0.0
+
+    def problem(self, source: str, text: str) -> None:
+        """Let the node show what a person should see to; an empty text ends it.
+
+        Raises:
+            LineLost: the daemon is gone.
+        """
+        self._send(ipc.Problem(source=source[:4000], text=text[:4000]))
 
     def close(self) -> None:
         """Close the line; the daemon keeps the last state."""
@@ -232,6 +245,9 @@ class Session:
 
     def _receive(self) -> ipc.FromDaemon:
         try:
+            while self.on_alone is not None and not self._line.has_word(LOOK_EVERY):
+                if self._segment.flags[ipc.ALONE]:
+                    self.on_alone()
             return self._line.receive()
         except (EOFError, OSError) as error:
             raise LineLost("the node is gone") from error

@@ -3,11 +3,19 @@
 python -P -m shoal.node.trainer.process --socket PATH --state-dir PATH --spec JSON
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from shoal.gossip.run_spec import NATIVE, RunSpec, Scalar, TensorSpec
+from shoal.methods.errors import BadOption
+
+FAILED: Final = 3
+"""Exit code of a trainer that cannot go on, and of a check that found why."""
+
+
+MARK: Final = "error: "
+"""Begins what a check that found something says."""
 
 
 class TrainerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,9 +60,16 @@ def run_spec(
     options: dict[str, Scalar],
     tensors: tuple[TensorSpec, ...],
     shared: tuple[TensorSpec, ...],
+    buffers: int = 0,
 ) -> RunSpec:
-    """Return the run spec: `options` has every hyperparameter, so that defaults are agreed upon too."""
-    return RunSpec(
+    """Return the run spec: `options` has every hyperparameter, so that defaults are agreed upon too.
+
+    `buffers`: how many numbers at the end of the params are the model's buffers.
+
+    Raises:
+        BadOption: something in it is beyond what a node takes.
+    """
+    made = RunSpec(
         name=spec.name,
         method=spec.method,
         options=options,
@@ -70,4 +85,10 @@ def run_spec(
         quorum=spec.quorum,
         delay=spec.delay,
         engine=spec.engine,
+        buffers=buffers,
     )
+    try:
+        msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=RunSpec)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise BadOption(f"the run cannot be told to a node: {error}; mend that setting") from None
+    return made

@@ -44,6 +44,22 @@ def trainer_command(
     engine: str = NATIVE,
 ) -> list[str]:
     """Return the command line of the trainer process, which runs `module`."""
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        module,
+        "--socket",
+        str(socket_path),
+        "--state-dir",
+        str(state_dir),
+        "--spec",
+        spec_text(run, engine),
+    ]
+
+
+def spec_text(run: RunConfig, engine: str = NATIVE) -> str:
+    """Return what a trainer is told of a run: a `TrainerSpec` as JSON."""
     spec = {
         "name": run.name,
         "task": run.task,
@@ -62,18 +78,7 @@ def trainer_command(
         "device": run.device,
         "threads": run.threads,
     }
-    return [
-        sys.executable,
-        "-P",
-        "-m",
-        module,
-        "--socket",
-        str(socket_path),
-        "--state-dir",
-        str(state_dir),
-        "--spec",
-        msgspec.json.encode(spec).decode(),
-    ]
+    return msgspec.json.encode(spec).decode()
 
 
 def why(code: int) -> str:

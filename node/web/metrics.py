@@ -65,6 +65,11 @@ def _progress(status: Status) -> Iterator[Metric]:
     for name in dict.fromkeys((*PHASES, status.phase)):
         phase.add_metric([name], name == status.phase)
     yield phase
+    found = status.alone
+    text = "For which the node is without those it trained with; 0 in company, or where it never had any."
+    yield GaugeMetricFamily("shoal_alone_seconds", text, value=found.seconds if found else 0.0)
+    text = "Made without those it trained with, or missed while it waits for them."
+    yield GaugeMetricFamily("shoal_alone_rounds", text, value=found.rounds + found.missed if found else 0)
     if status.loss is not None:
         yield GaugeMetricFamily("shoal_loss", "Training loss of the last round.", value=status.loss)
     if status.utilisation is not None:

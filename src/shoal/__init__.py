@@ -45,17 +45,34 @@ _WHERE: Final = {
 }
 
 
-def load_model(path: "str | PathLike[str]") -> "dict[str, torch.Tensor]":
+def load_model(
+    path: "str | PathLike[str]", model: "torch.nn.Module | None" = None
+) -> "dict[str, torch.Tensor]":
     """Return the tensors of a file that shoal model save wrote, as `load_state_dict` takes them.
+
+    `model`: what they are for, where it is wrapped by torch.compile or DDP, which change the names; without
+    it names are those of the bare model.
 
     Raises:
         NoModel: it is no model file.
     """
-    import torch
+    from shoal.methods.learning.model_tensors import naming
+    from shoal.methods.learning.unshared import about, unpack
+    from shoal.node.storage.model_file import NoModel, read_arrays
 
-    from shoal.node.storage.model_file import read_arrays
-
-    return {name: torch.tensor(array) for name, array in read_arrays(Path(path)).items()}
+    arrays = read_arrays(Path(path))
+    try:
+        found, more = unpack(arrays), about(arrays)
+    except ValueError as error:
+        raise NoModel(f"{path} is no model file: {error}") from None
+    found |= {alias: found[name] for alias, name in more.aliases.items() if name in found}
+    for name in more.left_out:
+        found.pop(name, None)
+    if model is None:
+        return found
+    bare = naming(model)
+    names = {bare(name): name for name in model.state_dict()}
+    return {names.get(name, name): tensor for name, tensor in found.items()}
 
 
 def __getattr__(name: str) -> Any:

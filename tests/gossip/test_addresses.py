@@ -1,9 +1,20 @@
 """Addresses: everything people type is read, everything else is refused with what would be right."""
 
+from pathlib import Path
+
 import pytest
 
 from shoal.crypto.keys import key_from_seed, peer_id_of
-from shoal.gossip.addresses import Address, BadAddress, expand, expand_all, from_socket, parse, parse_listen
+from shoal.gossip.addresses import (
+    Address,
+    BadAddress,
+    expand,
+    expand_all,
+    from_socket,
+    is_inward,
+    parse,
+    parse_listen,
+)
 
 PEER = peer_id_of(bytes(key_from_seed(bytes(32)).verify_key))
 RELAY = peer_id_of(bytes(key_from_seed(bytes(31) + b"r").verify_key))
@@ -90,6 +101,36 @@ def test_every_interface_stands_for_the_addresses_of_this_machine_loopback_last(
         one,
         Address("ip4", "127.0.0.1", 4710),
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["docker0", "virbr0", "virbr0-nic", "br-0123456789ab", "veth1a2b3c4", "cni0"]
+)
+def test_what_leads_to_our_own_containers_is_known_by_its_name(name: str, tmp_path: Path) -> None:
+    assert is_inward(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["eth0", "enp3s0", "wlan0", "tun0", "wg0", "tailscale0", "lo", "en0"])
+def test_cards_and_tunnels_lead_to_others(name: str, tmp_path: Path) -> None:
+    assert not is_inward(name, tmp_path)
+
+
+@pytest.mark.parametrize(("ports", "inward"), [([], True), (["tap0"], True), (["tap0", "card"], False)])
+def test_a_bridge_leads_out_by_a_card_that_is_its_port(
+    ports: list[str], inward: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "br0" / "bridge").mkdir(parents=True)
+    (tmp_path / "br0" / "brif").mkdir()
+    (tmp_path / "card" / "device").mkdir(parents=True)
+    for port in ports:
+        (tmp_path / "br0" / "brif" / port).touch()
+    assert is_inward("br0", tmp_path) is inward
+
+
+def test_addresses_are_told_by_family_and_loopback_last() -> None:
+    texts = ["::1", "2001:db8::7", "127.0.0.1", "192.0.2.7"]
+    found = expand_all(from_socket(text, 4710) for text in texts)
+    assert [each.host for each in found] == ["192.0.2.7", "2001:db8::7", "127.0.0.1", "::1"]
 
 
 def test_an_end_of_a_socket_is_printed_as_a_multiaddr() -> None:

@@ -15,7 +15,8 @@ from lockstep import train
 import shoal
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
 from shoal.methods.fedstar.method import FedSTAR, FedSTARConfig
-from shoal.methods.learning.learner import TorchLearner, read_model
+from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.model_tensors import read_model
 from shoal.methods.learning.task import Task
 from shoal.methods.tasks.digits_variants import CompressibleDigits, PartlyLabelledDigits
 

@@ -27,7 +27,7 @@ def assert_nothing_left(node: Node) -> None:
     wait_until(f"no process of {node.name} is left", lambda: not node.processes(), 20)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C", "shoal stop"])
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C", "the terminal closes", "shoal stop"])
 def test_a_node_that_leaves_is_waited_for_by_nobody(tmp_path: Path, how: str) -> None:
     with Swarm(tmp_path) as swarm:
         one = swarm.start("one", *TRAIN, "--wait-for", "3")
@@ -42,6 +42,10 @@ def test_a_node_that_leaves_is_waited_for_by_nobody(tmp_path: Path, how: str) ->
             # A terminal sends it to the trainer as well.
             assert leaver.process is not None
             os.killpg(leaver.process.pid, signal.SIGINT)
+        elif how == "the terminal closes":
+            assert leaver.process is not None
+            for _ in range(2):
+                os.killpg(leaver.process.pid, signal.SIGHUP)
         else:
             leaver.signal(signal.SIGTERM)
         assert leaver.wait_end() == 0

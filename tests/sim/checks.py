@@ -41,6 +41,7 @@ MAX_STARVED: Final = 3
 """Rounds in a row that may go without a live and connected peer."""
 MESSAGES_PER_SECOND: Final = 4.0
 """From one peer to another, when nothing happens but beats and waiting."""
+COMPANY: Final = "nothing is made alone by who had company"
 MESSAGES_PER_EXCHANGE: Final = 40
 """From one peer to another; a vector here has at most thirteen chunks."""
 
@@ -105,6 +106,8 @@ class Oracle:
         """When a node or its trainer ended."""
         self.fetched: set[PeerId] = set()
         """Whose next state is another's."""
+        self.had_company: dict[PeerId, int] = {}
+        """In which life a node last made a state with others."""
         self.mass = Mass()
         self._settled_round = 0
         faults = sim.scenario.faults
@@ -234,6 +237,8 @@ class Oracle:
         """A node has a new state: perhaps the swarm is one again."""
         member = node.member
         check_succession(self, node)
+        if len(self._last_contributors.get(node.me, ())) > 1:
+            self.had_company[node.me] = node.life
         alive = sum(other.is_alive for other in self.sim.nodes.values())
         if not self._was_one and alive == len(self.sim.nodes):
             states = {other.member.state for other in self.sim.trainers()}
@@ -282,6 +287,8 @@ class Oracle:
         assert isinstance(exchange, AllReduce)
         seen = self.groups[exchange.group.id, notice.index]
         mean = node.rounds._segment.exchange  # type: ignore[union-attr]
+        # Chunks may have different contributors, and none that is in all.
+        check_company(self, node, min(mask.bit_count() for part in notice.exchanged.masks for mask in part))
         self._last_contributors[node.me] = notice.exchanged.contributors
         check_starved(self, node, notice.exchanged.contributors)
         seen.results[node.me] = mean.tobytes()
@@ -293,6 +300,7 @@ class Oracle:
         assert exchange is not None
         seen = self.groups[exchange.group.id, notice.index]
         contributors = tuple(peer for peer, _ in notice.bodies)
+        check_company(self, node, len(contributors))
         self._last_contributors[node.me] = contributors
         check_starved(self, node, contributors)
         seen.results[node.me] = repr(notice.bodies).encode()
@@ -391,6 +399,19 @@ def check_bodies(oracle: Oracle, seen: Grouping, notice: commands.Gathered) -> N
             oracle.violate("nothing is invented", f"{peer} never gave {body!r}")
     if len(notice.bodies) < oracle.sim.scenario.quorum:
         oracle.violate("a mean has its quorum", f"{len(notice.bodies)} bodies")
+
+
+def check_company(oracle: Oracle, node: SimNode, least: int) -> None:
+    """Who had company makes nothing alone, unless it was told to, or the others are done."""
+    sim, disk = oracle.sim, node.disk.checkpoint
+    had = oracle.had_company.get(node.me) == node.life
+    had_before = disk is not None and disk.had_company and sim.scenario.alone == "wait"
+    is_done = any(node.life and node.member.phase is Phase.FINISHED for node in sim.nodes.values())
+    goes_on = sim.scenario.alone == "go-on" or "leave" in {fault[1] for fault in sim.scenario.faults}
+    several = len(sim.nodes) > sim.scenario.group_size or sim.scenario.pushes > 0
+    is_alone = least == 1 and (had or had_before)
+    if is_alone and not (goes_on or is_done or several or oracle.lies_told):
+        oracle.violate(COMPANY, f"{node.me} in round {node.member.round}")
 
 
 def check_losses(oracle: Oracle) -> None:

@@ -62,6 +62,7 @@ ONE_SWARM: Final = "the swarm is one again within a bounded time"
 CAUSELESS: Final = "nobody is lost without a cause"
 STARVED: Final = "nobody is starved"
 LOST: Final = "nothing acknowledged is lost"
+COMPANY: Final = "nothing is made alone by who had company"
 TWICE: Final = "a group is formed once"
 MASS_TWICE: Final = "no mass is counted twice"
 MASS_LOST: Final = "no mass is lost while all live"
@@ -143,6 +144,10 @@ def _ignores_the_quorum(patch: pytest.MonkeyPatch) -> None:
         return honest(self, replace(event, spec=msgspec.structs.replace(event.spec, quorum=1)), now)
 
     patch.setattr(Member, "_attach", attach)
+
+
+def _goes_on_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SwarmView, "least", property(lambda self: self.spec.quorum))
 
 
 def _lets_newcomers_lead(patch: pytest.MonkeyPatch) -> None:
@@ -350,6 +355,7 @@ MUTATIONS: Final = (
     Mutation("a member leaves before the others are done", (SURVIVORS, ONE_SWARM), _leaves_early),
     Mutation("a group of an earlier search is joined again", (TWICE,), _reuses_nonces, ("lie",)),
     Mutation("the quorum is ignored", ("a mean has its quorum",), _ignores_the_quorum),
+    Mutation("who lost its company goes on alone", (COMPANY,), _goes_on_alone, ("crash", "split", "outage")),
     Mutation(
         "who comes back counts as much as who went on",
         (LOST,),

@@ -10,10 +10,13 @@ The node may die between any two effects; what is on its disk then is the old st
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
@@ -74,6 +77,29 @@ def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0) -> Run
     )
 
 
+NAMED_BY: Final = (
+    *("codec", "delay", "engine", "exchange", "group_size", "method", "name", "options", "pushes_per_round"),
+    *("quorum", "rounds", "seed", "shared", "task", "tensors"),
+)
+"""The settings that name a simulated run."""
+
+
+def pinned_run_id(spec: RunSpec) -> bytes:
+    """Return the id of a simulated run, which a new setting does not change.
+
+    The id decides who convenes in which round, and so what happens under every seed.
+    """
+    fields = {name: getattr(spec, name) for name in NAMED_BY}
+    text = msgspec.msgpack.Encoder(order="sorted").encode(fields)
+    return blake2b(text, digest_size=32, person=b"shoal/runspec").digest()
+
+
+class PinnedRounds(Rounds):
+    """Rounds of a run that is named by `pinned_run_id`."""
+
+    run_id = staticmethod(pinned_run_id)
+
+
 class Clock:
     """A node's own idea of time: an offset, a rate, and jumps."""
 
@@ -113,7 +139,7 @@ class Flags:
 
     def __setitem__(self, key: Any, value: int) -> None:
         """Set a flag, or clear them all."""
-        if value and isinstance(key, int):
+        if value and isinstance(key, int) and key != ipc.ALONE:
             self._raised(key)
 
 
@@ -282,7 +308,7 @@ class SimNode:
         self.die_in = -1
         self._to_save, self._saving = None, False
         scenario = self.sim.scenario
-        config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for)
+        config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for, alone=scenario.alone)
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
         self.member = Member(
             self.me, config, Random(self.dice.getrandbits(64)), sequence, chunk_numel=scenario.chunk_numel
@@ -290,7 +316,7 @@ class SimNode:
         self.sim.codec_started(self, sequence)
         if rate := scenario.lines[self.number % len(scenario.lines)]:
             self.member.handle(commands.Measured(rate * 2000, 2.0), 0.0)
-        self.rounds = Rounds(
+        self.rounds = PinnedRounds(
             self.me,
             Path("/nowhere"),
             Failpoint(""),
@@ -463,13 +489,7 @@ class SimNode:
 
     def _save(self, checkpoint: Checkpoint) -> None:
         # As the daemon does: one write at a time, and the newest state is what counts.
-        self._to_save = Checkpoint(
-            checkpoint.run_id,
-            checkpoint.round,
-            checkpoint.state_hash,
-            checkpoint.previous_hash,
-            checkpoint.vector.copy(),
-        )
+        self._to_save = replace(checkpoint, vector=checkpoint.vector.copy())
         if not self._saving:
             self._write()
 

@@ -70,6 +70,8 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
     scenario = replace(
         scenario, lines=tuple(lines.choice((0, 0, 0, 256, 1024, 4096, 1 << 15)) for _ in range(count))
     )
+    alone = Random(f"alone {seed}")
+    scenario = replace(scenario, alone=alone.choice(("wait", "wait", "wait-for-lost", "go-on")))
     pairs = Random(f"pairwise {seed}")
     if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
         scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
@@ -164,6 +166,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "chunk_numel",
         "quorum",
         "wait_for",
+        "alone",
         "pushes",
     ):
         if getattr(scenario, name) != getattr(plain, name):

@@ -30,6 +30,7 @@ from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import DialFailed, PeerFound, PeerLost, Received, Send
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import Event
+from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import peer_in
 from shoal.gossip.messages import Record
 from shoal.gossip.wire import OTHER_RUN, Codec
@@ -76,6 +77,7 @@ class Scenario:
     calm_rounds: int = 1
     """Rounds that everyone has to finish after the swarm is one again."""
     wait_for: int = 1
+    alone: Policy = "wait"
     patience: float = 15.0
     pushes: int = 0
     """Of a round, where all average pairwise; 0: in groups."""

@@ -15,6 +15,7 @@ from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
 from shoal.gossip.member.asks import MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
+from shoal.gossip.member.pairwise_rounds import PairwiseRounds
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Reduced
@@ -265,3 +266,23 @@ def test_feedback_is_kept_by_ask_and_only_for_codecs_that_owe() -> None:
     lossy.ask(contribute(), 0.0)
     lossy.begin(ALONE, 0.1)
     assert list(lossy.feedback) == [0]
+
+
+def test_what_is_as_long_as_the_params_ends_in_buffers_that_travel_as_they_are() -> None:
+    spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, codec="int8", buffers=1)
+    for numel, exact in ((4, 1), (3, 0)):
+        one = exchanges(spec)
+        one.ask(Contribute(0, np.full(numel, 2.0, np.float32), 1.0), 0.0)
+        one.begin(GROUP, 0.1)
+        assert isinstance(one.current, AllReduce)
+        assert one.current.config.exact == exact
+
+
+def test_a_pairwise_run_knows_its_buffers_too() -> None:
+    view = SwarmView(ME, 12.0)
+    view.run = b"run"
+    view.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise", buffers=1)
+    pairwise = PairwiseRounds(view, 15.0, 1 << 18, Sequence(0))
+    pairwise.attach(0.0)
+    assert pairwise.core is not None
+    assert pairwise.core.config.exact == 1

@@ -24,10 +24,13 @@ from shoal.methods.fedstar.method import (
     Claim,
     FedSTAR,
     FedSTARConfig,
+    Judged,
     agreed_gate,
     agreed_weight,
-    pooled_accuracy,
+    pooled,
     read_claim,
+    read_judged,
+    skill,
     threshold,
 )
 from shoal.methods.learning.learner import TorchLearner
@@ -100,7 +103,7 @@ def test_without_pseudo_labels_it_is_supervised_training_in_as_many_steps() -> N
 
 
 def test_a_shut_gate_is_supervised_training_too() -> None:
-    shut = FedSTAR(FedSTARConfig(rounds=3, gate_at=0, gate_accuracy=1, batch_size=32))
+    shut = FedSTAR(FedSTARConfig(rounds=3, gate_at=0, gate_skill=1, batch_size=32))
     off = FedSTAR(FedSTARConfig(rounds=3, gate=False, beta=0, batch_size=32))
     initial = sides(1)[0].initial
     ours, reports = train(shut, sides(2), initial, rounds=3)
@@ -119,13 +122,39 @@ def test_with_one_peer_and_no_unlabelled_examples_it_is_plain_training() -> None
 
 def test_the_gate_opens_for_a_model_that_has_proved_itself() -> None:
     star = FedSTAR(FedSTARConfig(rounds=12, lr=0.05, batch_size=32))
-    states, reports = train(star, sides(3), sides(1)[0].initial, rounds=7)
+    states, reports = train(star, sides(3, labelled=64), sides(1)[0].initial, rounds=7)
     gates = [report[0].metrics["gate"] for report in reports]
     assert gates == [UNDECIDED] * 4 + [OPEN] * 3
     used = [report[0].metrics["pseudo_labels"] for report in reports]
     assert used[:4] == [0] * 4
     assert min(used[4:]) > 0.5
     assert [state.shared[GATE][0] for state in states] == [OPEN] * 3
+
+
+def test_the_gate_opens_by_pseudo_labels_that_count_and_not_by_those_that_do_not() -> None:
+    star = FedSTAR(FedSTARConfig(rounds=12, lr=0.05, batch_size=32, tau_min=0.9, tau_max=0.95))
+    learners = [TorchLearner(Unsure(peer), seed=1) for peer in range(3)]
+    states, reports = train(star, learners, learners[0].initial, rounds=5)
+    _, held_out = star.split(learners[0], decided=False)
+    right, total = learners[0].score(states[0].params, held_out)
+    judged, classes = star.judge(states[0].params, learners[0], 4)
+    assert right / total < 0.9
+    assert judged.right / judged.sure > right / total
+    assert classes == 2
+    assert reports[-1][0].metrics["gate"] == OPEN
+
+
+def test_the_gate_waits_until_half_of_the_held_out_examples_pass_and_no_longer_than_two_thirds() -> None:
+    slow = FedSTAR(FedSTARConfig(rounds=9, lr=1e-6, batch_size=32, tau_min=0.99, tau_max=0.99))
+    _, reports = train(slow, sides(3), sides(1)[0].initial, rounds=8)
+    assert [report[0].metrics["gate"] for report in reports] == [UNDECIDED] * 6 + [SHUT] * 2
+
+
+def test_a_peer_without_held_out_labels_knows_the_number_of_classes() -> None:
+    learner = TorchLearner(Sides(9, labelled=0), seed=1)
+    assert FedSTAR().judge(learner.initial, learner, 0) == (Judged(0, 0, 0), 2)
+    single = sides(1, labelled=1, unlabelled=0)[0]
+    assert FedSTAR().judge(single.initial, single, 0) == (Judged(0, 0, 0), 2)
 
 
 def test_held_out_labels_are_not_trained_on_until_the_gate_decides() -> None:
@@ -139,7 +168,7 @@ def test_held_out_labels_are_not_trained_on_until_the_gate_decides() -> None:
 
 def test_peers_without_labels_wait_for_pseudo_labels_and_count_nothing_until_then() -> None:
     learners = [*sides(1), TorchLearner(Sides(9, labelled=0), seed=1)]
-    star = FedSTAR(FedSTARConfig(rounds=6, lr=0.05, batch_size=32, gate_accuracy=0.5))
+    star = FedSTAR(FedSTARConfig(rounds=6, lr=0.05, batch_size=32, gate_skill=-1, tau_min=0))
     alone, _ = train(star, sides(1), learners[0].initial, rounds=1)
     both, reports = train(star, learners, learners[0].initial, rounds=1)
     assert reports[0][1].steps == 0
@@ -156,7 +185,7 @@ def test_where_nobody_has_anything_to_train_on_the_state_stays() -> None:
 
 
 def test_a_fall_on_own_labels_stops_pseudo_labels_on_that_peer_alone() -> None:
-    star = FedSTAR(FedSTARConfig(rounds=3, gate_at=0, gate_accuracy=0, lr=0.05, batch_size=32))
+    star = FedSTAR(FedSTARConfig(rounds=3, gate_at=0, gate_skill=-1, tau_min=0, lr=0.05, batch_size=32))
     states, reports = train(star, sides(2), sides(1)[0].initial, rounds=5)
     assert reports[-1][0].metrics["pseudo_labels"] > 0
     peers, learners = names(2), sides(2)
@@ -216,20 +245,47 @@ def test_a_liar_about_its_examples_counts_three_medians() -> None:
     assert agreed_weight(0, [0, 0]) == 1
 
 
-def claim(right: int, total: int, gate: float = UNDECIDED) -> Claim:
-    return Claim(right, total, int(gate))
-
-
 def test_one_liar_does_not_open_the_gate() -> None:
-    honest = [claim(1, 2), claim(0, 1), claim(1, 2)]
-    assert pooled_accuracy(honest) == 2 / 5
-    assert pooled_accuracy([*honest, claim(10**9, 10**9)]) == (2 + 2) / (5 + 2)
-    assert pooled_accuracy([]) == pooled_accuracy([claim(0, 0)]) == 0
+    honest = [Judged(1, 2, 2), Judged(0, 1, 2), Judged(1, 2, 2), Judged(0, 0, 0)]
+    assert pooled(honest) == Judged(2, 5, 6)
+    assert pooled([*honest, Judged(10**9, 10**9, 10**9)]) == Judged(2 + 2, 5 + 2, 6 + 2)
+    assert pooled([]) == pooled([Judged(0, 0, 0)]) == Judged(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "classes", "expected"),
+    [
+        (1000, 1000, 10, 1.0),
+        (100, 1000, 10, 0.0),
+        (5000, 10_000, 2, 0.0),
+        (750, 1000, 2, 0.5),
+        (0, 0, 10, -1.0),
+        # A few right ones are no proof: 1/(1 + 1/n) of a share of 1.
+        (4, 4, 10, (0.8 - 0.1) / 0.9),
+        (1, 1, 10, (0.5 - 0.1) / 0.9),
+    ],
+)
+def test_skill_is_what_lies_surely_above_chance(
+    right: int, total: int, classes: int, expected: float
+) -> None:
+    assert skill(right, total, classes) == pytest.approx(expected, abs=0.03)
+    assert skill(right, total, classes) <= expected + 1e-9
+
+
+class Unsure(Sides):
+    """The same, but for a third of the examples nobody can tell: their first number is near zero."""
+
+    def __init__(self, peer: int) -> None:
+        """`peer`: decides the examples."""
+        super().__init__(peer, labelled=60)
+        x, y = self._labelled
+        x[:20, 0] *= 0.01
+        y[:20] = torch.arange(20) % 2
 
 
 def test_groups_that_decided_apart_follow_the_majority_when_they_mix() -> None:
     mine = np.array([OPEN], np.float32)
-    told = [claim(0, 9, gate) for gate in (OPEN, SHUT, SHUT)]
+    told = [Claim(9, int(gate)) for gate in (OPEN, SHUT, SHUT)]
     assert agreed_gate(told, mine) == [SHUT]
     assert agreed_gate(told[:2], mine) == [OPEN]
     assert agreed_gate([], mine) == [OPEN]
@@ -240,18 +296,24 @@ def test_groups_that_decided_apart_follow_the_majority_when_they_mix() -> None:
     [
         b"",
         b"\xc1",
-        msgspec.msgpack.encode([1, 2]),
-        msgspec.msgpack.encode([3, 2, 0]),
-        msgspec.msgpack.encode([-1, 2, 0]),
-        msgspec.msgpack.encode([1, 2**41, 0]),
-        msgspec.msgpack.encode([1, 2, 3]),
-        msgspec.msgpack.encode([0, float("nan"), 0]),
-        msgspec.msgpack.encode({"right": 1}),
+        msgspec.msgpack.encode([1]),
+        msgspec.msgpack.encode([1, 2, 3, 4]),
+        msgspec.msgpack.encode([-1, 2]),
+        msgspec.msgpack.encode([2**41, 0]),
+        msgspec.msgpack.encode([1, 3]),
+        msgspec.msgpack.encode([float("nan"), 0]),
+        msgspec.msgpack.encode({"examples": 1}),
     ],
 )
 def test_a_claim_that_no_correct_peer_makes_is_refused(body: bytes) -> None:
     with pytest.raises(RemoteViolation):
         read_claim(body)
+
+
+@pytest.mark.parametrize("told", [[3, 2, 4], [1, 3, 2], [-1, 2, 2], [1, 2], [0, 0, 2**41], [0.5, 1, 1]])
+def test_a_judgement_that_no_correct_peer_makes_is_refused(told: list[float]) -> None:
+    with pytest.raises(RemoteViolation):
+        read_judged(msgspec.msgpack.encode(told))
 
 
 def test_a_refused_claim_is_counted_and_the_round_goes_on() -> None:

@@ -8,17 +8,8 @@ import torch
 from torch import nn
 
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
-from shoal.methods.learning.learner import (
-    TorchLearner,
-    choose_device,
-    float_tensors,
-    load_memory,
-    manifest,
-    move_model,
-    read_model,
-    save_memory,
-    write_model,
-)
+from shoal.methods.learning.learner import TorchLearner, choose_device
+from shoal.methods.learning.model_tensors import ModelVector, float_tensors, manifest, read_model, write_model
 from shoal.methods.learning.task import Task
 from shoal.methods.overlap import Moved
 
@@ -125,9 +116,9 @@ def test_running_means_travel_and_integer_buffers_stay() -> None:
     assert np.array_equal(read_model(learner.model), trained.params)
 
 
-def test_a_model_of_doubles_says_so_in_its_manifest() -> None:
+def test_a_model_of_doubles_travels_as_float32() -> None:
     model = nn.Linear(2, 1).double()
-    assert [spec.dtype for spec in manifest(model)] == ["float64", "float64"]
+    assert [spec.dtype for spec in manifest(model)] == ["float32", "float32"]
     assert read_model(model).dtype == np.float32
     write_model(model, np.array([1, 2, 3], np.float32))
     assert float_tensors(model)["weight"].tolist() == [[1, 2]]
@@ -155,31 +146,6 @@ def test_hurry_takes_at_least_one_step() -> None:
 def test_divergence_is_named() -> None:
     with pytest.raises(Diverged, match="in round 3\\); lower lr = 90"):
         TorchLearner(Line()).train(ONE, steps=100, lr=90.0, batch_size=4, round_=3)
-
-
-def test_adamw_goes_on_from_its_memory() -> None:
-    learner = TorchLearner(Normed())
-    how: dict[str, Any] = {"lr": 0.01, "batch_size": 40, "optimizer": "adamw"}
-    first = learner.train(learner.initial, steps=2, **how)
-    assert set(first.memory) == {"exp_avg", "exp_avg_sq", "step"}
-    assert set(first.memory["step"]) == {2.0}
-    cold = learner.train(first.params, steps=1, **how)
-    warm = learner.train(first.params, steps=1, memory=first.memory, **how)
-    assert set(warm.memory["step"]) == {3.0}
-    assert not np.array_equal(cold.params, warm.params)
-
-
-def test_memory_survives_the_way_out_and_back() -> None:
-    weights = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(()))]
-    one = torch.optim.Adam(weights, lr=0.1)
-    for weight in weights:
-        weight.grad = torch.full_like(weight, 0.5)
-    one.step()
-    two = torch.optim.Adam(weights, lr=0.1)
-    load_memory(two, weights, save_memory(one, weights))
-    for weight in weights:
-        for kind in ("exp_avg", "exp_avg_sq", "step"):
-            assert torch.equal(one.state[weight][kind], two.state[weight][kind])
 
 
 def test_plain_sgd_remembers_nothing() -> None:
@@ -241,8 +207,9 @@ def test_the_pull_is_to_where_the_common_params_went() -> None:
 def test_buffers_are_taken_as_agreed_so_that_no_variance_is_negative() -> None:
     learner = TorchLearner(Normed())
     moved = Moved(np.zeros_like(learner.initial), np.full_like(learner.initial, 5.0))
-    write_model(learner.model, learner.initial)
-    move_model(learner.model, moved)
+    vector = ModelVector(learner.model)
+    vector.write(learner.initial)
+    vector.move(moved)
     for name, tensor in float_tensors(learner.model).items():
         expected = torch.zeros_like(tensor) if "running" in name else None
         assert expected is None or torch.equal(tensor, expected), name

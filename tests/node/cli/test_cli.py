@@ -222,7 +222,11 @@ def test_start_makes_what_is_missing_and_hands_every_flag_to_the_daemon(
     assert run.wait_seconds == 90
     assert (run.device, run.threads) == ("cpu", 2)
     network = config.network
-    assert (network.listen, network.mdns, network.dht) == (("/ip4/0.0.0.0/tcp/0",), False, False)
+    assert (network.listen, network.mdns, network.dht) == (
+        ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"),
+        False,
+        False,
+    )
     assert (network.swarm, network.announce) == ("lab", ("/dns/a.example/tcp/9",))
     assert (config.gossip.patience, config.http.port) == (2.5, 0)
     assert (config.name, config.log.level) == ("one", "debug")
@@ -244,7 +248,7 @@ def test_every_flag_of_start_is_a_setting_or_a_switch() -> None:
     given = flags_of(
         {"no_http": True, "no_mdns": False, "rounds": None, "join": [], "listen": None, "port": 5}
     )
-    assert given == {"http.enabled": False, "network.listen": ["/ip4/0.0.0.0/tcp/5"]}
+    assert given == {"http.enabled": False, "network.listen": ["/ip4/0.0.0.0/tcp/5", "/ip6/::/tcp/5"]}
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 
@@ -15,7 +16,7 @@ from shoal.gossip.host import HostConfig, HostStatistics
 from shoal.node.cli import main as cli
 from shoal.node.cli import start
 from shoal.node.config.settings import NodeConfig, RunConfig, load
-from shoal.node.daemon.daemon import Daemon, _advice, _only_user_error
+from shoal.node.daemon.daemon import Daemon, _advice, _is_owed, _only_user_error
 from shoal.node.daemon.status_report import added, best_address, dialled_at, join_command
 from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.storage.home import Home
@@ -133,3 +134,20 @@ def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
     assert first >= now // 1000
     monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
     assert trio.run(start_and_die) > first
+
+
+@pytest.mark.parametrize(
+    ("name", "vector", "is_owed"),
+    [
+        ("0.sent", np.ones(3, np.float32), True),
+        ("12.made", np.zeros(3, np.float32), True),
+        ("0.kept", np.ones(3, np.float32), False),
+        ("one.sent", np.ones(3, np.float32), False),
+        ("9999999.sent", np.ones(3, np.float32), False),
+        ("0.sent", np.ones(3), False),
+        ("0.sent", np.ones((3, 1), np.float32), False),
+        ("0.sent", np.array([np.nan], np.float32), False),
+    ],
+)
+def test_only_what_codecs_may_owe_is_taken_from_the_disk(name: str, vector: Any, is_owed: bool) -> None:
+    assert _is_owed(name, vector) == is_owed

@@ -45,6 +45,7 @@ class Table:
         self.saved: list[Checkpoint] = []
         self.recorded: list[RoundStatus] = []
         self.runs: list[bytes] = []
+        self.problems: dict[str, str] = {}
         self.rounds = Rounds(
             ME,
             Path("state"),
@@ -54,6 +55,7 @@ class Table:
             record=lambda _, status: self.recorded.append(status),
             set_run=self.runs.append,
             load=lambda *_, **__: found,
+            problem=lambda source, text: self.problems.update({source: text}),
         )
         self.segment, descriptor = ipc.Segment.create(NUMEL, NUMEL)
         os.close(descriptor)
@@ -490,3 +492,14 @@ def test_what_was_computed_for_a_trainer_that_is_gone_is_dropped(how: str) -> No
     later.run()
     assert (table.told, table.commands) == told
     assert table.rounds.round == 0
+
+
+def test_what_the_trainer_says_a_person_should_see_to_is_shown_until_it_ends_or_the_trainer_does() -> None:
+    table = Table().attach()
+    table.rounds.from_trainer(ipc.Problem(source="metrics", text="no accuracy"))
+    assert table.problems == {"training: metrics": "no accuracy"}
+    table.rounds.from_trainer(ipc.Problem(source="metrics", text=""))
+    table.rounds.from_trainer(ipc.Problem(source="memory", text="starts anew"))
+    assert table.problems == {"training: metrics": "", "training: memory": "starts anew"}
+    table.rounds.detached()
+    assert set(table.problems.values()) == {""}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from shoal.node.testnet.processes import (
     stop,
     write_record,
 )
-from shoal.node.testnet.up import new_directory
+from shoal.node.testnet.up import hints, new_directory
 
 Run = Callable[..., Result]
 
@@ -260,3 +261,12 @@ def test_logs_show_the_last_lines_only(run: Run, tmp_path: Path) -> None:
     assert run("logs", "1", "-n", "2").stdout == "line 98\nline 99\n"
     with pytest.raises(BadPlan, match="no node 2"):
         run("logs", "2")
+
+
+def test_what_is_printed_after_a_detached_start_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    where = tmp_path / "my nets [1]"
+    for line in hints(where)[:-1]:
+        words = shlex.split(line.partition(": ")[2])
+        assert words[:2] == ["shoal", "testnet"]
+        assert words[-2:] == ["--dir", str(where)]
+    assert all("--dir" not in line for line in hints(None))

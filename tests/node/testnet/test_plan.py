@@ -62,7 +62,8 @@ def test_a_node_is_started_as_a_person_would() -> None:
     command = start_command(plan, 2, HOME, ["/ip4/127.0.0.1/tcp/9/p2p/x"], LOOPBACK)
     assert command == [
         *(sys.executable, "-P", "-m", "shoal.node", "start", "--home", "/homes/node-2", "--name", "node-2"),
-        *("--listen", "/ip4/127.0.0.1/tcp/0", "--http-port", "0", "--no-mdns", "--log-level", "info"),
+        *("--listen", "/ip4/127.0.0.1/tcp/0", "--http-port", "0", "--no-mdns"),
+        *("--log-level", "info", "--no-check"),
         *("--task", "digits", "--task-option", "share=2/5"),
         *("--task-option", "alpha=0.1", "--task-option", "seed=3"),
         *("--method", "fedavg", "--option", "lr=0.05", "--option", "weighted=true"),

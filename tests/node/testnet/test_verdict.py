@@ -11,7 +11,7 @@ from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.verdict import Result, judge
 from shoal.node.testnet.watch import Observed
 
-PLAN = Plan(nodes=3, rounds=4)
+PLAN = Plan(nodes=3, rounds=4, bar=0.9)
 
 
 def observed(index: int, history: Sequence[RoundStatus], phase: str = "finished") -> Observed:
@@ -178,7 +178,7 @@ def test_tries_that_failed_are_counted_and_do_not_fail_a_run_that_ended_well() -
 
 
 def test_groups_smaller_than_the_swarm_need_not_agree_on_one_state() -> None:
-    plan = Plan(nodes=3, rounds=4, group_size=2)
+    plan = Plan(nodes=3, rounds=4, group_size=2, bar=0.9)
     nodes = swarm()
     apart_in_between(nodes)
     nodes[1].take(status(state="ff" * 6, pid=2))
@@ -194,7 +194,7 @@ def test_of_nodes_that_average_pairwise_models_are_compared_and_not_hashes(
     nodes = swarm()
     apart_in_between(nodes)
     nodes[1].take(status(state="ff" * 6, pid=2))
-    plan = Plan(nodes=3, rounds=4, exchange="pairwise")
+    plan = Plan(nodes=3, rounds=4, exchange="pairwise", bar=0.9)
     result = judge(plan, nodes, seconds=1.0, local_only=[0.4], apart=apart)
     assert result.verdict == holds
     assert result.models_apart == apart
@@ -221,6 +221,63 @@ def test_a_task_without_a_bar_must_beat_training_alone(
 ) -> None:
     plan = Plan(nodes=3, rounds=4, task="mine:Task")
     assert judge(plan, swarm(together), local_only=alone, seconds=1.0).verdict is holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "bar"),
+    [
+        ({}, 0.90),
+        ({"rounds": 3}, None),
+        ({"rounds": 29}, None),
+        ({"nodes": 10}, None),
+        ({"nodes": 10, "rounds": 60}, 0.90),
+        ({"rounds": 0, "seconds": 60.0}, 0.90),
+        ({"rounds": 3, "bar": 0.5}, 0.5),
+        ({"task": "mine:Task"}, None),
+        ({"task": "mine:Task", "bar": 0.7}, 0.7),
+    ],
+)
+def test_the_bar_follows_from_the_task_the_rounds_and_the_nodes(
+    changes: dict[str, object], bar: float | None
+) -> None:
+    plan = Plan(**changes)  # type: ignore[arg-type]
+    assert plan.accuracy_bar == bar
+
+
+def test_a_short_run_must_beat_training_alone_and_not_the_bar_of_a_long_one() -> None:
+    plan = Plan(nodes=3, rounds=4)
+    assert judge(plan, swarm(0.5), local_only=[0.4], seconds=1.0).verdict
+    assert not judge(plan, swarm(0.5), local_only=[0.6], seconds=1.0).verdict
+    assert not judge(PLAN, swarm(0.5), local_only=[0.4], seconds=1.0).verdict
+
+
+def without_accuracy(*losses: float) -> list[Observed]:
+    history = [
+        msgspec.structs.replace(round_status(number, accuracy=None, contributors=3), loss=loss)
+        for number, loss in enumerate(losses, 1)
+    ]
+    return [observed(index, history) for index in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "holds"),
+    [
+        ((2.0, 1.0), True),
+        ((1.0, 2.0), False),
+        ((2.0, float("nan")), False),
+        ((2.0,), True),
+        ((float("nan"), float("nan")), True),
+    ],
+)
+def test_a_task_without_accuracy_is_judged_by_its_loss_or_not_at_all(
+    losses: tuple[float, ...], holds: bool
+) -> None:
+    plan = Plan(nodes=3, rounds=len(losses), task="mine:Task")
+    result = judge(plan, without_accuracy(*losses), seconds=1.0)
+    assert result.verdict is holds, failing(result)
+    # Who asks for an accuracy wants one.
+    asked = msgspec.structs.replace(plan, bar=0.5)
+    assert not judge(asked, without_accuracy(*losses), seconds=1.0).verdict
 
 
 def test_many_faults_are_told_in_one_short_line() -> None:

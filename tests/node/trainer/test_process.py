@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 import torch
 from fake_daemon import Attached, FakeDaemon, in_thread
+from safetensors.numpy import save
+from torch import nn
 
+import shoal
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.tasks.digits import Digits
+from shoal.node.storage.model_file import save_model
+from shoal.node.storage.private_state import PrivateState
 from shoal.node.trainer import ipc
 from shoal.node.trainer import process as trainer
-from shoal.node.trainer.spec import TrainerSpec
+from shoal.node.trainer.spec import FAILED, TrainerSpec
+from shoal.node.trainer.unshared_file import KIND
 
 
 @pytest.fixture
@@ -227,7 +233,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_3(
         said.append(ipc.from_trainer.decode(data[4:]))  # type: ignore[arg-type]
         connection.close()
 
-    assert run_trainer(daemon, spec(**changes), work) == trainer.FAILED
+    assert run_trainer(daemon, spec(**changes), work) == FAILED
     assert words in said[0].text
     assert "\n" not in said[0].text
 
@@ -245,7 +251,7 @@ def test_a_bug_in_a_task_is_named_by_file_and_line(
         one.begin()
         one.receive()
 
-    assert run_trainer(daemon, spec(task="broken_task:Broken"), work) == trainer.FAILED
+    assert run_trainer(daemon, spec(task="broken_task:Broken"), work) == FAILED
     said = daemon.trainers[0].heard[-1]
     assert f"{tmp_path}/broken_task.py:5: IndexError" in said.text
     assert "Traceback" in capsys.readouterr().err
@@ -273,7 +279,7 @@ def test_a_second_trainer_is_turned_away_quietly(daemon: FakeDaemon) -> None:
 def test_no_daemon_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--socket", str(tmp_path / "no"), "--state-dir", str(tmp_path)]
     code = trainer.main([*arguments, "--spec", msgspec.json.encode(spec()).decode()])
-    assert code == trainer.FAILED
+    assert code == FAILED
     assert capsys.readouterr().err.startswith("no daemon listens on")
 
 
@@ -299,3 +305,90 @@ def test_two_trainer_processes_agree_and_ignore_ctrl_c(daemon: FakeDaemon, tmp_p
         for process in processes:
             process.kill()
             process.wait()
+
+
+def test_a_bad_memory_on_disk_is_set_aside_and_said_and_costs_no_round(daemon: FakeDaemon) -> None:
+    """As an older version left it: a vector per kind."""
+    folder = daemon.path.parent
+
+    def first() -> None:
+        one = daemon.attach()
+        daemon.run_rounds([one], 1)
+        stop(one)
+
+    given = spec(method="diloco", options={"steps": 2, "lr": 0.001, "inner": "adamw"})
+    assert run_trainer(daemon, given, first) == 0
+    (memory,) = folder.glob("private-*.safetensors")
+    memory.write_bytes(save({"exp_avg": np.zeros(3, np.float32)}))
+    state = daemon.trainers[0].vector.copy()
+
+    def second() -> None:
+        one = daemon.attach(restored=state, round_=1)
+        daemon.run_rounds([one], 2)
+        stop(one)
+
+    assert run_trainer(daemon, given, second) == 0
+    heard = daemon.trainers[1].heard
+    assert [m.round for m in heard if isinstance(m, ipc.Finished)] == [1, 2]
+    (problem,) = [m for m in heard if isinstance(m, ipc.Problem)]
+    assert problem.source == "memory"
+    assert "cannot be used" in problem.text
+    assert [path.suffix for path in folder.glob("private-*.unusable")] == [".unusable"]
+
+
+def test_metrics_that_fail_reach_the_node_as_a_problem_and_cost_no_round(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Digits, "metrics", lambda self, model: {"accuracy": 1 / 0})
+
+    def work() -> None:
+        one = daemon.attach()
+        daemon.run_rounds([one], 3)
+        stop(one)
+
+    assert run_trainer(daemon, spec(), work) == 0
+    heard = daemon.trainers[0].heard
+    assert [m.metrics for m in heard if isinstance(m, ipc.Finished)] == [{}, {}, {}]
+    (problem,) = [m for m in heard if isinstance(m, ipc.Problem)]
+    assert "Digits.metrics() failed: ZeroDivisionError" in problem.text
+
+
+def test_integer_buffers_outlive_a_restart_and_are_in_the_saved_model(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    def model(self: Digits) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+
+    def metrics(self: Digits, model: nn.Module) -> dict[str, float]:
+        counted.append(int(model[1].num_batches_tracked))
+        return {}
+
+    monkeypatch.setattr(Digits, "model", model)
+    monkeypatch.setattr(Digits, "metrics", metrics)
+
+    def lives() -> None:
+        state = None
+        for life in range(2):
+            one = daemon.attach(restored=state, round_=life)
+            daemon.run_rounds([one], 1)
+            state = one.vector.copy()
+            stop(one)
+
+    background = in_thread(lives)
+    arguments = ["--socket", str(daemon.path), "--state-dir", str(daemon.path.parent)]
+    for _ in range(2):
+        assert trainer.main([*arguments, "--spec", msgspec.json.encode(spec()).decode()]) == 0
+    background.join()
+    assert counted == [5, 10]
+    given = daemon.trainers[0].attach.spec
+    assert given.buffers == 16
+    unshared = PrivateState(daemon.path.parent, given, KIND).load()
+    assert unshared is not None
+    assert unshared["1.num_batches_tracked"].item() == 10
+    file = daemon.path.parent / "file"
+    save_model(file, daemon.trainers[1].vector, given.tensors, 0, unshared)
+    again = model(Digits())
+    again.load_state_dict(shoal.load_model(file))
+    assert again[1].num_batches_tracked.item() == 10

@@ -1,5 +1,6 @@
 """The torch-free half of a trainer: asks over the line, states in slots."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from shoal.methods.base import Gathered, Report, State, Steps, all_reduce, gathe
 from shoal.methods.diloco import DiLoCo
 from shoal.methods.errors import BadOption
 from shoal.methods.params import shared_specs
-from shoal.node.trainer import ipc
+from shoal.node.trainer import ipc, session
 from shoal.node.trainer.session import LineLost, Session
 
 INITIAL = DiLoCo().init(np.array([1, 2, 3], np.float32))
@@ -172,3 +173,30 @@ def test_an_answer_that_nobody_asked_for_ends_the_line(message: ipc.Message, dae
             session.wait_begin()
 
     talk(daemon, lambda one: one.send(message), trainer)
+
+
+def test_who_waits_for_an_answer_is_told_while_the_node_waits_for_company(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LOOK_EVERY", 0.001)
+    is_told = threading.Event()
+
+    def work(one: Attached) -> None:
+        one.begin()
+        one.receive()
+        one.segment.flags[ipc.ALONE] = 1
+        assert is_told.wait(60)
+        one.segment.flags[ipc.ALONE] = 0
+        one.send(ipc.Averaged(contributors=("me", "other")))
+
+    def trainer(session: Session) -> None:
+        session.on_alone = is_told.set
+        begin = begun(session)
+
+        def asking() -> Steps[int]:
+            averaged = yield from all_reduce(np.ones(3, np.float32), weight=1.0)
+            return len(averaged.contributors)
+
+        assert session.answer(begin, asking()) == 2
+
+    talk(daemon, work, trainer)

@@ -14,7 +14,7 @@ from fake_node import HOSTILE, Obedient, make_status
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.node.errors import BadConfig, BadHome
-from shoal.node.status import Status
+from shoal.node.status import AloneStatus, Status
 from shoal.node.web.metrics import render
 from shoal.node.web.server import is_ours, make_app, serve_http
 
@@ -296,3 +296,15 @@ def test_a_hostile_reason_stays_one_label_of_one_line() -> None:
     families = {family.name: family for family in text_string_to_metric_families(render(status).decode())}
     assert [sample.value for sample in families["shoal_round"].samples] == [2]
     assert len(families["shoal_drops"].samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("alone", "rounds", "seconds"),
+    [(None, 0, 0), (AloneStatus(31, 80.0, 0, True, 20), 20, 80), (AloneStatus(31, 80.0, 7, False, 0), 7, 80)],
+)
+def test_a_metric_tells_for_how_many_rounds_a_node_is_alone(
+    alone: AloneStatus | None, rounds: int, seconds: int
+) -> None:
+    text = render(make_status(alone=alone)).decode()
+    assert f"\nshoal_alone_rounds {rounds}.0\n" in text
+    assert f"\nshoal_alone_seconds {seconds}.0\n" in text

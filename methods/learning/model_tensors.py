@@ -1,0 +1,275 @@
+"""Model tensors: which tensors of a torch model travel, under which names, and the vector they make.
+
+    vector  [ fc.weight | fc.bias | ... | norm.running_mean | norm.running_var ]
+              parameters                  buffers: `buffers` numbers at the end, averaged and never stepped
+
+All that is trained travels, or `check_model` refuses the start. Frozen parameters and floating buffers that
+belong to the saved model travel as well; integer buffers, such as batch counters, stay on the node.
+
+Names are those of the bare model: what torch.compile and DDP put before them is left out, so that a node
+that compiles its model averages with one that does not.
+
+What travels is float32, also for a model in float16 or bfloat16. `ModelVector` then keeps the float32 vector
+of which the model holds the rounded numbers, and reads the model as vector + (model - rounded vector): a
+number that training has not changed comes back to the last bit, and rounding is never taken for progress.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from shoal.gossip.events import Vector
+from shoal.gossip.run_spec import MAX_TENSORS, NAME_LENGTH, TENSOR_DIMENSIONS, TensorSpec
+from shoal.methods.errors import BadTask
+from shoal.methods.overlap import Moved
+
+_WRAPPERS: Final = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
+"""Classes of torch that add nothing to a model but a name: the child that is the model."""
+_SHARDED: Final = frozenset({"DTensor", "FlatParameter", "ShardedTensor"})
+
+
+def naming(model: nn.Module) -> Callable[[str], str]:
+    """Return what turns a name inside `model` into that inside the bare model."""
+    added = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        child = _wrapped(module)
+        if child:
+            added.add(f"{path}.{child}" if path else child)
+
+    def bare(name: str) -> str:
+        parts = name.split(".")
+        paths = (".".join(parts[: i + 1]) for i in range(len(parts)))
+        return ".".join(part for part, path in zip(parts, paths, strict=True) if path not in added)
+
+    return bare if added else str
+
+
+def _wrapped(module: nn.Module) -> str:
+    """Return the name of the child that a module of torch's only wraps, or nothing."""
+    for kind in type(module).__mro__:
+        if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
+            return _WRAPPERS[kind.__name__]
+    return ""
+
+
+def float_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model that travel, in order; a tensor with two names comes once."""
+    bare = naming(model)
+    saved = model.state_dict(keep_vars=True).keys()
+    trained = [(name, t) for name, t in model.named_buffers() if t.requires_grad]
+    named = chain(model.named_parameters(), trained, model.named_buffers())
+    return {
+        bare(name): t for name, t in named if t.is_floating_point() and (t.requires_grad or name in saved)
+    }
+
+
+def count_buffers(model: nn.Module) -> int:
+    """Return how many of a model's numbers, at the end of its vector, belong to buffers."""
+    return sum(t.numel() for t in float_tensors(model).values() if _is_buffer(t))
+
+
+def _is_buffer(tensor: torch.Tensor) -> bool:
+    return not (isinstance(tensor, nn.Parameter) or tensor.requires_grad)
+
+
+def manifest(model: nn.Module) -> tuple[TensorSpec, ...]:
+    """Return the manifest of a model.
+
+    Raises:
+        BadTask: it has no parameters, something in it is trained but cannot travel, or it is too large.
+    """
+    check_model(model)
+    found = float_tensors(model).items()
+    if not found:
+        raise BadTask("the model has no floating parameters; there is nothing to train")
+    # What travels is float32, whatever the model computes in.
+    specs = tuple(TensorSpec(name, "float32", tuple(t.shape)) for name, t in found)
+    _check_bounds(specs)
+    return specs
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a model of which something is trained that could not travel.
+
+    Raises:
+        BadTask: names the tensor, and says what to do.
+    """
+    bare = naming(model)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if reason := _reason_to_stay(tensor):
+            raise BadTask(f"{bare(name)} {reason}")
+
+
+def _reason_to_stay(tensor: torch.Tensor) -> str:
+    """Say why a tensor cannot travel though it must, or return nothing."""
+    if torch.nn.parameter.is_lazy(tensor):
+        return "has no size yet: run one batch through the model before the start"
+    if type(tensor).__name__ in _SHARDED:
+        return "is sharded, and only whole tensors travel: train with DDP, or on one GPU per node"
+    if not (tensor.requires_grad or isinstance(tensor, nn.Parameter)):
+        return ""
+    if tensor.is_meta:
+        return "has no numbers (device meta): load or initialise the model before the start"
+    if not tensor.requires_grad:
+        return ""
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return (
+            f"is trained and {kind}, and only real floating numbers travel: hold it as a real parameter"
+            " (torch.view_as_real), or freeze it with requires_grad_(False)"
+        )
+    if tensor.layout is not torch.strided:
+        return "is trained and sparse, and only dense tensors travel: hold it as a dense parameter"
+    return ""
+
+
+def _check_bounds(specs: Sequence[TensorSpec]) -> None:
+    """Refuse a manifest that no node would take.
+
+    Raises:
+        BadTask: a tensor's name, its dimensions or the count of tensors are beyond the bounds.
+    """
+    if len(specs) > MAX_TENSORS:
+        raise BadTask(
+            f"the model has {len(specs)} tensors that travel, and a run at most {MAX_TENSORS}:"
+            f" {specs[MAX_TENSORS].name} is one too many; join small tensors into larger ones"
+        )
+    for spec in specs:
+        if len(spec.name) > NAME_LENGTH:
+            raise BadTask(
+                f"{spec.name} is a name of {len(spec.name)} characters, and at most {NAME_LENGTH} travel:"
+                " nest its modules less deeply, or give them shorter names"
+            )
+        if len(spec.shape) > TENSOR_DIMENSIONS:
+            raise BadTask(
+                f"{spec.name} has {len(spec.shape)} dimensions, and at most {TENSOR_DIMENSIONS} travel:"
+                " reshape it"
+            )
+
+
+def read_model(model: nn.Module) -> Vector:
+    """Return a model's numbers as float32 [n], a copy."""
+    return ModelVector(model).read()
+
+
+def write_model(model: nn.Module, params: Vector) -> None:
+    """Set a model to float32 [n]."""
+    ModelVector(model).write(params)
+
+
+class ModelVector:
+    """A model and the float32 vector that it stands for; see the module's docstring."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """`model` as it is now; what travels is decided here.
+
+        Raises:
+            BadTask: see `manifest`.
+        """
+        self._model = model
+        self.manifest = manifest(model)
+        self.buffers = count_buffers(model)
+        """How many numbers at the end are buffers."""
+        self._sizes = [spec.numel for spec in self.manifest]
+        self._masters: dict[str, torch.Tensor] = {}
+        """Float32 on the CPU, of tensors that hold less: what was written into them."""
+
+    def read(self) -> Vector:
+        """Return the numbers as float32 [n], a copy.
+
+        Raises:
+            BadTask: the model has other tensors than at the start.
+        """
+        vector = np.empty(sum(self._sizes), np.float32)
+        with torch.no_grad():
+            for name, tensor, part in self._parts(vector):
+                master = self._masters.get(name)
+                if master is None or not _is_narrow(tensor):
+                    part.copy_(tensor)
+                else:
+                    part.copy_(tensor).sub_(master.to(tensor.dtype)).add_(master)
+        return vector
+
+    def write(self, params: Vector) -> None:
+        """Set the model to float32 [n].
+
+        Raises:
+            BadTask: the model has other tensors than at the start.
+        """
+        with torch.no_grad():
+            for name, tensor, part in self._parts(np.ascontiguousarray(params)):
+                tensor.copy_(part)
+                if _is_narrow(tensor):
+                    self._masters[name] = part.clone()
+
+    def move(self, moved: Moved) -> None:
+        """Carry a model in training over to a new agreed state.
+
+        Parameters keep their progress. Buffers are taken as agreed: a variance that kept a difference could
+        become negative.
+        """
+        params = moved.apply(self.read())
+        start = params.size - self.buffers
+        params[start:] = moved.agreed[start:]
+        self.write(params)
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Leave all tensors of the model afterwards as they were before, whatever is written meanwhile."""
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        before, masters = [tensor.detach().clone() for tensor in tensors], dict(self._masters)
+        try:
+            yield
+        finally:
+            self._masters = masters
+            with torch.no_grad():
+                for tensor, value in zip(tensors, before, strict=True):
+                    tensor.copy_(value)
+
+    def _parts(self, vector: Vector) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Yield each tensor with its name and its place in the vector, in the tensor's shape."""
+        check_model(self._model)
+        tensors = float_tensors(self._model)
+        self._check(tensors)
+        # A vector that must not be written is only read here.
+        flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
+        for (name, tensor), part in zip(tensors.items(), flat.split(self._sizes), strict=True):
+            yield name, tensor, part.view(tensor.shape)
+
+    def _check(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Refuse a model that has changed.
+
+        Raises:
+            BadTask: names the tensors that are new, gone or of another shape.
+        """
+        known = {spec.name: spec.shape for spec in self.manifest}
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if list(known.items()) == list(found.items()):
+            return
+        said = [f"{name} is new" for name in found.keys() - known.keys()]
+        said += [f"{name} is gone" for name in known.keys() - found.keys()]
+        said += [
+            f"{name} was {list(known[name])} and is {list(found[name])}"
+            for name in known.keys() & found.keys()
+            if known[name] != found[name]
+        ]
+        listed = ", ".join(sorted(said)[:4]) or "its tensors are in another order"
+        raise BadTask(
+            f"the model has changed since the start: {listed}; add, remove or prune before the start, and"
+            " on all peers alike"
+        )
+
+
+def _is_narrow(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor holds less than float32."""
+    return bool(torch.finfo(tensor.dtype).bits < 32)

@@ -1,0 +1,41 @@
+"""Fit: asks, in a process with torch (fit_check.py), whether task, method and device go together."""
+
+import os
+import subprocess
+import sys
+from typing import Final
+
+from shoal.node.errors import BadConfig
+from shoal.node.trainer.spec import MARK
+
+CHECK_SECONDS: Final = 30.0
+"""For torch to load, which takes two, and for a task to make its model and read its data."""
+
+
+def check_fit(spec: str) -> None:
+    """Find out whether task, method and device fit, by making in a process what a trainer makes at first.
+
+    `spec`: a `TrainerSpec` as JSON. What takes longer than `CHECK_SECONDS`, such as reading much data, and
+    what a task's own code raises, is left to the trainer.
+
+    Raises:
+        BadConfig: they do not fit.
+    """
+    command = [sys.executable, "-P", "-m", "shoal.node.trainer.fit_check", spec]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    try:
+        written = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            timeout=CHECK_SECONDS,
+            check=False,
+        ).stderr
+    except subprocess.TimeoutExpired as error:
+        written = error.stderr or b""
+    lines = written.decode("utf-8", "replace").splitlines()
+    found = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    if found:
+        raise BadConfig(found[-1])

@@ -1,0 +1,76 @@
+"""Before anything starts: what of task, method and device does not fit is one line that names what does."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from shoal.methods.errors import MethodsError
+from shoal.node.cli.main import main
+from shoal.node.trainer.fit_check import check
+from shoal.node.trainer.spec import TrainerSpec
+
+UNLOADED = """
+from shoal import Task
+class Silent(Task):
+    def train_data(self):
+        raise RuntimeError("of the user's own making")
+
+    def model(self):
+        raise RuntimeError("of the user's own making")
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "nope"}, ["no task nope", "digits", "shoal task new"]),
+        ({"device": "cuda:x"}, ["device = cuda:x", "choose auto or cpu"]),
+        ({"method": "deltamask"}, ["has no head", "tasks that fit deltamask: ", "digits_body"]),
+        ({"task_options": {"shre": 1}}, ["has no option shre; it has: share"]),
+    ],
+)
+def test_what_does_not_fit_names_what_does(changes: dict[str, object], words: list[str]) -> None:
+    spec = TrainerSpec(**{"task": "digits", **changes})  # type: ignore[arg-type]
+    with pytest.raises(MethodsError) as raised:
+        check(spec)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_what_fits_passes() -> None:
+    check(TrainerSpec(task="digits", method="fedprox", device="cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["start", "--port", "0", "--no-http", "--task", "digits", "--method", "deltamask"],
+        ["start", "--port", "0", "--no-http", "--task", "nope"],
+        ["testnet", "up", "--method", "deltamask"],
+        ["testnet", "up", "--task", "nope"],
+    ],
+)
+def test_nothing_is_started_or_made_where_they_do_not_fit(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path / "home"))
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "tasks that fit deltamask: " in err or "no task nope" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_tasks_own_code_raises_is_left_to_the_trainer_which_shows_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "silent_task.py").write_text(UNLOADED)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="of the user's own making"):
+        check(TrainerSpec(task="silent_task:Silent"))
+    sys.modules.pop("silent_task")
