@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== installing $(TORCH), the largest part (minutes on a slow line)"
 	@$(BIN)/python -m pip install $(TORCH)
 	@echo "== installing shoal and what it needs (one package is compiled: a minute or two)"
-	@$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -c constraints.txt -e '.[dev,testnet]'
 	@touch $@
 	@echo "== ready: $(BIN)/shoal --help"
 

@@ -93,7 +93,7 @@ class PeerFound:
     """As it was dialled; empty where the peer dialled us. A dial that leads to a peer already found
     ends in a second event."""
     link: str = "direct"
-    """Its class: direct, punched or relayed."""
+    """Its class: direct or relayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ class DialFailed:
     address: str
     reason: str
     """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity,
-    own address, not a shoal node, other protocol version, too many links, own fault (of this node: its log
-    says more)."""
+    own address, not a shoal node, too many links, own fault (of this node: its log says more); or a sentence
+    on wire versions that do not fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.run_spec import CHUNK_NUMEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,8 @@ class Group:
     members: tuple[PeerId, ...]
     """In the order in which sums are taken: that of the grid, the same in every round of one group."""
     shares: tuple[int, ...]
+    chunk_numel: int = CHUNK_NUMEL
+    """Numbers per chunk, as the group's commit says."""
 
 
 @dataclass(frozen=True, slots=True)

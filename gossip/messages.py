@@ -27,6 +27,8 @@ Outcome = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 """A digest of the contributors of every chunk: equal where all means are equal."""
 Mask = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 """A set of a group's members: bit i of the big-endian number is member i."""
+Halvings = Annotated[int, msgspec.Meta(ge=0, le=3)]
+"""How often the run's `max_chunk_numel` is halved for the chunks of a group: one of four powers of two."""
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Slot = Annotated[int, msgspec.Meta(ge=0, lt=MAX_GROUP)]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
@@ -130,6 +132,7 @@ class Propose(Message, frozen=True):
     nonce: Nonce
     members: Members
     shares: Shares
+    halvings: Halvings = 0
 
 
 class Accept(Message, frozen=True):
@@ -160,6 +163,8 @@ class Commit(Message, frozen=True):
     convener: Peer
     members: Members
     shares: Shares
+    halvings: Halvings = 0
+    """As proposed."""
 
 
 Negotiation: TypeAlias = Propose | Accept | Decline | Commit
@@ -173,7 +178,7 @@ class Exchange(Message, frozen=True):
 
     group: GroupId
     index: Annotated[int, msgspec.Meta(ge=0, le=1000)]
-    """The how-manieth ask of the round."""
+    """Index of this ask within the round, from 0."""
 
 
 class Part(Exchange, frozen=True):

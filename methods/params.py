@@ -24,11 +24,6 @@ def numel(specs: Sequence[TensorSpec]) -> int:
     return sum(spec.numel for spec in specs)
 
 
-def manifest_of(tensors: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
-    """Return the manifest of named arrays, in their order."""
-    return tuple(TensorSpec(name, str(array.dtype), array.shape) for name, array in tensors.items())
-
-
 def flatten(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> Vector:
     """Return named arrays as one vector.
 

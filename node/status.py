@@ -25,7 +25,7 @@ class PeerStatus(msgspec.Struct, frozen=True):
     peer: str
     address: str
     link: str
-    """direct, punched, relayed, or none where only its presence is known."""
+    """direct, relayed, or none where only its presence is known."""
     role: str
     """trainer or helper."""
     round: int

@@ -44,7 +44,7 @@ from sim.scenario import scenario_of  # noqa: E402
 from sim.world import Sim  # noqa: E402
 
 from shoal.node.errors import UserError  # noqa: E402
-from shoal.node.testnet.scenario import load  # noqa: E402
+from shoal.node.testnet.plan import load  # noqa: E402
 
 if TYPE_CHECKING:
     from sim.checks import Violation

@@ -30,11 +30,11 @@ from rich.table import Table
 
 from shoal.node.errors import UserError
 from shoal.node.testnet import launcher
-from shoal.node.testnet.display import Display
 from shoal.node.testnet.faults import Link
+from shoal.node.testnet.invariants import durations, swarm_rounds
 from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.processes import NodeRecord, NoTestnet, read_record
-from shoal.node.testnet.spans import durations, swarm_rounds
+from shoal.node.testnet.tables import Display
 from shoal.node.testnet.up import new_directory
 from shoal.node.testnet.verdict import Result
 from shoal.node.testnet.watch import Observed

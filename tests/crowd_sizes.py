@@ -61,8 +61,9 @@ class Sizes:
         names = tuple(PeerId(self._peer) for _ in members)
         match message:
             case Propose():
-                return Propose(message.round, HASH, message.ballot, message.nonce, names, message.shares)
+                start = (message.round, HASH, message.ballot, message.nonce)
+                return Propose(*start, names, message.shares, message.halvings)
             case Commit():
-                start = (message.round, HASH, message.ballot, message.nonce, self._peer)
-                return Commit(*start, names, message.shares)
+                start = (message.round, HASH, message.ballot, message.nonce)
+                return Commit(*start, PeerId(self._peer), names, message.shares, message.halvings)
         return message

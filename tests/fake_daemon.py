@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shoal.node.framing import Message, frame, frame_length
 from shoal.node.trainer import ipc
 
 Vector = npt.NDArray[np.float32]
-Answer = Callable[["Attached", ipc.AskAllReduce], ipc.Message]
+Answer = Callable[["Attached", ipc.AskAllReduce], Message]
 
 
 @dataclass
@@ -35,9 +36,9 @@ class Attached:
         """The shared state, now."""
         return self.segment.slots[self.slot]
 
-    def send(self, message: ipc.Message) -> None:
+    def send(self, message: Message) -> None:
         """Say something."""
-        self.connection.sendall(ipc.frame(message))
+        self.connection.sendall(frame(message))
 
     def receive(self) -> Any:
         """Wait for what the trainer says next, but for problems; None at the end of the line."""
@@ -50,7 +51,7 @@ class Attached:
         prefix = _read(self.connection, 4)
         if prefix is None:
             return None
-        body = _read(self.connection, ipc.frame_length(prefix))
+        body = _read(self.connection, frame_length(prefix))
         assert body is not None
         message = ipc.from_trainer.decode(body)
         self.heard.append(message)
@@ -84,7 +85,7 @@ class FakeDaemon:
         """Take the next trainer on, from `restored` where given."""
         connection = self.accept()
         data, fds, _, _ = socket.recv_fds(connection, 1 << 16, 1)
-        while len(data) < 4 or len(data) - 4 < ipc.frame_length(data[:4]):
+        while len(data) < 4 or len(data) - 4 < frame_length(data[:4]):
             data += connection.recv(1 << 16)
         message = ipc.from_trainer.decode(data[4:])
         assert isinstance(message, ipc.Attach), message

@@ -18,6 +18,7 @@ import time
 
 import msgspec
 
+from shoal.node.framing import Message, frame
 from shoal.node.hivemind_engine.ipc import (
     Average,
     Beat,
@@ -31,7 +32,6 @@ from shoal.node.hivemind_engine.ipc import (
     map_memory,
     to_engine,
 )
-from shoal.node.trainer import ipc
 
 
 def main() -> None:
@@ -41,9 +41,9 @@ def main() -> None:
     spec = msgspec.json.decode(given["--spec"], type=EngineSpec)
     memory = map_memory(int(given["--memory"]), spec.numel)
     if manner == "broken":
-        line.sendall(ipc.frame(Broken(text="cannot import hivemind (No module named 'x')")))
+        line.sendall(frame(Broken(text="cannot import hivemind (No module named 'x')")))
         return
-    line.sendall(ipc.frame(Up(addresses=("/ip4/127.0.0.1/tcp/1/p2p/Qm",))))
+    line.sendall(frame(Up(addresses=("/ip4/127.0.0.1/tcp/1/p2p/Qm",))))
     if manner != "mute":
         threading.Thread(target=beat, args=(line,), daemon=True).start()
     met: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ def main() -> None:
             met += order.addresses
             continue
         assert isinstance(order, Average)
-        answer: ipc.Message
+        answer: Message
         match manner:
             case "double":
                 memory[: order.numel] *= 2
@@ -72,14 +72,14 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             case _:
                 continue
-        line.sendall(ipc.frame(answer))
+        line.sendall(frame(answer))
 
 
 def beat(line: socket.socket) -> None:
     """Say every now and then that all is well."""
     while True:
         time.sleep(0.2)
-        line.sendall(ipc.frame(Beat()))
+        line.sendall(frame(Beat()))
 
 
 if __name__ == "__main__":

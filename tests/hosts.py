@@ -17,7 +17,7 @@ from shoal.gossip.net.frames import CONTROL
 from shoal.gossip.net.libp2p_adapters import LaneStream
 from shoal.gossip.net.libp2p_host import Libp2pHost
 from shoal.gossip.net.libp2p_node import Network
-from shoal.gossip.net.peers import VERSION, Hello
+from shoal.gossip.net.peers import WIRE, Hello
 from shoal.gossip.net.transport.records import suites_by_speed
 
 E = TypeVar("E", bound=Any)
@@ -69,5 +69,5 @@ async def attack(network: Network, victim: Libp2pHost, hello: bytes | None = Non
     connection = await network.dial(parse(victim.addresses()[0]), lambda _muxed, _peer: True)
     stream = await network.open_lane(connection, CONTROL)
     assert stream is not None
-    await stream.write(Hello(VERSION, "shoal", b"attacker").frame() if hello is None else hello)
+    await stream.write(Hello(WIRE[0], "shoal", b"attacker").frame() if hello is None else hello)
     return connection, stream

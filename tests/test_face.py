@@ -19,6 +19,7 @@ from shoal.methods.errors import BadOption
 from shoal.methods.learning.model_tensors import read_model, write_model
 from shoal.methods.tasks.digits import Digits
 from shoal.node.errors import BadConfig, NotRunning, UserError
+from shoal.node.framing import frame
 from shoal.node.trainer import ipc
 
 
@@ -190,7 +191,7 @@ def test_a_loop_that_comes_when_the_run_is_over_goes_on_alone(daemon: FakeDaemon
 
 
 def test_a_delay_that_there_is_not_is_refused(home: Path) -> None:
-    with pytest.raises(BadOption, match="delay = 2: choose 0"):
+    with pytest.raises(BadOption, match="delay = 2: expected `int` <= 1"):
         Loop(home, delay=2)
 
 
@@ -336,7 +337,7 @@ def test_training_goes_on_when_the_node_is_gone(
 def test_a_node_with_a_trainer_says_so(daemon: FakeDaemon, home: Path) -> None:
     def serve() -> None:
         connection = daemon.accept()
-        connection.sendall(ipc.frame(ipc.Stop()))
+        connection.sendall(frame(ipc.Stop()))
         connection.close()
 
     serving = in_thread(serve)

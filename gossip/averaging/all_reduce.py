@@ -1,8 +1,8 @@
 """AllReduce: the all-reduce of one group, with parts that survive their owners.
 
-The vector is cut into one part per member, sized by the members' shares, and a part into chunks of
-1 MiB. Every member sends each owner its chunks; the owner adds them in member order as soon as
-all have come, and sends the mean back with the list of contributors. Chunks flow independently, so
+The vector is cut into one part per member, sized by the members' shares, and a part into chunks
+as the group's commit says. Every member sends each owner its chunks; the owner adds them in member order as
+soon as all have come, and sends the mean back with the list of contributors. Chunks flow independently, so
 reducing, encrypting and sending overlap. A received mean takes the place of our own contribution,
 which nobody needs any more: one buffer serves both.
 
@@ -47,10 +47,8 @@ from shoal.gossip.errors import LocalViolation
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged, Group
 from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, ExchangeMessage, Part, Reduced, Yield
+from shoal.gossip.run_spec import CHUNK_NUMEL
 
-CHUNK_NUMEL: Final = 1 << 19
-"""Numbers that are sent, checked and reduced at once. With 8 peers half of it takes 3 % more time, for
-messages, and twice as much a tenth more memory."""
 SHORTEST_TIMEOUT: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
 BEAT: Final = SHORTEST_TIMEOUT / 4
@@ -77,7 +75,7 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     codec: str = "float32"
     """How numbers travel (gossip/averaging/tensor_codecs.py). Equal on all peers."""
     chunk_numel: int = CHUNK_NUMEL
-    """Numbers per chunk. Equal on all peers."""
+    """Numbers that are sent, checked and reduced at once. Equal on all members of a group."""
     exact: int = 0
     """So many numbers at the end of the vector travel as float32. Equal on all peers."""
 

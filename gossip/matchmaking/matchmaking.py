@@ -38,6 +38,7 @@ from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.bandwidth import shares_by
 from shoal.gossip.matchmaking.grid import deal
 from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Negotiation, Propose, Ready
+from shoal.gossip.run_spec import CHUNK_NUMEL
 
 INFINITY: Final = float("inf")
 MAX_ACCEPTED: Final = 64
@@ -70,6 +71,8 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until a convener or a member that does not answer counts as silent; learned."""
     patience: float = 15.0
     """Seconds until we go on with whoever is there."""
+    max_chunk_numel: int = CHUNK_NUMEL
+    """Of the run: what a commit's `halvings` halve."""
 
 
 def rank(run: bytes, round_: int, peer: PeerId) -> bytes:
@@ -87,7 +90,8 @@ def group_id(run: bytes, commit: Commit) -> bytes:
     text = "\0".join((commit.convener, *commit.members)).encode()
     numbers = b"".join(n.to_bytes(8, "big") for n in (commit.round, commit.ballot, commit.nonce))
     shares = b"".join(share.to_bytes(4, "big") for share in commit.shares)
-    return blake2b(run + commit.base + numbers + shares + text, digest_size=16).digest()
+    chunk = commit.halvings.to_bytes(1, "big")
+    return blake2b(run + commit.base + numbers + chunk + shares + text, digest_size=16).digest()
 
 
 class Matchmaking:
@@ -130,8 +134,8 @@ class Matchmaking:
         self._commit: Commit | None = None
         self._proposal: Propose | None = None
         self._promised: tuple[int, PeerId] | None = None
-        self._accepted: deque[tuple[PeerId, int, int, tuple[PeerId, ...]]] = deque(maxlen=MAX_ACCEPTED)
-        """Proposals we said yes to in this search: (convener, ballot, nonce, members)."""
+        self._accepted: deque[tuple[PeerId, int, int, int, tuple[PeerId, ...]]] = deque(maxlen=MAX_ACCEPTED)
+        """Proposals we said yes to in this search: (convener, ballot, nonce, halvings, members)."""
         self._asked: set[PeerId] = set()
         self._accepts: dict[PeerId, bytes] = {}
         """Who has accepted, and to whom they have links."""
@@ -247,7 +251,7 @@ class Matchmaking:
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
         self._asked_at = now
-        self._accepted.append((peer, message.ballot, message.nonce, message.members))
+        self._accepted.append((peer, message.ballot, message.nonce, message.halvings, message.members))
         accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
         return [*effects, Send(peer, accept), *self._fire(now + self.config.answer_wait)]
 
@@ -282,7 +286,7 @@ class Matchmaking:
 
     def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """A group stands: ours, if we accepted it."""
-        offer = (message.convener, message.ballot, message.nonce, message.members)
+        offer = (message.convener, message.ballot, message.nonce, message.halvings, message.members)
         is_ours = offer in self._accepted
         if not is_ours and peer == message.convener and offer[:2] in (known[:2] for known in self._accepted):
             # It offered us another group under this ballot, so this is none. The one it offered may stand.
@@ -454,7 +458,8 @@ class Matchmaking:
         return self._fire(INFINITY)
 
     def _group_of(self, commit: Commit) -> Group:
-        return Group(group_id(self.run, commit), commit.round, commit.members, commit.shares)
+        chunk_numel = self.config.max_chunk_numel >> commit.halvings
+        return Group(group_id(self.run, commit), commit.round, commit.members, commit.shares, chunk_numel)
 
     def _as_commit(self, proposal: Propose, convener: PeerId) -> Commit:
         return Commit(
@@ -465,6 +470,7 @@ class Matchmaking:
             convener,
             proposal.members,
             proposal.shares,
+            proposal.halvings,
         )
 
     def _is_sound(self, convener: PeerId, members: tuple[PeerId, ...], shares: tuple[int, ...]) -> bool:

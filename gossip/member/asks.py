@@ -37,11 +37,9 @@ MAX_TOLD: Final = 128
 class AskQueue:
     """The exchanges of one node. See the module's docstring."""
 
-    def __init__(
-        self, view: SwarmView, patience: float, chunk_numel: int, dissemination: Dissemination
-    ) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers."""
-        self._view, self._chunk_numel, self._dissemination = view, chunk_numel, dissemination
+    def __init__(self, view: SwarmView, patience: float, dissemination: Dissemination) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline."""
+        self._view, self._dissemination = view, dissemination
         self.current: GroupExchange | None = None
         self.asked_at = 0.0
         """When the trainer asked."""
@@ -92,7 +90,7 @@ class AskQueue:
         if self.current is None:
             self._formed_at = now
         wait = self.wait.seconds()
-        config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=self._chunk_numel)
+        config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=group.chunk_numel)
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):
             if (spec := self._view.spec) is not None:

@@ -240,6 +240,7 @@ class GroupSearch:
             ready_wait=patience if has_own_states and view.is_last else self.ready_wait.seconds(),
             answer_wait=self.answer_wait.seconds(),
             patience=patience,
+            max_chunk_numel=spec.max_chunk_numel,
         )
 
     def _hurry(self, ready: Ready, until: float, now: float) -> Effects:

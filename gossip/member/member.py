@@ -16,7 +16,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.admission.admission import Admission
-from shoal.gossip.averaging.all_reduce import CHUNK_NUMEL, is_sane
+from shoal.gossip.averaging.all_reduce import is_sane
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import (
@@ -135,10 +135,9 @@ class Member:
         dice: Dice,
         sequence: int,
         *,
-        chunk_numel: int = CHUNK_NUMEL,
         admission: Admission | None = None,
     ) -> None:
-        """`sequence`: larger than any this identity used before; `chunk_numel`: equal on all peers."""
+        """`sequence`: larger than any this identity used before."""
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
         self.admission = admission or Admission(config.max_links)
@@ -147,9 +146,9 @@ class Member:
         self._numbers = Sequence(sequence)
         self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
         self.serving = Serving(config.serving, self.admission)
-        self.asks = AskQueue(self.view, config.patience, chunk_numel, self.dissemination)
+        self.asks = AskQueue(self.view, config.patience, self.dissemination)
         self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
-        self.pairwise = PairwiseRounds(self.view, config.patience, chunk_numel, self._numbers)
+        self.pairwise = PairwiseRounds(self.view, config.patience, self._numbers)
         self.group_search = GroupSearch(
             self.view,
             dice,

@@ -36,9 +36,9 @@ EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 class PairwiseRounds:
     """The pairwise side of one node. See the module's docstring."""
 
-    def __init__(self, view: SwarmView, patience: float, chunk_numel: int, epochs: Sequence) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline; `chunk_numel`: equal on all peers."""
-        self._view, self._chunk_numel, self._epochs = view, chunk_numel, epochs
+    def __init__(self, view: SwarmView, patience: float, epochs: Sequence) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline."""
+        self._view, self._epochs = view, epochs
         self.core: PushSum | None = None
         self._wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self._since: Vector = EMPTY
@@ -62,7 +62,7 @@ class PairwiseRounds:
         if spec is None or not self.is_on:
             self.core = None
         elif self.core is None or self.core.run != self._view.run:
-            config = PushSumConfig(codec=spec.codec, chunk_numel=self._chunk_numel, exact=spec.buffers)
+            config = PushSumConfig(codec=spec.codec, chunk_numel=spec.max_chunk_numel, exact=spec.buffers)
             self.core = PushSum(spec.params_numel, config, self._epochs, self._view.run)
             for peer in self._view.table.connected:
                 self.core.found(peer, now)

@@ -20,6 +20,9 @@ DESCRIBE_EVERY: Final = 30.0
 MAX_DESCRIBED: Final = 128
 """Peers of another spec that are remembered."""
 MAX_SPEC_BYTES: Final = 200_000
+UNKNOWN_SETTINGS: Final = (
+    "other run spec: it has settings that this node does not know; run the same shoal on both"
+)
 
 
 class RunMismatch:
@@ -50,6 +53,9 @@ class RunMismatch:
             return []
         try:
             theirs = msgspec.msgpack.decode(message.spec, type=RunSpec)
+        except msgspec.ValidationError:
+            # A newer build may know a setting that this one does not, or allow other values.
+            return [Notify(Refused(peer, UNKNOWN_SETTINGS))]
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return []
         text = difference(self._view.spec, theirs)

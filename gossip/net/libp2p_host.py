@@ -3,7 +3,7 @@
     link up --> hello out, hello in --> PeerFound --> frames --> last link down --> PeerLost
                       `--> other swarm: DialFailed on both sides, link down
 
-Each link begins with a hello on its control stream: the version of the protocol and the name of the
+Each link begins with a hello on its control stream: the wire version, features and the name of the
 swarm. Only then is the peer announced. Two peers that dial each other at the same time have two
 links and keep both; each lane uses the first that is left, so nothing is lost and nothing flaps. A
 libp2p node that speaks none of our protocols stays connected for the DHT and is never a peer.
@@ -37,7 +37,7 @@ from shoal.gossip.net.frames import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTE
 from shoal.gossip.net.libp2p_adapters import LaneStream
 from shoal.gossip.net.libp2p_node import Network, PortInUse, listenable
 from shoal.gossip.net.peer_discovery import Announcements, LocalNetwork, Rendezvous, keep_running
-from shoal.gossip.net.peers import MAX_HELLO_BYTES, VERSION, Events, Hello, Link, Peer, decode_hello
+from shoal.gossip.net.peers import FEATURES, MAX_HELLO_BYTES, WIRE, Events, Hello, Link, Peer, decode_hello
 from shoal.gossip.net.relay import Relay, Reservations
 from shoal.gossip.net.transport.muxer import DOUBT_WAIT, FastMuxer
 from shoal.gossip.net.transport.records import suites_by_speed
@@ -227,7 +227,7 @@ class Libp2pHost:
                 return
             if not link.is_initiator:
                 await link.judged.wait()
-            hello = Hello(VERSION, self._config.swarm, self._instance, link.refusal)
+            hello = Hello(WIRE[0], self._config.swarm, self._instance, link.refusal, WIRE[1], FEATURES)
             await stream.write(hello.frame())
         except LinkBroken:
             self._close_link(link)
@@ -261,10 +261,10 @@ class Libp2pHost:
 
     async def _judge(self, link: Link, hello: Hello) -> str:
         """Return why a link cannot be used, or an empty text."""
+        if mismatch := hello.mismatch():
+            return mismatch
         if hello.refusal:
             return hello.refusal
-        if hello.version != VERSION:
-            return "other protocol version"
         if hello.swarm != self._config.swarm:
             return "wrong swarm"
         others = [each for each in link.peer.links if each.is_good and each.instance != hello.instance]

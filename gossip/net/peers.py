@@ -11,7 +11,12 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.host import FrameReceived, HostEvent
 from shoal.gossip.net.frames import BULK, CONTROL, PREFIX, Outbox
 
-VERSION: Final = 1
+WIRE: Final = (2, 0)
+"""(major, minor) of what this build says on the wire; docs/wire.md lists each.
+
+Nodes of different majors part at the hello. The minor counts additions that older nodes can do without."""
+FEATURES: Final[tuple[str, ...]] = ()
+"""Words for what this build can do beyond its wire version. A receiver ignores those it does not know."""
 MAX_HELLO_BYTES: Final = 1024
 MAX_BACKLOG_BYTES: Final = 16 << 20
 """Received and not yet taken, per peer; above it the peer is not read."""
@@ -20,15 +25,36 @@ MAX_IN_A_ROW: Final = 8
 """Events that are taken without letting other tasks run; eight chunks are reduced in about 4 ms."""
 
 
-class Hello(msgspec.Struct, frozen=True, array_like=True):
-    """The first frame on every control stream. Later versions may append fields."""
+Version = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+Feature = Annotated[str, msgspec.Meta(max_length=24)]
 
-    version: int
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """The first frame on every control stream. Later versions may append fields.
+
+    The major stands first and alone, as it did before there were minors, so that nodes of wire 1 can read it.
+    """
+
+    major: Version
     swarm: Annotated[str, msgspec.Meta(max_length=200)]
     instance: Annotated[bytes, msgspec.Meta(max_length=16)]
     """Drawn when the process starts: tells a restarted node from two nodes with one key."""
     refusal: Annotated[str, msgspec.Meta(max_length=100)] = ""
     """Why the sender will close this link; empty where it will not."""
+    minor: Version = 0
+    features: Annotated[tuple[Feature, ...], msgspec.Meta(max_length=32)] = ()
+
+    @property
+    def wire(self) -> tuple[int, int]:
+        """The sender's wire version."""
+        return self.major, self.minor
+
+    def mismatch(self) -> str:
+        """Say in one sentence why nodes of these two wire versions part, or nothing. Equal on both sides."""
+        if self.major == WIRE[0]:
+            return ""
+        older, newer = (".".join(map(str, wire)) for wire in sorted((self.wire, WIRE)))
+        return f"wire {older} and wire {newer} do not fit: update shoal on the node of wire {older}"
 
     def frame(self) -> bytes:
         """Return the whole frame."""

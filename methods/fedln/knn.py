@@ -6,11 +6,21 @@ label its ten neighbours disagree with is likely wrong (estimator A of FedLN, me
 
 import torch
 
+from shoal.methods.errors import MethodsError
+from shoal.methods.extras import how_to_get
+
 
 def neighbour_labels(embeddings: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the majority label among the k nearest of each example, itself included; the least of equals."""
+    """Return the majority label among the k nearest of each example, itself included; the least of equals.
+
+    Raises:
+        MethodsError: scikit-learn is not installed.
+    """
     # Loaded here: it takes a second, and the daemon, which lists methods, needs none of it.
-    from sklearn.neighbors import KNeighborsClassifier
+    try:
+        from sklearn.neighbors import KNeighborsClassifier
+    except ModuleNotFoundError:
+        raise MethodsError(f"fedln needs sklearn for its neighbours; {how_to_get('sklearn')}") from None
 
     voters = KNeighborsClassifier(n_neighbors=min(k, len(labels)), weights="uniform")
     voters.fit(embeddings.numpy(), labels.numpy())

@@ -23,6 +23,7 @@ from torch.utils.data import Subset, default_collate
 
 from shoal.gossip.run_spec import Scalar
 from shoal.methods.errors import BadTask, TaskNotFound
+from shoal.methods.extras import how_to_get
 from shoal.methods.learning.noise_inputs import coloured_noise
 from shoal.methods.learning.task_identity import Identity
 from shoal.methods.options import call_with_options
@@ -210,7 +211,10 @@ def _import(target: str) -> type[Task]:
             raise TaskNotFound(
                 f"no module {error.name}; start in the folder that holds it, or install it"
             ) from error
-        raise TaskNotFound(f"{module_name} needs {error.name}, which is not installed; install it") from error
+        missing = (error.name or "").partition(".")[0]
+        raise TaskNotFound(
+            f"{module_name} needs {missing}, which is not installed; {how_to_get(missing)}"
+        ) from error
     except (ImportError, SyntaxError) as error:
         raise TaskNotFound(f"{module_name} does not load: {error}") from error
     found: Any = getattr(module, attribute, None)

@@ -47,13 +47,14 @@ def write_settings(home: Home) -> bool:
     Raises:
         BadHome: it cannot be written.
     """
-    from shoal.node.config.toml_file import default_text, write_whole
+    from shoal.node.config.toml_file import default_text
+    from shoal.node.storage.files import write_whole
 
     home.create()
     if home.config_file.exists():
         return False
     try:
-        write_whole(home.config_file, default_text())
+        write_whole(home.config_file, default_text().encode())
     except OSError as error:
         raise BadHome(
             f"cannot write {home.config_file}: {error.strerror}; make room or choose another --home"

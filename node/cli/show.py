@@ -161,7 +161,7 @@ def _peer_table(peers: "list[PeerStatus]", ours: str) -> "Table":
         "peer", "link", "role", "round", "state", "seen", "sent", "received", "address",
         numbers=("round", "seen", "sent", "received"),
     )  # fmt: skip
-    styles = {"direct": "green", "punched": "green", "relayed": "yellow", "none": "dim"}
+    styles = {"direct": "green", "relayed": "yellow", "none": "dim"}
     for peer in peers:
         agrees = bool(ours) and peer.state_hash == ours
         row(

@@ -1,4 +1,4 @@
-"""`shoal start`: the flags, one for each setting of node/config/settings.py, and the start of the daemon."""
+"""`shoal start`: its flags, those of the run by node/config/run_flags.py, and the start of the daemon."""
 
 import os
 from collections.abc import Mapping
@@ -8,28 +8,17 @@ import typer
 
 from shoal.node.cli.common import HomeOption, home_of
 from shoal.node.cli.node import write_settings
-from shoal.node.config.settings import is_for_tests, load, scalars
+from shoal.node.config.run_flags import has_run_flags, run_values
+from shoal.node.config.settings import RunConfig, is_for_tests, load, scalars
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
 
 _SETTINGS: Final = {
     "join": "join",
     "name": "name",
-    "task": "run.task",
-    "method": "run.method",
-    "rounds": "run.rounds",
-    "run": "run.name",
-    "seed": "run.seed",
-    "group_size": "run.group_size",
-    "quorum": "run.quorum",
     "wait_for": "run.wait_for",
     "wait_seconds": "run.wait_seconds",
     "alone": "run.alone",
-    "exchange": "run.exchange",
-    "pushes": "run.pushes_per_round",
-    "codec": "run.codec",
-    "delay": "run.delay",
-    "engine": "averaging.engine",
     "device": "run.device",
     "threads": "run.threads",
     "listen": "network.listen",
@@ -66,28 +55,19 @@ def _node(flags: str, text: str) -> Any:
 
 
 Texts = list[str] | None
-Exchange = Literal["group", "pairwise"]
 Policy = Literal["wait", "wait-for-lost", "go-on"]
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "text", "json"]
-Engine = Literal["native", "hivemind"]
 
 
+@has_run_flags(RunConfig)
 def start(
     ctx: typer.Context,
     home: HomeOption = None,
     join: Annotated[
         Texts, _network("--join -j", "Dial a node: host:port or a multiaddr. Repeatable.")
     ] = None,
-    task: Annotated[str | None, _train("--task", "digits or package.module:Class; none: help only.")] = None,
     task_option: Annotated[Texts, _train("--task-option", "key=value for the task. Repeatable.")] = None,
-    method: Annotated[str | None, _train("--method", "The training method; see shoal methods.")] = None,
-    option: Annotated[Texts, _train("--option", "key=value for the method. Repeatable.")] = None,
-    rounds: Annotated[int | None, _train("--rounds", "End the run after so many; 0: never.")] = None,
-    run: Annotated[str | None, _train("--run", "Name of the run, if there are several.")] = None,
-    seed: Annotated[int | None, _train("--seed", "Of the initial model.")] = None,
-    group_size: Annotated[int | None, _train("--group-size", "At most so many average together.")] = None,
-    quorum: Annotated[int | None, _train("--quorum", "Least contributors of a round that counts.")] = None,
     wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,
     wait_seconds: Annotated[
         float | None, _train("--wait-seconds", "Wait for them no longer; 0: twice the patience.")
@@ -95,13 +75,6 @@ def start(
     alone: Annotated[
         Policy | None, _train("--alone", "When the others are gone: wait, wait-for-lost or go-on.")
     ] = None,
-    exchange: Annotated[
-        Exchange | None, _train("--exchange", "Average in groups, or pairwise over any graph.")
-    ] = None,
-    pushes: Annotated[int | None, _train("--pushes", "Pairwise: neighbours given to per round.")] = None,
-    codec: Annotated[str | None, _train("--codec", "How numbers travel; float32 is exact.")] = None,
-    delay: Annotated[int | None, _train("--delay", "1: train on while the last mean travels.")] = None,
-    engine: Annotated[Engine | None, _train("--engine", "native, or hivemind: what makes the means.")] = None,
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,
     external_trainer: Annotated[
@@ -130,6 +103,7 @@ def start(
         bool, _train("--no-check", "Do not look first whether task, method and device fit.")
     ] = False,
     quiet: Annotated[bool, _node("--quiet -q", "Write only what somebody should see to.")] = False,
+    **run: Any,
 ) -> None:
     """Run a node until Ctrl-C or shoal stop. Key and settings are made where they are missing."""
     raise typer.Exit(_run(home_of(home), flags_of(ctx.params)))
@@ -143,9 +117,9 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
     """
     flags = {_SETTINGS[key]: value for key, value in given.items() if key in _SETTINGS and value is not None}
     flags |= dict(_SWITCHES[key] for key, value in given.items() if key in _SWITCHES and value)
-    for key, setting in (("task_option", "run.task_options"), ("option", "run.options")):
-        if given.get(key):
-            flags[setting] = scalars(given[key], "--" + key.replace("_", "-"))
+    flags |= {f"run.{name}": value for name, value in run_values(given).items()}
+    if given.get("task_option"):
+        flags["run.task_options"] = scalars(given["task_option"], "--task-option")
     port = given.get("port")
     if port is not None:
         if given.get("listen"):
@@ -167,7 +141,7 @@ def _run(home: Home, flags: dict[str, object]) -> int:
     check(config)
     run = config.run
     if config.check and run.task and run.trainer == "spawn" and not is_for_tests(config.testing):
-        check_fit(spec_text(run, config.averaging.engine))
+        check_fit(spec_text(run))
     write_settings(home)
     home.load_or_create_key()
     # Here, because it brings the whole network stack, which no other command needs.

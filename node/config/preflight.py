@@ -9,46 +9,16 @@ import os
 import socket
 import sys
 from importlib.machinery import PathFinder
-from typing import Protocol
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.patterns import PATTERNS
-from shoal.gossip.run_spec import NATIVE
+from shoal.gossip.run_spec import NATIVE, RunSettings
 from shoal.methods.base import Method
 from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
 from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
-
-
-class AnyRun(Protocol):
-    """A node's run, a testnet's plan, or what a trainer was told."""
-
-    @property
-    def exchange(self) -> str:
-        """How peers average."""
-        ...
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        ...
-
-    @property
-    def quorum(self) -> int:
-        """The fewest contributors of a round."""
-        ...
-
-    @property
-    def codec(self) -> str:
-        """How numbers travel."""
-        ...
-
-    @property
-    def delay(self) -> int:
-        """By how many rounds a mean comes late."""
-        ...
 
 
 def check(config: NodeConfig) -> None:
@@ -67,8 +37,8 @@ def check(config: NodeConfig) -> None:
     if config.run.task:
         method = load_method(config.run.method, config.run.options)
         check_run(config.run, method)
-        check_engine(config.averaging.engine, method, config.run.method, config.run.codec)
-        engine = config.averaging.engine
+        check_engine(config.run.engine, method, config.run.method, config.run.codec)
+        engine = config.run.engine
         if engine != NATIVE and config.run.exchange != "group":
             raise BadConfig(f"engine {engine} averages in groups: leave out --exchange or --engine {engine}")
         if engine != NATIVE and config.network.hidden:
@@ -79,7 +49,7 @@ def check(config: NodeConfig) -> None:
             _check_task(config.run.task)
 
 
-def check_run(run: AnyRun, method: Method) -> None:
+def check_run(run: RunSettings, method: Method) -> None:
     """Refuse what a run's method cannot be combined with.
 
     Raises:
@@ -108,7 +78,7 @@ def check_codec(name: str, method: str, *, averages_params: bool) -> None:
         )
 
 
-def check_exchange(run: AnyRun, method: Method) -> None:
+def check_exchange(run: RunSettings, method: Method) -> None:
     """Refuse pairwise averaging where it would mean nothing.
 
     Raises:

@@ -18,42 +18,18 @@ import msgspec
 
 from shoal.gossip.addresses import BadAddress, parse, parse_listen
 from shoal.gossip.host import HostConfig
-from shoal.gossip.run_spec import Scalar
+from shoal.gossip.run_spec import RunSettings, Scalar
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 
 
-class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is trained, and how; peers average only where all of this agrees but the last six."""
+class RunConfig(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is trained, and how: what peers agree on (gossip/run_spec.py), then this node's own."""
 
-    name: Text = "run"
-    """Tells apart efforts that are otherwise equal; part of the run id."""
-    task: Text = ""
-    """What is learned: a built-in name such as digits, or package.module:Class. Empty: only help others."""
-    task_options: dict[str, Scalar] = {}
+    task_options: dict[str, Scalar] = msgspec.field(default_factory=dict)
     """Arguments of the task. They may differ between nodes, as a node's own share of the data does."""
-    method: Text = "fedavg"
-    """The training method; `shoal methods` lists them."""
-    options: dict[str, Scalar] = {}
-    """Hyperparameters of the method that differ from its defaults; `shoal methods show NAME` lists them."""
-    rounds: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
-    """The run ends after this many rounds; 0: never."""
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
-    """Of the initial model, which must be the same on all peers."""
-    group_size: Annotated[int, msgspec.Meta(ge=2, le=64)] = 16
-    """At most this many peers average in one group; groups mix over the rounds."""
-    quorum: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    """A round with fewer contributors keeps the old state; 1 lets a node train alone."""
-    exchange: Literal["group", "pairwise"] = "group"
-    """group: means of groups. pairwise: each gives half to one neighbour at a time, over any sparse graph."""
-    pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
-    """With pairwise: to how many neighbours, one after the other, a round gives."""
-    codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
-    """How numbers travel: float32 is exact, smaller ones save bytes."""
-    delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
-    """1: train on while the mean of the last round travels. 0: wait for it."""
     wait_for: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """The first round starts when this many peers are ready, ourselves included, or after `wait_seconds`."""
     wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
@@ -87,11 +63,8 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What makes the means of the run."""
+    """How the engine of the run sits in the network, where it is not native."""
 
-    engine: Literal["native", "hivemind"] = "native"
-    """native: this node's own all-reduce. hivemind: hivemind's averager in a process beside, so that any
-    hivemind script can take part; all peers of a run must choose the same."""
     hivemind_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
     """The TCP port of hivemind's own network, on the addresses that the node listens on; 0: a free one."""
 
@@ -151,7 +124,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gossip: GossipConfig = GossipConfig()
     """How long peers wait for each other."""
     averaging: EngineConfig = EngineConfig()
-    """What makes the means."""
+    """How another engine sits in the network."""
     http: HttpConfig = HttpConfig()
     """The page and the figures."""
     log: LogConfig = LogConfig()
@@ -291,6 +264,8 @@ def _checked(
     place: str, name: str, field: msgspec.structs.FieldInfo, raw: object, *, is_text: bool
 ) -> object:
     kind = msgspec.inspect.type_info(field.type)
+    while isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
     value: object = raw
     if is_text:
         assert isinstance(raw, str)

@@ -4,8 +4,6 @@ Settings stand there commented out, with their defaults, so that a file written 
 the defaults of its day. ``join`` alone is live from the start: ``shoal bootstrap add`` writes into it.
 """
 
-import os
-import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from tomlkit.items import Array
 from shoal.methods.options import field_docs
 from shoal.node.config.settings import HIDDEN, NodeConfig, default_of, is_struct, toml_value
 from shoal.node.errors import BadConfig
+from shoal.node.storage.files import write_whole
 
 _HEAD: Final = """\
 # Settings of this shoal node. A line such as "# rounds = 0" shows a default: take the # away to change it.
@@ -70,23 +69,9 @@ def change_join(path: Path, *, add: str = "", remove: str = "") -> bool:
             addresses.remove(remove)
         else:
             return False
-        write_whole(path, tomlkit.dumps(document))
+        write_whole(path, tomlkit.dumps(document).encode())
     except OSError as error:
         raise BadConfig(
             f"cannot write {path}: {error.strerror}; make room or choose another --home"
         ) from None
     return True
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put a text in the place of a file so that nobody ever sees half of it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

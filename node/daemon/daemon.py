@@ -139,7 +139,7 @@ class Daemon:
                 record=self._record,
                 set_run=self._set_run,
                 compute=self._compute,
-                average=self._average if self.config.averaging.engine != NATIVE else None,
+                average=self._average if self.config.run.engine != NATIVE else None,
                 problem=self._problem,
             )
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
@@ -344,7 +344,6 @@ class Daemon:
             self.home.find_socket("trainer"),
             self.home.state_dir,
             module,
-            self.config.averaging.engine,
         )
         supervisor = Supervisor(
             command,

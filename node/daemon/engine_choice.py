@@ -20,7 +20,7 @@ def engine_of(
     problem: Callable[[str], None],
 ) -> Engine | None:
     """Return the engine that a node is set to, unless that is the member itself."""
-    if config.averaging.engine == NATIVE:
+    if config.run.engine == NATIVE:
         return None
     port = config.averaging.hivemind_port
     listen = tuple(f"{address.rpartition('/')[0]}/{port}" for address in config.network.listen)

@@ -30,6 +30,7 @@ from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.tree_hash import leaves, root
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
+from shoal.node.framing import Message
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint, load_newest
 from shoal.node.trainer import ipc
@@ -112,7 +113,7 @@ class Rounds:
         self._waits_alone = False
         self._life = 0
         """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
-        self._reply: Callable[[ipc.Message], None] | None = None
+        self._reply: Callable[[Message], None] | None = None
         self._segment: ipc.Segment | None = None
         self._slot = 0
         self._syncing = False
@@ -121,9 +122,7 @@ class Rounds:
 
     # --- the trainer ------------------------------------------------------------------------------
 
-    def attached(
-        self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
-    ) -> None:
+    def attached(self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[Message], None]) -> None:
         """Take a trainer on, from the state on disk if there is one."""
         run = self.run_id(message.spec)
         if not message.asks:
@@ -250,7 +249,7 @@ class Rounds:
         if not self._syncing:
             self._begin()
 
-    def _answer(self, message: ipc.Message) -> None:
+    def _answer(self, message: Message) -> None:
         if self.trainer is Trainer.ASKING and self._reply is not None:
             self.trainer = Trainer.WORKING
             self._reply(message)

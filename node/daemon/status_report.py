@@ -17,7 +17,7 @@ from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
-from shoal.gossip.run_spec import NATIVE
+from shoal.node.config.run_flags import run_words
 from shoal.node.config.settings import NodeConfig
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
@@ -27,18 +27,6 @@ from shoal.node.storage.home import default_home, typed
 
 MAX_MET: Final = 10_000
 """Peers that are counted as met; beyond that the number says enough."""
-_AGREED: Final = {
-    "name": "--run",
-    "rounds": "--rounds",
-    "seed": "--seed",
-    "group_size": "--group-size",
-    "quorum": "--quorum",
-    "codec": "--codec",
-    "exchange": "--exchange",
-    "pushes_per_round": "--pushes",
-    "delay": "--delay",
-}
-"""Setting of a run on which its peers agree -> flag."""
 PACE_ROUNDS: Final = 20
 """Rounds by whose pace those are counted that a waiting node misses."""
 
@@ -87,16 +75,8 @@ def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
     words = ["shoal", "start", "--join", best_address(addresses)]
     if config.network.swarm != type(config.network)().swarm:
         words += ["--swarm", config.network.swarm]
-    run, default = config.run, type(config.run)()
-    if run.task:
-        words += ["--task", run.task, "--method", run.method]
-        for name, value in sorted(run.options.items()):
-            words += ["--option", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-        for name, flag in _AGREED.items():
-            if getattr(run, name) != getattr(default, name):
-                words += [flag, str(getattr(run, name))]
-        if config.averaging.engine != NATIVE:
-            words += ["--engine", config.averaging.engine]
+    if config.run.task:
+        words += run_words(config.run)
     return shlex.join(words)
 
 
@@ -203,7 +183,7 @@ class Reporter:
         if engine is None:
             return None
         return EngineStatus(
-            name=self._config.averaging.engine,
+            name=self._config.run.engine,
             addresses=list(engine.addresses),
             prefix=engine.prefix,
             strangers=engine.strangers,

@@ -3,7 +3,7 @@
     Rounds --average--> Engine --Average--> node/hivemind_engine/process.py --> hivemind's own network
            <--Averaged | Failed--  <--Mean | Unmet | Unmade--
 
-Meanwhile the member (gossip/member) stands in `Engaged`: it keeps presence, agreed rounds and states as
+Meanwhile the member (gossip/member) is in `Phase.EXCHANGING`: it keeps presence, agreed rounds and states as
 with our own all-reduce, and is not led away by peers that have the mean a moment earlier. Where hivemind's
 other nodes are is told by their signed records.
 
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +31,9 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.member.commands import Averaged, Event, Failed, SetEngine
+from shoal.node.children import Keeper, end_process
 from shoal.node.errors import UserError
+from shoal.node.framing import Message, receive_frame, send_frame
 from shoal.node.hivemind_engine.ipc import (
     Average,
     Beat,
@@ -44,13 +47,9 @@ from shoal.node.hivemind_engine.ipc import (
     create_memory,
     from_engine,
 )
-from shoal.node.trainer import ipc
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE: Final = 1.0
-MAX_PAUSE: Final = 30.0
-"""Seconds between restarts; doubled from the first pause on."""
 STEADY: Final = 60.0
 """Seconds after which the end of a process has nothing to do with its start."""
 STARTING: Final = 120.0
@@ -121,8 +120,9 @@ class Engine:
         self.prefix = ""
         self.strangers = 0
         """Members of the last group that are no nodes."""
-        self.restarts = 0
         self.pid = 0
+        self._keeper = Keeper(STEADY)
+        self._has_been_up = False
         self._me, self._listen, self._patience, self._argv = me, listen, patience, argv
         self._command, self._others, self._answer, self._problem = command, others, answer, problem
         self._numel, self._codec = 0, ""
@@ -156,29 +156,28 @@ class Engine:
             NoEngine: it did not even start once.
         """
         await self._wanted.wait()
-        pause, has_been_up = FIRST_PAUSE, False
-        while True:
-            began = trio.current_time()
-            with trio.CancelScope() as self._changed:
-                try:
-                    await self._live()
-                except _Ended as end:
-                    has_been_up = has_been_up or bool(self.addresses)
-                    if not has_been_up:
-                        raise NoEngine(f"{end}; or leave out --engine hivemind") from None
-                    reason = str(end)
-                finally:
-                    self.addresses, self.pid = (), 0
-                    self._command(SetEngine(()))
-            if self._changed.cancelled_caught:
-                continue
-            if trio.current_time() - began > STEADY:
-                pause = FIRST_PAUSE
-            log.error("%s; starting it again in %.0f s", reason, pause)
-            self._problem(f"{reason}; it is started again, and rounds wait for it")
-            await trio.sleep(pause)
-            pause = min(MAX_PAUSE, 2 * pause)
-            self.restarts += 1
+        await self._keeper.run(self._life_of_one)
+
+    @property
+    def restarts(self) -> int:
+        """How often the process was started again."""
+        return self._keeper.restarts
+
+    async def _life_of_one(self) -> str:
+        """Run one process; return why it ended, or nothing where another one is wanted at once."""
+        with trio.CancelScope() as self._changed:
+            try:
+                await self._live()
+            except _Ended as end:
+                self._has_been_up = self._has_been_up or bool(self.addresses)
+                if not self._has_been_up:
+                    raise NoEngine(f"{end}; or leave out --engine hivemind") from None
+                self._problem(f"{end}; it is started again, and rounds wait for it")
+                return str(end)
+            finally:
+                self.addresses, self.pid = (), 0
+                self._command(SetEngine(()))
+        return ""
 
     async def _live(self) -> None:
         """Start one process, and serve with it until it ends.
@@ -222,8 +221,7 @@ class Engine:
             raise _Ended(_why(process.returncode)) from None
         finally:
             line.close()
-            with trio.CancelScope(shield=True):
-                await _end(process)
+            await end_process(process, GRACE, partial(_kill_group, process.pid))
 
     async def _talk(self, line: "_Line", memory: Vector, process: trio.Process) -> None:
         up = await self._hear(line, STARTING)
@@ -354,13 +352,10 @@ async def _watch(process: trio.Process) -> None:
     raise _Ended(_why(await process.wait()))
 
 
-async def _end(process: trio.Process) -> None:
-    """Let it end by itself for a moment; then end it and all it started."""
-    with trio.move_on_after(GRACE):
-        await process.wait()
+def _kill_group(pid: int) -> None:
+    """End a process and all that it started."""
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+        os.killpg(pid, signal.SIGKILL)
 
 
 class _Line:
@@ -370,23 +365,12 @@ class _Line:
         self._connection = connection
         self._sending = trio.Lock()
 
-    async def send(self, message: ipc.Message) -> None:
-        view = memoryview(ipc.frame(message))
+    async def send(self, message: Message) -> None:
         async with self._sending:
-            while view:
-                view = view[await self._connection.send(view) :]
+            await send_frame(self._connection, message)
 
     async def receive(self) -> bytes:
-        return await self._read(ipc.frame_length(await self._read(4)))
-
-    async def _read(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece = await self._connection.recv(count - len(data))
-            if not piece:
-                raise EOFError("the process closed the line")
-            data += piece
-        return bytes(data)
+        return await receive_frame(self._connection.recv)
 
     def close(self) -> None:
         self._connection.close()

@@ -9,20 +9,19 @@
                                             | Unmade(number, text): a group, but no mean
                                         <--   Beat(), every second; Broken(text) before it ends by itself
 
-Frames: see node/trainer/ipc.py. The memory is the daemon's own: a process that was given up on may still
+Frames: see node/framing.py. The memory is the daemon's own: a process that was given up on may still
 write there, and must not reach what the trainer holds.
 """
 
 import mmap
-import os
-import tempfile
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 import numpy as np
 
 from shoal.gossip.events import Vector
-from shoal.node.trainer.ipc import PAGE, Message, Text
+from shoal.node.framing import Message, Text
+from shoal.node.trainer.ipc import PAGE, nameless_file
 
 BEAT: Final = 1.0
 """Seconds between two signs of life."""
@@ -62,7 +61,7 @@ class Average(Message, frozen=True):
     number: int
     """Of this order; the answer repeats it."""
     index: int
-    """The how-manieth ask of its round: asks are averaged each with their like."""
+    """Index of this ask within its round, from 0; asks of one index are averaged together."""
     numel: int
     weight: float
     expected: int
@@ -137,12 +136,7 @@ def key_of(prefix: str, index: int) -> str:
 def create_memory(numel: int) -> tuple[Vector, int]:
     """Make shared memory; returns it and the descriptor to hand on (the caller closes it)."""
     size = max(PAGE, 4 * numel)
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("shoal-engine", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
+    fd = nameless_file(size)
     return map_memory(fd, numel), fd
 
 

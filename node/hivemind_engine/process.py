@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shoal.node.framing import Message, frame, read_frame
 from shoal.node.hivemind_engine.ipc import (
     BEAT,
     Average,
@@ -32,7 +33,6 @@ from shoal.node.hivemind_engine.ipc import (
     map_memory,
     to_engine,
 )
-from shoal.node.trainer import ipc
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ class _Line:
         os.register_at_fork(after_in_child=self._socket.close)
         self._lock = threading.Lock()
 
-    def send(self, message: ipc.Message) -> None:
+    def send(self, message: Message) -> None:
         with self._lock:
-            self._socket.sendall(ipc.frame(message))
+            self._socket.sendall(frame(message))
 
     def receive(self) -> Any:
         """Wait for an order.
@@ -94,7 +94,7 @@ class _Line:
         Raises:
             EOFError: the daemon is gone.
         """
-        return to_engine.decode(ipc.read_frame(self._socket))
+        return to_engine.decode(read_frame(self._socket))
 
 
 class _Server:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from os import PathLike, environ
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -35,11 +35,12 @@ from shoal.gossip.errors import GossipError
 from shoal.gossip.events import Vector
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.messages import MAX_WEIGHT
-from shoal.gossip.run_spec import Scalar
+from shoal.gossip.run_spec import RunSettings, Scalar
 from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, BadTask, Interrupted
 from shoal.methods.learning.learner import as_number
-from shoal.methods.learning.model_tensors import ModelVector, float_tensors
+from shoal.methods.learning.model_tensors import ModelVector
+from shoal.methods.options import build_config
 from shoal.methods.overlap import Moved
 from shoal.methods.params import shared_specs, views
 from shoal.methods.registry import all_options, config_class, load_method, method_class, method_names
@@ -52,7 +53,7 @@ from shoal.node.storage.home import default_home
 from shoal.node.trainer import ipc
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, RunOver, Session
-from shoal.node.trainer.spec import TrainerSpec, run_spec
+from shoal.node.trainer.spec import run_spec, settings_of
 from shoal.node.trainer.unshared_file import UnsharedFile
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ SAY_EVERY: Final = 60.0
 """Seconds between two words about a step that waits for company."""
 _STATE: Final = "shoal"
 """Our place in the state of the optimizer."""
+_OWN: Final[dict[str, Any]] = {"method": "diloco", "task": "own"}
+"""What a run of one's own loop has unless told otherwise."""
 
 
 class SwarmOptimizer(WrappedOptimizer):
@@ -72,28 +75,20 @@ class SwarmOptimizer(WrappedOptimizer):
         model: nn.Module,
         *,
         every: int = 50,
-        method: str = "diloco",
-        options: Mapping[str, Scalar] | None = None,
         home: str | PathLike[str] | None = None,
         join: Sequence[str] = (),
-        name: str = "run",
-        task: str = "own",
         weight: float = 1.0,
-        rounds: int = 0,
-        delay: int = 0,
-        codec: str = "float32",
-        exchange: Literal["group", "pairwise"] = "group",
-        quorum: int = 1,
         alone: Policy = "wait-for-lost",
         node_options: Sequence[str] = (),
+        settings: RunSettings | None = None,
+        **changes: Any,
     ) -> None:
         """Attach to the node in `home`, or start one that joins `join`; the model may change right here.
 
-        `every`: local steps per round (H). `options`: of the method. `name`, `task`: peers that differ in
-        them never average. `weight`: how much this peer counts, such as its number of examples. `rounds`:
-        the run ends after so many, 0: never. `delay`: 1 to train on while a mean travels. `codec`: how
-        numbers travel. `exchange`: in groups, or pairwise over any graph. `quorum`: a round with fewer
-        contributors keeps the old model. Peers must agree on these, but for `weight`.
+        `every`: local steps per round (H). `weight`: how much this peer counts, such as its examples.
+        `settings`: what the peers of the run agree on (gossip/run_spec.py); each of its fields is an argument
+        too, such as ``method="diloco"``, ``options={"outer_lr": 0.7}``, ``rounds=100``, ``delay=1`` or
+        ``codec="int8"``.
         `alone`: when none of those that trained with this process is there any more: ``wait`` for them and
         keep what they agreed on, ``wait-for-lost`` unless all of them have closed, or ``go-on``.
         `node_options`: further arguments of ``shoal start``, used only if no node runs in `home`.
@@ -115,26 +110,16 @@ class SwarmOptimizer(WrappedOptimizer):
         """How many rounds the swarm has behind it."""
         self.is_finished = False
         """Whether the run is over; steps go on without the swarm."""
-        self._method = _load(method, dict(options or {}), every)
+        chosen: dict[str, Any] = (settings_of(settings) if settings is not None else _OWN) | changes
+        run = build_config(RunSettings, chosen, "SwarmOptimizer")
+        self._method = _load(run.method, dict(run.options), every)
         self._weight = checked_weight(weight)
-        if rounds < 0:
-            raise BadOption(f"rounds = {rounds}: give how many rounds the run has, or 0 for no end")
-        spec = TrainerSpec(
-            name=name,
-            task=task,
-            method=method,
-            rounds=rounds,
-            delay=delay,
-            codec=codec,
-            exchange=exchange,
-            quorum=quorum,
-        )
-        check_run(spec, self._method)
+        check_run(run, self._method)
         self._vector = ModelVector(model)
         check_groups(optimizer.param_groups, model)
         self._base = self._initial()
         self._spec = run_spec(
-            spec,
+            run,
             all_options(self._method),
             self._vector.manifest,
             shared_specs(self._base),
@@ -381,12 +366,9 @@ class SwarmOptimizer(WrappedOptimizer):
 
     def _attach(self) -> None:
         initial = self._initial()
-        device = str(next(iter(float_tensors(self.model).values())).device)
         line = self._node.connect()
         try:
-            session = Session(
-                line, self._spec, self._method, initial, device=device, examples=int(self._weight)
-            )
+            session = Session(line, self._spec, self._method, initial)
         except LineLost:
             line.close()
             raise

@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from shoal.gossip.events import Vector
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.errors import UserError
+from shoal.node.storage.files import TEMPORARY, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ FORMAT: Final = "shoal-state-1"
 MAX_HEADER_BYTES: Final = 1 << 20
 """A thousand shared vectors with the longest names stay below this; garbage is refused before it is read."""
 _NAME: Final = re.compile(r"([0-9a-f]{16})-(\d{10})-round(\d+)\.safetensors")
-_TEMPORARY: Final = ".tmp"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Layout: TypeAlias = Sequence[tuple[str, int]]
@@ -93,13 +93,19 @@ def save(
     """
     directory.mkdir(parents=True, exist_ok=True)
     run = checkpoint.run_id.hex()[:16]
-    for stray in directory.glob(f"{run}-*{_TEMPORARY}"):
+    for stray in directory.glob(f"{run}-*{TEMPORARY}"):
         stray.unlink(missing_ok=True)
     mine = _serials(directory, run)
     serial = mine[-1][0] + 1 if mine else 1
     path = directory / f"{run}-{serial:010d}-round{checkpoint.round}.safetensors"
     header = _header(checkpoint, shared)
-    _write_durably(path, header, np.ascontiguousarray(checkpoint.vector, dtype="<f4"), before_rename)
+    numbers = np.ascontiguousarray(checkpoint.vector, dtype="<f4").data.cast("B")
+    try:
+        write_whole(path, header, numbers, before_rename=before_rename)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(path.parent, len(header) + len(numbers)) from error
+        raise
     for _, old in mine[: len(mine) + 1 - keep]:
         old.unlink(missing_ok=True)
     return path
@@ -141,36 +147,6 @@ def _digest(metadata: dict[str, str]) -> str:
     rest = {key: value for key, value in metadata.items() if key != "digest"}
     text = json.dumps(rest, sort_keys=True).encode()
     return blake2b(text, digest_size=32, person=b"shoal/state").hexdigest()
-
-
-def _write_durably(path: Path, header: bytes, vector: Vector, before_rename: Callable[[], None]) -> None:
-    temporary = path.with_name(path.name + _TEMPORARY)
-    try:
-        with temporary.open("xb", buffering=0) as file:
-            for piece in (memoryview(header), vector.data.cast("B")):
-                done = 0
-                while done < len(piece):
-                    done += file.write(piece[done:]) or 0
-            os.fsync(file.fileno())
-        before_rename()
-        temporary.rename(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in _FULL:
-            raise DiskFull(path.parent, len(header) + vector.nbytes) from error
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some file systems refuse to sync a directory; the file itself is whole and in place.
-        log.warning("could not sync %s: %s", directory, error)
-    finally:
-        os.close(fd)
 
 
 def _log_skip(path: Path, reason: str) -> None:

@@ -134,14 +134,6 @@ class Store:
 
         self._run(write)
 
-    def count_failure(self, peer: PeerId) -> None:
-        """Note that a dial to this peer failed."""
-        self._run(lambda db: db.execute("UPDATE peers SET failures = failures + 1 WHERE peer = ?", (peer,)))
-
-    def forget_peer(self, peer: PeerId) -> None:
-        """Remove a peer from the book."""
-        self._run(lambda db: db.execute("DELETE FROM peers WHERE peer = ?", (peer,)))
-
     def peers(self, limit: int = MAX_PEERS) -> list[KnownPeer]:
         """Return the peers, the one seen last first."""
         rows = self._read(

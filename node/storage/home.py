@@ -17,7 +17,6 @@ import fcntl
 import os
 import shlex
 import stat
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from nacl.signing import SigningKey
 
 from shoal.crypto.keys import PeerId, key_from_seed, new_key, peer_id_of
 from shoal.node.errors import BadHome
+from shoal.node.storage.files import write_whole
 
 SOCKET_PATH_BYTES: Final = 100
 """Room for the shortest limit we know, 104 with the closing zero on macOS."""
@@ -144,7 +144,7 @@ class Home:
         self.create()
         key = new_key()
         try:
-            _write_secret(self.key_file, bytes(key).hex() + "\n", replace=force)
+            write_whole(self.key_file, f"{bytes(key).hex()}\n".encode(), may_replace=force)
         except FileExistsError:
             raise BadHome(
                 f"{self.key_file} exists; keep it, or give up this identity with: shoal init --force"
@@ -342,29 +342,6 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _write_secret(path: Path, text: str, *, replace: bool) -> None:
-    """Write a file of mode 0600 that is there whole or not at all."""
-    descriptor, name = tempfile.mkstemp(prefix=".identity-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            # A hard link fails where the name is taken; a rename would overwrite it.
-            try:
-                os.link(temporary, path)
-            except PermissionError:  # a file system without hard links
-                if path.exists():
-                    raise FileExistsError from None
-                temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _why(error: OSError) -> str:

@@ -6,7 +6,6 @@ cannot be written or read is said and gone without.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.numpy import load, save
 
 from shoal.gossip.run_spec import RunSpec, run_id
 from shoal.methods.base import Array
+from shoal.node.storage.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +51,7 @@ class PrivateState:
         """Put vectors in the place of those saved before; nothing is written for nothing."""
         if not vectors:
             return
-        temporary = self._path.with_suffix(".tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(save(dict(vectors)))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            write_whole(self._path, save(dict(vectors)))
         except OSError as error:
             log.warning("%s cannot be written (%s); going on without it", self._path, error.strerror)
-            temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from shoal.node.testnet.fault_injection import Hands, close_network, network_lines, node_of, sides
+from shoal.node.testnet.fault_injection.injector import Hands, close_network, network_lines, node_of, sides
 from shoal.node.testnet.plan import BadPlan, index_of, name_of
 from shoal.node.testnet.processes import Record, describe, is_running, newest, read_record, stop
 from shoal.node.testnet.tables import table

@@ -1,6 +1,6 @@
 """What a testnet is put through: how its links are, what befalls its nodes and when, and what must hold.
 
-Plain data, read from the command line or from a scenario file (node/testnet/scenario.py). The same words
+Plain data, read from the command line or from a scenario file (node/testnet/plan.py). The same words
 serve processes and simulated nodes: nothing here knows how a node is killed or a link is cut.
 """
 

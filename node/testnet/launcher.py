@@ -23,17 +23,16 @@ import msgspec
 
 from shoal.gossip.patterns import PATTERNS
 from shoal.node.errors import UserError
-from shoal.node.testnet.chaos import Shaker
 from shoal.node.testnet.comparison import Beside, as_nodes, besides, lines_expected
 from shoal.node.testnet.event_log import read_events
+from shoal.node.testnet.fault_injection.chaos import Shaker
 from shoal.node.testnet.invariants import Shaken
-from shoal.node.testnet.link_report import read_report
-from shoal.node.testnet.links import Wires, Wish, choose, namespaces_left
+from shoal.node.testnet.network.link_model import read_report
+from shoal.node.testnet.network.links import Wires, Wish, choose, namespaces_left
 from shoal.node.testnet.nodes import NodeFailed, Testnet, Tools, last_line
 from shoal.node.testnet.plan import Plan, ShareAlone, SystemReached, alpha_of
-from shoal.node.testnet.plots import plot_accuracy, plot_systems
+from shoal.node.testnet.plots import can_draw, draw_timeline, plot_accuracy, plot_systems
 from shoal.node.testnet.processes import CALM_NAME, Guard, environment, left_over, spawn
-from shoal.node.testnet.timeline import draw_timeline
 from shoal.node.testnet.verdict import Result, judge
 from shoal.node.testnet.watch import Observed
 
@@ -280,6 +279,11 @@ def _stopped(net: Testnet) -> str:
 def _write(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Result, shaken: Shaken) -> None:
     text = msgspec.json.format(msgspec.json.encode(result))
     (directory / RESULT_NAME).write_bytes(text + b"\n")
+    if can_draw():
+        _draw(directory, plan, nodes, result, shaken)
+
+
+def _draw(directory: Path, plan: Plan, nodes: Sequence[Observed], result: Result, shaken: Shaken) -> None:
     curves = {
         node.name: [
             (number + 1, round_.metrics["accuracy"])

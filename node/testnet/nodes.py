@@ -21,8 +21,8 @@ from shoal.node.errors import UserError
 from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home
 from shoal.node.testnet.event_log import note, read_events, was_wished
-from shoal.node.testnet.link_report import read_report
-from shoal.node.testnet.links import (
+from shoal.node.testnet.network.link_model import read_report
+from shoal.node.testnet.network.links import (
     Wires,
     closing,
     joining,
@@ -32,8 +32,7 @@ from shoal.node.testnet.links import (
     save_wires,
     wrapped,
 )
-from shoal.node.testnet.models import models_apart
-from shoal.node.testnet.namespaces import run_all, run_each
+from shoal.node.testnet.network.namespaces import run_all, run_each
 from shoal.node.testnet.plan import Plan, name_of, start_command, told, told_later
 from shoal.node.testnet.processes import (
     RECORD_NAME,
@@ -49,7 +48,7 @@ from shoal.node.testnet.processes import (
     stop,
     write_record,
 )
-from shoal.node.testnet.verdict import ended_how
+from shoal.node.testnet.verdict import ended_how, models_apart
 from shoal.node.testnet.watch import FetchStatus, Observed, Watcher, fetch_status
 from shoal.node.trainer.fit import check_fit
 from shoal.node.web import client

@@ -6,24 +6,47 @@ address that others are told, as a user would tell a second device how to reach 
     full, star    everyone is told node 1; they learn of each other from there (star) or at once (full)
     line          node i is told node i-1
     ring          as line, and node 1 is told the last node once that runs
+
+Scenario files: a plan in TOML, for real processes (`shoal testnet up --scenario FILE`) and simulated ones.
+
+    about = "A node is killed every 15 s; the others lose no round."
+    nodes = 6
+    seconds = 600
+
+    [link]
+    latency = "80ms"
+
+    [[faults]]
+    kind = "kill"
+    at = 10
+    every = 15
+
+    [holds]
+    lost_rounds = 0
+
+The keys are those of `Plan` (node/testnet/plan.py) and of the structs in it; unknown ones are refused.
+Durations, shares and rates may be written with their unit.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from shoal.gossip.patterns import PATTERNS
-from shoal.gossip.run_spec import NATIVE, Scalar
+from shoal.gossip.run_spec import NATIVE, RunSettings, Scalar
 from shoal.methods.errors import MethodsError
 from shoal.methods.registry import load_method
 from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.preflight import check_run
+from shoal.node.config.run_flags import option_words, run_words
 from shoal.node.errors import BadConfig, UserError
-from shoal.node.testnet.faults import Fault, Holds, Link
-from shoal.node.trainer.spec import TrainerSpec
+from shoal.node.testnet.faults import BadQuantity, Fault, Holds, Link, quantity
+from shoal.node.trainer.spec import TrainerSpec, settings_of
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
 BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -59,47 +82,31 @@ class BadPlan(UserError):
     exit_code = 2
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One testnet. What is equal on all nodes becomes their run spec."""
+class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One testnet. The settings of the run are those of all nodes; here some have other defaults."""
 
+    task: Annotated[str, msgspec.Meta(max_length=200)] = "digits"
+    """What is learned: a built-in name such as digits, or package.module:Class."""
+    rounds: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 30
+    """Rounds until the run ends, 60 with churn; 0: the run goes on until `seconds` are over."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    """Seed of the split of the data and of the initial model."""
+    quorum: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    """A round with fewer contributors keeps the old state; 0: more than half of a group."""
     about: str = ""
     """What the scenario shows, in a sentence."""
     nodes: Annotated[int, msgspec.Meta(ge=1, le=256)] = 5
     """Node processes on this machine."""
-    method: str = "fedavg"
-    """The training method."""
-    options: dict[str, Scalar] = {}
-    """Its hyperparameters that differ from the defaults."""
-    task: str = "digits"
-    """What is learned."""
-    task_options: dict[str, Scalar] = {}
+    task_options: dict[str, Scalar] = msgspec.field(default_factory=dict)
     """Options of the task; ``{i}`` and ``{n}`` in a text stand for a node's number and how many there are."""
     alpha: Annotated[float, msgspec.Meta(gt=0, le=1e5)] = 0.1
     """How unlike the private shares are: 0.1 very, 100 hardly; for built-in tasks that split by labels."""
-    rounds: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 30
-    """Rounds until the run ends; 0: the run goes on until `seconds` are over."""
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Where the run has no end of its own: how long it is watched, from its first round on."""
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
-    """Of the split of the data and of the initial model."""
     seeds: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     """Seeds over which what the method's paper compares it with is run, in lockstep; 0: it is not."""
     topology: Topology = "full"
     """Who is told whose address; see the module's docstring."""
-    group_size: Annotated[int, msgspec.Meta(ge=2, le=64)] = 16
-    """At most this many nodes average in one group."""
-    quorum: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
-    """A round with fewer contributors keeps the old state; 0: more than half of a group."""
-    exchange: Literal["group", "pairwise"] = "group"
-    """Whether nodes average in groups, or pairwise."""
-    pushes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
-    """With pairwise: to how many neighbours, one after the other, a round gives."""
-    codec: str = "float32"
-    """How numbers travel in the all-reduce."""
-    delay: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
-    """1: nodes train on while the mean of the last round travels."""
-    engine: Literal["native", "hivemind"] = "native"
-    """What makes the means. With hivemind they differ from node to node by rounding."""
     patience: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """Seconds that bound every wait for peers; 0: the node's default."""
     timeout: Annotated[float, msgspec.Meta(gt=0)] = 600.0
@@ -270,20 +277,8 @@ def task_options(plan: Plan, index: int) -> dict[str, Scalar]:
 
 def trainer_spec(plan: Plan) -> TrainerSpec:
     """Return what the trainer of the first node is told, as far as it decides what fits."""
-    return TrainerSpec(
-        task=plan.task,
-        task_options=task_options(plan, 1),
-        method=plan.method,
-        options=plan.options,
-        rounds=plan.rounds,
-        seed=plan.seed,
-        group_size=plan.group_size,
-        exchange=plan.exchange,
-        quorum=plan.effective_quorum,
-        codec=plan.codec,
-        delay=plan.delay,
-        engine=plan.engine,
-    )
+    run = settings_of(plan) | {"quorum": plan.effective_quorum}
+    return TrainerSpec(**run, task_options=task_options(plan, 1))
 
 
 def start_command(
@@ -302,21 +297,11 @@ def start_command(
         name_of(index),
     ]
     command += [*network, "--http-port", "0", "--no-mdns", "--log-level", "info", "--no-check"]
-    command += ["--task", plan.task, *_pairs("--task-option", task_options(plan, index))]
-    command += ["--method", plan.method, *_pairs("--option", plan.options)]
-    command += ["--rounds", str(plan.rounds), "--seed", str(plan.seed)]
-    command += ["--group-size", str(plan.group_size), "--quorum", str(plan.effective_quorum)]
+    command += option_words("--task-option", task_options(plan, index))
+    command += run_words(replace(plan, quorum=plan.effective_quorum))
     if plan.shares:
         command += ["--wait-for", str(min(plan.nodes, 64))]
         command += ["--wait-seconds", str(max(START_SECONDS, plan.nodes * LOAD_SECONDS))]
-    if plan.codec != "float32":
-        command += ["--codec", plan.codec]
-    if plan.exchange != "group":
-        command += ["--exchange", plan.exchange, "--pushes", str(plan.pushes)]
-    if plan.delay:
-        command += ["--delay", str(plan.delay)]
-    if plan.engine != NATIVE:
-        command += ["--engine", plan.engine]
     if plan.patience:
         command += ["--patience", str(plan.patience)]
     for address in joins:
@@ -324,8 +309,56 @@ def start_command(
     return command
 
 
-def _pairs(flag: str, options: Mapping[str, Scalar]) -> list[str]:
-    words: list[str] = []
-    for key, value in options.items():
-        words += [flag, f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
-    return words
+_QUANTITIES: Final[dict[str, Literal["seconds", "share", "mbit"]]] = {
+    "latency": "seconds",
+    "jitter": "seconds",
+    "loss": "share",
+    "bandwidth_mbit": "mbit",
+}
+
+
+def load(path: Path, **changes: object) -> Plan:
+    """Read a scenario; `changes` take the place of what the file says.
+
+    Raises:
+        BadPlan: the file cannot be read, is no TOML, or says what a plan cannot.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise BadPlan(f"cannot read {path}: {error.strerror}; see what is there with: ls scenarios") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadPlan(f"{path} is no TOML: {error}") from None
+    try:
+        plan = plan_of(_with_numbers(document) | changes)
+        if "alpha" in document:
+            check_alpha(plan)
+        return plan
+    except BadQuantity as error:
+        raise BadPlan(f"{path}: {error}") from None
+    except BadPlan as error:
+        raise BadPlan(f"{path}: {error}") from None
+
+
+def plan_of(values: object, name: Callable[[str], str] = str) -> Plan:
+    """Return the plan of plain values; `name` says how a wrong one is called.
+
+    Raises:
+        BadPlan: a value is unknown, of the wrong type or out of range.
+    """
+    try:
+        return msgspec.convert(values, Plan)
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).replace("`", "").partition(" - at $.")
+        raise BadPlan(f"{name(where)}: {text[:1].lower()}{text[1:]}".removeprefix(": ")) from None
+
+
+def _with_numbers(value: Any, key: str = "") -> Any:
+    """Turn texts such as 80ms into numbers where a number is meant."""
+    if isinstance(value, dict):
+        return {name: _with_numbers(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    if isinstance(value, str) and key in _QUANTITIES:
+        return quantity(value, _QUANTITIES[key])
+    return value

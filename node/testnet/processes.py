@@ -27,6 +27,7 @@ import msgspec
 import psutil
 
 from shoal.node.errors import UserError
+from shoal.node.storage.files import write_whole
 from shoal.node.testnet.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ def processes_of(record: Record) -> list[NodeRecord]:
 
 def left_over(directory: Path) -> list[str]:
     """Return what still runs of a testnet, trainers and proxy included, by command line."""
-    home, proxy = f"{directory}/node-", "shoal.node.testnet.proxy"
+    home, proxy = f"{directory}/node-", "shoal.node.testnet.network.proxy"
     found = []
     for process in psutil.process_iter():
         try:
@@ -248,9 +249,8 @@ def record_locked(directory: Path) -> Iterator[None]:
 
 def write_record(directory: Path, record: Record) -> None:
     """Write the record, whole or not at all."""
-    temporary = directory / f"{RECORD_NAME}.tmp"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
-    temporary.replace(directory / RECORD_NAME)
+    text = msgspec.json.format(msgspec.json.encode(record))
+    write_whole(directory / RECORD_NAME, text, is_durable=False)
 
 
 def read_record(directory: Path) -> Record:

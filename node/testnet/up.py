@@ -10,17 +10,18 @@ import msgspec
 import typer
 from rich.console import Console
 
+from shoal.methods.extras import how_to_get
+from shoal.node.config.run_flags import flag_names, has_run_flags, run_values
 from shoal.node.config.settings import scalars
 from shoal.node.storage.home import typed
 from shoal.node.testnet import launcher
 from shoal.node.testnet.comparison import beside_table
-from shoal.node.testnet.display import Display
 from shoal.node.testnet.faults import quantity
-from shoal.node.testnet.links import Wish
-from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha, trainer_spec
+from shoal.node.testnet.network.links import Wish
+from shoal.node.testnet.plan import BadPlan, Plan, Topology, check, check_alpha, load, plan_of, trainer_spec
+from shoal.node.testnet.plots import can_draw
 from shoal.node.testnet.processes import CALM_NAME, RECORD_NAME
-from shoal.node.testnet.scenario import load, plan_of
-from shoal.node.testnet.tables import verdict_panel
+from shoal.node.testnet.tables import Display, verdict_panel
 from shoal.node.testnet.verdict import Result
 
 BASE: Final = Path("testnet")
@@ -30,20 +31,7 @@ _DEFAULT: Final = Plan()
 CHURNED_ROUNDS: Final = 60
 """With churn there is something to see only after a few kills, which takes more than the usual rounds."""
 _PLAIN: Final = frozenset(
-    {
-        "nodes",
-        "method",
-        "task",
-        "alpha",
-        "rounds",
-        "seed",
-        "seeds",
-        "topology",
-        "group_size",
-        "quorum",
-        "patience",
-    }
-    | {"bar", "timeout", "seconds", "churn", "exchange", "pushes", "codec", "delay", "engine"}
+    {"nodes", "alpha", "seeds", "topology", "patience", "bar", "timeout", "seconds", "churn"}
 )
 """Flags that are fields of the plan as they stand."""
 _LINK: Final[dict[str, tuple[str, Literal["seconds", "share", "mbit"]]]] = {
@@ -59,17 +47,10 @@ def _shake(flag: str, text: str, **more: Any) -> Any:
     return typer.Option(flag, help=text, rich_help_panel="Shaking", **more)
 
 
+@has_run_flags(Plan, shows_defaults=True)
 def up(
     ctx: typer.Context,
     nodes: Annotated[int, typer.Option(min=1, max=256, help="Node processes.")] = _DEFAULT.nodes,
-    method: Annotated[
-        str, typer.Option(help="fedavg, fedprox, diloco, local, ...: see shoal methods.")
-    ] = _DEFAULT.method,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="A hyperparameter of the method; repeatable.", metavar="K=V"),
-    ] = None,
-    task: Annotated[str, typer.Option(help="digits, or package.module:Class.")] = _DEFAULT.task,
     task_option: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,40 +60,10 @@ def up(
     alpha: Annotated[
         float, typer.Option(help="How unlike a built-in task's shares are: 0.1 very, 100 hardly.")
     ] = _DEFAULT.alpha,
-    rounds: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Rounds to run; 0: see --seconds.",
-            show_default=f"{_DEFAULT.rounds}, {CHURNED_ROUNDS} with churn",
-        ),
-    ] = _DEFAULT.rounds,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shares and the initial model.")] = _DEFAULT.seed,
     seeds: Annotated[
         int, typer.Option(min=0, max=100, help="Of the baselines of the method's paper; 0: none.")
     ] = _DEFAULT.seeds,
     topology: Annotated[Topology, typer.Option(help="Who is told whose address.")] = _DEFAULT.topology,
-    group_size: Annotated[
-        int, typer.Option(min=2, max=64, help="Nodes that average together.")
-    ] = _DEFAULT.group_size,
-    quorum: Annotated[
-        int, typer.Option(min=0, max=64, help="Fewest nodes for a round.", show_default="a majority")
-    ] = 0,
-    exchange: Annotated[
-        Literal["group", "pairwise"], typer.Option(help="Average in groups, or pairwise over any graph.")
-    ] = _DEFAULT.exchange,
-    pushes: Annotated[
-        int, typer.Option(min=1, max=64, help="Pairwise: neighbours given to per round.")
-    ] = _DEFAULT.pushes,
-    codec: Annotated[
-        str, typer.Option(help="How numbers travel: float32, float16, int8, topk, ...")
-    ] = _DEFAULT.codec,
-    delay: Annotated[
-        int, typer.Option(min=0, max=1, help="1: train on while the last mean travels.")
-    ] = _DEFAULT.delay,
-    engine: Annotated[
-        Literal["native", "hivemind"], typer.Option(help="What makes the means.")
-    ] = _DEFAULT.engine,
     patience: Annotated[
         float, typer.Option(min=0, help="Bound of every wait, in seconds.", show_default="the node's")
     ] = 0,
@@ -157,6 +108,7 @@ def up(
     as_json: Annotated[
         bool, typer.Option("--json", help="Write one JSON object to standard output.")
     ] = False,
+    **run: Any,
 ) -> None:
     """Start a swarm, watch it train, shake it if asked to, and judge it: exit code 0 only if all holds."""
     plan = _plan(ctx)
@@ -170,6 +122,9 @@ def up(
     length = f"{plan.rounds} rounds" if plan.rounds else f"{plan.seconds:g} s of rounds"
     opening = f"{plan.nodes} nodes, {plan.method} on {plan.task}, {length}; all of it in {where}"
     console.print(opening, soft_wrap=True, markup=False)
+    if not can_draw():
+        missing = f"no plots: they need matplotlib; {how_to_get('matplotlib')}"
+        console.print(missing, soft_wrap=True, markup=False)
     if detach:
         with Display(console) as display:
             wires = launcher.up_detached(plan, where, screen=display, tools=tools, network=network)
@@ -217,10 +172,11 @@ def _plan(ctx: typer.Context) -> Plan:
     typed = {name for name in given if _is_typed(ctx, name)}
     wanted = typed if scenario else set(given)
     values = {name: given[name] for name in _PLAIN & wanted}
-    for flag, field in (("option", "options"), ("task_option", "task_options")):
-        if given[flag]:
-            values[field] = scalars(given[flag], "--" + flag.replace("_", "-"))
-    if given["churn"] and not scenario and "rounds" not in typed:
+    run = run_values(given)
+    values |= run
+    if given["task_option"]:
+        values["task_options"] = scalars(given["task_option"], "--task-option")
+    if given["churn"] and not scenario and "rounds" not in run:
         values["rounds"] = CHURNED_ROUNDS
     plan = load(scenario, **values) if scenario else plan_of(values, _flag)
     shaped = {}
@@ -243,9 +199,9 @@ def _is_typed(ctx: typer.Context, name: str) -> bool:
 
 def _flag(field: str) -> str:
     """Return how a field of the plan is called on the command line."""
-    names = {field: flag for flag, (field, _) in _LINK.items()}
+    names = {field: f"--{flag}" for flag, (field, _) in _LINK.items()} | flag_names()
     last = field.rpartition(".")[2]
-    return "--" + names.get(last, last).replace("_", "-")
+    return names.get(last, "--" + last.replace("_", "-"))
 
 
 def new_directory(wanted: Path | None) -> Path:

@@ -1,17 +1,22 @@
 """The verdict on a testnet: did the nodes learn together, and does nothing contradict it?
 
 A claim that cannot be checked does not hold. `judge` is a pure function of what was seen.
+
+How far apart the models of a testnet's nodes are at its end, as their disks tell.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE
+from shoal.node.storage.checkpoint import load_newest
 from shoal.node.testnet.comparison import Beside
 from shoal.node.testnet.invariants import Check, Cost, Shaken, checked, costs, invariants
 from shoal.node.testnet.plan import Plan, alpha_of
@@ -332,3 +337,17 @@ _SHARING_CHECKS: Final[tuple[Callable[[Plan, Sequence[Observed]], Check], ...]] 
     _equal_states,
     _same_end,
 )
+
+
+def models_apart(state_dirs: Iterable[Path], run: bytes) -> float | None:
+    """Return the largest distance of a model to the mean of all, relative to that mean's length.
+
+    None where a node has stored no state of the run.
+    """
+    found = [load_newest(directory, run) for directory in state_dirs]
+    models = [checkpoint.vector.astype(np.float64) for checkpoint in found if checkpoint is not None]
+    if not models or len(models) < len(found) or len({model.size for model in models}) > 1:
+        return None
+    mean = np.mean(models, axis=0)
+    length = float(np.linalg.norm(mean)) or 1.0
+    return max(float(np.linalg.norm(model - mean)) for model in models) / length

@@ -1,4 +1,4 @@
-"""The daemon's end of the trainer line: a Unix socket, frames of node/trainer/ipc.py, one descriptor.
+"""The daemon's end of the trainer line: a Unix socket, frames of node/framing.py, one descriptor.
 
 One trainer at a time; a second one that attaches is told to stop, since two would write one state.
 """
@@ -17,22 +17,20 @@ import msgspec
 import trio
 
 from shoal.node.errors import BadHome
+from shoal.node.framing import Message, frame, receive_frame, send_bytes
 from shoal.node.trainer import ipc
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 log = logging.getLogger(__name__)
-_PREFIX: Final = 4
 _BROKEN: Final = (OSError, EOFError, msgspec.MsgspecError, ValueError)
 
 
 class Handler(Protocol):
     """Who listens to the trainer: node/daemon/rounds.py."""
 
-    def attached(
-        self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[ipc.Message], None]
-    ) -> None:
+    def attached(self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[Message], None]) -> None:
         """A trainer attached."""
         ...
 
@@ -81,7 +79,7 @@ class TrainerLine:
         with connection:
             if self.pid:
                 with suppress(OSError):
-                    await connection.send(ipc.frame(ipc.Stop()))
+                    await connection.send(frame(ipc.Stop()))
                 return
             self.pid = -1
             try:
@@ -119,36 +117,28 @@ class TrainerLine:
                 self._handler.from_trainer(received)
             nursery.cancel_scope.cancel()
 
-    def _send(self, message: ipc.Message) -> None:
-        self._outgoing.append(ipc.frame(message))
+    def _send(self, message: Message) -> None:
+        self._outgoing.append(frame(message))
         self._wake.set()
 
     async def _write(self, connection: Any) -> None:
         while True:
             self._wake = trio.Event()
             while self._outgoing:
-                view = memoryview(self._outgoing.popleft())
-                while view:
-                    try:
-                        view = view[await connection.send(view) :]
-                    except OSError:
-                        return  # the reader sees the end of the line too, and says so
+                try:
+                    await send_bytes(connection, self._outgoing.popleft())
+                except OSError:
+                    return  # the reader sees the end of the line too, and says so
             await self._wake.wait()
 
     async def _receive(self, connection: Any, descriptors: list[int]) -> Any:
-        prefix = await self._read(connection, _PREFIX, descriptors)
-        return ipc.from_trainer.decode(await self._read(connection, ipc.frame_length(prefix), descriptors))
-
-    async def _read(self, connection: Any, count: int, descriptors: list[int]) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece, ancillary, _, _ = await connection.recvmsg(count - len(data), socket.CMSG_SPACE(16))
+        async def receive(count: int) -> bytes:
+            piece, ancillary, _, _ = await connection.recvmsg(count, socket.CMSG_SPACE(16))
             for level, kind, content in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     received = array.array("i")
                     received.frombytes(content[: len(content) - len(content) % received.itemsize])
                     descriptors.extend(received)
-            if not piece:
-                raise EOFError("the trainer closed the line")
-            data += piece
-        return bytes(data)
+            return bytes(piece)
+
+        return ipc.from_trainer.decode(await receive_frame(receive))

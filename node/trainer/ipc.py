@@ -3,7 +3,7 @@
     trainer                                        daemon
       Attach + file descriptor of the segment  -->
                                                <--  Attached(round, slot, restored)
-                                               <--  Begin(round, slot, budget)
+                                               <--  Begin(round, slot)
       AskAllReduce(index, weight, numel)       -->        vector in the exchange region
                                                <--  Averaged(contributors) | AskFailed(kind, text)
       Finished(round, slot, report)            -->        new state in the *other* slot
@@ -13,7 +13,7 @@
 
 With a delay the trainer works on while it waits, be it for an answer or for `Begin`; the order is the same.
 
-A frame is a 4-byte big-endian length and a msgpack map. The segment is one mapped file without a name:
+Frames: see node/framing.py. The segment is one mapped file without a name:
 
     page 0         flags, int32: [INTERRUPT, HURRY, ALONE, ...]
     slot 0, slot 1 the shared state, float32 [state_numel] each: one is read while the other is written
@@ -29,11 +29,10 @@ import mmap
 import os
 import select
 import socket
-import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -41,6 +40,7 @@ import numpy.typing as npt
 
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec
+from shoal.node.framing import Message, Text, frame, read_frame
 
 PAGE: Final = 4096
 INTERRUPT: Final = 0
@@ -49,13 +49,6 @@ HURRY: Final = 1
 """Flag: end the local work at the next step and contribute what there is."""
 ALONE: Final = 2
 """Flag: the node is alone and waits for company, and so may the trainer; see gossip/membership/company.py."""
-MAX_FRAME_BYTES: Final = 64 << 20
-_LENGTH: Final = struct.Struct("!I")
-Text = Annotated[str, msgspec.Meta(max_length=4000)]
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of everything on this line."""
 
 
 class Attach(Message, frozen=True):
@@ -64,8 +57,6 @@ class Attach(Message, frozen=True):
     pid: int
     spec: RunSpec
     exchange_numel: int
-    device: str
-    examples: int
     mergeable: bool
     asks: bool = True
     """Whether the method ever asks its peers; one that does not trains in a run of its own."""
@@ -84,8 +75,6 @@ class Begin(Message, frozen=True):
 
     round: int
     slot: int
-    budget: float = 0.0
-    """Seconds of local work after which HURRY may be set; 0: none yet known."""
 
 
 class AskAllReduce(Message, frozen=True):
@@ -93,8 +82,7 @@ class AskAllReduce(Message, frozen=True):
 
     round: int
     index: int
-    """The how-manieth ask of this round."""
-    tag: Text
+    """Index of this ask within the round, from 0."""
     weight: float
     numel: int
 
@@ -104,7 +92,6 @@ class AskGather(Message, frozen=True):
 
     round: int
     index: int
-    tag: Text
     body: bytes
 
 
@@ -172,50 +159,23 @@ class Stop(Message, frozen=True):
 FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | Problem | TrainerFailed
 FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop
 
-_encoder: Final = msgspec.msgpack.Encoder()
 from_trainer: Final[msgspec.msgpack.Decoder[FromTrainer]] = msgspec.msgpack.Decoder(FromTrainer)
 from_daemon: Final[msgspec.msgpack.Decoder[FromDaemon]] = msgspec.msgpack.Decoder(FromDaemon)
 
 
-def frame(message: Message) -> bytes:
-    """Return a message with its length in front."""
-    body = _encoder.encode(message)
-    return _LENGTH.pack(len(body)) + body
-
-
-def frame_length(prefix: bytes) -> int:
-    """Return the body's length.
-
-    Raises:
-        ValueError: longer than any message of ours.
-    """
-    (length,) = _LENGTH.unpack(prefix)
-    if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES} are sent here")
-    return int(length)
-
-
-def read_frame(line: socket.socket) -> bytes:
-    """Wait for the body of the daemon's next frame.
-
-    Raises:
-        EOFError: the daemon is gone.
-    """
-    return _read(line, frame_length(_read(line, _LENGTH.size)))
-
-
-def _read(line: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        piece = line.recv(count - len(data))
-        if not piece:
-            raise EOFError("the daemon closed the line")
-        data += piece
-    return bytes(data)
-
-
 def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // PAGE) * PAGE
+
+
+def nameless_file(n_bytes: int) -> int:
+    """Return the descriptor of a file without a name, for memory that two processes share."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("shoal", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, n_bytes)
+    return fd
 
 
 @dataclass(frozen=True)
@@ -235,12 +195,7 @@ class Segment:
     def create(cls, state_numel: int, exchange_numel: int) -> tuple["Segment", int]:
         """Make a segment; returns it and the descriptor to hand to the daemon (the caller closes it)."""
         size = cls.n_bytes(state_numel, exchange_numel)
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("shoal", os.MFD_CLOEXEC)
-        else:
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
-        os.ftruncate(fd, size)
+        fd = nameless_file(size)
         return cls.attach(fd, state_numel, exchange_numel), fd
 
     @classmethod

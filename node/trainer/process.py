@@ -149,8 +149,6 @@ class _Trainer:
             self._spec,
             self._method,
             initial,
-            device=str(self._learner.device),
-            examples=self._learner.examples,
         )
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model)
         if self._session.restored:

@@ -2,7 +2,8 @@
 
     attach   -->  wait_begin -> state -> answer(method's generator) -> finish | idle  -->  wait_begin ...
 
-`ask` is `answer` for those who work on meanwhile: see node/trainer/overlapped_rounds.py.
+`post` and `receive_answer` are the halves of `answer`, for work that goes on meanwhile
+(node/trainer/overlapped_rounds.py).
 
 A session holds the shared memory, turns states into slots and back, and answers a generator's asks over
 the line. The trainer process runs one; `SwarmOptimizer` runs one inside a user's own loop.
@@ -11,7 +12,6 @@ The daemon clears the flags before every `Begin`; the trainer only reads them.
 """
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +26,7 @@ from shoal.gossip.run_spec import RunSpec
 from shoal.methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Method, Report, State, Steps
 from shoal.methods.errors import BadOption
 from shoal.methods.params import read_state, write_state
+from shoal.node.framing import Message
 from shoal.node.trainer import ipc
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,6 @@ class Session:
         spec: RunSpec,
         method: Method,
         initial: State,
-        *,
-        device: str,
-        examples: int,
     ) -> None:
         """Attach; afterwards `begun` says where to go on.
 
@@ -71,7 +69,6 @@ class Session:
         self.work_seconds = 0.0
         """Spent computing since the last round ended, without the waiting for answers."""
         self._line = line
-        self._hurry_at = math.inf
         self._asked = 0
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""
@@ -84,8 +81,6 @@ class Session:
                     pid=os.getpid(),
                     spec=spec,
                     exchange_numel=exchange_numel,
-                    device=device,
-                    examples=examples,
                     mergeable=method.mergeable,
                     asks=method.asks,
                 ),
@@ -110,7 +105,6 @@ class Session:
         """
         match self._receive():
             case ipc.Begin() as begin:
-                self._hurry_at = time.monotonic() + begin.budget if begin.budget > 0 else math.inf
                 self._asked = 0
                 return begin
             case ipc.Stop():
@@ -130,7 +124,7 @@ class Session:
 
     def is_hurried(self) -> bool:
         """Whether the local work should end at this step."""
-        return bool(self._segment.flags[ipc.HURRY]) or time.monotonic() > self._hurry_at
+        return bool(self._segment.flags[ipc.HURRY])
 
     def answer(self, begin: ipc.Begin, steps: Steps[T]) -> T:
         """Run a generator to its end, its asks answered by the daemon.
@@ -209,11 +203,11 @@ class Session:
                         f" {self._segment.exchange.size}; mend exchange_numel"
                     )
                 np.copyto(self._segment.exchange[:numel], ask.vector)
-                message: ipc.Message = ipc.AskAllReduce(
-                    round=begin.round, index=index, tag=ask.tag, weight=ask.weight, numel=numel
+                message: Message = ipc.AskAllReduce(
+                    round=begin.round, index=index, weight=ask.weight, numel=numel
                 )
             case Gather():
-                message = ipc.AskGather(round=begin.round, index=index, tag=ask.tag, body=ask.body)
+                message = ipc.AskGather(round=begin.round, index=index, body=ask.body)
         self._send(message)
 
     def receive_answer(self, ask: Ask) -> Averaged | Gathered:
@@ -237,7 +231,7 @@ class Session:
             case _, other:
                 raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
 
-    def _send(self, message: ipc.Message) -> None:
+    def _send(self, message: Message) -> None:
         try:
             self._line.send(message)
         except OSError as error:

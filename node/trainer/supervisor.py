@@ -1,6 +1,5 @@
 """Supervisor: keeps the trainer process running, and says why it stopped in words a person can act on."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -13,15 +12,11 @@ from typing import Final
 import msgspec
 import trio
 
-from shoal.gossip.run_spec import NATIVE
+from shoal.node.children import Keeper, end_process
 from shoal.node.config.settings import RunConfig
 from shoal.node.errors import UserError
+from shoal.node.trainer.spec import TrainerSpec, settings_of
 
-log = logging.getLogger(__name__)
-
-FIRST_PAUSE: Final = 1.0
-MAX_PAUSE: Final = 30.0
-"""Seconds between restarts; doubled from the first pause on."""
 STEADY: Final = 300.0
 """Seconds after which a trainer's end has nothing to do with its start: the pauses begin anew."""
 GRACE: Final = 2.0
@@ -37,11 +32,7 @@ class TrainerError(UserError):
 
 
 def trainer_command(
-    run: RunConfig,
-    socket_path: Path,
-    state_dir: Path,
-    module: str = "shoal.node.trainer.process",
-    engine: str = NATIVE,
+    run: RunConfig, socket_path: Path, state_dir: Path, module: str = "shoal.node.trainer.process"
 ) -> list[str]:
     """Return the command line of the trainer process, which runs `module`."""
     return [
@@ -54,30 +45,15 @@ def trainer_command(
         "--state-dir",
         str(state_dir),
         "--spec",
-        spec_text(run, engine),
+        spec_text(run),
     ]
 
 
-def spec_text(run: RunConfig, engine: str = NATIVE) -> str:
+def spec_text(run: RunConfig) -> str:
     """Return what a trainer is told of a run: a `TrainerSpec` as JSON."""
-    spec = {
-        "name": run.name,
-        "task": run.task,
-        "task_options": run.task_options,
-        "method": run.method,
-        "options": run.options,
-        "rounds": run.rounds,
-        "seed": run.seed,
-        "group_size": run.group_size,
-        "quorum": run.quorum,
-        "codec": run.codec,
-        "exchange": run.exchange,
-        "pushes_per_round": run.pushes_per_round,
-        "delay": run.delay,
-        "engine": engine,
-        "device": run.device,
-        "threads": run.threads,
-    }
+    spec = TrainerSpec(
+        **settings_of(run), task_options=run.task_options, device=run.device, threads=run.threads
+    )
     return msgspec.json.encode(spec).decode()
 
 
@@ -103,7 +79,7 @@ class Supervisor:
         tell: Callable[[str], None],
     ) -> None:
         """`failure`: what the trainer itself said; `is_wanted`: whether there are rounds left."""
-        self.restarts = 0
+        self._keeper = Keeper(STEADY)
         self._command = command
         self._failure, self._has_attached, self._is_wanted = failure, has_attached, is_wanted
         self._tell = tell
@@ -114,42 +90,34 @@ class Supervisor:
         Raises:
             TrainerError: it could not even start.
         """
-        pause = FIRST_PAUSE
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
-        while self._is_wanted():
-            process = await trio.lowlevel.open_process(
-                self._command, stdin=subprocess.DEVNULL, env=environment
-            )
-            _step_back(process.pid)
-            began = trio.current_time()
-            self._tell("running")
-            try:
-                code = await process.wait()
-            finally:
-                await self._end(process)
-            if not self._is_wanted():
-                break
-            reason = self._failure() or why(code)
-            if not self._has_attached():
-                raise TrainerError(reason)
-            self._tell(reason)
-            if trio.current_time() - began > STEADY:
-                pause = FIRST_PAUSE
-            log.info("%s; starting it again in %.0f s", reason, pause)
-            await trio.sleep(pause)
-            pause = min(MAX_PAUSE, 2 * pause)
-            self.restarts += 1
+        await self._keeper.run(self._live)
         self._tell("none")
 
-    async def _end(self, process: trio.Process) -> None:
-        """Let it end by itself for a moment, since it may be saving; then kill it."""
-        if process.returncode is None:
-            with trio.CancelScope(shield=True), trio.move_on_after(GRACE):
-                await process.wait()
-        if process.returncode is None:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
+    @property
+    def restarts(self) -> int:
+        """How often the trainer was started again."""
+        return self._keeper.restarts
+
+    async def _live(self) -> str | None:
+        """Run one trainer; return why it ended, or None where none is wanted any more."""
+        if not self._is_wanted():
+            return None
+        process = await trio.lowlevel.open_process(
+            self._command, stdin=subprocess.DEVNULL, env={"OMP_NUM_THREADS": "1", **os.environ}
+        )
+        _step_back(process.pid)
+        self._tell("running")
+        try:
+            code = await process.wait()
+        finally:
+            await end_process(process, GRACE, process.kill)
+        if not self._is_wanted():
+            return None
+        reason = self._failure() or why(code)
+        if not self._has_attached():
+            raise TrainerError(reason)
+        self._tell(reason)
+        return reason
 
 
 def _step_back(pid: int) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from shoal.gossip.run_spec import RunSpec, TensorSpec, difference, run_id
+from shoal.gossip.run_spec import RunSettings, RunSpec, TensorSpec, difference, run_id
 
 SPEC = RunSpec(
     method="fedavg",
@@ -60,3 +60,14 @@ def test_numels_are_those_of_the_manifest() -> None:
 def test_a_difference_is_never_longer_than_a_line_of_the_log() -> None:
     many = {f"option{i}": i for i in range(60)}
     assert len(difference(SPEC, changed(options=many))) <= 600
+
+
+OTHER_VALUES: dict[type, object] = {str: "other", int: 7}
+
+
+@pytest.mark.parametrize("name", sorted(set(RunSettings.__struct_fields__) - {"options"}))
+def test_every_setting_tells_runs_apart_and_is_named_where_it_differs(name: str) -> None:
+    value = getattr(SPEC, name)
+    other = changed(**{name: OTHER_VALUES[type(value)]})
+    assert run_id(other) != run_id(SPEC)
+    assert difference(SPEC, other) == f"{name}: {value} here, {OTHER_VALUES[type(value)]} there"

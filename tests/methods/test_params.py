@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 
 from shoal.gossip.run_spec import TensorSpec
 from shoal.methods.base import State
-from shoal.methods.params import flatten, manifest_of, numel, read_state, shared_specs, views, write_state
+from shoal.methods.params import flatten, numel, read_state, shared_specs, views, write_state
 
 TENSORS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7.0, np.float32)}
+
+
+def manifest_of(tensors: dict[str, np.ndarray]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, str(array.dtype), array.shape) for name, array in tensors.items())
 
 
 def test_a_vector_holds_the_tensors_row_by_row() -> None:

@@ -41,6 +41,7 @@ from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
+from shoal.node.framing import Message
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.trainer import ipc
 
@@ -63,7 +64,7 @@ def address_of(peer: PeerId) -> str:
     return f"sim:{peer}/p2p/{peer}"
 
 
-def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0) -> RunSpec:
+def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0, chunk_numel: int = 8) -> RunSpec:
     """Return the run spec of a simulated run; `pushes` a round, where all average pairwise."""
     return RunSpec(
         method="sim",
@@ -74,6 +75,7 @@ def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0) -> Run
         quorum=quorum,
         exchange="pairwise" if pushes else "group",
         pushes_per_round=pushes or 1,
+        max_chunk_numel=chunk_numel,  # type: ignore[arg-type]  # smaller than a real run's
     )
 
 
@@ -170,8 +172,6 @@ class SimTrainer:
             pid=1,
             spec=sim.spec,
             exchange_numel=NUMEL,
-            device="cpu",
-            examples=1,
             mergeable=sim.scenario.mergeable,
         )
         self.node.rounds.attached(message, self.segment, self._reply)
@@ -185,7 +185,7 @@ class SimTrainer:
 
         self.node.sim.at(self.node.sim.now + seconds, act)
 
-    def _reply(self, message: ipc.Message) -> None:
+    def _reply(self, message: Message) -> None:
         self._turn += 1
         match message:
             case ipc.Begin():
@@ -233,14 +233,14 @@ class SimTrainer:
         noise = POOL[(number * 37 + begun.round * 11 + self._attempts * 5 + self._index) % len(POOL)]
         if self.asks[self._index] == "g":
             body = bytes([number + 1]) * (1 + (begun.round + number) % 5)
-            ask: ipc.FromTrainer = ipc.AskGather(round=begun.round, index=self._index, tag="b", body=body)
+            ask: ipc.FromTrainer = ipc.AskGather(round=begun.round, index=self._index, body=body)
         else:
             weight = self.node.weight
             if self.asks[self._index] == "m":
                 noise, weight = noise * np.float32(begun.round == 0) + self._sum, 1.0
             # In place, as the real trainer does: whoever still reads the last mean here reads garbage.
             np.add(self._sum, noise, out=self.segment.exchange)
-            ask = ipc.AskAllReduce(round=begun.round, index=self._index, tag="p", weight=weight, numel=NUMEL)
+            ask = ipc.AskAllReduce(round=begun.round, index=self._index, weight=weight, numel=NUMEL)
         self.node.rounds.from_trainer(ask)
 
     def _answered(self) -> None:
@@ -310,9 +310,7 @@ class SimNode:
         scenario = self.sim.scenario
         config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for, alone=scenario.alone)
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
-        self.member = Member(
-            self.me, config, Random(self.dice.getrandbits(64)), sequence, chunk_numel=scenario.chunk_numel
-        )
+        self.member = Member(self.me, config, Random(self.dice.getrandbits(64)), sequence)
         self.sim.codec_started(self, sequence)
         if rate := scenario.lines[self.number % len(scenario.lines)]:
             self.member.handle(commands.Measured(rate * 2000, 2.0), 0.0)

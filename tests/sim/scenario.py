@@ -18,7 +18,7 @@ import msgspec
 from sim.network import Weather
 from sim.world import Fault, Scenario
 
-from shoal.node.testnet.fault_schedule import AFTER, Action, actions
+from shoal.node.testnet.fault_injection.schedule import AFTER, Action, actions
 from shoal.node.testnet.plan import BadPlan
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def scenario_of(plan: Plan, seed: int) -> Scenario:
         group_size=plan.group_size,
         quorum=plan.effective_quorum,
         wait_for=plan.nodes,
-        pushes=plan.pushes if pairwise else 0,
+        pushes=plan.pushes_per_round if pairwise else 0,
         weather=Weather(
             latency=max(link.latency, 0.001),
             spread=1.2,

@@ -41,6 +41,7 @@ def test_the_same_seed_leaves_the_same_trace() -> None:
     assert len(set(traces[0])) == 8
 
 
+@pytest.mark.slow
 def test_a_trace_does_not_depend_on_how_python_hashes() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--jobs", "1", "--json", "--seeds"]
     traces = {
@@ -54,6 +55,7 @@ def test_a_trace_does_not_depend_on_how_python_hashes() -> None:
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_trace_of_a_single_seed() -> None:
     command = [
         sys.executable,
@@ -68,6 +70,7 @@ def test_the_command_prints_the_trace_of_a_single_seed() -> None:
     assert json.loads(printed)["trace"] == run_seed(5).trace
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for worker processes in /proc")
 @pytest.mark.timeout(120)
 def test_a_run_that_is_interrupted_tells_of_the_seeds_that_were_run() -> None:

@@ -8,8 +8,7 @@ from sim.scenario import FIRST_ROUND, scenario_of
 from sim.world import Sim
 
 from shoal.node.testnet.faults import Fault, Link
-from shoal.node.testnet.plan import BadPlan, Plan
-from shoal.node.testnet.scenario import load
+from shoal.node.testnet.plan import BadPlan, Plan, load
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 

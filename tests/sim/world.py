@@ -123,7 +123,9 @@ class Sim:
         """Make the world; nothing has happened yet."""
         self.scenario = scenario
         self.now = 0.0
-        self.spec = make_spec(scenario.group_size, scenario.rounds, scenario.quorum, scenario.pushes)
+        self.spec = make_spec(
+            scenario.group_size, scenario.rounds, scenario.quorum, scenario.pushes, scenario.chunk_numel
+        )
         self.dice = Random(scenario.seed)
         self.network = Network(self.dice, scenario.weather, self.at, self._deliver)
         self.oracle = Oracle(self)

@@ -75,8 +75,6 @@ def run(line: ipc.Line, spec: TrainerSpec) -> None:
         run_spec(spec, all_options(method), tensors, ()),
         method,
         initial,
-        device="cpu",
-        examples=light.examples,
     )
     light.is_interrupted, light.is_hurried = session.is_interrupted, session.is_hurried
     if spec.delay:

@@ -157,7 +157,9 @@ def test_a_peer_promises_itself_to_the_higher_ballot_and_on_a_tie_to_the_lower_h
     assert sent(core.handle_propose(names[2], propose(names, ballot=1), 0.0), Accept)
 
 
-@pytest.mark.parametrize("lie", [{"nonce": 6}, {"members": tuple(in_order(3)[:2]), "shares": (1, 1)}])
+@pytest.mark.parametrize(
+    "lie", [{"nonce": 6}, {"halvings": 1}, {"members": tuple(in_order(3)[:2]), "shares": (1, 1)}]
+)
 def test_a_commit_of_another_group_than_was_offered_is_no_commit(lie: dict[str, Any]) -> None:
     names = in_order(3)
     core = one(names, 2)
@@ -169,6 +171,25 @@ def test_a_commit_of_another_group_than_was_offered_is_no_commit(lie: dict[str, 
     assert set(core.ready) == set(names)
     core.handle_commit(names[0], true, 0.3)
     assert core.group is not None
+
+
+@pytest.mark.parametrize("halvings", range(4))
+def test_the_chunk_of_a_group_follows_from_its_commit_and_the_run(halvings: int) -> None:
+    names = in_order(2)
+    core = one(names, 1, max_chunk_numel=1 << 17)
+    core.begin(names[:1], [], 0.0)
+    core.handle_propose(names[0], msgspec.structs.replace(propose(names), halvings=halvings), 0.1)
+    commit = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1), halvings)
+    core.handle_commit(names[0], commit, 0.2)
+    assert core.group is not None
+    assert core.group.chunk_numel == 1 << 17 - halvings
+
+
+def test_groups_of_other_chunks_have_other_names() -> None:
+    """A convener that tells two members other chunks makes two groups: neither drops the other's numbers."""
+    names = in_order(2)
+    commits = [Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1), halvings) for halvings in range(4)]
+    assert len({group_id(RUN, commit) for commit in commits}) == 4
 
 
 def test_whoever_reaches_most_convenes_so_that_nobody_is_left_out() -> None:

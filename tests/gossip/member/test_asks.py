@@ -57,7 +57,7 @@ def exchanges(spec: RunSpec = SPEC) -> Asks:
     view.lifecycle = Lifecycle(ME, Phase.WORKING)
     view.run, view.spec, view.round, view.state = b"run", spec, 5, b"s" * 32
     view.table.connected |= {A, B}
-    return Asks(view, 15.0, 1 << 18, Dissemination(view, Random(1), Sequence(1), 3.0))
+    return Asks(view, 15.0, Dissemination(view, Random(1), Sequence(1), 3.0))
 
 
 def record(view: SwarmView) -> tuple[Record, float]:
@@ -282,7 +282,7 @@ def test_a_pairwise_run_knows_its_buffers_too() -> None:
     view = SwarmView(ME, 12.0)
     view.run = b"run"
     view.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise", buffers=1)
-    pairwise = PairwiseRounds(view, 15.0, 1 << 18, Sequence(0))
+    pairwise = PairwiseRounds(view, 15.0, Sequence(0))
     pairwise.attach(0.0)
     assert pairwise.core is not None
     assert pairwise.core.config.exact == 1

@@ -17,7 +17,7 @@ from shoal.gossip.net.frames import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTE
 from shoal.gossip.net.libp2p_adapters import LaneStream
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 from shoal.gossip.net.libp2p_node import Network
-from shoal.gossip.net.peers import MAX_BACKLOG_BYTES, VERSION, Hello, Peer
+from shoal.gossip.net.peers import MAX_BACKLOG_BYTES, WIRE, Hello, Peer
 
 
 async def ended(stream: LaneStream) -> None:
@@ -60,8 +60,11 @@ BAD_HELLOS = [
     frame(b"x" * 1024),
     PREFIX.pack(1025, 0),
     PREFIX.pack(0xFFFFFFFF, 0xFFFFFFFF),
-    Hello(VERSION, "s" * 201, b"i").frame(),
-    Hello(VERSION, "shoal", b"i" * 17).frame(),
+    Hello(WIRE[0], "s" * 201, b"i").frame(),
+    Hello(WIRE[0], "shoal", b"i" * 17).frame(),
+    Hello(WIRE[0], "shoal", b"i", minor=1 << 16).frame(),
+    Hello(WIRE[0], "shoal", b"i", features=("x",) * 33).frame(),
+    Hello(WIRE[0], "shoal", b"i", features=("x" * 25,)).frame(),
 ]
 
 
@@ -77,11 +80,30 @@ def test_a_bad_hello_costs_the_link(fast: bool) -> None:
     with_an_attacker(body, fast=fast)
 
 
-def test_another_version_is_refused_with_its_reason() -> None:
+@pytest.mark.parametrize("hello", [Hello(99, "shoal", b"i").frame(), frame(b"\x93\x63\xa5shoal\xc4\x01i")])
+def test_another_major_is_refused_with_a_sentence(hello: bytes) -> None:
     async def body(host: Libp2pHost, peer: Libp2pHost, network: Network) -> None:
-        _, stream = await attack(network, host, Hello(99, "shoal", b"i").frame())
+        _, stream = await attack(network, host, hello)
         await ended(stream)
-        assert (await wait_for(host, DialFailed)).reason == "other protocol version"
+        assert (await wait_for(host, DialFailed)).reason == (
+            "wire 2.0 and wire 99.0 do not fit: update shoal on the node of wire 2.0"
+        )
+
+    with_an_attacker(body)
+
+
+def test_both_sides_say_which_node_is_to_be_updated() -> None:
+    assert Hello(1, "shoal", b"i").mismatch() == (
+        "wire 1.0 and wire 2.0 do not fit: update shoal on the node of wire 1.0"
+    )
+    assert Hello(WIRE[0], "shoal", b"i", minor=9).mismatch() == ""
+
+
+def test_another_minor_and_unknown_features_are_no_reason_to_part() -> None:
+    async def body(host: Libp2pHost, peer: Libp2pHost, network: Network) -> None:
+        hello = Hello(WIRE[0], "shoal", b"i", minor=WIRE[1] + 7, features=("telepathy",))
+        await attack(network, host, hello.frame())
+        await wait_for(host, PeerFound)
 
     with_an_attacker(body)
 

@@ -121,3 +121,12 @@ def test_what_cannot_be_found_says_what_to_change(name: str, words: str) -> None
 def test_an_unknown_option_of_a_task_lists_the_valid_ones() -> None:
     with pytest.raises(BadOption, match="digits has no option shard; it has: share, alpha, seed, minimum"):
         load_task("digits", {"shard": "1/5"})
+
+
+def test_a_task_that_lacks_a_package_of_an_extra_says_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lacking.py").write_text("raise ModuleNotFoundError(name='sklearn.datasets')")
+    with pytest.raises(TaskNotFound, match=r"install scikit-learn with: pip install -e '\.\[testnet\]'"):
+        load_task("lacking:Mine", {})

@@ -15,10 +15,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from shoal.gossip.run_spec import RunSpec, TensorSpec
-from shoal.node import failpoints
+from shoal.node import children, failpoints
 from shoal.node.config.settings import RunConfig
 from shoal.node.errors import BadConfig, BadHome
 from shoal.node.failpoints import Failpoint
+from shoal.node.framing import Message, frame
 from shoal.node.trainer import ipc, supervisor
 from shoal.node.trainer.daemon_end import TrainerLine
 from shoal.node.trainer.spec import TrainerSpec
@@ -35,7 +36,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.events: list[Any] = []
-        self.reply: Callable[[ipc.Message], None] = lambda message: None
+        self.reply: Callable[[Message], None] = lambda message: None
         self.changed = trio.Event()
 
     def attached(self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[..., None]) -> None:
@@ -75,7 +76,7 @@ def with_line(tmp_path: Path, test: Callable[[TrainerLine, Heard, Path], Awaitab
 
 
 def attach(numel: int = 4) -> ipc.Attach:
-    return ipc.Attach(pid=4711, spec=SPEC, exchange_numel=numel, device="cpu", examples=1, mergeable=True)
+    return ipc.Attach(pid=4711, spec=SPEC, exchange_numel=numel, mergeable=True)
 
 
 async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -145,9 +146,9 @@ def test_a_trainer_that_cannot_start_says_so_without_attaching(tmp_path: Path) -
         b"\xff\xff\xff\xff",
         b"\x00\x00\x00\x01\xc1",
         b"\x00\x00\x00\x05",
-        ipc.frame(ipc.Idle(round=0, reason="")),
-        ipc.frame(attach()),
-        ipc.frame(attach())[:-3],
+        frame(ipc.Idle(round=0, reason="")),
+        frame(attach()),
+        frame(attach())[:-3],
     ],
 )
 def test_what_is_no_trainer_is_turned_away_and_the_line_goes_on(
@@ -205,13 +206,13 @@ def test_the_line_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_the_trainers_command_says_all_that_it_has_to_know() -> None:
-    run = RunConfig(task="digits", task_options={"share": "1/3"}, method="diloco", rounds=7, threads=2)
-    command = trainer_command(run, Path("a.sock"), Path("state"), engine="hivemind")
+    shared = {"task": "digits", "method": "diloco", "rounds": 7, "engine": "hivemind"}
+    run = msgspec.convert(shared | {"task_options": {"share": "1/3"}, "threads": 2}, RunConfig)
+    command = trainer_command(run, Path("a.sock"), Path("state"))
     assert command[:4] == [sys.executable, "-P", "-m", "shoal.node.trainer.process"]
     assert command[4:8] == ["--socket", "a.sock", "--state-dir", "state"]
     spec = msgspec.json.decode(command[9], type=TrainerSpec)
-    assert spec.engine == "hivemind"
-    for name in {*TrainerSpec.__struct_fields__} - {"engine"}:
+    for name in TrainerSpec.__struct_fields__:
         assert getattr(spec, name) == getattr(run, name)
 
 
@@ -245,7 +246,7 @@ class Story:
 def test_a_trainer_that_dies_is_started_again_and_the_reason_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(children, "FIRST_PAUSE", 0.01)
     caplog.set_level("INFO")
     story = Story(tmp_path, "kill -9 $$", ends=3)
     trio.run(story.supervisor.run)

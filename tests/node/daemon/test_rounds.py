@@ -62,15 +62,13 @@ class Table:
 
     def attach(self, initial: float = 1.0, *, asks: bool = True) -> "Table":
         self.segment.slots[0][:] = initial
-        message = ipc.Attach(
-            pid=1, spec=self.spec, exchange_numel=NUMEL, device="cpu", examples=10, mergeable=True, asks=asks
-        )
+        message = ipc.Attach(pid=1, spec=self.spec, exchange_numel=NUMEL, mergeable=True, asks=asks)
         self.rounds.attached(message, self.segment, self.told.append)
         return self
 
     def ask(self, value: float = 2.0) -> None:
         self.segment.exchange[:] = value
-        message = ipc.AskAllReduce(round=self.rounds.round, index=0, tag="params", weight=10.0, numel=NUMEL)
+        message = ipc.AskAllReduce(round=self.rounds.round, index=0, weight=10.0, numel=NUMEL)
         self.rounds.from_trainer(message)
 
     def agree(self, *contributors: PeerId) -> None:
@@ -216,7 +214,7 @@ def test_the_waiting_of_an_earlier_round_is_not_noted_again() -> None:
 
 def test_bodies_are_gathered_as_they_were_agreed() -> None:
     table = Table().attach()
-    table.rounds.from_trainer(ipc.AskGather(round=0, index=0, tag="masks", body=b"mine"))
+    table.rounds.from_trainer(ipc.AskGather(round=0, index=0, body=b"mine"))
     assert table.commands[-1] == commands.ContributeBody(0, b"mine")
     bodies = ((ME, b"mine"), (PEER, b"theirs"))
     table.rounds.notice(commands.Gathered(0, 0, bodies, 0.1, 0.2))
@@ -251,7 +249,7 @@ def test_a_state_in_a_wrong_place_is_not_taken(slot: int, round_: int) -> None:
 def test_a_vector_larger_than_its_region_is_refused() -> None:
     table = Table().attach()
     before = len(table.commands)
-    table.rounds.from_trainer(ipc.AskAllReduce(round=0, index=0, tag="", weight=1.0, numel=NUMEL + 1))
+    table.rounds.from_trainer(ipc.AskAllReduce(round=0, index=0, weight=1.0, numel=NUMEL + 1))
     assert len(table.commands) == before
     assert isinstance(table.told[-1], ipc.AskFailed)
     assert table.rounds.trainer is Trainer.WORKING

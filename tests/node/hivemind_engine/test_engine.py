@@ -13,6 +13,7 @@ import trio
 from shoal.crypto.keys import PeerId
 from shoal.gossip.member.commands import Averaged, Failed, SetEngine
 from shoal.methods.registry import load_method
+from shoal.node import children
 from shoal.node.config import engine_preflight, preflight
 from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.settings import load
@@ -105,7 +106,7 @@ def test_a_mean_that_was_not_made_fails_the_ask_and_says_why() -> None:
 
 
 def test_a_process_that_dies_fails_its_ask_and_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(children, "FIRST_PAUSE", 0.01)
     table = Table("die")
 
     async def test() -> None:
@@ -122,7 +123,7 @@ def test_a_process_that_dies_fails_its_ask_and_is_started_again(monkeypatch: pyt
 def test_a_silent_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "LEAST_SILENCE", 1.0)
     monkeypatch.setattr(engine, "GRACE", 0.1)
-    monkeypatch.setattr(engine, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(children, "FIRST_PAUSE", 0.01)
     table = Table("mute")
 
     async def test() -> None:
@@ -183,7 +184,7 @@ def test_a_codec_that_hivemind_lacks_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_node_that_nobody_can_dial_cannot_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(engine_preflight, "is_installed", lambda: True)
-    flags = {"run.task": "digits", "averaging.engine": "hivemind", "network.hidden": True, "http.port": 0}
+    flags = {"run.task": "digits", "run.engine": "hivemind", "network.hidden": True, "http.port": 0}
     config, _ = load(tmp_path, flags, {})
     with pytest.raises(BadConfig, match="leave out --hidden or --engine hivemind"):
         preflight.check(config)

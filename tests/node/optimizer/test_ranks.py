@@ -9,6 +9,7 @@ import pytest
 from fake_daemon import FakeDaemon, in_thread
 from torch import nn
 
+from shoal.node.framing import frame
 from shoal.node.optimizer.ranks import NoRanks, Ranks
 from shoal.node.trainer import ipc
 
@@ -72,7 +73,7 @@ def test_all_ranks_hold_what_the_first_averaged(daemon: FakeDaemon, home: Path) 
 def test_where_the_first_is_refused_the_others_are_told(daemon: FakeDaemon, home: Path) -> None:
     def serve() -> None:
         connection = daemon.accept()
-        connection.sendall(ipc.frame(ipc.Stop()))
+        connection.sendall(frame(ipc.Stop()))
         connection.close()
 
     serving = in_thread(serve)

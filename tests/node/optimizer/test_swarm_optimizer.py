@@ -313,7 +313,7 @@ def test_a_weight_that_peers_would_not_take_is_refused_in_a_sentence(weight: Any
         ({"name": "x" * 201}, "name"),
         ({"task": "x" * 201}, "task"),
         ({"quorum": 65}, "quorum"),
-        ({"rounds": -1}, "rounds = -1: give how many"),
+        ({"rounds": -1}, "rounds = -1: expected"),
         ({"options": {"lr": 10**30}}, "lr"),
     ],
 )

@@ -43,18 +43,6 @@ def test_a_peer_seen_again_is_replaced_but_how_it_was_met_stays(tmp_path: Path) 
     book.close()
 
 
-def test_failures_are_counted_and_peers_forgotten(tmp_path: Path) -> None:
-    book = Store(tmp_path / "shoal.db")
-    book.remember_peer(known("a"))
-    book.count_failure(PeerId("a"))
-    book.count_failure(PeerId("a"))
-    book.count_failure(PeerId("unknown"))
-    assert [peer.failures for peer in book.peers()] == [2]
-    book.forget_peer(PeerId("a"))
-    assert book.peers() == []
-    book.close()
-
-
 def test_the_book_keeps_the_newest_peers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAX_PEERS", 5)
     book = Store(tmp_path / "shoal.db")

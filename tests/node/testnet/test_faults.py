@@ -5,7 +5,7 @@ from itertools import islice, pairwise
 import msgspec
 import pytest
 
-from shoal.node.testnet.fault_schedule import AFTER, DOWN_SECONDS, Action, actions
+from shoal.node.testnet.fault_injection.schedule import AFTER, DOWN_SECONDS, Action, actions
 from shoal.node.testnet.faults import BadQuantity, Fault, Link, quantity
 from shoal.node.testnet.plan import Plan
 

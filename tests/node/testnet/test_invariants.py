@@ -11,10 +11,18 @@ from testnet_shaken import BACK_AT, EVENTS, PLAN, ROUND, SHAKEN, a_round, contri
 from shoal.node.status import RoundStatus
 from shoal.node.testnet.event_log import Event
 from shoal.node.testnet.faults import Holds
-from shoal.node.testnet.invariants import LOADING_SECONDS, Check, Shaken, costs, invariants
-from shoal.node.testnet.link_report import ShaperReport
+from shoal.node.testnet.invariants import (
+    LOADING_SECONDS,
+    Check,
+    Shaken,
+    costs,
+    durations,
+    invariants,
+    spans,
+    swarm_rounds,
+)
+from shoal.node.testnet.network.link_model import ShaperReport
 from shoal.node.testnet.plan import Plan
-from shoal.node.testnet.spans import durations, spans, swarm_rounds
 from shoal.node.testnet.verdict import judge
 from shoal.node.testnet.watch import Observed
 

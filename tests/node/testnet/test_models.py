@@ -7,7 +7,7 @@ import pytest
 
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.storage.checkpoint import Checkpoint, save
-from shoal.node.testnet.models import models_apart
+from shoal.node.testnet.verdict import models_apart
 
 RUN = b"r" * 32
 

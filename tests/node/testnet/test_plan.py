@@ -64,11 +64,9 @@ def test_a_node_is_started_as_a_person_would() -> None:
         *(sys.executable, "-P", "-m", "shoal.node", "start", "--home", "/homes/node-2", "--name", "node-2"),
         *("--listen", "/ip4/127.0.0.1/tcp/0", "--http-port", "0", "--no-mdns"),
         *("--log-level", "info", "--no-check"),
-        *("--task", "digits", "--task-option", "share=2/5"),
-        *("--task-option", "alpha=0.1", "--task-option", "seed=3"),
-        *("--method", "fedavg", "--option", "lr=0.05", "--option", "weighted=true"),
-        *("--rounds", "7", "--seed", "3", "--group-size", "16", "--quorum", "3", "--wait-for", "5"),
-        *("--wait-seconds", "50.0"),
+        *("--task-option", "share=2/5", "--task-option", "alpha=0.1", "--task-option", "seed=3"),
+        *("--task", "digits", "--method", "fedavg", "--option", "lr=0.05", "--option", "weighted=true"),
+        *("--rounds", "7", "--seed", "3", "--quorum", "3", "--wait-for", "5", "--wait-seconds", "50.0"),
         *("--patience", "4.0", "--join", "/ip4/127.0.0.1/tcp/9/p2p/x"),
     ]
 
@@ -81,8 +79,7 @@ def test_many_nodes_on_one_machine_are_given_time_to_load(nodes: int, seconds: s
 
 def test_a_node_that_trains_alone_waits_for_nobody() -> None:
     command = start_command(Plan(method="local"), 1, HOME, [], LOOPBACK)
-    assert "--wait-for" not in command
-    assert command[command.index("--quorum") + 1] == "1"
+    assert not {"--wait-for", "--quorum"} & set(command)
 
 
 def test_a_task_of_ones_own_gets_its_number_where_it_asks_for_it() -> None:
@@ -160,8 +157,7 @@ def test_pairwise_nodes_are_told_so_and_have_no_quorum() -> None:
     plan = Plan(exchange="pairwise")
     command = start_command(plan, 2, Path("h"), [], [])
     assert command[command.index("--exchange") + 1] == "pairwise"
-    assert command[command.index("--pushes") + 1] == "4"
-    assert command[command.index("--quorum") + 1] == "1"
+    assert "--quorum" not in command
     assert not plan.one_group
 
 

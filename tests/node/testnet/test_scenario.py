@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.node.testnet.fault_schedule import actions
+from shoal.node.testnet.fault_injection.schedule import actions
 from shoal.node.testnet.faults import Fault, Holds, Link
-from shoal.node.testnet.plan import BadPlan, Plan, check
-from shoal.node.testnet.scenario import load, plan_of
+from shoal.node.testnet.plan import BadPlan, Plan, check, load, plan_of
 
 SCENARIOS = sorted((Path(__file__).parents[3] / "scenarios").glob("*.toml"))
 

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 from testnet_fakes import peer_status, round_status, status
 
-from shoal.node.testnet.display import Display
 from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.tables import (
+    Display,
     line_of,
     links_of,
     live_view,

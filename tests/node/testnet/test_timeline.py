@@ -9,7 +9,7 @@ from shoal.node.testnet.event_log import Event
 from shoal.node.testnet.faults import Link
 from shoal.node.testnet.invariants import Shaken
 from shoal.node.testnet.plan import Plan
-from shoal.node.testnet.timeline import Band, bands, draw_timeline, loading, subtitle
+from shoal.node.testnet.plots import Band, bands, draw_timeline, loading, subtitle
 from shoal.node.testnet.verdict import judge
 from shoal.node.testnet.watch import Observed
 

@@ -65,7 +65,7 @@ class Table:
         self.daemon = daemon
         background = in_thread(lambda: work(self, daemon.attach()))
         method = FedAvg(FedAvgConfig(steps=STEPS, lr=0.5))
-        session = Session(ipc.Line(daemon.path), SPEC, method, INITIAL, device="cpu", examples=3)
+        session = Session(ipc.Line(daemon.path), SPEC, method, INITIAL)
         self.learner = Stepping(session, self.wait)
         try:
             with pytest.raises(RunOver):
@@ -233,7 +233,7 @@ def test_peers_that_wait_are_heard_only_in_the_round_they_wait_in(daemon: FakeDa
 
     background = in_thread(serve)
     method = FedAvg(FedAvgConfig(steps=STEPS, lr=0.5))
-    session = Session(ipc.Line(daemon.path), SPEC, method, INITIAL, device="cpu", examples=3)
+    session = Session(ipc.Line(daemon.path), SPEC, method, INITIAL)
     overlap = Overlap(session, method, lambda state, report: report)
     trained: Vector = np.array([1.0], np.float32)
     assert hurried.wait(60)
@@ -257,7 +257,7 @@ def test_a_daemon_that_goes_in_the_middle_of_local_work_ends_it(daemon: FakeDaem
 
     background = in_thread(serve)
     method = FedAvg(FedAvgConfig(steps=1_000_000, lr=0.5))
-    session = Session(ipc.Line(daemon.path), SPEC, method, INITIAL, device="cpu", examples=3)
+    session = Session(ipc.Line(daemon.path), SPEC, method, INITIAL)
     overlap = Overlap(session, method, lambda state, report: report)
     overlap.contribute(np.array([1.0], np.float32), 1.0, Report(0, 1, 1), {})
     background.join()

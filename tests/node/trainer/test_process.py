@@ -18,6 +18,7 @@ from torch import nn
 import shoal
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.tasks.digits import Digits
+from shoal.node.framing import frame
 from shoal.node.storage.model_file import save_model
 from shoal.node.storage.private_state import PrivateState
 from shoal.node.trainer import ipc
@@ -161,18 +162,6 @@ def test_hurry_ends_the_work_after_one_step_and_contributes(daemon: FakeDaemon) 
     assert run_trainer(daemon, spec(options={"steps": 100_000}), work) == 0
 
 
-def test_a_budget_of_seconds_ends_the_work(daemon: FakeDaemon) -> None:
-    def work() -> None:
-        one = daemon.attach()
-        one.send(ipc.Begin(round=0, slot=0, budget=0.05))
-        one.receive()
-        one.send(ipc.Averaged(contributors=("peer000",)))
-        assert 1 <= one.receive().steps < 1_000_000
-        stop(one)
-
-    assert run_trainer(daemon, spec(options={"steps": 1_000_000}), work) == 0
-
-
 def test_a_round_begins_from_what_the_daemon_put_in_the_slot(daemon: FakeDaemon) -> None:
     start = TorchLearner(Digits(share="1/5"), seed=9).initial
 
@@ -270,7 +259,7 @@ def test_the_end_of_the_line_ends_the_trainer_quietly(daemon: FakeDaemon) -> Non
 def test_a_second_trainer_is_turned_away_quietly(daemon: FakeDaemon) -> None:
     def work() -> None:
         connection = daemon.accept()
-        connection.sendall(ipc.frame(ipc.Stop()))
+        connection.sendall(frame(ipc.Stop()))
         connection.close()
 
     assert run_trainer(daemon, spec(), work) == 0

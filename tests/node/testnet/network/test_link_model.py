@@ -5,7 +5,13 @@ from random import Random
 import pytest
 
 from shoal.node.testnet.faults import Link
-from shoal.node.testnet.link_model import LEAST_RETRANSMISSION, QUEUE_SECONDS, SEGMENT_BYTES, Course, Egress
+from shoal.node.testnet.network.link_model import (
+    LEAST_RETRANSMISSION,
+    QUEUE_SECONDS,
+    SEGMENT_BYTES,
+    Course,
+    Egress,
+)
 
 
 def course(link: Link = Link(), back: Link = Link(), seed: int = 1) -> Course:  # noqa: B008

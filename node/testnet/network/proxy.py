@@ -1,6 +1,6 @@
 """The proxy of a testnet: every connection to a node passes through it, late, slowly, or not at all.
 
-    python -P -m shoal.node.testnet.proxy TESTNET_FOLDER
+    python -P -m shoal.node.testnet.network.proxy TESTNET_FOLDER
 
     dialler --connect--> announced port --> whose is it? --> course there --> listening port of the node
                                                         <-- course back <--
@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Final
 import psutil
 import trio
 
-from shoal.node.testnet.link_model import Course, Egress
-from shoal.node.testnet.link_report import ShaperReport, write_report
-from shoal.node.testnet.links import WIRES_NAME, Uncut, Wires, load_wires
+from shoal.node.testnet.network.link_model import Course, Egress, ShaperReport, write_report
+from shoal.node.testnet.network.links import WIRES_NAME, Uncut, Wires, load_wires
 from shoal.node.testnet.processes import NoTestnet, read_record
 
 if TYPE_CHECKING:

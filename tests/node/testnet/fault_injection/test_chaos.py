@@ -16,7 +16,7 @@ from testnet_fakes import Seen, plan_of, wait_until
 
 from shoal.node.testnet import launcher
 from shoal.node.testnet.event_log import read_events
-from shoal.node.testnet.fault_injection import Hands
+from shoal.node.testnet.fault_injection.injector import Hands
 from shoal.node.testnet.faults import Fault, Link
 from shoal.node.testnet.launcher import NodeFailed, up
 from shoal.node.testnet.plan import Plan
@@ -174,7 +174,7 @@ def test_the_proxy_ends_with_its_launcher_however_that_ends(tmp_path: Path, numb
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, env=TOOLS.environ, stderr=subprocess.DEVNULL) as launcher:
         wait_until(lambda: (tmp_path / "node-3" / "status.json").exists(), 40)
-        assert any("shoal.node.testnet.proxy" in each for each in left_over(tmp_path))
+        assert any("shoal.node.testnet.network.proxy" in each for each in left_over(tmp_path))
         os.kill(launcher.pid, number)
         launcher.wait(40)
     wait_until(lambda: left_over(tmp_path) == [])

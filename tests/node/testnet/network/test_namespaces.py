@@ -11,9 +11,9 @@ import psutil
 import pytest
 from testnet_fakes import wait_until
 
-from shoal.node.testnet import namespaces
 from shoal.node.testnet.faults import Link
-from shoal.node.testnet.namespaces import NoNamespace, run_all, run_each
+from shoal.node.testnet.network import namespaces
+from shoal.node.testnet.network.namespaces import NoNamespace, run_all, run_each
 
 LINK = Link(latency=0.08, jitter=0.02, loss=0.01, bandwidth_mbit=20)
 

@@ -6,13 +6,19 @@ TCP hides loss: a lost segment comes again after the retransmission time, and ev
 since a stream is delivered in order. So a loss is a stall here, not a hole. What is left out is the
 sender's congestion window: with much loss a real connection is slower than this one.
 
-Pure: the clock and the dice are handed in. node/testnet/proxy.py moves bytes by it.
+Pure: the clock and the dice are handed in. node/testnet/network/proxy.py moves bytes by it.
+
+What the proxy of a testnet says it has done, in a file that it writes again every second.
 """
 
 import math
+from pathlib import Path
 from random import Random
 from typing import Final
 
+import msgspec
+
+from shoal.node.storage.files import write_whole
 from shoal.node.testnet.faults import Link
 
 SEGMENT_BYTES: Final = 1448
@@ -69,3 +75,39 @@ class Course:
     def _odds(self, n_bytes: int, loss: float) -> float:
         """Return how likely it is that at least one of the segments is lost."""
         return 1.0 - (1.0 - loss) ** math.ceil(n_bytes / SEGMENT_BYTES)
+
+
+REPORT_NAME: Final = "shaper.json"
+
+
+class ShaperReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything since the proxy began."""
+
+    pid: int
+    connections: int
+    """That were opened through it."""
+    open: int
+    """Of these, those that are now."""
+    strangers: int
+    """Connections of which no node was found to be the dialler."""
+    stalls: int
+    """Losses: pieces that came a retransmission later."""
+    sent_bytes: dict[int, int]
+    """By node, what it sent to all others."""
+
+
+def write_report(directory: Path, report: ShaperReport) -> None:
+    """Write it, whole or not at all.
+
+    Raises:
+        FileNotFoundError: the testnet has been removed.
+    """
+    write_whole(directory / REPORT_NAME, msgspec.json.encode(report), is_durable=False)
+
+
+def read_report(directory: Path) -> ShaperReport | None:
+    """Return what the proxy of a testnet wrote last, if it wrote anything."""
+    try:
+        return msgspec.json.decode((directory / REPORT_NAME).read_bytes(), type=ShaperReport)
+    except (OSError, msgspec.MsgspecError):
+        return None

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from shoal.node.testnet.event_log import note
-from shoal.node.testnet.fault_injection import Hands, node_of
-from shoal.node.testnet.fault_schedule import AFTER, Action, actions
+from shoal.node.testnet.fault_injection.injector import Hands, node_of
+from shoal.node.testnet.fault_injection.schedule import AFTER, Action, actions
 from shoal.node.testnet.nodes import Testnet
 from shoal.node.testnet.plan import name_of
 from shoal.node.testnet.processes import is_running, read_record

@@ -14,11 +14,11 @@ import pytest
 import trio
 
 from shoal.node.testnet.faults import Link
-from shoal.node.testnet.link_report import read_report
-from shoal.node.testnet.links import Wires, proxy_command, save_wires
+from shoal.node.testnet.network.link_model import read_report
+from shoal.node.testnet.network.links import Wires, proxy_command, save_wires
+from shoal.node.testnet.network.proxy import Diallers, Proxy, ports_of_nodes
 from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.processes import Record, record_of, write_record
-from shoal.node.testnet.proxy import Diallers, Proxy, ports_of_nodes
 
 FAR = Link(latency=0.15)
 

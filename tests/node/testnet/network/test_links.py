@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.node.testnet import namespaces
 from shoal.node.testnet.faults import Fault, Link
-from shoal.node.testnet.links import (
+from shoal.node.testnet.network import namespaces
+from shoal.node.testnet.network.links import (
     PORTS,
     Uncut,
     Wires,

@@ -20,8 +20,9 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from shoal.node.errors import UserError
-from shoal.node.testnet import namespaces
+from shoal.node.storage.files import write_whole
 from shoal.node.testnet.faults import Link
+from shoal.node.testnet.network import namespaces
 from shoal.node.testnet.plan import BadPlan, Plan
 
 Means: TypeAlias = Literal["bare", "proxy", "namespaces"]
@@ -160,14 +161,13 @@ def wrapped(wires: Wires, index: int, command: Sequence[str]) -> list[str]:
 
 def proxy_command(directory: Path) -> list[str]:
     """Return the command line of the proxy."""
-    return [sys.executable, "-P", "-m", "shoal.node.testnet.proxy", str(directory)]
+    return [sys.executable, "-P", "-m", "shoal.node.testnet.network.proxy", str(directory)]
 
 
 def save_wires(directory: Path, wires: Wires) -> None:
     """Write the wish, whole or not at all."""
-    temporary = directory / f"{WIRES_NAME}.tmp"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(wires)))
-    temporary.replace(directory / WIRES_NAME)
+    text = msgspec.json.format(msgspec.json.encode(wires))
+    write_whole(directory / WIRES_NAME, text, is_durable=False)
 
 
 def load_wires(directory: Path) -> Wires:

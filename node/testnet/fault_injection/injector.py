@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shoal.node.testnet.event_log import note
-from shoal.node.testnet.fault_schedule import Action
+from shoal.node.testnet.fault_injection.schedule import Action
 from shoal.node.testnet.faults import Link
-from shoal.node.testnet.links import Uncut, changed, closing, load_wires
-from shoal.node.testnet.namespaces import run_each
+from shoal.node.testnet.network.links import Uncut, changed, closing, load_wires
+from shoal.node.testnet.network.namespaces import run_each
 from shoal.node.testnet.plan import BadPlan, Plan, name_of
 from shoal.node.testnet.processes import (
     NodeRecord,
