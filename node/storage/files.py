@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from shoal.gossip.events import Data
-
 TEMPORARY: Final = ".tmp"
 """What the name of a file ends with while it is being written."""
 
 
 def write_whole(
     path: Path,
-    *pieces: Data,
+    *pieces: bytes | memoryview,
     is_durable: bool = True,
     may_replace: bool = True,
     before_rename: Callable[[], None] = lambda: None,

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,10 +18,11 @@ from shoal.gossip.member.commands import (
     Finish,
     NewState,
     PeerAddresses,
+    Refused,
 )
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.dissemination import INTRODUCED
-from shoal.gossip.messages import Presence, Record, Records
+from shoal.gossip.messages import Describe, Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 
 SPEC = RunSpec(method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (4,)),))
@@ -117,3 +119,29 @@ def test_a_new_neighbour_is_introduced_to_few_of_many() -> None:
     for peer in neighbours:
         member.handle(PeerFound(peer), 1.0)
     assert len(told(heard(member, neighbours[0], 1), of=neighbours[0])) == INTRODUCED
+
+
+def reasons(effects: Effects) -> list[str]:
+    """Return what a member says of peers in other runs of the same name."""
+    notices = [effect.notice for effect in effects if isinstance(effect, Notify)]
+    return [notice.reason for notice in notices if isinstance(notice, Refused)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (msgspec.to_builtins(SPEC) | {"quorum": 3}, "quorum: 1 here, 3 there"),
+        (msgspec.to_builtins(SPEC) | {"telepathy": 1}, "it has settings that this node does not know"),
+        (msgspec.to_builtins(SPEC) | {"max_chunk_numel": 1 << 20}, "settings that this node does not know"),
+    ],
+)
+def test_a_peer_of_another_run_is_told_apart_in_words_whatever_build_it_is_of(
+    spec: dict[str, object], words: str
+) -> None:
+    [reason] = reasons(member_at_work().handle(Received(OTHER, Describe(msgspec.msgpack.encode(spec))), 1.0))
+    assert words in reason
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x81"])
+def test_a_spec_that_is_none_is_passed_over(garbage: bytes) -> None:
+    assert not reasons(member_at_work().handle(Received(OTHER, Describe(garbage)), 1.0))
