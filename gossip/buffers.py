@@ -6,9 +6,10 @@ brings the buffer back.
 """
 
 import weakref
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 KEEP_BYTES: Final = 64 << 20
 """Free memory that a process keeps for its next round."""
@@ -21,7 +22,7 @@ class Buffers:
         """`keep_bytes`: free memory above this goes back to the system."""
         self._free: dict[int, list[bytearray]] = {}
         self._keep_bytes = keep_bytes
-        self._lent: dict[int, weakref.ref[Any]] = {}
+        self._lent: dict[int, weakref.ref[npt.NDArray[np.uint8]]] = {}
 
     def take(self, size: int) -> memoryview:
         """Return memory of this size; what stands in it is anybody's."""

@@ -11,12 +11,17 @@ copies or encodes a tensor on its way through a core.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.messages import PeerMessage, Records
+
+if TYPE_CHECKING:
+    from shoal.gossip.member.commands import Notice
 
 Vector: TypeAlias = npt.NDArray[np.float32]
 """float32, one dimension, C-contiguous."""
@@ -75,7 +80,7 @@ class Received:
     """A message arrived from a peer whose identity the link has proved."""
 
     peer: PeerId
-    message: Any
+    message: PeerMessage
     data: Data = b""
 
 
@@ -98,11 +103,26 @@ class PeerLost:
     peer: PeerId
 
 
+class Timer(Enum):
+    """What a node waits for; each timer has one time, or none."""
+
+    BEAT = "beat"
+    DIALS = "dials"
+    MATCHMAKING = "matchmaking"
+    FINISH_EARLY = "finish early"
+    ALL_REDUCE = "all-reduce"
+    GATHER = "gather"
+    PUSH_SUM = "push-sum"
+    PUSH_SUM_GRACE = "push-sum grace"
+    SERVING = "serving"
+    FETCH = "fetch"
+
+
 @dataclass(frozen=True, slots=True)
 class TimerFired:
     """The time given in a `SetTimer` of this name has come."""
 
-    name: str
+    name: Timer
 
 
 SAME_IDENTITY: Final = "same identity"
@@ -135,7 +155,7 @@ class Send:
     """Send a message to a peer. Delivery is not promised; order between two peers is."""
 
     peer: PeerId
-    message: Any
+    message: PeerMessage
     data: Data | Loan = b""
 
     @property
@@ -148,7 +168,7 @@ class Send:
 class Publish:
     """Tell everyone who listens, by GossipSub. Cheap for us, not for the swarm: use rarely."""
 
-    message: Any
+    message: Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +187,7 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class ProbeLink:
     """Look whether the links to this peer still live: it was silent where it should have spoken."""
 
     peer: PeerId
@@ -178,16 +198,17 @@ class SetTimer:
     """Fire `TimerFired(name)` at this time. Setting a name again moves it; `at` infinity stops it."""
 
     at: float
-    name: str
+    name: Timer
 
 
 @dataclass(frozen=True, slots=True)
 class Notify:
     """A result for whoever runs the core."""
 
-    notice: Any
+    notice: "Notice"
 
 
-Event: TypeAlias = Any
-Effect: TypeAlias = Send | Publish | Dial | Drop | Doubt | SetTimer | Notify
+Happening: TypeAlias = Received | PeerFound | PeerLost | TimerFired | DialFailed | Learned
+"""What happens to a member, but for the commands of its node (member/commands.py)."""
+Effect: TypeAlias = Send | Publish | Dial | Drop | ProbeLink | SetTimer | Notify
 Effects: TypeAlias = list[Effect]

@@ -29,3 +29,20 @@ class Exchanged:
     """Who is in every chunk, sorted."""
     takeovers: int
     """How many parts changed their owner."""
+
+    @property
+    def fewest(self) -> int:
+        """How many contributed to the chunk with the fewest contributors; 1 of an empty vector."""
+        return min((mask.bit_count() for masks in self.masks for mask in masks), default=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """The gather is complete: the agreed bodies, sorted by peer id."""
+
+    bodies: tuple[tuple[PeerId, bytes], ...]
+
+    @property
+    def fewest(self) -> int:
+        """How many contributed."""
+        return len(self.bodies)

@@ -74,8 +74,6 @@ class HostStatistics:
     """Per connected peer: address and link class."""
     inbound: frozenset[PeerId] = frozenset()
     """Of these, the ones that dialled us: the port in such an address is none that they listen on."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Frames refused below the protocol, by reason."""
     bulk: tuple[int, float] = (0, 0.0)
     """Bytes sent in bulk, and the seconds in which some of them were being written."""
 
@@ -110,7 +108,7 @@ class Host(Protocol):
         """Close the links to a peer."""
         ...
 
-    def doubt_nowait(self, peer: PeerId) -> None:
+    def probe_nowait(self, peer: PeerId) -> None:
         """Look soon whether the links to a peer still live, and close those that do not."""
         ...
 

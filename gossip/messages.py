@@ -63,7 +63,7 @@ class Presence(Message, frozen=True):
     lease: Annotated[float, msgspec.Meta(gt=0, le=600.0)]
     """Seconds after which this record means nothing."""
     addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
-    has_made: bool = False
+    has_finished_round: bool = False
     """Whether it has finished a round since it was started, or since it took this lineage over."""
     engine: Annotated[tuple[Address, ...], msgspec.Meta(max_length=4)] = ()
     """Where its hivemind is reached, if its run averages with that engine."""
@@ -167,6 +167,9 @@ class Commit(Message, frozen=True):
     """As proposed."""
 
 
+Negotiation: TypeAlias = Propose | Accept | Decline | Commit
+"""What peers that are ready say to agree on a group."""
+
 # --- the exchange in a group ----------------------------------------------------------------------
 
 
@@ -246,6 +249,11 @@ class Missing(Exchange, frozen=True):
     members: Annotated[tuple[Slot, ...], msgspec.Meta(min_length=1, max_length=MAX_GROUP)]
 
 
+ExchangeMessage: TypeAlias = (
+    Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done | Digest | Reveal | Missing
+)
+
+
 # --- pairwise averaging ---------------------------------------------------------------------------
 
 
@@ -273,6 +281,9 @@ class Applied(Pairing, frozen=True):
     """I have applied what you gave up to this id, and nothing after it."""
 
     id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
+PairingMessage: TypeAlias = Push | Settle | Applied
 
 
 # --- fetching a state -----------------------------------------------------------------------------
@@ -318,6 +329,23 @@ class Chunk(Message, frozen=True):
     state: Hash
     chunk: Index
 
+
+FromDonor: TypeAlias = Offer | NotHeld | Wait | Chunk
+"""What a donor of a state answers."""
+
+PeerMessage: TypeAlias = (
+    Records
+    | Leave
+    | Describe
+    | Ready
+    | Negotiation
+    | ExchangeMessage
+    | PairingMessage
+    | Want
+    | Fetch
+    | FromDonor
+)
+"""All that peers say to each other; of `Records`, what travels is `SealedRecords`."""
 
 Wire: TypeAlias = (
     SealedRecords

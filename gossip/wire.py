@@ -11,7 +11,7 @@ Decoding raises `RemoteViolation` with a reason to count, and nothing else, what
 import math
 from collections import OrderedDict
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from nacl.signing import SigningKey
@@ -31,6 +31,7 @@ from shoal.gossip.messages import (
     Offer,
     Pairing,
     Part,
+    PeerMessage,
     Presence,
     Propose,
     Push,
@@ -57,7 +58,7 @@ MAX_AUTHORS: Final = 1024
 """Peers of whom the last two records stay open."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(Wire)
+_decoder: Final[msgspec.msgpack.Decoder[Wire]] = msgspec.msgpack.Decoder(Wire)
 _decode_presence = msgspec.msgpack.Decoder(Presence).decode
 
 
@@ -88,16 +89,18 @@ class Codec:
 
     # --- out --------------------------------------------------------------------------------------
 
-    def encode(self, message: Any) -> bytes:
+    def encode(self, message: PeerMessage) -> bytes:
         """Return the head of a frame."""
         if isinstance(message, BULK):
             return PLAIN + _encode(message)
+        body: Message
         if isinstance(message, Records):
-            message = SealedRecords(
-                tuple((self._sealed(record), age) for record, age in message.records), message.reply
-            )
+            sealed = tuple((self._sealed(record), age) for record, age in message.records)
+            body = SealedRecords(sealed, message.reply)
+        else:
+            body = message
         self._sequence += 1
-        return SIGNED + self._seal(type(message).__name__, self.run, self._sequence, message)
+        return SIGNED + self._seal(type(body).__name__, self.run, self._sequence, body)
 
     def encode_announcement(self, message: Records) -> bytes:
         """Return our own sealed presence, as everyone hears it."""
@@ -113,7 +116,7 @@ class Codec:
 
     # --- in ---------------------------------------------------------------------------------------
 
-    def decode(self, peer: PeerId, head: bytes, data_bytes: int) -> Any:
+    def decode(self, peer: PeerId, head: bytes, data_bytes: int) -> PeerMessage:
         """Return the message in a frame's head.
 
         Raises:
@@ -193,14 +196,14 @@ class Codec:
             raise RemoteViolation("other swarm")
         return envelope
 
-    def _parse(self, body: bytes) -> Any:
+    def _parse(self, body: bytes) -> Wire:
         try:
             return _decoder.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise RemoteViolation("malformed message") from error
 
 
-def _check_numbers(message: Any) -> None:
+def _check_numbers(message: Wire) -> None:
     # A NaN passes every comparison of a bound.
     if isinstance(message, Part | Push) and not math.isfinite(message.weight):
         raise RemoteViolation("weight is not finite")

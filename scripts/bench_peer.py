@@ -28,8 +28,8 @@ from shoal.gossip.member.commands import (
     Averaged,
     Contribute,
     Failed,
-    Met,
     NewState,
+    PeerAddresses,
     SetAddresses,
 )
 from shoal.gossip.member.member import Member, MemberConfig
@@ -131,7 +131,7 @@ class Peer:
             await self._barrier()
             usage, before = resource.getrusage(resource.RUSAGE_SELF), host.statistics()
             driver.command(Contribute(0, vector, 1.0))
-            while isinstance(notice := await self.notices.receive(), Met):
+            while isinstance(notice := await self.notices.receive(), PeerAddresses):
                 pass  # a word about addresses
             if not isinstance(notice, Averaged):
                 raise SystemExit(f"round failed: {notice.text if isinstance(notice, Failed) else notice}")

@@ -34,6 +34,7 @@ from multiaddr import Multiaddr
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.addresses import parse
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import PeerFound
 from shoal.gossip.host import FrameReceived, HostConfig
 from shoal.gossip.net.libp2p_adapters import LaneStream
@@ -93,7 +94,7 @@ def send_raw(address: str, n_bytes: int) -> Run:
 @asynccontextmanager
 async def running(suites: tuple[Suite, ...]) -> AsyncIterator[Network]:
     """Run a libp2p node that listens on loopback."""
-    network = Network(new_key(), suites=suites, announce=[], max_links=8, local_sockets=False)
+    network = Network(new_key(), suites=suites, announce=[], admission=Admission(8), local_sockets=False)
     async with background_trio_service(network.swarm):
         await network.swarm.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
         yield network

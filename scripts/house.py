@@ -3,7 +3,7 @@
     python scripts/house.py          # a line per figure
     python scripts/house.py --json   # one JSON object, with the places
 
-    phase_assigned_in          modules that assign an attribute `phase`
+    phase_assigned_in          modules that assign an attribute `phase` or `_phase`
     explicit_any_in_cores      places in the core packages of gossip where `Any` is written
     callable_parameters        parameters of constructors that are of type Callable
     modules                    modules per package, those of its sub-packages not counted
@@ -39,7 +39,7 @@ def is_core(path: str) -> bool:
 
 
 def assigns_phase(tree: ast.Module) -> bool:
-    """Tell whether a module assigns an attribute `phase` of anything."""
+    """Tell whether a module assigns the phase of anything."""
     targets: list[ast.expr] = []
     for node in ast.walk(tree):
         match node:
@@ -49,7 +49,9 @@ def assigns_phase(tree: ast.Module) -> bool:
                 targets.append(node.target)
     flat = [each for target in targets for each in ast.walk(target)]
     return any(
-        isinstance(each, ast.Attribute) and each.attr == "phase" and isinstance(each.ctx, ast.Store)
+        isinstance(each, ast.Attribute)
+        and each.attr in ("phase", "_phase")
+        and isinstance(each.ctx, ast.Store)
         for each in flat
     )
 

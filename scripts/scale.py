@@ -73,7 +73,7 @@ def measure(plan: Plan, told: Callable[[tuple[int, float, int]], None]) -> dict[
         "links": statistics.mean(links),
         "most_links": max(links),
         "known": statistics.mean(len(member.table) for member in members),
-        "addresses": statistics.mean(len(member.discovery.targets) for member in members),
+        "addresses": statistics.mean(len(member.dial_plan.targets) for member in members),
         "round_seconds": tally.peer_seconds / rounds,
         "rounds_counted": rounds / len(crowd.alive),
         "join_seconds": sorted(round(seconds, 2) for seconds in crowd.join_seconds),

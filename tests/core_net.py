@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Drop, Effects, Send, SetTimer
+from shoal.gossip.events import Drop, Effects, Send, SetTimer, Timer
 
 Handler = Callable[[PeerId, Any, Any, float], Effects]
 
@@ -34,7 +34,7 @@ class Net:
         self._dice = Random(seed)
         self._handlers: dict[PeerId, Handler] = {}
         self._timers: dict[PeerId, Callable[[float], Effects]] = {}
-        self._due: dict[tuple[PeerId, str], float] = {}
+        self._due: dict[tuple[PeerId, Timer], float] = {}
         self._queues: dict[tuple[PeerId, PeerId, bool], list[tuple[Any, bytes]]] = {}
 
     def join(self, peer: PeerId, handler: Handler, timer: Callable[[float], Effects]) -> None:
@@ -88,7 +88,7 @@ class Net:
             due = {key: at for key, at in self._due.items() if at <= end and key[0] not in self.dead}
             if not due:
                 break
-            peer, name = min(due, key=lambda each: (due[each], each))
+            peer, name = min(due, key=lambda each: (due[each], each[0], each[1].value))
             self.now = max(self.now, self._due.pop((peer, name)))
             self.carry_out(peer, self._timers[peer](self.now))
             self.run()

@@ -30,7 +30,9 @@ class Sizes:
         self._codec = Codec(key, "swarm", 1 << 50)
         self._codec.run = HASH
         addresses = (ADDRESS + self._peer,)
-        presence = Presence(HASH, "run", 1000, HASH, HASH, "working", 12.0, addresses, has_made=True)
+        presence = Presence(
+            HASH, "run", 1000, HASH, HASH, "working", 12.0, addresses, has_finished_round=True
+        )
         record = Record(self._peer, 1 << 50, presence)
         one = self._of(Records(((record, 1.25),)))
         self._record = self._of(Records(((record, 1.25), (record, 1.25)))) - one

@@ -10,11 +10,13 @@ from dataclasses import replace
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import Averaging, AveragingConfig
+from shoal.gossip import messages
+from shoal.gossip.averaging.all_reduce import AllReduce, ExchangeConfig
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import Drop, Effects, Send, Vector
 from shoal.gossip.group import Group
-from shoal.methods.base import AllReduce, Averaged, Method, State
+from shoal.methods import base
+from shoal.methods.base import Averaged, Method, State
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.lockstep import names
 
@@ -34,9 +36,9 @@ class Exchange:
         """The vectors become the means, in place."""
         peers = tuple(PeerId(f"p{i}") for i in range(len(vectors)))
         group = Group(bytes(16), 0, peers, (1,) * len(peers))
-        config = AveragingConfig(codec=codec, chunk_numel=chunk_numel, exact=exact)
+        config = ExchangeConfig(codec=codec, chunk_numel=chunk_numel, exact=exact)
         self.members = {
-            name: Averaging(
+            name: AllReduce(
                 name, group, 0, vectors[i], weights[i], config, feedback[i] if feedback is not None else None
             )
             for i, name in enumerate(peers)
@@ -66,6 +68,7 @@ class Exchange:
             sender, sent = self.queue.popleft()
             if sent.peer != but_not_to and not sent.is_void:
                 data = bytes(sent.data)
+                assert isinstance(sent.message, messages.Exchange)
                 self.take(sent.peer, self.members[sent.peer].handle(sender, sent.message, data, 0.0))
 
 
@@ -105,7 +108,7 @@ class CodedRun:
             for (peer, state), learner in zip(self.states.items(), self.learners, strict=True)
         }
         asks = {peer: next(each) for peer, each in steps.items()}
-        assert all(isinstance(ask, AllReduce) for ask in asks.values())
+        assert all(isinstance(ask, base.AllReduce) for ask in asks.values())
         vectors = [np.array(ask.vector) for ask in asks.values()]  # type: ignore[union-attr]
         weights = [float(ask.weight) for ask in asks.values()]  # type: ignore[union-attr]
         exchange = Exchange(vectors, weights, self.codec, self.feedback, exact=self.learners[0].buffers)

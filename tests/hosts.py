@@ -10,6 +10,7 @@ from multiaddr import Multiaddr
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.addresses import parse
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import PeerFound
 from shoal.gossip.host import HostConfig, HostEvent
 from shoal.gossip.net.frames import CONTROL
@@ -55,7 +56,7 @@ async def link(one: Libp2pHost, other: Libp2pHost) -> None:
 async def stranger(fast: bool = True) -> AsyncIterator[Network]:
     """Run a libp2p node that speaks none of our protocols unless the test does."""
     suites = suites_by_speed() if fast else ()
-    network = Network(new_key(), suites=suites, announce=[], max_links=64, local_sockets=True)
+    network = Network(new_key(), suites=suites, announce=[], admission=Admission(64), local_sockets=True)
     async with background_trio_service(network.swarm):
         await network.swarm.listen(Multiaddr(LOOPBACK))
         yield network

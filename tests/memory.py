@@ -128,7 +128,7 @@ class MemoryHost:
         else:
             self.net.link(self.me, peer, address)
 
-    def doubt_nowait(self, peer: PeerId) -> None:
+    def probe_nowait(self, peer: PeerId) -> None:
         """See `Host`; links in memory never go silent."""
 
     def drop_nowait(self, peer: PeerId, reason: str) -> None:

@@ -5,7 +5,6 @@ after the link is back: the worst that a network can do.
 """
 
 from collections.abc import Iterable
-from itertools import count
 from random import Random
 from typing import Any, Final
 
@@ -13,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.push_sum import LEAST_HELD, Pairwise, PairwiseConfig
+from shoal.gossip.averaging.push_sum import LEAST_HELD, PushSum, PushSumConfig
 from shoal.gossip.events import Drop, Effects, Send, SetTimer
+from shoal.gossip.sequence import Sequence
 
 WAIT: Final = 1.0
 Edges = Iterable[tuple[int, int]]
@@ -69,9 +69,9 @@ class Pairs:
         self.links = {frozenset((self.names[a], self.names[b])) for a, b in edges}
         self.dropped: list[tuple[PeerId, str]] = []
         self.lives = 0
-        self._config = PairwiseConfig(chunk_numel=chunk_numel, codec=codec, least_held=least_held)
+        self._config = PushSumConfig(chunk_numel=chunk_numel, codec=codec, least_held=least_held)
         self._numel = vectors.shape[1]
-        self.cores: dict[PeerId, Pairwise] = {}
+        self.cores: dict[PeerId, PushSum] = {}
         self._heap: list[tuple[PeerId, PeerId, Any, bytes]] = []
         self._due: dict[PeerId, float] = {}
         for name, vector, weight in zip(self.names, vectors, weights, strict=True):
@@ -79,11 +79,11 @@ class Pairs:
         for link in sorted(map(sorted, self.links)):
             self.connect(*link)
 
-    def start(self, name: PeerId) -> Pairwise:
+    def start(self, name: PeerId) -> PushSum:
         """Begin a peer's life, its first or another one."""
         self.lives += 1
-        epochs = count(self.lives << 32)
-        core = self.cores[name] = Pairwise(self._numel, self._config, lambda: next(epochs))
+        epochs = Sequence((self.lives << 32) - 1)
+        core = self.cores[name] = PushSum(self._numel, self._config, epochs)
         core.wait = WAIT
         return core
 

@@ -22,7 +22,7 @@ import trio
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import Effect, Send, Vector
 from shoal.gossip.host import HostConfig
-from shoal.gossip.member.commands import Arrived, Attach, NewState, Refused, Synced
+from shoal.gossip.member.commands import Attach, ChunksVerified, NewState, Refused, Synced
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.messages import Chunk
 from shoal.gossip.net.driver import Driver
@@ -123,7 +123,7 @@ async def fetch(megabytes: int, addresses: list[str]) -> None:
             for notice in node.notices[n_told:]:
                 n_told += 1
                 match notice:
-                    case Arrived():
+                    case ChunksVerified():
                         print(json.dumps({"arrived": len(notice.chunks)}), flush=True)
                     case Refused():
                         print(json.dumps({"refused": notice.peer, "reason": notice.reason}), flush=True)
@@ -135,7 +135,7 @@ async def fetch(megabytes: int, addresses: list[str]) -> None:
                             "round": notice.round,
                             "donors": notice.donors,
                             "is_right": bool(np.array_equal(notice.vector, make_state(megabytes))),
-                            "drops": dict(node.driver.drops),
+                            "drops": dict(node.driver.admission.counts),
                         }
                         print(json.dumps(told), flush=True)
                         nursery.cancel_scope.cancel()

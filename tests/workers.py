@@ -71,7 +71,7 @@ class Worker:
             await self._changed.wait()
         if isinstance(self._answer, commands.Failed):
             if not self._is_behind:
-                self.driver.command(commands.GiveUp())
+                self.driver.command(commands.AbortRound())
             return
         self.contributors.append(len(self._answer.exchanged.contributors))
         previous = self.hashes[-1]
@@ -94,7 +94,7 @@ class Worker:
 
     def notice(self, notice: Any) -> None:
         """Take note of what the member says."""
-        calm = commands.Averaged | commands.Hurry | commands.Met
+        calm = commands.Averaged | commands.FinishEarly | commands.PeerAddresses
         assert not self.is_calm or isinstance(notice, calm), notice
         match notice:
             case commands.Averaged() | commands.Failed():

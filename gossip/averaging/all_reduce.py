@@ -1,8 +1,8 @@
-"""Averaging: the all-reduce of one group, with parts that survive their owners.
+"""AllReduce: the all-reduce of one group, with parts that survive their owners.
 
 The vector is cut into one part per member, sized by the members' shares, and a part into chunks
-as the group's commit says. Every member sends each owner its chunks; the owner adds them in member order
-as soon as all have come, and sends the mean back with the list of contributors. Chunks flow independently, so
+as the group's commit says. Every member sends each owner its chunks; the owner adds them in member order as
+soon as all have come, and sends the mean back with the list of contributors. Chunks flow independently, so
 reducing, encrypting and sending overlap. A received mean takes the place of our own contribution,
 which nobody needs any more: one buffer serves both.
 
@@ -23,10 +23,10 @@ memory of the vector is nobody's but the exchange's until the end. `Done` says w
 where members were told different things, since links failed between some of them, the most common outcome
 stands and the others give up: they fetch the state of those that went on.
 
-Waiting: a member that sends nothing for `stall` seconds is lost (all say that they are alive), sooner where
-half of the others are done; one that is alive but slow is cut at `cut`. It is told, and a member cut by half
-of the others gives up, unless somebody has the means that it has: the round went on without it. Who is not
-linked to us is lost from the start; parts reach it through others.
+Waiting: a member that sends nothing for `silence_timeout` seconds is lost (all say that they are alive),
+sooner where half of the others are done; one that is alive but slow is cut at `slow_timeout`. It is told, and
+a member cut by half of the others gives up, unless somebody has the means that it has: the round went on
+without it. A member that is not linked to us is lost from the start; parts reach it through others.
 
 A member that dies leaves its chunks in the means that are made already, and nothing in the others: each
 mean names its contributors.
@@ -40,18 +40,18 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.attendance import Attendance
 from shoal.gossip.averaging.chunks import Chunks, weighted_mean
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.errors import LocalViolation
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged, Group
-from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, Exchange, Part, Reduced, Yield
+from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, ExchangeMessage, Part, Reduced, Yield
 from shoal.gossip.run_spec import CHUNK_NUMEL
 
-TIMER: Final = "averaging"
-SHORTEST_STALL: Final = 2.0
+SHORTEST_TIMEOUT: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
-BEAT: Final = SHORTEST_STALL / 4
+BEAT: Final = SHORTEST_TIMEOUT / 4
 """Seconds between signs of life."""
 OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
@@ -63,12 +63,12 @@ MAX_CIRCLES: Final = 2
 Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
 
 
-class AveragingConfig(msgspec.Struct, frozen=True, kw_only=True):
+class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an exchange goes by."""
 
-    stall: float = 15.0
+    silence_timeout: float = 15.0
     """Seconds without a sign of a member we wait for, after which it counts as lost; learned."""
-    cut: float = 60.0
+    slow_timeout: float = 60.0
     """Seconds after which members that are merely slow are left out; learned."""
     max_norm: float = 1e15
     """The largest Euclidean norm of a chunk that is believed."""
@@ -96,7 +96,7 @@ def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
         return bool(np.dot(numbers, numbers) <= max_norm**2)
 
 
-class Averaging:
+class AllReduce(Attendance):
     """One member's side of one all-reduce. See the module's docstring."""
 
     def __init__(
@@ -106,24 +106,20 @@ class Averaging:
         index: int,
         vector: Vector,
         weight: float,
-        config: AveragingConfig,
+        config: ExchangeConfig,
         feedback: Feedback | None = None,
     ) -> None:
         """`vector` float32 [n] is the contribution and becomes the mean, in place.
 
         `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated.
         """
+        super().__init__(me, group, index)
         n_members = len(group.members)
-        self.group, self.index, self.config = group, index, config
+        self.config = config
         self.result: Exchanged | None = None
         self.is_left_out = False
-        self.lost_members: list[PeerId] = []
-        self._members = group.members
-        self._number = {peer: number for number, peer in enumerate(group.members)}
-        self._mine = self._number[me]
         self._weight = weight
         self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback, config.exact)
-        self._alive = set(range(n_members))
         # Per part: the ballot we are promised to, and since when.
         self._ballot = [0] * n_members
         self._since = [0.0] * n_members
@@ -134,12 +130,7 @@ class Averaging:
         # The parts that we reduce: under which ballot, and their chunks that are not yet reduced.
         self._owning: dict[int, int] = {}
         self._open: dict[int, dict[int, _Collected]] = {}
-        self._outcome = b""
-        self._done: dict[int, bytes] = {}
         self._done_since = 0.0
-        self._cut_by: set[int] = set()
-        self._told: set[int] = set()
-        self._heard: dict[int, float] = {}
         self._next_tick = 0.0
 
     # --- commands ---------------------------------------------------------------------------------
@@ -162,9 +153,7 @@ class Averaging:
             self._forgive(now - self._next_tick)
         effects: Effects = []
         for member in self._overdue(now):
-            self._told.add(member)
-            effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
-            effects += self._lose(member, now)
+            effects += self._tell_cut(member) + self._lose(member, now)
         if not self.is_over:
             effects += self._to_all(Alive(self.group.id, self.index))
         return [*effects, *self._tick(now)]
@@ -192,7 +181,7 @@ class Averaging:
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
         self._chunks.take_back()
-        return self._to_all(Abandon(self.group.id, self.index))
+        return self._tell_abandon()
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -201,7 +190,20 @@ class Averaging:
         """Whether nothing more is waited for: complete, or left out."""
         return self.result is not None or self.is_left_out
 
-    def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+    @property
+    def outcome(self) -> Exchanged | None:
+        """See `shoal.gossip.averaging.exchange`."""
+        return self.result
+
+    def owns(self, index: int) -> bool:
+        """See `shoal.gossip.averaging.exchange`."""
+        return index == self.index
+
+    def fire(self, timer: Timer, now: float) -> Effects:
+        """See `shoal.gossip.averaging.exchange`."""
+        return self.timer(now) if timer is Timer.ALL_REDUCE else []
+
+    def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
         member = self._number.get(peer, self._mine)
         if member == self._mine or not isinstance(message, Talk):
@@ -224,7 +226,7 @@ class Averaging:
                 effects += self._finish_if_all_done()
                 if not self.is_over and self._overdue(now):
                     # A late timer forgives our own sleep first; nobody is lost here and now.
-                    effects.append(SetTimer(now, TIMER))
+                    effects.append(SetTimer(now, Timer.ALL_REDUCE))
                 return effects
         if message.part >= len(self._members) or message.ballot > self._last_ballot:
             return self._violation(member, "no such part", now)
@@ -297,12 +299,11 @@ class Averaging:
         return self._promise(part, ballot, now) + self._contribute(part)
 
     def _handle_cut(self, member: int, now: float) -> Effects:
-        self._cut_by.add(member)
-        self._told.add(member)
+        is_cut = self._is_cut_by_half(member)
         # With every mean in hand it does not matter that others left, if somebody says that it has the same.
         # Else there may be in ours what its giver had overwritten before it left: it had lost us by then.
         has_same = bool(self._outcome) and self._outcome in self._done.values()
-        if 2 * len(self._cut_by) >= len(self._members) - 1 and not has_same and not self.is_over:
+        if is_cut and not has_same and not self.is_over:
             return [*self.abandon(), *self._leave_out()]
         return self._lose(member, now)
 
@@ -314,8 +315,7 @@ class Averaging:
         is_fine = self.result is not None and (still_waits or has_same)
         if member in self._told or self.is_left_out or is_fine:
             return []
-        self._told.add(member)
-        return [Send(self._members[member], Cut(self.group.id, self.index))]
+        return self._tell_cut(member)
 
     # --- contributions ----------------------------------------------------------------------------
 
@@ -381,7 +381,7 @@ class Averaging:
         del self._open[part][chunk]
         ballot = self._owning[part]
         noted = self._note_mean(part, chunk, ballot, mask, now)
-        others = sorted(self._alive - {self._mine})
+        others = sorted(self._others)
         return [*(self._mean_message(member, part, chunk, ballot) for member in others), *noted]
 
     def _mean(self, part: int, chunk: int, held: _Collected) -> Vector | None:
@@ -423,11 +423,9 @@ class Averaging:
         return done + self._finish_if_all_done()
 
     def _finish_if_all_done(self) -> Effects:
-        others = self._alive - {self._mine}
-        if self._missing or self.is_over or not others <= self._done.keys():
+        if self._missing or self.is_over or not self._are_all_done():
             return []
-        outcomes = [self._outcome, *(self._done[member] for member in others)]
-        if self._outcome != max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome)):
+        if not self._has_outcome_that_stands():
             return self._leave_out()
         everyone = -1
         for masks in self._masks:
@@ -437,12 +435,12 @@ class Averaging:
         takeovers = sum(ballot > 0 for ballot in self._ballot)
         self._chunks.take_back()
         self.result = Exchanged(tuple(tuple(masks) for masks in self._masks), contributors, takeovers)
-        return [SetTimer(float("inf"), TIMER)]
+        return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
     def _leave_out(self) -> Effects:
         self.is_left_out = True
         self._chunks.take_back()
-        return [SetTimer(float("inf"), TIMER)]
+        return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
     # --- losing members ---------------------------------------------------------------------------
 
@@ -450,10 +448,8 @@ class Averaging:
         return [Drop(self._members[member], reason), *self._lose(member, now)]
 
     def _lose(self, member: int, now: float) -> Effects:
-        if member not in self._alive or member == self._mine or self.is_over:
+        if self.is_over or not self._is_new_loss(member):
             return []
-        self._alive.discard(member)
-        self.lost_members.append(self._members[member])
         effects: Effects = []
         for part in self._all():
             if self._owner(part, self._ballot[part]) == member and not all(self._masks[part]):
@@ -495,9 +491,6 @@ class Averaging:
     def _all(self) -> range:
         return range(len(self._members))
 
-    def _to_all(self, message: Talk) -> Effects:
-        return [Send(self._members[member], message) for member in sorted(self._alive - {self._mine})]
-
     @property
     def _last_ballot(self) -> int:
         return MAX_CIRCLES * len(self._members)
@@ -532,21 +525,22 @@ class Averaging:
         for part in self._all():
             since, owner = self._since[part], self._owner(part, self._ballot[part])
             for held in self._open.get(part, {}).values():
-                wait(self._unanswered(held), since + self.config.cut)
+                wait(self._unanswered(held), since + self.config.slow_timeout)
             if part not in self._owning and not all(self._masks[part]):
-                wait({owner}, since + OWNER_GRACE * self.config.cut)
+                wait({owner}, since + OWNER_GRACE * self.config.slow_timeout)
         if not self._missing:
-            wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.cut)
+            wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.slow_timeout)
         return due
 
     def _overdue(self, now: float) -> list[int]:
         """Members that are waited for no longer: too slow, or silent for too long."""
         # Where half of the others are done it is a link of ours that is at fault: they have what we lack.
         is_last = 2 * len(self._done) >= len(self._members) - 1
-        stall = min(self.config.stall, SHORTEST_STALL) if is_last else self.config.stall
+        longest = self.config.silence_timeout
+        silence = min(longest, SHORTEST_TIMEOUT) if is_last else longest
         waited_for = sorted(self._waited_for().items())
-        return [member for member, due in waited_for if now >= due or now - self._heard[member] >= stall]
+        return [member for member, due in waited_for if now >= due or now - self._heard[member] >= silence]
 
     def _tick(self, now: float) -> Effects:
-        self._next_tick = now + min(BEAT, self.config.stall)
-        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]
+        self._next_tick = now + min(BEAT, self.config.silence_timeout)
+        return [] if self.is_over else [SetTimer(self._next_tick, Timer.ALL_REDUCE)]

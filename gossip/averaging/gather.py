@@ -1,4 +1,4 @@
-"""Gathering: every member's small body, the same set on all members, fixed before anything is seen.
+"""Gather: every member's small body, the same set on all members, fixed before anything is seen.
 
     committing --all digests--> revealing --all bodies--> agreeing --> fetching --> finishing --> done
                or silence                   or silence
@@ -25,12 +25,12 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT, Averaging, AveragingConfig, Talk
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
-from shoal.gossip.group import Group
-from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, Exchange, Missing, Reveal
+from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, ExchangeConfig, Talk
+from shoal.gossip.averaging.attendance import Attendance
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
+from shoal.gossip.group import Bodies, Group
+from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, ExchangeMessage, Missing, Reveal
 
-TIMER: Final = "gathering"
 MAX_BODY_BYTES: Final = 4 << 20
 INNER_INDEX: Final = 500
 """The inner all-reduce of ask i is exchange i + 500 of the group."""
@@ -77,24 +77,21 @@ def decode_holding(mean: Vector) -> dict[int, bytes]:
     return agreed
 
 
-class Gathering:
+class Gather(Attendance):
     """One member's side of one gathering. See the module's docstring."""
 
-    def __init__(self, me: PeerId, group: Group, index: int, body: bytes, config: AveragingConfig) -> None:
+    def __init__(self, me: PeerId, group: Group, index: int, body: bytes, config: ExchangeConfig) -> None:
         """`body`: at most 4 MiB."""
-        self.group, self.index, self.config = group, index, config
+        super().__init__(me, group, index)
+        self.config = config
         self.step = Step.COMMITTING
         self.bodies: tuple[tuple[PeerId, bytes], ...] = ()
         """The agreed set, sorted by peer id, when done."""
-        self.inner: Averaging | None = None
-        self.lost_members: list[PeerId] = []
+        self.inner: AllReduce | None = None
         self._me = me
-        self._members = group.members
-        self._mine = group.members.index(me)
         self._held: dict[int, bytes] = {self._mine: body}
         self._digests = {self._mine: body_digest(group.id, index, self._mine, body)}
         self._unproved: dict[int, bytes] = {}
-        self._alive = set(range(len(group.members)))
         self._early: list[tuple[PeerId, Talk, Data]] = []
         self._vector: Vector = np.empty(0, dtype=np.float32)
         self._agreed: dict[int, bytes] = {}
@@ -102,11 +99,6 @@ class Gathering:
         self._asking: dict[int, int] = {}
         self._lacking: dict[int, set[int]] = {}
         self._told_lack: set[tuple[int, int]] = set()
-        self._outcome = b""
-        self._done: dict[int, bytes] = {}
-        self._cut_by: set[int] = set()
-        self._told: set[int] = set()
-        self._heard: dict[int, float] = {}
         self._due = self._next_tick = 0.0
 
     @property
@@ -114,18 +106,31 @@ class Gathering:
         """Whether nothing more is waited for."""
         return self.step in (Step.DONE, Step.FAILED)
 
+    @property
+    def outcome(self) -> Bodies | None:
+        """See `shoal.gossip.averaging.exchange`."""
+        return Bodies(self.bodies) if self.step is Step.DONE else None
+
+    def owns(self, index: int) -> bool:
+        """See `shoal.gossip.averaging.exchange`."""
+        return index in (self.index, self.index + INNER_INDEX)
+
+    def fire(self, timer: Timer, now: float) -> Effects:
+        """See `shoal.gossip.averaging.exchange`."""
+        return self.timer(now) if timer is Timer.GATHER else self.inner_timer(now)
+
     def begin(self, now: float) -> Effects:
         """Commit to our body."""
         self._heard = dict.fromkeys(range(len(self._members)), now)
-        self._due = now + self.config.stall
+        self._due = now + self.config.silence_timeout
         digest = Digest(self.group.id, self.index, self._digests[self._mine])
         return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
 
-    def handle(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this ask, or of its inner all-reduce, arrived."""
-        if peer not in self._members or peer == self._me:
+        if peer not in self._number or peer == self._me:
             return []
-        member = self._members.index(peer)
+        member = self._number[peer]
         self._heard[member] = now
         if message.index == self.index + INNER_INDEX:
             return self._to_inner(peer, message, data, now)
@@ -156,7 +161,7 @@ class Gathering:
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a member."""
-        return self._lose(self._members.index(peer), now) if peer in self._members else []
+        return self._lose(self._number[peer], now) if peer in self._number else []
 
     def timer(self, now: float) -> Effects:
         """Show that we live, and give up on what has not come."""
@@ -168,9 +173,7 @@ class Gathering:
             self._heard = dict.fromkeys(self._heard, now)
         effects = self._to_all(Alive(self.group.id, self.index))
         for member in sorted(self._overdue(now)):
-            self._told.add(member)
-            effects.append(Send(self._members[member], Cut(self.group.id, self.index)))
-            effects += self._lose(member, now)
+            effects += self._tell_cut(member) + self._lose(member, now)
         return effects + self._tick(now)
 
     def inner_timer(self, now: float) -> Effects:
@@ -178,10 +181,10 @@ class Gathering:
         return self._after_inner(self.inner.timer(now), now) if self.inner is not None else []
 
     def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
-        """See `Averaging`."""
-        if peer not in self._members:
+        """See `AllReduce`."""
+        if peer not in self._number:
             return []
-        member = self._members.index(peer)
+        member = self._number[peer]
         self._heard[member] = now
         if not is_ahead or self.step is not Step.FINISHING or member not in self._alive:
             return []
@@ -190,7 +193,7 @@ class Gathering:
 
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
-        return self._to_all(Abandon(self.group.id, self.index))
+        return self._tell_abandon()
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -231,20 +234,16 @@ class Gathering:
         return effects + self._fetch(now)
 
     def _handle_cut(self, member: int, now: float) -> Effects:
-        self._cut_by.add(member)
-        self._told.add(member)
+        is_cut = self._is_cut_by_half(member)
         incomplete = self.step not in (Step.FINISHING, Step.DONE, Step.FAILED)
-        if incomplete and 2 * len(self._cut_by) >= len(self._members) - 1:
+        if incomplete and is_cut:
             self.step = Step.FAILED
             return self.abandon()
         return self._lose(member, now)
 
     def _turn_away(self, member: int) -> Effects:
         """Tell a member once that we do not wait for it: its link to us may never have broken for it."""
-        if member in self._told:
-            return []
-        self._told.add(member)
-        return [Send(self._members[member], Cut(self.group.id, self.index))]
+        return [] if member in self._told else self._tell_cut(member)
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -262,17 +261,17 @@ class Gathering:
         return set()
 
     def _overdue(self, now: float) -> set[int]:
-        stall = self.config.stall
+        silence = self.config.silence_timeout
         if self.step is not Step.FINISHING:
             return self._awaited() if now >= self._due else set()
         # They may be waiting for others whom we do not see, and say that they live.
-        return {m for m in self._awaited() if now >= min(self._due + stall, self._heard[m] + stall)}
+        return {m for m in self._awaited() if now >= min(self._due + silence, self._heard[m] + silence)}
 
     def _advance(self, now: float) -> Effects:
         effects: Effects = []
         if self.step is Step.COMMITTING and not self._awaited():
             self.step = Step.REVEALING
-            self._due = now + self.config.stall
+            self._due = now + self.config.silence_timeout
             effects += self._to_all(Reveal(self.group.id, self.index, self._mine), self._held[self._mine])
         if self.step is Step.REVEALING and not self._awaited():
             effects += self._agree(now)
@@ -284,11 +283,11 @@ class Gathering:
         self._vector = encode_holding(held, len(self._members))
         index = self.index + INNER_INDEX
         # Others may still wait for a body that reached us, for as long as one may wait for bodies.
-        cut, numel = self.config.cut + self.config.stall, len(self._vector)
+        cut, numel = self.config.slow_timeout + self.config.silence_timeout, len(self._vector)
         # A part is one chunk, so that what comes early is a handful of messages, whoever owns how much.
-        config = msgspec.structs.replace(self.config, cut=cut, chunk_numel=numel)
+        config = msgspec.structs.replace(self.config, slow_timeout=cut, chunk_numel=numel)
         # Of the same shares: who lacks a link to another member reduces nothing here either.
-        self.inner = Averaging(self._me, self.group, index, self._vector, 1.0, config)
+        self.inner = AllReduce(self._me, self.group, index, self._vector, 1.0, config)
         effects = self._after_inner(self.inner.begin(now), now)
         for member in sorted(set(range(len(self._members))) - self._alive):
             effects += self._after_inner(self.inner.lost(self._members[member], now), now)
@@ -297,7 +296,7 @@ class Gathering:
             effects += self._to_inner(peer, message, data, now)
         return effects
 
-    def _to_inner(self, peer: PeerId, message: Exchange, data: Data, now: float) -> Effects:
+    def _to_inner(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         if not isinstance(message, Talk):
             return []
         if self.inner is None:
@@ -315,7 +314,7 @@ class Gathering:
             return effects
         self.step = Step.FETCHING
         for peer in self.inner.lost_members:
-            self._forget(self._members.index(peer))
+            self._is_new_loss(self._number[peer])
         self._agreed = decode_holding(self._vector)
         for member in list(self._held):
             # What is not in the set is given to nobody, so that all come to the same end.
@@ -339,7 +338,7 @@ class Gathering:
                 )
                 if member in self._agreed and left:
                     self._asking[member] = left[0]
-                    self._due = now + self.config.stall
+                    self._due = now + self.config.silence_timeout
                 else:
                     self._agreed.pop(member, None)
             # Those that asked us are told that we lack it too, by our asking them.
@@ -357,39 +356,28 @@ class Gathering:
         if self.step is not Step.FETCHING or self._agreed.keys() - self._held.keys():
             return []
         self.step = Step.FINISHING
-        self._due = now + self.config.stall
+        self._due = now + self.config.silence_timeout
         text = b"".join(bytes([member]) + self._agreed[member] for member in sorted(self._agreed))
         self._outcome = blake2b(text, digest_size=16).digest()
         done = Done(self.group.id, self.index, self._outcome)
         return [*self._to_all(done), *self._finish_if_all_done()]
 
     def _finish_if_all_done(self) -> Effects:
-        others = self._alive - {self._mine}
-        if self.step is not Step.FINISHING or not others <= self._done.keys():
+        if self.step is not Step.FINISHING or not self._are_all_done():
             return []
-        outcomes = [self._outcome, *(self._done[member] for member in others)]
-        stands = max(outcomes, key=lambda outcome: (outcomes.count(outcome), outcome))
-        self.step = Step.DONE if self._outcome == stands else Step.FAILED
+        self.step = Step.DONE if self._has_outcome_that_stands() else Step.FAILED
         self.bodies = tuple(sorted((self._members[m], self._held[m]) for m in self._agreed))
-        return [SetTimer(float("inf"), TIMER)]
+        return [SetTimer(float("inf"), Timer.GATHER)]
 
     # --- small things -----------------------------------------------------------------------------
-
-    def _to_all(self, message: Exchange, data: Data = b"") -> Effects:
-        return [Send(self._members[member], message, data) for member in sorted(self._alive - {self._mine})]
-
-    def _forget(self, member: int) -> None:
-        if member in self._alive and member != self._mine:
-            self._alive.discard(member)
-            self.lost_members.append(self._members[member])
 
     def _lose(self, member: int, now: float) -> Effects:
         if self.is_over:
             return []
-        self._forget(member)
+        self._is_new_loss(member)
         effects = self._after_inner(self.inner.lost(self._members[member], now), now) if self.inner else []
         return [*effects, *self._fetch(now), *self._advance(now), *self._finish_if_all_done()]
 
     def _tick(self, now: float) -> Effects:
-        self._next_tick = now + min(BEAT, self.config.stall)
-        return [] if self.is_over else [SetTimer(self._next_tick, TIMER)]
+        self._next_tick = now + min(BEAT, self.config.silence_timeout)
+        return [] if self.is_over else [SetTimer(self._next_tick, Timer.GATHER)]

@@ -1,4 +1,4 @@
-"""Pairwise averaging: push-sum, where each step gives half of what one has to one neighbour.
+"""PushSum: pairwise averaging, where each step gives half of what one has to one neighbour.
 
 Every peer has a mass: a vector of sums and a weight. A step halves both, keeps one half and pushes the other
 to a linked peer, the next in rotation; what arrives is added. The estimate of the mean is sums / weight.
@@ -28,10 +28,9 @@ mints new mass. Each chunk of the vector has a weight of its own, so that none w
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -40,11 +39,12 @@ import numpy.typing as npt
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import is_sane
 from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, Codec, encode_with_feedback, with_exact_end
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
-from shoal.gossip.messages import Applied, Pairing, Push, Settle
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
+from shoal.gossip.messages import Applied, PairingMessage, Push, Settle
 from shoal.gossip.run_spec import CHUNK_NUMEL
+from shoal.gossip.sequence import Sequence
 
-TIMER: Final = "pairwise"
+Span: TypeAlias = "slice[int, int, None]"
 INFINITY: Final = float("inf")
 MAX_DOUBTFUL: Final = 4
 """Peers without a link for which a push is kept: each costs half a vector's memory at most."""
@@ -58,7 +58,7 @@ MAX_ASKS: Final = 2
 """Unanswered questions after which a step goes on without its peer."""
 
 
-class PairwiseConfig(msgspec.Struct, frozen=True, kw_only=True):
+class PushSumConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What pairwise averaging goes by."""
 
     max_norm: float = 1e15
@@ -95,13 +95,11 @@ class _Given:
     asks: int = 0
 
 
-class Pairwise:
+class PushSum:
     """One peer's mass, and what is under way. See the module's docstring."""
 
-    def __init__(
-        self, numel: int, config: PairwiseConfig, next_epoch: Callable[[], int], run: bytes = b""
-    ) -> None:
-        """`next_epoch()`: larger every time, and larger than any this identity has used before."""
+    def __init__(self, numel: int, config: PushSumConfig, epochs: Sequence, run: bytes = b"") -> None:
+        """`epochs`: of what we give, and of our answers to those whom we do not know."""
         self.config, self.run = config, run
         self.wait = 15.0
         """Seconds after which a push that is not acknowledged is asked about; learned."""
@@ -116,7 +114,7 @@ class Pairwise:
         """Who has given us something since this was last emptied."""
         self.target: PeerId | None = None
         """To whom the step that is under way gives."""
-        self._next_epoch = next_epoch
+        self._epochs = epochs
         self._codec = CODECS[config.codec]
         self._linked: set[PeerId] = set()
         self._given: OrderedDict[PeerId, _Given] = OrderedDict()
@@ -227,7 +225,7 @@ class Pairwise:
                 given.stage, given.due = Stage.UNKNOWN, INFINITY
         return effects + self._set_timer()
 
-    def handle(self, peer: PeerId, message: Pairing, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: PairingMessage, data: Data, now: float) -> Effects:
         """A message of this protocol arrived."""
         match message:
             case Push():
@@ -255,7 +253,7 @@ class Pairwise:
         return [Send(peer, Applied(epoch, message.id))] if is_last else []
 
     def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:
-        epoch, last = self._applied.get(peer) or (-1, self._next_epoch())
+        epoch, last = self._applied.get(peer) or (-1, self._epochs.next())
         if message.epoch < epoch:
             return []
         self._applied[peer] = (message.epoch, last)
@@ -310,7 +308,7 @@ class Pairwise:
     def _ask(self, peer: PeerId, now: float) -> Effects:
         given = self._given[peer]
         if given.stage is not Stage.ASKING:
-            given.stage, given.epoch, given.asks = Stage.ASKING, self._next_epoch(), 0
+            given.stage, given.epoch, given.asks = Stage.ASKING, self._epochs.next(), 0
         given.asks += 1
         given.due = now + self.wait
         return [Send(peer, Settle(given.epoch)), *self._set_timer()]
@@ -326,7 +324,7 @@ class Pairwise:
         self.sums[self._slice(chunk)] += numbers
         self.weights[chunk] += weight
 
-    def _decode(self, data: Data, here: slice) -> Vector | None:
+    def _decode(self, data: Data, here: "Span") -> Vector | None:
         codec, numel = self._codec_of(here), here.stop - here.start
         if len(data) != codec.size(numel):
             return None
@@ -335,16 +333,18 @@ class Pairwise:
         except BadCode:
             return None
 
-    def _codec_of(self, here: slice) -> Codec:
+    def _codec_of(self, here: "Span") -> Codec:
         return with_exact_end(self._codec, self._exact(here))
 
-    def _exact(self, here: slice) -> int:
+    def _exact(self, here: "Span") -> int:
         """Return how many of the numbers here, at the end, belong to the model's buffers."""
-        return int(min(here.stop - here.start, max(0, here.stop - self.sums.size + self.config.exact)))
+        return min(here.stop - here.start, max(0, here.stop - self.sums.size + self.config.exact))
 
-    def _slice(self, chunk: int) -> slice:
+    def _slice(self, chunk: int) -> "Span":
         lo = chunk * self.config.chunk_numel
         return slice(lo, min(lo + self.config.chunk_numel, self.sums.size))
 
     def _set_timer(self) -> Effects:
-        return [SetTimer(min((given.due for given in self._given.values()), default=INFINITY), TIMER)]
+        return [
+            SetTimer(min((given.due for given in self._given.values()), default=INFINITY), Timer.PUSH_SUM)
+        ]

@@ -6,11 +6,10 @@ much. With lines of b it is through after (1 + p (n - 2)) / b. The slowest is so
 reduce anything take equally long, T, and those that need longer than T for their contribution alone reduce
 nothing: p = max(0, T b - 1) / (n - 2), with T such that the shares add up to one.
 
-What a line carries is measured in the node's own exchanges (`Uplink`). Rounds that send for less than a
-second count as one of a second with equal parts: a line that holds nobody up is fast enough, and who sends
-more since its part is larger has no faster one. Rates are powers of two, and
-those within a factor of two are taken for equal: parts must not follow noise. Who does not know its line
-yet counts as the median of those who do.
+What a line carries is measured in the node's own exchanges (`UplinkEstimate`). Rounds that send for less
+than a second do not raise the estimate, and rates are normalised by the size of the part. Rates are powers
+of two, and those within a factor of two are taken for equal: parts must not follow noise. A peer that does
+not know its line yet counts as the median of those that do.
 """
 
 from collections import deque
@@ -64,7 +63,7 @@ def load(shares: Sequence[int], member: int) -> float:
     return (1 + others * shares[member] / sum(shares)) / (1 + others / len(shares))
 
 
-class Uplink:
+class UplinkEstimate:
     """What a node's own line carries to all others together."""
 
     def __init__(self) -> None:

@@ -33,15 +33,14 @@ from typing import Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Effects, Send, SetTimer
+from shoal.gossip.events import Effects, Send, SetTimer, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.bandwidth import shares_by
 from shoal.gossip.matchmaking.grid import deal
-from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready
+from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Negotiation, Propose, Ready
 from shoal.gossip.run_spec import CHUNK_NUMEL
 
 INFINITY: Final = float("inf")
-TIMER: Final = "matchmaking"
 MAX_ACCEPTED: Final = 64
 """Proposals that are remembered as accepted: an honest search needs a few, a liar could make any number."""
 
@@ -210,6 +209,18 @@ class Matchmaking:
         return self._evaluate(now)
 
     # --- messages ---------------------------------------------------------------------------------
+
+    def handle(self, peer: PeerId, message: Negotiation, now: float) -> Effects:
+        """A peer that is ready has something to say about a group."""
+        match message:
+            case Propose():
+                return self.handle_propose(peer, message, now)
+            case Accept():
+                return self.handle_accept(peer, message, now)
+            case Decline():
+                return self.handle_decline(peer, message, now)
+            case Commit():
+                return self.handle_commit(peer, message, now)
 
     def handle_ready(self, peer: PeerId, message: Ready, now: float) -> Effects:
         """A peer is ready too."""
@@ -480,4 +491,4 @@ class Matchmaking:
 
     def _fire(self, at: float) -> Effects:
         self._fire_at = at
-        return [SetTimer(at, TIMER)]
+        return [SetTimer(at, Timer.MATCHMAKING)]

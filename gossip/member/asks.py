@@ -1,4 +1,4 @@
-"""Exchanges: the asks of a node's trainer, one after the other, and what comes early or late for them.
+"""AskQueue: the asks of a node's trainer, one after the other, and what comes early or late for them.
 
 A round may have several asks (the trainer wants a mean, then another): exchange `index` of the same group.
 Peers can be an ask ahead of us: what they send is kept. They can also wait for us in a group that is
@@ -6,23 +6,24 @@ over for us: they are told so, once a second.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_STALL, TIMER, Averaging, AveragingConfig
-from shoal.gossip.averaging.gather import INNER_INDEX, Gathering, Step
-from shoal.gossip.averaging.gather import TIMER as GATHERING
+from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce, ExchangeConfig
+from shoal.gossip.averaging.exchange import GroupExchange
+from shoal.gossip.averaging.gather import INNER_INDEX, Gather
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import Deadline
-from shoal.gossip.events import Doubt, Effects, Notify, Received, Send
-from shoal.gossip.group import Group
+from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send, Timer
+from shoal.gossip.group import Bodies, Exchanged, Group
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from shoal.gossip.membership.swarm_view import Phase, Standing
-from shoal.gossip.messages import Abandon, Cut, Exchange
+from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.swarm_view import SwarmView
+from shoal.gossip.messages import Abandon, Cut, Exchange, ExchangeMessage
 
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
@@ -31,22 +32,18 @@ MAX_KEPT: Final = 4096
 MAX_PAST: Final = 64
 """Groups that are remembered as over, so that who still waits there is told, and none is formed again."""
 MAX_TOLD: Final = 128
-TIMERS: Final = (TIMER, GATHERING)
 
 
-class Exchanges:
+class AskQueue:
     """The exchanges of one node. See the module's docstring."""
 
-    def __init__(self, at: Standing, patience: float, tell: Callable[[PeerId], Effects]) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline.
-
-        `tell(peer)`: sends a peer our record.
-        """
-        self._at, self._tell = at, tell
-        self.current: Averaging | Gathering | None = None
+    def __init__(self, view: SwarmView, patience: float, dissemination: Dissemination) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline."""
+        self._view, self._dissemination = view, dissemination
+        self.current: GroupExchange | None = None
         self.asked_at = 0.0
         """When the trainer asked."""
-        self.wait = Deadline(patience, floor=SHORTEST_STALL)
+        self.wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self.feedback: dict[int, Feedback] = {}
         """By ask of a round: what lossy codecs owe."""
         self._pending: Contribute | ContributeBody | None = None
@@ -93,24 +90,23 @@ class Exchanges:
         if self.current is None:
             self._formed_at = now
         wait = self.wait.seconds()
-        config = AveragingConfig(stall=wait, cut=wait, chunk_numel=group.chunk_numel)
-        self._at.phase = Phase.EXCHANGING
+        config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=group.chunk_numel)
         self._formed_at = max(self._formed_at, self.asked_at)
         if isinstance(pending, Contribute):
-            if (spec := self._at.spec) is not None:
+            if (spec := self._view.spec) is not None:
                 # What is as long as the params ends in the model's buffers.
                 exact = spec.buffers if pending.vector.size == spec.params_numel else 0
                 config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
             owed = self._feedback(pending)
-            self.current = Averaging(
-                self._at.me, group, pending.index, pending.vector, pending.weight, config, owed
+            self.current = AllReduce(
+                self._view.me, group, pending.index, pending.vector, pending.weight, config, owed
             )
         else:
-            self.current = Gathering(self._at.me, group, pending.index, pending.body, config)
-        effects = self._after(self.current.begin(now), now)
+            self.current = Gather(self._view.me, group, pending.index, pending.body, config)
+        effects = self.current.begin(now)
         for peer in group.members:
-            if peer != self._at.me and peer not in self._at.reach:
-                effects += self._after(self.current.lost(peer, now), now)
+            if peer != self._view.me and peer not in self._view.reach:
+                effects += self.current.lost(peer, now)
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         for event in kept:
             effects += self.receive(event, now)
@@ -134,7 +130,9 @@ class Exchanges:
     def is_busy(self) -> bool:
         """Whether an exchange with others is under way."""
         exchange = self.current
-        return self._at.phase is Phase.EXCHANGING and exchange is not None and len(exchange.group.members) > 1
+        return (
+            self._view.phase is Phase.EXCHANGING and exchange is not None and len(exchange.group.members) > 1
+        )
 
     @property
     def load(self) -> float:
@@ -142,45 +140,46 @@ class Exchanges:
         if self.current is None:
             return 1.0
         group = self.current.group
-        return load(group.shares, group.members.index(self._at.me))
+        return load(group.shares, group.members.index(self._view.me))
 
     # --- events -----------------------------------------------------------------------------------
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """A peer is gone."""
-        return [] if self.current is None else self._after(self.current.lost(peer, now), now)
+        return [] if self.current is None else self.current.lost(peer, now)
 
-    def timer(self, name: str, now: float) -> Effects:
-        """One of `TIMERS` has fired."""
+    def timer(self, name: Timer, now: float) -> Effects:
+        """A timer of an exchange has fired."""
         exchange = self.current
         if exchange is None:
             return []
-        if name == GATHERING:
-            return self._after(exchange.timer(now), now) if isinstance(exchange, Gathering) else []
-        tick = exchange.inner_timer if isinstance(exchange, Gathering) else exchange.timer
         known = set(exchange.lost_members)
-        effects = tick(now)
-        silent = self._at.table.connected & set(exchange.lost_members) - known
+        effects = exchange.fire(name, now)
+        silent = self._view.table.connected & set(exchange.lost_members) - known
+        if name is Timer.GATHER:
+            # Members that did not commit or reveal in time may be waiting for others, and say that they live.
+            return effects
         # Whatever comes from one of them next takes it from among the late again.
-        self._at.late |= silent
-        return self._after([*effects, *(Doubt(peer) for peer in sorted(silent))], now)
+        self._view.note_unresponsive(silent)
+        return [*effects, *(ProbeLink(peer) for peer in sorted(silent))]
 
     def receive(self, event: Received, now: float) -> Effects:
         """Take a message of an exchange: of this ask, of the next, or of one that is over."""
         message = event.message
+        if not isinstance(message, Exchange):
+            return []
         exchange = self.current
         if exchange is None or exchange.group.id != message.group:
             return self._tell_stale(event.peer, message, now)
-        ours = (exchange.index, exchange.index + INNER_INDEX)
-        if message.index in ours[: 2 if isinstance(exchange, Gathering) else 1]:
-            return self._after(exchange.handle(event.peer, message, event.data, now), now)
+        if exchange.owns(message.index):
+            return exchange.handle(event.peer, message, event.data, now)
         if isinstance(message, Abandon) and message.index < exchange.index:
-            return self._after(exchange.lost(event.peer, now), now)
+            return exchange.lost(event.peer, now)
         is_ahead = message.index % INNER_INDEX > exchange.index
         if is_ahead and event.peer in exchange.group.members:
             # Others of our group are at the round's next ask already; ours will come.
             self.keep(event)
-        return self._after(exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead), now)
+        return exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead)
 
     def keep(self, event: Received) -> None:
         """Keep a message for an exchange that we have not begun."""
@@ -188,10 +187,14 @@ class Exchanges:
             self._kept.append(event)
             self._kept_bytes += len(event.data)
 
-    def _tell_stale(self, peer: PeerId, message: Exchange, now: float) -> Effects:
+    def _tell_stale(self, peer: PeerId, message: ExchangeMessage, now: float) -> Effects:
         """Tell, once a second, who waits for us where we are not: the round is over, or we left it."""
         lost = self.past.get(message.group)
-        if isinstance(message, Cut | Abandon) or not self._at.run or (lost is not None and peer not in lost):
+        if (
+            isinstance(message, Cut | Abandon)
+            or not self._view.run
+            or (lost is not None and peer not in lost)
+        ):
             # Whoever was there when we finished needs nothing: these are its last words.
             return []
         if now < self._told.get(peer, 0.0) + 1.0:
@@ -200,7 +203,34 @@ class Exchanges:
             self._told.clear()
         self._told[peer] = now
         gone = Abandon if lost is None else Cut
-        return [Send(peer, gone(message.group, message.index)), *self._tell(peer)]
+        return [Send(peer, gone(message.group, message.index)), *self._dissemination.tell(peer)]
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the exchange of the trainer's ask is over, and the trainer is not told yet."""
+        is_over = self.current is not None and self.current.is_over
+        return is_over and self._pending is not None and self._view.phase is Phase.EXCHANGING
+
+    def answer(self, now: float) -> Effects:
+        """Tell the trainer what the exchange came to; once, when `is_answered`."""
+        exchange, self._pending = self.current, None
+        assert exchange is not None
+        times = (self._formed_at - self.asked_at, now - self._formed_at)
+        result: Averaged | Gathered
+        match outcome := exchange.outcome:
+            case None:
+                return [Notify(Failed("LeftOut", "the others went on without this node"))]
+            case Exchanged():
+                result = Averaged(self._view.round, exchange.index, outcome, *times)
+            case Bodies():
+                result = Gathered(self._view.round, exchange.index, outcome.bodies, *times)
+        self._learn(exchange, now)
+        if self._view.spec is not None and outcome.fewest < self._view.least:
+            text = f"{outcome.fewest} of at least {self._view.least} peers contributed"
+            return [Notify(Failed("TooFew", text))]
+        return [Notify(result)]
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -213,33 +243,8 @@ class Exchanges:
             self.past.popitem(last=False)
         self.current = None
 
-    def _after(self, effects: Effects, now: float) -> Effects:
-        """Tell the trainer once the exchange is over."""
-        exchange, pending = self.current, self._pending
-        if exchange is None or pending is None or self._at.phase is not Phase.EXCHANGING:
-            return effects
-        if not exchange.is_over:
-            return effects
-        self._at.phase = Phase.APPLYING
-        self._pending = None
-        times = (self._formed_at - self.asked_at, now - self._formed_at)
-        result: Averaged | Gathered | None = None
-        if isinstance(exchange, Gathering) and exchange.step is Step.DONE:
-            result = Gathered(self._at.round, exchange.index, exchange.bodies, *times)
-            least = len(exchange.bodies)
-        elif isinstance(exchange, Averaging) and exchange.result is not None:
-            result = Averaged(self._at.round, exchange.index, exchange.result, *times)
-            least = min((mask.bit_count() for masks in exchange.result.masks for mask in masks), default=1)
-        if result is None:
-            return [*effects, Notify(Failed("LeftOut", "the others went on without this node"))]
-        self._learn(exchange, now)
-        if self._at.spec is not None and least < self._at.least:
-            text = f"{least} of at least {self._at.least} peers contributed"
-            return [*effects, Notify(Failed("TooFew", text))]
-        return [*effects, Notify(result)]
-
-    def _learn(self, exchange: Averaging | Gathering, now: float) -> None:
-        lost = self._at.table.connected & set(exchange.lost_members)
+    def _learn(self, exchange: GroupExchange, now: float) -> None:
+        lost = self._view.table.connected & set(exchange.lost_members)
         if lost - self._lost:
             self.wait.miss()
         elif not lost and len(exchange.group.members) > 1:
@@ -247,13 +252,13 @@ class Exchanges:
             self.wait.observe(now - self._formed_at)
         # Who is lost time after time is no reason to wait longer and longer.
         self._lost = lost
-        self._at.note_round(exchange.group.members, lost)
+        self._view.note_round(exchange.group.members, lost)
         for peer in set(exchange.group.members).difference(exchange.lost_members):
-            self._at.pardon(peer, now)
+            self._view.admission.pardon(peer, now)
 
     def _feedback(self, pending: Contribute) -> Feedback | None:
         """What lossy codecs owe; per ask of a round, and only for vectors of one size."""
-        spec = self._at.spec
+        spec = self._view.spec
         if spec is None or not CODECS[spec.codec].needs_feedback:
             return None
         known = self.feedback.get(pending.index)

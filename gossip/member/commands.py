@@ -1,10 +1,12 @@
 """What a node tells its `Member` core (commands), and what it is told (notices)."""
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Vector
+from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
+from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import RunSpec
 
 # --- commands -------------------------------------------------------------------------------------
@@ -37,7 +39,7 @@ class NewState:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedChunks:
     """Chunks by leaf hash that were kept from a fetch that broke off; told while another one runs."""
 
     chunks: dict[bytes, Data]
@@ -61,12 +63,12 @@ class ContributeBody:
 
 
 @dataclass(frozen=True, slots=True)
-class Engage:
+class BeginExternalExchange:
     """The trainer asks for a mean that another engine makes: we are in an exchange until the round ends."""
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class AbortRound:
     """The trainer's round ended without a new state."""
 
 
@@ -121,6 +123,26 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Goodbye:
     """The node leaves; its peers are told."""
+
+
+Command: TypeAlias = (
+    Attach
+    | NewState
+    | CachedChunks
+    | Contribute
+    | ContributeBody
+    | BeginExternalExchange
+    | AbortRound
+    | Detach
+    | Finish
+    | RemoveAddress
+    | SetAddresses
+    | SetEngine
+    | Measured
+    | Goodbye
+)
+Event: TypeAlias = Happening | AddAddress | Command
+"""All that a member is told."""
 
 
 # --- notices --------------------------------------------------------------------------------------
@@ -180,7 +202,7 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class ChunksVerified:
     """Verified chunks of a state that is being fetched; what they lie in is not written again."""
 
     state: bytes
@@ -189,12 +211,12 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
-class Hurry:
+class FinishEarly:
     """The others wait: contribute what there is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
+class PeerAddresses:
     """A linked peer says where it is reached: worth remembering for the next start, whoever dialled whom."""
 
     peer: PeerId
@@ -207,3 +229,19 @@ class Refused:
 
     peer: PeerId
     reason: str
+
+
+Notice: TypeAlias = (
+    Averaged
+    | Gathered
+    | Failed
+    | Behind
+    | Synced
+    | ChunksVerified
+    | FinishEarly
+    | PeerAddresses
+    | Refused
+    | Alone
+    | InCompany
+)
+"""All that a member tells its node."""

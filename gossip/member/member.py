@@ -1,11 +1,5 @@
 """Member: everything one node does in its swarm, as one core.
 
-    helping                                        no trainer: serves records and states
-    working  --Contribute-->  seeking  --group-->  exchanging  --mean-->  applying  --NewState--> working
-       '---behind---> syncing --Synced, NewState--> working                  |
-       '<------------------------GiveUp (the ask failed)---------------------'
-    finished                                       the run is over: serves its last state
-
 It composes the cores of presence, discovery, matchmaking, averaging and transfer, hands each message
 to the one it belongs to, and decides when this node is behind: when the swarm's state (presence.py) is
 not ours and we are not in the middle of an exchange that will get us there.
@@ -14,22 +8,21 @@ The file is long because every event of a node comes in here; what is decided ab
 it is handed to.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+import logging
+from typing import Final
 
 import msgspec
+import numpy as np
 
-from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import Averaging, is_sane
-from shoal.gossip.averaging.gather import Gathering
-from shoal.gossip.averaging.push_sum import TIMER as PAIRWISE
+from shoal.crypto.keys import PeerId, short
+from shoal.gossip.admission.admission import Admission
+from shoal.gossip.averaging.all_reduce import is_sane
+from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import (
-    Data,
     DialFailed,
     Drop,
     Effects,
-    Event,
     Learned,
     Notify,
     PeerFound,
@@ -37,43 +30,46 @@ from shoal.gossip.events import (
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
+    Vector,
 )
-from shoal.gossip.matchmaking.matchmaking import TIMER as MATCHMAKING
-from shoal.gossip.member.asks import TIMERS as EXCHANGING
-from shoal.gossip.member.asks import Exchanges
+from shoal.gossip.group import Group
+from shoal.gossip.lifecycle import Phase, Trigger
+from shoal.gossip.member.asks import AskQueue
 from shoal.gossip.member.commands import (
+    AbortRound,
     AddAddress,
     Attach,
+    BeginExternalExchange,
+    CachedChunks,
+    Command,
     Contribute,
     ContributeBody,
     Detach,
-    Engage,
+    Event,
     Failed,
     Finish,
-    GiveUp,
+    FinishEarly,
     Goodbye,
-    Hurry,
-    Known,
     Measured,
-    Met,
     NewState,
+    PeerAddresses,
     Refused,
     RemoveAddress,
     SetAddresses,
     SetEngine,
+    Synced,
 )
-from shoal.gossip.member.group_search import HURRY, Seeking
-from shoal.gossip.member.pairwise_rounds import TIMER as MIXING
-from shoal.gossip.member.pairwise_rounds import Mixing
-from shoal.gossip.member.run_mismatch import Introductions
-from shoal.gossip.member.state_sync import Syncing
+from shoal.gossip.member.group_search import GroupSearch
+from shoal.gossip.member.pairwise_rounds import PairwiseRounds
+from shoal.gossip.member.run_mismatch import RunMismatch
+from shoal.gossip.member.state_sync import StateSync
 from shoal.gossip.membership.company import Policy
-from shoal.gossip.membership.dial_plan import ENOUGH, Dice, Discovery
-from shoal.gossip.membership.dial_plan import TIMER as DISCOVERY
-from shoal.gossip.membership.dissemination import Chatter
+from shoal.gossip.membership.dial_plan import ENOUGH, DialPlan, Dice
+from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import PresenceTable
-from shoal.gossip.membership.swarm_view import Phase, Standing
+from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import (
     Accept,
     Applied,
@@ -96,12 +92,13 @@ from shoal.gossip.messages import (
     Want,
 )
 from shoal.gossip.run_spec import NATIVE
-from shoal.gossip.state.fetch import TIMER as TRANSFER
+from shoal.gossip.sequence import Sequence
 from shoal.gossip.state.fetch import Fetching
-from shoal.gossip.state.serve import TIMER as SERVING
 from shoal.gossip.state.serve import Serving, ServingConfig
 
-BEAT: Final = "beat"
+log = logging.getLogger(__name__)
+
+EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 INFINITY: Final = float("inf")
 
 
@@ -137,295 +134,290 @@ class Member:
         config: MemberConfig,
         dice: Dice,
         sequence: int,
+        *,
+        admission: Admission | None = None,
     ) -> None:
         """`sequence`: larger than any this identity used before."""
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
-        self.at = Standing(me, config.lease, config.alone)
-        self.discovery = Discovery(me, dice, config.max_links)
-        self.chatter = Chatter(self.at, dice, sequence, config.beat)
-        self.serving = Serving(config.serving)
-        self.exchanges = Exchanges(self.at, config.patience, self.chatter.tell)
-        self.syncing = Syncing(
-            self.at, self.serving, self.exchanges.wait.seconds, self.chatter.push, self._check_behind
-        )
-        self.mixing = Mixing(self.at, config.patience, self._next_epoch)
-        self.seeking = Seeking(
-            self.at,
+        self.admission = admission or Admission(config.max_links)
+        self.view = SwarmView(me, config.lease, self.admission, config.alone)
+        self.dial_plan = DialPlan(me, dice, config.max_links)
+        self._numbers = Sequence(sequence)
+        self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
+        self.serving = Serving(config.serving, self.admission)
+        self.asks = AskQueue(self.view, config.patience, self.dissemination)
+        self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
+        self.pairwise = PairwiseRounds(self.view, config.patience, self._numbers)
+        self.group_search = GroupSearch(
+            self.view,
             dice,
-            self.discovery,
-            self.exchanges,
-            self.mixing,
-            self.chatter.tell,
+            self.dial_plan,
+            self.dissemination,
             patience=config.patience,
             wait_for=config.wait_for,
             wait_seconds=config.wait_seconds,
         )
-        self.introductions = Introductions(self.at)
+        self.run_mismatch = RunMismatch(self.view)
         self._next_beat = 0.0
-        self._commands: dict[type, Callable[[Any, float], Effects]] = {
-            Received: self._received,
-            TimerFired: self._timer,
-            PeerFound: self._peer_found,
-            PeerLost: self._peer_lost,
-            DialFailed: self._dial_failed,
-            Learned: lambda e, now: self.discovery.add(e.address, e.source, now),
-            Attach: self._attach,
-            NewState: self._new_state,
-            Known: lambda e, now: self.syncing.know(e.chunks, now),
-            Contribute: self._contribute,
-            ContributeBody: self._contribute,
-            Engage: self._engage,
-            GiveUp: self._give_up,
-            Detach: self._detach,
-            Finish: self._finish,
-            AddAddress: lambda e, now: self.discovery.add(e.address, e.source, now),
-            RemoveAddress: lambda e, now: self._remove_address(e.address),
-            SetAddresses: self._set_addresses,
-            SetEngine: self._set_engine,
-            Measured: self._measured,
-            Goodbye: lambda e, now: self._goodbye(),
-        }
-        self._messages: dict[type, Callable[[PeerId, Any, Data, float], Effects]] = {
-            Records: self._records,
-            Leave: lambda peer, m, data, now: self._left(peer, now),
-            Describe: lambda peer, m, data, now: self.introductions.handle(peer, m),
-            Ready: lambda peer, m, data, now: self.seeking.ready(peer, m, now),
-            Propose: lambda peer, m, data, now: self.seeking.handle("handle_propose", peer, m, now),
-            Accept: lambda peer, m, data, now: self.seeking.handle("handle_accept", peer, m, now),
-            Decline: lambda peer, m, data, now: self.seeking.handle("handle_decline", peer, m, now),
-            Commit: lambda peer, m, data, now: self.seeking.handle("handle_commit", peer, m, now),
-            Want: lambda peer, m, data, now: self.serving.want(peer, m, now),
-            Fetch: lambda peer, m, data, now: self.serving.fetch(peer, m, now, yields=self.exchanges.is_busy),
-            Wait: self.syncing.handle,
-            Offer: self.syncing.handle,
-            NotHeld: self.syncing.handle,
-            Chunk: self.syncing.handle,
-            Push: self.mixing.handle,
-            Settle: self.mixing.handle,
-            Applied: self.mixing.handle,
-        }
 
     def handle(self, event: Event, now: float) -> Effects:
         """See `shoal.gossip.events`."""
         if self._has_left:
             return []
-        effects = self._commands[type(event)](event, now)
+        effects = self._take(event, now)
+        effects += self._settle(now)
         for effect in effects:
             if isinstance(effect, Drop):
-                self.at.ban(effect.peer, now)
-        if self.serving.is_yielding and not self.exchanges.is_busy:
-            effects = [*effects, *self.serving.go_on(now)]
+                self.admission.ban(effect.peer, now)
+        if self.serving.is_yielding and not self.asks.is_busy:
+            effects += self.serving.go_on(now)
         return effects
+
+    def _take(self, event: Event, now: float) -> Effects:
+        match event:
+            case Received():
+                return self._received(event, now)
+            case TimerFired():
+                return self._timer(event.name, now)
+            case PeerFound():
+                return self._peer_found(event, now)
+            case PeerLost():
+                return self._peer_lost(event.peer, now)
+            case DialFailed():
+                failed = self.dial_plan.failed(event.address, event.reason, now)
+                return failed + self.group_search.wait_for_no_more(now)
+            case Learned() | AddAddress():
+                return self.dial_plan.add(event.address, event.source, now)
+            case _:
+                return self._command(event, now)
+
+    def _command(self, event: Command, now: float) -> Effects:
+        match event:
+            case Attach():
+                return self._attach(event, now)
+            case NewState():
+                return self._new_state(event, now)
+            case CachedChunks():
+                return self.state_sync.know(event.chunks, now)
+            case Contribute() | ContributeBody():
+                return self._contribute(event, now)
+            case BeginExternalExchange():
+                return self._begin_external_exchange()
+            case AbortRound():
+                return self._abort_round(now)
+            case Detach():
+                return self._detach(now)
+            case Finish():
+                self._enter(Trigger.RUN_FINISHED)
+                return [*self.dissemination.push(now), *self._check_behind(now)]
+            case RemoveAddress():
+                self.dial_plan.remove(event.address)
+                return []
+            case SetAddresses():
+                self.view.set_addresses(event.addresses)
+                return self.dissemination.push(now)
+            case SetEngine():
+                return self.dissemination.push(now) if self.view.set_engine(event.addresses) else []
+            case Measured():
+                self.group_search.uplink.observe(event.n_bytes, event.busy, self.asks.load)
+                return []
+            case Goodbye():
+                # A further word would bring us back into the tables of our peers.
+                self._has_left = True
+                return [Send(peer, Leave()) for peer in sorted(self.view.table.connected)]
 
     def heard(self, record: Record) -> Records:
         """Return an announcement as the message that it amounts to, and count it."""
-        return self.chatter.heard(record)
+        return self.dissemination.heard(record)
 
     def begin(self, now: float) -> Effects:
         """Start the heartbeat."""
         self._next_beat = now
-        return [SetTimer(now, BEAT)]
+        return [SetTimer(now, Timer.BEAT)]
 
     # --- what others look at ----------------------------------------------------------------------
 
     @property
     def table(self) -> PresenceTable:
         """The records of all peers that we know of."""
-        return self.at.table
+        return self.view.table
 
     @property
     def sequence(self) -> int:
         """The last number that we gave a word of ours."""
-        return self.chatter.sequence
+        return self._numbers.last
 
     @property
     def phase(self) -> Phase:
         """What the node is doing."""
-        return self.at.phase
+        return self.view.phase
 
     @property
     def run(self) -> bytes:
         """The hash of our run spec; empty without a trainer."""
-        return self.at.run
+        return self.view.run
 
     @property
     def round(self) -> int:
         """How many rounds our state has behind it."""
-        return self.at.round
+        return self.view.round
 
     @property
     def state(self) -> bytes:
         """The hash of our state."""
-        return self.at.state
+        return self.view.state
 
     @property
     def previous(self) -> bytes:
         """The hash of the state that ours was made from."""
-        return self.at.previous
+        return self.view.previous
 
     @property
-    def exchange(self) -> Averaging | Gathering | None:
+    def exchange(self) -> GroupExchange | None:
         """The exchange that is under way, or the last of this round."""
-        return self.exchanges.current
+        return self.asks.current
 
     @property
     def fetching(self) -> Fetching | None:
         """The fetch that is under way."""
-        return self.syncing.fetching
+        return self.state_sync.fetching
 
     @property
     def feedback(self) -> dict[int, Feedback]:
         """By ask of a round: what lossy codecs owe. The node keeps it over restarts."""
-        return self.exchanges.feedback
+        return self.asks.feedback
 
     # --- commands ---------------------------------------------------------------------------------
 
     def _attach(self, event: Attach, now: float) -> Effects:
-        self.at.run, self.at.spec, self.at.mergeable = event.run, event.spec, event.mergeable
-        self.at.together.attach(had_company=event.had_company)
-        self.mixing.attach(now)
+        self.view.attach(event.run, event.spec, mergeable=event.mergeable)
+        self.view.together.attach(had_company=event.had_company)
+        self.pairwise.attach(now)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
-        self.discovery.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
+        self.dial_plan.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
         return []
 
     def _new_state(self, event: NewState, now: float) -> Effects:
-        is_fetched = self.at.phase is Phase.SYNCING
-        self.at.together.note_state(event.contributors, self.me, is_fetched=is_fetched)
-        if is_fetched:
-            self.at.company = frozenset()
-        else:
-            self.at.has_made = self.at.phase is not Phase.HELPING
-        self.at.round, self.at.state, self.at.previous = event.round, event.state, event.previous
+        is_fetched = self.phase is Phase.SYNCING
+        self.view.together.note_state(event.contributors, self.me, is_fetched=is_fetched)
+        self.view.take_state(event.round, event.state, event.previous)
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
-        self.mixing.note_state(event.data)
-        self.at.phase = Phase.WORKING
+        self.pairwise.note_state(event.data)
+        self._enter(Trigger.STATE_TAKEN)
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
-        self.syncing.has_state()
-        effects = self.seeking.new_round(now) + self._look_for_company(now)
-        return [*effects, *self.chatter.push(now), *self._check_behind(now)]
+        self.state_sync.has_state()
+        effects = self.group_search.new_round(now) + self._look_for_company(now)
+        return [*effects, *self.dissemination.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
-        if self.at.phase is not Phase.WORKING and self.at.phase is not Phase.APPLYING:
+        if self.phase not in (Phase.WORKING, Phase.APPLYING):
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
         if isinstance(event, Contribute) and not is_sane(event.vector):
             text = "this node's own contribution is not finite: lower the learning rate"
             return [Notify(Failed("GossipError", text))]
-        effects: Effects = [SetTimer(INFINITY, HURRY)]
-        self.exchanges.ask(event, now)
-        if self.exchanges.can_go_on(event.index):
-            return effects + self.exchanges.go_on(now)
-        self.exchanges.drop_last()
-        return effects + self.seeking.begin(now)
+        effects: Effects = [SetTimer(INFINITY, Timer.FINISH_EARLY)]
+        self.asks.ask(event, now)
+        if self.asks.can_go_on(event.index):
+            self._enter(Trigger.EXCHANGE_BEGUN)
+            return effects + self.asks.go_on(now)
+        self.asks.drop_last()
+        self._enter(Trigger.SEARCH_BEGUN)
+        return effects + self.group_search.begin(self.asks.past, now)
 
-    def _engage(self, event: Engage, now: float) -> Effects:
-        if self.at.phase not in (Phase.WORKING, Phase.EXCHANGING):
+    def _begin_external_exchange(self) -> Effects:
+        if self.phase not in (Phase.WORKING, Phase.EXCHANGING):
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
-        self.at.phase = Phase.EXCHANGING
-        return [SetTimer(INFINITY, HURRY)]
+        self._enter(Trigger.EXCHANGE_BEGUN)
+        return [SetTimer(INFINITY, Timer.FINISH_EARLY)]
 
-    def _give_up(self, event: GiveUp, now: float) -> Effects:
-        if self.at.phase in (Phase.SYNCING, Phase.FINISHED):
+    def _abort_round(self, now: float) -> Effects:
+        if self.phase in (Phase.SYNCING, Phase.FINISHED):
             return []
-        if self.at.spec is not None and self.at.spec.engine != NATIVE:
-            self.at.together.note_failure()
-        effects = self.exchanges.abandon()
+        if self.view.spec is not None and self.view.spec.engine != NATIVE:
+            self.view.together.note_failure()
+        effects = self.asks.abandon()
         self._end_round()
-        self.at.phase = Phase.WORKING
+        self._enter(Trigger.ROUND_ABORTED)
         return effects + self._check_behind(now)
 
-    def _detach(self, event: Detach, now: float) -> Effects:
-        effects = self.exchanges.abandon()
+    def _detach(self, now: float) -> Effects:
+        effects = self.asks.abandon()
         self._end_round()
-        self.syncing.stop()
-        # Who trains no more counts no more than who comes back, but for what the whole run came to.
-        self.at.has_made = self.at.has_made and self.at.phase is Phase.FINISHED
-        self.at.phase = Phase.HELPING
-        return [*effects, *self.chatter.push(now)]
-
-    def _finish(self, event: Finish, now: float) -> Effects:
-        self.at.phase = Phase.FINISHED
-        return [*self.chatter.push(now), *self._check_behind(now)]
-
-    def _remove_address(self, address: str) -> Effects:
-        self.discovery.remove(address)
-        return []
-
-    def _set_addresses(self, event: SetAddresses, now: float) -> Effects:
-        self.at.addresses = event.addresses[:8]
-        return self.chatter.push(now)
-
-    def _set_engine(self, event: SetEngine, now: float) -> Effects:
-        if self.at.engine == event.addresses[:4]:
-            return []
-        self.at.engine = event.addresses[:4]
-        return self.chatter.push(now)
-
-    def _measured(self, event: Measured, now: float) -> Effects:
-        self.seeking.uplink.observe(event.n_bytes, event.busy, self.exchanges.load)
-        return []
-
-    def _goodbye(self) -> Effects:
-        # A further word would bring us back into the tables of our peers.
-        self._has_left = True
-        return [Send(peer, Leave()) for peer in sorted(self.at.table.connected)]
+        self.state_sync.stop()
+        self.view.trainer_left()
+        self._enter(Trigger.TRAINER_LEFT)
+        return [*effects, *self.dissemination.push(now)]
 
     # --- links ------------------------------------------------------------------------------------
 
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
-        self.at.table.connected.add(event.peer)
-        self.at.note_link(event.peer)
-        effects = self.discovery.found(event.peer, event.address, now)
-        effects += self.chatter.greet(event.peer, now)
-        return effects + self.mixing.found(event.peer, now) + self._view_changed(now)
+        self.view.link_up(event.peer)
+        effects = self.dial_plan.found(event.peer, event.address, now)
+        effects += self.dissemination.greet(event.peer, now)
+        return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
 
-    def _peer_lost(self, event: PeerLost, now: float) -> Effects:
-        self.at.table.connected.discard(event.peer)
-        # Most links end with their peer. If it lives, others bring its next record within a beat.
-        self.at.table.forget(event.peer, now)
-        return self.discovery.lost(event.peer, now) + self._gone(event.peer, now)
-
-    def _dial_failed(self, event: DialFailed, now: float) -> Effects:
-        return self.discovery.failed(event.address, event.reason, now) + self.seeking.wait_for_no_more(now)
+    def _peer_lost(self, peer: PeerId, now: float) -> Effects:
+        self.view.link_down(peer, now)
+        return self.dial_plan.lost(peer, now) + self._gone(peer, now)
 
     def _left(self, peer: PeerId, now: float) -> Effects:
-        self.at.table.forget(peer, now)
-        self.at.together.left(peer)
+        self.view.table.forget(peer, now)
+        self.view.together.left(peer)
         return self._gone(peer, now, is_dead=True)
 
     def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
-        effects = self.mixing.lost(peer, now, is_dead=is_dead)
+        effects = self.pairwise.lost(peer, now, is_dead=is_dead)
         self.serving.lost(peer)
-        effects += self.seeking.lost(peer, now)
-        return effects + self.exchanges.lost(peer, now) + self.syncing.lost(peer, now)
+        # A group that comes about without it begins its exchange, before that loses it too.
+        effects = [*effects, *self.group_search.lost(peer, now), *self._settle(now)]
+        return effects + self.asks.lost(peer, now) + self.state_sync.lost(peer, now)
 
     # --- messages ---------------------------------------------------------------------------------
 
     def _received(self, event: Received, now: float) -> Effects:
-        self.at.late.discard(event.peer)
-        self.at.table.touch(event.peer, now)
-        if isinstance(event.message, Exchange):
-            return self._to_exchange(event, now)
-        return self._messages[type(event.message)](event.peer, event.message, event.data, now)
+        peer, message = event.peer, event.message
+        self.view.heard_from(peer, now)
+        match message:
+            case Exchange():
+                return self._to_exchange(event, message, now)
+            case Records():
+                return self._records(peer, message, now)
+            case Leave():
+                return self._left(peer, now)
+            case Describe():
+                return self.run_mismatch.handle(peer, message)
+            case Ready():
+                return self.group_search.ready(peer, message, now)
+            case Propose() | Accept() | Decline() | Commit():
+                return self.group_search.handle(peer, message, now)
+            case Want():
+                return self.serving.want(peer, message, now)
+            case Fetch():
+                return self.serving.fetch(peer, message, now, yields=self.asks.is_busy)
+            case Wait() | Offer() | NotHeld() | Chunk():
+                return self.state_sync.handle(peer, message, event.data, now)
+            case Push() | Settle() | Applied():
+                return self.pairwise.handle(peer, message, event.data, now)
 
-    def _records(self, peer: PeerId, message: Records, data: Data, now: float) -> Effects:
+    def _records(self, peer: PeerId, message: Records, now: float) -> Effects:
         effects: Effects = []
         changed = False
         for record, age in message.records:
             if record.author == self.me:
-                if record.sequence > self.chatter.sequence:
+                if record.sequence > self._numbers.last:
                     # A twin, or ourselves before a restart with a clock set back: nobody would listen.
-                    self.chatter.sequence = record.sequence
+                    self._numbers.last = record.sequence
                     reason = "another node runs with this node's identity: give one of them a new key"
-                    effects += [*self.chatter.push(now), Notify(Refused(record.author, reason))]
+                    effects += [*self.dissemination.push(now), Notify(Refused(record.author, reason))]
                 continue
-            if self.at.table.is_of_before(record, age, now, teller=peer):
+            if self.view.table.is_of_before(record, age, now, teller=peer):
                 # Shown it, its author says something newer.
                 effects.append(Send(record.author, Records(((record, age),))))
                 continue
-            known = self.at.table.get(record.author)
-            if not self.at.table.update(record, age, now, teller=peer):
+            known = self.view.table.get(record.author)
+            if not self.view.table.update(record, age, now, teller=peer):
                 if record.author == peer and known is not None and now - known.heard >= known.lease:
                     # Started again with a clock set back. What we know is too old to be handed on, and is
                     # prolonged whenever its author speaks: shown it, that says something newer.
@@ -434,100 +426,165 @@ class Member:
             if known is not None and known.presence == record.presence:
                 continue
             changed = True
-            effects += self.seeking.moved(record.author, record.presence, now)
+            effects += self.group_search.moved(record.author, record.presence, now)
             addresses = record.presence.addresses
-            if record.author not in self.at.table.connected:
-                effects += self.discovery.add_all(addresses, "peers", now)
+            if record.author not in self.view.table.connected:
+                effects += self.dial_plan.add_all(addresses, "peers", now)
             elif addresses and (known is None or known.presence.addresses != addresses):
-                effects.append(Notify(Met(record.author, addresses)))
+                effects.append(Notify(PeerAddresses(record.author, addresses)))
             if record.author == peer:
-                effects += self.introductions.met(peer, record.presence, now)
-                if known is None and not self.at.is_crowd():
-                    effects += self.chatter.introduce(record, age)
+                effects += self.run_mismatch.met(peer, record.presence, now)
+                if known is None and not self.view.is_large_swarm():
+                    effects += self.dissemination.introduce(record, age)
         if message.reply:
-            effects += self.chatter.answer(peer, now)
+            effects += self.dissemination.answer(peer, now)
         return effects + (self._view_changed(now) if changed else [])
 
-    def _to_exchange(self, event: Received, now: float) -> Effects:
-        effects, is_kept = self.seeking.overtaken(event, now)
-        return effects if is_kept else effects + self.exchanges.receive(event, now)
+    def _to_exchange(self, event: Received, message: Exchange, now: float) -> Effects:
+        search = self.group_search.under_way
+        if search is None:
+            return self.asks.receive(event, now)
+        if not search.matches(message.group):
+            # Its commit may be on its way to us, in the other lane or from another peer.
+            self.asks.keep(event)
+            return search.ask_about_group(event.peer, now)
+        effects = search.form_promised(now)
+        return [*effects, *self._settle(now), *self.asks.receive(event, now)]
+
+    # --- what the parts came to -------------------------------------------------------------------
+
+    def _settle(self, now: float) -> Effects:
+        """Act on what came about: in a search, then in the trainer's ask, then in a fetch."""
+        effects: Effects = []
+        if self.group_search.is_stale:
+            self.asks.asked_at = now
+            effects += self.group_search.begin(self.asks.past, now)
+        if (group := self.group_search.formed) is not None:
+            effects += self._group_formed(group, now)
+        if self.asks.is_answered:
+            self._enter(Trigger.ASK_ENDED)
+            effects += self.asks.answer(now)
+        if self.pairwise.is_answered:
+            self._enter(Trigger.ASK_ENDED)
+            effects += self.pairwise.answer(now)
+        if self.state_sync.is_over:
+            effects += self._fetch_ended(now)
+        return effects
+
+    def _group_formed(self, group: Group, now: float) -> Effects:
+        """Begin the exchange."""
+        log.debug("%s: round %d: a group of %d", short(self.me), group.round, len(group.members))
+        asks, spec = self.asks, self.view.spec
+        effects = self.group_search.learn(asks.asked_at, now)
+        if self.view.pattern.has_own_states and isinstance(asks.pending, Contribute):
+            if not self.view.pattern.is_in_group(is_last=self.view.is_last):
+                self._enter(Trigger.EXCHANGE_BEGUN)
+                return effects + self.pairwise.begin(asks.pending, asks.asked_at, now)
+            asks.ask(self.pairwise.close(asks.pending), asks.asked_at)
+        if spec is not None and len(group.members) < spec.quorum:
+            self._enter(Trigger.ASK_ENDED)
+            text = f"{len(group.members)} of at least {spec.quorum} peers were ready"
+            return [*effects, Notify(Failed("TooFew", text))]
+        self._enter(Trigger.EXCHANGE_BEGUN)
+        return effects + asks.begin(group, now)
+
+    def _fetch_ended(self, now: float) -> Effects:
+        """Hand a state on to the trainer, or keep it for others, or look whether we still need one."""
+        fetched, effects = self.state_sync.take_result(now)
+        if self.phase is Phase.HELPING:
+            return [*effects, *(self._hold(fetched, now) if fetched.is_done else [])]
+        if fetched.is_done:
+            for peer in fetched.served:
+                self.view.trust(peer)
+            got = (fetched.round, fetched.state, fetched.previous, fetched.vector)
+            return [*effects, Notify(Synced(*got, fetched.served, fetched.reused, fetched.leaves))]
+        self._enter(Trigger.FETCH_FAILED)
+        ours = Synced(self.round, self.state, self.previous, EMPTY)
+        return [*effects, *(self._check_behind(now) or [Notify(ours)])]
+
+    def _hold(self, fetched: Fetching, now: float) -> Effects:
+        kept = (fetched.round, fetched.state, fetched.previous)
+        self.view.hold_state(*kept)
+        self.serving.hold(*kept, fetched.vector.data, fetched.leaves, keeps_former=False)
+        return self.dissemination.push(now)
 
     # --- timers -----------------------------------------------------------------------------------
 
-    def _timer(self, event: TimerFired, now: float) -> Effects:
-        if event.name == BEAT:
-            return self._beat(now)
-        if event.name == DISCOVERY:
-            return self.discovery.plan(now) + self.seeking.wait_for_no_more(now)
-        if event.name == MATCHMAKING:
-            return self.seeking.timer(now)
-        if event.name in EXCHANGING:
-            return self.exchanges.timer(event.name, now)
-        if event.name == PAIRWISE:
-            return self.mixing.timer(now)
-        if event.name == MIXING:
-            return self.mixing.grace_ends(now)
-        if event.name == SERVING:
-            return self.serving.go_on(now, yields=self.exchanges.is_busy)
-        if event.name == TRANSFER:
-            return self.syncing.timer(now)
-        if event.name == HURRY and self.at.phase is Phase.WORKING:
-            return [Notify(Hurry())]
-        return []
+    def _timer(self, name: Timer, now: float) -> Effects:
+        match name:
+            case Timer.BEAT:
+                return self._beat(now)
+            case Timer.DIALS:
+                return self.dial_plan.plan(now) + self.group_search.wait_for_no_more(now)
+            case Timer.MATCHMAKING:
+                return self.group_search.timer(now)
+            case Timer.ALL_REDUCE | Timer.GATHER:
+                return self.asks.timer(name, now)
+            case Timer.PUSH_SUM:
+                return self.pairwise.timer(now)
+            case Timer.PUSH_SUM_GRACE:
+                return self.pairwise.grace_ends(now)
+            case Timer.SERVING:
+                return self.serving.go_on(now, yields=self.asks.is_busy)
+            case Timer.FETCH:
+                return self.state_sync.timer(now)
+            case Timer.FINISH_EARLY:
+                return [Notify(FinishEarly())] if self.phase is Phase.WORKING else []
 
     def _beat(self, now: float) -> Effects:
         effects: Effects = []
         if now > self._next_beat + self.config.beat:
-            self.at.table.forgive(now - self._next_beat, now)
-        if self.at.table.expire(now):
+            self.view.table.forgive(now - self._next_beat, now)
+        if self.view.table.expire(now):
             effects += self._view_changed(now)
         self.serving.expire(now)
         effects += self._look_for_company(now)
-        effects += self.chatter.beat(now, seeks_links=self.discovery.seeks_links)
+        effects += self.dissemination.beat(now, seeks_links=self.dial_plan.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
-        return [*effects, *self._check_behind(now), SetTimer(self._next_beat, BEAT)]
+        return [*effects, *self._check_behind(now), SetTimer(self._next_beat, Timer.BEAT)]
 
     def _look_for_company(self, now: float) -> Effects:
-        if not self.at.run or self.at.phase in (Phase.HELPING, Phase.FINISHED):
+        if not self.view.run or self.phase in (Phase.HELPING, Phase.FINISHED):
             return []
-        together, others = self.at.together, len(self.at.linked_trainers())
-        if self.at.spec is not None and self.at.spec.engine != NATIVE:
+        together, others = self.view.together, len(self.view.linked_trainers())
+        if self.view.spec is not None and self.view.spec.engine != NATIVE:
             # Those of another engine that are no nodes are linked with nobody here.
             others += together.n_others
-        said = together.look(others, self.at.round, now)
-        return said + self.seeking.look_again(now)
+        said = together.look(others, self.round, now)
+        self.group_search.look_again(now)
+        return said + self._settle(now)
 
     # --- the view ---------------------------------------------------------------------------------
 
     def _view_changed(self, now: float) -> Effects:
-        effects = self.seeking.view_changed(now)
-        if self.at.is_crowd() and self.at.phase is not Phase.SYNCING:
+        effects = [*self.group_search.view_changed(now), *self._settle(now)]
+        if self.view.is_large_swarm() and self.view.phase is not Phase.SYNCING:
             # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects
-        effects += self.syncing.look_for_donors(now) + self._check_behind(now)
-        return effects + self.seeking.wait_for_no_more(now)
+        effects += self.state_sync.look_for_donors(now) + self._check_behind(now)
+        return effects + self.group_search.wait_for_no_more(now)
 
     def _check_behind(self, now: float) -> Effects:
-        if self.at.phase is Phase.HELPING and not self.at.run:
-            return [] if self.config.awaits_trainer else self.syncing.hold_for_others(now)
-        target = self.at.ahead(now)
+        if self.view.phase is Phase.HELPING and not self.view.run:
+            return [] if self.config.awaits_trainer else self.state_sync.hold_for_others(now)
+        target = self.view.ahead(now)
         if target is None:
             return []
-        effects: Effects = [SetTimer(INFINITY, MATCHMAKING)]
-        if self.at.phase is Phase.SEEKING:
+        effects: Effects = [SetTimer(INFINITY, Timer.MATCHMAKING)]
+        if self.phase is Phase.SEEKING:
             effects.append(Notify(Failed("LeftOut", "the swarm is at another state")))
         self._end_round()
-        self.at.has_made = self.at.has_made and target.includes_us
-        return effects + self.syncing.begin(target, now)
+        self.view.follow(target)
+        self._enter(Trigger.FELL_BEHIND)
+        return effects + self.state_sync.begin(target, now)
 
     # --- small things -----------------------------------------------------------------------------
 
     def _end_round(self, *, finished: bool = False) -> None:
-        self.exchanges.end(finished=finished)
-        self.mixing.end()
-        self.seeking.end()
+        self.asks.end(finished=finished)
+        self.pairwise.end()
+        self.group_search.end()
 
-    def _next_epoch(self) -> int:
-        self.chatter.sequence += 1
-        return self.chatter.sequence
+    def _enter(self, trigger: Trigger) -> None:
+        self.view.lifecycle.enter(trigger)

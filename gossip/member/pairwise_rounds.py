@@ -1,4 +1,4 @@
-"""Mixing: the asks of a node's trainer where the run averages pairwise, and the mass that outlives them.
+"""PairwiseRounds: the asks of a trainer where the run averages pairwise, and the mass that outlives them.
 
     working --the neighbours are ready, or late--> giving: k pushes, one after the other --> the estimate
        '------------------------ what others give is added at any time -----------------------'
@@ -12,39 +12,35 @@ The last round of a run is another: what the peers hold is averaged in a group (
 that meet there end with one state, the mean of their mass.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_STALL
-from shoal.gossip.averaging.push_sum import Pairwise, PairwiseConfig
+from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT
+from shoal.gossip.averaging.push_sum import PushSum, PushSumConfig
 from shoal.gossip.deadlines import Deadline
-from shoal.gossip.events import Data, Doubt, Effects, Notify, SetTimer, Vector
+from shoal.gossip.events import Data, Effects, Notify, ProbeLink, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.member.commands import Averaged, Contribute
-from shoal.gossip.membership.swarm_view import Phase, Standing
-from shoal.gossip.messages import Pairing
+from shoal.gossip.membership.swarm_view import SwarmView
+from shoal.gossip.messages import PairingMessage
+from shoal.gossip.sequence import Sequence
 
-TIMER: Final = "mixing"
 GRACE: Final = 0.5
 """Seconds at most for which a round with steps left waits to be given something to give; learned."""
 SHORTEST_GRACE: Final = 0.05
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 
 
-class Mixing:
+class PairwiseRounds:
     """The pairwise side of one node. See the module's docstring."""
 
-    def __init__(self, at: Standing, patience: float, next_epoch: Callable[[], int]) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline.
-
-        `next_epoch()`: larger every time, and larger than any this identity has used.
-        """
-        self._at, self._next_epoch = at, next_epoch
-        self.core: Pairwise | None = None
-        self._wait = Deadline(patience, floor=SHORTEST_STALL)
+    def __init__(self, view: SwarmView, patience: float, epochs: Sequence) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline."""
+        self._view, self._epochs = view, epochs
+        self.core: PushSum | None = None
+        self._wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self._since: Vector = EMPTY
         self._pending: Contribute | None = None
         self._steps_left = 0
@@ -56,19 +52,19 @@ class Mixing:
     @property
     def is_on(self) -> bool:
         """Whether the run averages pairwise."""
-        return self._at.is_pairwise
+        return self._view.pattern.has_own_states
 
     # --- commands ---------------------------------------------------------------------------------
 
     def attach(self, now: float) -> None:
         """A trainer of a run is there; the mass of a run that goes on stays."""
-        spec = self._at.spec
+        spec = self._view.spec
         if spec is None or not self.is_on:
             self.core = None
-        elif self.core is None or self.core.run != self._at.run:
-            config = PairwiseConfig(codec=spec.codec, chunk_numel=spec.max_chunk_numel, exact=spec.buffers)
-            self.core = Pairwise(spec.params_numel, config, self._next_epoch, self._at.run)
-            for peer in self._at.table.connected:
+        elif self.core is None or self.core.run != self._view.run:
+            config = PushSumConfig(codec=spec.codec, chunk_numel=spec.max_chunk_numel, exact=spec.buffers)
+            self.core = PushSum(spec.params_numel, config, self._epochs, self._view.run)
+            for peer in self._view.table.connected:
                 self.core.found(peer, now)
 
     def note_state(self, data: Data) -> None:
@@ -78,17 +74,16 @@ class Mixing:
 
     def begin(self, pending: Contribute, asked_at: float, now: float) -> Effects:
         """Add what the trainer did, and give."""
-        core, spec = self.core, self._at.spec
+        core, spec = self.core, self._view.spec
         assert core is not None
         assert spec is not None
         self._pending, self._asked_at, self._formed_at = pending, asked_at, now
-        self._at.phase = Phase.EXCHANGING
         core.givers = set()
         self._add(core, pending)
         self._steps_left = spec.pushes_per_round
         self._stepped_at = None
         self._grace_ends = now + self._grace.seconds()
-        return self._after([SetTimer(self._grace_ends, TIMER)], now)
+        return self._go_on([SetTimer(self._grace_ends, Timer.PUSH_SUM_GRACE)], now)
 
     def close(self, pending: Contribute) -> Contribute:
         """Add what the trainer did, and return our mass as a contribution to a group's mean.
@@ -110,11 +105,11 @@ class Mixing:
 
     # --- events -----------------------------------------------------------------------------------
 
-    def handle(self, peer: PeerId, message: Pairing, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: PairingMessage, data: Data, now: float) -> Effects:
         """Take a message of another that averages pairwise."""
-        if self.core is None or self._at.is_banned(peer, now):
+        if self.core is None or not self._view.admission.may_group(peer, now):
             return []
-        return self._after(self.core.handle(peer, message, data, now), now)
+        return self._go_on(self.core.handle(peer, message, data, now), now)
 
     def found(self, peer: PeerId, now: float) -> Effects:
         """A link to a peer is up."""
@@ -129,11 +124,11 @@ class Mixing:
         effects = self.core.lost(peer, now)
         if is_dead:
             self.core.forget(peer)
-        return self._after(effects, now)
+        return self._go_on(effects, now)
 
     def grace_ends(self, now: float) -> Effects:
         """Wait no longer for something to give."""
-        return self._after([], now)
+        return self._go_on([], now)
 
     def timer(self, now: float) -> Effects:
         """Ask about what was not acknowledged in time."""
@@ -144,25 +139,45 @@ class Mixing:
         if target is not None and self.core.target is None:
             self._wait.miss()
             self._stepped_at = None
-            self._at.late.add(target)
-            effects = [*effects, Doubt(target)]
-        return self._after(effects, now)
+            self._view.note_unresponsive({target})
+            effects = [*effects, ProbeLink(target)]
+        return self._go_on(effects, now)
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether all that the trainer's ask gives is given, and the trainer is not told yet."""
+        is_giving = self._steps_left or self.core is None or self.core.target is not None
+        return self._pending is not None and not is_giving
+
+    def answer(self, now: float) -> Effects:
+        """Tell the trainer our estimate; once, when `is_answered`."""
+        core, pending = self.core, self._pending
+        assert core is not None
+        assert pending is not None
+        self._pending = None
+        core.read(pending.vector)
+        contributors = tuple(sorted(core.givers | {self._view.me}))
+        times = (self._formed_at - self._asked_at, now - self._formed_at)
+        exchanged = Exchanged((), contributors, 0)
+        return [Notify(Averaged(self._view.round, pending.index, exchanged, *times))]
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _add(self, core: Pairwise, pending: Contribute) -> None:
+    def _add(self, core: PushSum, pending: Contribute) -> None:
         if core.share:
             core.move(np.subtract(pending.vector, self._since), pending.weight)
         else:
             core.mint(pending.vector, pending.weight)
 
-    def _after(self, effects: Effects, now: float) -> Effects:
-        """Go on giving once a step is over, and tell the trainer once all are."""
-        core, pending = self.core, self._pending
-        if core is None or pending is None or core.target is not None:
+    def _go_on(self, effects: Effects, now: float) -> Effects:
+        """Go on giving once a step is over."""
+        core = self.core
+        if core is None or self._pending is None or core.target is not None:
             return effects
         self._learn(now)
-        takers = self._at.takers(now)
+        takers = self._view.takers(now)
         while self._steps_left and core.target is None:
             if core.is_poor and now < self._grace_ends and takers:
                 return effects
@@ -171,14 +186,7 @@ class Mixing:
             effects = effects + core.step(takers, now)
         if core.target is not None:
             self._stepped_at = now
-            return effects
-        core.read(pending.vector)
-        self._pending = None
-        self._at.phase = Phase.APPLYING
-        contributors = tuple(sorted(core.givers | {self._at.me}))
-        times = (self._formed_at - self._asked_at, now - self._formed_at)
-        exchanged = Exchanged((), contributors, 0)
-        return [*effects, Notify(Averaged(self._at.round, pending.index, exchanged, *times))]
+        return effects
 
     def _learn(self, now: float) -> None:
         """Take note of how long a step has taken that was acknowledged."""

@@ -1,4 +1,4 @@
-"""Introductions: peers that mean to be in one run, and are not, tell each other what their specs differ in.
+"""RunMismatch: peers that mean to be in one run, and are not, tell each other what their specs differ in.
 
 A run is named by the hash of its spec, so of another's one cannot see what is other. Who hears of a peer in
 a run of the same name, but of another hash, sends it the spec; the receiver says where the two differ.
@@ -11,7 +11,7 @@ import msgspec
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Notify, Send
 from shoal.gossip.member.commands import Refused
-from shoal.gossip.membership.swarm_view import Standing
+from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Describe, Presence
 from shoal.gossip.run_spec import RunSpec, difference
 
@@ -25,19 +25,19 @@ UNKNOWN_SETTINGS: Final = (
 )
 
 
-class Introductions:
+class RunMismatch:
     """What one node tells of its spec. See the module's docstring."""
 
-    def __init__(self, at: Standing) -> None:
-        """`at`: where the node stands."""
-        self._at = at
+    def __init__(self, view: SwarmView) -> None:
+        """`view`: what the node knows of its swarm."""
+        self._view = view
         self.described: dict[PeerId, float] = {}
         """Until when a peer of another spec is not told ours again."""
 
     def met(self, peer: PeerId, presence: Presence, now: float) -> Effects:
         """A linked peer said which run it is in: tell it our spec if it means to be in ours."""
-        spec = self._at.spec
-        if spec is None or not presence.run or presence.run == self._at.run:
+        spec = self._view.spec
+        if spec is None or not presence.run or presence.run == self._view.run:
             return []
         if presence.run_name != spec.name or now < self.described.get(peer, 0.0):
             return []
@@ -49,7 +49,7 @@ class Introductions:
 
     def handle(self, peer: PeerId, message: Describe) -> Effects:
         """A peer told its spec: say what is other than in ours."""
-        if self._at.spec is None:
+        if self._view.spec is None:
             return []
         try:
             theirs = msgspec.msgpack.decode(message.spec, type=RunSpec)
@@ -58,5 +58,5 @@ class Introductions:
             return [Notify(Refused(peer, UNKNOWN_SETTINGS))]
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return []
-        text = difference(self._at.spec, theirs)
+        text = difference(self._view.spec, theirs)
         return [Notify(Refused(peer, f"other run spec: {text}"))] if text else []

@@ -1,4 +1,4 @@
-"""Syncing: fetching the state that the swarm goes by, and keeping one for others.
+"""StateSync: fetching the state that the swarm goes by, and keeping one for others.
 
 A trainer that is behind fetches the agreed state from all that hold it (fetch.py). While it does, others
 come to hold it and are asked too; the swarm may also go on to a newer state, and if most of the old one is
@@ -9,45 +9,38 @@ fetches none of round 0, which every trainer makes for itself. A node whose trai
 helper: it would fetch a whole state at every start, and throw it away when its trainer attaches.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Effects, Notify, Vector
-from shoal.gossip.member.commands import Arrived, Behind, Refused, Synced
+from shoal.gossip.admission.marks import MAX_MARKED
+from shoal.gossip.deadlines import Deadline
+from shoal.gossip.events import Data, Effects, Notify
+from shoal.gossip.lifecycle import Phase
+from shoal.gossip.member.commands import Behind, ChunksVerified, Refused
+from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import SwarmState, swarm_state
-from shoal.gossip.membership.swarm_view import MAX_DOUBTS, Phase, Standing
-from shoal.gossip.messages import Presence
+from shoal.gossip.membership.swarm_view import SwarmView
+from shoal.gossip.messages import FromDonor, Presence
 from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import Serving
 
-EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 HOLD_EVERY: Final = 10.0
 """Seconds between the states that a helper takes over: a spare copy, not a mirror of every round."""
 TURN_BELOW: Final = 0.5
 """Share of a state that may be missing when a newer one is agreed; with more, the newer one is fetched."""
 
 
-class Syncing:
+class StateSync:
     """The fetches of one node. See the module's docstring."""
 
     def __init__(
-        self,
-        at: Standing,
-        serving: Serving,
-        wait: Callable[[], float],
-        push: Callable[[float], Effects],
-        check_behind: Callable[[float], Effects],
+        self, view: SwarmView, serving: Serving, wait: Deadline, dissemination: Dissemination
     ) -> None:
-        """`wait`: seconds after which a donor is silent; `push(now)`: tells the neighbours where we stand.
-
-        `check_behind(now)`: begins another fetch if we are still behind.
-        """
-        self._at, self._serving, self._wait = at, serving, wait
-        self._push, self._check_behind = push, check_behind
+        """`wait`: how long a donor may be silent."""
+        self._view, self._serving, self._wait = view, serving, wait
+        self._dissemination = dissemination
         self.fetching: Fetching | None = None
         self._half_fetched: dict[bytes, Data] = {}
         """Verified chunks of a fetch that broke off, by leaf hash."""
@@ -68,48 +61,47 @@ class Syncing:
 
     def begin(self, target: SwarmState, now: float) -> Effects:
         """Fetch a state."""
-        spec = self._at.spec
+        spec = self._view.spec
         assert spec is not None
-        self._at.phase = Phase.SYNCING
         known = self._serving.known_chunks() | self._half_fetched
         self.fetching = Fetching(
             target.state,
             target.round,
             4 * spec.state_numel,
             target.holders + self._helpers_with(target.state),
-            self._wait(),
+            self._wait.seconds(),
             known=known,
             paces=self._paces,
         )
-        begun: Effects = [Notify(Behind(target.round)), *self._push(now)]
-        return begun + self._after(self.fetching.begin(now), now)
+        begun: Effects = [Notify(Behind(target.round)), *self._dissemination.push(now)]
+        return begun + self._note_arrived(self.fetching.begin(now))
 
     # --- events -----------------------------------------------------------------------------------
 
-    def handle(self, peer: PeerId, message: Any, data: Data, now: float) -> Effects:
+    def handle(self, peer: PeerId, message: FromDonor, data: Data, now: float) -> Effects:
         """Take a donor's message."""
         if self.fetching is None:
             return []
-        return self._after(self.fetching.handle(peer, message, data, now), now)
+        return self._note_arrived(self.fetching.handle(peer, message, data, now))
 
     def know(self, chunks: dict[bytes, Data], now: float) -> Effects:
         """Take verified chunks that the node has found on its disk."""
-        return [] if self.fetching is None else self._after(self.fetching.know(chunks, now), now)
+        return [] if self.fetching is None else self._note_arrived(self.fetching.know(chunks, now))
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """A peer is gone."""
-        return [] if self.fetching is None else self._after(self.fetching.lost(peer, now), now)
+        return [] if self.fetching is None else self._note_arrived(self.fetching.lost(peer, now))
 
     def timer(self, now: float) -> Effects:
         """Look at who is silent."""
-        return [] if self.fetching is None else self._after(self.fetching.timer(now), now)
+        return [] if self.fetching is None else self._note_arrived(self.fetching.timer(now))
 
     def look_for_donors(self, now: float) -> Effects:
         """While a state is fetched: ask those too that came to hold it, or turn to a newer one."""
         fetching = self.fetching
-        if fetching is None or self._at.phase is not Phase.SYNCING:
+        if fetching is None or self._view.phase is not Phase.SYNCING:
             return []
-        target = self._at.agreed_state(now)
+        target = self._view.agreed_state(now)
         is_newer = target is not None and target.round > fetching.round and target.holders
         if target is not None and is_newer and not self._has_turned and fetching.share_missing > TURN_BELOW:
             # Once: where rounds are shorter than a fetch, one that turned every time would never end.
@@ -119,78 +111,69 @@ class Syncing:
             return [*fetching.end(), *self.begin(target, now)]
         holders = [
             peer
-            for peer in sorted(self._at.table.connected)
-            if (entry := self._at.table.get(peer)) is not None
+            for peer in sorted(self._view.table.connected)
+            if (entry := self._view.table.get(peer)) is not None
             and fetching.state in (entry.presence.state, entry.presence.previous)
         ]
-        return self._after(fetching.add(holders, now), now)
+        return self._note_arrived(fetching.add(holders, now))
 
     def hold_for_others(self, now: float) -> Effects:
         """Keep the state of the run with the most trainers, for newcomers whose donors fail."""
-        at = self._at
+        view = self._view
         runs: dict[bytes, list[tuple[PeerId, Presence]]] = {}
-        for peer, entry in at.table:
+        for peer, entry in view.table:
             if entry.presence.run and entry.presence.state:
                 runs.setdefault(entry.presence.run, []).append((peer, entry.presence))
         if not runs or self.fetching is not None or now < self._hold_next:
             return []
         largest = max(runs, key=lambda run: (len(runs[run]), run))
-        nothing = msgspec.structs.replace(at.presence(), state=b"", previous=b"")
-        target = swarm_state(runs[largest], at.me, nothing, at.table.connected)
-        if target is None or not target.holders or target.round == 0 or target.state == at.state:
+        nothing = msgspec.structs.replace(view.presence(), state=b"", previous=b"")
+        target = swarm_state(runs[largest], view.me, nothing, view.table.connected)
+        if target is None or not target.holders or target.round == 0 or target.state == view.state:
             return []
         self._hold_next = now + HOLD_EVERY
-        self.fetching = Fetching(target.state, target.round, None, target.holders, self._wait())
-        return self._after(self.fetching.begin(now), now)
+        self.fetching = Fetching(target.state, target.round, None, target.holders, self._wait.seconds())
+        return self._note_arrived(self.fetching.begin(now))
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the fetch has come to an end that nobody has acted on."""
+        return self.fetching is not None and self.fetching.is_over
+
+    def take_result(self, now: float) -> tuple[Fetching, Effects]:
+        """Return the fetch that is over, and notices of donors that lied; once, when `is_over`."""
+        fetching = self.fetching
+        assert fetching is not None
+        self.fetching, self._has_turned = None, False
+        self._remember(fetching.paces())
+        self._half_fetched = {} if fetching.is_done else fetching.known_chunks()
+        for peer in fetching.failed:
+            entry = self._view.table.get(peer)
+            # One that went on to its next state while we asked has claimed nothing wrong.
+            if entry is not None and entry.presence.state == fetching.state:
+                self._view.distrust(peer, now)
+        reason = "it sent bytes of the state that do not verify"
+        return fetching, [Notify(Refused(peer, reason)) for peer in fetching.liars]
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _after(self, effects: Effects, now: float) -> Effects:
+    def _note_arrived(self, effects: Effects) -> Effects:
+        """Tell the node what has come, which it keeps on disk."""
         fetching = self.fetching
-        if fetching is None:
+        if fetching is None or not fetching.arrived or self._view.phase is not Phase.SYNCING:
             return effects
-        if fetching.arrived and self._at.phase is Phase.SYNCING:
-            arrived = Arrived(fetching.state, fetching.n_bytes, fetching.take_arrived())
-            effects = [*effects, Notify(arrived)]
-        if not fetching.is_over:
-            return effects
-        self.fetching = None
-        self._has_turned = False
-        self._remember(fetching.paces())
-        self._half_fetched = {} if fetching.is_done else fetching.known_chunks()
-        for peer in fetching.liars:
-            reason = "it sent bytes of the state that do not verify"
-            effects = [*effects, Notify(Refused(peer, reason))]
-        for peer in fetching.failed:
-            entry = self._at.table.get(peer)
-            # One that went on to its next state while we asked has claimed nothing wrong.
-            if entry is not None and entry.presence.state == fetching.state:
-                self._at.doubt(peer, now)
-        if self._at.phase is Phase.HELPING:
-            return [*effects, *(self._hold(fetching, now) if fetching.is_done else [])]
-        if fetching.is_done:
-            for peer in fetching.served:
-                self._at.trust(peer)
-            got = (fetching.round, fetching.state, fetching.previous, fetching.vector)
-            return [*effects, Notify(Synced(*got, fetching.served, fetching.reused, fetching.leaves))]
-        self._at.phase = Phase.WORKING
-        ours = Synced(self._at.round, self._at.state, self._at.previous, EMPTY)
-        return [*effects, *(self._check_behind(now) or [Notify(ours)])]
-
-    def _hold(self, fetching: Fetching, now: float) -> Effects:
-        at = self._at
-        at.round, at.state, at.previous = fetching.round, fetching.state, fetching.previous
-        data, leaves = fetching.vector.data, fetching.leaves
-        self._serving.hold(at.round, at.state, at.previous, data, leaves, keeps_former=False)
-        return self._push(now)
+        arrived = ChunksVerified(fetching.state, fetching.n_bytes, fetching.take_arrived())
+        return [*effects, Notify(arrived)]
 
     def _remember(self, paces: dict[PeerId, float]) -> None:
-        self._paces = dict(list(paces.items())[-MAX_DOUBTS:])
+        self._paces = dict(list(paces.items())[-MAX_MARKED:])
 
     def _helpers_with(self, state: bytes) -> tuple[PeerId, ...]:
         """Linked nodes without a trainer that hold this state."""
         return tuple(
             peer
-            for peer, entry in self._at.table
-            if not entry.presence.run and entry.presence.state == state and peer in self._at.table.connected
+            for peer, entry in self._view.table
+            if not entry.presence.run and entry.presence.state == state and peer in self._view.table.connected
         )

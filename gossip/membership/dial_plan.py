@@ -1,4 +1,4 @@
-"""Discovery: whom to dial and when, so that a node finds its swarm and never stops looking.
+"""DialPlan: whom to dial and when, so that a node finds its swarm and never stops looking.
 
     known --due--> dialling --link--> connected
       ^               |                  |
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import OWN_ADDRESS, Dial, Effects, SetTimer
+from shoal.gossip.events import OWN_ADDRESS, Dial, Effects, SetTimer, Timer
 
-TIMER: Final = "discovery"
 FIRST_RETRY: Final = 0.5
 """Seconds; doubled after every failure."""
 MAX_RETRY: Final = 20.0
@@ -77,7 +76,7 @@ def peer_in(address: str) -> PeerId | None:
     return PeerId(peer) if separator and "/" not in peer else None
 
 
-class Discovery:
+class DialPlan:
     """The dialling plan of one node."""
 
     def __init__(self, me: PeerId, dice: Dice, max_links: int = 64) -> None:
@@ -224,7 +223,7 @@ class Discovery:
         has_room = len(under_way) + len(effects) < min(AT_ONCE, lacking)
         if has_room and any(t.state != "dialling" for t in due):
             waiting.append(now + 1 / NEW_PER_SECOND)
-        return [*effects, SetTimer(min(waiting, default=float("inf")), TIMER)]
+        return [*effects, SetTimer(min(waiting, default=float("inf")), Timer.DIALS)]
 
     def _spend(self, now: float) -> bool:
         """Take one of the dials that unproved addresses may cost: somebody may have made them up."""

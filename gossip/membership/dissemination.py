@@ -1,4 +1,4 @@
-"""Chatter: what a node says of itself and of others. News crosses any swarm, and costs little in a large one.
+"""Dissemination: what a node says of itself and others. News crosses any swarm, at little cost in large ones.
 
     something changed      our record to the neighbours, at once                           push
     every other beat       the same, where nothing has changed: a lease outlives it        push
@@ -18,8 +18,9 @@ from typing import Final, TypeVar
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Publish, Send
 from shoal.gossip.membership.dial_plan import Dice
-from shoal.gossip.membership.swarm_view import Standing
+from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Record, Records
+from shoal.gossip.sequence import Sequence
 
 T = TypeVar("T")
 INFINITY: Final = float("inf")
@@ -39,13 +40,13 @@ ANNOUNCED: Final = 8
 """Announcements per beat that a swarm should hear, however large it is."""
 
 
-class Chatter:
+class Dissemination:
     """What one node says of itself. See the module's docstring."""
 
-    def __init__(self, at: Standing, dice: Dice, sequence: int, beat: float) -> None:
-        """`sequence`: larger than any this identity used before; `beat`: seconds."""
+    def __init__(self, view: SwarmView, dice: Dice, sequence: Sequence, beat: float) -> None:
+        """`sequence`: of our records; `beat`: seconds."""
         self.sequence = sequence
-        self._at, self._dice, self._beat = at, dice, beat
+        self._view, self._dice, self._beat = view, dice, beat
         self._pushed_at = -INFINITY
         self._heard = 0
         """Announcements since the last beat."""
@@ -59,7 +60,7 @@ class Chatter:
 
     def record(self) -> Record:
         """Return our own record as it stands."""
-        return Record(self._at.me, self.sequence, self._at.presence())
+        return Record(self._view.me, self.sequence.last, self._view.presence())
 
     def tell(self, peer: PeerId) -> Effects:
         """Send a peer our record."""
@@ -67,22 +68,22 @@ class Chatter:
 
     def push(self, now: float) -> Effects:
         """Tell the neighbours about a change."""
-        self.sequence += 1
+        self.sequence.next()
         self._pushed_at = now
         records = Records(((self.record(), 0.0),))
-        return [Send(peer, records) for peer in self._draw(sorted(self._at.table.connected), MAX_PUSHED)]
+        return [Send(peer, records) for peer in self._draw(sorted(self._view.table.connected), MAX_PUSHED)]
 
     def greet(self, peer: PeerId, now: float) -> Effects:
         """Tell a new neighbour of us, and whom else we know."""
         # A newer record than any it may have of us: it may have forgotten us when a link ended.
-        self.sequence += 1
+        self.sequence.next()
         return [Send(peer, self.sample(now, MAX_SAMPLE, reply=False))]
 
     def introduce(self, record: Record, age: float) -> Effects:
         """Tell neighbours who has just become one: two that met us at the same moment were not told of each
         other when we greeted them.
         """
-        others = sorted(self._at.table.connected - {record.author})
+        others = sorted(self._view.table.connected - {record.author})
         return [Send(peer, Records(((record, age),))) for peer in self._draw(others, INTRODUCED)]
 
     def answer(self, peer: PeerId, now: float) -> Effects:
@@ -92,8 +93,8 @@ class Chatter:
     def beat(self, now: float, *, seeks_links: bool) -> Effects:
         """Say what is due at a beat; `seeks_links`: whether we have fewer links than we want."""
         effects = self.push(now) if now >= self._pushed_at + PUSH_AFTER * self._beat else []
-        dice, table = self._dice.random, self._at.table
-        self.sequence += 1
+        dice, table = self._dice.random, self._view.table
+        self.sequence.next()
         knows_strangers = any(peer not in table.connected for peer, _ in table)
         neighbours = sorted(table.connected)
         if neighbours and (knows_strangers or dice() < SWAP_RARELY):
@@ -110,7 +111,7 @@ class Chatter:
         """Return our record and a random few of those we know."""
         aged = [
             (entry.record, max(0.0, now - entry.heard))
-            for _, entry in self._at.table
+            for _, entry in self._view.table
             if now - entry.heard < entry.lease
         ]
         return Records(((self.record(), 0.0), *self._draw(aged, count)), reply)

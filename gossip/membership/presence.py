@@ -162,7 +162,7 @@ def swarm_state(
 
     def standing(members: list[tuple[PeerId, Presence]]) -> tuple[int, int, int, bytes]:
         round_, state = _settled(members)
-        makers = sum(presence.has_made for _, presence in members)
+        makers = sum(presence.has_finished_round for _, presence in members)
         return makers, round_, len(members), _inverted(state)
 
     best = max(clusters, key=standing) if len(clusters) > 1 else clusters[0]
@@ -200,8 +200,8 @@ def _clusters(everyone: list[tuple[PeerId, Presence]]) -> list[list[tuple[PeerId
 
 def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:
     """Return the round that a cluster goes by, and the state that stands for it."""
-    reached = max((presence.round for _, presence in members if presence.has_made), default=-1)
-    members = [(peer, p) for peer, p in members if p.has_made or p.round > reached]
+    reached = max((presence.round for _, presence in members if presence.has_finished_round), default=-1)
+    members = [(peer, p) for peer, p in members if p.has_finished_round or p.round > reached]
     rounds = sorted((presence.round for _, presence in members), reverse=True)
     settled = rounds[(len(rounds) - 1) // 2] if reached >= 0 else rounds[0]
     counts = dict.fromkeys((p.state for _, p in members if p.round == settled), 0)

@@ -1,92 +1,131 @@
-"""Standing: where a node stands in its swarm, and what it makes of what the others say of themselves.
+"""SwarmView: this node's view of the swarm, its own round and state, the peers' records, whom to wait for.
 
 Its own round and state, the records of its peers (presence.py), whom of them it waits for, and whether it is
 behind: when the state that the swarm goes by is not ours, and no exchange will get us there.
 
-Two kinds of peers are left out. Who was missed in a round (`late`) is not waited for until something
+Two kinds of peers are left out. Who was missed in a round (`unresponsive`) is not waited for until something
 comes from it, and the link to it is not counted on. Who did not give the state that it claims to have
-(`doubt`) is not believed for a while, longer every time.
+(`distrust`) is not believed for a while, longer every time.
 """
 
 from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Final
 
 from msgspec.structs import replace
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import Admission
+from shoal.gossip.admission.marks import MAX_MARKED, Marks
+from shoal.gossip.lifecycle import Lifecycle, Phase
 from shoal.gossip.membership.company import Company, Policy
 from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
 from shoal.gossip.messages import Presence, Ready
+from shoal.gossip.patterns import PATTERNS, Pattern
 from shoal.gossip.run_spec import NATIVE, RunSpec
 
 NO_BASE: Final = bytes(32)
-DOUBT: Final = 2.0
-"""Seconds; doubled with every failure in a row."""
-MAX_DOUBTS: Final = 128
 MAX_DOUBLINGS: Final = 7
-MAX_BAN_DOUBLINGS: Final = 4
-"""Shorter: who is not averaged with is lost to the swarm, and a fault may be mended."""
+"""How often the time doubles for which a peer is not believed."""
 MAX_PAUSE: Final = 8
 """Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
 
 
 CROWD: Final = 32
 """Peers that are known, from which on a swarm of many groups is taken for a crowd."""
-MAX_LAG: Final = 2
-"""Rounds by which a peer may be behind the others where all average pairwise."""
-
-
-class Phase(Enum):
-    """What the node is doing; see member.py."""
-
-    HELPING = "helping"
-    WORKING = "working"
-    SEEKING = "matchmaking"
-    EXCHANGING = "exchanging"
-    APPLYING = "applying"
-    SYNCING = "syncing"
-    FINISHED = "finished"
-
-
-def _count_against(known: dict[PeerId, tuple[int, float]], peer: PeerId, now: float, doublings: int) -> None:
-    if len(known) >= MAX_DOUBTS:
-        del known[min(known, key=lambda each: known[each][1])]
-    count = known.get(peer, (0, 0.0))[0]
-    known[peer] = (count + 1, now + DOUBT * 2 ** min(count, doublings))
-
 
 _SHOWN: Final = {Phase.SEEKING: "working", Phase.EXCHANGING: "working", Phase.APPLYING: "working"}
 
 
-class Standing:
+class SwarmView:
     """One node among its peers. See the module's docstring."""
 
-    def __init__(self, me: PeerId, lease: float, alone: Policy = "wait") -> None:
+    def __init__(
+        self, me: PeerId, lease: float, admission: Admission | None = None, alone: Policy = "wait"
+    ) -> None:
         """`lease`: seconds for which our own records hold; `alone`: see company.py."""
+        self.admission = admission or Admission()
         self.me, self.lease = me, lease
         self.table = PresenceTable(me)
         self.addresses: tuple[str, ...] = ()
         self.engine: tuple[str, ...] = ()
-        self.phase = Phase.HELPING
+        self.lifecycle = Lifecycle(me)
         self.run = b""
         self.spec: RunSpec | None = None
         self.mergeable = False
         """Whether means of different states make sense: groups need not have the same."""
         self.round = 0
         self.state = self.previous = b""
-        self.has_made = False
+        self.has_finished_round = False
         """Whether we have finished a round since we were started."""
+        self.unresponsive: set[PeerId] = set()
         self.together = Company(alone)
-        self.late: set[PeerId] = set()
-        self._doubts: dict[PeerId, tuple[int, float]] = {}
-        """How often in a row, and until when."""
-        self._bans: dict[PeerId, tuple[int, float]] = {}
-        self.company: frozenset[PeerId] = frozenset()
+        self._distrusted = Marks(MAX_DOUBLINGS)
+        self.last_group: frozenset[PeerId] = frozenset()
         """With whom we made our state: they have it too, or will in a moment."""
         self._missed: dict[PeerId, tuple[int, int]] = {}
         """How often in a row, and before which round we do not wait for them again."""
+
+    @property
+    def phase(self) -> Phase:
+        """What the node is doing."""
+        return self.lifecycle.phase
+
+    # --- what changes -----------------------------------------------------------------------------
+
+    def attach(self, run: bytes, spec: RunSpec, *, mergeable: bool) -> None:
+        """A trainer of this run is there."""
+        self.run, self.spec, self.mergeable = run, spec, mergeable
+
+    def take_state(self, round_: int, state: bytes, previous: bytes) -> None:
+        """Our trainer holds this state: fetched, made in a round, or what it began with."""
+        if self.phase is Phase.SYNCING:
+            self.last_group = frozenset()
+        else:
+            self.has_finished_round = self.phase is not Phase.HELPING
+        self.hold_state(round_, state, previous)
+
+    def hold_state(self, round_: int, state: bytes, previous: bytes) -> None:
+        """We hold this state, perhaps only for others."""
+        self.round, self.state, self.previous = round_, state, previous
+
+    def follow(self, target: SwarmState) -> None:
+        """We give our state up for that of the others."""
+        self.has_finished_round = self.has_finished_round and target.includes_us
+
+    def trainer_left(self) -> None:
+        """Who trains no more counts no more than who comes back, but for what the whole run came to."""
+        self.has_finished_round = self.has_finished_round and self.phase is Phase.FINISHED
+
+    def set_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Others reach us here."""
+        self.addresses = addresses[:8]
+
+    def set_engine(self, addresses: tuple[str, ...]) -> bool:
+        """Others reach our other engine here; tells whether that is news."""
+        former, self.engine = self.engine, addresses[:4]
+        return self.engine != former
+
+    def link_up(self, peer: PeerId) -> None:
+        """A link is up: what was lost of its peer may have been lost with the one before."""
+        self.table.connected.add(peer)
+        self._missed.pop(peer, None)
+
+    def link_down(self, peer: PeerId, now: float) -> None:
+        """The last link to a peer is gone."""
+        self.table.connected.discard(peer)
+        # Most links end with their peer. If it lives, others bring its next record within a beat.
+        self.table.forget(peer, now)
+
+    def heard_from(self, peer: PeerId, now: float) -> None:
+        """A peer has just spoken to us itself."""
+        self.unresponsive.discard(peer)
+        self.table.touch(peer, now)
+
+    def note_unresponsive(self, peers: AbstractSet[PeerId]) -> None:
+        """Do not count on these peers until something comes from them."""
+        self.unresponsive |= peers
 
     def presence(self) -> Presence:
         """Return what we say of ourselves."""
@@ -101,57 +140,38 @@ class Standing:
             phase,
             self.lease,
             self.addresses,
-            self.has_made,
+            self.has_finished_round,
             self.engine,
         )
 
     # --- whom to believe --------------------------------------------------------------------------
 
-    def doubt(self, peer: PeerId, now: float) -> None:
+    def distrust(self, peer: PeerId, now: float) -> None:
         """Do not go by a peer for a while that did not give the state it claims."""
-        _count_against(self._doubts, peer, now, MAX_DOUBLINGS)
+        self._distrusted.add(peer, now)
 
     def trust(self, peer: PeerId) -> None:
         """Believe a peer again: it gave what it claimed."""
-        self._doubts.pop(peer, None)
-
-    def ban(self, peer: PeerId, now: float) -> None:
-        """Average with a peer no more for a while that broke the protocol; it may dial again at once."""
-        _count_against(self._bans, peer, now, MAX_BAN_DOUBLINGS)
-
-    def is_banned(self, peer: PeerId, now: float) -> bool:
-        """Whether a peer broke the protocol a short time ago."""
-        return now < self._bans.get(peer, (0, 0.0))[1]
+        self._distrusted.forget(peer)
 
     def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
         """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
-        self.company = frozenset(members) - lost - {self.me}
+        self.last_group = frozenset(members) - lost - {self.me}
         for peer in members:
             count, _ = self._missed.pop(peer, (0, 0))
             if peer not in lost:
                 continue
-            if len(self._missed) >= MAX_DOUBTS:
+            if len(self._missed) >= MAX_MARKED:
                 del self._missed[next(iter(self._missed))]
             pause = min(2**count, MAX_PAUSE) if count > 0 else 0
             self._missed[peer] = (count + 1, self.round + 1 + pause)
 
-    def pardon(self, peer: PeerId, now: float) -> None:
-        """Average with a peer again: it was in a group with us all the same, and broke nothing."""
-        if peer in self._bans:
-            # If it breaks the protocol once more, the ban is longer all the same.
-            self._bans[peer] = (self._bans[peer][0], now)
-
-    def note_link(self, peer: PeerId) -> None:
-        """Take note of a new link: what was lost of its peer may have been lost with the one before."""
-        self._missed.pop(peer, None)
-
     def agreed_state(self, now: float) -> SwarmState | None:
         """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
-        doubted = {peer for peer, (_, until) in self._doubts.items() if now < until}
         heeded = [
             (peer, self._soon(peer, e.presence))
             for peer, e in self.table.in_run(self.run)
-            if peer not in doubted
+            if not self._distrusted.has(peer, now)
         ]
         return swarm_state(heeded, self.me, self.presence(), self.table.connected)
 
@@ -160,9 +180,11 @@ class Standing:
 
         Else the first of many to finish a round would think itself alone, and follow a few others.
         """
-        if peer not in self.company or not self._is_on_its_way(presence):
+        if peer not in self.last_group or not self._is_on_its_way(presence):
             return presence
-        return replace(presence, round=self.round, state=self.state, previous=self.previous, has_made=True)
+        return replace(
+            presence, round=self.round, state=self.state, previous=self.previous, has_finished_round=True
+        )
 
     # --- whom to wait for -------------------------------------------------------------------------
 
@@ -178,11 +200,11 @@ class Standing:
     def reach(self) -> set[PeerId]:
         """The peers to whom we have a link that works, as far as we know."""
         # A link can be dead for half a minute before anybody closes it.
-        return self.table.connected - self.late
+        return self.table.connected - self.unresponsive
 
     def expected(self, now: float) -> set[PeerId]:
         """Return the peers worth waiting for: linked, working, and at our state or on their way to it."""
-        mixing = self.is_mixing()
+        mixing = self.states_differ()
         found: set[PeerId] = set()
         paused: set[PeerId] = set()
         for peer, entry in self._linked_workers(now):
@@ -203,7 +225,7 @@ class Standing:
         assert self.spec is not None
         others = [entry.presence.phase for _, entry in self.table.in_run(self.run)]
         # One of several groups may be of one, and a pair's mass is added to the others' whenever they meet.
-        is_left_out = self.is_pairwise or len(others) >= self.spec.group_size
+        is_left_out = self.pattern.has_own_states or len(others) >= self.spec.group_size
         is_free = not self.together.is_awaited or (is_left_out and self.linked_trainers())
         # Who is behind those that are done ends alone, where it cannot fetch what they came to.
         return self.spec.quorum if is_free or "finished" in others else max(self.spec.quorum, 2)
@@ -213,16 +235,16 @@ class Standing:
         return [peer for peer, _ in self.table.in_run(self.run) if peer in self.table.connected]
 
     def _may_lag(self, presence: Presence) -> bool:
-        """Whether a peer of an earlier round is waited for: where states differ, none tells that it comes."""
+        """Whether a peer of an earlier round is waited for."""
         behind = self.round - presence.round
-        return self.is_pairwise and behind > 0 and (self.is_last or behind == 1)
+        return self.pattern.waits_for(behind, is_last=self.is_last)
 
     def _linked_workers(self, now: float) -> Iterator[tuple[PeerId, Entry]]:
         for peer in self.table.connected:
             entry = self.table.get(peer)
             if entry is None or entry.presence.run != self.run:
                 continue
-            is_there = peer not in self.late and not self.is_banned(peer, now)
+            is_there = peer not in self.unresponsive and self.admission.may_group(peer, now)
             # Who fetches the state that we have will be there as soon as those who have just made it: over
             # links with latency it would else come too late in every round, and chase the swarm for ever.
             fetches = entry.presence.phase == "syncing" and self._is_on_its_way(entry.presence)
@@ -234,13 +256,13 @@ class Standing:
         return presence.state == self.previous != b"" and presence.round == self.round - 1
 
     @property
-    def is_pairwise(self) -> bool:
-        """Whether the run averages pairwise: every peer has a state of its own."""
-        return self.spec is not None and self.spec.exchange == "pairwise"
+    def pattern(self) -> Pattern:
+        """How the peers of the run average."""
+        return PATTERNS["group" if self.spec is None else self.spec.exchange]
 
     @property
     def is_last(self) -> bool:
-        """Whether our round is the last of the run; pairwise averaging then forms groups, once."""
+        """Whether our round is the last of the run."""
         return self.spec is not None and self.round == self.spec.rounds - 1
 
     def takers(self, now: float) -> set[PeerId]:
@@ -248,17 +270,17 @@ class Standing:
         last = self.spec.rounds - 1 if self.spec is not None else -1
         return {peer for peer, entry in self._linked_workers(now) if entry.presence.round != last}
 
-    def is_mixing(self) -> bool:
+    def states_differ(self) -> bool:
         """Whether states differ in one round: by groups, by pairs, or by another engine's rounding."""
         if not self.mergeable or self.spec is None:
             return False
-        if self.is_pairwise or self.spec.engine != NATIVE:
+        if self.pattern.has_own_states or self.spec.engine != NATIVE:
             return True
         return any(True for _ in islice(self.table.in_run(self.run), self.spec.group_size - 1, None))
 
-    def is_crowd(self) -> bool:
+    def is_large_swarm(self) -> bool:
         """Whether there are so many groups that hardly two peers see the same others."""
-        return self.is_mixing() and len(self.table) > CROWD
+        return self.states_differ() and len(self.table) > CROWD
 
     @property
     def base(self) -> bytes:
@@ -286,18 +308,20 @@ class Standing:
 
     def _others_change_over(self) -> bool:
         """Whether somebody whose word counts in our round gives its state up for that of others."""
-        linked = (self.table.get(peer) for peer in self.table.connected - self.late)
+        linked = (self.table.get(peer) for peer in self.table.connected - self.unresponsive)
         said = [entry.presence for entry in linked if entry is not None and entry.presence.run == self.run]
-        return any(each.phase == "syncing" and each.has_made and each.round == self.round for each in said)
+        return any(
+            each.phase == "syncing" and each.has_finished_round and each.round == self.round for each in said
+        )
 
     def _is_behind(self, target: SwarmState, now: float) -> bool:
         # Equal bytes alone do not tell: a model that has converged is the same round after round.
         if (target.round, target.state) == (self.round, self.state):
             return False
-        if self.is_pairwise and self.phase is not Phase.FINISHED:
+        if self.pattern.has_own_states and self.phase is not Phase.FINISHED:
             # There are as many states as peers, and none is wrong: only who lags far fetches one.
-            return target.round > self.round + MAX_LAG
-        if self.is_mixing() and self.phase is not Phase.FINISHED:
+            return target.round > self.round + self.pattern.max_lag
+        if self.states_differ() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:
                 # After the last round the others wait for nobody, and are never two rounds ahead.

@@ -12,7 +12,6 @@ entered twice.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,21 +21,21 @@ from shoal.crypto.keys import PeerId, short
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import (
     Dial,
-    Doubt,
     Drop,
     Effect,
-    Event,
     Notify,
     PeerFound,
     PeerLost,
+    ProbeLink,
     Publish,
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
 )
 from shoal.gossip.host import Announced, FrameReceived, Host
-from shoal.gossip.member.commands import Averaged, Measured
+from shoal.gossip.member.commands import Averaged, Event, Measured
 from shoal.gossip.member.member import Member
 from shoal.gossip.wire import OTHER_RUN, Codec
 
@@ -44,9 +43,6 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 log = logging.getLogger(__name__)
-
-MAX_STRIKES: Final = 32
-"""Malformed messages of one link after which it is closed; an honest peer sends none."""
 
 LATE: Final = 0.25
 """Seconds after which a timer is taken for late."""
@@ -60,18 +56,17 @@ class Driver:
     def __init__(self, host: Host, member: Member, codec: Codec, notify: Callable[[Any], None]) -> None:
         """`notify` is called with every notice of the member, in the trio thread."""
         self.host, self.member, self.codec = host, member, codec
-        self.drops: Counter[str] = Counter()
+        self.admission = member.admission
         self.on_effect: Callable[[Effect], None] | None = None
         """For tests of crashes: called before an effect is carried out."""
         self.on_found: Callable[[PeerFound], None] | None = None
         """Called when a link to a peer is up."""
         self._notify = notify
-        self._timers: dict[str, float] = {}
-        self._put_off: set[str] = set()
+        self._timers: dict[Timer, float] = {}
+        self._put_off: set[Timer] = set()
         self._bulk = 0, 0.0
         """Sent in bulk by the end of the last exchange, and the seconds that took."""
         self._timers_changed = trio.Event()
-        self._strikes: Counter[PeerId] = Counter()
 
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled."""
@@ -97,20 +92,19 @@ class Driver:
                     self.command(Received(event.via, self.member.heard(record)))
                 case _:
                     if isinstance(event, PeerLost):
-                        self._strikes.pop(event.peer, None)
+                        self.admission.link_lost(event.peer)
                     self.command(event)
                     if isinstance(event, PeerFound) and self.on_found is not None:
                         self.on_found(event)
         except RemoteViolation as violation:
-            self.drops[violation.reason] += 1
+            self.admission.count(violation.reason)
             # Who hands an announcement on has not read it, and is not to blame.
             if violation.reason != OTHER_RUN and not isinstance(event, Announced):
                 self._strike(event.peer, violation)
 
     def _strike(self, peer: PeerId, violation: RemoteViolation) -> None:
         log.debug("dropped a message of %s: %s", short(peer), violation)
-        self._strikes[peer] += 1
-        if self._strikes[peer] >= MAX_STRIKES:
+        if self.admission.strike(peer):
             self.host.drop_nowait(peer, violation.reason)
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -133,10 +127,10 @@ class Driver:
                 case Publish():
                     self.host.announce_nowait(self.codec.encode_announcement(effect.message))
                 case Drop():
-                    self.drops[effect.reason] += 1
+                    self.admission.count(effect.reason)
                     self.host.drop_nowait(effect.peer, effect.reason)
-                case Doubt():
-                    self.host.doubt_nowait(effect.peer)
+                case ProbeLink():
+                    self.host.probe_nowait(effect.peer)
         for notice in notices:
             if isinstance(notice, Averaged):
                 sent, busy = self.host.statistics().bulk

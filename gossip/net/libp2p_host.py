@@ -14,7 +14,6 @@ before it begins the new one.
 
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -28,6 +27,7 @@ from nacl.signing import SigningKey
 
 from shoal.crypto.keys import PeerId, peer_id_of, short
 from shoal.gossip.addresses import Address, BadAddress, from_socket, parse, parse_listen
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import SAME_IDENTITY, Data, DialFailed, Loan, PeerFound, PeerLost
 from shoal.gossip.host import HostConfig, HostEvent, HostStatistics
@@ -55,7 +55,7 @@ CLOSE_PATIENCE: Final = 1.0
 class Libp2pHost:
     """See `Host`; made by `open_host`."""
 
-    def __init__(self, key: SigningKey, config: HostConfig) -> None:
+    def __init__(self, key: SigningKey, config: HostConfig, admission: Admission | None = None) -> None:
         """Put the parts together; nothing runs yet.
 
         Raises:
@@ -63,6 +63,7 @@ class Libp2pHost:
         """
         self.me = peer_id_of(bytes(key.verify_key))
         self._config = config
+        self.admission = admission or Admission(config.max_links)
         self._listen = [] if config.hidden else [parse_listen(each) for each in config.listen]
         announce = [parse(each) for each in config.announce]
         suites = suites_by_speed() if config.fast_links else ()
@@ -70,7 +71,7 @@ class Libp2pHost:
             key,
             suites=suites,
             announce=announce,
-            max_links=config.max_links,
+            admission=self.admission,
             local_sockets=config.local_sockets,
         )
         self.network.serve_lane(CONTROL, self._serve_control)
@@ -80,14 +81,14 @@ class Libp2pHost:
         self._peers: dict[PeerId, Peer] = {}
         self._links: dict[Any, Link] = {}
         self._instance = os.urandom(8)
-        self._dropped: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
         self._dials = Dials(
             self.network,
             self._events,
             self._peers,
             me=self.me,
-            is_full=lambda: len(self._links) >= config.max_links,
+            links=self._links,
+            admission=self.admission,
         )
         self._lanes = LaneService(
             self.network, self._events, close_link=self._close_link, violate=self._violate
@@ -112,9 +113,9 @@ class Libp2pHost:
             raise ValueError(f"a frame of {len(head)} and {len(data)} bytes is larger than any may be")
         entry = self._peers.get(peer) or self._want(peer)
         if entry is None:
-            self._dropped["no link"] += 1
+            self.admission.count("no link")
         elif not entry.outboxes[BULK if len(data) else CONTROL].put(head, data):
-            self._dropped["queue full"] += 1
+            self.admission.count("queue full")
             self.drop_nowait(peer, "does not keep up")
 
     def _dialled(self) -> Iterator[tuple[PeerId, Address]]:
@@ -137,7 +138,7 @@ class Libp2pHost:
     def announce_nowait(self, sealed: bytes) -> None:
         """See `Host`."""
         if not self._announcements.announce_nowait(sealed):
-            self._dropped["announcement not taken"] += 1
+            self.admission.count("announcement not taken")
 
     def dial_nowait(self, address: str) -> None:
         """See `Host`."""
@@ -152,12 +153,12 @@ class Libp2pHost:
             for link in list(entry.links):
                 self._close_link(link)
 
-    def doubt_nowait(self, peer: PeerId) -> None:
+    def probe_nowait(self, peer: PeerId) -> None:
         """See `Host`; the links of other libp2p programs have their own keep-alive."""
         entry = self._peers.get(peer)
         for link in entry.links if entry is not None else ():
             if isinstance(link.connection.muxed_conn, FastMuxer):
-                link.connection.muxed_conn.doubt()
+                link.connection.muxed_conn.probe()
 
     async def flush(self) -> None:
         """See `Host`."""
@@ -179,7 +180,6 @@ class Libp2pHost:
             peer_bytes={peer.id: (peer.sent, peer.received) for peer in found},
             links={peer: (link.address, link.kind) for peer, link in best.items()},
             inbound=frozenset(peer for peer, link in best.items() if not link.is_initiator),
-            dropped=dict(self._dropped + self.network.refused),
             bulk=(self._lanes.meter.sent, self._lanes.meter.busy),
         )
 
@@ -270,7 +270,7 @@ class Libp2pHost:
         others = [each for each in link.peer.links if each.is_good and each.instance != hello.instance]
         for other in others:
             if isinstance(other.connection.muxed_conn, FastMuxer):
-                other.connection.muxed_conn.doubt()
+                other.connection.muxed_conn.probe()
         with trio.move_on_after(DOUBT_WAIT + 1):
             for other in others:
                 await other.connection.event_closed.wait()
@@ -320,7 +320,7 @@ class Libp2pHost:
     def _violate(self, link: Link, reason: str) -> None:
         """Count what no correct peer sends, and cut the link it came on."""
         log.info("cutting a link to %s: %s", short(link.peer.id), reason)
-        self._dropped[reason] += 1
+        self.admission.count(reason)
         self._close_link(link)
 
     # Life.
@@ -379,7 +379,9 @@ class _Watcher(INotifee):
 
 
 @asynccontextmanager
-async def open_host(key: SigningKey, config: HostConfig) -> AsyncIterator[Libp2pHost]:
+async def open_host(
+    key: SigningKey, config: HostConfig, admission: Admission | None = None
+) -> AsyncIterator[Libp2pHost]:
     """Run a host; inside the context it listens.
 
     Raises:
@@ -389,7 +391,7 @@ async def open_host(key: SigningKey, config: HostConfig) -> AsyncIterator[Libp2p
     """
     # To the library every strange or leaving peer is an error of ours, with a page of text.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
-    host = Libp2pHost(key, config)
+    host = Libp2pHost(key, config, admission)
     host._listen = listenable(host._listen)
     async with host._run():
         yield host

@@ -39,6 +39,7 @@ from nacl.signing import SigningKey
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import Address, expand_all, from_socket
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import OWN_ADDRESS, SAME_IDENTITY
 from shoal.gossip.net.circuit import HOP, Circuit, NoCircuit, connect, reserve
 from shoal.gossip.net.frames import LinkBroken
@@ -148,7 +149,7 @@ class Network:
         *,
         suites: tuple[Suite, ...],
         announce: list[Address],
-        max_links: int,
+        admission: Admission,
         local_sockets: bool,
     ) -> None:
         """Put the parts together; nothing runs yet. Without `suites` only the standard is spoken."""
@@ -161,11 +162,10 @@ class Network:
         self._is_standard = not suites
         self.id = ID.from_pubkey(keys.public_key)
         self.traffic = Traffic()
-        self.refused: Counter[str] = Counter()
+        self._admission = admission
         self.on_own_identity: Callable[[Address | None], None] = lambda _: None
         self._announce = announce
         self._local_sockets = local_sockets
-        self._max_links = max_links
         self._relayed: WeakSet[Any] = WeakSet()
         """Links that go through another node."""
         self._half_open: Counter[str] = Counter()
@@ -181,8 +181,8 @@ class Network:
                 # The library would close what it finds too many; how many there are is decided here.
                 min_connections=0,
                 low_watermark=0,
-                high_watermark=max_links,
-                max_connections=max_links,
+                high_watermark=admission.max_links,
+                max_connections=admission.max_links,
                 max_connections_per_peer=64,
             ),
         )
@@ -360,11 +360,11 @@ class Network:
         remote = stream.get_remote_address()
         ip = remote[0] if remote else ""
         if (
-            len(self.swarm.get_connections()) >= self._max_links
+            not self._admission.may_link(len(self.swarm.get_connections()))
             or self._half_open.total() >= MAX_HALF_OPEN
             or self._half_open[ip] >= MAX_HALF_OPEN_PER_IP
         ):
-            self.refused["too many links"] += 1
+            self._admission.count("too many links")
             return
         self._half_open[ip] += 1
         try:
@@ -379,7 +379,7 @@ class Network:
                 self._note_circuit(muxed, stream)
         except Exception as error:  # whatever a stranger's handshake makes the library raise
             is_ours = self._note_own_fault("handshake of a peer", error)
-            self.refused[OWN_FAULT if is_ours else "handshake"] += 1
+            self._admission.count(OWN_FAULT if is_ours else "handshake")
             log.debug("a handshake failed", exc_info=True)
             return
         finally:

@@ -25,11 +25,10 @@ from typing import Final
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
 from shoal.gossip.state.tree_hash import LEAF_BYTES, leaf, leaf_of, n_chunks, root, span
 
-TIMER: Final = "transfer"
 HORIZON: Final = 0.5
 """Seconds of work that a donor is asked for at once: more than a round trip, little to share out anew."""
 MAX_OWED: Final = 16
@@ -99,15 +98,16 @@ class Fetching:
         round_: int,
         n_bytes: int | None,
         donors: tuple[PeerId, ...],
-        stall: float,
+        silence_timeout: float,
         *,
         known: Mapping[bytes, Data] | None = None,
         paces: Mapping[PeerId, float] | None = None,
     ) -> None:
         """`n_bytes`: the size our run spec demands, nothing for a run that is not ours.
 
-        `stall`: seconds until a silent donor is given up. `known`: chunks by leaf hash; they are verified
-        before they are used. `paces`: seconds per chunk of donors that we know; the fastest are asked first.
+        `silence_timeout`: seconds until a silent donor is given up. `known`: chunks by leaf hash; they
+        are verified before they are used. `paces`: seconds per chunk of donors that we know; the fastest are
+        asked first.
         """
         self.state, self.round = state, round_
         self.previous = b""
@@ -130,7 +130,7 @@ class Fetching:
         ranked = sorted(donors, key=lambda peer: self._paces.get(peer, 0.0))
         self._donors = {peer: _Donor(0.0) for peer in ranked[:MAX_DONORS]}
         self._spare = ranked[MAX_DONORS : MAX_DONORS + MAX_SPARE]
-        self._stall = stall
+        self._silence_timeout = silence_timeout
         self._next_check = float("inf")
 
     def _allocate(self, n_bytes: int) -> None:
@@ -204,13 +204,13 @@ class Fetching:
     def timer(self, now: float) -> Effects:
         """Give up on silent donors, and look who is slow."""
         effects: Effects = []
-        if now > self._next_check + self._stall / 2:
+        if now > self._next_check + self._silence_timeout / 2:
             # Our own process slept: that is nobody's silence.
             for donor in self._donors.values():
                 donor.heard = donor.moved = now
         for peer, donor in list(self._donors.items()):
             still = now - donor.moved if self._waits(donor) else 0.0
-            if self._waits(donor) and (now >= donor.heard + self._stall or still >= LONGEST_CHUNK):
+            if self._waits(donor) and (now >= donor.heard + self._silence_timeout or still >= LONGEST_CHUNK):
                 effects += self._fail(peer, now)
             elif still >= ASK_AGAIN and donor.owed and not donor.is_doubted:
                 donor.is_doubted = True
@@ -357,15 +357,15 @@ class Fetching:
             return []
         if not self._missing and self.leaves:
             self.is_done = True
-            return [*self.end(), SetTimer(float("inf"), TIMER)]
+            return [*self.end(), SetTimer(float("inf"), Timer.FETCH)]
         if not self._donors:
             self.failure = "no peer that holds the swarm's state answered"
-            return [SetTimer(float("inf"), TIMER)]
+            return [SetTimer(float("inf"), Timer.FETCH)]
         effects: Effects = []
         for peer, donor in sorted(self._donors.items(), key=lambda known: known[1].pace):
             if donor.has_offered and len(donor.owed) <= donor.window // 2 and self._ask_more(donor, now):
                 effects.append(Send(peer, Fetch(self.state, tuple(donor.owed))))
-        return [*effects, SetTimer(self._plan_check(now), TIMER)]
+        return [*effects, SetTimer(self._plan_check(now), Timer.FETCH)]
 
     def _ask_more(self, donor: _Donor, now: float) -> bool:
         """Put chunks on a donor's list; tells whether there were any."""
@@ -392,7 +392,7 @@ class Fetching:
 
     def _plan_check(self, now: float) -> float:
         waiting = [donor for donor in self._donors.values() if self._waits(donor)]
-        at = min((donor.heard for donor in waiting), default=now) + self._stall
+        at = min((donor.heard for donor in waiting), default=now) + self._silence_timeout
         self._next_check = at
         has_idle = any(donor.has_offered and not donor.owed for donor in self._donors.values())
         if has_idle and any(donor.owed for donor in waiting):

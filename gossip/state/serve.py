@@ -21,11 +21,11 @@ from typing import Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Effects, Send, SetTimer
+from shoal.gossip.admission.admission import Admission
+from shoal.gossip.events import Data, Effects, Send, SetTimer, Timer
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
 from shoal.gossip.state.tree_hash import leaf, leaf_of, leaves, n_chunks, root, span
 
-TIMER: Final = "serving"
 PIN_SECONDS: Final = 20.0
 """A pinned state that nobody fetches is let go after this."""
 SILENCE: Final = 60.0
@@ -34,7 +34,6 @@ LONGEST_USE: Final = 300.0
 """Seconds for which a state that is being fetched keeps its place, though another is wanted."""
 MAX_PINS: Final = 2
 """States pinned at once; the memory of a donor is bounded by this many copies."""
-MAX_FETCHERS: Final = 64
 TURN: Final = 10.0
 """Seconds that a fetcher is served before one that waits in line takes its place."""
 TELL_EVERY: Final = 0.5
@@ -109,8 +108,9 @@ class _Fetcher:
 class Serving:
     """What this node hands out."""
 
-    def __init__(self, config: ServingConfig | None = None) -> None:
+    def __init__(self, config: ServingConfig | None = None, admission: Admission | None = None) -> None:
         """Start with nothing to give."""
+        self._admission = admission or Admission()
         self.config = config or ServingConfig()
         self.sent_bytes = 0
         """Of chunks, since the start."""
@@ -158,10 +158,10 @@ class Serving:
         """Answer whether we hold a state, and pin it if so."""
         # It starts anew: what we sent it before may never have come.
         self._line.pop(peer, None)
-        if len(self._line) >= MAX_FETCHERS:
+        if not self._admission.may_serve(len(self._line)):
             return [Send(peer, NotHeld(message.state))]
         self._line[peer] = _Fetcher(message.state, now, now, now)
-        return [*self._offer(peer, now), SetTimer(now, TIMER)]
+        return [*self._offer(peer, now), SetTimer(now, Timer.SERVING)]
 
     def _offer(self, peer: PeerId, now: float) -> Effects:
         """Offer a fetcher its state, or let it wait for room."""
@@ -195,7 +195,7 @@ class Serving:
             return self.go_on(now, yields=yields)
         fetcher = self._line.get(peer)
         if fetcher is None or fetcher.state != message.state:
-            if fetcher is None and len(self._line) >= MAX_FETCHERS:
+            if fetcher is None and not self._admission.may_serve(len(self._line)):
                 return [Send(peer, NotHeld(message.state))]
             fetcher = self._line[peer] = _Fetcher(message.state, now, now, now)
         fetcher.heard = now
@@ -236,7 +236,7 @@ class Serving:
                 effects += self._offer(peer, now)
         effects += self._copy_on() + self._tell(now)
         at = self._next_time(now, yields=yields)
-        return [*effects, SetTimer(at, TIMER)]
+        return [*effects, SetTimer(at, Timer.SERVING)]
 
     def _next(self, now: float) -> PeerId | None:
         """Return whose turn it is; who was served goes behind the others that are being served."""

@@ -20,7 +20,7 @@ def n_chunks(n_bytes: int) -> int:
     return -(-n_bytes // CHUNK_BYTES)
 
 
-def span(chunk: int, n_bytes: int) -> slice:
+def span(chunk: int, n_bytes: int) -> "slice[int, int, None]":
     """Return where a chunk lies in a state of this size."""
     lo = chunk * CHUNK_BYTES
     return slice(lo, min(lo + CHUNK_BYTES, n_bytes))

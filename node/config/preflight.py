@@ -11,6 +11,7 @@ import sys
 from importlib.machinery import PathFinder
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
+from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
 from shoal.methods.base import Method
 from shoal.methods.overlap import Overlaps, check_delay
@@ -83,7 +84,7 @@ def check_exchange(run: RunSettings, method: Method) -> None:
     Raises:
         BadConfig: the method needs the same state on all peers, or the run a quorum or a delay.
     """
-    if run.exchange != "pairwise":
+    if not PATTERNS[run.exchange].has_own_states:
         return
     if not (method.mergeable and isinstance(method, Overlaps)):
         raise BadConfig(

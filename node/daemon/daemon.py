@@ -25,9 +25,17 @@ import numpy as np
 import trio
 
 from shoal.crypto.keys import PeerId, short
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import PeerFound, Vector
-from shoal.gossip.member.commands import AddAddress, Goodbye, Met, Refused, RemoveAddress, SetAddresses
+from shoal.gossip.member.commands import (
+    AddAddress,
+    Goodbye,
+    PeerAddresses,
+    Refused,
+    RemoveAddress,
+    SetAddresses,
+)
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.net.driver import Driver
@@ -106,7 +114,8 @@ class Daemon:
         key = self.home.load_or_create_key()
         sequence = self._first_sequence()
         codec = Codec(key, self.config.network.swarm, sequence)
-        async with open_host(key, self.config.network) as host:
+        admission = Admission(self.config.network.max_links)
+        async with open_host(key, self.config.network, admission) as host:
             gossip = self.config.gossip
             limits = MemberConfig(
                 patience=gossip.patience,
@@ -119,7 +128,7 @@ class Daemon:
                 ),
                 awaits_trainer=self.config.run.has_trainer,
             )
-            member = Member(host.me, limits, random.Random(), sequence)
+            member = Member(host.me, limits, random.Random(), sequence, admission=admission)
             self.driver = Driver(host, member, codec, self._notice)
             self.rounds = Rounds(
                 host.me,
@@ -236,7 +245,7 @@ class Daemon:
         self._show(self._journal.look(status, time.time()), status)
 
     def _notice(self, notice: object) -> None:
-        if isinstance(notice, Met):
+        if isinstance(notice, PeerAddresses):
             self._remember(notice.peer, notice.addresses)
         elif isinstance(notice, Refused) and notice.peer == self.driver.member.me:
             self._problem(

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from shoal.gossip.events import Event, Vector
-from shoal.gossip.member.commands import Averaged, Failed
+from shoal.gossip.events import Vector
+from shoal.gossip.member.commands import Averaged, Event, Failed
 from shoal.gossip.member.member import Member
 from shoal.gossip.run_spec import NATIVE
 from shoal.node.config.settings import NodeConfig
@@ -45,7 +45,7 @@ def ask_of(
 ) -> Ask:
     """Return the ask of a trainer, and whom to wait for."""
     is_first = member.round == 0
-    there = 1 + len(member.at.expected(now)) + strangers
+    there = 1 + len(member.view.expected(now)) + strangers
     return Ask(
         message.round,
         message.index,
@@ -53,7 +53,7 @@ def ask_of(
         message.weight,
         expected=max(there, config.run.wait_for) if is_first else there,
         seconds=config.gossip.patience * (2 if is_first else 1),
-        quorum=member.at.least,
-        base="" if member.at.mergeable else member.state.hex(),
+        quorum=member.view.least,
+        base="" if member.view.mergeable else member.state.hex(),
         waits=is_first,
     )

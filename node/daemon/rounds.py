@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from shoal.crypto.keys import PeerId, short
-from shoal.gossip.events import Event, Vector
+from shoal.gossip.events import Vector
 from shoal.gossip.member import commands
+from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.tree_hash import leaves, root
@@ -207,7 +208,7 @@ class Rounds:
             text = f"this node runs without engine {self.spec.engine}: start it with --engine"
             self._answer(ipc.AskFailed(kind="GossipError", text=text))
             return
-        self._command(commands.Engage())
+        self._command(commands.BeginExternalExchange())
         # Unless the swarm went on without us, which has been answered.
         if self.trainer is Trainer.ASKING:
             self._average(message, vector)
@@ -244,7 +245,7 @@ class Rounds:
             return
         log.info("round %d ended without a new state: %s", message.round, message.reason)
         self._note_stateless(message.round, "failed", message.reason)
-        self._command(commands.GiveUp())
+        self._command(commands.AbortRound())
         if not self._syncing:
             self._begin()
 
@@ -277,7 +278,7 @@ class Rounds:
                 self._synced = notice
                 if self.trainer not in (Trainer.WORKING, Trainer.ASKING):
                     self._go_on_synced()
-            case commands.Hurry():
+            case commands.FinishEarly():
                 self._set_flag(ipc.HURRY)
             case Alone(waits=waits):
                 self._waits_alone = waits

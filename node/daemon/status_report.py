@@ -141,7 +141,7 @@ class Reporter:
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
             problems=[*self.problems.values(), *self._lonely(now), *self._twins()],
-            drops=added(self._driver.drops, statistics.dropped, rounds.refused),
+            drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
             history=list(rounds.history),
@@ -156,7 +156,7 @@ class Reporter:
 
     def alone(self, now: float) -> AloneStatus | None:
         """Return for how long this node is without those it trained with, if it is."""
-        together, rounds = self._driver.member.at.together, self._rounds
+        together, rounds = self._driver.member.view.together, self._rounds
         if together.since is None:
             return None
         seconds, waits = max(0.0, now - together.since), together.is_awaited
@@ -174,7 +174,7 @@ class Reporter:
         return [
             f"{short(target.peer)} is linked with another node of this identity; give this one its own with:"
             f" shoal init --force --home {typed(self._config.home)}"
-            for target in self._driver.member.discovery.targets.values()
+            for target in self._driver.member.dial_plan.targets.values()
             if target.peer and target.state != "connected" and target.reason == SAME_IDENTITY
         ][:1]
 
@@ -235,6 +235,6 @@ class Reporter:
                 target.attempts,
                 max(0.0, target.due - now) if target.state == "failed" else 0.0,
             )
-            for target in self._driver.member.discovery.targets.values()
+            for target in self._driver.member.dial_plan.targets.values()
             if target.source == "bootstrap"
         ]

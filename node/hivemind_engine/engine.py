@@ -28,9 +28,9 @@ import numpy as np
 import trio
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Event, Vector
+from shoal.gossip.events import Vector
 from shoal.gossip.group import Exchanged
-from shoal.gossip.member.commands import Averaged, Failed, SetEngine
+from shoal.gossip.member.commands import Averaged, Event, Failed, SetEngine
 from shoal.node.children import Keeper, end_process
 from shoal.node.errors import UserError
 from shoal.node.framing import Message, receive_frame, send_frame

@@ -1,7 +1,7 @@
 """Half-fetched states on disk: what was verified before a fetch broke off need not be sent again.
 
-    Behind  --> read what lies here --> Known        the member asks donors for the rest
-    Arrived --> append                               one record per chunk, in the order of arrival
+    Behind  --> read what lies here --> CachedChunks        the member asks donors for the rest
+    ChunksVerified --> append                               one record per chunk, in the order of arrival
     saved   --> remove
 
     STATE.part = magic | state hash (32) | n_bytes (8) | { chunk (4) | size (4) | bytes }*
@@ -23,7 +23,7 @@ from typing import Any, Final
 import trio
 
 from shoal.gossip.events import Data
-from shoal.gossip.member.commands import Arrived, Behind, Known
+from shoal.gossip.member.commands import Behind, CachedChunks, ChunksVerified
 from shoal.gossip.state.tree_hash import CHUNK_BYTES, leaf
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class HalfFetched:
             found |= {leaf(data): data for data in records}
         return found
 
-    def append(self, arrived: Arrived) -> None:
+    def append(self, arrived: ChunksVerified) -> None:
         """Add verified chunks; those of another state make way."""
         if arrived.n_bytes < WORTH_BYTES:
             return
@@ -116,24 +116,24 @@ def _read(path: Path) -> tuple[list[memoryview], int]:
 class ChunkKeeper:
     """Reads and writes the half-fetched states beside the network, one thing after the other."""
 
-    def __init__(self, directory: Path, tell: Callable[[Known], None]) -> None:
+    def __init__(self, directory: Path, tell: Callable[[CachedChunks], None]) -> None:
         """`tell` gets what lay on the disk, in the trio thread."""
         self._files, self._tell = HalfFetched(directory), tell
-        self._put, self._take = trio.open_memory_channel[Callable[[], Known | None]](10_000)
+        self._put, self._take = trio.open_memory_channel[Callable[[], CachedChunks | None]](10_000)
 
     def notice(self, notice: Any) -> None:
         """Take note of what the member says."""
         match notice:
             case Behind():
-                self._soon(lambda: Known(self._files.load()))
-            case Arrived():
+                self._soon(lambda: CachedChunks(self._files.load()))
+            case ChunksVerified():
                 self._soon(lambda: self._files.append(notice))
 
     def saved(self, state: bytes) -> None:
         """A state is on the disk, whole."""
         self._soon(lambda: self._files.remove(state))
 
-    def _soon(self, job: Callable[[], Known | None]) -> None:
+    def _soon(self, job: Callable[[], CachedChunks | None]) -> None:
         try:
             self._put.send_nowait(job)
         except trio.WouldBlock:

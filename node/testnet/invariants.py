@@ -25,6 +25,7 @@ from typing import Final
 
 import msgspec
 
+from shoal.gossip.patterns import PATTERNS
 from shoal.node.status import RoundStatus
 from shoal.node.testnet.event_log import Event
 from shoal.node.testnet.network.link_model import ShaperReport
@@ -197,7 +198,7 @@ def checked(name: str, faults: Sequence[str], held: str) -> Check:
 def invariants(plan: Plan, nodes: Sequence[Observed], shaken: Shaken) -> list[Check]:
     """Return all checks."""
     checks = [_left(shaken)]
-    if not plan.shares or plan.exchange == "pairwise":
+    if not plan.shares or PATTERNS[plan.exchange].has_own_states:
         # A round of a node that averages pairwise is its own: nobody can miss it.
         return checks
     lives = spans(plan, nodes, shaken.events, shaken.ended)

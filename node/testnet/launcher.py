@@ -21,6 +21,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shoal.gossip.patterns import PATTERNS
 from shoal.node.errors import UserError
 from shoal.node.testnet.comparison import Beside, as_nodes, besides, lines_expected
 from shoal.node.testnet.event_log import read_events
@@ -177,7 +178,7 @@ class _Launcher:
             raise Interrupted(_stopped(net))
         shaken = self._shaken(net, ended, calm)
         means = f"{wires.means}: {wires.why}" if wires.why else wires.means
-        apart = net.models_apart() if plan.exchange == "pairwise" else None
+        apart = net.models_apart() if PATTERNS[plan.exchange].has_own_states else None
         result = judge(
             plan, net.nodes, local_only=alone, seconds=seconds, shaken=shaken, network=means, apart=apart
         )

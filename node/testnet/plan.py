@@ -37,6 +37,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings, Scalar
 from shoal.methods.errors import MethodsError
 from shoal.methods.registry import load_method
@@ -160,7 +161,7 @@ class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         Groups can be about half of `group_size` when the nodes do not divide evenly, hence the halving.
         """
-        if self.quorum or not self.shares or self.exchange == "pairwise":
+        if self.quorum or not self.shares or PATTERNS[self.exchange].has_own_states:
             return self.quorum or 1
         return self.nodes // 2 + 1 if self.one_group else max(1, self.group_size // 2)
 

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE
 from shoal.node.storage.checkpoint import load_newest
 from shoal.node.testnet.comparison import Beside
@@ -103,7 +104,7 @@ def judge(
     checks = [check(plan, nodes) for check in _CHECKS]
     if plan.shares:
         checks += [check(plan, nodes) for check in _SHARING_CHECKS]
-        if plan.exchange == "pairwise":
+        if PATTERNS[plan.exchange].has_own_states:
             checks.append(_near_end(apart))
         if shaken is not None and shaken.calm_accuracy is not None:
             checks.append(_accuracy_in_peace(plan, accuracies, shaken))
@@ -248,7 +249,7 @@ def _why_states_differ(plan: Plan) -> str:
     """Return why nodes of one round need not hold the same bytes; empty: they must."""
     if plan.engine != NATIVE:
         return f"not asked of engine {plan.engine}, whose means differ by rounding"
-    if plan.exchange == "pairwise":
+    if PATTERNS[plan.exchange].has_own_states:
         return "not asked where all average pairwise: models are compared"
     return "" if plan.one_group else f"not asked of groups of {plan.group_size} among {plan.nodes} nodes"
 

@@ -132,4 +132,4 @@ def test_members_outlive_every_message_that_the_wire_lets_through(seed: int) -> 
     for worker in workers:
         member = worker.driver.member
         assert len(member.table) < 10
-        assert len(member.discovery.targets) <= 512
+        assert len(member.dial_plan.targets) <= 512

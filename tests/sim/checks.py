@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import Averaging
+from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.chunks import bounds
-from shoal.gossip.averaging.gather import Gathering
+from shoal.gossip.averaging.exchange import GroupExchange
+from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.state.tree_hash import state_hash
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Grouping:
     began: float
     unlinked: set[tuple[PeerId, PeerId]] = field(default_factory=set)
     """(member, other): there was no link when the member joined."""
-    exchanges: dict[PeerId, Averaging | Gathering] = field(default_factory=dict)
+    exchanges: dict[PeerId, GroupExchange] = field(default_factory=dict)
     lives: dict[PeerId, int] = field(default_factory=dict)
     given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
     """Vectors (or bodies) and weights that were really contributed."""
@@ -178,7 +179,7 @@ class Oracle:
 
     def watch_mass(self, node: SimNode) -> None:
         """Keep account of what a peer brings in where all average pairwise."""
-        core, mixing = node.member.mixing.core, node.member.mixing
+        core, mixing = node.member.pairwise.core, node.member.pairwise
         if core is None:
             return
         close = mixing.close
@@ -279,11 +280,11 @@ class Oracle:
 
     def _averaged(self, node: SimNode, notice: commands.Averaged) -> None:
         exchange = node.member.exchange
-        if node.member.mixing.is_on:
+        if node.member.pairwise.is_on:
             check_mass(self)
-            if not node.member.at.is_last:
+            if not node.member.view.is_last:
                 return
-        assert isinstance(exchange, Averaging)
+        assert isinstance(exchange, AllReduce)
         seen = self.groups[exchange.group.id, notice.index]
         mean = node.rounds._segment.exchange  # type: ignore[union-attr]
         # Chunks may have different contributors, and none that is in all.
@@ -364,7 +365,7 @@ def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mea
 def check_mass(oracle: Oracle) -> None:
     """What has been given is in one place: mass is never counted twice, nor lost while all live."""
     sim, mass = oracle.sim, oracle.mass
-    cores = {node.me: node.member.mixing.core for node in sim.nodes.values() if node.life}
+    cores = {node.me: node.member.pairwise.core for node in sim.nodes.values() if node.life}
     weights: Any = np.zeros_like(mass.weight)
     sums: Any = np.zeros_like(mass.sums)
     for peer, core in cores.items():
@@ -467,8 +468,8 @@ def check_survivors_agree(oracle: Oracle) -> None:
             oracle.violate("survivors of an exchange hold the same bytes", text)
 
 
-def _lost_by(exchange: Averaging | Gathering) -> list[PeerId]:
-    if isinstance(exchange, Averaging):
+def _lost_by(exchange: GroupExchange) -> list[PeerId]:
+    if not isinstance(exchange, Gather):
         return exchange.lost_members
     return exchange.inner.lost_members if exchange.inner is not None else []
 
@@ -562,18 +563,21 @@ def check_bounded(oracle: Oracle) -> None:
         member = node.member
         for part in (
             member,
-            member.at,
-            member.exchanges,
-            member.syncing,
+            member.view,
+            member.view._distrusted,
+            member.admission,
+            member.admission._bans,
+            member.asks,
+            member.state_sync,
             member.table,
-            member.discovery,
+            member.dial_plan,
             member.serving,
             member.exchange,
-            member.mixing,
-            member.mixing.core,
-            member.seeking,
-            member.seeking.search,
-            member.introductions,
+            member.pairwise,
+            member.pairwise.core,
+            member.group_search,
+            member.group_search.search,
+            member.run_mismatch,
         ):
             for name, value in vars(part).items() if part is not None else ():
                 if isinstance(value, dict | set | list) and len(value) > bound:

@@ -25,7 +25,6 @@ from shoal.gossip.events import (
     Dial,
     DialFailed,
     Effects,
-    Event,
     Learned,
     Notify,
     PeerFound,
@@ -34,11 +33,13 @@ from shoal.gossip.events import (
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
     Vector,
 )
 from shoal.gossip.host import HostConfig
 from shoal.gossip.member import commands
+from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.dial_plan import peer_in
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
@@ -102,7 +103,7 @@ class CrowdPeer:
         self.number, self.me, self.member = number, me, member
         self.state, self.vector = state, state.copy()
         self.links: set[PeerId] = set()
-        self.timers: dict[str, float] = {}
+        self.timers: dict[Timer, float] = {}
         self.turn = 0
         """Grows with everything the trainer begins: what was planned before is void."""
         self.is_alive, self.is_syncing = True, False
@@ -275,7 +276,7 @@ class Crowd:
             case commands.Synced():
                 peer.synced = notice
                 self._later(peer, STEP, self._idle)
-            case commands.Hurry():
+            case commands.FinishEarly():
                 self._later(peer, STEP, self._contribute)
 
     def _idle(self, peer: CrowdPeer) -> None:
@@ -285,7 +286,7 @@ class Crowd:
             return
         peer.is_syncing, peer.synced = False, None
         if synced is None:
-            self.tell(peer, commands.GiveUp())
+            self.tell(peer, commands.AbortRound())
         elif synced.vector.size:
             peer.state = synced.vector.copy()
             self._hold(peer, synced.round, synced.previous)
@@ -363,7 +364,7 @@ class Crowd:
             peer.timers[effect.name] = effect.at
             self.at(max(self.now, effect.at), self._fire, peer, effect.name, effect.at)
 
-    def _fire(self, peer: CrowdPeer, name: str, at: float) -> None:
+    def _fire(self, peer: CrowdPeer, name: Timer, at: float) -> None:
         if peer.timers.get(name) == at:
             del peer.timers[name]
             self.tell(peer, TimerFired(name))

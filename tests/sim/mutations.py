@@ -21,20 +21,20 @@ import shoal.gossip.averaging.gather
 import shoal.gossip.membership.dial_plan
 import shoal.gossip.state.fetch
 import shoal.node.daemon.rounds
-from shoal.gossip.averaging.all_reduce import Averaging
+from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.chunks import weighted_mean
-from shoal.gossip.averaging.gather import Gathering
-from shoal.gossip.averaging.push_sum import Pairwise, Stage
+from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.averaging.push_sum import PushSum, Stage
 from shoal.gossip.deadlines import Deadline
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.matchmaking import Matchmaking
-from shoal.gossip.member.asks import Exchanges
-from shoal.gossip.member.group_search import Seeking
+from shoal.gossip.member.asks import AskQueue
+from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.member import Member
-from shoal.gossip.membership.dial_plan import Discovery
-from shoal.gossip.membership.dissemination import Chatter
+from shoal.gossip.membership.dial_plan import DialPlan
+from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.presence import PresenceTable, swarm_state
-from shoal.gossip.membership.swarm_view import Standing
+from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Offer, Part, Presence, Records
 from shoal.gossip.state.serve import Serving
 from shoal.gossip.state.tree_hash import leaves
@@ -87,16 +87,16 @@ def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
 
 
 def _claims_everybody(patch: pytest.MonkeyPatch) -> None:
-    honest = Averaging._note_mean
+    honest = AllReduce._note_mean
 
-    def note(self: Averaging, part: int, chunk: int, ballot: int, mask: int, now: float) -> Effects:
+    def note(self: AllReduce, part: int, chunk: int, ballot: int, mask: int, now: float) -> Effects:
         return honest(self, part, chunk, ballot, (1 << len(self._members)) - 1, now)
 
-    patch.setattr(Averaging, "_note_mean", note)
+    patch.setattr(AllReduce, "_note_mean", note)
 
 
 def _answers_with_parts(patch: pytest.MonkeyPatch) -> None:
-    def contribute(self: Averaging, part: int) -> Effects:
+    def contribute(self: AllReduce, part: int) -> Effects:
         ballot = self._ballot[part]
         owner = self._members[self._owner(part, ballot)]
         return [
@@ -108,18 +108,18 @@ def _answers_with_parts(patch: pytest.MonkeyPatch) -> None:
             for chunk in range(len(self._masks[part]))
         ]
 
-    patch.setattr(Averaging, "_contribute", contribute)
+    patch.setattr(AllReduce, "_contribute", contribute)
 
 
 def _leaves_early(patch: pytest.MonkeyPatch) -> None:
-    honest = Averaging._finish_if_all_done
+    honest = AllReduce._finish_if_all_done
 
-    def finish(self: Averaging) -> Effects:
+    def finish(self: AllReduce) -> Effects:
         for member in self._alive - {self._mine}:
             self._done.setdefault(member, self._outcome)
         return honest(self)
 
-    patch.setattr(Averaging, "_finish_if_all_done", finish)
+    patch.setattr(AllReduce, "_finish_if_all_done", finish)
 
 
 def _reuses_nonces(patch: pytest.MonkeyPatch) -> None:
@@ -147,47 +147,49 @@ def _ignores_the_quorum(patch: pytest.MonkeyPatch) -> None:
 
 
 def _goes_on_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Standing, "least", property(lambda self: self.spec.quorum))
+    patch.setattr(SwarmView, "least", property(lambda self: self.spec.quorum))
 
 
 def _lets_newcomers_lead(patch: pytest.MonkeyPatch) -> None:
     def state(peers: Any, me: Any, ours: Presence, linked: Any) -> Any:
-        made = [(peer, msgspec.structs.replace(presence, has_made=True)) for peer, presence in peers]
-        return swarm_state(made, me, msgspec.structs.replace(ours, has_made=True), linked)
+        made = [
+            (peer, msgspec.structs.replace(presence, has_finished_round=True)) for peer, presence in peers
+        ]
+        return swarm_state(made, me, msgspec.structs.replace(ours, has_finished_round=True), linked)
 
     patch.setattr("shoal.gossip.membership.swarm_view.swarm_state", state)
 
 
 def _carries_no_age(patch: pytest.MonkeyPatch) -> None:
-    honest = Chatter.sample
+    honest = Dissemination.sample
 
-    def sample(self: Chatter, now: float, count: int, *, reply: bool) -> Records:
+    def sample(self: Dissemination, now: float, count: int, *, reply: bool) -> Records:
         records = tuple((record, 0.0) for record, _ in honest(self, now, count, reply=reply).records)
         return Records(records, reply)
 
-    patch.setattr(Chatter, "sample", sample)
+    patch.setattr(Dissemination, "sample", sample)
     patch.setattr(PresenceTable, "forget", lambda self, peer, now: None)
 
 
 def _hands_nothing_on(patch: pytest.MonkeyPatch) -> None:
-    def sample(self: Chatter, now: float, count: int, *, reply: bool) -> Records:
+    def sample(self: Dissemination, now: float, count: int, *, reply: bool) -> Records:
         return Records(((self.record(), 0.0),), reply)
 
-    patch.setattr(Chatter, "sample", sample)
-    patch.setattr(Chatter, "introduce", lambda self, record, age: [])
+    patch.setattr(Dissemination, "sample", sample)
+    patch.setattr(Dissemination, "introduce", lambda self, record, age: [])
 
 
 def _never_redials(patch: pytest.MonkeyPatch) -> None:
-    honest = Discovery.lost
+    honest = DialPlan.lost
 
-    def lost(self: Discovery, peer: Any, now: float) -> Effects:
+    def lost(self: DialPlan, peer: Any, now: float) -> Effects:
         effects = honest(self, peer, now)
         for target in self.targets.values():
             if target.peer == peer:
                 target.due = float("inf")
         return effects
 
-    patch.setattr(Discovery, "lost", lost)
+    patch.setattr(DialPlan, "lost", lost)
 
 
 def _believes_chunks(patch: pytest.MonkeyPatch) -> None:
@@ -208,11 +210,11 @@ def _offers_another_state(patch: pytest.MonkeyPatch) -> None:
 
 
 def _drops_what_comes_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Exchanges, "keep", lambda self, event: None)
+    patch.setattr(AskQueue, "keep", lambda self, event: None)
 
 
 def _forgives_nobody(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Averaging, "_forgive", lambda self, seconds: None)
+    patch.setattr(AllReduce, "_forgive", lambda self, seconds: None)
 
 
 def _takes_any_message(patch: pytest.MonkeyPatch) -> None:
@@ -226,14 +228,14 @@ def _remembers_all_addresses(patch: pytest.MonkeyPatch) -> None:
 def _answers_every_record(patch: pytest.MonkeyPatch) -> None:
     honest = Member._records
 
-    def records(self: Member, peer: Any, message: Records, data: Any, now: float) -> Effects:
-        return honest(self, peer, Records(message.records, reply=True), data, now)
+    def records(self: Member, peer: Any, message: Records, now: float) -> Effects:
+        return honest(self, peer, Records(message.records, reply=True), now)
 
     patch.setattr(Member, "_records", records)
 
 
 def _waits_for_nobody_slow(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Seeking, "_hurry", lambda self, ready, until, now: [])
+    patch.setattr(GroupSearch, "_hurry", lambda self, ready, until, now: [])
     patch.setattr(Deadline, "miss", lambda self: None)
 
 
@@ -257,56 +259,56 @@ def _skips_rounds(patch: pytest.MonkeyPatch) -> None:
 
 
 def _agrees_with_itself(patch: pytest.MonkeyPatch) -> None:
-    honest = Gathering._after_inner
+    honest = Gather._after_inner
 
-    def after(self: Gathering, effects: Effects, now: float) -> Effects:
+    def after(self: Gather, effects: Effects, now: float) -> Effects:
         held = {member: self._digests[member] for member in self._held}
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(shoal.gossip.averaging.gather, "decode_holding", lambda mean: held)
             return honest(self, effects, now)
 
-    def finish(self: Gathering) -> Effects:
+    def finish(self: Gather) -> Effects:
         self._done = dict.fromkeys(self._done, self._outcome)
         return agree(self)
 
-    agree = Gathering._finish_if_all_done
-    patch.setattr(Gathering, "_after_inner", after)
-    patch.setattr(Gathering, "_finish_if_all_done", finish)
+    agree = Gather._finish_if_all_done
+    patch.setattr(Gather, "_after_inner", after)
+    patch.setattr(Gather, "_finish_if_all_done", finish)
 
 
 def _reveals_what_it_likes(patch: pytest.MonkeyPatch) -> None:
-    honest = Gathering._finish_if_all_done
+    honest = Gather._finish_if_all_done
 
-    def finish(self: Gathering) -> Effects:
+    def finish(self: Gather) -> Effects:
         effects = honest(self)
         self.bodies = tuple((peer, body[::-1] + b"!") for peer, body in self.bodies)
         return effects
 
-    patch.setattr(Gathering, "_finish_if_all_done", finish)
+    patch.setattr(Gather, "_finish_if_all_done", finish)
 
 
 def _follows_no_majority(patch: pytest.MonkeyPatch) -> None:
-    honest = Standing._is_behind
+    honest = SwarmView._is_behind
 
-    def is_behind(self: Standing, target: Any, now: float) -> bool:
+    def is_behind(self: SwarmView, target: Any, now: float) -> bool:
         return bool(target.includes_us and honest(self, target, now))
 
-    patch.setattr(Standing, "_is_behind", is_behind)
+    patch.setattr(SwarmView, "_is_behind", is_behind)
 
 
 def _keeps_two_outcomes(patch: pytest.MonkeyPatch) -> None:
-    honest = Standing._is_behind
+    honest = SwarmView._is_behind
 
-    def is_behind(self: Standing, target: Any, now: float) -> bool:
+    def is_behind(self: SwarmView, target: Any, now: float) -> bool:
         return bool(target.round != self.round and honest(self, target, now))
 
-    patch.setattr(Standing, "_is_behind", is_behind)
+    patch.setattr(SwarmView, "_is_behind", is_behind)
 
 
 def _writes_into_what_it_sent(patch: pytest.MonkeyPatch) -> None:
-    honest = Averaging.begin
+    honest = AllReduce.begin
 
-    def begin(self: Averaging, now: float) -> Effects:
+    def begin(self: AllReduce, now: float) -> Effects:
         effects = honest(self, now)
         for step in range(len(self._members)):
             for chunk in range(self._chunks.count(step)):
@@ -314,29 +316,29 @@ def _writes_into_what_it_sent(patch: pytest.MonkeyPatch) -> None:
                 np.add(view, np.float32(0.5), out=view)
         return effects
 
-    patch.setattr(Averaging, "begin", begin)
+    patch.setattr(AllReduce, "begin", begin)
 
 
 def _takes_any_push(patch: pytest.MonkeyPatch) -> None:
-    honest = Pairwise._handle_push
+    honest = PushSum._handle_push
 
-    def handle(self: Pairwise, peer: Any, message: Any, data: Any) -> Effects:
+    def handle(self: PushSum, peer: Any, message: Any, data: Any) -> Effects:
         self._applied[peer] = (message.epoch, message.id - 1)
         return honest(self, peer, message, data)
 
-    patch.setattr(Pairwise, "_handle_push", handle)
+    patch.setattr(PushSum, "_handle_push", handle)
 
 
 def _takes_nothing_back(patch: pytest.MonkeyPatch) -> None:
-    honest = Pairwise._handle_applied
+    honest = PushSum._handle_applied
 
-    def handle(self: Pairwise, peer: Any, message: Any, now: float) -> Effects:
+    def handle(self: PushSum, peer: Any, message: Any, now: float) -> Effects:
         given = self._given.get(peer)
         if given is not None and given.stage is Stage.ASKING:
             given.sent = {}
         return honest(self, peer, message, now)
 
-    patch.setattr(Pairwise, "_handle_applied", handle)
+    patch.setattr(PushSum, "_handle_applied", handle)
 
 
 MUTATIONS: Final = (

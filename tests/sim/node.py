@@ -22,20 +22,21 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import (
     Dial,
-    Doubt,
     Drop,
     Effects,
-    Event,
     Notify,
     PeerFound,
+    ProbeLink,
     Publish,
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
     Vector,
 )
 from shoal.gossip.member import commands
+from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
@@ -288,7 +289,7 @@ class SimNode:
         self.inbox: list[Event] = []
         self.linked: set[PeerId] = set()
         """Peers to which the host believes to have a link."""
-        self.timers: dict[str, float] = {}
+        self.timers: dict[Timer, float] = {}
         self.die_in = -1
         """Effects until it dies; negative: it does not."""
         self.lie: Callable[[SimNode, Send], list[Send]] | None = None
@@ -408,8 +409,8 @@ class SimNode:
         if member.exchange is not self.seen_exchange:
             self.seen_exchange = member.exchange
             sim.oracle.joined(self)
-        if member.mixing.core is not self.seen_mass:
-            self.seen_mass = member.mixing.core
+        if member.pairwise.core is not self.seen_mass:
+            self.seen_mass = member.pairwise.core
             sim.oracle.watch_mass(self)
         if effects:
             self._carry_out(effects)
@@ -454,11 +455,11 @@ class SimNode:
                     sim.publish(self, effect.message)
                 case Drop():
                     sim.drop(self, effect.peer, effect.reason)
-                case Doubt():
-                    sim.doubt(self, effect.peer)
+                case ProbeLink():
+                    sim.probe(self, effect.peer)
         for notice in notices:
             sim.oracle.noticed(self, notice)
-            if isinstance(notice, commands.Met):
+            if isinstance(notice, commands.PeerAddresses):
                 self._remember(notice.addresses)
             self.rounds.notice(notice)
 
@@ -469,11 +470,11 @@ class SimNode:
             self.timers[effect.name] = effect.at
             self._plan(effect.name, effect.at)
 
-    def _plan(self, name: str, at: float) -> None:
+    def _plan(self, name: Timer, at: float) -> None:
         when = max(self.sim.now, self.clock.true(at))
         self.sim.at(when, self._fire, name, at, self.life)
 
-    def _fire(self, name: str, at: float, life: int) -> None:
+    def _fire(self, name: Timer, at: float, life: int) -> None:
         if self.life != life or self.is_frozen or self.timers.get(name) != at:
             return
         if self.clock.local(self.sim.now) < at - 1e-6:

@@ -230,7 +230,7 @@ class Pair:
         self.seen.since = min(other.member.round for other in self._others())
         for other in self._others():
             member = other.member
-            waits = (member.exchanges.wait, member.seeking.ready_wait, member.seeking.answer_wait)
+            waits = (member.asks.wait, member.group_search.ready_wait, member.group_search.answer_wait)
             self.seen.deadline = max(self.seen.deadline, *(wait.seconds() for wait in waits))
         return True
 

@@ -27,7 +27,7 @@ def spread(sim: Sim) -> float:
 
     rows = []
     for node in sim.trainers():
-        core = node.member.mixing.core
+        core = node.member.pairwise.core
         assert core is not None
         row = np.empty_like(core.sums)
         core.read(row)
@@ -97,5 +97,5 @@ def test_a_trainer_that_is_killed_leaves_its_nodes_mass() -> None:
     sim = Watch(Scenario(2, nodes=4, pushes=1, calm_rounds=4, faults=((10.0, "trainer", 1, 4.0),)))
     result = sim.run()
     assert not result.violations
-    shares = [node.member.mixing.core.share for node in sim.nodes.values() if node.member.mixing.core]
+    shares = [node.member.pairwise.core.share for node in sim.nodes.values() if node.member.pairwise.core]
     assert shares == [1.0, 2.0, 3.0, 1.0]

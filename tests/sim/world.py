@@ -27,10 +27,11 @@ from sim.node import SimNode, make_spec
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.errors import RemoteViolation
-from shoal.gossip.events import DialFailed, Event, PeerFound, PeerLost, Received, Send
+from shoal.gossip.events import DialFailed, PeerFound, PeerLost, Received, Send
+from shoal.gossip.lifecycle import Phase
+from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import peer_in
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.messages import Record
 from shoal.gossip.wire import OTHER_RUN, Codec
 
@@ -42,6 +43,12 @@ MAX_EVENTS: Final = 60_000
 CALM_BOUND: Final = 150.0
 """Seconds after the last fault within which everyone is together again."""
 _MOMENT: Final = struct.Struct("<dBB")
+TRACED_AS: Final = {
+    "AbortRound": "GiveUp",
+    "BeginExternalExchange": "Engage",
+    "CachedChunks": "Known",
+}
+"""Events that had another name when traces were first compared: a trace outlives the names of classes."""
 Fault = tuple[Any, ...]
 """(time, kind, arguments…); see faults.py."""
 
@@ -193,12 +200,13 @@ class Sim:
     def handled(self, node: SimNode, event: Event) -> None:
         """Take an event into the trace."""
         if type(event) is Received:
-            kind = type(event.message).__name__.encode()
-            line = _MOMENT.pack(self.now, node.number, self._index[event.peer]) + kind
+            line = _MOMENT.pack(self.now, node.number, self._index[event.peer])
+            line += type(event.message).__name__.encode()
             if event.data:
                 line += event.data
         else:
-            line = _MOMENT.pack(self.now, node.number, node.number) + type(event).__name__.encode()
+            kind = type(event).__name__
+            line = _MOMENT.pack(self.now, node.number, node.number) + TRACED_AS.get(kind, kind).encode()
         self._trace = zlib.crc32(line, self._trace)
 
     # --- nodes ------------------------------------------------------------------------------------
@@ -271,7 +279,7 @@ class Sim:
             said = self.said.setdefault(node.me, [])
             said.append((effect.message, bytes(effect.data)))
             del said[:-MAX_SAID]
-        message = effect.message
+        message: Any = effect.message
         if self.scenario.checked:
             message = self.codecs[node.me].encode(message)
         self.network.send(node.me, effect.peer, message, effect.data, self.now)
@@ -285,7 +293,7 @@ class Sim:
             frame = Received(frame.peer, message, frame.data)
         node.hear(frame)
 
-    def _decode(self, to: PeerId, frame: Received) -> Any:
+    def _decode(self, to: PeerId, frame: Any) -> Any:
         """Return what the receiver's end of the wire makes of a frame, or nothing."""
         try:
             return self.codecs[to].decode(frame.peer, frame.message, len(frame.data))
@@ -388,8 +396,8 @@ class Sim:
         if self.network.is_up(node.me, peer):
             self.break_link(node.me, peer, 0.1)
 
-    def doubt(self, node: SimNode, peer: PeerId) -> None:
-        """Carry out a `Doubt`: a link on which nothing comes back is closed some seconds later."""
+    def probe(self, node: SimNode, peer: PeerId) -> None:
+        """Carry out a `ProbeLink`: a link on which nothing comes back is closed some seconds later."""
         link = self.network.links.get(pair(node.me, peer))
         self.at(self.now + DOUBT_WAIT, self._close_if_dead, node.me, peer, link)
 

@@ -144,7 +144,7 @@ class FastMuxer(IMuxedConn):
         if self.on_close is not None:
             await self.on_close()
 
-    def doubt(self) -> None:
+    def probe(self) -> None:
         """Ping now, and close the link soon if nothing comes."""
         self._doubted.set()
 

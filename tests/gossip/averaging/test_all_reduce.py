@@ -1,4 +1,4 @@
-"""Averaging: cores over queues; what a mean is, who takes a part over, and who is waited for."""
+"""AllReduce: cores over queues; what a mean is, who takes a part over, and who is waited for."""
 
 from dataclasses import replace
 
@@ -7,13 +7,13 @@ import pytest
 from core_net import Net, peers
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import TIMER, Averaging, AveragingConfig, is_sane
+from shoal.gossip.averaging.all_reduce import AllReduce, ExchangeConfig, is_sane
 from shoal.gossip.errors import LocalViolation
-from shoal.gossip.events import Drop, Effects, Loan, Send, SetTimer, Vector
+from shoal.gossip.events import Drop, Effects, Loan, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, Part, Reduced, Yield
 
-CONFIG = AveragingConfig(stall=3.0, cut=9.0, chunk_numel=4)
+CONFIG = ExchangeConfig(silence_timeout=3.0, slow_timeout=9.0, chunk_numel=4)
 NUMEL = 26
 
 
@@ -29,7 +29,7 @@ class Members:
         self.weights = [1.0 + number for number in range(count)]
         self.vectors: list[Vector] = [vector.copy() for vector in self.given]
         self.cores = {
-            name: Averaging(name, group, 0, self.vectors[i], self.weights[i], CONFIG)
+            name: AllReduce(name, group, 0, self.vectors[i], self.weights[i], CONFIG)
             for i, name in enumerate(self.names)
         }
         for name, core in self.cores.items():
@@ -128,7 +128,7 @@ def test_a_member_that_only_says_that_it_lives_is_cut_later() -> None:
         if any(isinstance(e, Send) and isinstance(e.message, Cut) for e in core.timer(now)):
             cut_at = now
             break
-    assert CONFIG.stall < cut_at == pytest.approx(CONFIG.cut, abs=0.6)
+    assert CONFIG.silence_timeout < cut_at == pytest.approx(CONFIG.slow_timeout, abs=0.6)
 
 
 def test_a_member_cut_by_half_of_the_others_gives_up() -> None:
@@ -247,7 +247,7 @@ def test_where_half_of_the_others_are_done_the_silent_are_waited_for_no_longer_t
         core.handle(done, Alive(b"g" * 16, 0), b"", tick / 2)
         assert not cuts(core.timer(tick / 2))
     effects = core.handle(done, Done(b"g" * 16, 0, bytes(16)), b"", 2.6)
-    assert SetTimer(2.6, TIMER) in effects
+    assert SetTimer(2.6, Timer.ALL_REDUCE) in effects
     assert cuts(core.timer(2.6)) == [silent]
 
 

@@ -1,4 +1,4 @@
-"""Gathering: cores over queues; the same bodies for everyone, fixed before anything is seen."""
+"""Gather: cores over queues; the same bodies for everyone, fixed before anything is seen."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,13 +7,13 @@ import pytest
 from core_net import Net, peers
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import AveragingConfig
-from shoal.gossip.averaging.gather import Gathering, Step, body_digest, decode_holding, encode_holding
+from shoal.gossip.averaging.all_reduce import ExchangeConfig
+from shoal.gossip.averaging.gather import Gather, Step, body_digest, decode_holding, encode_holding
 from shoal.gossip.events import Drop, Effects, Send
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Abandon, Cut, Digest, Reveal
 
-CONFIG = AveragingConfig(stall=3.0, cut=9.0, chunk_numel=1 << 18)
+CONFIG = ExchangeConfig(silence_timeout=3.0, slow_timeout=9.0, chunk_numel=1 << 18)
 GROUP = b"g" * 16
 
 
@@ -25,7 +25,7 @@ class Members:
         self.names = peers(count)
         group = Group(GROUP, 3, tuple(self.names), shares or (1,) * count)
         self.given = {name: bytes([i + 1]) * (i + 1) for i, name in enumerate(self.names)}
-        self.cores = {name: Gathering(name, group, 0, self.given[name], CONFIG) for name in self.names}
+        self.cores = {name: Gather(name, group, 0, self.given[name], CONFIG) for name in self.names}
         for name, core in self.cores.items():
             self.net.join(name, core.handle, partial(both_timers, core))
 
@@ -44,7 +44,7 @@ class Members:
         return [dict(core.bodies) for name, core in self.cores.items() if name not in self.net.dead]
 
 
-def both_timers(core: Gathering, now: float) -> Effects:
+def both_timers(core: Gather, now: float) -> Effects:
     return [*core.inner_timer(now), *core.timer(now)]
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pairs import WAIT, Edges, Floats, Pairs, directed_ring, line, ring, star
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.push_sum import LEAST_HELD, MAX_DOUBTFUL, Pairwise, PairwiseConfig
+from shoal.gossip.averaging.push_sum import LEAST_HELD, MAX_DOUBTFUL, PushSum, PushSumConfig
 from shoal.gossip.events import Send
 from shoal.gossip.messages import Applied, Push, Settle
+from shoal.gossip.sequence import Sequence
 
 NUMEL = 10
 GRAPHS = {"ring": ring(8), "directed ring": directed_ring(8), "line": line(8), "star": star(8)}
@@ -189,7 +190,7 @@ def test_who_dies_takes_its_mass_with_it_and_the_others_agree_on_what_is_left() 
         pairs.disconnect(dead, near)
         pairs.cores[near].forget(dead)
     gone = pairs.cores[dead]
-    pairs.cores[dead] = Pairwise(NUMEL, PairwiseConfig(chunk_numel=4), lambda: 1)
+    pairs.cores[dead] = PushSum(NUMEL, PushSumConfig(chunk_numel=4), Sequence(0))
     sums, weights = pairs.mass()
     assert weights[0] == pytest.approx(sum(1 + n % 4 for n in range(6)) - gone.weights[0])
     pairs.names.remove(dead)
@@ -238,8 +239,7 @@ def test_what_a_peer_passed_on_before_it_died_is_not_counted_twice(epochs: int) 
     died = pairs.cores[middle].weights.copy()
     for near in (one, last):
         pairs.disconnect(middle, near)
-    numbers = iter(range(epochs, epochs + 100))
-    pairs.cores[middle] = Pairwise(NUMEL, PairwiseConfig(chunk_numel=4), lambda: next(numbers))
+    pairs.cores[middle] = PushSum(NUMEL, PushSumConfig(chunk_numel=4), Sequence(epochs - 1))
     for near in (one, last):
         pairs.connect(middle, near)
     pairs.settle()
@@ -272,7 +272,7 @@ def test_a_peer_never_gives_away_more_than_three_quarters_of_its_share(edges: Ed
 
 
 def test_with_more_examples_a_peer_brings_more_mass_and_keeps_its_estimate() -> None:
-    core = Pairwise(4, PairwiseConfig(chunk_numel=4), lambda: 1)
+    core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
     core.mint(np.ones(4, np.float32), 2.0)
     core.move(np.zeros(4, np.float32), 5.0)
     assert core.weights == pytest.approx([5.0])
@@ -294,7 +294,7 @@ def test_who_holds_little_keeps_it_at_the_cost_of_few_steps() -> None:
 
 
 def test_without_a_link_everything_is_kept() -> None:
-    core = Pairwise(4, PairwiseConfig(chunk_numel=4), lambda: 1)
+    core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
     core.mint(np.ones(4, np.float32), 2.0)
     assert core.step({PeerId("nobody")}, 0.0) == []
     assert core.target is None
@@ -340,7 +340,7 @@ def test_what_is_in_doubt_is_bounded() -> None:
     ],
 )
 def test_who_pushes_garbage_is_dropped_and_nothing_is_applied(message: Push, data: bytes) -> None:
-    core = Pairwise(4, PairwiseConfig(chunk_numel=4), lambda: 1)
+    core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
     core.mint(np.ones(4, np.float32), 2.0)
     liar = PeerId("liar")
     assert core.handle(liar, Settle(5), b"", 0.0) == [Send(liar, Applied(5, 1))]

@@ -5,7 +5,15 @@ from random import Random
 
 import pytest
 
-from shoal.gossip.matchmaking.bandwidth import FASTER, LEAST_BUSY, LEAST_BYTES, PARTS, Uplink, load, shares_by
+from shoal.gossip.matchmaking.bandwidth import (
+    FASTER,
+    LEAST_BUSY,
+    LEAST_BYTES,
+    PARTS,
+    UplinkEstimate,
+    load,
+    shares_by,
+)
 
 
 def seconds(shares: tuple[int, ...], rates: tuple[int, ...]) -> float:
@@ -53,7 +61,7 @@ def test_who_claims_an_absurd_line_gets_no_more_than_one_eight_times_the_median(
 
 
 def test_a_line_is_a_power_of_two_and_changes_only_when_it_is_another() -> None:
-    line = Uplink()
+    line = UplinkEstimate()
     line.observe(10_000_000, 2.0)
     assert line.rate == 4096
     for rate in (4_500_000, 6_500_000, 2_700_000, 4_000_000):
@@ -66,7 +74,7 @@ def test_a_line_is_a_power_of_two_and_changes_only_when_it_is_another() -> None:
 
 
 def test_one_slow_round_does_not_move_it() -> None:
-    line = Uplink()
+    line = UplinkEstimate()
     for _ in range(5):
         line.observe(10_000_000, 2.0)
     line.observe(10_000_000, 60.0)
@@ -74,7 +82,7 @@ def test_one_slow_round_does_not_move_it() -> None:
 
 
 def test_lines_that_hold_nobody_up_are_alike() -> None:
-    lines = [Uplink(), Uplink()]
+    lines = [UplinkEstimate(), UplinkEstimate()]
     lines[0].observe(8_192_000, LEAST_BUSY / 2)
     lines[1].observe(8_192_000, LEAST_BUSY / 50)
     assert [line.rate for line in lines] == [8192, 8192]
@@ -84,7 +92,7 @@ def test_a_quick_line_is_no_faster_for_a_larger_part() -> None:
     shares, sizes = (700, 50, 50, 50, 50, 50, 50, 50), []
     for member in range(8):
         sent = round(1e8 * (1 + 6 * shares[member] / sum(shares)))
-        line = Uplink()
+        line = UplinkEstimate()
         line.observe(sent, 0.7, load(shares, member))
         sizes.append(line.rate)
     assert shares_by(sizes) == (1,) * 8
@@ -92,7 +100,7 @@ def test_a_quick_line_is_no_faster_for_a_larger_part() -> None:
 
 
 def test_small_rounds_tell_nothing_of_a_line() -> None:
-    line = Uplink()
+    line = UplinkEstimate()
     line.observe(LEAST_BYTES - 1, 100.0)
     assert line.rate == 0
     line.observe(LEAST_BYTES, 100_000.0)

@@ -73,7 +73,7 @@ def propose(names: list[PeerId], ballot: int = 0, nonce: int = 5) -> Propose:
     return Propose(ROUND, BASE, ballot, nonce, tuple(names), (1,) * len(names))
 
 
-def sent(effects: Effects, kind: type) -> list[Send]:
+def sent(effects: Effects, kind: type) -> list[Any]:
     return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
 
@@ -342,9 +342,11 @@ def test_who_has_lost_its_convener_learns_of_its_group_from_a_member_that_is_at_
     core.lost(convener, 0.2)
     (asked,) = core.ask_about_group(names[1], 0.3)
     assert isinstance(asked, Send)
+    assert isinstance(asked.message, Ready)
     assert core.ask_about_group(names[1], 0.3) == []
     (told,) = member.handle_ready(names[2], asked.message, 0.4)
     assert isinstance(told, Send)
+    assert isinstance(told.message, Commit)
     core.handle_commit(names[1], told.message, 0.5)
     assert core.group == member.group
 

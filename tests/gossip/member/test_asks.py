@@ -1,21 +1,26 @@
-"""Exchanges: the asks of a round one after the other, and what comes early or late for them."""
+"""AskQueue: the asks of a round one after the other, and what comes early or late for them."""
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import TIMER, Averaging
-from shoal.gossip.averaging.gather import Gathering
-from shoal.gossip.events import Effects, Notify, Received, Send
+from shoal.gossip.admission.marks import SHORTEST_MARK
+from shoal.gossip.averaging.all_reduce import AllReduce
+from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.events import Effects, Notify, Received, Send, Timer
 from shoal.gossip.group import Group
-from shoal.gossip.member.asks import MAX_KEPT, Exchanges
+from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
+from shoal.gossip.member.asks import MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from shoal.gossip.member.pairwise_rounds import Mixing
-from shoal.gossip.membership.swarm_view import DOUBT, Phase, Standing
-from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Records, Reduced
+from shoal.gossip.member.pairwise_rounds import PairwiseRounds
+from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.swarm_view import SwarmView
+from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Reduced
 from shoal.gossip.run_spec import RunSpec, TensorSpec
+from shoal.gossip.sequence import Sequence
 
 ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
 GROUP = Group(b"g" * 16, 5, (ME, A), (1, 0))
@@ -24,15 +29,39 @@ ALONE = Group(b"l" * 16, 5, (ME,), (1,))
 SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),), group_size=3)
 
 
-def exchanges(spec: RunSpec = SPEC) -> Exchanges:
-    at = Standing(ME, 12.0)
-    at.run, at.spec, at.round, at.state = b"run", spec, 5, b"s" * 32
-    at.table.connected |= {A, B}
-    return Exchanges(at, 15.0, lambda peer: [Send(peer, Records((record(at),)))])
+class Asks(AskQueue):
+    """An ask queue, and what its member does with an answer."""
+
+    def settled(self, effects: Effects, now: float) -> Effects:
+        if not self.is_answered:
+            return effects
+        self._view.lifecycle.enter(Trigger.ASK_ENDED)
+        return [*effects, *self.answer(now)]
+
+    def begin(self, group: Group, now: float) -> Effects:
+        self._view.lifecycle.enter(Trigger.EXCHANGE_BEGUN)
+        return self.settled(super().begin(group, now), now)
+
+    def receive(self, event: Received, now: float) -> Effects:
+        return self.settled(super().receive(event, now), now)
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        return self.settled(super().lost(peer, now), now)
+
+    def timer(self, name: Timer, now: float) -> Effects:
+        return self.settled(super().timer(name, now), now)
 
 
-def record(at: Standing) -> tuple[Record, float]:
-    return Record(ME, 1, at.presence()), 0.0
+def exchanges(spec: RunSpec = SPEC) -> Asks:
+    view = SwarmView(ME, 12.0)
+    view.lifecycle = Lifecycle(ME, Phase.WORKING)
+    view.run, view.spec, view.round, view.state = b"run", spec, 5, b"s" * 32
+    view.table.connected |= {A, B}
+    return Asks(view, 15.0, Dissemination(view, Random(1), Sequence(1), 3.0))
+
+
+def record(view: SwarmView) -> tuple[Record, float]:
+    return Record(ME, 1, view.presence()), 0.0
 
 
 def contribute(index: int = 0) -> Contribute:
@@ -44,8 +73,8 @@ def part(index: int = 0, value: float = 4.0) -> Received:
     return Received(A, Part(GROUP.id, index, 0, 0, 0, 1.0), data)
 
 
-def done_like_ours(one: Exchanges, index: int = 0) -> Received:
-    assert isinstance(one.current, Averaging)
+def done_like_ours(one: AskQueue, index: int = 0) -> Received:
+    assert isinstance(one.current, AllReduce)
     return Received(A, Done(GROUP.id, index, one.current._outcome))
 
 
@@ -57,7 +86,7 @@ def sent(effects: Effects) -> list[Any]:
     return [effect.message for effect in effects if isinstance(effect, Send)]
 
 
-def averaged(one: Exchanges, index: int = 0) -> list[Any]:
+def averaged(one: AskQueue, index: int = 0) -> list[Any]:
     """Go through one ask with A; return what the trainer is told."""
     one.receive(part(index), 1.1)
     return notices(one.receive(done_like_ours(one, index), 1.2))
@@ -72,28 +101,30 @@ def test_the_trainer_is_told_the_mean_once_all_are_done() -> None:
     assert isinstance(told[0], Averaged)
     assert told[0].matchmaking_seconds == 1.0
     assert np.allclose(ask.vector, 3.0)
-    assert one._at.phase is Phase.APPLYING
+    assert one._view.phase is Phase.APPLYING
 
 
 def test_who_is_in_a_mean_with_us_is_no_longer_shut_out_for_what_it_did_before() -> None:
     one = exchanges()
-    one._at.ban(A, 0.0)
-    one._at.ban(A, 0.0)
+    one._view.admission.ban(A, 0.0)
+    one._view.admission.ban(A, 0.0)
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
     averaged(one)
-    assert not one._at.is_banned(A, 1.2)
-    one._at.ban(A, 2.0)
-    assert one._at.is_banned(A, 2.0 + 4 * DOUBT - 0.1), "it counts on, if it does it again"
+    assert one._view.admission.may_group(A, 1.2)
+    one._view.admission.ban(A, 2.0)
+    assert not one._view.admission.may_group(A, 2.0 + 4 * SHORTEST_MARK - 0.1), (
+        "it counts on, if it does it again"
+    )
 
 
 def test_who_was_lost_from_a_mean_is_shut_out_as_long_as_before() -> None:
     one = exchanges()
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
-    one._at.ban(A, 1.0)
+    one._view.admission.ban(A, 1.0)
     assert isinstance(notices(one.lost(A, 1.1))[0], Averaged)
-    assert one._at.is_banned(A, 1.2)
+    assert not one._view.admission.may_group(A, 1.2)
 
 
 def test_a_further_ask_of_the_round_uses_the_group_of_the_last() -> None:
@@ -173,7 +204,7 @@ def test_last_words_of_a_round_that_all_finished_need_no_answer() -> None:
 
 def test_a_member_without_a_link_is_lost_from_the_start() -> None:
     one = exchanges()
-    one._at.table.connected.discard(A)
+    one._view.table.connected.discard(A)
     one.ask(contribute(), 0.0)
     effects = one.begin(GROUP, 1.0)
     assert isinstance(notices(effects)[0], Averaged)
@@ -184,8 +215,8 @@ def test_a_member_that_fell_silent_is_lost_from_the_start_of_the_next_exchange()
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
     for now in range(2, 18):
-        one.timer(TIMER, float(now))
-    assert one._at.late == {A}
+        one.timer(Timer.ALL_REDUCE, float(now))
+    assert one._view.unresponsive == {A}
     one.end(finished=True)
     one.ask(contribute(), 20.0)
     effects = one.begin(replace(GROUP, id=b"n" * 16), 20.0)
@@ -212,7 +243,7 @@ def test_bodies_are_gathered_in_the_same_way() -> None:
     one = exchanges()
     one.ask(ContributeBody(0, b"body"), 0.0)
     told = notices(one.begin(ALONE, 1.0))
-    assert isinstance(one.current, Gathering)
+    assert isinstance(one.current, Gather)
     assert isinstance(told[0], Gathered)
     assert told[0].bodies == ((ME, b"body"),)
 
@@ -243,15 +274,15 @@ def test_what_is_as_long_as_the_params_ends_in_buffers_that_travel_as_they_are()
         one = exchanges(spec)
         one.ask(Contribute(0, np.full(numel, 2.0, np.float32), 1.0), 0.0)
         one.begin(GROUP, 0.1)
-        assert isinstance(one.current, Averaging)
+        assert isinstance(one.current, AllReduce)
         assert one.current.config.exact == exact
 
 
 def test_a_pairwise_run_knows_its_buffers_too() -> None:
-    at = Standing(ME, 12.0)
-    at.run = b"run"
-    at.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise", buffers=1)
-    mixing = Mixing(at, 15.0, lambda: 1)
-    mixing.attach(0.0)
-    assert mixing.core is not None
-    assert mixing.core.config.exact == 1
+    view = SwarmView(ME, 12.0)
+    view.run = b"run"
+    view.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise", buffers=1)
+    pairwise = PairwiseRounds(view, 15.0, Sequence(0))
+    pairwise.attach(0.0)
+    assert pairwise.core is not None
+    assert pairwise.core.config.exact == 1

@@ -6,9 +6,17 @@ import msgspec
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Notify, Received, Send
-from shoal.gossip.member.commands import Attach, Behind, Engage, Failed, GiveUp, NewState, SetEngine
+from shoal.gossip.lifecycle import Phase
+from shoal.gossip.member.commands import (
+    AbortRound,
+    Attach,
+    BeginExternalExchange,
+    Behind,
+    Failed,
+    NewState,
+    SetEngine,
+)
 from shoal.gossip.member.member import Member, MemberConfig
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.messages import Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 
@@ -47,7 +55,7 @@ def notices(effects: Effects) -> list[object]:
 
 def test_a_peer_that_has_the_mean_first_does_not_lead_us_away() -> None:
     member = working()
-    member.handle(Engage(), 0.0)
+    member.handle(BeginExternalExchange(), 0.0)
     assert phase(member) is Phase.EXCHANGING
     assert notices(hear(member, 6, 2)) == []
     effects = member.handle(NewState(6, state(6), state(5), memoryview(b"")), 1.0)
@@ -58,19 +66,21 @@ def test_a_peer_that_has_the_mean_first_does_not_lead_us_away() -> None:
 def test_other_bytes_in_the_same_round_are_no_other_swarm() -> None:
     member = working()
     assert notices(hear(member, 5, 2)) == []
-    assert member.at.expected(0.0) == {OTHER}
+    assert member.view.expected(0.0) == {OTHER}
 
 
 def test_who_lags_fetches_the_state_of_the_others() -> None:
     member = working()
     assert notices(hear(member, 8, 2)) == [Behind(8)]
-    assert notices(member.handle(Engage(), 0.0)) == [Failed("LeftOut", "the swarm went on without this node")]
+    assert notices(member.handle(BeginExternalExchange(), 0.0)) == [
+        Failed("LeftOut", "the swarm went on without this node")
+    ]
 
 
 def test_a_round_that_failed_ends_with_it() -> None:
     member = working()
-    member.handle(Engage(), 0.0)
-    member.handle(GiveUp(), 1.0)
+    member.handle(BeginExternalExchange(), 0.0)
+    member.handle(AbortRound(), 1.0)
     assert phase(member) is Phase.WORKING
 
 
@@ -78,6 +88,7 @@ def test_the_record_tells_where_hivemind_is() -> None:
     member = working()
     address = "/ip4/192.0.2.1/tcp/1/p2p/Qm"
     sent = [each for each in member.handle(SetEngine((address,)), 0.0) if isinstance(each, Send)]
+    assert isinstance(sent[0].message, Records)
     assert sent[0].message.records[0][0].presence.engine == (address,)
     assert member.handle(SetEngine((address,)), 0.0) == [], "nothing is told twice"
-    assert member.at.presence() == msgspec.structs.replace(member.at.presence(), engine=(address,))
+    assert member.view.presence() == msgspec.structs.replace(member.view.presence(), engine=(address,))

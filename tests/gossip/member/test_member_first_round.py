@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import SetTimer
-from shoal.gossip.matchmaking.matchmaking import TIMER
+from shoal.gossip.events import SetTimer, Timer
 from shoal.gossip.member.commands import Attach, Contribute, NewState
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
@@ -22,5 +21,7 @@ def test_how_long_the_first_round_waits_for_peers(wait_seconds: float, until: fl
     member.handle(Attach(run_id(SPEC), SPEC, True), 0.0)
     member.handle(NewState(0, bytes(32), b"", memoryview(b"")), 0.0)
     effects = member.handle(Contribute(0, np.zeros(4, np.float32), 1.0), 0.0)
-    timers = [effect.at for effect in effects if isinstance(effect, SetTimer) and effect.name == TIMER]
+    timers = [
+        effect.at for effect in effects if isinstance(effect, SetTimer) and effect.name == Timer.MATCHMAKING
+    ]
     assert timers[-1] == until

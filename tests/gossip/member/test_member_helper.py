@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Effects, Notify, PeerFound, Received, Send, TimerFired
-from shoal.gossip.member.commands import Attach, NewState, Synced
-from shoal.gossip.member.member import BEAT, Member, MemberConfig
+from shoal.gossip.events import Effects, Notify, PeerFound, Received, Send, Timer, TimerFired
+from shoal.gossip.member.commands import Attach, Event, NewState, Synced
+from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.state.tree_hash import state_hash
 
@@ -33,7 +33,7 @@ class Nodes:
         self.notices: dict[PeerId, list[object]] = {name: [] for name in self.members}
         self.queue: deque[tuple[PeerId, Send]] = deque()
 
-    def tell(self, name: str, event: object) -> None:
+    def tell(self, name: str, event: Event) -> None:
         self.take(PeerId(name), self.members[PeerId(name)].handle(event, self.now))
         while self.queue:
             sender, sent = self.queue.popleft()
@@ -58,7 +58,7 @@ class Nodes:
 
     def beat(self, name: str, seconds: float = 3.0) -> None:
         self.now += seconds
-        self.tell(name, TimerFired(BEAT))
+        self.tell(name, TimerFired(Timer.BEAT))
 
 
 def vector(value: float) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import DialFailed, Effects, Notify, PeerFound, Received, Send
+from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import (
     AddAddress,
     Attach,
@@ -15,13 +16,12 @@ from shoal.gossip.member.commands import (
     Contribute,
     Detach,
     Finish,
-    Met,
     NewState,
+    PeerAddresses,
     Refused,
 )
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.dissemination import INTRODUCED
-from shoal.gossip.membership.swarm_view import Phase
 from shoal.gossip.messages import Describe, Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 
@@ -38,9 +38,9 @@ def member_at_work() -> Member:
     return member
 
 
-def met(effects: Effects) -> list[Met]:
+def met(effects: Effects) -> list[PeerAddresses]:
     notices = [effect.notice for effect in effects if isinstance(effect, Notify)]
-    return [notice for notice in notices if isinstance(notice, Met)]
+    return [notice for notice in notices if isinstance(notice, PeerAddresses)]
 
 
 def heard(member: Member, author: PeerId, sequence: int) -> Effects:
@@ -61,25 +61,25 @@ def averaged(effects: Effects) -> bool:
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_who_trains_no_more_claims_no_round_of_its_own_unless_the_run_is_over(is_finished: bool) -> None:
     member = member_at_work()
-    assert member.at.presence().has_made
+    assert member.view.presence().has_finished_round
     if is_finished:
         member.handle(Finish(), 2.0)
     member.handle(Detach(), 3.0)
-    assert member.at.presence().has_made == is_finished
+    assert member.view.presence().has_finished_round == is_finished
 
 
 def test_where_a_peer_that_dialled_us_is_reached_is_told_once_and_when_it_changes() -> None:
     member = member_at_work()
     member.handle(PeerFound(OTHER), 1.0)
 
-    def hear(sequence: int, *addresses: str) -> list[Met]:
+    def hear(sequence: int, *addresses: str) -> list[PeerAddresses]:
         presence = Presence(RUN, "", 1, b"1" * 32, b"0" * 32, "working", 12.0, addresses)
         records = Records(((Record(OTHER, sequence, presence), 0.0),))
         return met(member.handle(Received(OTHER, records), 1.0))
 
-    assert hear(1, "one") == [Met(OTHER, ("one",))]
+    assert hear(1, "one") == [PeerAddresses(OTHER, ("one",))]
     assert not hear(2, "one")
-    assert hear(3, "two") == [Met(OTHER, ("two",))]
+    assert hear(3, "two") == [PeerAddresses(OTHER, ("two",))]
     assert not hear(4)
 
 
@@ -98,7 +98,7 @@ def test_who_finds_a_swarm_that_is_ahead_fetches_its_state_before_it_goes_on_alo
     member.handle(AddAddress("/p2p/b", "book"), 1.0)
     member.handle(Contribute(0, np.zeros(4, np.float32), 1.0), 1.0)
     assert not averaged(member.handle(PeerFound(OTHER, "/p2p/b"), 2.0)), "its greeting is under way"
-    presence = Presence(RUN, "", 2, b"2" * 32, b"1" * 32, "working", 12.0, (), has_made=True)
+    presence = Presence(RUN, "", 2, b"2" * 32, b"1" * 32, "working", 12.0, (), has_finished_round=True)
     effects = member.handle(Received(OTHER, Records(((Record(OTHER, 1, presence), 0.0),))), 2.0)
     assert member.phase is Phase.SYNCING
     assert not averaged(effects)

@@ -1,4 +1,4 @@
-"""Discovery: whom to dial and when, in plain calls; the dice always show the middle."""
+"""DialPlan: whom to dial and when, in plain calls; the dice always show the middle."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from shoal.gossip.membership.dial_plan import (
     MAX_ATTEMPTS,
     MAX_RETRY,
     NEW_AT_ONCE,
-    Discovery,
+    DialPlan,
     peer_in,
 )
 
@@ -38,9 +38,9 @@ def wakes_at(effects: Effects) -> float:
     return [effect.at for effect in effects if isinstance(effect, SetTimer)][-1]
 
 
-def linked(count: int, known: int = 0) -> Discovery:
+def linked(count: int, known: int = 0) -> DialPlan:
     """Return a plan with so many links, and so many further addresses."""
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     for number in range(count):
         plan.found(PeerId(f"p{number}"), "", 0.0)
     for number in range(count, count + known):
@@ -49,18 +49,18 @@ def linked(count: int, known: int = 0) -> Discovery:
 
 
 def test_an_address_is_dialled_at_once_and_only_once() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     assert dials(plan.add(address(1), "peers", 0.0)) == [address(1)]
     assert not dials(plan.add(address(1), "peers", 0.0))
     assert not dials(plan.plan(1.0))
 
 
 def test_we_do_not_dial_ourselves() -> None:
-    assert not dials(Discovery(ME, Middle()).add("/ip4/192.0.2.1/tcp/1/p2p/me", "dht", 0.0))
+    assert not dials(DialPlan(ME, Middle()).add("/ip4/192.0.2.1/tcp/1/p2p/me", "dht", 0.0))
 
 
 def test_our_own_address_that_somebody_gave_us_is_kept_with_the_reason_and_never_dialled() -> None:
-    discovery = Discovery(ME, Middle())
+    discovery = DialPlan(ME, Middle())
     ours = "/ip4/192.0.2.1/tcp/1/p2p/me"
     assert dials(discovery.add(ours, "bootstrap", 0.0)) == []
     bare, name = "/ip4/192.0.2.1/tcp/1", "/dns/all.example/tcp/1"
@@ -75,7 +75,7 @@ def test_our_own_address_that_somebody_gave_us_is_kept_with_the_reason_and_never
 
 
 def test_a_failed_dial_is_tried_again_with_growing_pauses() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     plan.add(address(1), "bootstrap", 0.0)
     now, pauses = 0.0, []
     for _ in range(12):
@@ -88,7 +88,7 @@ def test_a_failed_dial_is_tried_again_with_growing_pauses() -> None:
 
 
 def test_a_bootstrap_is_never_given_up_and_keeps_its_reason() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     plan.add(address(1), "bootstrap", 0.0)
     for _ in range(5 * MAX_ATTEMPTS):
         plan.failed(address(1), "timeout", 0.0)
@@ -96,7 +96,7 @@ def test_a_bootstrap_is_never_given_up_and_keeps_its_reason() -> None:
 
 
 def test_a_learned_address_that_never_worked_is_forgotten_and_one_that_worked_is_not() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     for number in (1, 2):
         plan.add(address(number), "peers", 0.0)
     plan.found(PeerId("p2"), address(2), 0.0)
@@ -108,7 +108,7 @@ def test_a_learned_address_that_never_worked_is_forgotten_and_one_that_worked_is
 
 
 def test_a_lost_peer_is_dialled_again_soon() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     plan.add(address(1), "peers", 0.0)
     plan.found(PeerId("p1"), address(1), 0.1)
     at = wakes_at(plan.lost(PeerId("p1"), 10.0))
@@ -117,19 +117,19 @@ def test_a_lost_peer_is_dialled_again_soon() -> None:
 
 
 def test_a_dial_that_reports_nothing_counts_as_failed() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     plan.add(address(1), "peers", 0.0)
     plan.plan(DIAL_PATIENCE)
     assert plan.targets[address(1)].reason == "timeout"
 
 
 def test_only_so_many_dials_are_under_way() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     assert len(dials(plan.add_all(map(address, range(50)), "peers", 0.0))) == AT_ONCE
 
 
 def test_made_up_addresses_are_dialled_at_a_bounded_rate() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     seconds, tried = 100, 0
     plan.add_all(map(address, range(300)), "peers", 0.0)
     for now in range(seconds):
@@ -168,13 +168,13 @@ def test_everyone_has_other_neighbours_since_the_lot_decides_among_equals() -> N
             self.value -= 0.01
             return self.value
 
-    plan = Discovery(ME, Falling())
+    plan = DialPlan(ME, Falling())
     found = dials(plan.add_all(map(address, range(40)), "peers", 0.0))
     assert found == [address(number) for number in range(39, 39 - AT_ONCE, -1)]
 
 
 def test_memory_for_addresses_is_bounded_and_the_worst_makes_room() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     plan.add_all(map(address, range(2 * MAX_ADDRESSES)), "peers", 0.0)
     assert len(plan.targets) == MAX_ADDRESSES
     plan.failed(address(3), "refused", 0.0)
@@ -184,7 +184,7 @@ def test_memory_for_addresses_is_bounded_and_the_worst_makes_room() -> None:
 
 
 def test_a_peer_is_dialled_under_one_address_at_a_time() -> None:
-    plan = Discovery(ME, Middle())
+    plan = DialPlan(ME, Middle())
     one, other = "/ip4/192.0.2.1/tcp/1/p2p/p1", "/ip4/192.0.2.2/tcp/1/p2p/p1"
     assert dials(plan.add_all((one, other), "peers", 0.0)) == [one]
 

@@ -13,7 +13,7 @@ EVERYONE = {A, B, C, D}
 
 
 def presence(round_: int = 0, state: bytes = b"s", previous: bytes = b"", **changes: Any) -> Presence:
-    plain = Presence(b"run", "run", round_, state, previous, "working", 12.0, (), has_made=True)
+    plain = Presence(b"run", "run", round_, state, previous, "working", 12.0, (), has_finished_round=True)
     return msgspec.structs.replace(plain, **changes)
 
 
@@ -139,20 +139,23 @@ def test_one_that_ran_ahead_alone_does_not_lead_the_many() -> None:
 
 
 def test_a_crowd_of_newcomers_does_not_undo_what_was_made() -> None:
-    fresh = presence(0, b"init", has_made=False)
+    fresh = presence(0, b"init", has_finished_round=False)
     found = goes_by({A: fresh, B: fresh, C: fresh, D: presence(40, b"trained")}, fresh)
     assert (found.round, found.state) == (40, b"trained")
 
 
 def test_who_comes_back_with_an_old_state_does_not_count() -> None:
-    old = presence(7, b"old", b"older", has_made=False)
+    old = presence(7, b"old", b"older", has_finished_round=False)
     made = presence(9, b"new", b"old")
     assert goes_by({A: old, B: old, C: made}, old).round == 9
 
 
 def test_where_nobody_has_made_a_round_the_highest_counts() -> None:
-    others = {A: presence(9, b"s9", b"s8", has_made=False), B: presence(8, b"s8", has_made=False)}
-    assert goes_by(others, presence(8, b"s8", has_made=False)).round == 9
+    others = {
+        A: presence(9, b"s9", b"s8", has_finished_round=False),
+        B: presence(8, b"s8", has_finished_round=False),
+    }
+    assert goes_by(others, presence(8, b"s8", has_finished_round=False)).round == 9
 
 
 def test_a_lineage_to_which_we_have_no_link_is_hearsay() -> None:

@@ -13,12 +13,12 @@ from workers import KEYS, Worker, codec
 
 from shoal.crypto.keys import peer_id_of
 from shoal.gossip import messages
+from shoal.gossip.admission.admission import MAX_STRIKES, Admission
 from shoal.gossip.events import (
     Dial,
     DialFailed,
     Drop,
     Effect,
-    Event,
     Learned,
     Notify,
     PeerFound,
@@ -27,17 +27,20 @@ from shoal.gossip.events import (
     Received,
     Send,
     SetTimer,
+    Timer,
     TimerFired,
 )
 from shoal.gossip.group import Exchanged
 from shoal.gossip.host import Announced, FrameReceived, HostStatistics
 from shoal.gossip.member import commands
+from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.messages import Presence, Record, Records
-from shoal.gossip.net.driver import MAX_STRIKES, Driver
+from shoal.gossip.net.driver import Driver
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.wire import PLAIN
 
+FIRST = commands.Failed("TooFew", "a notice")
 ME, PEER, THIRD = (peer_id_of(bytes(key.verify_key)) for key in KEYS[:3])
 
 
@@ -46,6 +49,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, Event]] = []
+        self.admission = Admission()
         self.does: Callable[[Event], list[Effect]] = lambda event: []
 
     def begin(self, now: float) -> list[Effect]:
@@ -134,7 +138,10 @@ def test_a_link_is_closed_when_its_peer_has_sent_too_much_that_is_malformed() ->
             bench.other.send_nowait(ME, PLAIN + b"\xc1" if number else b"")
             await trio.sleep(1)
         assert not bench.net.is_linked(ME, PEER)
-        assert dict(bench.driver.drops) == {"malformed frame": 1, "malformed message": MAX_STRIKES - 1}
+        assert dict(bench.driver.admission.counts) == {
+            "malformed frame": 1,
+            "malformed message": MAX_STRIKES - 1,
+        }
         assert bench.host.dropped == {"malformed message": 1}
         assert bench.member.events == [PeerFound(PEER), PeerLost(PEER)]
 
@@ -151,7 +158,7 @@ def test_a_new_link_begins_without_strikes() -> None:
             assert bench.net.is_linked(ME, PEER)
             bench.net.cut(ME, PEER)
             await trio.sleep(1)
-        assert bench.driver.drops == {"malformed frame": 3 * (MAX_STRIKES - 1)}
+        assert bench.driver.admission.counts == {"malformed frame": 3 * (MAX_STRIKES - 1)}
 
     bench(test)
 
@@ -164,7 +171,7 @@ def test_peers_of_other_runs_are_no_offenders() -> None:
             bench.other.send_nowait(ME, bench.peer_codec.encode(messages.Ready(1, bytes(32))))
         await trio.sleep(1)
         assert bench.net.is_linked(ME, PEER)
-        assert bench.driver.drops == {"other run": 3 * MAX_STRIKES}
+        assert bench.driver.admission.counts == {"other run": 3 * MAX_STRIKES}
 
     bench(test)
 
@@ -176,7 +183,7 @@ def test_who_hands_a_bad_announcement_on_is_not_blamed() -> None:
             bench.other.announce_nowait(b"nonsense")
         await trio.sleep(1)
         assert bench.net.is_linked(ME, PEER)
-        assert bench.driver.drops == {"bad envelope": 3 * MAX_STRIKES}
+        assert bench.driver.admission.counts == {"bad envelope": 3 * MAX_STRIKES}
 
     bench(test)
 
@@ -190,7 +197,7 @@ def test_the_driver_outlives_what_no_codec_should_see() -> None:
             bench.net.later(bench.host, FrameReceived(PEER, frame, dice.randbytes(dice.randrange(3))))
             bench.net.later(bench.host, Announced(PEER, frame))
         await trio.sleep(1)
-        assert sum(bench.driver.drops.values()) == 1000
+        assert sum(bench.driver.admission.counts.values()) == 1000
 
     bench(test)
 
@@ -205,10 +212,10 @@ def test_effects_are_carried_out_in_order_and_notices_after_them() -> None:
         bench.net.link(PEER, ME)
         await trio.sleep(1)
         effects: list[Effect] = [
-            Notify("first"),
+            Notify(FIRST),
             Send(PEER, messages.Want(bytes(32))),
             Send(PEER, messages.Chunk(bytes(32), 0), b"bulk"),
-            Notify("second"),
+            Notify(commands.FinishEarly()),
             Drop(PEER, "a reason"),
         ]
         at_notice: list[int] = []
@@ -217,7 +224,7 @@ def test_effects_are_carried_out_in_order_and_notices_after_them() -> None:
         bench.driver.command(commands.Finish())
         assert seen == effects
         assert at_notice == [1, 1], "both came when the link was closed already"
-        assert bench.driver.drops == {"a reason": 1}
+        assert bench.driver.admission.counts == {"a reason": 1}
 
     bench(test)
 
@@ -226,11 +233,12 @@ def test_a_notice_may_lead_to_a_command_whose_effects_come_later() -> None:
     async def test(bench: Bench) -> None:
         order: list[Any] = []
         bench.driver.on_effect = order.append
-        bench.driver._notify = lambda notice: bench.driver.command("again")
-        first: list[Effect] = [Notify("go on"), SetTimer(5.0, "a")]
-        bench.member.does = lambda event: first if event == "begin" else [SetTimer(6.0, "b")]
-        bench.driver.command("begin")
-        assert order == [*first, SetTimer(6.0, "b")]
+        bench.driver._notify = lambda notice: bench.driver.command(commands.Detach())
+        first: list[Effect] = [Notify(FIRST), SetTimer(5.0, Timer.BEAT)]
+        then: list[Effect] = [SetTimer(6.0, Timer.DIALS)]
+        bench.member.does = lambda event: first if event == commands.Finish() else then
+        bench.driver.command(commands.Finish())
+        assert order == [*first, *then]
 
     bench(test)
 
@@ -238,9 +246,9 @@ def test_a_notice_may_lead_to_a_command_whose_effects_come_later() -> None:
 def test_a_dial_ends_in_a_link_or_in_a_reason() -> None:
     async def test(bench: Bench) -> None:
         address = bench.other.addresses()[0]
-        bench.member.does = lambda event: [Dial(event)] if isinstance(event, str) else []
-        bench.driver.command(address)
-        bench.driver.command(f"/memory/1/p2p/{THIRD}")
+        bench.member.does = lambda event: [Dial(event.address)] if isinstance(event, Learned) else []
+        bench.driver.command(Learned(address, "book"))
+        bench.driver.command(Learned(f"/memory/1/p2p/{THIRD}", "book"))
         await trio.sleep(1)
         assert bench.member.events[2:] == [
             PeerFound(PEER, address),
@@ -269,7 +277,7 @@ def test_an_announcement_is_our_own_sealed_presence() -> None:
         bench.net.link(PEER, ME)
         await trio.sleep(1)
         bench.member.does = lambda event: [Publish(Records(((Record(ME, 7, presence), 0.0),)))]
-        bench.driver.command("publish")
+        bench.driver.command(commands.Finish())
         await trio.sleep(1)
         events = [await bench.other.next_event() for _ in range(2)]
         assert isinstance(events[1], Announced)
@@ -285,17 +293,18 @@ def test_an_announcement_is_our_own_sealed_presence() -> None:
 def test_timers_fire_once_at_their_time_and_a_name_set_again_moves() -> None:
     async def test(bench: Bench) -> None:
         start = trio.current_time()
-        timers = [("late", 9.0), ("early", 2.0), ("moved", 3.0), ("moved", 5.0), ("stopped", 4.0)]
+        late, early, moved, stopped = Timer.GATHER, Timer.BEAT, Timer.FETCH, Timer.SERVING
+        timers = [(late, 9.0), (early, 2.0), (moved, 3.0), (moved, 5.0), (stopped, 4.0)]
         effects: list[Effect] = [SetTimer(start + at, name) for name, at in timers]
-        bench.member.does = lambda event: effects if event == "go" else []
-        bench.driver.command("go")
+        bench.member.does = lambda event: effects if event == commands.Finish() else []
+        bench.driver.command(commands.Finish())
         bench.member.does = lambda event: []
-        bench.driver._carry_out([SetTimer(float("inf"), "stopped")])
+        bench.driver._carry_out([SetTimer(float("inf"), stopped)])
         await trio.sleep(20)
         fired = [
             (at - start, event.name) for at, event in bench.member.heard if isinstance(event, TimerFired)
         ]
-        assert fired == [(2.0, "early"), (5.0, "moved"), (9.0, "late")]
+        assert fired == [(2.0, early), (5.0, moved), (9.0, late)]
 
     bench(test)
 
@@ -303,14 +312,14 @@ def test_timers_fire_once_at_their_time_and_a_name_set_again_moves() -> None:
 def test_a_timer_that_an_earlier_one_of_its_instant_moves_does_not_fire() -> None:
     async def test(bench: Bench) -> None:
         start = trio.current_time()
-        bench.driver._carry_out([SetTimer(start + 1, "first"), SetTimer(start + 1, "second")])
+        bench.driver._carry_out([SetTimer(start + 1, Timer.BEAT), SetTimer(start + 1, Timer.DIALS)])
         bench.member.does = lambda event: (
-            [SetTimer(start + 7, "second")] if event == TimerFired("first") else []
+            [SetTimer(start + 7, Timer.DIALS)] if event == TimerFired(Timer.BEAT) else []
         )
         await trio.sleep(20)
         assert [(at - start, event) for at, event in bench.member.heard] == [
-            (1.0, TimerFired("first")),
-            (7.0, TimerFired("second")),
+            (1.0, TimerFired(Timer.BEAT)),
+            (7.0, TimerFired(Timer.DIALS)),
         ]
 
     bench(test)
@@ -319,8 +328,8 @@ def test_a_timer_that_an_earlier_one_of_its_instant_moves_does_not_fire() -> Non
 def test_a_timer_may_set_itself_again() -> None:
     async def test(bench: Bench) -> None:
         start = trio.current_time()
-        bench.driver._carry_out([SetTimer(start + 1, "beat")])
-        bench.member.does = lambda event: [SetTimer(trio.current_time() + 3, "beat")]
+        bench.driver._carry_out([SetTimer(start + 1, Timer.BEAT)])
+        bench.member.does = lambda event: [SetTimer(trio.current_time() + 3, Timer.BEAT)]
         await trio.sleep(11)
         assert [at - start for at, _ in bench.member.heard] == [1.0, 4.0, 7.0, 10.0]
 
@@ -336,28 +345,28 @@ def test_after_a_standstill_what_was_sent_meanwhile_is_heard_before_a_timer() ->
             await nursery.start(made.net.run)
             await nursery.start(made.driver.run)
             made.member.does = lambda event: (
-                [SetTimer(trio.current_time() + 2.0, "silent")] if isinstance(event, Learned) else []
+                [SetTimer(trio.current_time() + 2.0, Timer.FETCH)] if isinstance(event, Learned) else []
             )
             made.driver.command(Learned("/ip4/192.0.2.1/tcp/1", "peers"))
             await wait_all_tasks_blocked()
             clock.jump(5.0)  # three seconds late
             await wait_all_tasks_blocked()
-            assert TimerFired("silent") not in made.member.events
+            assert TimerFired(Timer.FETCH) not in made.member.events
             clock.jump(2.9)
             await wait_all_tasks_blocked()
-            assert TimerFired("silent") not in made.member.events
+            assert TimerFired(Timer.FETCH) not in made.member.events
             # Late again, but it has been put off already.
             clock.jump(1.0)
             await wait_all_tasks_blocked()
-            assert made.member.events.count(TimerFired("silent")) == 1
+            assert made.member.events.count(TimerFired(Timer.FETCH)) == 1
             # One that was set for a moment that is over is not late.
             made.driver.command(Learned("/ip4/192.0.2.1/tcp/1", "peers"))
             made.member.does = lambda event: []
-            made.driver._carry_out([SetTimer(trio.current_time() - 5.0, "now")])
+            made.driver._carry_out([SetTimer(trio.current_time() - 5.0, Timer.DIALS)])
             await wait_all_tasks_blocked()
             clock.jump(0.01)
             await wait_all_tasks_blocked()
-            assert TimerFired("now") in made.member.events
+            assert TimerFired(Timer.DIALS) in made.member.events
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=clock)
@@ -392,7 +401,7 @@ def test_three_members_average_and_agree_over_three_drivers(numel: int) -> None:
     assert [worker.contributors for worker in workers] == [[3] * 5] * 3
     # The mean of 0, 1 and 2 is added five times.
     np.testing.assert_allclose(workers[0].state, np.full(numel, 5.0), rtol=1e-6)
-    assert not any(worker.driver.drops for worker in workers)
+    assert not any(worker.driver.admission.counts for worker in workers)
 
 
 def test_a_member_that_has_said_goodbye_is_silent_and_forgotten() -> None:

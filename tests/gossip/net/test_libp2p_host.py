@@ -278,7 +278,7 @@ def test_a_frame_for_somebody_known_dials_and_for_others_is_dropped() -> None:
             assert await wait_for(one, DialFailed) == DialFailed(address, "refused")
             one.send_nowait(other.me, b"too soon")
             await nothing_follows(one, 0.1)
-            assert one.statistics().dropped["no link"] == 2
+            assert one.admission.counts["no link"] == 2
 
     trio.run(main)
 
@@ -298,7 +298,7 @@ def test_an_announcement_reaches_a_peer_over_another_peer() -> None:
                 assert await wait_for(far, Announced) == Announced(middle.me, b"hello")
                 assert await wait_for(middle, Announced) == Announced(one.me, b"hello")
                 one.announce_nowait(b"x" * 200_000)
-                assert one.statistics().dropped == {"announcement not taken": 1}
+                assert one.admission.counts == {"announcement not taken": 1}
 
     trio.run(main)
 

@@ -17,6 +17,7 @@ from multiaddr import Multiaddr
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.addresses import parse
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import PeerFound
 from shoal.gossip.host import FrameReceived
 from shoal.gossip.net.frames import CONTROL
@@ -57,7 +58,9 @@ async def says_nonsense(port: int, address: str) -> None:
 
 async def is_a_stranger(port: int, address: str) -> None:
     """Be a libp2p node that opens a control stream, and says nothing on it."""
-    network = Network(new_key(), suites=suites_by_speed(), announce=[], max_links=4, local_sockets=True)
+    network = Network(
+        new_key(), suites=suites_by_speed(), announce=[], admission=Admission(4), local_sockets=True
+    )
     async with background_trio_service(network.swarm):
         await network.swarm.listen(Multiaddr(LOOPBACK))
         connection = await network.dial(parse(address), lambda _muxed, _peer: True)

@@ -74,7 +74,7 @@ def test_a_bad_hello_costs_the_link(fast: bool) -> None:
         for count, hello in enumerate(BAD_HELLOS, 1):
             _, stream = await attack(network, host, hello)
             await ended(stream)
-            assert host.statistics().dropped == {"bad hello": count}
+            assert host.admission.counts == {"bad hello": count}
         await nothing_follows(host, 0.05)
 
     with_an_attacker(body, fast=fast)
@@ -120,7 +120,7 @@ def test_a_frame_beyond_the_bounds_costs_the_link(head: int, data: int, reason: 
         await ended(stream)
         assert await wait_for(host, FrameReceived) == FrameReceived(found.peer, b"a good one")
         assert await wait_for(host, PeerLost) == PeerLost(found.peer)
-        assert host.statistics().dropped == {reason: 1}
+        assert host.admission.counts == {reason: 1}
 
     with_an_attacker(body)
 
@@ -134,7 +134,7 @@ def test_bulk_beyond_the_bound_costs_the_link() -> None:
         await bulk.write(PREFIX.pack(1, MAX_DATA_BYTES + 1))
         await ended(bulk)
         await wait_for(host, PeerLost)
-        assert host.statistics().dropped == {"data too large": 1}
+        assert host.admission.counts == {"data too large": 1}
 
     with_an_attacker(body)
 
@@ -184,7 +184,7 @@ def test_a_thousand_random_frames_disturb_nobody() -> None:
             lost += isinstance(event, PeerLost)
             assert not isinstance(event, DialFailed)
         assert list(host.statistics().links) == [peer.me]
-        assert sum(host.statistics().dropped.values()) > 8
+        assert sum(host.admission.counts.values()) > 8
 
     with_an_attacker(body)
 
@@ -215,7 +215,7 @@ def test_a_peer_that_does_not_keep_up_with_control_frames_is_dropped() -> None:
             for _ in range(1025):  # without a pause in which they could be sent
                 host.send_nowait(peer, bytes(1000))
             assert await wait_for(host, PeerLost) == PeerLost(peer)
-            assert host.statistics().dropped == {"queue full": 1}
+            assert host.admission.counts == {"queue full": 1}
 
     trio.run(main)
 
@@ -232,7 +232,7 @@ def test_links_above_the_limit_are_refused() -> None:
             assert (await wait_for(two, DialFailed)).reason == "refused"
             host.dial_nowait(two.addresses()[0])
             assert (await wait_for(host, DialFailed)).reason == "too many links"
-            assert host.statistics().dropped == {"too many links": 1}
+            assert host.admission.counts == {"too many links": 1}
             await nothing_follows(host, 0.1)
 
     trio.run(main)
@@ -243,7 +243,7 @@ def test_strangers_that_say_nothing_leave_room_for_others() -> None:
         target = parse(host.addresses()[0])
         silent = [await trio.open_tcp_stream(target.host, target.port) for _ in range(40)]
         await trio.sleep(0.2)  # all of them are accepted or refused
-        assert 1 <= host.statistics().dropped["too many links"] <= 8 + 1
+        assert 1 <= host.admission.counts["too many links"] <= 8 + 1
         for each in silent:
             await each.aclose()
         await trio.sleep(0.2)

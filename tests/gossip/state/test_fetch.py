@@ -11,10 +11,9 @@ import pytest
 
 import shoal.gossip.state.tree_hash
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Vector
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
-from shoal.gossip.state.fetch import TIMER, Fetching
-from shoal.gossip.state.serve import TIMER as SERVING
+from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import Serving, ServingConfig
 from shoal.gossip.state.tree_hash import leaf, leaves, n_chunks, state_hash
 
@@ -55,7 +54,7 @@ class Net:
         self.sent: dict[PeerId, int] = dict.fromkeys(self.rates, 0)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
-        self._timers: dict[tuple[PeerId, str], float] = {}
+        self._timers: dict[tuple[PeerId, Timer], float] = {}
         self.fetching = self.fetcher()
 
     def fetcher(self, **more: Any) -> Fetching:
@@ -131,10 +130,10 @@ class Net:
             return
         del self._timers[who, timer.name]
         if who == ME:
-            assert timer.name == TIMER
+            assert timer.name == Timer.FETCH
             self.ours(self.fetching.timer(self.now))
         else:
-            assert timer.name == SERVING
+            assert timer.name == Timer.SERVING
             self.theirs(who, self.donors[who].go_on(self.now))
 
     def assert_done(self) -> None:

@@ -46,7 +46,7 @@ def holding(vector: Vector, **config: Any) -> Serving:
     return serving
 
 
-def messages(effects: Effects, kind: type) -> list[Send]:
+def messages(effects: Effects, kind: type) -> list[Any]:
     return [each for each in effects if isinstance(each, Send) and isinstance(each.message, kind)]
 
 

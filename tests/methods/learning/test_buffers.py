@@ -11,7 +11,8 @@ from lockstep import run_round, train
 from torch import nn
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.push_sum import Pairwise, PairwiseConfig
+from shoal.gossip import sequence as numbers
+from shoal.gossip.averaging.push_sum import PushSum, PushSumConfig
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.methods.base import State
 from shoal.methods.diloco import MOMENTUM, DiLoCo, DiLoCoConfig
@@ -97,7 +98,7 @@ def test_the_end_of_a_vector_travels_as_it_is_wherever_chunks_begin(codec: str, 
 
 
 def test_pairwise_buffers_become_what_the_work_led_to_however_little_a_peer_holds() -> None:
-    core = Pairwise(2, PairwiseConfig(exact=1, chunk_numel=2), lambda: 1, b"run")
+    core = PushSum(2, PushSumConfig(exact=1, chunk_numel=2), numbers.Sequence(0), b"run")
     core.mint(np.array([1, 1], np.float32), 4.0)
     # A neighbour was given most of it, so a step of the whole weight would be four times as long.
     core.sums *= np.float32(0.25)
@@ -111,7 +112,7 @@ def test_pairwise_buffers_become_what_the_work_led_to_however_little_a_peer_hold
 
 
 def test_pairwise_buffers_are_a_mean_with_what_came_during_the_work() -> None:
-    core = Pairwise(1, PairwiseConfig(exact=1, chunk_numel=1), lambda: 1, b"run")
+    core = PushSum(1, PushSumConfig(exact=1, chunk_numel=1), numbers.Sequence(0), b"run")
     core.mint(np.array([1], np.float32), 1.0)
     core.read(np.empty(1, np.float32))
     core.sums += np.float32(0.1 * 3)

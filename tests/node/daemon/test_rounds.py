@@ -229,7 +229,7 @@ def test_a_failed_ask_is_answered_and_the_round_begins_again_from_the_old_state(
     table.rounds.notice(commands.Failed("TooFew", "1 of at least 2"))
     assert table.told[-1] == ipc.AskFailed(kind="TooFew", text="1 of at least 2")
     table.rounds.from_trainer(ipc.Idle(round=0, reason="TooFew: 1 of at least 2"))
-    assert table.commands[-1] == commands.GiveUp()
+    assert table.commands[-1] == commands.AbortRound()
     assert table.told[-1] == ipc.Begin(round=0, slot=0)
     assert [(each.round, each.outcome) for each in table.rounds.history] == [(0, "failed")]
     assert math.isnan(table.rounds.history[0].loss)
@@ -268,7 +268,7 @@ def test_an_answer_to_nobody_is_dropped() -> None:
 
 def test_hurry_is_a_flag_that_ends_with_the_round() -> None:
     table = Table().attach()
-    table.rounds.notice(commands.Hurry())
+    table.rounds.notice(commands.FinishEarly())
     assert table.segment.flags[ipc.HURRY] == 1
     table.finish(2.0)
     assert table.segment.flags[ipc.HURRY] == 0
@@ -288,7 +288,7 @@ def test_a_node_that_is_behind_throws_its_work_away_and_takes_the_swarms_state()
     assert table.segment.flags[ipc.INTERRUPT] == 0
     assert [(each.round, each.outcome) for each in table.rounds.history] == [(8, "synced")]
     assert table.saved[-1].round == 9
-    assert not any(isinstance(each, commands.GiveUp) for each in table.commands)
+    assert not any(isinstance(each, commands.AbortRound) for each in table.commands)
 
 
 def test_a_state_that_comes_before_the_trainer_stands_still_waits_for_it() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import trio
 
-from shoal.gossip.member.commands import Arrived, Behind, Known
+from shoal.gossip.member.commands import Behind, CachedChunks, ChunksVerified
 from shoal.gossip.state.tree_hash import CHUNK_BYTES, leaf, state_hash
 from shoal.node.storage.checkpoint import load_newest
 from shoal.node.storage.partial_fetch import MAGIC, WORTH_BYTES, ChunkKeeper, HalfFetched
@@ -17,9 +17,9 @@ STATE = state_hash(BYTES.data)
 LAST = WORTH_BYTES // CHUNK_BYTES
 
 
-def arrived(*chunks: int, state: bytes = STATE, n_bytes: int = len(BYTES)) -> Arrived:
+def arrived(*chunks: int, state: bytes = STATE, n_bytes: int = len(BYTES)) -> ChunksVerified:
     spans = [(chunk, BYTES.data[chunk * CHUNK_BYTES : (chunk + 1) * CHUNK_BYTES]) for chunk in chunks]
-    return Arrived(state, n_bytes, spans)
+    return ChunksVerified(state, n_bytes, spans)
 
 
 def hashes(*chunks: int) -> set[bytes]:
@@ -118,7 +118,7 @@ def test_a_disk_that_takes_nothing_is_told_once(folder: Path, caplog: pytest.Log
 def test_a_disk_that_fails_altogether_ends_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[Known] = []
+    told: list[CachedChunks] = []
 
     async def main() -> None:
         keeper = ChunkKeeper(folder, told.append)
@@ -144,7 +144,7 @@ def _fail(*_: object, **__: object) -> None:
 
 
 def test_the_keeper_writes_what_arrives_and_tells_it_when_the_node_falls_behind(folder: Path) -> None:
-    told: list[Known] = []
+    told: list[CachedChunks] = []
 
     async def main() -> None:
         keeper = ChunkKeeper(folder, told.append)

@@ -623,11 +623,11 @@ def test_a_doubted_link_is_closed_soon_if_nobody_answers() -> None:
             for muxer in pair:
                 nursery.start_soon(muxer.start)
             await trio.sleep(5)
-            pair[0].doubt()
+            pair[0].probe()
             await trio.sleep(DOUBT_WAIT + 0.1)
             assert not pair[0].is_closed
             far.blocked = True
-            pair[0].doubt()
+            pair[0].probe()
             await trio.sleep(DOUBT_WAIT + 0.1)
             assert pair[0].is_closed
 

@@ -1,0 +1,73 @@
+"""Admission: what one node counts against its peers, and whom it links to, groups with and serves.
+
+    a frame or message that no correct peer sends   counted, and a strike; at `MAX_STRIKES` the links are cut
+    a frame too large for a link, or a bad hello    counted; the network cuts that link at once
+    a core finds that the protocol is broken        counted, the links are cut, and the peer is banned
+
+A ban keeps a peer out of groups for a while, longer every time; it may be linked all the same, since news and
+states must still flow. The network, the driver and the member of a node ask the same object, so that each
+reason has one count.
+"""
+
+from collections import Counter
+from typing import Final
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.marks import Marks
+
+MAX_STRIKES: Final = 32
+"""Malformed messages of one link after which it is closed; an honest peer sends none."""
+MAX_BAN_DOUBLINGS: Final = 4
+"""Few: a peer that is not averaged with is lost to the swarm, and a fault may be mended."""
+MAX_LINKS: Final = 64
+MAX_FETCHERS: Final = 64
+"""Peers that wait for a state at a time."""
+
+
+class Admission:
+    """See the module's docstring."""
+
+    def __init__(self, max_links: int = MAX_LINKS) -> None:
+        """`max_links`: links above this are refused."""
+        self.max_links = max_links
+        self.counts: Counter[str] = Counter()
+        """What was dropped or refused, by reason; of every layer."""
+        self._strikes: Counter[PeerId] = Counter()
+        self._bans = Marks(MAX_BAN_DOUBLINGS)
+
+    # --- what peers did ---------------------------------------------------------------------------
+
+    def count(self, reason: str) -> None:
+        """Count what is dropped or refused; `reason`: one of few."""
+        self.counts[reason] += 1
+
+    def strike(self, peer: PeerId) -> bool:
+        """Take note of a malformed message; tells whether the peer's links are to be cut."""
+        self._strikes[peer] += 1
+        return self._strikes[peer] >= MAX_STRIKES
+
+    def link_lost(self, peer: PeerId) -> None:
+        """The last link to a peer is gone; strikes are of a link."""
+        self._strikes.pop(peer, None)
+
+    def ban(self, peer: PeerId, now: float) -> None:
+        """Form no group for a while with a peer that broke the protocol; it may dial again at once."""
+        self._bans.add(peer, now)
+
+    def pardon(self, peer: PeerId, now: float) -> None:
+        """Form groups with a peer again: it was in a group with us all the same, and broke nothing."""
+        self._bans.end(peer, now)
+
+    # --- what they may ----------------------------------------------------------------------------
+
+    def may_link(self, n_links: int) -> bool:
+        """Tell whether there may be another link beside this many."""
+        return n_links < self.max_links
+
+    def may_group(self, peer: PeerId, now: float) -> bool:
+        """Tell whether a peer may be averaged with."""
+        return not self._bans.has(peer, now)
+
+    def may_serve(self, n_fetchers: int) -> bool:
+        """Tell whether another peer may fetch a state beside this many."""
+        return n_fetchers < MAX_FETCHERS

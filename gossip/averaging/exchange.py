@@ -1,0 +1,59 @@
+"""Exchange: what a member asks of any exchange in a group, whatever is exchanged.
+
+A new pattern is a file beside this one, and a line in `shoal.gossip.member.asks` that begins it.
+"""
+
+from typing import Protocol
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Data, Effects, Timer
+from shoal.gossip.group import Bodies, Exchanged, Group
+from shoal.gossip.messages import ExchangeMessage
+
+
+class GroupExchange(Protocol):
+    """One member's side of one exchange."""
+
+    group: Group
+    index: int
+    """Of the ask within the round, from 0."""
+    lost_members: list[PeerId]
+    """Members that the exchange went on without, in the order in which they were lost."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is waited for."""
+        ...
+
+    @property
+    def outcome(self) -> Exchanged | Bodies | None:
+        """What it came to; nothing while it goes on, and where the others went on without this node."""
+        ...
+
+    def owns(self, index: int) -> bool:
+        """Tell whether messages of this index are for this exchange."""
+        ...
+
+    def begin(self, now: float) -> Effects:
+        """Give what this member gives."""
+        ...
+
+    def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
+        """Take a message of this exchange."""
+        ...
+
+    def fire(self, timer: Timer, now: float) -> Effects:
+        """Take note that a timer of exchanges has fired."""
+        ...
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        """Go on without a member whose link is gone."""
+        ...
+
+    def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
+        """Take note that a member speaks in an earlier exchange of the group, or, `is_ahead`, in a later."""
+        ...
+
+    def abandon(self) -> Effects:
+        """Tell the others not to wait for this node."""
+        ...
