@@ -59,7 +59,7 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     group_size: int = 16
     quorum: int = 1
-    least: int = 1
+    company: int = 1
     """As many must be ready, for however long that takes: who waits for company never gives up."""
     share: float = 1.0
     """Of those expected that must be ready; where there are many groups, nobody need wait for the last."""
@@ -151,7 +151,7 @@ class Matchmaking:
     @property
     def lacks_company(self) -> bool:
         """Whether fewer are ready than must be, so that only a peer ends this search."""
-        return self.state is State.WAITING and len(self._candidates()) < self.config.least
+        return self.state is State.WAITING and len(self._candidates()) < self.config.company
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -374,7 +374,7 @@ class Matchmaking:
         awaited = self.expected - self.silent
         everyone = len(awaited & self.ready.keys()) >= self.config.share * len(awaited)
         self._met |= self.ready.keys()
-        if len(candidates) < self.config.least:
+        if len(candidates) < self.config.company:
             self._waiting_for = None
             return self._fire(INFINITY)
         enough = len(candidates) >= self.config.quorum and len(self._met) >= self.config.wait_for

@@ -169,7 +169,9 @@ class GroupSearch:
         if search is None:
             return []
         expected = self._view.expected(now)
-        if search.lacks_company and (expected - search.expected or self._view.least < search.config.least):
+        if search.lacks_company and (
+            expected - search.expected or self._view.company < search.config.company
+        ):
             self.is_stale = True
             return []
         return search.expect(expected, now)
@@ -178,7 +180,7 @@ class GroupSearch:
         """Ask anew who is there, for a node that waits for company: what was lost is not said twice."""
         search = self.under_way
         if search is not None and search.lacks_company:
-            self.is_stale = self._view.least < search.config.least or bool(self._view.expected(now))
+            self.is_stale = self._view.company < search.config.company or bool(self._view.expected(now))
 
     def timer(self, now: float) -> Effects:
         """Something that was waited for did not come."""
@@ -232,7 +234,7 @@ class GroupSearch:
         return MatchmakingConfig(
             group_size=view.pattern.group_size(spec.group_size, is_last=view.is_last),
             quorum=spec.quorum,
-            least=view.least,
+            company=view.company,
             share=MIXING_SHARE if view.is_large_swarm() and not has_own_states else 1.0,
             # Who has just been started does not go on alone while it looks for those it knew.
             wait_for=self._wait_for if first else 1 + self._dial_plan.is_new_here,

@@ -300,7 +300,8 @@ class Member:
 
     def _new_state(self, event: NewState, now: float) -> Effects:
         is_fetched = self.phase is Phase.SYNCING
-        self.view.together.note_state(event.contributors, self.me, is_fetched=is_fetched)
+        made_with = self.view.linked_trainers() if is_fetched else event.contributors
+        self.view.together.note_state(made_with, self.me, is_fetched=is_fetched)
         self.view.take_state(event.round, event.state, event.previous)
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
         self.pairwise.note_state(event.data)
@@ -354,6 +355,7 @@ class Member:
 
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
         self.view.link_up(event.peer)
+        self.view.together.found(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)
         effects += self.dissemination.greet(event.peer, now)
         return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
@@ -548,6 +550,7 @@ class Member:
         if not self.view.run or self.phase in (Phase.HELPING, Phase.FINISHED):
             return []
         together, others = self.view.together, len(self.view.linked_trainers())
+        together.stopped(self.view.linked_helpers())
         if self.view.spec is not None and self.view.spec.engine != NATIVE:
             # Those of another engine that are no nodes are linked with nobody here.
             others += together.n_others

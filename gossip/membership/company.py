@@ -17,6 +17,8 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Notify
 
 Policy: TypeAlias = Literal["wait", "wait-for-lost", "go-on"]
+MAX_GONE: Final = 128
+"""Peers whose goodbye is remembered."""
 FIRST_AGAIN: Final = 60.0
 """Seconds alone after which a node says so again; then after twice as long, and so on."""
 
@@ -57,7 +59,9 @@ class Company:
         self.rounds = 0
         """Rounds made alone since we last had company."""
         self._others: frozenset[PeerId] = frozenset()
-        """With whom our state was made."""
+        """With whom our state was made, but for those that said goodbye since."""
+        self._gone: dict[PeerId, None] = {}
+        """Who said goodbye and has not been linked since, the oldest first."""
         self._again_at = 0.0
 
     @property
@@ -72,11 +76,15 @@ class Company:
         self.since, self.rounds = None, 0
 
     def note_state(self, contributors: Iterable[PeerId], me: PeerId, *, is_fetched: bool) -> None:
-        """We have a new state, made with these or fetched from others."""
+        """We have a new state, made with these, or fetched while these trainers were linked."""
         others = frozenset(contributors) - {me}
-        if others or is_fetched:
+        # A goodbye may be here before the state is that its sender took part in.
+        left = others & self._gone.keys()
+        if others - left or is_fetched or (left and self.policy != "wait-for-lost"):
             self.is_known = True
-            self._others = others or self._others
+            self._others = (others - left) or self._others
+        elif left:
+            self.is_known, self._others = False, frozenset()
         elif self.is_known:
             self.rounds += 1
 
@@ -89,12 +97,24 @@ class Company:
         """The last round came to nothing, which may be since all others are gone."""
         self._others = frozenset()
 
+    def found(self, peer: PeerId) -> None:
+        """A peer is linked."""
+        self._gone.pop(peer, None)
+
     def left(self, peer: PeerId) -> None:
-        """A peer said goodbye."""
-        is_last = self._others == {peer}
+        """A peer said goodbye, or trains no more."""
+        self._gone[peer] = None
+        if len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]
         self._others -= {peer}
-        if is_last and self.policy == "wait-for-lost":
+        if not self._others and self.policy == "wait-for-lost":
             self.is_known = False
+
+    def stopped(self, helpers: Iterable[PeerId]) -> None:
+        """Tell of linked peers without a trainer; one that trained with us has ended, and says no goodbye."""
+        for peer in self._others & frozenset(helpers):
+            if self.policy == "wait-for-lost":
+                self.left(peer)
 
     def look(self, others: int, round_: int, now: float) -> Effects:
         """Say when we are alone, now and again, and when we are no more; `others`: linked trainers."""

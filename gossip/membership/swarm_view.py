@@ -221,18 +221,32 @@ class SwarmView:
 
     @property
     def least(self) -> int:
-        """How many must be ready, and contribute, for a round to count: the quorum, or company."""
+        """How many must contribute for a round to count: the quorum, or company."""
+        assert self.spec is not None
+        return max(self.spec.quorum, self.company)
+
+    @property
+    def company(self) -> int:
+        """How many must be ready before we go on, however long it takes: 2 if this node waits for others."""
         assert self.spec is not None
         others = [entry.presence.phase for _, entry in self.table.in_run(self.run)]
         # One of several groups may be of one, and a pair's mass is added to the others' whenever they meet.
         is_left_out = self.pattern.has_own_states or len(others) >= self.spec.group_size
         is_free = not self.together.is_awaited or (is_left_out and self.linked_trainers())
         # Who is behind those that are done ends alone, where it cannot fetch what they came to.
-        return self.spec.quorum if is_free or "finished" in others else max(self.spec.quorum, 2)
+        return 1 if is_free or "finished" in others else 2
 
     def linked_trainers(self) -> list[PeerId]:
-        """Return who of our run is linked, ready or not."""
-        return [peer for peer, _ in self.table.in_run(self.run) if peer in self.table.connected]
+        """Return who of our run is linked and has a trainer, ready or not."""
+        return [peer for peer, phase in self._linked_in_run() if phase != "helping"]
+
+    def linked_helpers(self) -> list[PeerId]:
+        """Return who of our run is linked and trains no more: a trainer may end, and its node stay."""
+        return [peer for peer, phase in self._linked_in_run() if phase == "helping"]
+
+    def _linked_in_run(self) -> list[tuple[PeerId, str]]:
+        linked = self.table.connected
+        return [(peer, entry.presence.phase) for peer, entry in self.table.in_run(self.run) if peer in linked]
 
     def _may_lag(self, presence: Presence) -> bool:
         """Whether a peer of an earlier round is waited for."""

@@ -328,7 +328,9 @@ def _step(optimizer: torch.optim.Optimizer, *, is_first: bool) -> None:
     try:
         optimizer.step()
     except Exception as error:
-        if is_first:
+        # A lack of memory in the machine says nothing about what was kept.
+        is_full = isinstance(error, MemoryError) or "out of memory" in str(error)
+        if is_first and not is_full:
             raise BadMemory(f"{type(error).__name__}: {error}") from error
         raise
 

@@ -152,6 +152,7 @@ class Rounds:
             log.info("going on from round %d, found on disk", found.round)
         self._name_state(hashes)
         self._syncing, self._synced = False, None
+        self._waits_alone = False
         reply = self._reply
         reply(ipc.Attached(round=self.round, slot=0, restored=found is not None))
         self.trainer = Trainer.IDLE

@@ -78,22 +78,25 @@ class Terminal:
             self._put(lambda event=event: self._event(event))  # type: ignore[misc]  # bound now, as it is meant
         if status is not None and self._live is not None:
             is_waiting, self._status = self._status is not None, status
-            if not is_waiting:
-                self._put(self._draw)
+            if not is_waiting and not self._put(self._draw):
+                self._status = None
 
     def log(self, record: logging.LogRecord, text: str) -> None:
         """Write a record of the log."""
         self._put(lambda: self._record(record, text))
 
-    def _put(self, job: Callable[[], None]) -> None:
+    def _put(self, job: Callable[[], None]) -> bool:
+        """Hand a job to the thread; tells whether there was room."""
         try:
             self._queue.put_nowait(job)
         except queue.Full:
             self._left_out += 1
+            return False
+        return True
 
     def _write_all(self) -> None:
         if self._live is not None:
-            self._live.start()
+            self._do(self._live.start)
         while (job := self._queue.get()) is not None:
             self._do(job)
             if self._left_out and self._queue.empty():

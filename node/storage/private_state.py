@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 
 from shoal.gossip.run_spec import RunSpec, run_id
 from shoal.methods.base import Array
-from shoal.node.storage.files import write_whole
+from shoal.node.storage.files import TEMPORARY, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class PrivateState:
             return load(self._path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, KeyError) as error:
             self.set_aside(f"cannot be read ({error})")
             return None
 
@@ -51,7 +51,11 @@ class PrivateState:
         """Put vectors in the place of those saved before; nothing is written for nothing."""
         if not vectors:
             return
+        # A trainer that is killed while it saves leaves half a file; nobody else writes here.
+        for stray in self._path.parent.glob(f"{self._path.name}.*{TEMPORARY}"):
+            stray.unlink(missing_ok=True)
         try:
             write_whole(self._path, save(dict(vectors)))
-        except OSError as error:
-            log.warning("%s cannot be written (%s); going on without it", self._path, error.strerror)
+        except (OSError, SafetensorError, KeyError) as error:
+            why = getattr(error, "strerror", None) or error
+            log.warning("%s cannot be written (%s); going on without it", self._path, why)

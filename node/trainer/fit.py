@@ -6,7 +6,7 @@ import sys
 from typing import Final
 
 from shoal.node.errors import BadConfig
-from shoal.node.trainer.spec import MARK
+from shoal.node.trainer.spec import FAILED, MARK
 
 CHECK_SECONDS: Final = 30.0
 """For torch to load, which takes two, and for a task to make its model and read its data."""
@@ -24,7 +24,7 @@ def check_fit(spec: str) -> None:
     command = [sys.executable, "-P", "-m", "shoal.node.trainer.fit_check", spec]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     try:
-        written = subprocess.run(
+        checked = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -32,10 +32,13 @@ def check_fit(spec: str) -> None:
             env=environment,
             timeout=CHECK_SECONDS,
             check=False,
-        ).stderr
-    except subprocess.TimeoutExpired as error:
-        written = error.stderr or b""
-    lines = written.decode("utf-8", "replace").splitlines()
+        )
+    except subprocess.TimeoutExpired:
+        return
+    if checked.returncode != FAILED:
+        # Whatever else was written is the task's own, or a library's.
+        return
+    lines = checked.stderr.decode("utf-8", "replace").splitlines()
     found = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
     if found:
         raise BadConfig(found[-1])

@@ -252,7 +252,10 @@ class Line:
 
     def has_word(self, within: float = 0.0) -> bool:
         """Tell whether `receive` would find something, or the end; wait so many seconds for it."""
-        return bool(select.select([self._socket], [], [], within)[0])
+        # Not select, which takes no descriptor above 1023: the process is the user's.
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(1000 * within))
 
     def close(self) -> None:
         """Close the socket."""

@@ -14,12 +14,19 @@ from fake_node import HOSTILE, make_status
 from rich.console import Console
 
 from shoal.node.config.settings import LogConfig
+from shoal.node.daemon import terminal as module
 from shoal.node.daemon.journal import Event
 from shoal.node.daemon.live_view import live_view
 from shoal.node.daemon.terminal import MAX_WAITING, Terminal, TerminalHandler
 
 INFO = Event(time=0.0, event="peer-joined", text="peer X joined", fields={"peer": "X"})
 WARNING = Event(time=0.0, event="peer-left", text="peer X left", level="warning")
+
+
+@pytest.fixture(autouse=True)
+def _time_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may pause for longer than a person would wait for the last lines."""
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 30.0)
 
 
 def written(config: LogConfig, *events: Event, record: str = "") -> tuple[str, str]:

@@ -7,6 +7,7 @@ import pytest
 
 from shoal.methods.errors import MethodsError
 from shoal.node.cli.main import main
+from shoal.node.trainer import fit
 from shoal.node.trainer.fit_check import check
 from shoal.node.trainer.spec import TrainerSpec
 
@@ -55,6 +56,8 @@ def test_what_fits_passes() -> None:
 def test_nothing_is_started_or_made_where_they_do_not_fit(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A check that takes too long is left out, and the node would start here.
+    monkeypatch.setattr(fit, "CHECK_SECONDS", 600.0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHOAL_HOME", str(tmp_path / "home"))
     assert main(command) == 2
