@@ -26,6 +26,7 @@ from shoal.methods.lockstep import run
 from shoal.methods.registry import all_options, load_method
 from shoal.methods.tasks.regrouped import OnePart, Pooled
 from shoal.node.testnet.plan import EACH_ALONE, Plan, ShareAlone, SystemReached, task_options
+from shoal.node.trainer.user_folder import search_user_folder
 
 
 def local_config(plan: Plan, examples: int, unlabelled: int = 0) -> LocalSGDConfig:
@@ -135,6 +136,7 @@ def main() -> None:
     """Print a line per share, and one per system and seed."""
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
+    search_user_folder()
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
     shares = []
     try:

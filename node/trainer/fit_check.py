@@ -9,7 +9,6 @@ trainer, which shows it with its traceback.
 
 import importlib
 import logging
-import os
 import sys
 from contextlib import suppress
 
@@ -24,6 +23,7 @@ from shoal.methods.needs import needs_of
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method, method_class
 from shoal.node.trainer.spec import FAILED, MARK, TrainerSpec, run_spec
+from shoal.node.trainer.user_folder import search_user_folder
 
 
 def check(spec: TrainerSpec) -> None:
@@ -63,9 +63,7 @@ def main() -> int:
     """Check; returns the exit code."""
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(1)
-    if os.getcwd() not in sys.path:
-        # A task may lie in the folder in which the command was typed.
-        sys.path.append(os.getcwd())
+    search_user_folder()
     try:
         check(msgspec.json.decode(sys.argv[1], type=TrainerSpec))
     except MethodsError as error:

@@ -7,7 +7,6 @@ loads; what a person must mend is one line on standard error.
 """
 
 import logging
-import os
 import sys
 
 import msgspec
@@ -23,6 +22,7 @@ from shoal.methods.learning.task import Task, load_task
 from shoal.methods.learning.task_fit import fit_of
 from shoal.methods.needs import Measured
 from shoal.node.trainer.spec import FAILED
+from shoal.node.trainer.user_folder import search_user_folder
 
 
 def size_of(task: Task) -> ModelSize:
@@ -54,9 +54,7 @@ def _embedding(model: nn.Module) -> int:
 def main() -> int:
     """Print the size; returns the exit code."""
     logging.basicConfig(level=logging.WARNING)
-    if os.getcwd() not in sys.path:
-        # A task may lie in the folder in which the command was typed.
-        sys.path.append(os.getcwd())
+    search_user_folder()
     name, text, method, method_text = sys.argv[1:]
     try:
         task = load_task(name, msgspec.json.decode(text, type=dict[str, Scalar]))

@@ -35,6 +35,7 @@ from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, Session
 from shoal.node.trainer.spec import FAILED, TrainerSpec, run_spec
 from shoal.node.trainer.unshared_file import UnsharedFile
+from shoal.node.trainer.user_folder import search_user_folder
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     # The first optimizer loads hundreds of modules, for seconds. Better now than in the first round, in
     # which peers wait for us, and in which an interrupt is only heard between two steps.
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    if os.getcwd() not in sys.path:
-        # A task may lie in the folder in which the node was started.
-        sys.path.append(os.getcwd())
+    search_user_folder()
     try:
         line = ipc.Line(given.socket)
     except OSError as error:

@@ -69,7 +69,7 @@ def test_who_is_left_waits_goes_on_where_it_is_told_to_and_says_how_long_it_was_
         left = one.wait("says that it is alone", lambda status: status.alone)
         assert left.alone is not None
         assert left.alone.waits
-        assert "--alone go-on" in one.log
+        one.wait_log("--alone go-on")
         kept = (left.round, left.state_hash)
         one.kill()
         swarm.start("one", *TRAIN)

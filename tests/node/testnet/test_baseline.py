@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -103,3 +104,14 @@ def test_a_task_that_does_not_load_is_told_in_one_line() -> None:
     assert found.returncode == 1
     assert found.stderr.startswith("training alone failed: no module nowhere")
     assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_task_may_lie_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from shoal.methods.tasks.digits import Digits as Mine\n")
+    (tmp_path / "node.py").write_text("raise SystemExit('imported in place of one of shoal')\n")
+    options: dict[str, Scalar] = {"share": "{i}/{n}", "alpha": 100.0}
+    plan = msgspec.json.encode(Plan(nodes=2, rounds=1, task="mine:Mine", task_options=options)).decode()
+    found = subprocess.run([*BASELINE, plan], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert found.returncode == 0, found.stderr
+    assert len(found.stdout.splitlines()) == 2
