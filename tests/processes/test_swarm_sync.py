@@ -53,7 +53,8 @@ def test_a_node_that_was_killed_while_it_fetched_goes_on_from_its_verified_chunk
         counts = [int(part.rpartition(" ")[2]) for part in taken[1].split(", ")]
         print(f"kept {kept} of {CHUNKS} chunks: {taken[1]}")
         assert sum(counts) == CHUNKS
-        assert counts[-1] >= kept - 1 >= CHUNKS // 4
+        # The end may be torn, and of each donor a chunk may be on its way before the disk has been read.
+        assert counts[-1] >= kept - 3 >= CHUNKS // 4
         assert "known already" in taken[1]
         wait_until("the chunks make way for the state", lambda: not list(folder.iterdir()))
 
@@ -67,7 +68,7 @@ def test_a_node_whose_only_donor_dies_goes_on_with_another_from_where_it_was(tmp
         one.kill()
         done = late.wait("has the last state", lambda status: status.phase == "finished")
         assert done.state_hash == two.status.state_hash
-        assert late.log.count("fetching its state") == 1
+        assert late.log.count("rounds: the swarm is at round 2, this node at 0: fetching its state") == 1
 
 
 def size(folder: Path) -> int:
