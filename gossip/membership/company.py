@@ -102,19 +102,25 @@ class Company:
         self._gone.pop(peer, None)
 
     def left(self, peer: PeerId) -> None:
-        """A peer said goodbye, or trains no more."""
+        """A peer said goodbye."""
         self._gone[peer] = None
         if len(self._gone) > MAX_GONE:
             del self._gone[next(iter(self._gone))]
+        self._wait_no_more(peer)
+
+    def stopped(self, helpers: Iterable[PeerId]) -> None:
+        """Tell of linked peers without a trainer: one that trained with us may have ended for good.
+
+        It says no goodbye, and its trainer may be back over the same link.
+        """
+        for peer in self._others & frozenset(helpers):
+            if self.policy == "wait-for-lost":
+                self._wait_no_more(peer)
+
+    def _wait_no_more(self, peer: PeerId) -> None:
         self._others -= {peer}
         if not self._others and self.policy == "wait-for-lost":
             self.is_known = False
-
-    def stopped(self, helpers: Iterable[PeerId]) -> None:
-        """Tell of linked peers without a trainer; one that trained with us has ended, and says no goodbye."""
-        for peer in self._others & frozenset(helpers):
-            if self.policy == "wait-for-lost":
-                self.left(peer)
 
     def look(self, others: int, round_: int, now: float) -> Effects:
         """Say when we are alone, now and again, and when we are no more; `others`: linked trainers."""

@@ -99,3 +99,11 @@ def test_a_node_that_lacks_its_quorum_says_so_once_a_patience() -> None:
     swarm.oracle.noticed = noticed  # type: ignore[method-assign]
     assert not swarm.run().violations
     assert len(failed) >= 2
+
+
+def test_a_peer_whose_trainer_is_back_over_the_same_link_is_company_again() -> None:
+    company = Company("wait-for-lost")
+    company.note_state((ME, OTHER), ME, is_fetched=False)
+    company.stopped([OTHER])
+    company.note_state((ME, OTHER), ME, is_fetched=False)
+    assert company.is_awaited
