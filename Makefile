@@ -71,13 +71,14 @@ test-core: $(STAMP) ## Test cores, crypto and methods by hand, without torch and
 reproduce-%: $(STAMP) ## Measure a method beside its paper's baselines: make reproduce-fedstar
 	@$(BIN)/python scripts/reproduce.py $* $(ARGS)
 
-static: $(STAMP) ## Check format, lint, types and imports
+static: $(STAMP) ## Check format, lint, types, imports and prose
 	@echo "== format" && $(BIN)/ruff format --check .
 	@echo "== lint" && $(BIN)/ruff check .
 	@echo "== types" && $(BIN)/mypy
 	@echo "== imports" && $(BIN)/lint-imports
+	@echo "== prose" && $(BIN)/python scripts/prose.py
 
-check: static test-all ## Run the whole gate: format, lint, types, imports, every test
+check: static test-all ## Run the whole gate: format, lint, types, imports, prose, every test
 
 lowest: $(STAMP) ## Install the lowest versions that are allowed, and link two nodes with them
 	@bash scripts/check_lowest.sh

@@ -56,7 +56,7 @@ class Address:
     port: int
     peer: PeerId | None = None
     via: PeerId | None = None
-    """Who listens there and carries a circuit to `peer`, if that is not `peer` itself."""
+    """The peer that listens there and carries a circuit to `peer`, if that is not `peer` itself."""
 
     def __str__(self) -> str:
         """Print as a multiaddr."""

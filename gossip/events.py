@@ -35,9 +35,9 @@ class TakenBack(Exception):
 
 
 class Loan:
-    """Bulk bytes in memory that is written anew some time: what is not sent by then is sent no more.
+    """Bulk bytes in a buffer that will be reused. Once the loan ends, unsent bytes are dropped.
 
-    Else a peer that others take for lost, and that still counts on us, would get numbers of another time.
+    So a slow peer, which others may have given up, never receives numbers of a later round.
     """
 
     __slots__ = ("_is_over", "_view")

@@ -8,7 +8,7 @@ from shoal.gossip.run_spec import CHUNK_NUMEL
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Who averages together in a round."""
+    """Peers that average together in a round."""
 
     id: bytes
     round: int
@@ -26,7 +26,7 @@ class Exchanged:
     masks: tuple[tuple[int, ...], ...]
     """Per part, per chunk: the contributors as a bit mask over the group's members."""
     contributors: tuple[PeerId, ...]
-    """Who is in every chunk, sorted."""
+    """The members that are in every chunk, sorted."""
     takeovers: int
     """How many parts changed their owner."""
 

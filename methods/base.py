@@ -55,7 +55,7 @@ class Averaged:
 
     vector: Vector
     contributors: tuple[PeerId, ...]
-    """Who is in the mean, sorted."""
+    """The peers in the mean, sorted."""
 
 
 @dataclass(frozen=True, slots=True)

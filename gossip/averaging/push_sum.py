@@ -111,7 +111,7 @@ class PushSum:
         self.share = 0.0
         """Our weight in the mean; 0 until mass was minted."""
         self.givers: set[PeerId] = set()
-        """Who has given us something since this was last emptied."""
+        """Peers that have given us something since this was last emptied."""
         self.target: PeerId | None = None
         """To whom the step that is under way gives."""
         self._epochs = epochs

@@ -4,9 +4,9 @@
        '------------------------ what others give is added at any time -----------------------'
 
 A round is what the trainer did since the last estimate (push_sum.py: `move`), then `pushes_per_round` steps.
-Who holds too little to give waits a moment for what others give, which is on its way. And a node waits for
-its neighbours to be ready before it gives, as it does before a group is formed (matchmaking.py, with groups
-of one), so that nobody runs far ahead.
+A node that holds too little to give waits a moment for what others give, which is on its way. And a node
+waits for its neighbours to be ready before it gives, as it does before a group is formed (matchmaking.py,
+with groups of one), so that nobody runs far ahead.
 
 The last round of a run is another: what the peers hold is averaged in a group (all_reduce.py), so that all
 that meet there end with one state, the mean of their mass.

@@ -61,7 +61,7 @@ class Company:
         self._others: frozenset[PeerId] = frozenset()
         """With whom our state was made, but for those that said goodbye since."""
         self._gone: dict[PeerId, None] = {}
-        """Who said goodbye and has not been linked since, the oldest first."""
+        """Peers that said goodbye and have not been linked since, the oldest first."""
         self._again_at = 0.0
 
     @property
@@ -71,7 +71,7 @@ class Company:
 
     def attach(self, *, had_company: bool) -> None:
         """A trainer is there; `had_company`: whether the state on disk was made with others."""
-        # Whoever waits only for the lost cannot tell from the disk who of the others said goodbye.
+        # A node that waits only for the lost cannot tell from the disk who of the others said goodbye.
         self.is_known = had_company and self.policy != "wait-for-lost"
         self.since, self.rounds = None, 0
 

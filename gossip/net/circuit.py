@@ -40,7 +40,7 @@ class Circuit(ReadWriteCloser):
     """A stream that is used as if it were a connection."""
 
     heard = True
-    """Whoever is behind it answered the relay."""
+    """The peer behind it answered the relay."""
 
     def __init__(self, stream: Any, traffic: Traffic) -> None:
         """`stream`: to or from the relay, with nothing but the other end's bytes on it from now on."""

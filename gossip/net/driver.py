@@ -98,7 +98,7 @@ class Driver:
                         self.on_found(event)
         except RemoteViolation as violation:
             self.admission.count(violation.reason)
-            # Who hands an announcement on has not read it, and is not to blame.
+            # A peer that hands an announcement on has not read it, and is not to blame.
             if violation.reason != OTHER_RUN and not isinstance(event, Announced):
                 self._strike(event.peer, violation)
 

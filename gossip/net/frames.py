@@ -46,7 +46,7 @@ class ByteStream(Protocol):
 
 
 class Meter:
-    """Counts what is sent in bulk, and the time in which some of it is being written, to whomever."""
+    """Counts bulk bytes sent, and the time during which at least one bulk write is in progress."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: seconds."""

@@ -58,9 +58,9 @@ class _Donor:
     moved: float = 0.0
     """When its last chunk came, or when it was asked after it owed nothing."""
     seconds: float = 0.0
-    """It took so long, of late, to bring …"""
+    """Decayed seconds that the chunks took that it brought."""
     chunks: float = 0.0
-    """… so many chunks."""
+    """Decayed number of those chunks (exponential average)."""
 
     @property
     def pace(self) -> float:

@@ -11,7 +11,7 @@ against its leaf hash. A state that was overwritten meanwhile is not held any mo
 
 Chunks leave in turns, one per fetcher; at most `fetchers` are served at a time, for `TURN` seconds while
 others wait in line. They leave no faster than `rate`, and while this node exchanges with its group one a
-second at most: averaging goes first. Whoever waits is told so, and does not take us for dead.
+second at most: averaging goes first. A peer that waits is told so, and does not take us for dead.
 """
 
 from collections import deque
@@ -210,7 +210,7 @@ class Serving:
 
     def expire(self, now: float) -> None:
         """Let go of what nobody asks for."""
-        # Who waits for room has nothing to say, and goes with its link or with the state.
+        # A peer that waits for room has nothing to say, and goes with its link or with the state.
         silent = [p for p, each in self._line.items() if each.heard + SILENCE <= now]
         for peer in [peer for peer in silent if not self._line[peer].waits_for_room]:
             del self._line[peer]

@@ -21,7 +21,7 @@ than the median.
 
 What is ours, and why:
 
-- Who is noisy. The paper calls a peer clean below e_k = 0.15. That needs an embedding in which examples of
+- Noisy peers. The paper calls a peer clean below e_k = 0.15. That needs an embedding in which examples of
   one class lie together: with raw inputs of other data than digits, clean peers have e_k of 0.25 to 0.6, so
   all were noisy, and the mean was that of FedAvg. Here noisy is who stands 0.15 above the clean peers of its
   group (methods/fedln/noisy_peers.py). Where nobody stands apart all count alike; if all labels seem wrong
@@ -88,7 +88,7 @@ class FedLNConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     remedy: Literal["average", "correct", "distil"] = "average"
     """What is done about it: weights in the mean, corrected labels, or distillation."""
     neighbours: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-    """Who votes on a label (k)."""
+    """How many neighbours vote on a label (k)."""
     excess: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
     """How far above the clean peers' estimated noise a noisy peer's lies at least; the paper: above 0."""
     floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1

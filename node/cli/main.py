@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read us, such as head, has enough. Python would complain once more when it closes stdout.
+        # The reader, such as head, has enough. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (typer.TyperException, typer.Abort, UserError, MethodsError, BaseExceptionGroup) as error:

@@ -75,7 +75,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     enabled: bool = True
     """Serve them."""
     host: Annotated[str, msgspec.Meta(min_length=1, max_length=253)] = "127.0.0.1"
-    """The address to serve on. Whoever reaches it sees peers and progress: keep to loopback, or put a
+    """The address to serve on. Anybody who reaches it sees peers and progress: keep to loopback, or put a
     proxy with a password before it."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 4711
     """The TCP port; 0 takes a free one, which `shoal status` tells."""

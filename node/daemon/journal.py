@@ -122,7 +122,7 @@ class Journal:
             yield self._event("peers-joined", f"{len(joined)} peers joined; {there}", count=len(joined))
         else:
             for peer in joined:
-                # Who it is has been said; without it the line fits a terminal.
+                # The peer has been named before; without it the line fits a terminal.
                 at = f" at {peer.address.rpartition('/p2p/')[0] or peer.address}" if peer.address else ""
                 text = f"peer {short(PeerId(peer.peer))} joined{at} ({peer.link}, {peer.role})"
                 yield self._event("peer-joined", text, peer=peer.peer, address=peer.address, link=peer.link)

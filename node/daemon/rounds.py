@@ -403,7 +403,7 @@ class Rounds:
 
     @property
     def _contributors(self) -> tuple[PeerId, ...]:
-        """Who is in the answer to the last ask of this round."""
+        """The peers in the answer to the last ask of this round."""
         match self._averaged:
             case commands.Averaged(exchanged=exchanged):
                 return tuple(exchanged.contributors)

@@ -1,8 +1,8 @@
 """One node's peer in hivemind's own network; this module alone imports hivemind, in a process of its own.
 
 hivemind (Ryabinin et al., Moshpit SGD, NeurIPS 2021, https://arxiv.org/abs/2103.03239) brings a DHT of its
-own over go-libp2p. Whoever seeks a group says so there, under the run's prefix and until when; the one whose
-time ends first leads, and gathers followers until it has as many as it waits for or its time is up. So
+own over go-libp2p. A peer that seeks a group says so there, under the run's prefix and until when. The one
+whose time ends first leads: it gathers followers until it has as many as it waits for or its time is up. So
 any script with a `hivemind.DecentralizedAverager` of the same prefix and tensor is a member like a node.
 
 hivemind runs the DHT and every averager in further processes, forked off this one.
@@ -146,7 +146,7 @@ class HivemindPeer:
             seeking = self._seeking(order.index)
             members = max(order.expected, 1 + seeking, order.quorum)
             if members == 1 or left <= self.window:
-                # Whoever is expected and did not come is not waited for beyond the time.
+                # A peer that is expected and did not come is not waited for beyond the time.
                 return Unmade(number=order.number, text=failure) if failure else Unmet(number=order.number)
             members = min(members, MAX_PEERS)
             averager.aim(members, members if waits else max(2, order.quorum))

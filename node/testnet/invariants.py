@@ -3,7 +3,7 @@
     lost        a node that nothing happened to averaged in every round, and none of its tries failed
     starved     a node that lived and was linked did not miss many rounds in a row
     back        a node that came back took part soon after it had the swarm's state
-    groups      who reports the same state for a round reports the same number of contributors
+    groups      nodes that report the same state for a round report the same number of contributors
     left        when all was over, no process, namespace or proxy was left
     passed      every connection between nodes went through the proxy
 
@@ -97,7 +97,7 @@ def _spans_of(
             after = ""
         elif kind == "begins" and not after:
             began, after = event.at, event.kind
-            # Who was only cut off or frozen had loaded before.
+            # A node that was only cut off or frozen had loaded before.
             loaded = None if after in LOADS else max(began, loaded or 0.0)
     if after:
         close(end, True)
@@ -107,7 +107,7 @@ def _spans_of(
 def _effect(plan: Plan, index: int, event: Event) -> str:
     """Return whether an event ends or begins a span of a node."""
     if event.kind in ("split", "heal"):
-        # Whoever is left with a quorum has lost nothing but some peers.
+        # Nodes that are left with a quorum have lost nothing but some peers.
         here = len(event.nodes) if index in event.nodes else plan.nodes - len(event.nodes)
         if plan.one_group and here >= plan.effective_quorum and here > plan.nodes / 2:
             return ""
@@ -292,7 +292,7 @@ def _back(plan: Plan, lives: Sequence[Span], rounds: dict[int, float]) -> Check:
         if waited > plan.holds.back_within:
             faults.append(f"{name_of(span.node)} took part {waited} rounds after it had the state")
     held = f"{came} came back and took part at most {slowest} rounds after they had the state"
-    return checked(f"who came back took part within {plan.holds.back_within} rounds", faults, held)
+    return checked(f"a node that came back took part within {plan.holds.back_within} rounds", faults, held)
 
 
 def _groups(nodes: Sequence[Observed]) -> Check:

@@ -106,7 +106,7 @@ class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seeds: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     """Seeds over which what the method's paper compares it with is run, in lockstep; 0: it is not."""
     topology: Topology = "full"
-    """Who is told whose address; see the module's docstring."""
+    """Which node is told whose address; see the module's docstring."""
     patience: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """Seconds that bound every wait for peers; 0: the node's default."""
     timeout: Annotated[float, msgspec.Meta(gt=0)] = 600.0

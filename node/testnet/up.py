@@ -63,7 +63,7 @@ def up(
     seeds: Annotated[
         int, typer.Option(min=0, max=100, help="Of the baselines of the method's paper; 0: none.")
     ] = _DEFAULT.seeds,
-    topology: Annotated[Topology, typer.Option(help="Who is told whose address.")] = _DEFAULT.topology,
+    topology: Annotated[Topology, typer.Option(help="Which node is told whose address.")] = _DEFAULT.topology,
     patience: Annotated[
         float, typer.Option(min=0, help="Bound of every wait, in seconds.", show_default="the node's")
     ] = 0,

@@ -28,7 +28,7 @@ _BROKEN: Final = (OSError, EOFError, msgspec.MsgspecError, ValueError)
 
 
 class Handler(Protocol):
-    """Who listens to the trainer: node/daemon/rounds.py."""
+    """The listener to the trainer: node/daemon/rounds.py."""
 
     def attached(self, message: ipc.Attach, segment: ipc.Segment, reply: Callable[[Message], None]) -> None:
         """A trainer attached."""

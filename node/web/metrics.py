@@ -54,7 +54,7 @@ def _about(status: Status) -> Iterator[Metric]:
         about["name"] = status.name
     if status.run is not None:
         about |= {"run_id": status.run.run_id, "method": status.run.method, "task": status.run.task}
-    yield InfoMetricFamily("shoal_node", "Who this node is.", value=about)
+    yield InfoMetricFamily("shoal_node", "What names this node.", value=about)
     yield GaugeMetricFamily("shoal_uptime_seconds", "Since the start.", value=status.uptime_seconds)
     yield GaugeMetricFamily("shoal_resident_memory_bytes", "Of the daemon.", value=status.rss_bytes)
 

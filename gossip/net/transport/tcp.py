@@ -48,7 +48,7 @@ class TcpStream(TrioTCPStream):
         """Whether anything has come."""
         self._low_water = 1
         self._awaited: trio.Event | None = None
-        """That there is room, by whom else, since the system can be asked by one at a time."""
+        """Set by the one task that waits for writability: trio allows one waiter per socket."""
         self._cached_remote_address = peer_name(stream.socket)
         if stream.socket.family == socket.AF_UNIX:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)

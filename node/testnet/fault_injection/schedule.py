@@ -6,7 +6,7 @@ Churn is the share of the nodes that is killed per minute. The kills come at eve
 up to a quarter of it: a Poisson stream of the same rate leaves many short runs without any kill, and they
 would prove nothing.
 
-Who is already down is not drawn again. Everything is lazy, because a plan may run without end.
+A node that is already down is not drawn again. Everything is lazy, because a plan may run without end.
 """
 
 from collections.abc import Iterator

@@ -5,7 +5,7 @@
     dialler --connect--> announced port --> whose is it? --> course there --> listening port of the node
                                                         <-- course back <--
 
-Nodes announce the proxy's ports instead of their own, so that nobody knows another way. Who dialled is
+Nodes announce the proxy's ports instead of their own, so that nobody knows another way. The dialler is
 found by the port the connection comes from: the system knows which process owns it. A connection between
 two sides of a split stands still, and so do new ones, until the split is healed: as on a cut cable, nobody
 is told.
