@@ -14,7 +14,7 @@ recorded ones do not.
 
 from collections import OrderedDict
 from hashlib import blake2b
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from nacl.signing import SigningKey
@@ -37,7 +37,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """32 bytes: the run id, or empty for what concerns the whole swarm."""
     kind: str
     """What the body is; the receiver never guesses."""
-    sequence: int
+    sequence: Annotated[int, msgspec.Meta(ge=0)]
     """Grows with every envelope of this sender."""
     sender: bytes
     """32 bytes: the sender's Ed25519 public key."""

@@ -1,13 +1,78 @@
-"""Text for people: numbers with units, and what is safe to print."""
+"""Text for people: numbers with units, and what is safe to print.
 
+Names, addresses and reasons may be a peer's words. Whatever goes to a log, a terminal or the page is escaped
+here and nowhere else: `printable` for one text, `escaped` for a status, `LineFormatter` for a log.
+"""
+
+import logging
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from shoal.node.status import AloneStatus
 
+T = TypeVar("T")
+TRACE_MARK: Final = "    | "
+"""What the lines of a traceback begin with in a log, so that none looks like a record of its own."""
+
 
 def printable(text: str) -> str:
-    """Return a text without control characters: a peer's name must not move the cursor."""
-    return "".join(character if character.isprintable() else "�" for character in text)
+    r"""Return a text in one line that moves no cursor: what cannot be printed becomes ``\n`` or ``\x1b``.
+
+    That also holds for characters that turn the direction of a line. A text without them stays as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def escaped(value: T) -> T:
+    """Return a status, or a part of one, with every text in it `printable`, keys too."""
+    found: Any = value
+    if isinstance(value, str):
+        found = printable(value)
+    elif isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        news = {name: escaped(old) for name in names if (old := getattr(value, name)) is not None}
+        changed = {name: new for name, new in news.items() if new is not getattr(value, name)}
+        found = msgspec.structs.replace(value, **changed) if changed else value
+    elif isinstance(value, dict):
+        found = {escaped(key): escaped(each) for key, each in value.items()}
+    elif isinstance(value, list | tuple):
+        found = type(value)(escaped(each) for each in value)
+    return found  # type: ignore[no-any-return]  # of the type that came in
+
+
+class LineFormatter(logging.Formatter):
+    """Writes a record as one line, whatever a peer's words in it hold; a traceback follows, marked."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging calls it so
+        """See `logging.Formatter`."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging calls it so
+        """See `logging.Formatter`; an exception's words may be a peer's."""
+        return _marked(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  # logging calls it so
+        """See `logging.Formatter`."""
+        return _marked(stack_info)
+
+
+def log_to_stderr(level: int, line: str) -> None:
+    """Send the log of a child process to standard error, each record in one line of this form."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(line))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def _marked(text: str) -> str:
+    return "\n".join(TRACE_MARK + printable(line) for line in text.split("\n"))
 
 
 def size(count: float) -> str:

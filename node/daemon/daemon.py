@@ -61,7 +61,7 @@ from shoal.node.storage.home import Home
 from shoal.node.storage.model_file import remember_spec
 from shoal.node.storage.partial_fetch import ChunkKeeper
 from shoal.node.storage.private_state import PrivateState
-from shoal.node.text import alone_for, duration, printable
+from shoal.node.text import LineFormatter, alone_for, duration, printable
 from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
 from shoal.node.trainer.supervisor import Supervisor, trainer_command
@@ -553,7 +553,7 @@ def _log_to(terminal: Terminal, config: LogConfig) -> None:
     level = config.level.upper()
     line = "%(message)s" if config.format == "json" else "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler = TerminalHandler(terminal)
-    handler.setFormatter(logging.Formatter(line))
+    handler.setFormatter(LineFormatter(line))
     logging.basicConfig(level=level, handlers=[handler])
     # Both log every byte of an address or a served request, and what a peer does wrong at full length.
     # What matters of them we log ourselves; without a handler Python would print theirs as they are.

@@ -24,6 +24,7 @@ from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.status import AloneStatus, BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
 from shoal.node.storage.home import default_home, typed
+from shoal.node.text import escaped
 
 MAX_MET: Final = 10_000
 """Peers that are counted as met; beyond that the number says enough."""
@@ -113,7 +114,10 @@ class Reporter:
         self._process = psutil.Process()
 
     def status(self, now: float) -> Status:
-        """Return everything at this moment; `now` is the driver's clock."""
+        """Return everything at this moment, with peers' words escaped; `now` is the driver's clock."""
+        return escaped(self._status(now))
+
+    def _status(self, now: float) -> Status:
         member, rounds, config = self._driver.member, self._rounds, self._config
         host = self._driver.host
         statistics = host.statistics()

@@ -33,6 +33,7 @@ from shoal.node.hivemind_engine.ipc import (
     map_memory,
     to_engine,
 )
+from shoal.node.text import log_to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, required=True, help="the shared memory")
     parser.add_argument("--spec", required=True, help="an EngineSpec as JSON")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s hivemind %(levelname)s %(message)s")
+    log_to_stderr(logging.INFO, "%(asctime)s hivemind %(levelname)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     spec = msgspec.json.decode(given.spec, type=EngineSpec)
     line = _Line(given.line)

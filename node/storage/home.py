@@ -13,6 +13,7 @@ folder of the runtime directory, and ``run/NAME.path`` says where.
 """
 
 import codecs
+import errno
 import fcntl
 import os
 import shlex
@@ -125,15 +126,24 @@ class Home:
         """Make the folders, for their owner only.
 
         Raises:
-            BadHome: they cannot be made.
+            BadHome: they cannot be made, or others may write into them.
         """
+        folders = (self.path, self.state_dir, self.run_dir)
         try:
-            for folder in (self.path, self.state_dir, self.run_dir):
+            for folder in folders:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            modes = [stat.S_IMODE(folder.stat().st_mode) for folder in folders]
         except OSError as error:
             raise BadHome(
                 f"cannot make {self.path}: {_why(error)}; choose another folder with --home"
             ) from None
+        # Who may write there puts a key, a state or a lock of his own in the place of ours.
+        for folder, mode in zip(folders, modes, strict=True):
+            if mode & 0o022:
+                raise BadHome(
+                    f"others may write into {folder} (mode {mode:04o});"
+                    f" close it with: chmod go-w {typed(folder)}"
+                )
 
     def create_key(self, *, force: bool = False) -> SigningKey:
         """Write a new key; with `force` in the place of an old one.
@@ -200,7 +210,8 @@ class Home:
         """Hold the home, and its identity on this machine, for as long as the node runs.
 
         Raises:
-            BadHome: a node runs here already, or one with the same key does elsewhere on this machine.
+            BadHome: a node runs here already, or one with the same key does elsewhere on this machine; or
+                nothing can be written here.
         """
         self.create()
         peer = self.peer_id()
@@ -243,12 +254,17 @@ class Home:
     def is_running(self) -> bool:
         """Tell whether a node holds this home: its lock, since a pid may be a dead process's or another's."""
         try:
-            with self.lock_file.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            descriptor = os.open(self.lock_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:
             return False
+        finally:
+            os.close(descriptor)
         return False
 
     def new_socket(self, name: str, environ: Mapping[str, str]) -> Path:
@@ -305,9 +321,20 @@ def runtime_dir(environ: Mapping[str, str]) -> Path:
 
 @contextmanager
 def _flock(path: Path, note: str) -> Iterator[tuple[int, str] | None]:
-    """Hold a lock with our pid and a note in it, or tell the pid and note of who does."""
+    """Hold a lock with our pid and a note in it, or tell the pid and note of who does.
+
+    Raises:
+        BadHome: the file cannot be made, or is a link: what it leads to would be overwritten.
+    """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise BadHome(
+                    f"{path} is a link, and a lock is none; remove it with: rm {typed(path)}"
+                ) from None
+            raise BadHome(f"cannot write {path}: {_why(error)}; choose another folder with --home") from None
         with os.fdopen(descriptor, "r+", encoding="utf-8", errors="surrogateescape") as file:
             if not _take(descriptor):
                 pid, _, other = file.read(4096).partition("\n")

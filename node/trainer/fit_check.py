@@ -22,6 +22,7 @@ from shoal.methods.learning.task import TASKS, Task, load_task
 from shoal.methods.needs import needs_of
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method, method_class
+from shoal.node.text import log_to_stderr
 from shoal.node.trainer.spec import FAILED, MARK, TrainerSpec, run_spec
 from shoal.node.trainer.user_folder import search_user_folder
 
@@ -61,7 +62,7 @@ def _gives(target: str, what: str) -> bool:
 
 def main() -> int:
     """Check; returns the exit code."""
-    logging.basicConfig(level=logging.ERROR)
+    log_to_stderr(logging.ERROR, logging.BASIC_FORMAT)
     torch.set_num_threads(1)
     search_user_folder()
     try:

@@ -21,6 +21,7 @@ from shoal.methods.learning.objective import head_of
 from shoal.methods.learning.task import Task, load_task
 from shoal.methods.learning.task_fit import fit_of
 from shoal.methods.needs import Measured
+from shoal.node.text import log_to_stderr
 from shoal.node.trainer.spec import FAILED
 from shoal.node.trainer.user_folder import search_user_folder
 
@@ -53,7 +54,7 @@ def _embedding(model: nn.Module) -> int:
 
 def main() -> int:
     """Print the size; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING)
+    log_to_stderr(logging.WARNING, logging.BASIC_FORMAT)
     search_user_folder()
     name, text, method, method_text = sys.argv[1:]
     try:

@@ -29,6 +29,7 @@ from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
 from shoal.node.storage.private_state import PrivateState
+from shoal.node.text import log_to_stderr
 from shoal.node.trainer import ipc
 from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run a trainer; returns its exit code."""
     given = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(levelname)s %(message)s")
+    log_to_stderr(logging.INFO, "%(asctime)s trainer %(levelname)s %(message)s")
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(os.getppid())

@@ -127,6 +127,11 @@ def test_the_digest_is_blake2b_of_32_bytes() -> None:
     assert digest(b"abc").hex().startswith("bddd813c634239723171ef3fee98579b")
 
 
+def test_no_sequence_is_negative() -> None:
+    with pytest.raises(BadEnvelope, match="head is malformed"):
+        open_envelope(sealed(sequence=-1))
+
+
 def test_a_sequence_is_accepted_once() -> None:
     guard = ReplayGuard()
     guard.check(envelope(5))

@@ -54,6 +54,43 @@ def test_the_home_itself_is_closed_to_others(home: Home) -> None:
     )
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o722, 0o770, 0o1777])
+@pytest.mark.parametrize("name", ["path", "state_dir", "run_dir"])
+def test_a_folder_that_others_may_write_into_is_refused_with_the_command_that_closes_it(
+    home: Home, environ: dict[str, str], name: str, mode: int
+) -> None:
+    folder: Path = getattr(home, name)
+    folder.chmod(mode)
+    with (
+        pytest.raises(BadHome, match=rf"mode {mode:04o}\); close it with: chmod go-w {folder}$"),
+        home.locked(environ),
+    ):
+        pass
+    folder.chmod(mode & ~0o022)
+    with home.locked(environ):
+        assert home.is_running()
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(
+    home: Home, environ: dict[str, str], tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("a thesis")
+    home.lock_file.symlink_to(precious)
+    with pytest.raises(BadHome, match=f"is a link, .* rm {home.lock_file}$"), home.locked(environ):
+        pass
+    assert precious.read_text() == "a thesis"
+    assert not home.is_running()
+
+
+def test_a_home_that_cannot_be_written_ends_in_one_sentence(home: Home, environ: dict[str, str]) -> None:
+    home.run_dir.rmdir()
+    home.run_dir.symlink_to("/sys/kernel")  # where even root makes no file
+    sentence = r"cannot write .*run/lock: .*; choose another folder with --home$"
+    with pytest.raises(BadHome, match=sentence), home.locked(environ):
+        pass
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o666])
 def test_a_key_that_others_may_read_is_refused_with_the_command_that_closes_it(home: Home, mode: int) -> None:
     home.key_file.chmod(mode)
