@@ -6,6 +6,7 @@ from typing import TypeAlias
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
+from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import RunSpec
 
@@ -21,6 +22,8 @@ class Attach:
     mergeable: bool
     had_company: bool = False
     """Whether the state on disk was made with others."""
+    known: tuple[Acquaintance, ...] = ()
+    """With whom this node finished rounds of the run before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,13 @@ class PeerAddresses:
 
 
 @dataclass(frozen=True, slots=True)
+class Acquainted:
+    """With whom this node has finished rounds by now: worth keeping for the next start."""
+
+    known: tuple[Acquaintance, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A peer and we do not average, and why."""
 
@@ -240,6 +250,7 @@ Notice: TypeAlias = (
     | ChunksVerified
     | FinishEarly
     | PeerAddresses
+    | Acquainted
     | Refused
     | Alone
     | InCompany

@@ -39,6 +39,7 @@ from shoal.gossip.lifecycle import Phase, Trigger
 from shoal.gossip.member.asks import AskQueue
 from shoal.gossip.member.commands import (
     AbortRound,
+    Acquainted,
     AddAddress,
     Attach,
     BeginExternalExchange,
@@ -65,6 +66,7 @@ from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.pairwise_rounds import PairwiseRounds
 from shoal.gossip.member.run_mismatch import RunMismatch
 from shoal.gossip.member.state_sync import StateSync
+from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Colleagues
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import ENOUGH, DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
@@ -123,6 +125,10 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What this node gives to those that fetch its state."""
     awaits_trainer: bool = False
     """Whether a trainer will attach, with a state of its own: meanwhile this node keeps nobody else's."""
+    colleague_rounds: int = LEAST_ROUNDS
+    """Finished rounds with this node that make a peer a colleague of it: see colleagues.py."""
+    colleague_seconds: float = LEAST_SECONDS
+    """And over how many seconds."""
 
 
 class Member:
@@ -141,7 +147,8 @@ class Member:
         self.me, self.config, self._dice = me, config, dice
         self._has_left = False
         self.admission = admission or Admission(config.max_links)
-        self.view = SwarmView(me, config.lease, self.admission, config.alone)
+        colleagues = Colleagues(me, config.colleague_rounds, config.colleague_seconds)
+        self.view = SwarmView(me, config.lease, self.admission, config.alone, colleagues)
         self.dial_plan = DialPlan(me, dice, config.max_links)
         self._numbers = Sequence(sequence)
         self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
@@ -188,7 +195,9 @@ class Member:
                 failed = self.dial_plan.failed(event.address, event.reason, now)
                 return failed + self.group_search.wait_for_no_more(now)
             case Learned() | AddAddress():
-                return self.dial_plan.add(event.address, event.source, now)
+                effects = self.dial_plan.add(event.address, event.source, now)
+                self.view.colleagues.named = self.dial_plan.named()
+                return effects
             case _:
                 return self._command(event, now)
 
@@ -213,6 +222,7 @@ class Member:
                 return [*self.dissemination.push(now), *self._check_behind(now)]
             case RemoveAddress():
                 self.dial_plan.remove(event.address)
+                self.view.colleagues.named = self.dial_plan.named()
                 return []
             case SetAddresses():
                 self.view.set_addresses(event.addresses)
@@ -293,6 +303,7 @@ class Member:
     def _attach(self, event: Attach, now: float) -> Effects:
         self.view.attach(event.run, event.spec, mergeable=event.mergeable)
         self.view.together.attach(had_company=event.had_company)
+        self.view.colleagues.restore(event.known)
         self.pairwise.attach(now)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
         self.dial_plan.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
@@ -309,8 +320,16 @@ class Member:
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
         self.state_sync.has_state()
-        effects = self.group_search.new_round(now) + self._look_for_company(now)
+        effects = self._note_colleagues(event, now) if not is_fetched else []
+        effects += self.group_search.new_round(now) + self._look_for_company(now)
         return [*effects, *self.dissemination.push(now), *self._check_behind(now)]
+
+    def _note_colleagues(self, event: NewState, now: float) -> Effects:
+        """Take note of with whom a round was finished."""
+        if set(event.contributors) <= {self.me}:
+            return []
+        self.view.colleagues.note_round(event.contributors, now)
+        return [Notify(Acquainted(self.view.colleagues.known()))]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
         if self.phase not in (Phase.WORKING, Phase.APPLYING):
@@ -357,6 +376,7 @@ class Member:
         self.view.link_up(event.peer)
         self.view.together.found(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)
+        self.view.colleagues.named = self.dial_plan.named()
         effects += self.dissemination.greet(event.peer, now)
         return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
 

@@ -114,6 +114,11 @@ class DialPlan:
         first = (t for t in self.targets.values() if t.state == "dialling" and t.attempts == 1)
         return any(target.source in ("bootstrap", "book") for target in first)
 
+    def named(self) -> frozenset[PeerId]:
+        """Return the peers that the user named: in an address, or by one at which they answered."""
+        given = (target.peer for target in self.targets.values() if target.source == "bootstrap")
+        return frozenset(peer for peer in given if peer is not None and peer != self.me)
+
     def _lacking(self) -> int:
         is_large = len(self.targets) > 2 * self.enough
         wanted = self.enough // 2 if is_large else self.enough

@@ -19,6 +19,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.lifecycle import Lifecycle, Phase
+from shoal.gossip.membership.colleagues import Colleagues
 from shoal.gossip.membership.company import Company, Policy
 from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
 from shoal.gossip.messages import Presence, Ready
@@ -42,10 +43,16 @@ class SwarmView:
     """One node among its peers. See the module's docstring."""
 
     def __init__(
-        self, me: PeerId, lease: float, admission: Admission | None = None, alone: Policy = "wait"
+        self,
+        me: PeerId,
+        lease: float,
+        admission: Admission | None = None,
+        alone: Policy = "wait",
+        colleagues: Colleagues | None = None,
     ) -> None:
         """`lease`: seconds for which our own records hold; `alone`: see company.py."""
         self.admission = admission or Admission()
+        self.colleagues = colleagues or Colleagues(me)
         self.me, self.lease = me, lease
         self.table = PresenceTable(me)
         self.addresses: tuple[str, ...] = ()

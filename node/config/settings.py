@@ -18,6 +18,7 @@ import msgspec
 
 from shoal.gossip.addresses import BadAddress, parse, parse_listen
 from shoal.gossip.host import HostConfig
+from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS
 from shoal.gossip.run_spec import RunSettings, Scalar
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
@@ -60,6 +61,15 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     in any case."""
     state_fetchers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """Peers that fetch the model from this node at the same time; more wait for their turn."""
+
+
+class TrustConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom this node goes by where peers hold different states: see docs/decisions/07-lineages.md."""
+
+    colleague_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = LEAST_ROUNDS
+    """A peer is a colleague of this node once they have finished so many rounds together,"""
+    colleague_minutes: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = LEAST_SECONDS / 60
+    """over so many minutes. A node never leaves the state of most of its colleagues for that of others."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,6 +133,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What is trained, and how."""
     gossip: GossipConfig = GossipConfig()
     """How long peers wait for each other."""
+    trust: TrustConfig = TrustConfig()
+    """Whom this node goes by."""
     averaging: EngineConfig = EngineConfig()
     """How another engine sits in the network."""
     http: HttpConfig = HttpConfig()

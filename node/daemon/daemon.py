@@ -61,6 +61,7 @@ from shoal.node.storage.home import Home
 from shoal.node.storage.model_file import remember_spec
 from shoal.node.storage.partial_fetch import ChunkKeeper
 from shoal.node.storage.private_state import PrivateState
+from shoal.node.storage.run_trust import RunTrust, save_trust, trust_path
 from shoal.node.text import LineFormatter, alone_for, duration, printable
 from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
@@ -127,6 +128,8 @@ class Daemon:
                     rate=gossip.state_upload_mbit * 125_000 or float("inf"), fetchers=gossip.state_fetchers
                 ),
                 awaits_trainer=self.config.run.has_trainer,
+                colleague_rounds=self.config.trust.colleague_rounds,
+                colleague_seconds=60.0 * self.config.trust.colleague_minutes,
             )
             member = Member(host.me, limits, random.Random(), sequence, admission=admission)
             self.driver = Driver(host, member, codec, self._notice)
@@ -139,6 +142,7 @@ class Daemon:
                 record=self._record,
                 set_run=self._set_run,
                 compute=self._compute,
+                remember=lambda trust: self._job(partial(self._save_trust, trust)),
                 average=self._average if self.config.run.engine != NATIVE else None,
                 problem=self._problem,
             )
@@ -446,6 +450,14 @@ class Daemon:
             self._problem("state", _advice(self.home.state_dir, error))
         else:
             self.reporter.problems.pop("state", None)
+
+    def _save_trust(self, trust: RunTrust) -> None:
+        try:
+            save_trust(self.home.state_dir, trust)
+        except OSError as error:
+            self._problem("trust", _advice(trust_path(self.home.state_dir, self.rounds.run), error))
+        else:
+            self.reporter.problems.pop("trust", None)
 
     def _record(self, run: bytes, status: RoundStatus) -> None:
         self._job(partial(self.store.add_round, run.hex(), status))

@@ -21,6 +21,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.events import Vector
 from shoal.gossip.member import commands
@@ -33,6 +35,7 @@ from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint, load_newest
+from shoal.node.storage.run_trust import RunTrust, load_trust
 from shoal.node.trainer import ipc
 
 log = logging.getLogger(__name__)
@@ -80,12 +83,15 @@ class Rounds:
         record: Callable[[bytes, RoundStatus], None],
         set_run: Callable[[bytes], None],
         load: Callable[..., Checkpoint | None] = load_newest,
+        recall: Callable[[Path, bytes], RunTrust] = load_trust,
+        remember: Callable[[RunTrust], None] = lambda trust: None,
         compute: Callable[[Callable[[], Any], Callable[[Any], None], int], None] = inline,
         average: Callable[[ipc.AskAllReduce, Vector], None] | None = None,
         problem: Callable[[str, str], None] = lambda source, text: None,
     ) -> None:
         """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec.
 
+        `recall` and `remember` read and keep what is known of peers in a run; the second returns at once.
         `compute(work, then, n_bytes)` goes through so many bytes, maybe elsewhere, and calls `then`.
         `average(ask, vector)` makes means where the run has an engine of its own, and ends in a notice.
         `problem(source, text)` shows what a person should see to, until the text is empty.
@@ -107,6 +113,8 @@ class Rounds:
         self._command, self._save, self._record, self._set_run = command, save, record, set_run
         self._load, self._compute, self._average = load, compute, average
         self._problem, self._problems = problem, set[str]()
+        self._recall, self._remember = recall, remember
+        self._trust = RunTrust(run="")
         self._leaves = b""
         self._had_company = False
         """Whether the state was made with others, now or before it was fetched."""
@@ -129,21 +137,22 @@ class Rounds:
             # It never averages: a run of its own keeps others from taking its state for the swarm's.
             run = blake2b(run + self.me.encode(), digest_size=32).digest()
 
-        def load() -> tuple[Checkpoint | None, bytes]:
+        def load() -> tuple[Checkpoint | None, RunTrust, bytes]:
             found = self._load(self._state_dir, run, numel=message.spec.state_numel)
             if found is not None:
                 segment.slots[0][:] = found.vector
-            return found, leaves(segment.slots[0].data)
+            return found, self._recall(self._state_dir, run), leaves(segment.slots[0].data)
 
-        def loaded(result: tuple[Checkpoint | None, bytes]) -> None:
+        def loaded(result: tuple[Checkpoint | None, RunTrust, bytes]) -> None:
             self._segment, self._reply, self._slot = segment, reply, 0
             self.spec, self.run = message.spec, run
             self._loaded(message, *result)
 
         self._later(load, loaded, segment.slots[0].nbytes)
 
-    def _loaded(self, message: ipc.Attach, found: Checkpoint | None, hashes: bytes) -> None:
+    def _loaded(self, message: ipc.Attach, found: Checkpoint | None, trust: RunTrust, hashes: bytes) -> None:
         assert self._reply is not None
+        self._trust = trust
         self._set_run(self.run)
         self.round, self.previous, self._had_company = 0, b"", False
         if found is not None:
@@ -156,7 +165,8 @@ class Rounds:
         reply = self._reply
         reply(ipc.Attached(round=self.round, slot=0, restored=found is not None))
         self.trainer = Trainer.IDLE
-        self._command(commands.Attach(self.run, message.spec, message.mergeable, self._had_company))
+        attach = commands.Attach(self.run, message.spec, message.mergeable, self._had_company, trust.known)
+        self._command(attach)
         self._state_is_new()
 
     def detached(self) -> None:
@@ -281,6 +291,9 @@ class Rounds:
                     self._go_on_synced()
             case commands.FinishEarly():
                 self._set_flag(ipc.HURRY)
+            case commands.Acquainted(known=known):
+                self._trust = msgspec.structs.replace(self._trust, known=known)
+                self._remember(self._trust)
             case Alone(waits=waits):
                 self._waits_alone = waits
                 self._set_flag(ipc.ALONE, waits)

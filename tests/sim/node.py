@@ -43,6 +43,7 @@ from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
 from shoal.node.storage.checkpoint import Checkpoint
+from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
 
 if TYPE_CHECKING:
@@ -125,11 +126,20 @@ class Disk:
         """Start empty."""
         self.checkpoint: Checkpoint | None = None
         self.book: dict[str, None] = {}
+        self.trust = RunTrust(run="")
 
     def load(self, directory: Path, run: bytes, *, numel: int | None = None) -> Checkpoint | None:
         """See `shoal.node.storage.checkpoint.load_newest`."""
         found = self.checkpoint
         return found if found is not None and found.run_id == run else None
+
+    def recall(self, directory: Path, run: bytes) -> RunTrust:
+        """See `shoal.node.storage.run_trust.load_trust`."""
+        return self.trust if self.trust.run == run.hex() else RunTrust(run=run.hex())
+
+    def remember(self, trust: RunTrust) -> None:
+        """See `shoal.node.storage.run_trust.save_trust`."""
+        self.trust = trust
 
 
 class Flags:
@@ -323,6 +333,8 @@ class SimNode:
             record=lambda run, status: None,
             set_run=lambda run: self.sim.set_run(self, run),
             load=self.disk.load,
+            recall=self.disk.recall,
+            remember=self.disk.remember,
         )
         self.trainer = None
 

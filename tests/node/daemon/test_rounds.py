@@ -13,6 +13,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.member import commands
+from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.daemon.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
@@ -20,6 +21,7 @@ from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
+from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
 
 ME, PEER = PeerId("12D3KooWme"), PeerId("12D3KooWpeer")
@@ -501,3 +503,19 @@ def test_what_the_trainer_says_a_person_should_see_to_is_shown_until_it_ends_or_
     assert table.problems == {"training: metrics": "", "training: memory": "starts anew"}
     table.rounds.detached()
     assert set(table.problems.values()) == {""}
+
+
+# --- whom this node knows -------------------------------------------------------------------------
+
+
+def test_whom_a_node_knows_in_a_run_is_read_at_the_start_and_kept_round_by_round(tmp_path: Path) -> None:
+    known = (Acquaintance(PEER, 3, 9.0),)
+    kept: list[RunTrust] = []
+    table = Table()
+    table.rounds._recall = lambda _, run: RunTrust(run=run.hex(), known=known, movements=(1.0,))
+    table.rounds._remember = kept.append
+    table.attach()
+    assert table.commands[0].known == known
+    more = (Acquaintance(PEER, 4, 12.0),)
+    table.rounds.notice(commands.Acquainted(more))
+    assert kept == [RunTrust(run=run_id(table.spec).hex(), known=more, movements=(1.0,))]
