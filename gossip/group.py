@@ -15,8 +15,24 @@ class Group:
     members: tuple[PeerId, ...]
     """In the order in which sums are taken: that of the grid, the same in every round of one group."""
     shares: tuple[int, ...]
+    """By member: how large a part it reduces."""
     chunk_numel: int = CHUNK_NUMEL
     """Numbers per chunk, as the group's commit says."""
+    newcomers: frozenset[PeerId] = frozenset()
+    """Members that count for little yet, in an open run: the commit names them."""
+
+    @property
+    def turn(self) -> int:
+        """By how many places owners have moved on: part p is that of member p + turn, at first.
+
+        So nobody reduces the same coordinates in every round, while sums keep their order.
+        """
+        return self.round % len(self.members)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """By part: the share of the member that reduces it at first."""
+        return self.shares[self.turn :] + self.shares[: self.turn]
 
 
 @dataclass(frozen=True, slots=True)

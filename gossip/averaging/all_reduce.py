@@ -119,7 +119,7 @@ class AllReduce(Attendance):
         self.result: Exchanged | None = None
         self.is_left_out = False
         self._weight = weight
-        self._chunks = Chunks(vector, group.shares, config.chunk_numel, config.codec, feedback, config.exact)
+        self._chunks = Chunks(vector, group.parts, config.chunk_numel, config.codec, feedback, config.exact)
         # Per part: the ballot we are promised to, and since when.
         self._ballot = [0] * n_members
         self._since = [0.0] * n_members
@@ -140,10 +140,11 @@ class AllReduce(Attendance):
         self._since = [now] * len(self._members)
         self._heard = dict.fromkeys(self._all(), now)
         effects: Effects = []
+        mine = (self._mine - self.group.turn) % len(self._members)
         for step in range(1, len(self._members)):
             # Everyone starts with another owner, so that no owner is everyone's first.
-            effects += self._contribute((self._mine + step) % len(self._members))
-        return [*effects, *self._collect(self._mine, 0, now), *self._tick(now)]
+            effects += self._contribute((mine + step) % len(self._members))
+        return [*effects, *self._collect(mine, 0, now), *self._tick(now)]
 
     def timer(self, now: float) -> Effects:
         """Show that we live, and give up on members that are silent or slower than the deadline."""
@@ -496,7 +497,7 @@ class AllReduce(Attendance):
         return MAX_CIRCLES * len(self._members)
 
     def _owner(self, part: int, ballot: int) -> int:
-        return (part + ballot) % len(self._members)
+        return (part + self.group.turn + ballot) % len(self._members)
 
     def _is_sane(self, numbers: Vector, slack: float = 1.0) -> bool:
         # `slack` for means: rounding must not make a mean worse than everything in it.

@@ -60,7 +60,7 @@ class Grouping:
     """What the oracle knows of one ask of one group."""
 
     members: tuple[PeerId, ...]
-    shares: tuple[int, ...]
+    parts: tuple[int, ...]
     is_tainted: bool
     """A member lied: nothing is promised."""
     began: float
@@ -168,7 +168,7 @@ class Oracle:
         seen = self.groups.get(key)
         if seen is None:
             tainted = any(self.is_liar(peer) for peer in group.members)
-            seen = self.groups[key] = Grouping(group.members, group.shares, tainted, self.sim.now)
+            seen = self.groups[key] = Grouping(group.members, group.parts, tainted, self.sim.now)
         # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
         is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
         if node.me in seen.exchanges and is_again:
@@ -330,7 +330,7 @@ class Mass:
 
 def check_mean(oracle: Oracle, seen: Grouping, notice: commands.Averaged, mean: Any) -> None:
     """Every mean is the exact weighted mean of what its contributors really gave, each counted once."""
-    edges = bounds(mean.size, seen.shares)
+    edges = bounds(mean.size, seen.parts)
     chunk_numel = oracle.sim.scenario.chunk_numel
     masks = notice.exchanged.masks
     flat = {mask for part in masks for mask in part}

@@ -20,10 +20,12 @@ NUMEL = 26
 class Members:
     """The members of one all-reduce."""
 
-    def __init__(self, count: int, seed: int = 0, shares: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, count: int, seed: int = 0, shares: tuple[int, ...] | None = None, round_: int = 0
+    ) -> None:
         self.net = Net(seed)
         self.names = peers(count)
-        group = Group(b"g" * 16, 3, tuple(self.names), shares or (1,) * count)
+        group = Group(b"g" * 16, round_, tuple(self.names), shares or (1,) * count)
         rng = np.random.default_rng(5)
         self.given = [rng.normal(size=NUMEL).astype(np.float32) for _ in self.names]
         self.weights = [1.0 + number for number in range(count)]
@@ -68,6 +70,17 @@ def test_sums_are_taken_in_member_order_so_that_the_order_of_arrival_changes_no_
         members.net.run()
         results.add(members.vectors[0].tobytes())
     assert len(results) == 1
+
+
+def test_nobody_reduces_the_same_coordinates_in_every_round() -> None:
+    first = []
+    for round_ in range(3):
+        members = Members(3, shares=(3, 2, 1), round_=round_)
+        members.begin()
+        members.net.run()
+        assert np.allclose(members.vectors[0], members.exact([0, 1, 2]), atol=1e-5)
+        first += {who for who, _, said in members.net.sent if isinstance(said, Reduced) and said.part == 0}
+    assert first == members.names
 
 
 def test_a_member_without_a_share_reduces_nothing() -> None:

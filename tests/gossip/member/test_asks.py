@@ -23,7 +23,7 @@ from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.sequence import Sequence
 
 ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
-GROUP = Group(b"g" * 16, 5, (ME, A), (1, 0))
+GROUP = Group(b"g" * 16, 4, (ME, A), (1, 0))
 """In which we reduce everything."""
 ALONE = Group(b"l" * 16, 5, (ME,), (1,))
 SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),), group_size=3)
