@@ -14,6 +14,9 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
+from shoal.gossip.admission.charter import MAX_TEXT, parse
+from shoal.gossip.admission.errors import BadCharter
+
 NATIVE: Final = "native"
 """The engine that this project brings."""
 MAX_TENSORS: Final = 20_000
@@ -81,6 +84,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     engine: Literal["native", "hivemind"] = "native"
     """What makes the means. native: this node's own all-reduce. hivemind: hivemind's averager in a process
     beside, so that any hivemind script can take part."""
+    charter: Annotated[str, msgspec.Meta(max_length=MAX_TEXT)] = ""
+    """Who may take part and who decides that, as shoal found prints it; empty: open to all."""
     max_chunk_numel: ChunkNumel = CHUNK_NUMEL
     """Numbers in the largest chunk in which a vector travels: 65536, 131072, 262144 or 524288."""
 
@@ -131,6 +136,8 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
             continue
         mine, other = getattr(ours, field), getattr(theirs, field)
         if mine != other:
+            if field == "charter":
+                mine, other = _charter_words(mine), _charter_words(other)
             parts.append(f"{field}: {mine} here, {other} there")
     for key in sorted(ours.options.keys() | theirs.options.keys()):
         mine, other = ours.options.get(key, "unset"), theirs.options.get(key, "unset")
@@ -148,3 +155,11 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
             if len(mine_all) != len(other_all):
                 parts.append(f"{len(mine_all)} {label}s here, {len(other_all)} there")
     return "; ".join(parts)[:600]
+
+
+def _charter_words(text: str) -> str:
+    """Return a charter in a few words; another node's text may be none."""
+    try:
+        return parse(text).summary
+    except BadCharter:
+        return "none that this node can read"

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from shoal.gossip.addresses import BadAddress, parse, parse_listen
+from shoal.gossip.admission.charter import canonical
+from shoal.gossip.admission.errors import BadCharter
 from shoal.gossip.host import HostConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS
 from shoal.gossip.run_spec import RunSettings, Scalar
@@ -295,6 +297,10 @@ def _checked(
             return tuple(str(parse_listen(address)) for address in checked)
         if name == "network.announce":
             return tuple(str(parse(address)) for address in checked)
+        if name == "run.charter":
+            return canonical(checked)
+    except BadCharter as error:
+        raise BadConfig(f"{place}: {error}") from None
     except BadAddress as error:
         raise BadConfig(f"{place}: {with_advice(error)}") from None
     return checked

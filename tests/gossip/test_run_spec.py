@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from rosters import World
 
 from shoal.gossip.run_spec import RunSettings, RunSpec, TensorSpec, difference, run_id
 
@@ -65,9 +66,18 @@ def test_a_difference_is_never_longer_than_a_line_of_the_log() -> None:
 OTHER_VALUES: dict[type, object] = {str: "other", int: 7}
 
 
-@pytest.mark.parametrize("name", sorted(set(RunSettings.__struct_fields__) - {"options"}))
+@pytest.mark.parametrize("name", sorted(set(RunSettings.__struct_fields__) - {"options", "charter"}))
 def test_every_setting_tells_runs_apart_and_is_named_where_it_differs(name: str) -> None:
     value = getattr(SPEC, name)
     other = changed(**{name: OTHER_VALUES[type(value)]})
     assert run_id(other) != run_id(SPEC)
     assert difference(SPEC, other) == f"{name}: {value} here, {OTHER_VALUES[type(value)]} there"
+
+
+def test_a_charter_tells_runs_apart_and_is_named_in_words() -> None:
+    closed = World("closed", delegates=1).charter
+    other = changed(charter=str(closed))
+    assert run_id(other) != run_id(SPEC)
+    assert difference(SPEC, other) == f"charter: open here, {closed.summary} there"
+    assert "closed, 2 of 3 founders" in closed.summary
+    assert difference(SPEC, changed(charter="x")) == "charter: open here, none that this node can read there"
