@@ -45,7 +45,7 @@ class Founders(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may take part, and who decides that."""
+    """The peers that may take part, and who decides that."""
 
     mode: Mode = "open"
     """closed: who a founder admits. invite: and whom members invite. open: anyone who is not banned."""

@@ -31,7 +31,7 @@ NO_SIGNATURE: Final = bytes(64)
 
 
 class Grant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Who holds this key may join."""
+    """The holder of this key may join."""
 
     charter: Hash32
     issuer: PublicKey

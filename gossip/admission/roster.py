@@ -47,7 +47,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
     peer: PeerId
     issuer: PeerId | None
-    """Who invited it; None: founders admitted it."""
+    """The peer that invited it; None: founders admitted it."""
     grant: bytes = b""
     """The id of the grant that it used."""
     until: int = 0

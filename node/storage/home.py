@@ -137,7 +137,7 @@ class Home:
             raise BadHome(
                 f"cannot make {self.path}: {_why(error)}; choose another folder with --home"
             ) from None
-        # Who may write there puts a key, a state or a lock of his own in the place of ours.
+        # Anybody who may write there puts a key, a state or a lock of his own in the place of ours.
         for folder, mode in zip(folders, modes, strict=True):
             if mode & 0o022:
                 raise BadHome(

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 from crowd_sizes import Sizes
+from sim.node import pinned_run_id
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import (
@@ -42,7 +43,7 @@ from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.dial_plan import peer_in
-from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.state.tree_hash import state_hash
 
 NUMEL: Final = 32
@@ -123,7 +124,7 @@ class Crowd:
         self.noise = np.random.default_rng(plan.seed)
         tensors = (TensorSpec("w", "float32", (NUMEL,)),)
         self.spec = RunSpec(method="sim", task="sim", tensors=tensors, group_size=plan.group_size)
-        self.run_id = run_id(self.spec)
+        self.run_id = pinned_run_id(self.spec)
         self.peers: dict[PeerId, CrowdPeer] = {}
         self.alive: list[PeerId] = []
         self.tally = Tally()

@@ -73,7 +73,7 @@ def test_sums_are_taken_in_member_order_so_that_the_order_of_arrival_changes_no_
 
 
 def test_nobody_reduces_the_same_coordinates_in_every_round() -> None:
-    first = []
+    first: list[PeerId] = []
     for round_ in range(3):
         members = Members(3, shares=(3, 2, 1), round_=round_)
         members.begin()
