@@ -27,7 +27,14 @@ class Worker:
     """It adds its own number to the state, asks for the mean, and takes it for the next state."""
 
     def __init__(
-        self, net: MemoryNet, number: int, spec: RunSpec, rounds: int, *, is_calm: bool = True
+        self,
+        net: MemoryNet,
+        number: int,
+        spec: RunSpec,
+        rounds: int,
+        *,
+        is_calm: bool = True,
+        member_type: type[Member] = Member,
     ) -> None:
         """`is_calm`: whether anything but means of the whole swarm fails the test."""
         self.me = peer_id_of(bytes(KEYS[number].verify_key))
@@ -41,7 +48,7 @@ class Worker:
         """After every round; of those that were fetched only the last."""
         self.contributors: list[int] = []
         self.is_done = trio.Event()
-        member = Member(self.me, MemberConfig(patience=5.0, wait_for=3), Random(number), 1000)
+        member = member_type(self.me, MemberConfig(patience=5.0, wait_for=3), Random(number), 1000)
         self.driver = Driver(self.host, member, self.codec, self.notice)
         self._answer: commands.Averaged | commands.Failed | None = None
         self._synced: commands.Synced | None = None

@@ -92,6 +92,9 @@ SEQUENCE_MARGIN = 1_000_000
 class Daemon:
     """One running node."""
 
+    member_type: type[Member] = Member
+    """What decides; only the lying nodes of a testnet bring another."""
+
     def __init__(self, config: NodeConfig, home: Home, show: Show) -> None:
         """`show` gets what happens, and the status, for the person at the terminal; it returns at once."""
         self.config, self.home = config, home
@@ -131,7 +134,7 @@ class Daemon:
                 colleague_rounds=self.config.trust.colleague_rounds,
                 colleague_seconds=60.0 * self.config.trust.colleague_minutes,
             )
-            member = Member(host.me, limits, random.Random(), sequence, admission=admission)
+            member = self.member_type(host.me, limits, random.Random(), sequence, admission=admission)
             self.driver = Driver(host, member, codec, self._notice)
             self.rounds = Rounds(
                 host.me,

@@ -17,9 +17,10 @@ import typer
 from rich.console import Console
 
 from shoal.node.testnet.fault_injection.injector import Hands, close_network, network_lines, node_of, sides
+from shoal.node.testnet.lies.catalogue import LIES
 from shoal.node.testnet.plan import BadPlan, index_of, name_of
 from shoal.node.testnet.processes import Record, describe, is_running, newest, read_record, stop
-from shoal.node.testnet.tables import table
+from shoal.node.testnet.tables import lies_table, table
 from shoal.node.testnet.up import BASE, dir_flag, up
 from shoal.node.testnet.watch import Observed, Watcher, fetch_status
 
@@ -86,6 +87,15 @@ def _signal(directory: Path | None, names: Sequence[str], number: int, done: str
             )
         back = f"; {undo} {index}{dir_flag(directory)}" if undo else ""
         sys.stdout.write(f"{name_of(index)} {done}{back}\n")
+
+
+@app.command()
+def lies(as_json: Json = False) -> None:
+    """List the lies that nodes and outsiders can be made to tell, and what bounds them."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(LIES).decode() + "\n")
+        return
+    Console(highlight=False).print(lies_table(LIES))
 
 
 @app.command()

@@ -26,6 +26,7 @@ EventKind: TypeAlias = Literal[
     "restore",
     "died",
     "running",
+    "lies",
 ]
 
 
@@ -37,15 +38,19 @@ class Event(msgspec.Struct, frozen=True):
     kind: EventKind
     """start: its process was started for the first time; loaded: its trainer was seen to work, after a start
     or restart; running: the swarm's first round was seen (of no node); died: a process ended and nobody had
-    wished it."""
+    wished it; lies: it lies from its start on."""
     nodes: tuple[int, ...] = ()
     by: str = "launcher"
     """launcher, schedule or hand."""
+    lie: str = ""
+    """Where it lies: about what."""
 
 
-def note(directory: Path, kind: EventKind, nodes: Sequence[int] = (), by: str = "launcher") -> Event:
+def note(
+    directory: Path, kind: EventKind, nodes: Sequence[int] = (), by: str = "launcher", lie: str = ""
+) -> Event:
     """Append an event that happens now."""
-    event = Event(time.time(), kind, tuple(nodes), by)
+    event = Event(time.time(), kind, tuple(nodes), by, lie)
     # One write in append mode is not torn by another process's.
     with (directory / EVENTS_NAME).open("ab", buffering=0) as file:
         file.write(msgspec.json.encode(event) + b"\n")
@@ -63,6 +68,6 @@ def read_events(directory: Path) -> list[Event]:
 
 def was_wished(events: Sequence[Event], index: int) -> bool:
     """Return whether the last thing that befell a node was meant to end it."""
-    seen = ("died", "loaded")
+    seen = ("died", "loaded", "lies")
     about = [event.kind for event in events if index in event.nodes and event.kind not in seen]
     return bool(about) and about[-1] == "kill"

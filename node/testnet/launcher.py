@@ -168,11 +168,15 @@ class _Launcher:
         net.read_disks()
         alone: Sequence[float] | None = None if is_reference else ()
         beside: tuple[Beside, ...] = ()
-        if plan.is_shaken and plan.accuracy_bar is None:
+        if (plan.is_shaken or plan.liars) and plan.accuracy_bar is None:
             alone = None
         elif not plan.shares:
             alone = [node.accuracy for node in net.nodes if node.accuracy is not None]
-        elif not is_reference and not plan.is_shaken and any(node.finished for node in net.nodes):
+        elif (
+            not is_reference
+            and not (plan.is_shaken or plan.liars)
+            and any(node.finished for node in net.nodes)
+        ):
             alone, beside = self._train_alone(net)
         if self._interrupts.count:
             raise Interrupted(_stopped(net))

@@ -219,6 +219,8 @@ class Testnet:
             self._record = self._record.with_node(record)
             write_record(self.directory, self._record)
         note(self.directory, "start", [index])
+        if lie := self.plan.lie_of(index):
+            note(self.directory, "lies", [index], lie=lie)
 
     # --- what happens meanwhile -------------------------------------------------------------------
 
@@ -308,9 +310,9 @@ class Testnet:
                 store.close()
 
     def models_apart(self) -> float | None:
-        """Return how far apart the models on the nodes' disks are; None where one has none."""
+        """Return how far apart the models on the honest nodes' disks are; None where one has none."""
         runs = {node.status.run.run_id for node in self.nodes if node.status and node.status.run}
-        homes = [Home(self.home(index)) for index in range(1, self.plan.nodes + 1)]
+        homes = [Home(self.home(index)) for index in range(1, self.plan.honest + 1)]
         return models_apart([home.state_dir for home in homes], bytes.fromhex(runs.pop())) if runs else None
 
     def release(self) -> None:

@@ -46,6 +46,7 @@ from shoal.node.config.preflight import check_run
 from shoal.node.config.run_flags import option_words, run_words
 from shoal.node.errors import BadConfig, UserError
 from shoal.node.testnet.faults import BadQuantity, Fault, Holds, Link, quantity
+from shoal.node.testnet.lies.catalogue import NoSuchLie, lie_of_node
 from shoal.node.trainer.spec import TrainerSpec, settings_of
 
 Topology: TypeAlias = Literal["full", "line", "ring", "star"]
@@ -117,6 +118,10 @@ class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Share of the nodes that is killed and started again per minute."""
     faults: tuple[Fault, ...] = ()
     """What else happens to them."""
+    liars: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    """As many of the nodes, the last ones, lie as `lie` says."""
+    lie: str = ""
+    """What they lie about: a name of `shoal testnet lies`."""
     quiet_end: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     """No fault that is repeated begins in this many last seconds of a run without end of its own."""
     holds: Holds = Holds()
@@ -130,14 +135,23 @@ class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.method != "local"
 
     @property
+    def honest(self) -> int:
+        """How many nodes do not lie: the first ones."""
+        return self.nodes - self.liars
+
+    def lie_of(self, index: int) -> str:
+        """Return what the node with this number, counted from 1, lies about; empty: it is honest."""
+        return self.lie if index > self.honest else ""
+
+    @property
     def is_shaken(self) -> bool:
         """Whether anything is done to nodes or links."""
         return bool(self.churn or self.faults or self.link.is_shaped)
 
     @property
     def calm(self) -> "Plan":
-        """The same, left in peace."""
-        return msgspec.structs.replace(self, link=Link(), churn=0.0, faults=())
+        """The same, left in peace, and nobody lies."""
+        return msgspec.structs.replace(self, link=Link(), churn=0.0, faults=(), liars=0, lie="")
 
     @property
     def one_group(self) -> bool:
@@ -149,8 +163,9 @@ class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """What every node must reach; None: more than the shares reach alone, in as many rounds.
 
         A task has a bar where enough rounds are run: `BAR_ROUNDS`, and more the more nodes share the data.
+        Among liars there is only the bar that somebody sets.
         """
-        if self.bar is not None:
+        if self.bar is not None or self.liars:
             return self.bar
         is_long = not self.rounds or self.rounds >= max(BAR_ROUNDS, BAR_ROUNDS_PER_NODE * self.nodes)
         return BARS.get(self.task) if is_long else None
@@ -207,11 +222,25 @@ def check(plan: Plan) -> None:
     for fault in plan.faults:
         if max(fault.nodes, default=1) > plan.nodes or fault.pick > plan.nodes:
             raise BadPlan(f"a {fault.kind} at {fault.at:g} s names a node above {plan.nodes}: raise nodes")
+    _check_liars(plan)
     if plan.effective_quorum > min(plan.nodes, plan.group_size):
         raise BadPlan(
             f"a quorum of {plan.quorum} can never be met by {plan.nodes} nodes in groups of at most "
             f"{plan.group_size}: lower --quorum"
         )
+
+
+def _check_liars(plan: Plan) -> None:
+    if bool(plan.liars) != bool(plan.lie):
+        missing = "--lie NAME, which shoal testnet lies names" if plan.liars else "--liars K"
+        raise BadPlan(f"liars need a number and a lie: add {missing}")
+    if plan.liars >= plan.nodes:
+        raise BadPlan(f"{plan.liars} of {plan.nodes} nodes would leave nobody honest: lower --liars")
+    if plan.lie:
+        try:
+            lie_of_node(plan.lie)
+        except NoSuchLie as error:
+            raise BadPlan(str(error)) from None
 
 
 def check_alpha(plan: Plan) -> None:
@@ -285,11 +314,12 @@ def start_command(
     plan: Plan, index: int, home: Path, joins: Sequence[str], network: Sequence[str]
 ) -> list[str]:
     """Return the command line of a node, the same that a person would type; `network`: where it listens."""
+    lie = plan.lie_of(index)
     command = [
         sys.executable,
         "-P",
         "-m",
-        "shoal.node",
+        *(["shoal.node.testnet.lies.process", lie] if lie else ["shoal.node"]),
         "start",
         "--home",
         str(home),

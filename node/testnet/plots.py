@@ -128,6 +128,7 @@ ENDED_BY: Final = {
     "pause": "resume",
     "split": "heal",
     "slow": "restore",
+    "lies": "never",
 }
 SHADES: Final = {
     "kill": ("#3A3A3A", "not running"),
@@ -135,6 +136,7 @@ SHADES: Final = {
     "pause": ("#7A9CC6", "frozen"),
     "split": ("#E69F00", "cut off from the rest"),
     "slow": ("#CC79A7", "slow link"),
+    "lies": ("#D55E00", "lies"),
     "loading": ("#BBBBBB", "loads, and finds the others"),
 }
 """Colour and meaning of a shaded stretch, by what began it."""
@@ -206,6 +208,8 @@ def subtitle(plan: Plan, result: Result) -> str:
     through = []
     if plan.link.is_shaped:
         through.append(str(plan.link))
+    if plan.liars:
+        through.append(f"{plan.liars} of {plan.nodes} lie: {plan.lie}")
     counts: dict[str, int] = {}
     for cost in result.faults:
         counts[cost.kind] = counts.get(cost.kind, 0) + 1

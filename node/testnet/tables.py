@@ -21,6 +21,7 @@ from rich.text import Text
 
 from shoal.node.status import Status
 from shoal.node.testnet.invariants import Cost
+from shoal.node.testnet.lies.catalogue import Lie
 from shoal.node.testnet.plan import Plan, name_of
 from shoal.node.testnet.verdict import Result, ended_how
 from shoal.node.testnet.watch import Observed
@@ -322,3 +323,13 @@ class Display:
     def tell(self, line: str) -> None:
         """Say a line."""
         self._console.print(line, soft_wrap=True)
+
+
+def lies_table(lies: Sequence[Lie]) -> RenderableType:
+    """Return the table of lies."""
+    found = Table(box=box.SIMPLE_HEAD)
+    for column in ("lie", "who", "what it does", "what it can do at most"):
+        found.add_column(column, overflow="fold")
+    for lie in lies:
+        found.add_row(lie.name, lie.who, lie.what, lie.bound)
+    return found

@@ -31,7 +31,10 @@ _DEFAULT: Final = Plan()
 CHURNED_ROUNDS: Final = 60
 """With churn there is something to see only after a few kills, which takes more than the usual rounds."""
 _PLAIN: Final = frozenset(
-    {"nodes", "alpha", "seeds", "topology", "patience", "bar", "timeout", "seconds", "churn"}
+    {
+        *("nodes", "alpha", "seeds", "topology", "patience", "bar", "timeout", "seconds", "churn"),
+        *("liars", "lie"),
+    }
 )
 """Flags that are fields of the plan as they stand."""
 _LINK: Final[dict[str, tuple[str, Literal["seconds", "share", "mbit"]]]] = {
@@ -89,6 +92,10 @@ def up(
     jitter: Annotated[str, _shake("--jitter", "By how much that differs, such as 20ms.")] = "0",
     loss: Annotated[str, _shake("--loss", "Share of the packets that is lost, such as 1%.")] = "0",
     bandwidth: Annotated[str, _shake("--bandwidth", "Of every node, such as 20mbit.")] = "0",
+    liars: Annotated[int, _shake("--liars", "As many of the nodes lie.", min=0)] = _DEFAULT.liars,
+    lie: Annotated[
+        str, _shake("--lie", "What they lie about: see shoal testnet lies.", metavar="NAME")
+    ] = _DEFAULT.lie,
     scenario: Annotated[
         Path | None, _shake("--scenario", "A TOML file with all of this; flags change what it says.")
     ] = None,

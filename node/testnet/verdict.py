@@ -43,6 +43,8 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     bytes_received: int
     exit_code: int | None
     """None where its process was not seen to end."""
+    lie: str = ""
+    """What it lied about; empty: it was honest."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +83,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What was done to the nodes, and what it cost the others."""
     network: str = ""
     """By what means links were shaped, and why these."""
+    liars: int = 0
+    """As many of the nodes lied. All but the bytes and `per_node` is of the others."""
+    lie: str = ""
+    """What about."""
     invariants: tuple[Check, ...]
     per_node: tuple[NodeResult, ...]
 
@@ -97,8 +103,10 @@ def judge(
 ) -> Result:
     """Decide what holds; `apart`: as `models_apart` tells.
 
-    Without `local_only` accuracy is not asked; with `shaken` more than else is.
+    Without `local_only` accuracy is not asked; with `shaken` more than else is. Nothing is asked of a node
+    that lies.
     """
+    everyone, nodes = nodes, nodes[: plan.honest]
     measured = accuracies_of(nodes)
     accuracies = [accuracy for accuracy in measured if accuracy is not None]
     checks = [check(plan, nodes) for check in _CHECKS]
@@ -113,12 +121,16 @@ def judge(
     if shaken is not None:
         checks += invariants(plan, nodes, shaken)
     alpha = alpha_of(plan)
-    per_node = tuple(_node_result(*pair) for pair in zip(nodes, measured, strict=True))
-    used = [node.utilisation for node in per_node if node.utilisation is not None]
+    per_node = tuple(
+        _node_result(node, accuracy, plan.lie_of(index))
+        for index, (node, accuracy) in enumerate(zip(everyone, accuracies_of(everyone), strict=True), 1)
+    )
+    honest = per_node[: plan.honest]
+    used = [node.utilisation for node in honest if node.utilisation is not None]
     return Result(
         verdict=all(check.ok for check in checks),
         nodes=plan.nodes,
-        rounds=min((node.round for node in per_node), default=0),
+        rounds=min((node.round for node in honest), default=0),
         method=plan.method,
         task=plan.task,
         alpha=msgspec.UNSET if alpha is None else alpha,
@@ -128,7 +140,7 @@ def judge(
         accuracy_min=min(accuracies, default=None),
         local_only_mean=fmean(local_only) if local_only else None,
         local_only=tuple(local_only or ()),
-        same_state_hash=len({node.state_hash for node in per_node}) == 1 and bool(per_node[0].state_hash),
+        same_state_hash=len({node.state_hash for node in honest}) == 1 and bool(honest[0].state_hash),
         models_apart=apart,
         seconds=round(seconds, 3),
         bytes_sent=sum(node.bytes_sent for node in per_node),
@@ -137,6 +149,8 @@ def judge(
         calm_accuracy_mean=shaken.calm_accuracy if shaken is not None else None,
         faults=costs(plan, nodes, shaken) if shaken is not None else (),
         network=network,
+        liars=plan.liars,
+        lie=plan.lie,
         invariants=tuple(checks),
         per_node=per_node,
     )
@@ -161,7 +175,7 @@ def accuracies_of(nodes: Sequence[Observed]) -> list[float | None]:
     ]
 
 
-def _node_result(node: Observed, accuracy: float | None) -> NodeResult:
+def _node_result(node: Observed, accuracy: float | None, lie: str) -> NodeResult:
     status = node.status
     return NodeResult(
         name=node.name,
@@ -176,6 +190,7 @@ def _node_result(node: Observed, accuracy: float | None) -> NodeResult:
         bytes_sent=node.sent_before + (status.bytes_sent if status else 0),
         bytes_received=node.received_before + (status.bytes_received if status else 0),
         exit_code=node.left if node.exit_code is None else node.exit_code,
+        lie=lie,
     )
 
 
@@ -186,7 +201,7 @@ def _all_finished(plan: Plan, nodes: Sequence[Observed]) -> Check:
         if not node.finished and not node.wished and plan.rounds:
             round_ = node.status.round if node.status else 0
             faults.append(f"{node.name} stands at round {round_} of {plan.rounds}")
-    held = f"{plan.rounds} rounds on {plan.nodes} nodes" if plan.rounds else "the run has no end"
+    held = f"{plan.rounds} rounds on {len(nodes)} nodes" if plan.rounds else "the run has no end"
     return checked("every node finished every round", faults, held)
 
 
@@ -206,9 +221,9 @@ def _no_restart(plan: Plan, nodes: Sequence[Observed]) -> Check:
         if node.exit_code is not None and not node.finished and not node.wished
     ]
     restarts = sum(node.restarts for node in nodes)
-    held = f"{plan.nodes} processes, the same throughout"
+    held = f"{len(nodes)} processes, the same throughout"
     if restarts or any(node.wished for node in nodes):
-        held = f"{plan.nodes} nodes, {restarts} restarts, all on purpose"
+        held = f"{len(nodes)} nodes, {restarts} restarts, all on purpose"
     return checked("no node restarted or ended early", faults, held)
 
 

@@ -270,3 +270,12 @@ def test_what_is_printed_after_a_detached_start_can_be_typed_as_it_stands(tmp_pa
         assert words[:2] == ["shoal", "testnet"]
         assert words[-2:] == ["--dir", str(where)]
     assert all("--dir" not in line for line in hints(None))
+
+
+def test_the_lies_are_listed_for_people_and_for_programs(run: Run) -> None:
+    found = json.loads(run("lies", "--json").stdout)
+    assert {tuple(each) for each in found} == {("name", "who", "what", "bound")}
+    assert {each["who"] for each in found} == {"outsider", "member", "owner", "convener"}
+    names = [each["name"] for each in found]
+    assert len(set(names)) == len(names)
+    assert all(name in run("lies").stdout for name in names)

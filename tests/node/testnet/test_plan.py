@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -177,3 +177,32 @@ def test_pairwise_nodes_are_told_so_and_have_no_quorum() -> None:
 def test_what_every_node_would_refuse_is_refused_before_one_starts(plan: Plan, words: str) -> None:
     with pytest.raises(BadPlan, match=words):
         check(plan)
+
+
+def test_the_last_nodes_of_a_plan_with_liars_lie_and_the_others_are_started_as_ever() -> None:
+    plan = Plan(nodes=3, liars=1, lie="sign-flip")
+    honest, lying = (start_command(plan, index, HOME, (), ()) for index in (2, 3))
+    assert honest[3:5] == ["shoal.node", "start"]
+    assert lying[3:6] == ["shoal.node.testnet.lies.process", "sign-flip", "start"]
+    assert plan.honest == 2
+    assert plan.calm == Plan(nodes=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"liars": 1}, "add --lie NAME"),
+        ({"lie": "zeros"}, "add --liars K"),
+        ({"liars": 3, "lie": "zeros"}, "lower --liars"),
+        ({"liars": 1, "lie": "fibs"}, "shoal testnet lies"),
+        ({"liars": 1, "lie": "convene"}, "told by an outsider"),
+    ],
+)
+def test_liars_that_make_no_sense_are_refused_with_what_to_type(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadPlan, match=says):
+        check(Plan(nodes=3, **changes))
+
+
+def test_a_plan_with_liars_has_only_the_bar_that_somebody_sets() -> None:
+    assert Plan(nodes=3, liars=1, lie="zeros").accuracy_bar is None
+    assert Plan(nodes=3, liars=1, lie="zeros", bar=0.85).accuracy_bar == 0.85

@@ -288,3 +288,15 @@ def test_many_faults_are_told_in_one_short_line() -> None:
     ]
     assert check.detail.endswith("; and 96 more")
     assert "\n" not in check.detail
+
+
+def test_a_node_that_lies_is_asked_for_nothing_and_named() -> None:
+    plan = Plan(nodes=3, rounds=4, bar=0.9, liars=1, lie="zeros")
+    liar = observed(3, [round_status(1, accuracy=0.1, contributors=1, state="ffff")], phase="working")
+    honest = swarm()[:2]
+    result = judge(plan, [*honest, liar], seconds=1.0)
+    assert result.verdict, failing(result)
+    assert (result.liars, result.lie, result.rounds, result.same_state_hash) == (1, "zeros", 4, True)
+    assert (result.accuracy_mean, result.accuracy_min) == pytest.approx((0.95, 0.95))
+    assert [node.lie for node in result.per_node] == ["", "", "zeros"]
+    assert not judge(plan, [honest[0], liar, honest[1]], seconds=1.0).verdict
