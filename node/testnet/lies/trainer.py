@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from shoal.methods.learning.task import Task
+from shoal.methods.learning.task import Task, load_task
 from shoal.node.trainer import process
 
 
@@ -24,8 +24,7 @@ def flipped(task: Task) -> Task:
 
 def main() -> int:
     """Run a trainer; returns its exit code."""
-    load = process.load_task
-    process.load_task = lambda *args: flipped(load(*args))
+    process.load_task = lambda *args: flipped(load_task(*args))  # type: ignore[attr-defined]
     return process.main()
 
 

@@ -30,7 +30,7 @@ HONEST: Final = 2
 def swarm_with(lie: str, rounds: int) -> list[Worker]:
     """Run two honest workers and a liar, the last, until the honest ones have made so many rounds."""
     net = MemoryNet()
-    members = [*[Member] * HONEST, lying(lie)]
+    members: list[type[Member]] = [*[Member] * HONEST, lying(lie)]
     workers = [
         Worker(net, number, SPEC, rounds, is_calm=False, member_type=member)
         for number, member in enumerate(members)
