@@ -10,7 +10,7 @@ Bulk bytes travel beside their message, never inside it (`Send.data`, `Received.
 copies or encodes a tensor on its way through a core.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -82,6 +82,8 @@ class Received:
     peer: PeerId
     message: PeerMessage
     data: Data = b""
+    head: bytes = field(default=b"", compare=False, repr=False)
+    """As it came, signed by its sender: what may be shown to others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ MAX_GROUP: Final = 64
 MAX_ASKED: Final = 64
 """Chunks of a state that one peer asks of another at a time."""
 MAX_RECORD_BYTES: Final = 4096
-MAX_WEIGHT: Final = 1e15
 """Of a sealed presence; a larger one could be heard but not be handed on."""
+MAX_WORD_BYTES: Final = 512
+"""Of a sealed word about a group."""
+MAX_WEIGHT: Final = 1e15
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 GroupId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=1, max_length=64)]
@@ -120,7 +122,9 @@ class Ready(Message, frozen=True):
     wait: Seconds = 0.0
     """How long I wait for those who still work; who hears it can hurry in time."""
     unreached: Annotated[int, msgspec.Meta(ge=0, le=MAX_GROUP)] = 0
-    """How many that work on the run I have no link to: whoever misses the fewest convenes."""
+    """How many that work on the run I have no link to: of colleagues, who misses the fewest convenes."""
+    has_colleagues: bool = False
+    """Whether there are peers with which I have averaged for long: who has none yet lets me convene first."""
 
 
 class Propose(Message, frozen=True):
@@ -133,6 +137,8 @@ class Propose(Message, frozen=True):
     members: Members
     shares: Shares
     halvings: Halvings = 0
+    newcomers: Mask = bytes(8)
+    """Members that count for little yet, in an open run."""
 
 
 class Accept(Message, frozen=True):
@@ -164,10 +170,45 @@ class Commit(Message, frozen=True):
     members: Members
     shares: Shares
     halvings: Halvings = 0
-    """As proposed."""
+    newcomers: Mask = bytes(8)
+    """Both as proposed."""
 
 
-Negotiation: TypeAlias = Propose | Accept | Decline | Commit
+class Unheard(Message, frozen=True):
+    """Of these members of your group I hold no `Ready` that gives these shares: show me theirs."""
+
+    round: Round
+    ballot: Ballot
+    nonce: Nonce
+    members: Mask
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """A word with its author; `sealed` is the author's envelope, kept to show to others."""
+
+    author: PeerId
+    message: Ready | Accept
+    sealed: bytes = b""
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What members of my group have said to me; made of sealed words, opened one by one."""
+
+    round: int
+    words: tuple[Signed, ...]
+
+
+class SealedWords(Message, frozen=True):
+    """`Shown` as it travels."""
+
+    round: Round
+    words: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=MAX_WORD_BYTES)], ...],
+        msgspec.Meta(max_length=MAX_GROUP),
+    ]
+
+
+Negotiation: TypeAlias = Propose | Accept | Decline | Commit | Unheard | Shown
 """What peers that are ready say to agree on a group."""
 
 # --- the exchange in a group ----------------------------------------------------------------------
@@ -345,7 +386,7 @@ PeerMessage: TypeAlias = (
     | Fetch
     | FromDonor
 )
-"""All that peers say to each other; of `Records`, what travels is `SealedRecords`."""
+"""All that peers say to each other; of `Records` and `Shown` travel `SealedRecords` and `SealedWords`."""
 
 Wire: TypeAlias = (
     SealedRecords
@@ -356,6 +397,8 @@ Wire: TypeAlias = (
     | Accept
     | Decline
     | Commit
+    | Unheard
+    | SealedWords
     | Part
     | Reduced
     | Yield

@@ -41,6 +41,10 @@ from shoal.gossip.messages import (
     Reduced,
     Reveal,
     SealedRecords,
+    SealedWords,
+    Shown,
+    Signed,
+    Unheard,
     Wire,
 )
 
@@ -50,7 +54,7 @@ PRESENCE: Final = "Presence"
 MAX_CONTROL_BYTES: Final = 256 << 10
 BULK: Final = (Part, Reduced, Reveal, Offer, Chunk, Push)
 """What goes unsigned in the bulk lane; everything else is signed."""
-OF_A_RUN: Final = (Ready, Propose, Accept, Decline, Commit, Exchange, Pairing)
+OF_A_RUN: Final = (Ready, Propose, Accept, Decline, Commit, Unheard, SealedWords, Exchange, Pairing)
 """What means nothing to a peer of another run."""
 OTHER_RUN: Final = "other run"
 """A reason that is nobody's fault: peers of several runs meet in one swarm."""
@@ -97,6 +101,8 @@ class Codec:
         if isinstance(message, Records):
             sealed = tuple((self._sealed(record), age) for record, age in message.records)
             body = SealedRecords(sealed, message.reply)
+        elif isinstance(message, Shown):
+            body = SealedWords(message.round, tuple(word.sealed for word in message.words))
         else:
             body = message
         self._sequence += 1
@@ -149,7 +155,19 @@ class Codec:
             return Records(
                 tuple((self.open_record(sealed), age) for sealed, age in message.records), message.reply
             )
+        if isinstance(message, SealedWords):
+            return Shown(message.round, tuple(map(self._open_word, message.words)))
         return message
+
+    def _open_word(self, sealed: bytes) -> Signed:
+        """Return a word about a group that its author said to another; whoever shows it has checked it."""
+        envelope = self._open(sealed)
+        message = self._parse(envelope.body)
+        if not isinstance(message, Ready | Accept) or type(message).__name__ != envelope.head.kind:
+            raise RemoteViolation("kind does not match", envelope.head.kind)
+        if envelope.head.run != self.run:
+            raise RemoteViolation(OTHER_RUN)
+        return Signed(envelope.sender, message, sealed)
 
     def open_record(self, sealed: bytes) -> Record:
         """Return the record in a sealed presence, whoever handed it on.

@@ -31,6 +31,8 @@ WINDOW: Final = 5
 STICKY: Final = 0.8
 """In powers of two: how far the measured rate must be from the one in use to change it."""
 MAX_RATE: Final = 1 << 30
+MOST: Final = {"open": 1.5, "invite": 1.5, "closed": 2.0}
+"""By the mode of a run: how many equal shares one member may reduce at most, whatever line it claims."""
 
 
 def shares_by(uplinks: Sequence[int]) -> tuple[int, ...]:
@@ -53,6 +55,22 @@ def shares_by(uplinks: Sequence[int]) -> tuple[int, ...]:
         reducing -= idle
     sized = [(time * rate - 1) / others if i in reducing else 0.0 for i, rate in enumerate(rates)]
     return tuple(round(PARTS * share) for share in sized)
+
+
+def capped(shares: tuple[int, ...], most: float) -> tuple[int, ...]:
+    """Return shares of which none is above `most` equal ones; the others take what is above."""
+    total, sized = sum(shares), [float(share) for share in shares]
+    limit = total * most / len(shares)
+    full: set[int] = set()
+    while over := {i for i, size in enumerate(sized) if i not in full and size > limit}:
+        full |= over
+        free = [i for i in range(len(shares)) if i not in full]
+        rest, known = total - limit * len(full), sum(shares[i] for i in free)
+        for i in full:
+            sized[i] = limit
+        for i in free:
+            sized[i] = rest * shares[i] / known if known else rest / len(free)
+    return tuple(round(size) for size in sized) if full else shares
 
 
 def load(shares: Sequence[int], member: int) -> float:

@@ -7,42 +7,72 @@
                  '----silence----> the next peer in hash order convenes
 
 Ready peers are sorted by a hash of (run, peer) and dealt into ceil(n / group_size) groups that mix over
-rounds (grid.py). The first of each group by a hash of (run, round, peer) convenes it. Views may differ for a
-moment: then two conveners propose, and a peer promises itself to the higher ballot, on a tie to the lower
-hash. A convener that sees a better proposal before its own is complete steps down. Who is promised to a
-better one says so at once (`Decline`), and so does a convener that steps down; a convener tells the ready
-that are not in its group that its members are taken. So where there are many groups, and hardly two peers
-see the same others, nobody waits for silence to learn it.
+rounds (grid.py). The first of each group convenes it (turns.py). A convener decides nothing: a proposal is
+taken only from a peer that said `Ready`, in its turn by our own order, and only if it is what we derive from
+the `Ready`s that we hold, or that the convener shows us (proposals.py). Views may differ for a moment: then
+two conveners propose, and a peer promises itself to the one whose turn is before the other's. A member that
+declines says so at once (`Decline`). A convener that half of its members decline steps down, and says so. It
+tells the ready that are not in its group that its members are taken. So where there are many
+groups, and hardly two peers see the same others, nobody waits for silence to learn it.
 
-Members need not all be linked to each other, only to their convener: so whoever has links to most convenes,
-before all hashes, and leaves out nobody. Who lacks a link to another member gets no part of the vector to
-reduce, and so speaks only with those that everyone reaches.
+Members need not all be linked to each other, only to their convener: so of colleagues whoever has links to
+most convenes, before all hashes, and leaves out nobody. Who lacks a link to another member gets no part of
+the vector to reduce, and so speaks only with those that everyone reaches.
 
 Invariants: a core leaves for `formed` at most once; a group is committed only after every member has
 accepted it; a member that finds itself committed twice abandons the second group at once, aloud; and one that
 is shown a group of an earlier search again does the same, since what it gave there is not what it has now.
 """
 
-from collections import deque
-from collections.abc import Container, Iterable
+from collections import Counter, deque
+from collections.abc import Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from enum import Enum
 from hashlib import blake2b
-from typing import Final
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 import msgspec
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send, SetTimer, Timer
 from shoal.gossip.group import Group
-from shoal.gossip.matchmaking.bandwidth import shares_by
+from shoal.gossip.matchmaking.bandwidth import MOST
 from shoal.gossip.matchmaking.grid import deal
-from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Negotiation, Propose, Ready
+from shoal.gossip.matchmaking.proposals import derived_shares, keeps_to, mask_of, named_by, without_links
+from shoal.gossip.matchmaking.turns import Standing, Turns, leaves_out_most
+from shoal.gossip.messages import (
+    Abandon,
+    Accept,
+    Commit,
+    Decline,
+    Negotiation,
+    Propose,
+    Ready,
+    Shown,
+    Signed,
+    Unheard,
+)
 from shoal.gossip.run_spec import CHUNK_NUMEL
 
 INFINITY: Final = float("inf")
 MAX_ACCEPTED: Final = 64
 """Proposals that are remembered as accepted: an honest search needs a few, a liar could make any number."""
+MAX_BALLOT: Final = 1000
+"""Ballots that are believed: an honest search needs a few."""
+MAX_PATIENT: Final = 2
+"""Ballots for which a member that declines, and so lives, is asked again."""
+NOT_READY: Final = "proposal of a peer that is not ready"
+OUT_OF_TURN: Final = "proposal out of turn"
+NOT_DERIVED: Final = "proposal that does not follow from what its members said"
+LEAVES_OUT: Final = "proposal that leaves out most colleagues"
+OTHER_GROUP: Final = "committed another group than it had offered"
+
+
+Offer: TypeAlias = tuple[PeerId, int, int, int, bytes, tuple[PeerId, ...]]
+"""What a commit must repeat of a proposal: convener, ballot, nonce, halvings, newcomers and members."""
+NOBODY: Final = Standing()
+NOTHING: Final[Mapping[PeerId, bytes]] = MappingProxyType({})
 
 
 class State(Enum):
@@ -73,16 +103,21 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until we go on with whoever is there."""
     max_chunk_numel: int = CHUNK_NUMEL
     """Of the run: what a commit's `halvings` halve."""
-
-
-def rank(run: bytes, round_: int, peer: PeerId) -> bytes:
-    """Return where a peer stands among those that may convene in this round."""
-    return blake2b(run + round_.to_bytes(8, "big") + peer.encode(), digest_size=8).digest()
+    several: bool = False
+    """Whether there are more peers than fit into a group: whom another leaves out may be in another group."""
+    most: float = MOST["open"]
+    """How many equal shares one member may reduce at most."""
 
 
 def place(run: bytes, peer: PeerId) -> bytes:
     """Return where a peer stands on the grid, in every round."""
     return blake2b(run + peer.encode(), digest_size=8).digest()
+
+
+def offer_of(message: Propose | Commit, convener: PeerId) -> Offer:
+    """Return what a proposal and its commit have in common."""
+    numbers = (message.ballot, message.nonce, message.halvings)
+    return (convener, *numbers, message.newcomers, message.members)
 
 
 def group_id(run: bytes, commit: Commit) -> bytes:
@@ -91,7 +126,8 @@ def group_id(run: bytes, commit: Commit) -> bytes:
     numbers = b"".join(n.to_bytes(8, "big") for n in (commit.round, commit.ballot, commit.nonce))
     shares = b"".join(share.to_bytes(4, "big") for share in commit.shares)
     chunk = commit.halvings.to_bytes(1, "big")
-    return blake2b(run + commit.base + numbers + chunk + shares + text, digest_size=16).digest()
+    small = chunk + commit.newcomers
+    return blake2b(run + commit.base + numbers + small + shares + text, digest_size=16).digest()
 
 
 class Matchmaking:
@@ -109,20 +145,25 @@ class Matchmaking:
         uplink: int = 0,
         unreached: int = 0,
         past: Container[bytes] = (),
+        standing: Standing = NOBODY,
+        sealed: Mapping[PeerId, bytes] = NOTHING,
     ) -> None:
         """`base`: the hash of the state everyone in the group must have started from, or 32 zero bytes.
 
         `nonce`: another for every search, so that no group is ever formed twice; `linked`: to whom we have
         links; `uplink`: kB/s, 0 where that is not known; `unreached`: to how many that work on the run we
-        have no link; `past`: groups that we have been in.
+        have no link; `past`: groups that we have been in; `standing`: what we know of our peers; `sealed`:
+        what those that are ready signed, as it came.
         """
         self.me, self.run, self.round, self.base = me, run, round_, base
         self.config, self._nonce = config, nonce
         self._linked, self._past = linked, past
         self.state = State.WAITING
         self.group: Group | None = None
-        ready = Ready(round_, base, uplink, unreached=unreached)
+        self._standing, self._sealed = standing, sealed
+        ready = Ready(round_, base, uplink, 0.0, unreached, bool(standing.colleagues))
         self.ready: dict[PeerId, Ready] = {me: ready}
+        self._turns = Turns(me, run, round_, standing, self.ready)
         self._met: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         """Did not answer a proposal: left out of the next."""
@@ -130,15 +171,43 @@ class Matchmaking:
         """Promised to others just now: left out of the next proposal, and asked again after a while."""
         self.mute: set[PeerId] = set()
         """Did not convene when it was their turn: members still, but others convene."""
+        self.refused: Counter[str] = Counter()
+        """Proposals that were not taken, by reason."""
+        self.faults: list[tuple[PeerId, str]] = []
+        """Conveners that did what no honest one does."""
+        self.owing: dict[PeerId, float] = {}
+        """Conveners that we had accepted and that then said nothing, and since when."""
         self.expected: frozenset[PeerId] = frozenset()
         self._commit: Commit | None = None
         self._proposal: Propose | None = None
         self._promised: tuple[int, PeerId] | None = None
-        self._accepted: deque[tuple[PeerId, int, int, int, tuple[PeerId, ...]]] = deque(maxlen=MAX_ACCEPTED)
-        """Proposals we said yes to in this search: (convener, ballot, nonce, halvings, members)."""
+        self._accepted: deque[Offer] = deque(maxlen=MAX_ACCEPTED)
+        """Proposals we said yes to in this search."""
         self._asked: set[PeerId] = set()
         self._accepts: dict[PeerId, bytes] = {}
         """Who has accepted, and to whom they have links."""
+        self._words: dict[PeerId, Signed] = {}
+        """Their `Accept`s, as they came."""
+        self._reluctant: set[PeerId] = set()
+        """Members that declined where all see all: they live, and may come to another mind."""
+        self._others: set[PeerId] = set()
+        """Those of whom only one may convene, and that had their turn."""
+        self._is_called = False
+        """Whether somebody that may convene has proposed out of turn, and so waits no longer."""
+        self._told: set[PeerId] = set()
+        """Those that know that we are ready."""
+        self._offered: dict[Offer, tuple[int, ...]] = {}
+        """Shares of the proposals in `_accepted`."""
+        self._questions: dict[PeerId, tuple[int, int]] = {}
+        """About which proposal of whom we have asked for signed words."""
+        self._shown_by = me
+        self._shown_ready: dict[PeerId, Ready] = {}
+        self._shown_accepts: dict[PeerId, Signed] = {}
+        """What a convener has shown us of its members."""
+        self._answered: set[PeerId] = set()
+        """Whom we have shown the words of our proposal's members."""
+        self._proof: tuple[Signed, ...] = ()
+        """Which members lack a link, as they said it: goes with the commit."""
         self._ballot = 0
         self.answered_in: float | None = None
         """Seconds from our proposal or our word until the group stood."""
@@ -180,6 +249,9 @@ class Matchmaking:
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a peer whose link is gone or who left."""
         self.expected -= {peer}
+        for each in (self._told, self.mute, self._others):
+            each.discard(peer)
+        self.owing.pop(peer, None)
         return self.withdraw(peer, now)
 
     def withdraw(self, peer: PeerId, now: float) -> Effects:
@@ -197,30 +269,37 @@ class Matchmaking:
         if self.state is State.FORMED or now < self._fire_at:
             return []
         if self.state is State.PROPOSING:
-            self.silent |= self._members() - self._accepts.keys()
+            lives = self._reluctant if self._ballot < MAX_PATIENT else set()
+            self.silent |= self._members() - self._accepts.keys() - lives
             self._ballot += 1
             self.state = State.WAITING
         elif self.state is State.PROMISED and self._promised is not None:
-            self.mute.add(self._promised[1])
+            self._pass_over(self._promised[1])
+            self.owing[self._promised[1]] = self._asked_at
             self.state = State.WAITING
         elif self._waiting_for is not None:
-            self.mute.add(self._waiting_for)
+            self._pass_over(self._waiting_for)
+        self.mute.discard(self.me)
         self.declined.clear()
         return self._evaluate(now)
 
     # --- messages ---------------------------------------------------------------------------------
 
-    def handle(self, peer: PeerId, message: Negotiation, now: float) -> Effects:
-        """A peer that is ready has something to say about a group."""
+    def handle(self, peer: PeerId, message: Negotiation, now: float, sealed: bytes = b"") -> Effects:
+        """A peer that is ready has something to say about a group; `sealed`: as it came."""
         match message:
             case Propose():
                 return self.handle_propose(peer, message, now)
             case Accept():
-                return self.handle_accept(peer, message, now)
+                return self.handle_accept(peer, message, now, sealed)
             case Decline():
                 return self.handle_decline(peer, message, now)
             case Commit():
                 return self.handle_commit(peer, message, now)
+            case Unheard():
+                return self.handle_unheard(peer, message)
+            case Shown():
+                return self.handle_shown(peer, message)
 
     def handle_ready(self, peer: PeerId, message: Ready, now: float) -> Effects:
         """A peer is ready too."""
@@ -228,12 +307,11 @@ class Matchmaking:
             return []
         if self._commit is not None:
             # A member that is still ready has lost its convener, and our commit with it.
-            return [Send(peer, self._commit)] if peer in self._commit.members else []
+            return self._tell_commit(peer) if peer in self._commit.members else []
         self.silent.discard(peer)
-        if peer in self.ready:
-            return []
+        is_news = peer not in self.ready
         self.ready[peer] = message
-        return self._evaluate(now)
+        return self._evaluate(now) if is_news else []
 
     def handle_propose(self, peer: PeerId, message: Propose, now: float) -> Effects:
         """A convener offers a group."""
@@ -241,28 +319,78 @@ class Matchmaking:
             return []
         if self.state is State.FORMED:
             # An honest convener that missed our commit learns of it, whether it is a member or not.
-            return [Send(peer, self._commit)] if self._commit is not None else []
+            return self._tell_commit(peer)
+        if peer not in self.ready or message.ballot > MAX_BALLOT:
+            self.refused[NOT_READY] += 1
+            return []
+        decline = Send(peer, Decline(self.round, message.ballot, message.nonce))
+        if not self._is_turn_of(peer, message.members):
+            self.refused[OUT_OF_TURN] += 1
+            return [decline, *self._call(peer, now)]
+        if (reason := self._objection(peer, message)) is not None:
+            if reason is not NOT_DERIVED or self._questions.get(peer) == (message.ballot, message.nonce):
+                self.refused[reason] += 1
+                return [decline]
+            self._questions[peer] = (message.ballot, message.nonce)
+            unheard = set(message.members) - self.ready.keys()
+            mask = mask_of(message.members, unheard or set(message.members) - {peer})
+            return [Send(peer, Unheard(self.round, message.ballot, message.nonce, mask))]
         key, mine = (message.ballot, peer), (self._ballot, self.me)
-        best = mine if self.state is State.PROPOSING else self._promised
+        best = {State.PROPOSING: mine, State.PROMISED: self._promised}.get(self.state)
         if best is not None and not self._is_better(key, best):
-            return [Send(peer, Decline(self.round, message.ballot, message.nonce))]
+            return [decline]
+        return self._promise(peer, message, now)
+
+    def _promise(self, peer: PeerId, message: Propose, now: float) -> Effects:
         effects = self._step_down(peer)
-        self.state, self._promised, self._proposal = State.PROMISED, key, message
+        self.state, self._promised, self._proposal = State.PROMISED, (message.ballot, peer), message
         self._ballot = max(self._ballot, message.ballot)
         self._waiting_for = None
         self._asked_at = now
-        self._accepted.append((peer, message.ballot, message.nonce, message.halvings, message.members))
+        self.owing.pop(peer, None)
+        if self._turns.is_other(peer):
+            self._others.add(peer)
+        if len(self._accepted) == MAX_ACCEPTED:
+            self._offered.pop(self._accepted[0], None)
+        offer = offer_of(message, peer)
+        self._accepted.append(offer)
+        self._offered[offer] = message.shares
         accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
         return [*effects, Send(peer, accept), *self._fire(now + self.config.answer_wait)]
 
+    def handle_unheard(self, peer: PeerId, message: Unheard) -> Effects:
+        """A member of the group we offered asks for the words that it follows from."""
+        proposal, ours = self._proposal, (self._ballot, self._nonce)
+        if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours or proposal is None:
+            return []
+        if peer not in self._members() or peer in self._answered:
+            return []
+        self._answered.add(peer)
+        words = tuple(
+            Signed(member, self.ready[member], self._sealed.get(member, b""))
+            for member in named_by(proposal.members, message.members)
+            if member in self.ready and member != self.me
+        )
+        return [Send(peer, Shown(self.round, words)), Send(peer, proposal)]
+
+    def handle_shown(self, peer: PeerId, message: Shown) -> Effects:
+        """A convener shows what members of its group said."""
+        if peer not in self._questions and (self._promised is None or self._promised[1] != peer):
+            return []
+        self._shown_by, self._shown_ready, self._shown_accepts = peer, {}, {}
+        for each in message.words:
+            word = each.message
+            if isinstance(word, Accept):
+                self._shown_accepts[each.author] = each
+            elif (word.round, word.base) == (self.round, self.base):
+                self._shown_ready[each.author] = word
+        return []
+
     def handle_decline(self, peer: PeerId, message: Decline, now: float) -> Effects:
         """A member of the group we offered is promised to another, or our convener is."""
-        if self.config.share == 1.0:
-            # Where all see all, two conveners of one group have met, and the better proposal is on its way.
-            return []
         if self.state is State.PROMISED and self._promised == (message.ballot, peer):
             self.state, self._promised = State.WAITING, None
-            self.mute.add(peer)
+            self._pass_over(peer)
             return self._evaluate(now)
         ours = (self._ballot, self._nonce)
         if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours:
@@ -270,10 +398,26 @@ class Matchmaking:
         if peer not in self._members() - {self.me}:
             return []
         self._accepts.pop(peer, None)
-        self.declined.add(peer)
-        return self._go_on_without_declined(now)
+        if self.config.share < 1.0:
+            self.declined.add(peer)
+            return self._go_on_without_declined(now)
+        # Where all see all, two conveners of one group have met, and the better proposal is on its way.
+        self._reluctant.add(peer)
+        if 2 * len(self._reluctant & self._members()) < len(self._members()) - 1:
+            return []
+        return self._yield_turn(now)
 
-    def handle_accept(self, peer: PeerId, message: Accept, now: float) -> Effects:
+    def _yield_turn(self, now: float) -> Effects:
+        """Let others convene: by the order of our members it is not our turn."""
+        assert self._proposal is not None
+        gone = Decline(self.round, self._proposal.ballot, self._nonce)
+        told = [Send(peer, gone) for peer in sorted(self._accepts.keys() - {self.me})]
+        self._ballot += 1
+        self.state, self._waiting_for = State.WAITING, None
+        self.mute.add(self.me)
+        return [*told, *self._evaluate(now)]
+
+    def handle_accept(self, peer: PeerId, message: Accept, now: float, sealed: bytes = b"") -> Effects:
         """A member joins the group we offered."""
         ours = (self._ballot, self._nonce)
         if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours:
@@ -281,15 +425,18 @@ class Matchmaking:
         if peer not in self._members():
             return []
         self._accepts[peer] = message.linked
+        self._words[peer] = Signed(peer, message, sealed)
         self.declined.discard(peer)
+        self._reluctant.discard(peer)
         return self._commit_if_complete(now) or self._go_on_without_declined(now)
 
     def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """A group stands: ours, if we accepted it."""
-        offer = (message.convener, message.ballot, message.nonce, message.halvings, message.members)
+        offer = offer_of(message, message.convener)
         is_ours = offer in self._accepted
         if not is_ours and peer == message.convener and offer[:2] in (known[:2] for known in self._accepted):
             # It offered us another group under this ballot, so this is none. The one it offered may stand.
+            self.faults.append((peer, OTHER_GROUP))
             return []
         if message.base != self.base or not self._is_sound(message.convener, message.members, message.shares):
             return self._taken_elsewhere(peer, message, now)
@@ -301,6 +448,11 @@ class Matchmaking:
             gone = Abandon(found.id, 0)
             effects: Effects = [Send(other, gone) for other in message.members if other != self.me]
             return effects if self.group is not None else effects + self.withdraw(peer, now)
+        if not self._keeps_to_offer(message, offer):
+            if peer == message.convener:
+                self.faults.append((peer, OTHER_GROUP))
+            return []
+        self._proof = tuple(self._shown_accepts.values())
         return self._form(message, now)
 
     def matches(self, group: bytes) -> bool:
@@ -312,7 +464,7 @@ class Matchmaking:
 
     def ask_about_group(self, peer: PeerId, now: float) -> Effects:
         """Ask a peer that is at an exchange already: its group may be ours, if our convener died."""
-        is_ours = any(peer in members for *_, members in self._accepted)
+        is_ours = any(peer in offer[-1] for offer in self._accepted)
         if self.state is not State.WAITING or not is_ours or peer in self._asked:
             return []
         self._asked.add(peer)
@@ -326,7 +478,74 @@ class Matchmaking:
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _is_turn_of(self, peer: PeerId, members: tuple[PeerId, ...]) -> bool:
+        """Tell whether nobody may convene before a peer, as far as we know."""
+        if not self._may_convene(peer):
+            return False
+        # Whom it leaves out where there are several groups may be in another.
+        rivals = set(members) & self.ready.keys() if self.config.several else self._known()
+        return not any(self._precedes(other, peer) for other in rivals)
+
+    def _precedes(self, other: PeerId, peer: PeerId) -> bool:
+        if other == peer or other in self.mute or not self._may_convene(other):
+            return False
+        if other == self.me and (self.state is State.PROMISED or not self._is_enough()):
+            return False
+        return self._turns.is_before(other, peer)
+
+    def _may_convene(self, peer: PeerId) -> bool:
+        if peer in self._standing.muted:
+            return False
+        return not self._turns.is_other(peer) or self._others <= {peer}
+
+    def _pass_over(self, convener: PeerId) -> None:
+        """Let others convene: it had its turn."""
+        self.mute.add(convener)
+        if self._turns.is_other(convener):
+            self._others.add(convener)
+
+    def _call(self, peer: PeerId, now: float) -> Effects:
+        """Wait for nobody else, since a peer that may convene waits no longer."""
+        if peer not in self._standing.supporters or self.state is not State.WAITING:
+            return []
+        self._is_called = True
+        return self._evaluate(now)
+
+    def _objection(self, convener: PeerId, message: Propose) -> str | None:
+        """Return why a proposal is not what follows from the words of its members."""
+        members = set(message.members)
+        ready = {**self.ready, **(self._shown_ready if self._shown_by == convener else {})}
+        if not members <= ready.keys():
+            return NOT_DERIVED
+        if message.shares != derived_shares(message.members, ready, self.config.most):
+            return NOT_DERIVED
+        held = self.ready.keys() - {self.me}
+        if not self.config.several and leaves_out_most(members, self._standing.supporters, held):
+            return LEAVES_OUT
+        return None
+
+    def _keeps_to_offer(self, message: Commit, offer: Offer) -> bool:
+        """Tell whether a commit gives the shares that we accepted, but for links that are missing."""
+        words = [each.message for each in self._shown_accepts.values()]
+        if self._shown_by != message.convener:
+            words = []
+        ours = (message.ballot, message.nonce)
+        masks = {
+            author: word.linked
+            for author, word in zip(self._shown_accepts, words, strict=False)
+            if isinstance(word, Accept) and (word.ballot, word.nonce) == ours
+        }
+        masks[self.me] = self._links_to(message.members)
+        return keeps_to(message, self._offered.get(offer, message.shares), masks)
+
+    def _tell_commit(self, peer: PeerId) -> Effects:
+        """Tell a peer which group stands, and why some reduce nothing."""
+        assert self._commit is not None
+        proof: Effects = [Send(peer, Shown(self.round, self._proof))] if self._proof else []
+        return [*proof, Send(peer, self._commit)]
+
     def _tell_ready(self, peers: frozenset[PeerId], now: float) -> Effects:
+        self._told |= peers
         ready = msgspec.structs.replace(self.ready[self.me], wait=max(0.0, self._go_at - now))
         return [Send(peer, ready) for peer in sorted(peers)]
 
@@ -356,7 +575,8 @@ class Matchmaking:
         """Someone we proposed to shows a group without us: they are taken for this round."""
         if self.me in message.members or self.state is State.FORMED or peer not in message.members:
             return []
-        taken = set(message.members)
+        is_trusted = self.config.several or peer in self._standing.supporters
+        taken = set(message.members) if is_trusted else {peer}
         for member in taken:
             self.ready.pop(member, None)
         self.expected -= taken
@@ -373,19 +593,21 @@ class Matchmaking:
         candidates = self._candidates()
         awaited = self.expected - self.silent
         everyone = len(awaited & self.ready.keys()) >= self.config.share * len(awaited)
-        self._met |= self.ready.keys()
+        enough = self._is_enough()
         if len(candidates) < self.config.company:
             self._waiting_for = None
             return self._fire(INFINITY)
-        enough = len(candidates) >= self.config.quorum and len(self._met) >= self.config.wait_for
-        overdue = now >= self._go_at and enough
+        overdue = (now >= self._go_at or self._is_called) and enough
         if not ((everyone and enough) or overdue or now >= self._give_up_at):
             self._waiting_for = None
             return self._fire(self._go_at if enough and now < self._go_at else self._give_up_at)
         groups = deal(candidates, self.round, self.config.group_size)
         members = next(group for group in groups if self.me in group)
-        able = [peer for peer in members if peer == self.me or peer not in self.mute]
-        convener = min(able, key=self._turn)
+        able = [peer for peer in members if peer not in self.mute and self._may_convene(peer)]
+        if not able:
+            self._waiting_for = None
+            return self._fire(now + self.config.answer_wait)
+        convener = min(able, key=self._turns.place)
         if convener == self.me and len(members) == 1 and self.declined and now < self._give_up_at:
             # Rather than alone, with those whose own groups do not come about.
             self._waiting_for = None
@@ -399,55 +621,57 @@ class Matchmaking:
             return self._fire(max(now + self.config.answer_wait, self._go_at if reaches_more else 0.0))
         return []
 
-    def _turn(self, peer: PeerId) -> tuple[int, bytes]:
-        """Return when it is a peer's turn to convene: who reaches most first, since it leaves out nobody."""
-        return self.ready[peer].unreached, rank(self.run, self.round, peer)
+    def _is_enough(self) -> bool:
+        """Tell whether those that are ready are as many as we need to go on."""
+        self._met |= self.ready.keys()
+        return len(self._candidates()) >= self.config.quorum and len(self._met) >= self.config.wait_for
+
+    def _known(self) -> AbstractSet[PeerId]:
+        return self.ready.keys() - self.silent - self.declined
 
     def _candidates(self) -> list[PeerId]:
-        known = self.ready.keys() - self.silent - self.declined
-        return sorted(known, key=lambda peer: place(self.run, peer))
+        return sorted(self._known(), key=lambda peer: place(self.run, peer))
 
     def _propose(self, members: list[PeerId], now: float) -> Effects:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
-        shares = shares_by([self.ready[member].uplink for member in members])
+        shares = derived_shares(members, self.ready, self.config.most)
         self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
         self._accepts = {self.me: self._links_to(tuple(members))}
+        for each in (self._words, self._reluctant, self._answered):
+            each.clear()
         self.state = State.PROPOSING
         self._asked_at = now
         self._waiting_for = None
-        effects: Effects = [Send(peer, self._proposal) for peer in members if peer != self.me]
+        # A peer that does not know that we are ready takes no proposal of ours.
+        effects = self._tell_ready(frozenset(members) - self._told - {self.me}, now)
+        effects += [Send(peer, self._proposal) for peer in members if peer != self.me]
         return effects + self._fire(now + self.config.answer_wait) + self._commit_if_complete(now)
 
     def _commit_if_complete(self, now: float) -> Effects:
         if self._proposal is None or self._accepts.keys() != set(self._proposal.members):
             return []
-        proposal = msgspec.structs.replace(self._proposal, shares=self._shares_by_links(self._proposal))
-        commit = self._as_commit(proposal, self.me)
+        members = self._proposal.members
+        # We have heard from all.
+        masks = {peer: mask for peer, mask in self._accepts.items() if peer != self.me}
+        shares = without_links(self._proposal, self.me, masks)
+        commit = self._as_commit(msgspec.structs.replace(self._proposal, shares=shares), self.me)
+        if shares != self._proposal.shares:
+            linked = mask_of(members, set(members))
+            self._proof = tuple(word for peer, word in self._words.items() if masks[peer] != linked)
+        self._commit = commit
         # Those that are not in it are told too: its members are taken.
-        told = dict.fromkeys((*commit.members, *sorted(self.ready.keys() - self.silent)))
-        effects: Effects = [Send(peer, commit) for peer in told if peer != self.me]
+        others = dict.fromkeys((*members, *sorted(self.ready.keys() - self.silent)))
+        effects: Effects = []
+        for peer in others:
+            if peer in members and peer != self.me:
+                effects += self._tell_commit(peer)
+            elif peer != self.me:
+                effects.append(Send(peer, commit))
         return effects + self._form(commit, now)
 
     def _links_to(self, members: tuple[PeerId, ...]) -> bytes:
         mask = sum(1 << i for i, peer in enumerate(members) if peer == self.me or peer in self._linked)
         return mask.to_bytes(8, "big")
-
-    def _shares_by_links(self, proposal: Propose) -> tuple[int, ...]:
-        """Return the shares, without those of members that lack a link to another."""
-        everyone = (1 << len(proposal.members)) - 1
-        masks = [int.from_bytes(self._accepts[peer], "big") for peer in proposal.members]
-        reached = everyone
-        for mask in masks:
-            reached &= mask
-        # The convener itself has heard from all.
-        shares = tuple(
-            share if peer == self.me or (reached >> i & 1 and mask & everyone == everyone) else 0
-            for i, (peer, share, mask) in enumerate(
-                zip(proposal.members, proposal.shares, masks, strict=True)
-            )
-        )
-        # However slow its line is: if nobody had a share, all would count alike.
-        return shares if any(shares) else tuple(int(peer == self.me) for peer in proposal.members)
 
     def _form(self, commit: Commit, now: float) -> Effects:
         if len(commit.members) > 1:
@@ -459,7 +683,9 @@ class Matchmaking:
 
     def _group_of(self, commit: Commit) -> Group:
         chunk_numel = self.config.max_chunk_numel >> commit.halvings
-        return Group(group_id(self.run, commit), commit.round, commit.members, commit.shares, chunk_numel)
+        newcomers = frozenset(named_by(commit.members, commit.newcomers))
+        id_ = group_id(self.run, commit)
+        return Group(id_, commit.round, commit.members, commit.shares, chunk_numel, newcomers)
 
     def _as_commit(self, proposal: Propose, convener: PeerId) -> Commit:
         return Commit(
@@ -471,6 +697,7 @@ class Matchmaking:
             proposal.members,
             proposal.shares,
             proposal.halvings,
+            proposal.newcomers,
         )
 
     def _is_sound(self, convener: PeerId, members: tuple[PeerId, ...], shares: tuple[int, ...]) -> bool:
@@ -482,9 +709,13 @@ class Matchmaking:
         )
 
     def _is_better(self, key: tuple[int, PeerId], other: tuple[int, PeerId]) -> bool:
+        if key[1] != other[1] and self._turns.is_before(key[1], other[1]):
+            return True
+        if key[1] != other[1] and self._turns.is_before(other[1], key[1]):
+            return False
         if key[0] != other[0]:
             return key[0] > other[0]
-        return rank(self.run, self.round, key[1]) <= rank(self.run, self.round, other[1])
+        return self._turns.rank(key[1]) <= self._turns.rank(other[1])
 
     def _members(self) -> set[PeerId]:
         return set(self._proposal.members) if self._proposal is not None else set()

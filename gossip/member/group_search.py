@@ -20,6 +20,7 @@ from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import UplinkEstimate
 from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig
+from shoal.gossip.matchmaking.turns import Standing
 from shoal.gossip.membership.dial_plan import DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
@@ -58,6 +59,9 @@ class GroupSearch:
         """Whether to search anew: links, deadlines and whom we wait for are of when we were left alone."""
         self.early: dict[PeerId, tuple[Ready, float]] = {}
         """Who is ready for our round or the next, and until when they wait."""
+        self._sealed: dict[PeerId, bytes] = {}
+        """Their words, as they came."""
+        self._linked_before: frozenset[PeerId] = frozenset()
         self.ready_wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self.answer_wait = Deadline(min(2.0, patience), floor=0.5)
         self.uplink = UplinkEstimate()
@@ -80,7 +84,9 @@ class GroupSearch:
     def new_round(self, now: float) -> Effects:
         """A round has begun: forget who was ready for an earlier one."""
         self.early = {peer: early for peer, early in self.early.items() if early[0].round >= self._view.round}
+        self._sealed = {peer: sealed for peer, sealed in self._sealed.items() if peer in self.early}
         self._hurry_at = INFINITY
+        self._linked_before = frozenset(self._view.table.connected)
         effects: Effects = [SetTimer(INFINITY, Timer.FINISH_EARLY)]
         for ready, until in self.early.values():
             effects += self._hurry(ready, until, now)
@@ -106,6 +112,8 @@ class GroupSearch:
             self.uplink.rate,
             view.unreached(now),
             past,
+            self._standing(now),
+            self._sealed,
         )
         return self.search.begin(view.expected(now), early, now)
 
@@ -115,8 +123,8 @@ class GroupSearch:
 
     # --- events -----------------------------------------------------------------------------------
 
-    def ready(self, peer: PeerId, message: Ready, now: float) -> Effects:
-        """A peer is ready, for our round or another."""
+    def ready(self, peer: PeerId, message: Ready, now: float, head: bytes = b"") -> Effects:
+        """A peer is ready, for our round or another; `head`: as it came."""
         view = self._view
         if message.round < view.round or view.phase is Phase.FINISHED:
             # It is behind, and seeks a round that is over: our record says so.
@@ -125,6 +133,7 @@ class GroupSearch:
         if is_far or not view.admission.may_group(peer, now) or len(self.early) > MAX_EARLY:
             return []
         self.early[peer] = (message, now + message.wait)
+        self._sealed[peer] = head[1:]
         if not view.is_mine(message):
             return []
         if view.phase is Phase.WORKING:
@@ -139,14 +148,16 @@ class GroupSearch:
             return search.handle_ready(peer, message, now)
         return []
 
-    def handle(self, peer: PeerId, message: Negotiation, now: float) -> Effects:
-        """Take another message of matchmaking."""
+    def handle(self, peer: PeerId, message: Negotiation, now: float, head: bytes = b"") -> Effects:
+        """Take another message of matchmaking; `head`: as it came."""
         search = self.search
         if search is None or message.round != self._view.round:
             return []
         if not self._view.admission.may_group(peer, now):
             return []
-        return search.handle(peer, message, now)
+        effects = search.handle(peer, message, now, head[1:])
+        self._count_refused(search)
+        return effects
 
     def moved(self, peer: PeerId, presence: Presence, now: float) -> Effects:
         """Do not count on a peer that was ready for a round in which it is no more."""
@@ -154,12 +165,14 @@ class GroupSearch:
         if early is None or (presence.phase == "working" and presence.round == early[0].round):
             return []
         del self.early[peer]
+        self._sealed.pop(peer, None)
         search = self.under_way
         return search.withdraw(peer, now) if search is not None else []
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """A link is gone."""
         self.early.pop(peer, None)
+        self._sealed.pop(peer, None)
         search = self.under_way
         return search.lost(peer, now) if search is not None else []
 
@@ -225,6 +238,17 @@ class GroupSearch:
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _standing(self, now: float) -> Standing:
+        """Return what we know of our peers."""
+        # In the first round of a node nobody was linked before it.
+        before = self._linked_before or frozenset(self._view.table.connected)
+        return Standing(linked_before=before)
+
+    def _count_refused(self, search: Matchmaking) -> None:
+        for reason in search.refused.elements():
+            self._view.admission.count(reason)
+        search.refused.clear()
+
     def _config(self) -> MatchmakingConfig:
         view, spec = self._view, self._view.spec
         assert spec is not None
@@ -243,6 +267,7 @@ class GroupSearch:
             answer_wait=self.answer_wait.seconds(),
             patience=patience,
             max_chunk_numel=spec.max_chunk_numel,
+            several=view.states_differ() or len(view.linked_trainers()) >= spec.group_size,
         )
 
     def _hurry(self, ready: Ready, until: float, now: float) -> Effects:

@@ -90,6 +90,8 @@ from shoal.gossip.messages import (
     Record,
     Records,
     Settle,
+    Shown,
+    Unheard,
     Wait,
     Want,
 )
@@ -411,9 +413,9 @@ class Member:
             case Describe():
                 return self.run_mismatch.handle(peer, message)
             case Ready():
-                return self.group_search.ready(peer, message, now)
-            case Propose() | Accept() | Decline() | Commit():
-                return self.group_search.handle(peer, message, now)
+                return self.group_search.ready(peer, message, now, event.head)
+            case Propose() | Accept() | Decline() | Commit() | Unheard() | Shown():
+                return self.group_search.handle(peer, message, now, event.head)
             case Want():
                 return self.serving.want(peer, message, now)
             case Fetch():

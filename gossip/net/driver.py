@@ -86,7 +86,7 @@ class Driver:
             match event:
                 case FrameReceived():
                     message = self.codec.decode(event.peer, event.head, len(event.data))
-                    self.command(Received(event.peer, message, event.data))
+                    self.command(Received(event.peer, message, event.data, event.head))
                 case Announced():
                     record = self.codec.open_record(event.sealed)
                     self.command(Received(event.via, self.member.heard(record)))

@@ -25,11 +25,12 @@ PRESENCE = Presence(RUN, "run", 7, HASH, BASE, "working", 12.0, (f"/ip4/192.0.2.
 SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Leave(),
     messages.Describe(b"spec"),
-    messages.Ready(7, BASE, 300, 1.5, 2),
-    messages.Propose(7, BASE, 1, 12345, (ME, OTHER), (1, 2)),
+    messages.Ready(7, BASE, 300, 1.5, 2, True),
+    messages.Propose(7, BASE, 1, 12345, (ME, OTHER), (1, 2), 3, MASK),
     messages.Accept(7, 1, 12345, MASK),
     messages.Decline(7, 1, 12345),
-    messages.Commit(7, BASE, 1, 12345, ME, (ME, OTHER), (1, 2)),
+    messages.Commit(7, BASE, 1, 12345, ME, (ME, OTHER), (1, 2), 3, MASK),
+    messages.Unheard(7, 1, 12345, MASK),
     messages.Yield(GROUP, 0, 2, 1),
     messages.Claim(GROUP, 0, 2, 1),
     messages.Alive(GROUP, 0),
@@ -53,6 +54,8 @@ BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Chunk(HASH, 70000),
     messages.Push(1 << 50, 5, 70000, 0.75),
 )
+OPENED_KINDS: tuple[messages.Message, ...] = (messages.SealedWords(7, (b"sealed",)),)
+"""What is made of words that are opened one by one."""
 BODIES = {
     "Push": "95a450757368cf000400000000000005ce00011170cb3fe8000000000000",
     "Settle": "92a6536574746c65cf0004000000000000",
@@ -60,24 +63,26 @@ BODIES = {
     "Leave": "91a54c65617665",
     "Describe": "92a84465736372696265c40473706563",
     "Ready": (
-        "96a5526561647907c4206262626262626262626262626262626262626262626262626262626262626262cd012ccb3ff8"
-        "00000000000002"
+        "97a5526561647907c4206262626262626262626262626262626262626262626262626262626262626262cd012ccb3ff8"
+        "00000000000002c3"
     ),
     "Propose": (
-        "98a750726f706f736507c420626262626262626262626262626262626262626262626262626262626262626201cd3039"
+        "99a750726f706f736507c420626262626262626262626262626262626262626262626262626262626262626201cd3039"
         "92d934313244334b6f6f574134586f70314a6154334d487877594d6b436570597376346950566f704d5877437a356948"
         "59644266655342d934313244334b6f6f574a315473696a48374835463734686641443558697368517a337378726d4174"
-        "5659333747744e64394371596692010200"
+        "5659333747744e64394371596692010203c4080000000000000005"
     ),
     "Decline": "94a74465636c696e650701cd3039",
     "Accept": "95a64163636570740701cd3039c4080000000000000005",
     "Commit": (
-        "99a6436f6d6d697407c420626262626262626262626262626262626262626262626262626262626262626201cd3039d9"
+        "9aa6436f6d6d697407c420626262626262626262626262626262626262626262626262626262626262626201cd3039d9"
         "34313244334b6f6f574134586f70314a6154334d487877594d6b436570597376346950566f704d5877437a3569485964"
         "426665534292d934313244334b6f6f574134586f70314a6154334d487877594d6b436570597376346950566f704d5877"
         "437a35694859644266655342d934313244334b6f6f574a315473696a48374835463734686641443558697368517a3373"
-        "78726d41745659333747744e64394371596692010200"
+        "78726d41745659333747744e64394371596692010203c4080000000000000005"
     ),
+    "Unheard": ("95a7556e68656172640701cd3039c4080000000000000005"),
+    "SealedWords": ("93ab5365616c6564576f7264730791c4067365616c6564"),
     "Yield": "95a55969656c64c41067676767676767676767676767676767000201",
     "Claim": "95a5436c61696dc41067676767676767676767676767676767000201",
     "Alive": "93a5416c697665c4106767676767676767676767676767676700",
@@ -152,7 +157,7 @@ def signed(kind: str, body: bytes, **changes: Any) -> bytes:
 # --- golden vectors -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [*SIGNED_KINDS, *BULK_KINDS], ids=name)
+@pytest.mark.parametrize("message", [*SIGNED_KINDS, *BULK_KINDS, *OPENED_KINDS], ids=name)
 def test_every_kind_has_its_golden_body(message: messages.Message) -> None:
     assert encode(message).hex() == BODIES[name(message)]
 
@@ -188,6 +193,39 @@ def test_records_of_others_are_handed_on_as_their_authors_sealed_them() -> None:
         (ME, 55, PRESENCE, 2.5),
     ]
     assert found.records[1][0].sealed == RECORD
+
+
+def sealed_ready(run: bytes = RUN) -> bytes:
+    """Return what a peer signed when it was ready, as who shows it has kept it."""
+    return codec(OTHER_KEY, run=run).encode(messages.Ready(7, BASE))[1:]
+
+
+def test_words_about_a_group_are_shown_as_their_authors_sealed_them() -> None:
+    words = tuple(
+        messages.Signed(OTHER, word, codec(OTHER_KEY).encode(word)[1:])
+        for word in (messages.Ready(7, BASE, 300), messages.Accept(7, 1, 12345, MASK))
+    )
+    shown = messages.Shown(7, words)
+    assert codec(OTHER_KEY).decode(ME, codec().encode(shown), 0) == shown
+
+
+@pytest.mark.parametrize(
+    ("sealed", "reason"),
+    [
+        (sealed_ready()[:-1] + b"!", "bad envelope"),
+        (sealed_ready(run=HASH), "other run"),
+        (RECORD, "malformed message"),
+        (codec().encode(messages.Decline(7, 1, 12345))[1:], "kind does not match"),
+        (bytes(messages.MAX_WORD_BYTES + 1), "malformed message"),
+    ],
+)
+def test_a_word_that_its_author_did_not_sign_for_this_run_is_not_shown(sealed: bytes, reason: str) -> None:
+    assert refusal(signed("SealedWords", encode(messages.SealedWords(7, (sealed,))))) == reason
+
+
+def test_no_more_words_are_opened_than_a_group_has_members() -> None:
+    words = (sealed_ready(),) * (messages.MAX_GROUP + 1)
+    assert refusal(signed("SealedWords", encode(messages.SealedWords(7, words)))) == "malformed message"
 
 
 def test_a_record_is_opened_once_however_often_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -42,6 +43,7 @@ MAX_STARVED: Final = 3
 MESSAGES_PER_SECOND: Final = 4.0
 """From one peer to another, when nothing happens but beats and waiting."""
 COMPANY: Final = "nothing is made alone by who had company"
+IN_TURN: Final = "a proposal out of turn forms no group"
 MESSAGES_PER_EXCHANGE: Final = 40
 """From one peer to another; a vector here has at most thirteen chunks."""
 
@@ -157,6 +159,10 @@ class Oracle:
         lines = [self.line((other.member.round, other.member.state)) for other in self.sim.trainers()]
         if lines and self.acknowledged:
             self.acknowledged &= set().union(*lines)
+
+    def accepted(self, node: SimNode, convener: PeerId) -> None:
+        """A member promised itself to a group."""
+        check_turn(self, node, convener)
 
     def joined(self, node: SimNode) -> None:
         """A member is in another exchange now, or in none."""
@@ -360,6 +366,32 @@ def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mea
     if not np.allclose(exact / total, mean[lo:hi], rtol=1e-4, atol=1e-4):
         oracle.violate("a mean is the exact weighted mean of its contributors", f"{lo}:{hi} of {members}")
     seen.believed[key] = data
+
+
+def check_turn(oracle: Oracle, node: SimNode, convener: PeerId) -> None:
+    """A group is offered by a peer that is ready, and whose turn it is for who accepts it."""
+    search = node.member.group_search.search
+    assert search is not None
+    standing, config = search._standing, search.config
+    if convener not in search.ready:
+        oracle.violate(IN_TURN, f"{node.me} accepted {convener}, which is not ready")
+        return
+    if config.several:
+        return
+
+    def key(peer: PeerId) -> tuple[int, bytes]:
+        text = search.run + search.round.to_bytes(8, "big") + peer.encode()
+        return search.ready[peer].unreached, blake2b(text, digest_size=8).digest()
+
+    passed = search.mute | search.silent | search.declined | standing.muted | {node.me, convener}
+    earlier = (standing.colleagues or standing.supporters) & search.ready.keys() - passed
+    is_stranger = convener not in standing.supporters | standing.nearly
+    if standing.colleagues and is_stranger and earlier:
+        oracle.violate(IN_TURN, f"{node.me} accepted the stranger {convener} before {sorted(earlier)}")
+    has_same_place = is_stranger == (not standing.colleagues and is_stranger)
+    better = [peer for peer in earlier if has_same_place and key(peer) < key(convener)]
+    if better and not any(search.ready[peer].has_colleagues for peer in search.ready):
+        oracle.violate(IN_TURN, f"{node.me} accepted {convener} before {better}")
 
 
 def check_mass(oracle: Oracle) -> None:

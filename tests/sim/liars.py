@@ -7,6 +7,12 @@
     absurd      claims a round far ahead            sybil    vouches for a crowd that does not exist
     babble      well-formed nonsense of every kind  twins    commits several groups at once
 
+Others convene groups of their own making, and finish them:
+
+    convene     of one peer and itself, and owns it all     ghosts   the same, with members that do not exist
+    takes-all   of everyone, and owns it all                leaves   of half of those that are there
+    promises    of everyone, and then says nothing          greedy   claims a line that carries all parts
+
 All of it passes the wire's bounds: what does not is refused there, and tested there.
 """
 
@@ -21,7 +27,8 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
-from shoal.gossip.events import Send
+from shoal.gossip.events import Received, Send
+from shoal.gossip.matchmaking.matchmaking import group_id
 
 if TYPE_CHECKING:
     from sim.node import SimNode
@@ -37,6 +44,10 @@ def tell_lies(sim: Sim, node: SimNode, how: str) -> None:
         return
     sim.oracle.lies_told = True
     node.lie = _LIES.get(how, _honest)
+    if how in _CONVENERS:
+        liar = _CONVENERS[how](sim, node)
+        node.ear = liar.hear
+        _babble_on(sim, node, node.life, liar.say)
     if how in _EXTRAS:
         _babble_on(sim, node, node.life, _EXTRAS[how])
 
@@ -44,7 +55,7 @@ def tell_lies(sim: Sim, node: SimNode, how: str) -> None:
 def stop_lying(sim: Sim, node: SimNode) -> None:
     """Let a node be honest again, with a new life."""
     sim.oracle.liars[node.me] -= 1
-    node.lie = None
+    node.lie = node.ear = None
     if node.is_alive:
         sim.crashed(node)
     sim.started(node)
@@ -217,6 +228,122 @@ def _twins(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
     ]
 
 
+def _greedy(node: SimNode, effect: Send) -> list[Send]:
+    if not isinstance(effect.message, m.Ready):
+        return [effect]
+    return [Send(effect.peer, msgspec.structs.replace(effect.message, uplink=1 << 30))]
+
+
+# --- groups of their own making -----------------------------------------------------------------------
+
+
+class Convener:
+    """Offers groups in which it owns everything, and gives zeros for a mean."""
+
+    commits = True
+
+    def __init__(self, sim: Sim, node: SimNode) -> None:
+        """Nothing is offered yet."""
+        self.sim, self.node = sim, node
+        self._offers: dict[int, m.Propose] = {}
+        self._accepts: dict[int, set[PeerId]] = {}
+        self._groups: dict[bytes, tuple[PeerId, ...]] = {}
+
+    def members(self, peer: PeerId) -> list[PeerId]:
+        """Return whom it offers a group to."""
+        return [peer]
+
+    def ghosts(self) -> list[PeerId]:
+        """Return members that nobody knows."""
+        return []
+
+    def say(self, sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
+        """Say that it is ready, and offer a group, for the round of a peer."""
+        entry = node.member.table.get(peer)
+        if entry is None or not node.member.run:
+            return []
+        presence, others = entry.presence, self.members(peer)
+        base = bytes(32) if sim.scenario.mergeable else presence.state
+        members = tuple(sorted({node.me, *others, *self.ghosts()}))
+        shares = tuple(int(member == node.me) for member in members)
+        nonce = node.dice.randrange(1 << 53)
+        offer = m.Propose(presence.round, base, node.dice.randrange(3), nonce, members, shares)
+        if len(self._offers) > 100:
+            self._offers.clear()
+        self._offers[nonce], self._accepts[nonce] = offer, {node.me, *self.ghosts()}
+        ready = m.Ready(presence.round, base)
+        return [Send(other, said) for other in others for said in (ready, offer)]
+
+    def hear(self, event: Received) -> bool:
+        """Take the answers to its offers, and what is sent into its groups."""
+        peer, message = event.peer, event.message
+        match message:
+            case m.Accept(nonce=nonce) if nonce in self._offers:
+                self._accepts[nonce].add(peer)
+                if self.commits and self._accepts[nonce] >= set(self._offers[nonce].members):
+                    self._commit(self._offers.pop(nonce))
+            case m.Unheard(nonce=nonce) if nonce in self._offers:
+                self._show(peer, self._offers[nonce])
+            case m.Part(group=group) if group in self._groups:
+                everyone = ((1 << len(self._groups[group])) - 1).to_bytes(8, "big")
+                head = (message.group, message.index, message.part, message.chunk, message.ballot)
+                self._say(peer, m.Reduced(*head, everyone), bytes(len(event.data)))
+            case m.Done(group=group) if group in self._groups:
+                self._say(peer, message)
+            case m.Exchange(group=group):
+                return group in self._groups
+            case _:
+                return False
+        return True
+
+    def _show(self, peer: PeerId, offer: m.Propose) -> None:
+        early = self.node.member.group_search.early
+        words = [m.Signed(name, early[name][0]) for name in offer.members if name in early]
+        self._say(peer, m.Shown(offer.round, tuple(words)))
+        self._say(peer, offer)
+
+    def _commit(self, offer: m.Propose) -> None:
+        head = (offer.round, offer.base, offer.ballot, offer.nonce, self.node.me)
+        commit = m.Commit(*head, offer.members, offer.shares)
+        self._groups[group_id(self.node.member.run, commit)] = offer.members
+        for member in offer.members:
+            if member in self.sim.nodes and member != self.node.me:
+                self._say(member, commit)
+
+    def _say(self, peer: PeerId, message: Any, data: bytes = b"") -> None:
+        self.sim.send(self.node, Send(peer, message, data))
+
+
+class GhostConvener(Convener):
+    """Fills its groups with members that do not exist, and says that all of them contributed."""
+
+    def ghosts(self) -> list[PeerId]:
+        """Return some."""
+        return [PeerId(f"ghost{number}") for number in range(3)]
+
+
+class AllConvener(Convener):
+    """Offers groups of everyone."""
+
+    def members(self, peer: PeerId) -> list[PeerId]:
+        """Return all that are linked."""
+        return sorted(self.node.linked)
+
+
+class SilentConvener(AllConvener):
+    """Offers groups, and says nothing more."""
+
+    commits = False
+
+
+class LeavingConvener(Convener):
+    """Leaves half of the others out."""
+
+    def members(self, peer: PeerId) -> list[PeerId]:
+        """Return every other peer."""
+        return sorted(self.node.linked)[::2]
+
+
 _LIES: Final[dict[str, Lie]] = {
     "equivocate": _equivocate,
     "wrong": _wrong,
@@ -227,10 +354,19 @@ _LIES: Final[dict[str, Lie]] = {
     "cut": _cut,
     "absurd": _absurd,
     "sybil": _sybil,
+    "greedy": _greedy,
 }
 _EXTRAS: Final[dict[str, Callable[[Any, Any, PeerId], list[Send]]]] = {
     "replay": _replay,
     "babble": _babble,
     "twins": _twins,
 }
-KINDS: Final = (*_LIES, *_EXTRAS)
+_CONVENERS: Final[dict[str, type[Convener]]] = {
+    "convene": Convener,
+    "ghosts": GhostConvener,
+    "takes-all": AllConvener,
+    "promises": SilentConvener,
+    "leaves": LeavingConvener,
+}
+
+KINDS: Final = (*_LIES, *_EXTRAS, *_CONVENERS)

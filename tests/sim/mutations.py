@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pytest
+from sim.checks import IN_TURN
 from sim.runs import CLASSES, EVERYTHING
 
 import shoal.gossip.averaging.all_reduce
@@ -130,7 +131,7 @@ def _reuses_nonces(patch: pytest.MonkeyPatch) -> None:
     honest: Any = Matchmaking.__init__
 
     def init(self: Matchmaking, *arguments: Any) -> None:
-        honest(self, *arguments[:5], 0, arguments[6])
+        honest(self, *arguments[:5], 0, *arguments[6:])
         self._accepted = Whatever()
         self._past = ()
 
@@ -341,6 +342,10 @@ def _takes_nothing_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PushSum, "_handle_applied", handle)
 
 
+def _lets_anybody_convene(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Matchmaking, "_is_turn_of", lambda self, peer, members: True)
+
+
 MUTATIONS: Final = (
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
@@ -354,6 +359,7 @@ MUTATIONS: Final = (
     ),
     Mutation("a member leaves before the others are done", (SURVIVORS, ONE_SWARM), _leaves_early),
     Mutation("a group of an earlier search is joined again", (TWICE,), _reuses_nonces, ("lie",)),
+    Mutation("anybody convenes at any time", (IN_TURN,), _lets_anybody_convene),
     Mutation("the quorum is ignored", ("a mean has its quorum",), _ignores_the_quorum),
     Mutation("who lost its company goes on alone", (COMPANY,), _goes_on_alone, ("crash", "split", "outage")),
     Mutation(

@@ -38,6 +38,7 @@ from shoal.gossip.events import (
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.messages import Accept
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
@@ -303,6 +304,8 @@ class SimNode:
         self.die_in = -1
         """Effects until it dies; negative: it does not."""
         self.lie: Callable[[SimNode, Send], list[Send]] | None = None
+        self.ear: Callable[[Received], bool] | None = None
+        """Of a liar: takes what its member must not hear."""
         self.trainer: SimTrainer | None = None
         self._to_save: Checkpoint | None = None
         self._saving = False
@@ -385,6 +388,8 @@ class SimNode:
         if self.is_frozen:
             self.inbox.append(event)
             return
+        if self.ear is not None and isinstance(event, Received) and self.ear(event):
+            return
         try:
             self.command(event)
         except Died:
@@ -452,6 +457,8 @@ class SimNode:
                     if effect.is_void:
                         continue
                     if self.lie is None:
+                        if type(effect.message) is Accept:
+                            sim.oracle.accepted(self, effect.peer)
                         sim.send(self, effect)
                         continue
                     sim.stale_at = sim.now

@@ -58,4 +58,5 @@ def test_a_dead_or_cancelling_peer_costs_the_others_nothing(role: str) -> None:
         for seen in play(role, fault):
             # Who cancelled is back soon, and its work may be the longest then.
             assert seen.lost < 1.0, fault
-            assert seen.slowdown < 1.2, fault
+            # Local work alone takes up to a fifth longer in one round than in the median.
+            assert seen.slowdown < 1.25, fault

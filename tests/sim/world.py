@@ -290,7 +290,7 @@ class Sim:
             message = self._decode(to, frame)
             if message is None:
                 return
-            frame = Received(frame.peer, message, frame.data)
+            frame = Received(frame.peer, message, frame.data, frame.message)  # type: ignore[arg-type]
         node.hear(frame)
 
     def _decode(self, to: PeerId, frame: Any) -> Any:

@@ -9,8 +9,10 @@ from shoal.gossip.matchmaking.bandwidth import (
     FASTER,
     LEAST_BUSY,
     LEAST_BYTES,
+    MOST,
     PARTS,
     UplinkEstimate,
+    capped,
     load,
     shares_by,
 )
@@ -105,3 +107,21 @@ def test_small_rounds_tell_nothing_of_a_line() -> None:
     assert line.rate == 0
     line.observe(LEAST_BYTES, 100_000.0)
     assert line.rate == 1
+
+
+def test_nobody_reduces_more_than_its_cap_whatever_line_it_claims() -> None:
+    for uplinks in ((1 << 30, 1, 1), (1 << 30, 64, 64, 64, 64), (1000, 1000, 1, 1, 1, 1)):
+        for most in MOST.values():
+            shares = capped(shares_by(uplinks), most)
+            assert max(shares) <= 1.01 * most * sum(shares) / len(shares)
+            assert sum(shares) == pytest.approx(PARTS, abs=len(shares))
+
+
+def test_shares_below_the_cap_stay_as_they_are() -> None:
+    assert capped((1, 1, 1), 1.5) == (1, 1, 1)
+    assert capped((300, 400, 324), 1.5) == (300, 400, 324)
+
+
+def test_what_is_above_the_cap_goes_to_those_that_reduce_anything() -> None:
+    assert capped((924, 100, 0, 0), 1.5) == (384, 384, 128, 128)
+    assert capped((600, 300, 100), 1.5) == (500, 375, 125)

@@ -1,5 +1,6 @@
 """Matchmaking: cores over queues, rule by rule."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,12 +10,18 @@ from core_net import Net, peers
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.grid import deal
-from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig, State, group_id, place, rank
-from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready
+from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig, State, group_id, place
+from shoal.gossip.matchmaking.turns import Standing, rank
+from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready, Shown, Signed, Unheard
 
 RUN, BASE, ROUND = b"r" * 32, b"b" * 32, 7
 READY = Ready(ROUND, BASE)
 CONFIG = MatchmakingConfig(ready_wait=4.0, answer_wait=1.0, patience=10.0)
+
+
+def known(names: Iterable[PeerId]) -> Standing:
+    """Return what a node of a young run knows of peers that were there before the round."""
+    return Standing(linked_before=frozenset(names))
 
 
 class Seekers:
@@ -28,7 +35,9 @@ class Seekers:
             self.net.join(name, self._handler(core), core.timer)
 
     def _core(self, name: PeerId, number: int, config: MatchmakingConfig) -> Matchmaking:
-        return Matchmaking(name, RUN, ROUND, BASE, config, number, self.everyone)
+        return Matchmaking(
+            name, RUN, ROUND, BASE, config, number, self.everyone, standing=known(self.everyone)
+        )
 
     def _handler(self, core: Matchmaking) -> Any:
         kinds: dict[Any, Any] = {
@@ -37,6 +46,8 @@ class Seekers:
             Accept: core.handle_accept,
             Decline: core.handle_decline,
             Commit: core.handle_commit,
+            Unheard: lambda peer, message, _: core.handle_unheard(peer, message),
+            Shown: lambda peer, message, _: core.handle_shown(peer, message),
         }
 
         def handle(peer: PeerId, message: Any, data: Any, now: float) -> Effects:
@@ -66,11 +77,15 @@ def dealt(names: list[PeerId]) -> tuple[PeerId, ...]:
 
 def one(names: list[PeerId], me: int, **changes: Any) -> Matchmaking:
     config = MatchmakingConfig(ready_wait=4.0, answer_wait=1.0, patience=10.0, **changes)
-    return Matchmaking(names[me], RUN, ROUND, BASE, config, 99, set(names))
+    return Matchmaking(names[me], RUN, ROUND, BASE, config, 99, set(names), standing=known(names))
 
 
 def propose(names: list[PeerId], ballot: int = 0, nonce: int = 5) -> Propose:
     return Propose(ROUND, BASE, ballot, nonce, tuple(names), (1,) * len(names))
+
+
+def ready(names: Iterable[PeerId]) -> list[tuple[PeerId, Ready]]:
+    return [(name, READY) for name in names]
 
 
 def sent(effects: Effects, kind: type) -> list[Any]:
@@ -87,7 +102,7 @@ def test_all_that_are_ready_end_in_one_group(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_more_than_fit_in_a_group_are_dealt_into_several(seed: int) -> None:
-    config = MatchmakingConfig(group_size=4, ready_wait=4.0, answer_wait=1.0, patience=10.0)
+    config = MatchmakingConfig(group_size=4, several=True, ready_wait=4.0, answer_wait=1.0, patience=10.0)
     seekers = Seekers(peers(10), config, seed)
     seekers.begin()
     seekers.net.wait(12.0)
@@ -147,14 +162,15 @@ def test_a_member_that_dies_in_the_middle_is_left_out(dies: int) -> None:
     assert {seekers.cores[name].group.members for name in left} == {dealt(left)}  # type: ignore[union-attr]
 
 
-def test_a_peer_promises_itself_to_the_higher_ballot_and_on_a_tie_to_the_lower_hash() -> None:
+def test_a_peer_promises_itself_to_whoever_has_its_turn_before_the_other() -> None:
     names = in_order(4)
     core = one(names, 3)
-    core.begin(names[:3], [], 0.0)
-    assert sent(core.handle_propose(names[1], propose(names), 0.0), Accept)
-    assert sent(core.handle_propose(names[2], propose(names), 0.0), Decline)
-    assert sent(core.handle_propose(names[0], propose(names), 0.0), Accept)
-    assert sent(core.handle_propose(names[2], propose(names, ballot=1), 0.0), Accept)
+    core.begin(names[:3], ready(names[1:3]), 0.0)
+    assert sent(core.handle_propose(names[1], propose(names[1:]), 0.0), Accept)
+    assert sent(core.handle_propose(names[2], propose(names[1:], ballot=1), 0.0), Decline)
+    core.handle_ready(names[0], READY, 0.1)
+    assert sent(core.handle_propose(names[0], propose(names), 0.1), Accept)
+    assert sent(core.handle_propose(names[1], propose(names, ballot=9), 0.1), Decline)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +179,7 @@ def test_a_peer_promises_itself_to_the_higher_ballot_and_on_a_tie_to_the_lower_h
 def test_a_commit_of_another_group_than_was_offered_is_no_commit(lie: dict[str, Any]) -> None:
     names = in_order(3)
     core = one(names, 2)
-    core.begin(names[:2], [(name, READY) for name in names[:2]], 0.0)
+    core.begin(names[:2], ready(names[:2]), 0.0)
     core.handle_propose(names[0], propose(names), 0.1)
     true = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1, 1))
     assert not core.handle_commit(names[0], msgspec.structs.replace(true, **lie), 0.2)
@@ -177,7 +193,7 @@ def test_a_commit_of_another_group_than_was_offered_is_no_commit(lie: dict[str, 
 def test_the_chunk_of_a_group_follows_from_its_commit_and_the_run(halvings: int) -> None:
     names = in_order(2)
     core = one(names, 1, max_chunk_numel=1 << 17)
-    core.begin(names[:1], [], 0.0)
+    core.begin(names[:1], ready(names[:1]), 0.0)
     core.handle_propose(names[0], msgspec.structs.replace(propose(names), halvings=halvings), 0.1)
     commit = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1), halvings)
     core.handle_commit(names[0], commit, 0.2)
@@ -218,8 +234,9 @@ def test_the_others_are_told_how_many_a_peer_does_not_reach() -> None:
 def test_who_promises_itself_to_a_better_convener_tells_the_former() -> None:
     names = in_order(3)
     core = one(names, 2)
-    core.begin(names[:2], [], 0.0)
-    core.handle_propose(names[1], propose(names), 0.0)
+    core.begin(names[:2], ready(names[1:2]), 0.0)
+    core.handle_propose(names[1], propose(names[1:]), 0.0)
+    core.handle_ready(names[0], READY, 0.0)
     declined = sent(core.handle_propose(names[0], propose(names), 0.0), Decline)
     assert [effect.peer for effect in declined] == [names[1]]
 
@@ -227,7 +244,8 @@ def test_who_promises_itself_to_a_better_convener_tells_the_former() -> None:
 def test_a_convener_that_steps_down_tells_its_members() -> None:
     names = in_order(4)
     core = one(names, 1)
-    core.begin(names[2:], [(name, READY) for name in names[2:]], 0.0)
+    core.begin(names[2:], ready(names[2:]), 0.0)
+    core.handle_ready(names[0], READY, 0.1)
     effects = core.handle_propose(names[0], propose(names), 0.1)
     assert core.state is State.PROMISED
     assert {effect.peer for effect in sent(effects, Decline)} == set(names[2:])
@@ -236,7 +254,7 @@ def test_a_convener_that_steps_down_tells_its_members() -> None:
 def test_a_convener_goes_on_without_who_declines_as_soon_as_all_have_answered() -> None:
     names = in_order(4)
     core = one(names, 0, share=0.75)
-    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
+    core.begin(names[1:], ready(names[1:]), 0.0)
     core.handle_accept(names[1], Accept(ROUND, 0, 99, bytes(8)), 0.1)
     assert not core.handle_decline(names[2], Decline(ROUND, 0, 99), 0.1)
     again = sent(core.handle_accept(names[3], Accept(ROUND, 0, 99, bytes(8)), 0.1), Propose)
@@ -246,7 +264,7 @@ def test_a_convener_goes_on_without_who_declines_as_soon_as_all_have_answered() 
 def test_where_all_see_all_a_convener_waits_for_the_better_proposal() -> None:
     names = in_order(4)
     core = one(names, 0)
-    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
+    core.begin(names[1:], ready(names[1:]), 0.0)
     assert not core.handle_decline(names[2], Decline(ROUND, 0, 99), 0.1)
     for name in (names[1], names[3]):
         assert not core.handle_accept(name, Accept(ROUND, 0, 99, bytes(8)), 0.1)
@@ -256,7 +274,7 @@ def test_where_all_see_all_a_convener_waits_for_the_better_proposal() -> None:
 def test_a_word_about_another_ballot_changes_nothing() -> None:
     names = in_order(3)
     core = one(names, 0)
-    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
+    core.begin(names[1:], ready(names[1:]), 0.0)
     assert not core.handle_decline(names[1], Decline(ROUND, 3, 99), 0.1)
     assert not core.handle_accept(names[1], Accept(ROUND, 0, 98, bytes(8)), 0.1)
     assert core.state is State.PROPOSING
@@ -274,7 +292,7 @@ def test_a_peer_whose_convener_steps_down_convenes_or_waits_for_the_next() -> No
 def test_a_group_is_committed_only_after_every_member_has_accepted() -> None:
     names = in_order(3)
     core = one(names, 0)
-    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
+    core.begin(names[1:], ready(names[1:]), 0.0)
     assert not sent(core.handle_accept(names[1], Accept(ROUND, 0, 99, bytes(8)), 0.1), Commit)
     effects = core.handle_accept(names[2], Accept(ROUND, 0, 99, bytes(8)), 0.1)
     assert {effect.peer for effect in sent(effects, Commit)} == set(names[1:])
@@ -283,7 +301,7 @@ def test_a_group_is_committed_only_after_every_member_has_accepted() -> None:
 def test_the_ready_that_are_not_in_a_group_are_told_whom_it_has_taken() -> None:
     names = in_order(4)
     core = one(names, 0, group_size=2)
-    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
+    core.begin(names[1:], ready(names[1:]), 0.0)
     group = next(group for group in deal(dealt(names), ROUND, 2) if names[0] in group)
     partner = next(peer for peer in group if peer != names[0])
     effects = core.handle_accept(partner, Accept(ROUND, 0, 99, bytes(8)), 0.1)
@@ -298,10 +316,13 @@ def test_the_ready_that_are_not_in_a_group_are_told_whom_it_has_taken() -> None:
 def test_a_member_that_finds_itself_committed_twice_abandons_the_second_group_aloud() -> None:
     names = in_order(3)
     core = one(names, 2)
-    core.begin(names[:2], [], 0.0)
+    core.begin(names[:2], ready(names[1:2]), 0.0)
     commits = {}
     for convener, ballot in ((names[1], 0), (names[0], 0)):
-        core.handle_propose(convener, propose(names, ballot), 0.0)
+        core.handle_ready(convener, READY, 0.0)
+        for _ in range(2):
+            core.handle_propose(convener, propose(names, ballot), 0.0)
+            core.handle_shown(convener, Shown(ROUND, tuple(Signed(name, READY) for name in names)))
         commits[convener] = Commit(ROUND, BASE, ballot, 5, convener, tuple(names), (1, 1, 1))
     core.handle_commit(names[1], commits[names[1]], 0.1)
     assert core.group is not None
@@ -312,7 +333,7 @@ def test_a_member_that_finds_itself_committed_twice_abandons_the_second_group_al
 def test_a_group_that_was_never_accepted_is_abandoned() -> None:
     names = in_order(3)
     core = one(names, 2)
-    core.begin(names[:2], [], 0.0)
+    core.begin(names[:2], ready(names[:2]), 0.0)
     commit = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1, 1))
     assert sent(core.handle_commit(names[0], commit, 0.1), Abandon)
     assert core.group is None
@@ -324,7 +345,7 @@ def test_a_group_of_an_earlier_search_is_not_formed_again() -> None:
     commit = Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1))
     past = {group_id(RUN, commit)}
     core = Matchmaking(names[1], RUN, ROUND, BASE, CONFIG, 99, set(names), past=past)
-    core.begin(names[:1], [], 0.0)
+    core.begin(names[:1], ready(names[:1]), 0.0)
     core.handle_propose(names[0], propose(names), 0.0)
     assert not core.matches(group_id(RUN, commit))
     assert sent(core.handle_commit(names[0], commit, 0.1), Abandon)
@@ -335,9 +356,9 @@ def test_who_has_lost_its_convener_learns_of_its_group_from_a_member_that_is_at_
     names = in_order(3)
     convener, member, core = names[0], one(names, 1), one(names, 2)
     for each, others in ((member, (names[0], names[2])), (core, names[:2])):
-        each.begin(others, [], 0.0)
+        each.begin(others, ready(others), 0.0)
         each.handle_propose(convener, propose(names), 0.0)
-    member.handle_commit(convener, Commit(ROUND, BASE, 0, 5, convener, tuple(names), (1, 0, 0)), 0.1)
+    member.handle_commit(convener, Commit(ROUND, BASE, 0, 5, convener, tuple(names), (1, 1, 1)), 0.1)
     assert core.ask_about_group(names[1], 0.1) == [], "its convener lives, and the commit is on its way"
     core.lost(convener, 0.2)
     (asked,) = core.ask_about_group(names[1], 0.3)
@@ -354,10 +375,10 @@ def test_who_has_lost_its_convener_learns_of_its_group_from_a_member_that_is_at_
 def test_a_lost_commit_does_not_matter_once_the_exchange_has_begun() -> None:
     names = in_order(2)
     core = one(names, 1)
-    core.begin(names[:1], [], 0.0)
+    core.begin(names[:1], ready(names[:1]), 0.0)
     core.handle_propose(names[0], propose(names), 0.0)
     other = one(names, 1)
-    other.begin(names[:1], [], 0.0)
+    other.begin(names[:1], ready(names[:1]), 0.0)
     other.handle_propose(names[0], propose(names), 0.0)
     other.handle_commit(names[0], Commit(ROUND, BASE, 0, 5, names[0], tuple(names), (1, 1)), 0.1)
     assert other.group is not None
@@ -389,7 +410,7 @@ def test_parts_are_sized_by_the_lines_of_the_members() -> None:
 def test_who_lacks_a_link_to_a_member_gets_no_part_to_reduce() -> None:
     names = in_order(3)
     core = one(names, 0)
-    core.begin(names[1:], [(name, READY) for name in names[1:]], 0.0)
+    core.begin(names[1:], ready(names[1:]), 0.0)
     members = dealt(names)
     everyone, lacking = 0b111, 0b111 & ~(1 << members.index(names[2]))
     core.handle_accept(names[1], Accept(ROUND, 0, 99, lacking.to_bytes(8, "big")), 0.1)
