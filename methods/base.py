@@ -251,6 +251,13 @@ class Demands(Protocol):
         ...
 
 
+@runtime_checkable
+class AveragesChanges(Protocol):
+    """A method whose all-reduces are all of small changes: the coarsest codecs are only for these."""
+
+    averages_changes: ClassVar[bool]
+
+
 class OuterMethod(Method, Protocol):
     """A method whose exchange is a part of its own."""
 

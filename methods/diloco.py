@@ -57,6 +57,7 @@ class DiLoCo:
 
     # Pseudo-gradients from unlike θ, applied with unlike momenta, mean nothing.
     mergeable: ClassVar[bool] = False
+    averages_changes: ClassVar[bool] = True
     asks: ClassVar[bool] = True
     follows_any_loop: ClassVar[bool] = True
     about: ClassVar[About] = About(

@@ -23,7 +23,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "tests")]
 
 from scripts.reproduction import Outcomes, Study, difference, outcomes  # noqa: E402
 from shoal.node.testnet.plots import metric_names, plot_systems  # noqa: E402  # found by the path above

@@ -6,12 +6,11 @@ network there is nothing to wait for, so what a delay gains is not measured here
 
 from typing import Final
 
-from lockstep import train, train_overlapped
-
 from shoal.methods.base import OuterMethod
 from shoal.methods.diloco import DiLoCo
 from shoal.methods.fedavg import FedAvg
 from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.lockstep import train, train_overlapped
 from shoal.methods.tasks.digits import Digits
 
 PEERS: Final = 5

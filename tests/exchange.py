@@ -76,10 +76,17 @@ class CodedRun:
     """Rounds of a method with one all-reduce each, whose numbers travel in a codec."""
 
     def __init__(
-        self, method: Method, learners: Sequence[TorchLearner], codec: str, *, has_feedback: bool = True
+        self,
+        method: Method,
+        learners: Sequence[TorchLearner],
+        codec: str,
+        *,
+        has_feedback: bool = True,
+        chunk_numel: int = 4096,
     ) -> None:
         """All begin with the first one's model."""
         self.method, self.learners, self.codec = method, learners, codec
+        self.chunk_numel = chunk_numel
         start = learners[0].initial
         self.states: Mapping[PeerId, State] = {
             peer: replace(method.init(start.copy()), buffers=learners[0].buffers)
@@ -111,7 +118,9 @@ class CodedRun:
         assert all(isinstance(ask, base.AllReduce) for ask in asks.values())
         vectors = [np.array(ask.vector) for ask in asks.values()]  # type: ignore[union-attr]
         weights = [float(ask.weight) for ask in asks.values()]  # type: ignore[union-attr]
-        exchange = Exchange(vectors, weights, self.codec, self.feedback, exact=self.learners[0].buffers)
+        exchange = Exchange(
+            vectors, weights, self.codec, self.feedback, self.chunk_numel, exact=self.learners[0].buffers
+        )
         exchange.run()
         self.bytes_sent += exchange.bytes_sent
         states = {}

@@ -6,13 +6,16 @@
 | float16  | 2              | 2^-11 relative; 2^-25 absolute below 6e-5; at most 65504           |
 | bfloat16 | 2              | 2^-8 relative, the whole range of float32                          |
 | int8     | 1.004          | half a step: largest of its block of 1024 / 254                    |
+| int4     | 0.531          | half a step: largest of its block of 64 / 14                       |
+| int2     | 0.281          | each number becomes 0 or plus or minus the size of a large one     |
 | topk     | 0.06           | all but the largest 1 % of a chunk are left out                    |
 | sign     | 0.129          | each number becomes plus or minus the mean magnitude of its block  |
 
 int8 is the blockwise absmax quantization of Dettmers et al., 8-bit Optimizers via Block-wise Quantization
-(ICLR 2022), with a linear code. sign is that of Seide et al., 1-bit Stochastic Gradient Descent
-(Interspeech 2014), with the scale of Karimireddy et al., Error Feedback Fixes SignSGD (ICML 2019). The
-last three need error feedback: what was not sent is added to the next contribution (`Feedback`).
+(ICLR 2022), with a linear code. int4 and int2 have smaller blocks (gossip/averaging/low_bits.py). sign is
+that of Seide et al., 1-bit Stochastic Gradient Descent (Interspeech 2014), with the scale of Karimireddy et
+al., Error Feedback Fixes SignSGD (ICML 2019). The last five need error feedback: what was not sent is added
+to the next contribution (`Feedback`).
 
 What belongs to a model's buffers travels as float32 in all of them (`with_exact_end`).
 
@@ -26,6 +29,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from shoal.gossip.averaging.low_bits import INT2, INT4, BadCode
 from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.events import Data, Vector
 
@@ -36,10 +40,6 @@ SMALLEST_SCALE: Final = np.float32(2.0**-120)
 """A block of int8 with a smaller scale is sent as zeros: the inverse would not be finite."""
 TOPK_SHARE: Final = 100
 """One number in this many travels."""
-
-
-class BadCode(ValueError):
-    """These bytes are no chunk in this codec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +194,8 @@ CODECS: Final[dict[str, Codec]] = {
         Codec("float16", False, False, lambda n: 2 * n, _encode_float16, _decode_float16),
         Codec("bfloat16", False, False, lambda n: 2 * n, _encode_bfloat16, _decode_bfloat16),
         Codec("int8", True, False, lambda n: n + 4 * _n_blocks(n), _encode_int8, _decode_int8),
+        Codec("int4", True, False, INT4.size, INT4.encode, INT4.decode),
+        Codec("int2", True, True, INT2.size, INT2.encode, INT2.decode),
         Codec("topk", True, True, lambda n: 6 * topk_count(n), _encode_topk, _decode_topk),
         Codec("sign", True, True, lambda n: 4 * _n_blocks(n) + -(-n // 8), _encode_sign, _decode_sign),
     )

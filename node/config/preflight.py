@@ -10,12 +10,12 @@ import socket
 import sys
 from importlib.machinery import PathFinder
 
-from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
 from shoal.methods.base import Method
 from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
+from shoal.node.config.codec_preflight import check_codec
 from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
@@ -57,25 +57,8 @@ def check_run(run: RunSettings, method: Method) -> None:
         MethodsError: it cannot train while means travel.
     """
     check_delay(run.delay, method, run.method)
-    check_codec(run.codec, run.method, averages_params=method.mergeable)
+    check_codec(run, method)
     check_exchange(run, method)
-
-
-def check_codec(name: str, method: str, *, averages_params: bool) -> None:
-    """Refuse a codec that there is not, or that would ruin what a method averages.
-
-    Raises:
-        BadConfig: it does not fit.
-    """
-    codec = CODECS.get(name)
-    if codec is None:
-        raise BadConfig(f"no codec {name!r}; there are {', '.join(CODECS)}: choose one with --codec")
-    if codec.deltas_only and averages_params:
-        fitting = ", ".join(name for name, each in CODECS.items() if not each.deltas_only)
-        raise BadConfig(
-            f"codec {name} leaves most numbers out, and {method} averages params, not changes:"
-            f" take --method diloco, or --codec {fitting}"
-        )
 
 
 def check_exchange(run: RunSettings, method: Method) -> None:

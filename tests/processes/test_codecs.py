@@ -21,11 +21,13 @@ UP = (
     "--task-option", "share={i}/{n}", "--task-option", "alpha=0.5",
     "--method", "diloco", "--option", "steps=10", "--option", "lr=0.1",
 )  # fmt: skip
+PLAIN = ("--option", "outer_lr=1", "--option", "outer_momentum=0")
+"""What topk needs."""
 
 
 def run(directory: Path, codec: str) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": str(TASKS.parents[1] / "src")}
-    words = [*UP, "--codec", codec, "--dir", str(directory)]
+    words = [*UP, *(PLAIN if codec == "topk" else ()), "--codec", codec, "--dir", str(directory)]
     done = subprocess.run(words, cwd=TASKS, env=environment, capture_output=True, text=True, timeout=290)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
@@ -34,12 +36,14 @@ def run(directory: Path, codec: str) -> dict[str, Any]:
 
 
 def test_between_nodes_codecs_save_the_bytes_they_promise_and_cost_few_points(tmp_path: Path) -> None:
-    found = {codec: run(tmp_path / codec, codec) for codec in ("float32", "int8", "topk")}
+    found = {codec: run(tmp_path / codec, codec) for codec in ("float32", "int8", "int4", "topk")}
     exact = found["float32"]
     for codec, result in found.items():
         share = result["bytes_sent"] / exact["bytes_sent"]
         print(f"{codec}: accuracy {result['accuracy_mean']:.3f}, {share:.4f} of the bytes")
     assert found["int8"]["bytes_sent"] <= 0.27 * exact["bytes_sent"]
+    assert found["int4"]["bytes_sent"] <= 0.15 * exact["bytes_sent"]
     assert found["topk"]["bytes_sent"] <= 0.05 * exact["bytes_sent"]
     assert found["int8"]["accuracy_mean"] >= exact["accuracy_mean"] - 0.01
+    assert found["int4"]["accuracy_mean"] >= exact["accuracy_mean"] - 0.01
     assert found["topk"]["accuracy_mean"] >= exact["accuracy_mean"] - 0.03

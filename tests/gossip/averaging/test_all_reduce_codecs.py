@@ -30,7 +30,8 @@ def test_all_members_end_with_the_same_bytes(codec: str, n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "bound"), [("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2), ("int8", 4e-2)]
+    ("codec", "bound"),
+    [("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2), ("int8", 4e-2), ("int4", 1.2)],
 )
 def test_the_mean_is_as_exact_as_its_codec(codec: str, bound: float) -> None:
     vectors, weights = contributions(4), [1.0, 2.0, 3.0, 4.0]
@@ -51,7 +52,7 @@ def test_a_member_sends_the_bytes_its_codec_promises(codec: str) -> None:
     assert exchange.bytes_sent == expected
 
 
-@pytest.mark.parametrize("codec", ["int8", "topk", "sign"])
+@pytest.mark.parametrize("codec", ["int8", "int4", "int2", "topk", "sign"])
 def test_over_rounds_feedback_makes_up_for_what_was_lost(codec: str) -> None:
     n, rounds = 3, 300
     fixed = contributions(n)

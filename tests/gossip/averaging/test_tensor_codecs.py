@@ -53,7 +53,16 @@ def test_the_size_follows_from_the_count(name: str, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "bytes_a_number"),
-    [("float32", 4), ("float16", 2), ("bfloat16", 2), ("int8", 1.005), ("topk", 0.061), ("sign", 0.13)],
+    [
+        ("float32", 4),
+        ("float16", 2),
+        ("bfloat16", 2),
+        ("int8", 1.005),
+        ("int4", 0.53125),
+        ("int2", 0.28125),
+        ("topk", 0.061),
+        ("sign", 0.13),
+    ],
 )
 def test_a_codec_is_as_small_as_it_says(name: str, bytes_a_number: float) -> None:
     assert CODECS[name].size(1 << 18) <= bytes_a_number * (1 << 18)
@@ -122,7 +131,7 @@ def test_topk_indices_that_repeat_are_refused() -> None:
         CODECS["topk"].decode(bytes(data), 500)
 
 
-@pytest.mark.parametrize("name", ["int8", "topk", "sign"])
+@pytest.mark.parametrize("name", ["int8", "int4", "int2", "topk", "sign"])
 def test_with_feedback_everything_is_sent_in_the_end(name: str) -> None:
     codec, x, feedback = CODECS[name], numbers(2000), Feedback(2000)
     total = np.zeros(2000)
@@ -195,7 +204,7 @@ def test_sign_never_makes_a_vector_worse_than_sending_nothing(x: Vector) -> None
         assert error <= square - gained + 1e-4 * square + count * TINIEST**2
 
 
-@given(st.sampled_from(["int8", "topk", "sign"]), st.lists(ANY, min_size=1, max_size=4))
+@given(st.sampled_from(["int8", "int4", "int2", "topk", "sign"]), st.lists(ANY, min_size=1, max_size=4))
 def test_what_is_owed_is_exactly_what_was_not_read(name: str, vectors: list[Vector]) -> None:
     size = min(vector.size for vector in vectors)
     owed = np.zeros(size, np.float32)

@@ -172,6 +172,9 @@ def test_pairwise_nodes_are_told_so_and_have_no_quorum() -> None:
         (Plan(exchange="pairwise", delay=1), "leave out --delay"),
         (Plan(exchange="pairwise", codec="topk"), "take --method diloco, or --codec"),
         (Plan(codec="topk"), "take --method diloco, or --codec"),
+        (Plan(codec="int2"), "take --method diloco, or --codec float32, float16, bfloat16, int8, int4$"),
+        (Plan(codec="sign", method="deltamask"), "too coarse for params, and deltamask averages params"),
+        (Plan(codec="topk", method="diloco"), "take --codec int4, or --option outer_lr=1 and"),
     ],
 )
 def test_what_every_node_would_refuse_is_refused_before_one_starts(plan: Plan, words: str) -> None:

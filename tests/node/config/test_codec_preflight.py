@@ -1,0 +1,43 @@
+"""A codec that would ruin a run is refused with what to type instead."""
+
+import pytest
+
+from shoal.gossip.averaging.tensor_codecs import CODECS
+from shoal.gossip.run_spec import RunSettings, Scalar
+from shoal.methods.registry import METHODS, load_method
+from shoal.node.config.codec_preflight import check_codec
+from shoal.node.errors import BadConfig
+
+
+def refusal(codec: str, method: str, **options: Scalar) -> str:
+    try:
+        check_codec(RunSettings(method=method, codec=codec, options=options), load_method(method, options))
+    except BadConfig as error:
+        return str(error)
+    return ""
+
+
+def test_a_codec_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    assert "float32, float16, bfloat16, int8, int4, int2, topk, sign: choose one" in refusal("int3", "fedavg")
+
+
+@pytest.mark.parametrize("codec", ["int2", "topk", "sign"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_coarsest_codecs_are_only_for_a_method_that_averages_changes(codec: str, method: str) -> None:
+    plain: dict[str, Scalar] = {"outer_lr": 1.0, "outer_momentum": 0.0} if method == "diloco" else {}
+    said = refusal(codec, method, **plain)
+    assert (said == "") == (method == "diloco")
+    assert said == "" or said.endswith("--method diloco, or --codec float32, float16, bfloat16, int8, int4")
+
+
+@pytest.mark.parametrize("codec", [name for name, codec in CODECS.items() if not codec.deltas_only])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_all_others_are_for_every_method(codec: str, method: str) -> None:
+    assert refusal(codec, method) == ""
+
+
+def test_topk_is_refused_beside_outer_momentum() -> None:
+    advice = "take --codec int4, or --option outer_lr=1 and --option outer_momentum=0"
+    assert advice in refusal("topk", "diloco")
+    assert advice in refusal("topk", "diloco", outer_momentum=0.51)
+    assert refusal("topk", "diloco", outer_momentum=0.5) == ""
