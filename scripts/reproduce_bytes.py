@@ -65,7 +65,7 @@ FULL: Final = Size(144, 4, 64, 4, 1000, 100, 1e-3, 64)
 TINY: Final = Size(48, 2, 32, 8, 80, 20, 3e-3, 32)
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]  # torch's classes are unknown to mypy, see pyproject.toml
     """Attention to what came before, then a small network, each added to its input."""
 
     def __init__(self, width: int) -> None:
@@ -86,7 +86,7 @@ class Block(nn.Module):
         return x_BTD + self.network(self.norms[1](x_BTD))
 
 
-class CharModel(nn.Module):
+class CharModel(nn.Module):  # type: ignore[misc]
     """A transformer that says which character comes next."""
 
     def __init__(self, size: Size) -> None:

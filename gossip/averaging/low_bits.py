@@ -125,7 +125,7 @@ class LowBits:
         words = codes.view(np.uint16 if self.bits == 4 else np.uint32)
         packed = words.copy()
         for place in range(1, 8 // self.bits):
-            packed |= words >> (8 - self.bits) * place
+            np.bitwise_or(packed, np.right_shift(words, (8 - self.bits) * place), out=packed)
         return packed.astype(np.uint8)
 
     def _unpacked(self, packed: _Bytes) -> npt.NDArray[np.float32]:
@@ -133,7 +133,7 @@ class LowBits:
         words = packed.astype(np.uint16 if self.bits == 4 else np.uint32)
         spread = words.copy()
         for place in range(1, 8 // self.bits):
-            spread |= words << (8 - self.bits) * place
+            np.bitwise_or(spread, np.left_shift(words, (8 - self.bits) * place), out=spread)
         codes = spread.view(np.uint8)
         codes &= np.uint8((1 << self.bits) - 1)
         if codes.size and codes.max() > 2 * self.levels:
@@ -149,17 +149,21 @@ def _as_float32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
 
 
 def _largest(magnitudes: Vector) -> Vector:
-    return np.maximum.reduceat(magnitudes, np.arange(0, magnitudes.size, BLOCK)) / np.float32(7)
+    largest: Vector = np.maximum.reduceat(magnitudes, np.arange(0, magnitudes.size, BLOCK))
+    return largest / np.float32(7)
 
 
 def _mean_of_the_large(magnitudes: Vector) -> Vector:
     starts = np.arange(0, magnitudes.size, BLOCK)
-    means = np.add.reduceat(magnitudes, starts) / np.float32(BLOCK)
+    sums: Vector = np.add.reduceat(magnitudes, starts)
+    means = sums / np.float32(BLOCK)
     rows = magnitudes.reshape(-1, BLOCK)
     is_large = rows > np.float32(LARGE) * means[:, None]
     rows *= is_large
     count = np.maximum(is_large.sum(axis=1, dtype=np.float32), np.float32(1))
-    return np.add.reduceat(magnitudes, starts) / count
+    np.add.reduceat(magnitudes, starts, out=sums)
+    sums /= count
+    return sums
 
 
 INT4: Final = LowBits(4, 7, _largest)

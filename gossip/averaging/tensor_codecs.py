@@ -29,7 +29,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from shoal.gossip.averaging.low_bits import INT2, INT4, BadCode
+from shoal.gossip.averaging.low_bits import INT2, INT4
+from shoal.gossip.averaging.low_bits import BadCode as BadCode
 from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.events import Data, Vector
 

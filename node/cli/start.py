@@ -25,6 +25,7 @@ _SETTINGS: Final = {
     "announce": "network.announce",
     "swarm": "network.swarm",
     "patience": "gossip.patience",
+    "uplink_mbit": "gossip.uplink_mbit",
     "http_port": "http.port",
     "log_level": "log.level",
     "log_format": "log.format",
@@ -91,6 +92,9 @@ def start(
     no_dht: Annotated[bool, _network("--no-dht", "Do not use the Kademlia table.")] = False,
     patience: Annotated[
         float | None, _network("--patience", "Seconds that bound every wait for peers.")
+    ] = None,
+    uplink_mbit: Annotated[
+        float | None, _network("--uplink-mbit", "What your line carries up: names the codec that fits.")
     ] = None,
     http_port: Annotated[int | None, _node("--http-port", "Port of the page; 0: a free one.")] = None,
     no_http: Annotated[bool, _node("--no-http", "Serve no page and no metrics.")] = False,

@@ -58,6 +58,9 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     patience: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 15.0
     """Seconds that bound every wait for peers. Deadlines below it are learned; nothing else needs tuning."""
+    uplink_mbit: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """Mbit per second that your line carries up: the status then says before the first round which codec
+    fits the model. 0: what the rounds measure. Nothing is limited by it."""
     state_upload_mbit: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     """Mbit per second that this node gives to peers that fetch the model; 0: no limit. Averaging goes first
     in any case."""

@@ -17,12 +17,24 @@ from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
+from shoal.gossip.run_spec import RunSpec
+from shoal.methods.errors import MethodsError
+from shoal.methods.registry import load_method
+from shoal.node.config.codec_ladder import TYPICAL_PEERS, codec_advice
 from shoal.node.config.run_flags import run_words
 from shoal.node.config.settings import NodeConfig
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
-from shoal.node.status import AloneStatus, BootstrapStatus, EngineStatus, PeerStatus, RunStatus, Status
+from shoal.node.status import (
+    AloneStatus,
+    BootstrapStatus,
+    EngineStatus,
+    PeerStatus,
+    RoundStatus,
+    RunStatus,
+    Status,
+)
 from shoal.node.storage.home import default_home, typed
 from shoal.node.text import escaped
 
@@ -94,6 +106,26 @@ def alone_line(alone: AloneStatus, config: NodeConfig) -> str:
     )
 
 
+def slow_line(spec: RunSpec | None, mbit: float, history: Sequence[RoundStatus]) -> str:
+    """Say which codec fits a line of so many Mbit per second, where the run's own does not."""
+    if spec is None:
+        return ""
+    try:
+        method = load_method(spec.method, spec.options)
+    except MethodsError:
+        # The process that trains knows it, and this one does not.
+        return ""
+    averaged = [row for row in history if row.outcome == "averaged"][-PACE_ROUNDS:]
+    return codec_advice(
+        spec,
+        method,
+        spec.params_numel,
+        mbit,
+        peers=averaged[-1].contributors if averaged else TYPICAL_PEERS,
+        work_seconds=median([row.work_seconds for row in averaged]) if averaged else 0.0,
+    )
+
+
 class Reporter:
     """Makes the status of one node."""
 
@@ -144,7 +176,7 @@ class Reporter:
             peers=[self._peer(peer, entry, statistics, now) for peer, entry in sorted(member.table)],
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
-            problems=[*self.problems.values(), *self._lonely(now), *self._twins()],
+            problems=[*self.problems.values(), *self._lonely(now), *self._twins(), *self._slow_line()],
             drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
@@ -181,6 +213,12 @@ class Reporter:
             for target in self._driver.member.dial_plan.targets.values()
             if target.peer and target.state != "connected" and target.reason == SAME_IDENTITY
         ][:1]
+
+    def _slow_line(self) -> list[str]:
+        measured = self._driver.member.group_search.uplink.rate * 8 / 1000
+        mbit = self._config.gossip.uplink_mbit or measured
+        advice = slow_line(self._rounds.spec, mbit, list(self._rounds.history))
+        return [advice] if advice else []
 
     def _engine(self) -> EngineStatus | None:
         engine = self.engine

@@ -37,10 +37,10 @@ def scale_of(codec: LowBits, block: Vector) -> np.float32:
     """Return a block's scale before it is rounded; sums must be exact in float32."""
     magnitudes = [abs(number) for number in block]
     if codec is INT4:
-        return max(magnitudes) / np.float32(7)
+        return np.float32(max(magnitudes) / np.float32(7))
     mean = np.float32(sum(map(float, magnitudes))) / np.float32(BLOCK)
     large = [float(each) for each in magnitudes if each > np.float32(0.7) * mean]
-    return np.float32(sum(large)) / np.float32(max(len(large), 1))
+    return np.float32(np.float32(sum(large)) / np.float32(max(len(large), 1)))
 
 
 def reference(codec: LowBits, x: Vector) -> bytes:
@@ -74,7 +74,7 @@ def read_back(codec: LowBits, x: Vector) -> npt.NDArray[np.float64]:
 def test_the_bytes_are_those_of_a_scalar_encoder(codec: LowBits, scale: float) -> None:
     for count in range(1, 201):
         # In steps of 1 / 256, so that the order of a sum changes nothing.
-        x = np.rint(numbers(count, seed=count) * 256) / np.float32(256) * np.float32(scale)
+        x = (np.rint(numbers(count, seed=count) * 256) / 256 * scale).astype(np.float32)
         assert bytes(codec.encode(x)) == reference(codec, x)
 
 
@@ -82,12 +82,12 @@ def test_the_bytes_are_those_of_a_scalar_encoder(codec: LowBits, scale: float) -
 @pytest.mark.parametrize("count", [PIECE - 1, PIECE, PIECE + BLOCK, 2 * PIECE + BLOCK + 3])
 def test_pieces_change_nothing(codec: LowBits, count: int) -> None:
     x = numbers(count)
-    data = bytes(codec.encode(x))
-    # Block by block, which no piece divides.
-    blocks = [bytes(codec.encode(x[at : at + BLOCK])) for at in range(0, count, BLOCK)]
-    assert data == b"".join(each[:2] for each in blocks) + b"".join(each[2:] for each in blocks)
-    apart = [codec.decode(each, min(BLOCK, count - at)) for at, each in zip(range(0, count, BLOCK), blocks)]  # noqa: B905
-    assert codec.decode(data, count).tobytes() == np.concatenate(apart).tobytes()
+    cut = 7 * BLOCK
+    whole, first, rest = (bytes(codec.encode(part)) for part in (x, x[:cut], x[cut:]))
+    scales = 2 * -(-(count - cut) // BLOCK)
+    assert whole == first[:14] + rest[:scales] + first[14:] + rest[scales:]
+    apart = np.concatenate([codec.decode(first, cut), codec.decode(rest, count - cut)])
+    assert codec.decode(whole, count).tobytes() == apart.tobytes()
 
 
 @pytest.mark.parametrize("text", GOLDEN)
