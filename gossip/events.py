@@ -129,6 +129,12 @@ class TimerFired:
 
 SAME_IDENTITY: Final = "same identity"
 """Why a dial failed: another node has our key."""
+TOO_MANY: Final = "too many links"
+"""Why a dial failed: this node has as many links as it may."""
+NO_PLACE: Final = "no place there"
+"""Why a dial failed: the other node has as many links as it may, and holds no place for us."""
+FAST_LINK_DENIED: Final = "fast link denied"
+"""Why a dial failed: somebody on the way kept two nodes of ours from agreeing on our links."""
 OWN_ADDRESS: Final = "own address"
 """Why a dial failed: it led to this node itself."""
 

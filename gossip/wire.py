@@ -137,7 +137,7 @@ class Codec:
             return message
         if lane != SIGNED or data_bytes or len(head) > MAX_CONTROL_BYTES:
             raise RemoteViolation("malformed frame")
-        envelope = self._open(rest)
+        envelope = _open(rest, self._swarm)
         if envelope.sender != peer:
             raise RemoteViolation("not signed by the link's peer")
         try:
@@ -161,7 +161,7 @@ class Codec:
 
     def _open_word(self, sealed: bytes) -> Signed:
         """Return a word about a group that its author said to another; whoever shows it has checked it."""
-        envelope = self._open(sealed)
+        envelope = _open(sealed, self._swarm)
         message = self._parse(envelope.body)
         if not isinstance(message, Ready | Accept) or type(message).__name__ != envelope.head.kind:
             raise RemoteViolation("kind does not match", envelope.head.kind)
@@ -178,19 +178,7 @@ class Codec:
         known = self._opened.get(sealed)
         if known is not None:
             return known
-        if len(sealed) > MAX_RECORD_BYTES:
-            # It may come alone, as an announcement. Handed on, it would be our fault.
-            raise RemoteViolation("malformed record", f"{len(sealed)} bytes")
-        envelope = self._open(sealed)
-        if envelope.head.kind != PRESENCE:
-            raise RemoteViolation("kind does not match", envelope.head.kind)
-        try:
-            presence = _decode_presence(envelope.body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise RemoteViolation("malformed record") from error
-        if presence.run != envelope.head.run or not math.isfinite(presence.lease):
-            raise RemoteViolation("malformed record")
-        record = Record(envelope.sender, envelope.head.sequence, presence, sealed)
+        record = open_presence(sealed, self._swarm)
         self._remember(record)
         return record
 
@@ -205,20 +193,42 @@ class Codec:
         for sealed in over:
             self._opened.pop(sealed, None)
 
-    def _open(self, sealed: bytes) -> Envelope:
-        try:
-            envelope = open_envelope(sealed)
-        except BadEnvelope as error:
-            raise RemoteViolation("bad envelope", str(error)) from error
-        if envelope.head.swarm != self._swarm:
-            raise RemoteViolation("other swarm")
-        return envelope
-
     def _parse(self, body: bytes) -> Wire:
         try:
             return _decoder.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise RemoteViolation("malformed message") from error
+
+
+def _open(sealed: bytes, swarm: bytes) -> Envelope:
+    try:
+        envelope = open_envelope(sealed)
+    except BadEnvelope as error:
+        raise RemoteViolation("bad envelope", str(error)) from error
+    if envelope.head.swarm != swarm:
+        raise RemoteViolation("other swarm")
+    return envelope
+
+
+def open_presence(sealed: bytes, swarm: bytes) -> Record:
+    """Return the record in a sealed presence of a swarm, which is named by its `swarm_id`.
+
+    Raises:
+        RemoteViolation: not a presence that its author signed for this swarm.
+    """
+    if len(sealed) > MAX_RECORD_BYTES:
+        # It may come alone, as an announcement. Handed on, it would be our fault.
+        raise RemoteViolation("malformed record", f"{len(sealed)} bytes")
+    envelope = _open(sealed, swarm)
+    if envelope.head.kind != PRESENCE:
+        raise RemoteViolation("kind does not match", envelope.head.kind)
+    try:
+        presence = _decode_presence(envelope.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteViolation("malformed record") from error
+    if presence.run != envelope.head.run or not math.isfinite(presence.lease):
+        raise RemoteViolation("malformed record")
+    return Record(envelope.sender, envelope.head.sequence, presence, sealed)
 
 
 def _check_numbers(message: Wire) -> None:

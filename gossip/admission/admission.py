@@ -10,9 +10,11 @@ reason has one count.
 """
 
 from collections import Counter
+from collections.abc import Callable, Container, Hashable
 from typing import Final
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.doors import Doors
 from shoal.gossip.admission.marks import Marks
 
 MAX_STRIKES: Final = 32
@@ -24,16 +26,33 @@ MAX_FETCHERS: Final = 64
 """Peers that wait for a state at a time."""
 
 
+class Kept:
+    """The peers for whom places are held, whatever they say."""
+
+    def __init__(self) -> None:
+        """Nobody yet."""
+        self.sources: dict[str, Callable[[], Container[PeerId]]] = {}
+
+    def __contains__(self, peer: object) -> bool:
+        """Tell whether a place is held for a peer."""
+        return any(peer in peers() for peers in self.sources.values())
+
+
 class Admission:
     """See the module's docstring."""
 
     def __init__(self, max_links: int = MAX_LINKS) -> None:
-        """`max_links`: links above this are refused."""
+        """`max_links`: places for links; see `Doors`."""
         self.max_links = max_links
         self.counts: Counter[str] = Counter()
         """What was dropped or refused, by reason; of every layer."""
         self._strikes: Counter[PeerId] = Counter()
         self._bans = Marks(MAX_BAN_DOUBLINGS)
+        self.kept = Kept()
+        self.doors: Doors[Hashable] = Doors(max_links, self.kept)
+        """Who may be linked, by connection."""
+        self.is_invited: Callable[[PeerId, bytes], bool] = lambda peer, invite: False
+        """Whether what a peer shows in its hello is a valid invite."""
 
     # --- what peers did ---------------------------------------------------------------------------
 
@@ -60,9 +79,9 @@ class Admission:
 
     # --- what they may ----------------------------------------------------------------------------
 
-    def may_link(self, n_links: int) -> bool:
-        """Tell whether there may be another link beside this many."""
-        return n_links < self.max_links
+    def keep_places(self, whose: str, peers: Callable[[], Container[PeerId]]) -> None:
+        """Hold places for peers, such as colleagues; `peers` is asked each time."""
+        self.kept.sources[whose] = peers
 
     def may_group(self, peer: PeerId, now: float) -> bool:
         """Tell whether a peer may be averaged with."""

@@ -100,6 +100,11 @@ class DialPlan:
         news = [self._note(address, source, now) for address in addresses]
         return self.plan(now) if any(news) and (self.seeks_links or source == "bootstrap") else []
 
+    def known(self) -> frozenset[PeerId]:
+        """Return the peers that the user named and those of the book: places are held for them."""
+        given = (t.peer for t in self.targets.values() if t.source in ("bootstrap", "book"))
+        return frozenset(peer for peer in given if peer is not None)
+
     @property
     def seeks_links(self) -> bool:
         """Whether there are fewer links than we want.
@@ -209,7 +214,9 @@ class DialPlan:
             for t in self.targets.values()
             if t.state not in ("dialling", "connected") and t.due <= now and t.peer not in busy
         ]
-        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.lot))
+        # Anybody may write into the DHT: who is linked already has better words.
+        last = "dht" if self._connected else ""
+        due.sort(key=lambda t: (t.source != "bootstrap", not t.has_worked, t.source == last, t.lot))
         lacking = self._lacking()
         for target in due[: 4 * AT_ONCE]:
             if len(under_way) + len(effects) >= AT_ONCE:

@@ -21,7 +21,7 @@ from libp2p.relay.circuit_v2.protocol import PROTOCOL_ID
 from libp2p.relay.circuit_v2.utils import read_delimited_msg, write_delimited_msg
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.net.libp2p_adapters import STREAM_ERRORS
+from shoal.gossip.net.libp2p_adapters import STREAM_ERRORS, claim
 from shoal.gossip.net.transport.tcp import Traffic
 
 HOP: Final = str(PROTOCOL_ID)
@@ -45,6 +45,7 @@ class Circuit(ReadWriteCloser):
     def __init__(self, stream: Any, traffic: Traffic) -> None:
         """`stream`: to or from the relay, with nothing but the other end's bytes on it from now on."""
         self._stream, self._traffic = stream, traffic
+        claim(stream)
 
     async def write(self, data: bytes) -> None:
         """Send.

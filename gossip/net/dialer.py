@@ -10,7 +10,6 @@ to a peer are remembered, so that a frame for a peer without a link can bring it
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any, Final
 
 import trio
@@ -18,8 +17,9 @@ import trio
 from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import Address, BadAddress, parse
 from shoal.gossip.admission.admission import Admission
-from shoal.gossip.events import OWN_ADDRESS, SAME_IDENTITY, DialFailed, PeerFound
-from shoal.gossip.net.libp2p_node import DialFault, Network
+from shoal.gossip.events import OWN_ADDRESS, SAME_IDENTITY, TOO_MANY, DialFailed, PeerFound
+from shoal.gossip.net.connecting.handshakes import DialFault
+from shoal.gossip.net.libp2p_node import Network
 from shoal.gossip.net.peers import Events, Link, Peer
 
 log = logging.getLogger(__name__)
@@ -40,16 +40,15 @@ class Dials:
         peers: dict[PeerId, Peer],
         *,
         me: PeerId,
-        links: Mapping[Any, Link],
         admission: Admission,
     ) -> None:
         """`peers`: the host's, in which peers are entered for whom frames wait."""
-        network.on_own_identity = self._on_own_identity
+        network.inbound.on_own_identity = self._on_own_identity
         self._network = network
         self._events = events
         self._peers = peers
         self._me = me
-        self._links, self._admission = links, admission
+        self._admission = admission
         self._under_way: set[str] = set()
         self._links_to_come: dict[Any, str] = {}
         self._book: OrderedDict[PeerId, str] = OrderedDict()
@@ -84,8 +83,8 @@ class Dials:
             return OWN_ADDRESS
         if address.peer is not None and self._end_at_known(address.peer, text):
             return ""
-        if not self._admission.may_link(len(self._links)):
-            return "too many links"
+        if not self._admission.doors.may_dial(address.peer):
+            return TOO_MANY
 
         made: list[Any] = []
 

@@ -81,6 +81,7 @@ class LaneService:
     async def read(self, link: Link, lane: str, stream: LaneStream) -> None:
         """Hand on frames until the stream ends."""
         peer, reading = link.peer, Reading()
+        stream.claim()
 
         def take(head: bytes, data: Data) -> bool:
             peer.received += len(head) + len(data)

@@ -38,6 +38,15 @@ may_dial: ContextVar[bool] = ContextVar("may_dial", default=False)
 """Whether the library may dial in this task and those it starts."""
 
 
+def claim(stream: Any) -> None:
+    """Let what lies unread in a stream be bounded by its window alone; it is read as fast as it is used."""
+    muxed = getattr(stream, "muxed_stream", None)
+    if isinstance(muxed, FastStream):
+        muxed.claim()
+    elif muxed is not None:
+        muxed.is_lane = True  # `StrictYamux` looks for it
+
+
 class LaneStream:
     """A stream of a lane. Ours fills the reader's memory by itself; the standard's is copied."""
 
@@ -46,6 +55,10 @@ class LaneStream:
         self._stream = stream
         self._fast = stream.muxed_stream if isinstance(stream.muxed_stream, FastStream) else None
         self.connection = stream.swarm_conn
+
+    def claim(self) -> None:
+        """Say that it is read as fast as frames are taken; see `claim`."""
+        claim(self._stream)
 
     async def write(self, data: Data, more: Data | Loan = b"") -> None:
         """See `ByteStream`."""

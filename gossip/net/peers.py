@@ -1,6 +1,7 @@
 """What the host remembers about a peer: its links, its lanes, and what waits for it or from it."""
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -17,7 +18,7 @@ WIRE: Final = (3, 0)
 Nodes of different majors part at the hello. The minor counts additions that older nodes can do without."""
 FEATURES: Final[tuple[str, ...]] = ()
 """Words for what this build can do beyond its wire version. A receiver ignores those it does not know."""
-MAX_HELLO_BYTES: Final = 1024
+MAX_HELLO_BYTES: Final = 4096
 MAX_BACKLOG_BYTES: Final = 16 << 20
 """Received and not yet taken, per peer; above it the peer is not read."""
 MAX_BACKLOG_FRAMES: Final = 2048
@@ -43,6 +44,10 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     """Why the sender will close this link; empty where it will not."""
     minor: Version = 0
     features: Annotated[tuple[Feature, ...], msgspec.Meta(max_length=32)] = ()
+    observed: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    """The receiver's end of this link as the sender sees it, a multiaddr; empty on circuits."""
+    invite: Annotated[bytes, msgspec.Meta(max_length=2048)] = b""
+    """What lets the sender in where places lack, if it has such."""
 
     @property
     def wire(self) -> tuple[int, int]:
@@ -75,9 +80,15 @@ class Link:
     address: str
     kind: str
     is_initiator: bool
+    remote: str
+    """Where the other end is, without its identity; empty on circuits."""
     dialled: str
     """The address as it was given to `dial_nowait`, while that dial has not ended; else empty."""
     instance: bytes = b""
+    observed: str = ""
+    """Where we are, as the other end sees it."""
+    lanes: Counter[str] = field(default_factory=Counter)
+    """Streams of each lane that the peer has open."""
     judged: trio.Event = field(default_factory=trio.Event)
     """The peer's hello was read."""
     refusal: str = ""
@@ -167,6 +178,32 @@ class Peer:
         for outbox in self.outboxes.values():
             outbox.close()
         self.outboxes = _outboxes()
+
+
+class Answered:
+    """The linked peers that have said our hello."""
+
+    def __init__(self, peers: Mapping[PeerId, Peer]) -> None:
+        """`peers`: a host's."""
+        self._peers = peers
+
+    def __contains__(self, peer: object) -> bool:
+        """Tell whether a peer is one of them."""
+        entry = self._peers.get(PeerId(str(peer)))
+        return entry is not None and entry.found
+
+
+class Tasks:
+    """Tasks of a host, which end with it."""
+
+    def __init__(self) -> None:
+        """Not running yet."""
+        self.nursery: trio.Nursery | None = None
+
+    def start(self, function: Any, *args: Any) -> None:
+        """Run a function beside all others; nothing, where the host does not run."""
+        if self.nursery is not None:
+            self.nursery.start_soon(function, *args)
 
 
 class Events:

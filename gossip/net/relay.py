@@ -18,6 +18,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.addresses import Address
 from shoal.gossip.net.circuit import Circuit, NoCircuit
+from shoal.gossip.net.libp2p_adapters import claim
 from shoal.gossip.net.libp2p_node import Network
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ class _Protocol(CircuitV2Protocol):
     def __init__(self, network: Network, *, carries: bool) -> None:
         super().__init__(network.host, limits=LIMITS, allow_hop=carries)
         self._network = network
+
+    async def _relay_data(self, src_stream: Any, dst_stream: Any, *args: Any, **options: Any) -> None:
+        claim(src_stream)  # it is read no faster than the other end takes it
+        await super()._relay_data(src_stream, dst_stream, *args, **options)
 
     async def handle_incoming_connection(self, stream: Any, remote_peer_id: bytes) -> None:
         await self._network.accept_circuit(Circuit(stream, self._network.traffic))

@@ -31,6 +31,8 @@ ADVICE: Final = {
     "other protocol version": "that node has another version of shoal: install the same on both",
     "own fault": "this node cannot do what it should: its log says why; install the newest shoal",
     "too many links": "this node has as many links as it may",
+    "no place there": "that node has as many links as it may: name others with --join too",
+    "fast link denied": "somebody on the way meddles with the connection: try another network",
 }
 """Why a dial failed -> what to do about it."""
 

@@ -8,13 +8,11 @@ from shoal.crypto.keys import key_from_seed, peer_id_of
 from shoal.gossip.addresses import (
     Address,
     BadAddress,
-    expand,
-    expand_all,
     from_socket,
-    is_inward,
     parse,
     parse_listen,
 )
+from shoal.gossip.interfaces import expand, expand_all, is_inward
 
 PEER = peer_id_of(bytes(key_from_seed(bytes(32)).verify_key))
 RELAY = peer_id_of(bytes(key_from_seed(bytes(31) + b"r").verify_key))

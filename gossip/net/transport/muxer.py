@@ -36,6 +36,7 @@ from shoal.gossip.net.transport.records import RecordSession
 from shoal.gossip.net.transport.stream import (
     BASE_WINDOW,
     LINK_ERRORS,
+    MAX_STREAMS,
     MAX_WINDOW,
     YIELD_BYTES,
     BadFrame,
@@ -47,8 +48,6 @@ log = logging.getLogger(__name__)
 PROTOCOL: Final = "/shoal/mux/2"
 LINK_BUDGET: Final = 64 << 20
 """Bytes a link may have to keep for all its streams together."""
-MAX_STREAMS: Final = 256
-"""Streams that the peer may have open at a time."""
 MAX_OUTBOX: Final = 1024
 """Replies waiting to be sent. A peer that causes more of them reads nothing."""
 PING_EVERY: Final = 15.0
@@ -76,6 +75,8 @@ class FastMuxer(IMuxedConn):
         self.on_close: Any = None
         """Awaited once, when the link has ended; set by the library."""
         self.streams: dict[int, FastStream] = {}
+        self.unclaimed = 0
+        """Bytes that lie unread in streams that are no lanes."""
         self.rtt = 0.0
         """Seconds of the last ping there and back."""
         self._ended = trio.Event()
@@ -201,6 +202,7 @@ class FastMuxer(IMuxedConn):
         """Drop the bookkeeping of a stream that has ended; what it received stays readable."""
         if stream.closed and self.streams.pop(stream.stream_id, None) is not None:
             self._promised -= stream.window
+            stream.claim()  # it is read on by whoever holds it, or gone
             self._grants.pop(stream.stream_id, None)
             self._n_theirs -= self._is_theirs(stream.stream_id)
 

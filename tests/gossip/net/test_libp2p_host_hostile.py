@@ -11,7 +11,7 @@ from hosts import attack, config, link, nothing_follows, stranger, wait_for
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.addresses import parse
-from shoal.gossip.events import DialFailed, PeerFound, PeerLost
+from shoal.gossip.events import NO_PLACE, DialFailed, PeerFound, PeerLost
 from shoal.gossip.host import FrameReceived
 from shoal.gossip.net.frames import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES, PREFIX, LinkBroken
 from shoal.gossip.net.libp2p_adapters import LaneStream
@@ -57,8 +57,8 @@ BAD_HELLOS = [
     frame(b"\xc1"),
     frame(b"\x93\x01\x02\x03"),
     frame(b"\x91\x01"),
-    frame(b"x" * 1024),
-    PREFIX.pack(1025, 0),
+    frame(b"x" * 4096),
+    PREFIX.pack(4097, 0),
     PREFIX.pack(0xFFFFFFFF, 0xFFFFFFFF),
     Hello(WIRE[0], "s" * 201, b"i").frame(),
     Hello(WIRE[0], "shoal", b"i" * 17).frame(),
@@ -229,7 +229,8 @@ def test_links_above_the_limit_are_refused() -> None:
         ):
             await link(one, host)
             two.dial_nowait(host.addresses()[0])
-            assert (await wait_for(two, DialFailed)).reason == "refused"
+            assert (await wait_for(two, DialFailed)).reason == NO_PLACE
+            assert (await wait_for(host, DialFailed)).reason == NO_PLACE
             host.dial_nowait(two.addresses()[0])
             assert (await wait_for(host, DialFailed)).reason == "too many links"
             assert host.admission.counts == {"too many links": 1}
@@ -243,7 +244,7 @@ def test_strangers_that_say_nothing_leave_room_for_others() -> None:
         target = parse(host.addresses()[0])
         silent = [await trio.open_tcp_stream(target.host, target.port) for _ in range(40)]
         await trio.sleep(0.2)  # all of them are accepted or refused
-        assert 1 <= host.admission.counts["too many links"] <= 8 + 1
+        assert 1 <= host.admission.counts["too many half-open"] <= 8 + 1
         for each in silent:
             await each.aclose()
         await trio.sleep(0.2)
@@ -276,9 +277,9 @@ def test_hundreds_of_links_leave_no_descriptor_and_no_bookkeeping_behind() -> No
         await trio.sleep(0.5)
         assert descriptors() <= before + 2
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 20_000
-        assert len(host._links) == len(host._peers) == 1
+        assert len(host.links.all) == len(host._peers) == 1
         assert not host._dials._links_to_come
-        assert not host.network._half_open
+        assert not host.network.inbound.half_open
 
     with_an_attacker(body)
 

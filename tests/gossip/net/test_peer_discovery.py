@@ -12,7 +12,7 @@ from hosts import config, link
 
 from shoal.crypto.keys import PeerId, new_key, peer_id_of
 from shoal.gossip.events import Learned
-from shoal.gossip.net import peer_discovery
+from shoal.gossip.net import dht
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 from shoal.gossip.net.peer_discovery import LocalNetwork, keep_running
 
@@ -102,8 +102,8 @@ def test_no_more_than_a_few_addresses_of_a_service_are_taken() -> None:
 
 @pytest.mark.slow
 def test_two_nodes_that_know_a_third_find_each_other_in_the_dht(monkeypatch: pytest.MonkeyPatch) -> None:
-    for pause in ("DHT_EVERY", "DHT_EVERY_ALONE"):  # who finds the third first is not alone any more
-        monkeypatch.setattr(peer_discovery, pause, 1.0)
+    for pause in ("EVERY", "EVERY_ALONE"):  # who finds the third first is not alone any more
+        monkeypatch.setattr(dht, pause, 1.0)
 
     async def learn(host: Libp2pHost, peer: PeerId) -> None:
         while True:

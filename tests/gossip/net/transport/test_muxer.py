@@ -5,6 +5,8 @@ import hashlib
 import random
 import struct
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,13 +39,22 @@ from shoal.gossip.net.transport.muxer import (
     DOUBT_WAIT,
     LINK_BUDGET,
     MAX_OUTBOX,
-    MAX_STREAMS,
     PING_EVERY,
     PING_WAIT,
     FastMuxer,
 )
 from shoal.gossip.net.transport.records import CHUNK, RecordSession
-from shoal.gossip.net.transport.stream import BASE_WINDOW, LEAD, LEAST, MAX_WINDOW, QUICK, FastStream
+from shoal.gossip.net.transport.stream import (
+    BASE_WINDOW,
+    LEAD,
+    LEAST,
+    LINK_ERRORS,
+    MAX_STREAMS,
+    MAX_UNCLAIMED,
+    MAX_WINDOW,
+    QUICK,
+    FastStream,
+)
 
 
 def run(main: Callable[[], Awaitable[Any]], *, jump: bool = False) -> None:
@@ -52,7 +63,10 @@ def run(main: Callable[[], Awaitable[Any]], *, jump: bool = False) -> None:
 
 
 async def stream_pair(one: FastMuxer, other: FastMuxer) -> tuple[FastStream, FastStream]:
-    return await one.open_stream(), await other.accept_stream()
+    pair = await one.open_stream(), await other.accept_stream()
+    for stream in pair:
+        stream.claim()
+    return pair
 
 
 @pytest.mark.parametrize("tcp", [True, False])
@@ -632,6 +646,46 @@ def test_a_doubted_link_is_closed_soon_if_nobody_answers() -> None:
             assert pair[0].is_closed
 
     run(main, jump=True)
+
+
+def test_a_peer_that_sends_what_nobody_reads_loses_the_link_and_a_lane_is_bounded_by_its_window() -> None:
+    async def main(n_streams: int, *, claimed: bool) -> bool:
+        async with muxers() as (one, other):
+            for _ in range(n_streams):
+                near = await one.open_stream()
+                far = await other.accept_stream()
+                if claimed:
+                    far.claim()
+                with suppress(MuxedStreamReset, *LINK_ERRORS):
+                    await near.write(bytes(BASE_WINDOW))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert claimed or other.unclaimed <= MAX_UNCLAIMED + BASE_WINDOW
+            return not other.is_closed
+
+    assert trio.run(partial(main, 4, claimed=False))
+    assert not trio.run(partial(main, 5, claimed=False))
+    assert trio.run(partial(main, 5, claimed=True))
+
+
+def test_what_was_read_or_reset_is_no_longer_counted() -> None:
+    async def main() -> None:
+        async with muxers() as (one, other):
+            for how in ("read", "reset", "reset by peer"):
+                near, far = await one.open_stream(), await other.accept_stream()
+                await near.write(bytes(100_000))
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert other.unclaimed == 100_000
+                match how:
+                    case "read":
+                        await far.read_into(memoryview(bytearray(100_000)))
+                    case "reset":
+                        await far.reset()
+                    case _:
+                        await near.reset()
+                        await trio.testing.wait_all_tasks_blocked(0.01)
+                assert other.unclaimed == 0
+
+    run(main)
 
 
 def test_two_peers_that_flood_each_other_do_not_wait_for_each_other() -> None:

@@ -1,0 +1,1 @@
+"""From a connection, dialled or accepted, to secured streams on it."""
