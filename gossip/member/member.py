@@ -158,6 +158,7 @@ class Member:
         self.asks = AskQueue(self.view, config.patience, self.dissemination)
         self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
         self.pairwise = PairwiseRounds(self.view, config.patience, self._numbers)
+        self.admission.keep_places("colleagues", self.view.colleagues.colleagues)
         self.admission.keep_places("named, or of the book", self.dial_plan.known)
         self.group_search = GroupSearch(
             self.view,

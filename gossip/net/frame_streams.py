@@ -8,8 +8,7 @@ finishes the old stream, or waits a moment for its end, before it delivers from 
 """
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -28,6 +27,18 @@ HANDOVER_PATIENCE: Final = 2.0
 """Seconds a lane's old stream may still deliver after its new one has begun."""
 
 
+class LinkHome(Protocol):
+    """What lanes need of those who keep the links."""
+
+    def close(self, link: Link) -> None:
+        """Close a link."""
+        ...
+
+    def violate(self, link: Link, reason: str) -> None:
+        """Count what no correct peer sends, and close its link."""
+        ...
+
+
 class LaneService:
     """Sends and receives the frames of all peers."""
 
@@ -35,15 +46,12 @@ class LaneService:
         self,
         network: Network,
         events: Events,
-        *,
-        close_link: Callable[[Link], None],
-        violate: Callable[[Link, str], None],
+        links: LinkHome,
     ) -> None:
-        """`violate` is told what no correct peer sends; it closes the link, too."""
+        """`links`: whose lanes they are."""
         self._network = network
         self._events = events
-        self._close_link = close_link
-        self._violate = violate
+        self._links = links
         self.meter = Meter()
 
     async def run_writers(self, peer: Peer) -> None:
@@ -75,7 +83,7 @@ class LaneService:
                     await stream.reset()
                 except LinkBroken as error:
                     log.debug("link to %s broke: %s", short(peer.id), error)
-                    self._close_link(link)
+                    self._links.close(link)
             link.uses.discard(scope)
 
     async def read(self, link: Link, lane: str, stream: LaneStream) -> None:
@@ -101,7 +109,7 @@ class LaneService:
         except LinkBroken:
             log.debug("%s from %s ended", lane, short(peer.id))
         except RemoteViolation as violation:
-            self._violate(link, violation.reason)
+            self._links.violate(link, violation.reason)
         finally:
             reading.done.set()
 

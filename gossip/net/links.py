@@ -65,7 +65,7 @@ class Links:
         self.invite = b""
         """What this node shows others in its hello, to be let in."""
         self._instance = os.urandom(8)
-        self.lanes = LaneService(network, events, close_link=self.close, violate=self.violate)
+        self.lanes = LaneService(network, events, self)
         network.serve_lane(CONTROL, self._serve_control)
         network.serve_lane(BULK, self._serve_bulk)
 
