@@ -45,7 +45,14 @@ class Gather:
     tag: str
 
 
-Ask: TypeAlias = AllReduce | Gather
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Ask for what this node knows of itself in this round; answered at once with `Me`, without a peer."""
+
+
+Exchange: TypeAlias = AllReduce | Gather
+"""The asks that peers answer."""
+Ask: TypeAlias = Exchange | Here
 Steps: TypeAlias = Generator[Ask, Any, T]
 
 
@@ -68,6 +75,17 @@ class Gathered:
     """Which of the peers we are."""
 
 
+@dataclass(frozen=True, slots=True)
+class Me:
+    """The answer to `Here`."""
+
+    peer: PeerId
+    round: int
+    away: int = 0
+    """Rounds that the swarm made without this node since `State.private` was made; all of them for a node
+    that has none. A node that missed nothing has 0."""
+
+
 def all_reduce(vector: Vector, *, weight: float, tag: str = "params") -> Steps[Averaged]:
     """Return the weighted mean of the group's vectors.
 
@@ -85,6 +103,12 @@ def gather(body: bytes, *, tag: str = "bodies") -> Steps[Gathered]:
         GossipError: no group formed, or too few were left.
     """
     answer: Gathered = yield Gather(body, tag)
+    return answer
+
+
+def here() -> Steps[Me]:
+    """Return what this node knows of itself in this round."""
+    answer: Me = yield Here()
     return answer
 
 
@@ -151,8 +175,14 @@ class Learner(Protocol):
         memory: Mapping[str, Array] | None = None,
         round_: int = 0,
         objective: Any = None,
+        correction: Vector | None = None,
+        ascent: float = 0.0,
     ) -> Trained:
         """Take `steps` optimizer steps from `params`, with proximal/2·|w − params|² in the loss.
+
+        `correction`: float32, as long as the params; added to the gradient in every step, but for buffers.
+        `ascent`: the gradient is that of the same batch at w + ascent·g/(|g| + 1e-7), where g is the one at
+        w.
 
         `optimizer`: ``task`` for the task's own, else ``sgd``, ``adam`` or ``adamw``, which go on from
         `memory`. `round_` chooses the batches: a round that is run again sees the same ones. `objective`,
@@ -209,6 +239,9 @@ class Method(Protocol):
     asks: ClassVar[bool]
     """Whether a round ever asks; a node whose method does not trains in a run of its own."""
     about: ClassVar[About]
+    # Optional: `private_matches_state: ClassVar[bool] = True` where the private state makes sense only beside
+    # the shared state that it was made with, such as duals. See node/storage/private_rounds.py.
+    # Optional: `sends_params: bool`, whether what is averaged are params and not changes; as `mergeable`.
 
     @property
     def config(self) -> msgspec.Struct:
@@ -234,6 +267,15 @@ class Gathers(Protocol):
 
     def body_bytes(self, size: ModelSize) -> int:
         """Return about how many bytes a node's bodies of such a round have in all."""
+        ...
+
+
+@runtime_checkable
+class SeveralMeans(Protocol):
+    """A method whose round has several large all-reduces."""
+
+    def exchanged_numel(self, params_numel: int) -> int:
+        """Return how many numbers they have in all."""
         ...
 
 

@@ -15,11 +15,13 @@ from shoal.gossip.errors import GossipError
 from shoal.gossip.events import Vector
 from shoal.methods.base import (
     AllReduce,
-    Ask,
     Averaged,
+    Exchange,
     Gather,
     Gathered,
+    Here,
     Learner,
+    Me,
     Method,
     OuterMethod,
     Report,
@@ -38,8 +40,10 @@ class Ended(Generic[T]):
     results: dict[PeerId, T] = field(default_factory=dict)
     failed: dict[PeerId, GossipError] = field(default_factory=dict)
     """Peers whose round let a `GossipError` out."""
-    asked: list[tuple[Ask, ...]] = field(default_factory=list)
+    asked: list[tuple[Exchange, ...]] = field(default_factory=list)
     """The asks of each turn, in peer order."""
+    here: dict[PeerId, Me] = field(default_factory=dict)
+    """What each peer was told of itself when it asked."""
 
 
 def names(count: int) -> list[PeerId]:
@@ -53,15 +57,17 @@ def run_round(
     drops: Mapping[PeerId, int] | None = None,
     failures: Mapping[tuple[PeerId, int], GossipError] | None = None,
     order: Sequence[PeerId] | None = None,
+    here: Mapping[PeerId, Me] | None = None,
 ) -> Ended[T]:
     """Run generators until all have ended.
 
     `drops`: the peer dies when it makes its ask of this number, from 0; it is in no answer from then on.
     `failures`: this ask of this peer fails with this error, and its contribution is not counted.
-    `order`: in which the peers go on; by their ids unless given.
+    `order`: in which the peers go on; by their ids unless given. `here`: what peers are told of themselves;
+    that it is round 0, and that they missed nothing, unless given.
     """
-    ended: Ended[T] = Ended()
-    waiting: dict[PeerId, Ask] = {}
+    ended: Ended[T] = Ended(here={peer: Me(peer, 0) for peer in generators} | dict(here or {}))
+    waiting: dict[PeerId, Exchange] = {}
     running = {peer: generators[peer] for peer in order or sorted(generators)}
     for peer in running:
         _advance(ended, waiting, peer, running[peer], None)
@@ -131,7 +137,8 @@ def run(
             {
                 peer: method.round(states[peer], learner, round_)
                 for peer, learner in zip(peers, learners, strict=True)
-            }
+            },
+            here={peer: Me(peer, round_) for peer in peers},
         )
         states = {
             peer: replace(ended.results[peer][0], buffers=_buffers(learner))
@@ -214,13 +221,16 @@ class Arrival:
 
 def _advance(
     ended: Ended[T],
-    waiting: dict[PeerId, Ask],
+    waiting: dict[PeerId, Exchange],
     peer: PeerId,
     steps: Steps[T],
     answer: Averaged | Gathered | GossipError | None,
 ) -> None:
     try:
-        waiting[peer] = steps.throw(answer) if isinstance(answer, GossipError) else steps.send(answer)
+        ask = steps.throw(answer) if isinstance(answer, GossipError) else steps.send(answer)
+        while isinstance(ask, Here):
+            ask = steps.send(ended.here[peer])
+        waiting[peer] = ask
     except StopIteration as stop:
         ended.results[peer] = stop.value
     except GossipError as error:
@@ -232,7 +242,7 @@ def _buffers(learner: Learner) -> int:
     return int(getattr(learner, "buffers", 0))
 
 
-def _answer(me: PeerId, asks: Mapping[PeerId, Ask]) -> Averaged | Gathered:
+def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered:
     mine = asks[me]
     match mine:
         case AllReduce():

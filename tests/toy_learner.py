@@ -34,12 +34,18 @@ class ToyLearner:
         memory: Mapping[str, Vector] | None = None,
         round_: int = 0,
         objective: Any = None,
+        correction: Vector | None = None,
+        ascent: float = 0.0,
     ) -> Trained:
         """See `Learner`; remembers how often it was called."""
         self.calls.append({"optimizer": optimizer, "round_": round_, "batch_size": batch_size})
         w = params.copy()
+        added = np.zeros_like(w) if correction is None else correction
         for _ in range(steps):
-            w -= np.float32(lr) * (w - self.target + np.float32(proximal) * (w - params))
+            gradient = w - self.target
+            if ascent:
+                gradient = gradient + np.float32(ascent) * gradient / (np.linalg.norm(gradient) + 1e-7)
+            w -= np.float32(lr) * (gradient + added + np.float32(proximal) * (w - params))
             moved = self.arrived()
             w = w if moved is None else self.carry(w, moved)
         count = (memory or {}).get("count", np.zeros(1, np.float32))

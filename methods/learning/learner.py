@@ -71,6 +71,9 @@ class _Work:
     """Examples per step, as they are counted."""
     proximal: float
     round: int
+    corrections: Sequence[torch.Tensor | None]
+    """Added to the gradients of the model's parameters, in their order; nothing where there are none."""
+    ascent: float
 
 
 def _never() -> bool:
@@ -144,6 +147,8 @@ class TorchLearner:
         memory: Mapping[str, Array] | None = None,
         round_: int = 0,
         objective: Objective | None = None,
+        correction: Vector | None = None,
+        ascent: float = 0.0,
     ) -> Trained:
         """See `Learner`. `objective`: what is minimised in place of the task's own loss.
 
@@ -161,6 +166,8 @@ class TorchLearner:
             seen=batch_size if objective else min(batch_size, self.examples),
             proximal=proximal,
             round=round_,
+            corrections=self._corrections(correction),
+            ascent=ascent,
         )
         try:
             return self._train(params, work, memory or {})
@@ -267,6 +274,14 @@ class TorchLearner:
         outputs, _ = self.predict(params, x)
         return int((outputs.argmax(-1) == y).sum()), count(data)
 
+    def _corrections(self, correction: Vector | None) -> Sequence[torch.Tensor | None]:
+        """Return the parts of a vector that belong to the parameters that are trained, on the device."""
+        if correction is None:
+            return ()
+        parts = self._vector.parts_of(correction)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        return [parts[p].to(p.device, p.dtype) if p in parts else None for p in trained]
+
     def _optimizer(self, name: str, weights: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         match name:
             case "sgd":
@@ -285,21 +300,19 @@ class TorchLearner:
         *,
         is_new: bool,
     ) -> tuple[float, int]:
-        objective, proximal = work.objective, work.proximal
         self.model.train()
-        anchors = [p.detach().clone() for p in weights] if proximal else []
+        anchors = [p.detach().clone() for p in weights] if work.proximal else []
         total = torch.zeros((), device=self.device)
         taken = 0
-        for batch in objective.batches(work.batch_size):
+        for batch in work.objective.batches(work.batch_size):
             if self._interrupt():
                 raise Interrupted("the node asked to stop")
-            optimizer.zero_grad()
-            loss = objective.loss(self.model, to_device(batch, self.device))
-            loss.backward()
-            objective.before_step(self.model)
-            for weight, anchor in zip(weights, anchors, strict=False):
-                if weight.grad is not None:
-                    weight.grad = pulled(weight.grad, weight.detach() - anchor, proximal)
+            on_device = to_device(batch, self.device)
+            loss = self._gradient(optimizer, work.objective, on_device)
+            if work.ascent:
+                with uphill(weights, work.ascent):
+                    self._gradient(optimizer, work.objective, on_device)
+            _add_terms(weights, anchors, work)
             _step(optimizer, is_first=taken == 0 and not is_new)
             total += loss.detach().to(total.dtype)
             taken += 1
@@ -310,6 +323,14 @@ class TorchLearner:
                 break
         return float(total) / taken, taken
 
+    def _gradient(self, optimizer: torch.optim.Optimizer, objective: Objective, batch: Any) -> torch.Tensor:
+        """Leave the gradient of the loss on a batch in the weights; returns the loss."""
+        optimizer.zero_grad()
+        loss = objective.loss(self.model, batch)
+        loss.backward()
+        objective.before_step(self.model)
+        return loss
+
     def _move(self, moved: Moved, weights: Sequence[nn.Parameter], anchors: Sequence[torch.Tensor]) -> None:
         before = [weight.detach().clone() for weight in weights[: len(anchors)]]
         self._vector.move(moved)
@@ -317,6 +338,16 @@ class TorchLearner:
         for anchor, weight, old in zip(anchors, weights, before, strict=False):
             # Held near the common params: the anchor goes where they went.
             anchor.add_(weight.detach() - old)
+
+
+def _add_terms(weights: Sequence[nn.Parameter], anchors: Sequence[torch.Tensor], work: _Work) -> None:
+    """Add to the gradients what a method adds to the loss of every step: a constant, a pull."""
+    for weight, correction in zip(weights, work.corrections, strict=False):
+        if weight.grad is not None and correction is not None:
+            weight.grad = corrected(weight.grad, correction)
+    for weight, anchor in zip(weights, anchors, strict=False):
+        if weight.grad is not None:
+            weight.grad = pulled(weight.grad, weight.detach() - anchor, work.proximal)
 
 
 def _step(optimizer: torch.optim.Optimizer, *, is_first: bool) -> None:
@@ -346,6 +377,41 @@ def pulled(gradient: torch.Tensor, distance: torch.Tensor, strength: float) -> t
         return gradient.to_dense().add_(distance, alpha=strength)
     pull = distance.to_sparse(gradient.sparse_dim())
     return (gradient + strength * pull).coalesce()
+
+
+def corrected(gradient: torch.Tensor, correction: torch.Tensor) -> torch.Tensor:
+    """Return a gradient plus a constant; dense, since the constant is."""
+    if gradient.layout is torch.strided:
+        return gradient.add_(correction)
+    return gradient.to_dense().add_(correction)
+
+
+@contextmanager
+def uphill(weights: Sequence[nn.Parameter], radius: float) -> Iterator[None]:
+    """Move weights by `radius` along their gradient for a while, and put them back to the last bit.
+
+    Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving
+    Generalization", ICLR 2021, https://arxiv.org/abs/2010.01412, equation 2.
+    """
+    found = [(w, w.detach().clone(), w.grad) for w in weights if w.grad is not None]
+    if not found:
+        yield
+        return
+    norm = torch.linalg.vector_norm(torch.stack([_norm(grad) for _, _, grad in found]))
+    with torch.no_grad():
+        for weight, _, grad in found:
+            weight.add_(grad * (radius / (norm + 1e-7)).to(grad.dtype))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before, _ in found:
+                weight.copy_(before)
+
+
+def _norm(gradient: torch.Tensor) -> torch.Tensor:
+    values = gradient if gradient.layout is torch.strided else gradient.coalesce().values()
+    return torch.linalg.vector_norm(values, dtype=torch.float32)
 
 
 def as_number(value: Any) -> float | None:

@@ -212,6 +212,14 @@ class ModelVector:
                 if _is_narrow(tensor):
                     self._masters[name] = part.clone()
 
+    def parts_of(self, vector: Vector) -> dict[torch.Tensor, torch.Tensor]:
+        """Return tensor of the model -> its place in a vector like the params, in the tensor's shape.
+
+        Raises:
+            BadTask: the model has other tensors than at the start.
+        """
+        return {tensor: part for _, tensor, part in self._parts(vector)}
+
     def move(self, moved: Moved) -> None:
         """Carry a model in training over to a new agreed state.
 
