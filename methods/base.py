@@ -241,7 +241,7 @@ class Method(Protocol):
     about: ClassVar[About]
     # Optional: `private_matches_state: ClassVar[bool] = True` where the private state makes sense only beside
     # the shared state that it was made with, such as duals. See node/storage/private_rounds.py.
-    # Optional: `sends_params: bool`, whether what is averaged are params and not changes; as `mergeable`.
+    # Optional: `averages_changes: bool`, whether all its all-reduces are of small changes.
 
     @property
     def config(self) -> msgspec.Struct:
@@ -293,13 +293,6 @@ class Demands(Protocol):
         ...
 
 
-@runtime_checkable
-class AveragesChanges(Protocol):
-    """A method whose all-reduces are all of small changes: the coarsest codecs are only for these."""
-
-    averages_changes: ClassVar[bool]
-
-
 class OuterMethod(Method, Protocol):
     """A method whose exchange is a part of its own."""
 
@@ -313,3 +306,8 @@ class OuterMethod(Method, Protocol):
             GossipError: no group formed, or too few were left.
         """
         ...
+
+
+def averages_changes(method: Method) -> bool:
+    """Tell whether a method's all-reduces are all of small changes: the coarsest codecs are only for these."""
+    return bool(getattr(method, "averages_changes", False))

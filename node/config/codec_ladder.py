@@ -11,7 +11,7 @@ from typing import Final
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import AveragesChanges, Gathers, Method
+from shoal.methods.base import Gathers, Method, averages_changes
 from shoal.node.config.engine_preflight import COMPRESSIONS
 
 LADDER: Final = ("float32", "int8", "int4", "int2", "sign")
@@ -53,7 +53,7 @@ def codecs_for(run: RunSettings, method: Method) -> list[str]:
         name
         for name in LADDER
         if (run.engine == NATIVE or name in COMPRESSIONS)
-        and (isinstance(method, AveragesChanges) or not CODECS[name].deltas_only)
+        and (averages_changes(method) or not CODECS[name].deltas_only)
     ]
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.run_spec import RunSettings
-from shoal.methods.base import AveragesChanges, Method
+from shoal.methods.base import Method, averages_changes
 from shoal.node.errors import BadConfig
 
 MOST_MOMENTUM: Final = 0.5
@@ -21,13 +21,14 @@ def check_codec(run: RunSettings, method: Method) -> None:
     codec = CODECS.get(run.codec)
     if codec is None:
         raise BadConfig(f"no codec {run.codec!r}; there are {', '.join(CODECS)}: choose one with --codec")
-    if codec.deltas_only and not isinstance(method, AveragesChanges):
+    if codec.deltas_only and not averages_changes(method):
         fitting = ", ".join(name for name, each in CODECS.items() if not each.deltas_only)
         raise BadConfig(
             f"codec {run.codec} is too coarse for params, and {run.method} averages params, not changes:"
             f" take --method diloco, or --codec {fitting}"
         )
-    if run.codec == "topk" and getattr(method.config, "outer_momentum", 0.0) > MOST_MOMENTUM:
+    momentum = getattr(method.config, "outer_momentum", getattr(method.config, "beta1", 0.0))
+    if run.codec == "topk" and momentum > MOST_MOMENTUM:
         raise BadConfig(
             "codec topk and outer momentum amplify each other: take --codec int4, or --option outer_lr=1 and"
             " --option outer_momentum=0"

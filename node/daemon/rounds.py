@@ -163,7 +163,7 @@ class Rounds:
         self._syncing, self._synced = False, None
         self._waits_alone = False
         reply = self._reply
-        reply(ipc.Attached(round=self.round, slot=0, restored=found is not None))
+        reply(ipc.Attached(round=self.round, slot=0, restored=found is not None, me=self.me))
         self.trainer = Trainer.IDLE
         attach = commands.Attach(self.run, message.spec, message.mergeable, self._had_company, trust.known)
         self._command(attach)

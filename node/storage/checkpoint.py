@@ -153,6 +153,13 @@ def _log_skip(path: Path, reason: str) -> None:
     log.warning("state file %s skipped: %s", path.name, reason)
 
 
+def newest_round(directory: Path, run_id: bytes) -> int | None:
+    """Return the round of what was saved last for this run, by its name; None where nothing is."""
+    files = _serials(directory, run_id.hex()[:16]) if directory.is_dir() else []
+    match = _NAME.fullmatch(files[-1][1].name) if files else None
+    return int(match[3]) if match else None
+
+
 def load_newest(
     directory: Path,
     run_id: bytes,

@@ -1,8 +1,7 @@
-"""Private state on disk: what a method carries from round to round and never tells, such as moments.
+"""Private state on disk: what a node carries from round to round and never tells, such as what codecs owe.
 
-The trainer writes it itself, so that it never enters the daemon, whose states others may fetch. One file
-per run, always the old one or the new one. Losing it costs a few steps of warming up, no more; so what
-cannot be written or read is said and gone without.
+One file per run, always the old one or the new one, whatever round it is of: losing it costs little, so what
+cannot be written or read is said and gone without. What methods keep is in private_rounds.py.
 """
 
 import logging
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 class PrivateState:
     """The private state of one run, in one folder."""
 
-    def __init__(self, state_dir: Path, spec: RunSpec, kind: str = "private") -> None:
+    def __init__(self, state_dir: Path, spec: RunSpec, kind: str) -> None:
         """`state_dir`: the node's own; it exists. `kind`: whose it is, the beginning of the file's name."""
         self._path = state_dir / f"{kind}-{run_id(spec).hex()[:16]}.safetensors"
 
@@ -38,14 +37,7 @@ class PrivateState:
 
     def set_aside(self, reason: str) -> None:
         """Keep a file that is of no use out of the way, and say so."""
-        aside = self._path.with_suffix(".unusable")
-        try:
-            self._path.replace(aside)
-        except OSError:
-            # It is not there, or the folder cannot be written: what is saved next takes its place.
-            log.warning("%s %s; going on without it", self._path, reason)
-        else:
-            log.warning("%s %s; going on without it, and keeping it as %s", self._path, reason, aside.name)
+        set_aside(self._path, reason)
 
     def save(self, vectors: Mapping[str, Array]) -> None:
         """Put vectors in the place of those saved before; nothing is written for nothing."""
@@ -59,3 +51,15 @@ class PrivateState:
         except (OSError, SafetensorError, KeyError) as error:
             why = getattr(error, "strerror", None) or error
             log.warning("%s cannot be written (%s); going on without it", self._path, why)
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Keep a file that is of no use out of the way, and say so."""
+    aside = path.with_suffix(".unusable")
+    try:
+        path.replace(aside)
+    except OSError:
+        # It is not there, or the folder cannot be written: what is saved next takes its place.
+        log.warning("%s %s; going on without it", path, reason)
+    else:
+        log.warning("%s %s; going on without it, and keeping it as %s", path, reason, aside.name)

@@ -68,6 +68,8 @@ class Attached(Message, frozen=True):
     round: int
     slot: int
     restored: bool
+    me: str = ""
+    """The node's own peer id."""
 
 
 class Begin(Message, frozen=True):

@@ -28,12 +28,11 @@ from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
-from shoal.node.storage.private_state import PrivateState
 from shoal.node.text import log_to_stderr
 from shoal.node.trainer import ipc
 from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
-from shoal.node.trainer.session import LineLost, Session
+from shoal.node.trainer.session import LineLost, Session, private_rounds
 from shoal.node.trainer.spec import FAILED, TrainerSpec, run_spec
 from shoal.node.trainer.unshared_file import UnsharedFile
 from shoal.node.trainer.user_folder import search_user_folder
@@ -140,7 +139,7 @@ class _Trainer:
             shared_specs(initial),
             self._learner.buffers,
         )
-        self._private = PrivateState(state_dir, self._spec)
+        self._private = private_rounds(self._method, initial, self._spec, state_dir)
         self._overlap: Overlap | None = None
         self._not_finite: list[str] = []
         """Names of what the method measured last as no finite number."""
@@ -149,11 +148,11 @@ class _Trainer:
             self._spec,
             self._method,
             initial,
+            self._private,
         )
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model)
         if self._session.restored:
             self._unshared.restore()
-            self._session.private = self._private.load() or initial.private
 
     def run(self) -> None:
         """Run rounds until the daemon wants no more."""
@@ -177,7 +176,6 @@ class _Trainer:
         self._session.problem(source, text)
 
     def _saved(self, state: State, report: Report) -> Report:
-        self._private.save(state.private)
         self._unshared.save()
         return self._measured(state, report)
 

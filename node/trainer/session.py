@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import numpy as np
@@ -23,10 +24,24 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip import errors
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec
-from shoal.methods.base import AllReduce, Ask, Averaged, Gather, Gathered, Method, Report, State, Steps
+from shoal.gossip.state.tree_hash import state_hash
+from shoal.methods.base import (
+    AllReduce,
+    Averaged,
+    Exchange,
+    Gather,
+    Gathered,
+    Here,
+    Me,
+    Method,
+    Report,
+    State,
+    Steps,
+)
 from shoal.methods.errors import BadOption
 from shoal.methods.params import read_state, write_state
 from shoal.node.framing import Message
+from shoal.node.storage.private_rounds import Mark, PrivateRounds
 from shoal.node.trainer import ipc
 
 log = logging.getLogger(__name__)
@@ -57,15 +72,16 @@ class Session:
         spec: RunSpec,
         method: Method,
         initial: State,
+        private: PrivateRounds | None = None,
     ) -> None:
-        """Attach; afterwards `begun` says where to go on.
+        """Attach; afterwards `begun` says where to go on. `private`: what never leaves the node, by round.
 
         Raises:
             LineLost: the daemon has another trainer already, or is gone.
         """
         self.spec = spec
-        self.private = initial.private
-        """What never leaves the node, as of the last state."""
+        self._private = private or private_rounds(method, initial, spec, None)
+        self._away = 0
         self.work_seconds = 0.0
         """Spent computing since the last round ended, without the waiting for answers."""
         self._line = line
@@ -96,6 +112,10 @@ class Session:
             raise LineLost("the node has a trainer already")
         self.restored = answer.restored
         """Whether the daemon had a state on disk."""
+        self._peer = PeerId(answer.me)
+        # Without the state that they were made with, moments are in vain; duals find theirs by its hash.
+        if self.restored or self._private.matches_state:
+            self._private.restore()
 
     def wait_begin(self) -> ipc.Begin | None:
         """Wait for the next round; None when the daemon wants no more.
@@ -116,7 +136,12 @@ class Session:
         """Return the state that a round begins from, as a copy."""
         slot = self._segment.slots[begin.slot]
         spec = self.spec
-        return read_state(slot, spec.params_numel, spec.shared, self.private, spec.buffers)
+        private, self._away = self._private.at(self._mark(begin.round, begin.slot))
+        return read_state(slot, spec.params_numel, spec.shared, private, spec.buffers)
+
+    def here(self, begin: ipc.Begin) -> Me:
+        """Return what this node knows of itself in the round whose state was read last."""
+        return Me(self._peer, begin.round, self._away)
 
     def is_interrupted(self) -> bool:
         """Whether the daemon wants this round's work thrown away."""
@@ -150,7 +175,8 @@ class Session:
         """
         slot = 1 - begin.slot
         write_state(state, self._segment.slots[slot])
-        self.private = state.private
+        # Before anyone learns of the state: if we are killed from here on, what belongs to it is there.
+        self._private.made(self._mark(begin.round + 1, slot), state.private)
         self._send(
             ipc.Finished(
                 round=begin.round,
@@ -185,7 +211,7 @@ class Session:
         """Close the line; the daemon keeps the last state."""
         self._line.close()
 
-    def post(self, begin: ipc.Begin, ask: Ask) -> None:
+    def post(self, begin: ipc.Begin, ask: Exchange) -> None:
         """Send an ask on its way; `receive_answer` waits for what comes of it.
 
         Raises:
@@ -210,7 +236,7 @@ class Session:
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body)
         self._send(message)
 
-    def receive_answer(self, ask: Ask) -> Averaged | Gathered:
+    def receive_answer(self, ask: Exchange) -> Averaged | Gathered:
         """Wait for the answer to the ask that was posted last.
 
         Raises:
@@ -231,6 +257,11 @@ class Session:
             case _, other:
                 raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
 
+    def _mark(self, round_: int, slot: int) -> Mark:
+        if not self._private.matches_state:
+            return Mark(round_)
+        return Mark(round_, state_hash(self._segment.slots[slot].data))
+
     def _send(self, message: Message) -> None:
         try:
             self._line.send(message)
@@ -245,6 +276,12 @@ class Session:
             return self._line.receive()
         except (EOFError, OSError) as error:
             raise LineLost("the node is gone") from error
+
+
+def private_rounds(method: Method, initial: State, spec: RunSpec, folder: Path | None) -> PrivateRounds:
+    """Return the private states of a method's run; `folder`: where they are kept."""
+    matches_state = bool(getattr(method, "private_matches_state", False))
+    return PrivateRounds(initial.private, spec, folder, matches_state=matches_state)
 
 
 class Asking(Generic[T]):
@@ -282,6 +319,8 @@ class Asking(Generic[T]):
         steps, started = self._steps, time.monotonic()
         try:
             ask = steps.throw(given) if isinstance(given, errors.GossipError) else steps.send(given)
+            while isinstance(ask, Here):
+                ask = steps.send(self._session.here(self._begin))
         except StopIteration as end:
             self._result: T = end.value
             self.is_over = True

@@ -123,7 +123,7 @@ class Clock:
 
 def test_a_first_trainer_begins_with_its_own_state_which_is_saved_and_told() -> None:
     table = Table().attach(1.0)
-    assert table.told == [ipc.Attached(round=0, slot=0, restored=False), ipc.Begin(round=0, slot=0)]
+    assert table.told == [ipc.Attached(round=0, slot=0, restored=False, me=ME), ipc.Begin(round=0, slot=0)]
     attach, new = table.commands
     assert attach == commands.Attach(run_id(table.spec), table.spec, True)
     assert (new.round, new.state, new.previous) == (0, hashed(1.0), b"")
@@ -135,7 +135,7 @@ def test_a_first_trainer_begins_with_its_own_state_which_is_saved_and_told() -> 
 def test_a_trainer_goes_on_from_the_state_on_disk() -> None:
     found = Checkpoint(run_id(spec()), 7, hashed(3.0), hashed(2.0), full(3.0))
     table = Table(found).attach(1.0)
-    assert table.told == [ipc.Attached(round=7, slot=0, restored=True), ipc.Begin(round=7, slot=0)]
+    assert table.told == [ipc.Attached(round=7, slot=0, restored=True, me=ME), ipc.Begin(round=7, slot=0)]
     assert (table.segment.slots[0] == 3.0).all()
     new = table.commands[-1]
     assert (new.round, new.state, new.previous) == (7, hashed(3.0), hashed(2.0))
@@ -342,7 +342,7 @@ def test_after_its_last_round_a_run_is_finished_and_the_trainer_ends() -> None:
 
 def test_a_trainer_of_a_finished_run_is_sent_home_at_once() -> None:
     table = Table(Checkpoint(run_id(spec(rounds=7)), 7, hashed(3.0), b"", full(3.0)), rounds=7).attach()
-    assert table.told == [ipc.Attached(round=7, slot=0, restored=True), ipc.Stop()]
+    assert table.told == [ipc.Attached(round=7, slot=0, restored=True, me=ME), ipc.Stop()]
 
 
 def test_the_end_of_a_trainer_is_told_and_the_next_one_is_taken_on() -> None:
@@ -354,7 +354,7 @@ def test_the_end_of_a_trainer_is_told_and_the_next_one_is_taken_on() -> None:
     table.agree(ME, PEER)
     table.told.clear()
     table.attach(1.0)
-    assert table.told == [ipc.Attached(round=0, slot=0, restored=False), ipc.Begin(round=0, slot=0)]
+    assert table.told == [ipc.Attached(round=0, slot=0, restored=False, me=ME), ipc.Begin(round=0, slot=0)]
 
 
 def test_a_node_that_stops_interrupts_its_trainer_and_hears_nothing_more_of_it() -> None:

@@ -14,24 +14,24 @@ VECTORS = {"exp_avg": np.array([1, 2], np.float32), "step": np.array([3], np.flo
 
 
 def test_what_was_saved_last_is_loaded(tmp_path: Path) -> None:
-    store = PrivateState(tmp_path, SPEC)
+    store = PrivateState(tmp_path, SPEC, "feedback")
     assert store.load() is None
     store.save({"step": np.zeros(1, np.float32)})
     store.save(VECTORS)
-    found = PrivateState(tmp_path, SPEC).load()
+    found = PrivateState(tmp_path, SPEC, "feedback").load()
     assert found is not None
     assert {name: vector.tolist() for name, vector in found.items()} == {"exp_avg": [1, 2], "step": [3]}
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_another_run_has_a_file_of_its_own(tmp_path: Path) -> None:
-    PrivateState(tmp_path, SPEC).save(VECTORS)
+    PrivateState(tmp_path, SPEC, "feedback").save(VECTORS)
     other = RunSpec(method="diloco", task="digits", tensors=SPEC.tensors, name="other")
-    assert PrivateState(tmp_path, other).load() is None
+    assert PrivateState(tmp_path, other, "feedback").load() is None
 
 
 def test_nothing_private_writes_no_file(tmp_path: Path) -> None:
-    PrivateState(tmp_path, SPEC).save({})
+    PrivateState(tmp_path, SPEC, "feedback").save({})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -39,7 +39,7 @@ def test_nothing_private_writes_no_file(tmp_path: Path) -> None:
 def test_a_torn_file_is_said_and_gone_without(
     cut: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = PrivateState(tmp_path, SPEC)
+    store = PrivateState(tmp_path, SPEC, "feedback")
     store.save(VECTORS)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
@@ -52,5 +52,5 @@ def test_a_torn_file_is_said_and_gone_without(
 def test_a_disk_that_cannot_be_written_keeps_the_trainer_going(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    PrivateState(tmp_path / "gone", SPEC).save(VECTORS)
+    PrivateState(tmp_path / "gone", SPEC, "feedback").save(VECTORS)
     assert "cannot be written (No such file or directory)" in caplog.text

@@ -175,6 +175,15 @@ def test_pairwise_nodes_are_told_so_and_have_no_quorum() -> None:
         (Plan(codec="int2"), "take --method diloco, or --codec float32, float16, bfloat16, int8, int4$"),
         (Plan(codec="sign", method="deltamask"), "too coarse for params, and deltamask averages params"),
         (Plan(codec="topk", method="diloco"), "take --codec int4, or --option outer_lr=1 and"),
+        (Plan(codec="topk", method="fedspeed"), "fedspeed averages params, not changes"),
+        (Plan(codec="int2", method="scaffold"), "scaffold averages params, not changes"),
+        (Plan(codec="topk", method="fedadam"), "codec topk and outer momentum amplify each other"),
+        (
+            Plan(codec="topk", method="fedavgm", options={"outer_lr": 1.0, "outer_momentum": 0.0}),
+            "fedavgm averages params, not changes",
+        ),
+        (Plan(exchange="pairwise", method="feddyn"), "feddyn does more than take a mean of params"),
+        (Plan(delay=1, method="fedspeed"), "fedspeed cannot train while a mean travels"),
     ],
 )
 def test_what_every_node_would_refuse_is_refused_before_one_starts(plan: Plan, words: str) -> None:

@@ -1,0 +1,200 @@
+"""Private states by round: each is kept with the shared state that it was made with, and used with no other.
+
+    round t:  S_t, P_t  --local work, exchange-->  P_(t+1) on disk  -->  S_(t+1) told, hashed, on disk
+                                                        '-- a node may be killed anywhere here --'
+
+P_(t+1) is written before anyone learns of S_(t+1), and P_t stays until a checkpoint of a later round is on
+disk. So whichever shared state a node wakes up with, what was made with it is there. A state is named by its
+round and its hash: one that was made and then lost, because the swarm agreed on another, has another hash.
+
+    begins from S (round, hash)  -->  the private state of just this S
+                                      else the newest that the swarm went on from, of an earlier round: the
+                                           node was away since
+                                      else that before round 0
+
+Where the private state is worth something beside any shared state, as moments are (`matches_state` is false),
+only the round is compared, and the newest is better than none.
+
+Files are named private-RUN-SERIAL-roundN-HASH-made.safetensors; ``made`` becomes ``agreed`` when the swarm
+has gone on from that state. The serial grows with every file. Nothing here is ever told: the trainer writes
+the files itself, so that they never enter the daemon, whose states others may fetch.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from shoal.gossip.run_spec import RunSpec, run_id
+from shoal.methods.base import Array
+from shoal.node.storage.checkpoint import newest_round
+from shoal.node.storage.files import TEMPORARY, write_whole
+from shoal.node.storage.private_state import set_aside
+
+log = logging.getLogger(__name__)
+
+MAX_KEPT: Final = 8
+"""Files at most: where checkpoints cannot be written, older private states are given up."""
+_NAME: Final = re.compile(
+    r"private-([0-9a-f]{16})-(\d{10})-round(\d+)-([0-9a-f]*)-(made|agreed)\.safetensors"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Which shared state: that before this round, with this hash; none where the hash does not matter."""
+
+    round: int
+    state: bytes = b""
+
+
+@dataclass(slots=True)
+class _Kept:
+    mark: Mark
+    serial: int
+    is_agreed: bool
+    """Whether the swarm went on from its shared state."""
+    vectors: Mapping[str, Array] | None
+    """None where they are on disk only."""
+    path: Path | None
+
+
+class PrivateRounds:
+    """The private states of one node in one run. See the module's docstring."""
+
+    def __init__(
+        self, initial: Mapping[str, Array], spec: RunSpec, folder: Path | None, *, matches_state: bool
+    ) -> None:
+        """`initial`: before round 0. `folder`: the node's own for states, it exists; None: keep no files."""
+        self.matches_state = matches_state
+        self.initial = initial
+        self._folder, self._run_id = folder, run_id(spec)
+        self._run = self._run_id.hex()[:16]
+        self._kept: list[_Kept] = []
+        """By serial."""
+        self._used: _Kept | None = None
+        """What the round at hand began with; None: with `initial`."""
+
+    def restore(self) -> None:
+        """Take up what is on disk; without this, it is in vain and goes with the next state."""
+        self._kept = sorted(self._files(), key=lambda kept: kept.serial)
+
+    def at(self, mark: Mark) -> tuple[Mapping[str, Array], int]:
+        """Return the private state that belongs to a shared one, and how many rounds this node was away."""
+        while True:
+            found = self._choose(mark)
+            if found is None:
+                self._used = None
+                return self.initial, mark.round
+            vectors = found.vectors if found.vectors is not None else self._read(found)
+            if vectors is None:
+                self._kept.remove(found)
+                continue
+            if found.mark == mark and not found.is_agreed:
+                self._agree(found)
+            for other in self._kept:
+                # One is worked with; the one made last may turn out to be the swarm's.
+                is_last = other is self._kept[-1]
+                other.vectors = vectors if other is found else other.vectors if is_last else None
+            self._used = found
+            return vectors, max(0, mark.round - found.mark.round)
+
+    def made(self, mark: Mark, vectors: Mapping[str, Array]) -> None:
+        """Keep the private state that belongs to a new shared one, before anyone learns of that."""
+        if not vectors:
+            return
+        serial = 1 + max((kept.serial for kept in [*self._kept, *self._files()]), default=0)
+        new = _Kept(mark, serial, False, vectors, self._path(mark, serial, "made"))
+        saved = newest_round(self._folder, self._run_id) if self._folder is not None else None
+        needed = [kept for kept in self._kept if kept is self._used or _is_needed(kept, saved)]
+        self._kept = [*needed[1 - MAX_KEPT :], new]
+        self._write(new)
+        self._prune()
+
+    def set_aside(self, reason: str) -> None:
+        """Keep what the round at hand began with out of the way, and say so."""
+        if self._used is not None:
+            self._set_aside(self._used, reason)
+            self._kept.remove(self._used)
+            self._used = None
+
+    def _choose(self, mark: Mark) -> _Kept | None:
+        newest_first = self._kept[::-1]
+        exact = [kept for kept in newest_first if kept.mark == mark]
+        earlier = [kept for kept in newest_first if kept.is_agreed and kept.mark.round < mark.round]
+        # What was made last may be of a round that is not to be: it is of use only where any is.
+        others = [] if self.matches_state else newest_first
+        return next(iter([*exact, *(earlier if self.matches_state else others)]), None)
+
+    def _agree(self, kept: _Kept) -> None:
+        """Note that the swarm goes on from what this belongs to."""
+        kept.is_agreed = True
+        path = self._path(kept.mark, kept.serial, "agreed")
+        if kept.path is None or path is None:
+            return
+        try:
+            kept.path.replace(path)
+        except OSError as error:
+            log.warning("%s cannot be renamed (%s)", kept.path, error.strerror or error)
+        else:
+            kept.path = path
+
+    def _files(self) -> list[_Kept]:
+        if self._folder is None or not self._folder.is_dir():
+            return []
+        named = ((_NAME.fullmatch(path.name), path) for path in self._folder.iterdir())
+        return [
+            _Kept(
+                Mark(int(match[3]), bytes.fromhex(match[4])), int(match[2]), match[5] == "agreed", None, path
+            )
+            for match, path in named
+            if match and match[1] == self._run
+        ]
+
+    def _path(self, mark: Mark, serial: int, place: str) -> Path | None:
+        if self._folder is None:
+            return None
+        name = f"private-{self._run}-{serial:010d}-round{mark.round}-{mark.state.hex()}-{place}.safetensors"
+        return self._folder / name
+
+    def _read(self, kept: _Kept) -> Mapping[str, Array] | None:
+        if kept.path is None:
+            return None
+        try:
+            return load(kept.path.read_bytes())
+        except (OSError, SafetensorError, KeyError) as error:
+            self._set_aside(kept, f"cannot be read ({error})")
+            return None
+
+    def _write(self, kept: _Kept) -> None:
+        if self._folder is None or kept.path is None or kept.vectors is None:
+            return
+        # A trainer that is killed while it saves leaves half a file; nobody else writes here.
+        for stray in self._folder.glob(f"private-{self._run}-*{TEMPORARY}"):
+            stray.unlink(missing_ok=True)
+        try:
+            write_whole(kept.path, save(dict(kept.vectors)))
+        except (OSError, SafetensorError, KeyError) as error:
+            why = getattr(error, "strerror", None) or error
+            log.warning("%s cannot be written (%s); a restart goes on without it", kept.path, why)
+
+    def _prune(self) -> None:
+        kept = {each.serial for each in self._kept}
+        for file in self._files():
+            if file.serial not in kept and file.path is not None:
+                file.path.unlink(missing_ok=True)
+
+    def _set_aside(self, kept: _Kept, reason: str) -> None:
+        """Keep a file that is of no use out of the way, and say so."""
+        if kept.path is not None:
+            set_aside(kept.path, reason)
+
+
+def _is_needed(kept: _Kept, saved: int | None) -> bool:
+    """Tell whether a node may wake up with its shared state; `saved`: the newest round on disk."""
+    return kept.is_agreed and (saved is None or kept.mark.round >= saved)
