@@ -11,12 +11,7 @@ The inner optimizer is AdamW, whose moments stay on the node between rounds; the
 momentum with η = 0.7 and m = 0.9 in the paper, whose models have 60 to 400 million parameters and whose
 rounds have 500 steps. The defaults here suit small models and few rounds; what differs is said at the field.
 
-A model's buffers, such as the running variances of batch norm, are no params of an optimizer: they are
-averaged as they are, without a step, since a variance that is stepped may become negative.
-
-The outer momentum v is equal on all peers and belongs to the shared state: a newcomer fetches it. It is
-computed by single float32 operations of numpy, each of which IEEE 754 defines to the last bit, so that
-unlike machines end with the same bytes.
+The outer momentum v is shared; how, and what becomes of buffers, is said in outer_step.py.
 """
 
 from dataclasses import dataclass, field, replace
@@ -25,9 +20,9 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
+from shoal.methods.base import About, Learner, Report, State, Steps, Trained
+from shoal.methods.outer_step import Memory, OuterStep
 
 MOMENTUM = "outer_momentum"
 
@@ -52,14 +47,9 @@ class DiLoCoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 @dataclass(frozen=True, slots=True)
-class DiLoCo:
+class DiLoCo(OuterStep):
     """See `Method`."""
 
-    # Pseudo-gradients from unlike θ, applied with unlike momenta, mean nothing.
-    mergeable: ClassVar[bool] = False
-    averages_changes: ClassVar[bool] = True
-    asks: ClassVar[bool] = True
-    follows_any_loop: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, 2023,"
         " https://arxiv.org/abs/2311.08105",
@@ -69,14 +59,6 @@ class DiLoCo:
     )
 
     config: DiLoCoConfig = field(default_factory=DiLoCoConfig)
-
-    def init(self, params: Vector) -> State:
-        """See `Method`."""
-        return State(params, shared={MOMENTUM: np.zeros_like(params)})
-
-    def exchange_numel(self, params_numel: int) -> int:
-        """See `Method`."""
-        return params_numel
 
     def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
         """Take the inner steps, then the outer one."""
@@ -97,17 +79,18 @@ class DiLoCo:
             round_=round_,
         )
 
-    def outer(self, state: State, trained: Vector, weight: float) -> Steps[tuple[State, tuple[PeerId, ...]]]:
-        """See `OuterMethod`."""
-        delta = np.subtract(trained, state.params)
-        stepped = delta.size - state.buffers
-        delta[stepped:] = trained[stepped:]
-        mean = yield from all_reduce(delta, weight=weight if self.config.weighted else 1.0, tag="delta")
+    def memory(self, params: Vector) -> Memory:
+        """See `OuterStep`."""
+        return {MOMENTUM: np.zeros_like(params)}
+
+    @property
+    def is_plain(self) -> bool:
+        """See `OuterStep`: never, since changes are what the coarsest codecs can carry."""
+        return False
+
+    def step(self, gradient: Vector, memory: Memory) -> tuple[Vector, Memory]:
+        """See `OuterStep`: Nesterov's momentum."""
         lr, momentum = np.float32(self.config.outer_lr), np.float32(self.config.outer_momentum)
-        gradient = np.negative(mean.vector)
-        gradient[stepped:] = 0
-        velocity = np.add(np.multiply(momentum, state.shared[MOMENTUM]), gradient)
+        velocity = np.add(np.multiply(momentum, memory[MOMENTUM]), gradient)
         step = np.multiply(lr, np.add(gradient, np.multiply(momentum, velocity)))
-        params = np.subtract(state.params, step)
-        params[stepped:] = mean.vector[stepped:]
-        return replace(state, params=params, shared={MOMENTUM: velocity}), mean.contributors
+        return step, {MOMENTUM: velocity}
