@@ -30,6 +30,12 @@ NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
     "fedavg": (),
     "fedprox": (),
     "diloco": (),
+    "fedavgm": (),
+    "fedadam": (),
+    "fedyogi": (),
+    "fedspeed": (),
+    "scaffold": (),
+    "feddyn": (),
     "fedstar": (
         Need(
             what="unlabelled_data()",

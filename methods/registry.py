@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from shoal.gossip.run_spec import Scalar
-from shoal.methods.base import Gathers, Method, ModelSize
+from shoal.methods.base import Gathers, Method, ModelSize, SeveralMeans
 from shoal.methods.errors import MethodNotFound
 from shoal.methods.needs import Need, needs_of
 from shoal.methods.options import OptionInfo, build_config, explain_options
@@ -32,6 +32,18 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
         "shoal.methods.fedprox:FedProx",
         "FedAvg that holds peers near the common params; no gain measured",
     ),
+    "fedavgm": ("shoal.methods.fedavgm:FedAvgM", "FedAvg whose mean change is a step of momentum"),
+    "fedadam": ("shoal.methods.fedadam:FedAdam", "FedAvg whose mean change is a step of Adam"),
+    "fedyogi": ("shoal.methods.fedyogi:FedYogi", "FedAvg whose mean change is a step of Yogi"),
+    "fedspeed": (
+        "shoal.methods.fedspeed:FedSpeed",
+        "unlike data: a pull to the common params, and a dual that takes its bias back",
+    ),
+    "scaffold": (
+        "shoal.methods.scaffold:Scaffold",
+        "unlike data: local steps corrected by control variates; twice the bytes",
+    ),
+    "feddyn": ("shoal.methods.feddyn:FedDyn", "unlike data: each node's loss regularised anew every round"),
     "fedstar": (
         "shoal.methods.fedstar.method:FedSTAR",
         "few labels: pseudo-labels for the rest, behind a gate",
@@ -69,7 +81,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     size: ModelSize
     """Of the model that the next two are about."""
     exchange_numel: int
-    """Numbers in the all-reduce of a round."""
+    """Numbers in the all-reduces of a round."""
     needs: tuple[Need, ...] = ()
     """What it asks of a task beside a model and training data."""
     body_bytes: int = 0
@@ -164,6 +176,7 @@ def describe(
     """
     found, method = method_class(name), load_method(name, options or {})
     size = size or ModelSize.of_one_body(0)
+    counted = method.exchanged_numel if isinstance(method, SeveralMeans) else method.exchange_numel
     return Description(
         name=name,
         summary=summary_of(name),
@@ -173,7 +186,7 @@ def describe(
         mergeable=found.mergeable,
         options=explain_options(config_class(name)),
         size=size,
-        exchange_numel=method.exchange_numel(size.numel),
+        exchange_numel=counted(size.numel),
         needs=needs_of(name, found),
         body_bytes=method.body_bytes(size) if isinstance(method, Gathers) else 0,
     )
