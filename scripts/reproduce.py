@@ -31,13 +31,19 @@ from shoal.node.testnet.plots import metric_names, plot_systems  # noqa: E402  #
 STUDIES: Final[Mapping[str, str]] = {
     "deltamask": "reproduce_deltamask",
     "diloco": "reproduce_averaging",
+    "fedadam": "reproduce_duals",
     "fedavg": "reproduce_averaging",
+    "fedavgm": "reproduce_duals",
     "fedcompress": "reproduce_fedcompress",
+    "feddyn": "reproduce_duals",
     "fedln": "reproduce_fedln",
     "fedprox": "reproduce_averaging",
+    "fedspeed": "reproduce_duals",
     "fedstar": "reproduce_fedstar",
+    "fedyogi": "reproduce_duals",
     "local": "reproduce_averaging",
     "matu": "reproduce_matu",
+    "scaffold": "reproduce_duals",
 }
 """Method -> the module in scripts/ whose STUDIES has its study."""
 NO_METHODS: Final = ("codecs", "overlap")
