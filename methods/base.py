@@ -309,5 +309,5 @@ class OuterMethod(Method, Protocol):
 
 
 def averages_changes(method: Method) -> bool:
-    """Tell whether a method's all-reduces are all of small changes: the coarsest codecs are only for these."""
+    """Tell whether all all-reduces of a method are of small changes: the coarsest codecs are for these."""
     return bool(getattr(method, "averages_changes", False))

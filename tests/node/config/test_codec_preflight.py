@@ -1,5 +1,7 @@
 """A codec that would ruin a run is refused with what to type instead."""
 
+from typing import Final
+
 import pytest
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
@@ -7,6 +9,14 @@ from shoal.gossip.run_spec import RunSettings, Scalar
 from shoal.methods.registry import METHODS, load_method
 from shoal.node.config.codec_preflight import check_codec
 from shoal.node.errors import BadConfig
+
+WITHOUT_MOMENTUM: Final[dict[str, dict[str, Scalar]]] = {
+    "diloco": {"outer_lr": 1.0, "outer_momentum": 0.0},
+    "fedavgm": {"outer_momentum": 0.5},
+    "fedadam": {"beta1": 0.0},
+    "fedyogi": {"beta1": 0.0},
+}
+"""The methods that average changes, with options beside which topk is not refused for another reason."""
 
 
 def refusal(codec: str, method: str, **options: Scalar) -> str:
@@ -24,9 +34,8 @@ def test_a_codec_that_there_is_not_is_refused_with_those_that_there_are() -> Non
 @pytest.mark.parametrize("codec", ["int2", "topk", "sign"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_coarsest_codecs_are_only_for_a_method_that_averages_changes(codec: str, method: str) -> None:
-    plain: dict[str, Scalar] = {"outer_lr": 1.0, "outer_momentum": 0.0} if method == "diloco" else {}
-    said = refusal(codec, method, **plain)
-    assert (said == "") == (method == "diloco")
+    said = refusal(codec, method, **WITHOUT_MOMENTUM.get(method, {}))
+    assert (said == "") == (method in WITHOUT_MOMENTUM)
     assert said == "" or said.endswith("--method diloco, or --codec float32, float16, bfloat16, int8, int4")
 
 
