@@ -50,6 +50,8 @@ class Maker:
         if get_origin(base) is tuple:
             count = self.dice.randint(meta.min_length or 0, min(meta.max_length or 4, 5))
             return tuple(self.value(get_args(base)[0], name) for _ in range(count))
+        if base is bool:
+            return self.dice.random() < 0.5
         assert base is PeerId, f"no value of {hint}"
         return self.dice.choice([*(worker.me for worker in self.workers), ATTACKER, "x"])
 
