@@ -1,10 +1,13 @@
 """The wire: golden vectors of every message, and every way in which bytes of a peer can be wrong."""
 
+from hashlib import blake2b
 from typing import Any
 
+import msgpack
 import msgspec
 import numpy as np
 import pytest
+from nacl.signing import VerifyKey
 
 from shoal.crypto.envelope import seal
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
@@ -170,6 +173,40 @@ def test_there_is_a_golden_body_of_every_kind() -> None:
 def test_a_frame_and_a_record_are_the_golden_vectors() -> None:
     assert codec().encode(messages.Leave()) == FRAME
     assert codec().encode_announcement(Records(((Record(ME, 55, PRESENCE), 0.0),))) == RECORD
+
+
+# --- the same, read by another's msgpack ----------------------------------------------------------
+
+
+def plain(value: object) -> object:
+    """Return what a message is to who knows nothing of our classes: an array of its kind and its fields."""
+    if isinstance(value, messages.Message):
+        return [name(value), *(plain(getattr(value, each)) for each in value.__struct_fields__)]
+    return [plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def opened(sealed: bytes) -> tuple[list[Any], object]:
+    """Return head and body of an envelope as docs/wire.md describes it; its signature is checked."""
+    end = 2 + int.from_bytes(sealed[:2], "big")
+    head, body, signature = sealed[2:end], sealed[end:-64], sealed[-64:]
+    fields = msgpack.unpackb(head)
+    digests = b"".join(blake2b(each, digest_size=32).digest() for each in (head, body))
+    VerifyKey(fields[5]).verify(b"shoal/envelope/1\0" + digests, signature)
+    return fields, msgpack.unpackb(body)
+
+
+@pytest.mark.parametrize("message", [*SIGNED_KINDS, *BULK_KINDS], ids=name)
+def test_every_golden_body_says_the_same_to_another_msgpack(message: messages.Message) -> None:
+    body = bytes.fromhex(BODIES[name(message)])
+    assert msgpack.unpackb(body) == plain(message)
+    assert msgpack.packb(plain(message)) == body, "the shortest form of every value"
+
+
+def test_the_golden_frame_and_record_say_the_same_to_another_msgpack() -> None:
+    swarm, key = blake2b(b"shoal", digest_size=16, person=b"shoal/swarm").digest(), bytes(KEY.verify_key)
+    assert FRAME[:1] == b"\0"
+    assert opened(FRAME[1:]) == ([1, swarm, RUN, "Leave", 101, key], ["Leave"])
+    assert opened(RECORD) == ([1, swarm, RUN, "Presence", 55, key], plain(PRESENCE))
 
 
 # --- there and back -------------------------------------------------------------------------------
