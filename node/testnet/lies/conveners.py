@@ -16,6 +16,7 @@ from shoal.gossip.messages import (
     Accept,
     Alive,
     Commit,
+    Decline,
     Done,
     Part,
     PeerMessage,
@@ -52,6 +53,7 @@ class Convene:
         self._offers: dict[tuple[PeerId, int], Commit] = {}
         """By victim and nonce."""
         self._games: dict[bytes, _Game] = {}
+        self._said: dict[PeerId, tuple[int, bytes]] = {}
 
     def tick(self, now: float) -> Effects:
         """See `Program`."""
@@ -73,15 +75,27 @@ class Convene:
         match message:
             case Ready():
                 self.sight.note("readies heard")
-                return self._propose(peer, message.round, message.base)
+                said = self._say_ready(peer, message.round, message.base)
+                return said + self._propose(peer, message.round, message.base)
             case Accept():
                 return self._commit(peer, message)
+            case Decline():
+                self.sight.note("declined")
+                return []
             case Part():
                 return self._reduce(peer, message, data)
             case Alive() | Done():
                 return self._end(peer, message)
             case _:
                 return []
+
+    def _say_ready(self, peer: PeerId, round_: int, base: bytes) -> Effects:
+        """Say that we are ready too, and were long before: no proposal counts without."""
+        said = (round_, base)
+        if self._said.get(peer) == said:
+            return []
+        self._said[peer] = said
+        return [Send(peer, Ready(round_, base, has_colleagues=True))]
 
     def _propose(self, peer: PeerId, round_: int, base: bytes) -> Effects:
         if len(base) != 32:

@@ -117,7 +117,7 @@ class LyingMember(Member):
         return [effect]
 
     def _bend_mean(self, effect: Send, message: Reduced, group: Group) -> Send:
-        lo = bounds(self._vector.size, group.shares)[message.part] + message.chunk * group.chunk_numel
+        lo = bounds(self._vector.size, group.parts)[message.part] + message.chunk * group.chunk_numel
         made = np.frombuffer(bytes(effect.data), np.float32)
         here = slice(lo, lo + made.size)
         base = self._base_of(here)

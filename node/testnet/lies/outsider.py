@@ -101,7 +101,7 @@ class Outsider:
 
 
 async def attack(
-    name: str, address: str, *, swarm: str, seconds: float, say: Callable[[dict[str, int]], None]
+    name: str, address: str, *, swarm: str, seconds: float, say: Callable[[dict[str, int | str]], None]
 ) -> None:
     """Lie to a swarm for a while; `say` is told every second what came of it."""
     key = SigningKey.generate()
@@ -114,8 +114,8 @@ async def attack(
             nursery.start_soon(Outsider(host, sight, PROGRAMS[name](sight, swarm)).run, address)
             while True:
                 await trio.sleep(1.0)
-                say({**sight.count, "links": len(sight.linked)})
-    say({**sight.count, "links": len(sight.linked)})
+                say({**sight.count, "links": len(sight.linked), "peer": sight.me})
+    say({**sight.count, "links": len(sight.linked), "peer": sight.me})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     random.seed()
 
-    def say(count: dict[str, int]) -> None:
+    def say(count: dict[str, int | str]) -> None:
         sys.stdout.write(msgspec.json.encode(count).decode() + "\n")
         sys.stdout.flush()
 

@@ -1,0 +1,66 @@
+"""Outsiders against honest members under a clock that jumps: nobody outside decides what the members hold."""
+
+from random import Random
+from typing import Final
+
+import pytest
+import trio
+from memory import MemoryNet
+from trio.testing import MockClock
+from workers import KEYS, Worker, codec
+
+from shoal.crypto.keys import peer_id_of
+from shoal.gossip.run_spec import RunSpec, TensorSpec
+from shoal.node.testnet.lies.outsider import PROGRAMS, Outsider
+from shoal.node.testnet.lies.sight import Sight
+
+SPEC: Final = RunSpec(
+    method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (1000,)),), quorum=2
+)
+OLD_ROUNDS: Final = 4
+ROUNDS: Final = 10
+ATTACKER: Final = peer_id_of(bytes(KEYS[3].verify_key))
+
+
+def attacked(name: str, *, begins: int = OLD_ROUNDS, rounds: int = ROUNDS) -> tuple[list[Worker], Sight]:
+    """Run three honest workers, and an outsider from some round on; without a name nobody attacks."""
+    net = MemoryNet()
+    workers = [Worker(net, number, SPEC, rounds, is_calm=False) for number in range(3)]
+    sight = Sight(codec(3), ATTACKER, Random(1).randrange(1000, 2000))
+    outsider = Outsider(net.host(ATTACKER), sight, PROGRAMS[name](sight, "shoal")) if name else None
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(net.run)
+            for worker in workers:
+                nursery.start_soon(worker.run)
+            for worker in workers[1:]:
+                worker.host.dial_nowait(workers[0].host.addresses()[0])
+            with trio.fail_after(1000):
+                while min(worker.round for worker in workers) < begins:
+                    await trio.sleep(0.5)
+                if outsider is not None:
+                    nursery.start_soon(outsider.run, workers[0].host.addresses()[0])
+                for worker in workers:
+                    await worker.is_done.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
+    return workers, sight
+
+
+def check_that_nothing_was_lost(workers: list[Worker]) -> None:
+    """Check that all three were in every mean that was made under attack, and hold the same state."""
+    for worker in workers:
+        assert worker.hashes[-1] == workers[0].hashes[-1]
+        assert set(worker.contributors[OLD_ROUNDS:]) == {3}
+        assert len(worker.contributors) == ROUNDS, "none was fetched in place of being made"
+
+
+@pytest.mark.parametrize("name", ["convene", "fake-quorum", "silent-proposals"])
+def test_who_has_no_turn_convenes_nothing_and_costs_no_round(name: str) -> None:
+    workers, sight = attacked(name)
+    assert sight.count["proposed"] > 100
+    assert sight.count["declined"] > 0
+    assert not sight.count.keys() & {"accepted", "means made", "means believed"}
+    check_that_nothing_was_lost(workers)
