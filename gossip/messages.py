@@ -15,6 +15,8 @@ MAX_ASKED: Final = 64
 """Chunks of a state that one peer asks of another at a time."""
 MAX_RECORD_BYTES: Final = 4096
 """Of a sealed presence; a larger one could be heard but not be handed on."""
+MAX_ANNOUNCE_BYTES: Final = 1536
+"""Of a sealed announcement."""
 MAX_WORD_BYTES: Final = 512
 """Of a sealed word about a group."""
 MAX_WEIGHT: Final = 1e15
@@ -49,7 +51,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
 
 
 class Presence(Message, frozen=True):
-    """I am here, in this run, with this state. Signed by its author and handed on by others."""
+    """I am here, in this run, with this state. SignedAnnounce by its author and handed on by others."""
 
     run: Annotated[bytes, msgspec.Meta(max_length=32)]
     """The run id; empty for a helper, which relays and serves but does not train."""
@@ -222,13 +224,54 @@ class Exchange(Message, frozen=True):
     """Index of this ask within the round, from 0."""
 
 
+class Announce(Exchange, frozen=True):
+    """How much my contribution weighs and how large it is; to all, before its first chunk."""
+
+    weight: Annotated[float, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
+    base: Annotated[bytes, msgspec.Meta(max_length=32)]
+    """The hash of the state I started from."""
+    mixes: bool
+    """Whether I take the members' states to differ, since there are several groups."""
+    norms: Annotated[bytes, msgspec.Meta(max_length=16 * MAX_GROUP)]
+    """Euclidean norms by part, little-endian float32 [4, members]: of the distance from my state, without
+    and of buffers; of the vector itself, without and of buffers."""
+
+
+class SignedAnnounce(msgspec.Struct, frozen=True):
+    """An announcement with its author; `sealed` is the author's envelope, kept to hand on."""
+
+    author: PeerId
+    announce: Announce
+    sealed: bytes = b""
+
+
+class Announcements(Exchange, frozen=True):
+    """Announcements that the sender holds; made of sealed ones, opened one by one."""
+
+    announced: tuple[SignedAnnounce, ...]
+
+
+class SealedAnnouncements(Exchange, frozen=True):
+    """`Announcements` as it travels."""
+
+    announced: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=MAX_ANNOUNCE_BYTES)], ...],
+        msgspec.Meta(max_length=2 * MAX_GROUP),
+    ]
+
+
+class Unannounced(Exchange, frozen=True):
+    """Hand me on what these members announced: a mean that you sent was made by it."""
+
+    members: Mask
+
+
 class Part(Exchange, frozen=True):
     """A chunk of my contribution to a part, for its owner."""
 
     part: Slot
     chunk: Index
     ballot: Ballot
-    weight: Annotated[float, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
 
 
 class Reduced(Exchange, frozen=True):
@@ -238,6 +281,8 @@ class Reduced(Exchange, frozen=True):
     chunk: Index
     ballot: Ballot
     contributors: Mask
+    announced: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)] = bytes(16)
+    """A digest of the announcements by which it was made; zeros in the inner all-reduce of a gather."""
 
 
 class Yield(Exchange, frozen=True):
@@ -291,7 +336,20 @@ class Missing(Exchange, frozen=True):
 
 
 ExchangeMessage: TypeAlias = (
-    Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done | Digest | Reveal | Missing
+    Announce
+    | Announcements
+    | Unannounced
+    | Part
+    | Reduced
+    | Yield
+    | Claim
+    | Alive
+    | Cut
+    | Abandon
+    | Done
+    | Digest
+    | Reveal
+    | Missing
 )
 
 
@@ -399,6 +457,9 @@ Wire: TypeAlias = (
     | Commit
     | Unheard
     | SealedWords
+    | Announce
+    | SealedAnnouncements
+    | Unannounced
     | Part
     | Reduced
     | Yield

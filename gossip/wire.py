@@ -23,6 +23,8 @@ from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.messages import (
     MAX_RECORD_BYTES,
     Accept,
+    Announce,
+    Announcements,
     Chunk,
     Commit,
     Decline,
@@ -40,10 +42,12 @@ from shoal.gossip.messages import (
     Records,
     Reduced,
     Reveal,
+    SealedAnnouncements,
     SealedRecords,
     SealedWords,
     Shown,
     Signed,
+    SignedAnnounce,
     Unheard,
     Wire,
 )
@@ -103,6 +107,9 @@ class Codec:
             body = SealedRecords(sealed, message.reply)
         elif isinstance(message, Shown):
             body = SealedWords(message.round, tuple(word.sealed for word in message.words))
+        elif isinstance(message, Announcements):
+            told = tuple(signed.sealed for signed in message.announced)
+            body = SealedAnnouncements(message.group, message.index, told)
         else:
             body = message
         self._sequence += 1
@@ -149,6 +156,13 @@ class Codec:
             raise RemoteViolation("kind does not match", envelope.head.kind)
         if isinstance(message, OF_A_RUN) and envelope.head.run != self.run:
             raise RemoteViolation(OTHER_RUN)
+        _check_numbers(message)
+        if isinstance(message, Announce):
+            # Kept as it was signed: others may need it from us.
+            return Announcements(message.group, message.index, (SignedAnnounce(peer, message, rest),))
+        if isinstance(message, SealedAnnouncements):
+            opened = tuple(self._open_announcement(message, sealed) for sealed in message.announced)
+            return Announcements(message.group, message.index, opened)
         if isinstance(message, SealedRecords):
             if not all(math.isfinite(age) for _, age in message.records):
                 raise RemoteViolation("malformed record")
@@ -181,6 +195,18 @@ class Codec:
         record = open_presence(sealed, self._swarm)
         self._remember(record)
         return record
+
+    def _open_announcement(self, around: SealedAnnouncements, sealed: bytes) -> SignedAnnounce:
+        envelope = self._open(sealed)
+        if envelope.head.kind != Announce.__name__ or envelope.head.run != self.run:
+            raise RemoteViolation("kind does not match", envelope.head.kind)
+        announce = self._parse(envelope.body)
+        if not isinstance(announce, Announce):
+            raise RemoteViolation("kind does not match", type(announce).__name__)
+        _check_numbers(announce)
+        if (announce.group, announce.index) != (around.group, around.index):
+            raise RemoteViolation("announcement of another exchange")
+        return SignedAnnounce(envelope.sender, announce, sealed)
 
     def _remember(self, record: Record) -> None:
         """Keep a record that comes again by many ways, until its author has said more."""
@@ -233,5 +259,5 @@ def open_presence(sealed: bytes, swarm: bytes) -> Record:
 
 def _check_numbers(message: Wire) -> None:
     # A NaN passes every comparison of a bound.
-    if isinstance(message, Part | Push) and not math.isfinite(message.weight):
+    if isinstance(message, Announce | Push) and not math.isfinite(message.weight):
         raise RemoteViolation("weight is not finite")

@@ -13,15 +13,17 @@ better lets it out: the node runs the round again from the old state, which noth
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.events import Vector
 
 T = TypeVar("T")
+_KINDS: Final[Mapping[str, Kind]] = {"params": "params", "delta": "delta"}
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -33,8 +35,18 @@ class AllReduce:
     """float32 [n]; the answer may overwrite its memory. One as long as the params ends in the buffers,
     and those travel as float32 whatever the codec."""
     weight: float
-    """Finite and not negative; how much this vector counts in the mean."""
+    """Finite and not negative; how much this vector counts in the mean, within bounds: no peer's counts more
+    than twice the median (gossip/averaging/bounds.py)."""
     tag: str
+    """Which ask of the round it is: see `kind`."""
+
+    @property
+    def kind(self) -> Kind:
+        """What bounds the vector: ``params`` are measured from the shared state, a ``delta`` from zero.
+
+        A vector of another tag is a statistic, of which nothing is known: its bounds are loose.
+        """
+        return _KINDS.get(self.tag, "statistic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,7 @@ class Me:
 
 
 def all_reduce(vector: Vector, *, weight: float, tag: str = "params") -> Steps[Averaged]:
-    """Return the weighted mean of the group's vectors.
+    """Return the weighted mean of the group's vectors, each bounded by the others; see `AllReduce` for `tag`.
 
     Raises:
         GossipError: no group formed, or too few were left.

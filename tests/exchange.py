@@ -11,7 +11,8 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages
-from shoal.gossip.averaging.all_reduce import AllReduce, ExchangeConfig
+from shoal.gossip.averaging.all_reduce import AllReduce
+from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import Drop, Effects, Send, Vector
 from shoal.gossip.group import Group

@@ -73,7 +73,7 @@ class Worker:
     async def _take_part(self) -> None:
         vector = self.state + np.float32(self.number)
         self._answer = None
-        self.driver.command(commands.Contribute(0, vector, 1.0))
+        self.driver.command(commands.Contribute(0, vector, 1.0, "params"))
         while self._answer is None:
             await self._changed.wait()
         if isinstance(self._answer, commands.Failed):

@@ -36,18 +36,30 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, TypeAlias
 
-import msgspec
-import numpy as np
-
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.attendance import Attendance
-from shoal.gossip.averaging.chunks import Chunks, weighted_mean
+from shoal.gossip.averaging.announced import digest_of
+from shoal.gossip.averaging.announcing import Announcing, ExchangeConfig, ShownMean
+from shoal.gossip.averaging.chunks import mean_alike
+from shoal.gossip.averaging.ledger import Verdict
+from shoal.gossip.averaging.origin import STANDS_ALONE, Origin
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.errors import LocalViolation
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
+from shoal.gossip.events import Data, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged, Group
-from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, ExchangeMessage, Part, Reduced, Yield
-from shoal.gossip.run_spec import CHUNK_NUMEL
+from shoal.gossip.messages import (
+    Abandon,
+    Alive,
+    Announce,
+    Announcements,
+    Claim,
+    Cut,
+    Done,
+    ExchangeMessage,
+    Part,
+    Reduced,
+    Unannounced,
+    Yield,
+)
 
 SHORTEST_TIMEOUT: Final = 2.0
 """Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
@@ -59,44 +71,23 @@ DONE_GRACE: Final = 2.0
 """And those that are not done, later still: they may be waiting for an owner."""
 MAX_CIRCLES: Final = 2
 """How often a part may come to each member: those who refused an owner may be lost themselves by then."""
-
-Talk: TypeAlias = Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
-
-
-class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an exchange goes by."""
-
-    silence_timeout: float = 15.0
-    """Seconds without a sign of a member we wait for, after which it counts as lost; learned."""
-    slow_timeout: float = 60.0
-    """Seconds after which members that are merely slow are left out; learned."""
-    max_norm: float = 1e15
-    """The largest Euclidean norm of a chunk that is believed."""
-    codec: str = "float32"
-    """How numbers travel (gossip/averaging/tensor_codecs.py). Equal on all peers."""
-    chunk_numel: int = CHUNK_NUMEL
-    """Numbers that are sent, checked and reduced at once. Equal on all members of a group."""
-    exact: int = 0
-    """So many numbers at the end of the vector travel as float32. Equal on all peers."""
+Talk: TypeAlias = (
+    Announce | Announcements | Unannounced | Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
+)
 
 
 @dataclass(slots=True)
 class _Collected:
     """What an owner holds of a chunk that is not yet reduced: every member's answer."""
 
-    parts: dict[int, tuple[Data, float]] = field(default_factory=dict)
-    means: dict[int, tuple[int, int, Data]] = field(default_factory=dict)
-    """By member: (ballot, mask, mean), shown in answer to a claim."""
+    parts: dict[int, Data] = field(default_factory=dict)
+    means: dict[int, ShownMean] = field(default_factory=dict)
+    """By member: what it showed in answer to a claim."""
+    doubted: set[int] = field(default_factory=set)
+    """Who showed a mean made by announcements that are not here: it owes them."""
 
 
-def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
-    """Tell whether numbers may take part: finite, and not absurdly large."""
-    # One pass: a NaN or an infinity anywhere makes the square sum not finite.
-    with np.errstate(over="ignore"):
-        return bool(np.dot(numbers, numbers) <= max_norm**2)
-
-
-class AllReduce(Attendance):
+class AllReduce(Announcing):
     """One member's side of one all-reduce. See the module's docstring."""
 
     def __init__(
@@ -108,24 +99,26 @@ class AllReduce(Attendance):
         weight: float,
         config: ExchangeConfig,
         feedback: Feedback | None = None,
+        origin: Origin = STANDS_ALONE,
     ) -> None:
         """`vector` float32 [n] is the contribution and becomes the mean, in place.
 
-        `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated.
+        `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated. `origin`: what the vector
+        is measured from, so that none counts too much.
         """
-        super().__init__(me, group, index)
+        super().__init__(me, group, index, vector, weight, config, feedback, origin)
         n_members = len(group.members)
-        self.config = config
         self.result: Exchanged | None = None
         self.is_left_out = False
-        self._weight = weight
-        self._chunks = Chunks(vector, group.parts, config.chunk_numel, config.codec, feedback, config.exact)
+        # Means that wait for what they were made by.
+        self._waiting: dict[tuple[int, int], tuple[int, Reduced, Data]] = {}
         # Per part: the ballot we are promised to, and since when.
         self._ballot = [0] * n_members
         self._since = [0.0] * n_members
         self._answered = [0] * n_members
         self._masks: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
         self._at_ballot: list[list[int]] = [[0] * self._chunks.count(p) for p in self._all()]
+        self._made_by: list[list[bytes]] = [[bytes(16)] * self._chunks.count(p) for p in self._all()]
         self._missing = sum(len(masks) for masks in self._masks)
         # The parts that we reduce: under which ballot, and their chunks that are not yet reduced.
         self._owning: dict[int, int] = {}
@@ -139,7 +132,7 @@ class AllReduce(Attendance):
         """Send every owner its chunks."""
         self._since = [now] * len(self._members)
         self._heard = dict.fromkeys(self._all(), now)
-        effects: Effects = []
+        effects = self._announce() if self._is_bounded else []
         mine = (self._mine - self.group.turn) % len(self._members)
         for step in range(1, len(self._members)):
             # Everyone starts with another owner, so that no owner is everyone's first.
@@ -215,6 +208,8 @@ class AllReduce(Attendance):
                 return self._lose(member, now)
             case Cut():
                 return self._handle_cut(member, now)
+        if isinstance(message, Announce | Announcements | Unannounced):
+            return self._handle_announced(member, message, now)
         if self.is_over or member not in self._alive:
             return self._turn_away(member, message)
         match message:
@@ -252,7 +247,7 @@ class AllReduce(Attendance):
         held = self._open[part].get(chunk)
         if held is None:
             return []
-        held.parts.setdefault(member, (data, message.weight))
+        held.parts.setdefault(member, data)
         return self._reduce_if_complete(part, chunk, now)
 
     def _handle_reduced(self, member: int, message: Reduced, data: Data, now: float) -> Effects:
@@ -265,18 +260,49 @@ class AllReduce(Attendance):
             held = self._open[part].get(chunk)
             if held is None:
                 return []
-            held.means.setdefault(member, (ballot, mask, data))
+            held.means.setdefault(member, (ballot, mask, message.announced, data))
             return self._reduce_if_complete(part, chunk, now)
         if self._owner(part, ballot) != member or ballot < self._ballot[part]:
             return []
         effects = self._promise(part, ballot, now)
         if self._masks[part][chunk] and ballot <= self._at_ballot[part][chunk]:
             return effects
+        return effects + self._take_mean(member, message, mask, data, now)
+
+    def _take_mean(self, member: int, message: Reduced, mask: int, data: Data, now: float) -> Effects:
+        """Store a mean that its owner sent, if it is one that an honest owner can have made."""
+        part, chunk, ballot = message.part, message.chunk, message.ballot
         mean = self._chunks.read(part, chunk, data)
-        if mean is None or not self._is_sane(mean):
-            return effects + self._violation(member, "mean is not finite", now)
+        if mean is None:
+            return self._violation(member, "mean is not finite", now)
+        verdict = self._judge(part, chunk, (ballot, mask, message.announced, data), ballot, mean)
+        if verdict is not Verdict.FINE and not self._is_sane(mean):
+            return self._violation(member, "mean is not finite", now)
+        if verdict is Verdict.UNKNOWN:
+            self._waiting[part, chunk] = (member, message, data)
+            return self._ask_about(member, mask, message.announced)
+        if verdict is Verdict.FINE and ballot == 0 and self._is_left_out_of(mask, message.announced):
+            verdict = Verdict.OUTSIDE
+        if verdict is Verdict.ELSEWHERE:
+            # Nobody's fault: it goes by another state than we do.
+            return self._tell_cut(member) + self._lose(member, now)
+        if verdict is Verdict.OUTSIDE:
+            return self._violation(member, verdict.value, now)
         self._chunks.store(part, chunk, data, mean)
-        return effects + self._note_mean(part, chunk, ballot, mask, now)
+        return self._note_mean(part, chunk, ballot, mask, message.announced, now)
+
+    def _try_again(self, now: float) -> Effects:
+        """Go on with what waited for an announcement."""
+        effects: Effects = []
+        for part, chunks in list(self._open.items()):
+            for held in chunks.values():
+                held.doubted.clear()
+            effects += self._reduce_what_is_complete(part, now)
+        waiting, self._waiting = self._waiting, {}
+        for member, message, data in waiting.values():
+            if member in self._alive and not self.is_over:
+                effects += self._handle_reduced(member, message, data, now)
+        return effects
 
     def _handle_yield(self, message: Yield, now: float) -> Effects:
         part, ballot = message.part, message.ballot
@@ -329,13 +355,14 @@ class AllReduce(Attendance):
             if mask:
                 effects.append(self._mean_message(owner, part, chunk, self._at_ballot[part][chunk]))
             else:
-                head = Part(self.group.id, self.index, part, chunk, ballot, self._weight)
+                head = Part(self.group.id, self.index, part, chunk, ballot)
                 effects.append(Send(self._members[owner], head, self._chunks.contribution(part, chunk)))
         return effects
 
     def _mean_message(self, member: int, part: int, chunk: int, ballot: int) -> Send:
         mask = self._masks[part][chunk].to_bytes(8, "big")
-        head = Reduced(self.group.id, self.index, part, chunk, ballot, mask)
+        made_by = self._made_by[part][chunk]
+        head = Reduced(self.group.id, self.index, part, chunk, ballot, mask, made_by)
         return Send(self._members[member], head, self._chunks.mean(part, chunk))
 
     # --- reducing ---------------------------------------------------------------------------------
@@ -348,10 +375,10 @@ class AllReduce(Attendance):
         for chunk, held in chunks.items():
             mask = self._masks[part][chunk]
             if mask:
-                shown = (self._at_ballot[part][chunk], mask, self._chunks.mean(part, chunk))
-                held.means[self._mine] = shown
+                made_by, mean = self._made_by[part][chunk], self._chunks.mean(part, chunk)
+                held.means[self._mine] = (self._at_ballot[part][chunk], mask, made_by, mean)
             else:
-                held.parts[self._mine] = (b"", self._weight)
+                held.parts[self._mine] = b""
         return self._reduce_what_is_complete(part, now)
 
     def _reduce_what_is_complete(self, part: int, now: float) -> Effects:
@@ -365,54 +392,101 @@ class AllReduce(Attendance):
         if held is None or self.is_over or self._unanswered(held):
             return []
         if held.means:
-            member, (_, mask, data) = max(held.means.items(), key=lambda shown: (shown[1][0], -shown[0]))
-            mean = self._chunks.read(part, chunk, data)
-            if mean is None or not self._is_sane(mean):
-                del held.means[member]
-                # Who showed several such means is lost with the first: nothing else tries the others again.
-                dropped = self._violation(member, "mean is not finite", now)
-                return dropped + self._reduce_if_complete(part, chunk, now)
-            self._chunks.store(part, chunk, data, mean)
-        else:
-            mean = self._mean(part, chunk, held)
-            if mean is None or not self._is_sane(mean, slack=2.0):
-                return self._blame(part, chunk, held, now)
-            self._chunks.make(part, chunk, mean)
-            mask = sum(1 << member for member in held.parts)
+            return self._adopt(part, chunk, held, now)
+        made = self._mean(part, chunk, held)
+        if isinstance(made, list):
+            return self._blame(part, chunk, held, made, now)
+        if made is None:
+            # Most of them go by another state than we do.
+            return [*self.abandon(), *self._leave_out()]
+        mean, members, made_by = made
+        self._chunks.make(part, chunk, mean)
+        return self._hand_out(part, chunk, sum(1 << member for member in members), made_by, now)
+
+    def _hand_out(self, part: int, chunk: int, mask: int, made_by: bytes, now: float) -> Effects:
+        """Send the mean of a chunk that we own to all."""
         del self._open[part][chunk]
         ballot = self._owning[part]
-        noted = self._note_mean(part, chunk, ballot, mask, now)
+        noted = self._note_mean(part, chunk, ballot, mask, made_by, now)
         others = sorted(self._others)
         return [*(self._mean_message(member, part, chunk, ballot) for member in others), *noted]
 
-    def _mean(self, part: int, chunk: int, held: _Collected) -> Vector | None:
-        # In member order, so that the sum rounds alike whatever arrived first.
-        members = sorted(held.parts)
-        vectors = [self._numbers(part, chunk, held, member) for member in members]
-        known = [vector for vector in vectors if vector is not None]
-        if len(known) < len(vectors):
-            return None
-        return weighted_mean(known, [held.parts[member][1] for member in members])
+    def _adopt(self, part: int, chunk: int, held: _Collected, now: float) -> Effects:
+        """Take over the mean of the highest ballot that we are shown, if an honest owner can have made it."""
+        member, shown = max(held.means.items(), key=lambda each: (each[1][0], -each[0]))
+        _, mask, made_by, data = shown
+        mean = self._chunks.read(part, chunk, data)
+        if mean is None or not self._is_sane(mean):
+            # Who showed several such means is lost with the first: nothing else tries the others again.
+            del held.means[member]
+            lost = self._violation(member, "mean is not finite", now)
+            return lost + self._reduce_if_complete(part, chunk, now)
+        verdict = self._judge(part, chunk, shown, self._owning[part], mean)
+        if verdict is Verdict.UNKNOWN and member in self._others:
+            held.doubted.add(member)
+            return self._ask_about(member, mask, made_by)
+        if verdict is not Verdict.FINE:
+            # Several owners may have lied in turn, each within its bound: who shows what it took is no liar.
+            del held.means[member]
+            if not (held.means or held.parts):
+                return [*self.abandon(), *self._leave_out()]
+            return self._reduce_if_complete(part, chunk, now)
+        self._chunks.store(part, chunk, data, mean)
+        return self._hand_out(part, chunk, mask, made_by, now)
 
-    def _blame(self, part: int, chunk: int, held: _Collected, now: float) -> Effects:
-        """Find who made a mean impossible, and go on without them."""
-        guilty = []
-        for member in sorted(held.parts):
+    def _mean(
+        self, part: int, chunk: int, held: _Collected
+    ) -> tuple[Vector, list[int], bytes] | list[int] | None:
+        """Return the mean, contributors and their announcements; or who made it impossible; or nothing."""
+        # In member order, so that the sum rounds alike whatever arrived first.
+        members, names = sorted(held.parts), tuple[bytes, ...]()
+        if self._is_bounded:
+            members, names = self._ledger.contributors(members)
+        base = self._announced.base(names)
+        if not members or (base and base != self._chunks.origin.name):
+            return None
+        vectors, guilty = [], []
+        for member in members:
             numbers = self._numbers(part, chunk, held, member)
-            if numbers is None or not self._is_sane(numbers):
+            if numbers is None or not self._is_as_announced(part, chunk, member, numbers, base):
                 guilty.append(member)
+            else:
+                vectors.append(numbers)
+        if guilty:
+            return guilty
+        if not self._is_bounded:
+            mean = mean_alike(vectors)
+        else:
+            terms = self._announced.terms(members, names, part)
+            both = (terms.numbers, terms.buffers)
+            mean = self._chunks.combine(part, chunk, vectors, both, is_based=bool(base))
+            if self._owning[part]:
+                squares = self._chunks.squares(part, chunk, mean, is_based=bool(base))
+                self._ledger.note(part, chunk, self._owning[part], squares, terms)
+        return mean, members, digest_of(names) if self._is_bounded else bytes(16)
+
+    def _blame(self, part: int, chunk: int, held: _Collected, guilty: list[int], now: float) -> Effects:
+        """Go on without those who gave what is not finite, or more than they announced."""
         if self._mine in guilty:
             raise LocalViolation("a contribution that is not finite was let in by this node itself")
+        effects: Effects = []
+        reasons = {}
         # All of them first: to lose one is to try again.
         for member in guilty:
+            numbers = self._numbers(part, chunk, held, member)
+            is_finite = numbers is not None and self._is_sane(numbers)
+            reasons[member] = "contribution is " + ("larger than announced" if is_finite else "not finite")
             del held.parts[member]
-        effects: Effects = []
-        for member in guilty:
-            effects += self._violation(member, "contribution is not finite", now)
+        for member, reason in reasons.items():
+            effects += self._violation(member, reason, now)
         return effects + self._reduce_if_complete(part, chunk, now)
 
-    def _note_mean(self, part: int, chunk: int, ballot: int, mask: int, now: float) -> Effects:
+    def _note_mean(
+        self, part: int, chunk: int, ballot: int, mask: int, made_by: bytes, now: float
+    ) -> Effects:
         known = self._masks[part][chunk]
+        self._made_by[part][chunk] = made_by
+        self._waiting.pop((part, chunk), None)
         self._missing -= not known
         self._masks[part][chunk], self._at_ballot[part][chunk] = mask, ballot
         if self._missing or (self._outcome and known == mask):
@@ -444,9 +518,6 @@ class AllReduce(Attendance):
         return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
     # --- losing members ---------------------------------------------------------------------------
-
-    def _violation(self, member: int, reason: str, now: float) -> Effects:
-        return [Drop(self._members[member], reason), *self._lose(member, now)]
 
     def _lose(self, member: int, now: float) -> Effects:
         if self.is_over or not self._is_new_loss(member):
@@ -499,21 +570,20 @@ class AllReduce(Attendance):
     def _owner(self, part: int, ballot: int) -> int:
         return (part + self.group.turn + ballot) % len(self._members)
 
-    def _is_sane(self, numbers: Vector, slack: float = 1.0) -> bool:
-        # `slack` for means: rounding must not make a mean worse than everything in it.
-        return is_sane(numbers, slack * self.config.max_norm)
-
     def _unanswered(self, held: _Collected) -> set[int]:
         """Whose answer a chunk lacks: of those that live, and have not said that they hold what we hold."""
-        unknown = self._alive - held.parts.keys() - held.means.keys()
+        given = set(held.parts)
+        if self._is_bounded:
+            given = {member for member in given if member in self._announced}
+        unknown = self._alive - given - (held.means.keys() - held.doubted)
         if self._missing:
             return unknown
         return {member for member in unknown if self._done.get(member) != self._outcome}
 
     def _numbers(self, part: int, chunk: int, held: _Collected, member: int) -> Vector | None:
         if member == self._mine:
-            return self._chunks.view(part, chunk)
-        return self._chunks.read(part, chunk, held.parts[member][0])
+            return self._chunks.own(part, chunk)
+        return self._chunks.read(part, chunk, held.parts[member])
 
     def _waited_for(self) -> dict[int, float]:
         """Members without whom the exchange cannot go on, and when they are cut."""

@@ -8,6 +8,9 @@ written anew next round while a slow member's copy may still wait to be sent.
 
 import numpy as np
 
+from shoal.gossip.averaging.bounds import Terms
+from shoal.gossip.averaging.origin import STANDS_ALONE, Origin, square, weighted_sum
+from shoal.gossip.averaging.rounding import growth, rounding
 from shoal.gossip.averaging.tensor_codecs import (
     CODECS,
     BadCode,
@@ -32,27 +35,13 @@ def bounds(numel: int, shares: tuple[int, ...]) -> list[int]:
     return edges
 
 
-def weighted_mean(vectors: list[Vector], weights: list[float]) -> Vector:
-    """Return the mean in a vector of its own, adding in the order given; weights of zero sum count alike."""
+def mean_alike(vectors: list[Vector]) -> Vector:
+    """Return the mean of vectors that count alike, in a vector of its own, adding in the order given."""
     mean = np.frombuffer(BUFFERS.take(vectors[0].nbytes), np.float32)
-    total = sum(weights)
-    if total <= 0:
-        weights, total = [1.0] * len(weights), float(len(weights))
-    first = np.float32(weights[0] / total)
-    if len(vectors) == 1:
-        return np.multiply(vectors[0], first, out=mean)
-    if all(weight == weights[0] for weight in weights):
-        # One multiplication instead of n: sums are what a round's time goes into.
-        np.add(vectors[0], vectors[1], out=mean)
-        for vector in vectors[2:]:
-            mean += vector
-        mean *= first
-        return mean
-    np.multiply(vectors[0], first, out=mean)
-    term = np.empty_like(mean)
-    for vector, weight in zip(vectors[1:], weights[1:], strict=True):
-        np.multiply(vector, np.float32(weight / total), out=term)
-        mean += term
+    np.copyto(mean, vectors[0])
+    for vector in vectors[1:]:
+        mean += vector
+    mean *= np.float32(1 / len(vectors))
     return mean
 
 
@@ -67,8 +56,13 @@ class Chunks:
         codec: str,
         feedback: Feedback | None,
         exact: int = 0,
+        origin: Origin = STANDS_ALONE,
     ) -> None:
-        """`vector` float32 [n]: the contribution, which becomes the mean; the last `exact` go as float32."""
+        """`vector` float32 [n]: the contribution, which becomes the mean; the last `exact` go as float32.
+
+        `origin`: from where distances are taken.
+        """
+        self.origin = origin
         self.codec = CODECS[codec]
         self._exact_from = vector.size - exact
         self._vector, self._chunk_numel = vector, chunk_numel
@@ -101,9 +95,23 @@ class Chunks:
         if self._is_exact:
             return self._loans.setdefault((part, chunk), Loan(view.data.cast("B")))
         if (part, chunk) not in self._sent:
-            owed = self._owed(self._feedback.sent, part, chunk) if self._feedback is not None else None
-            self._sent[part, chunk] = encode_with_feedback(self._codec(part, chunk), view, owed)[0]
+            self._encode(part, chunk, view)
         return self._sent[part, chunk]
+
+    def own(self, part: int, chunk: int) -> Vector:
+        """Return our contribution as others read it."""
+        view = self.view(part, chunk)
+        if self._is_exact:
+            return view
+        data = self._sent.get((part, chunk))
+        if data is None:
+            return self._encode(part, chunk, view)
+        return self._codec(part, chunk).decode(data, view.size)
+
+    def _encode(self, part: int, chunk: int, view: Vector) -> Vector:
+        owed = self._owed(self._feedback.sent, part, chunk) if self._feedback is not None else None
+        self._sent[part, chunk], read = encode_with_feedback(self._codec(part, chunk), view, owed)
+        return read
 
     def read(self, part: int, chunk: int, data: Data) -> Vector | None:
         """Return the numbers in a peer's bytes, or nothing where they are none of the codec's."""
@@ -112,14 +120,64 @@ class Chunks:
         except BadCode:
             return None
 
+    def squares(self, part: int, chunk: int, numbers: Vector, *, is_based: bool) -> tuple[float, float]:
+        """Return the squared norms of numbers in place of a chunk, without and of its buffers.
+
+        `is_based`: of their distance from the origin; else from zero.
+        """
+        lo, split, hi = self._span(part, chunk)
+        of_numbers = self.origin.of_numbers(lo, split) if is_based else None
+        of_buffers = self.origin.of_buffers(split, hi) if is_based else None
+        return square(numbers[: split - lo], of_numbers), square(numbers[split - lo :], of_buffers)
+
+    def combine(
+        self, part: int, chunk: int, vectors: list[Vector], terms: tuple[Terms, Terms], *, is_based: bool
+    ) -> Vector:
+        """Return the bounded mean of contributions to a chunk, in a vector of its own."""
+        lo, split, hi = self._span(part, chunk)
+        mean: Vector = np.frombuffer(BUFFERS.take(4 * (hi - lo)), np.float32)
+        spans = ((lo, split, self.origin.of_numbers), (split, hi, self.origin.of_buffers))
+        for (first, last, origin_of), each in zip(spans, terms, strict=True):
+            here = slice(first - lo, last - lo)
+            given, shares = [vector[here] for vector in vectors], [*each.shares]
+            origin = origin_of(first, last) if is_based else None
+            # What factors take from the contributions stays where the origin is.
+            if origin is not None and (left := 1.0 - sum(shares)) > 1e-12:
+                given, shares = [*given, origin], [*shares, left]
+            weighted_sum(given, shares, mean[here])
+        return mean
+
+    def numel(self, part: int) -> int:
+        """Return how many numbers a part has."""
+        return self._edges[part + 1] - self._edges[part]
+
+    def rounding(self, part: int) -> float:
+        """Return by how much rounding may move a part of a mean that is measured from a state, as a norm."""
+        lo, hi = self._edges[part], self._edges[part + 1]
+        split = min(max(self._exact_from, lo), hi)
+        numbers, buffers = self.origin.of_numbers(lo, split), self.origin.of_buffers(split, hi)
+        codec = self.codec.name
+        return (0.0 if numbers is None else rounding(codec, numbers)) + (
+            0.0 if buffers is None else rounding("float32", buffers)
+        )
+
+    def _span(self, part: int, chunk: int) -> tuple[int, int, int]:
+        """Return where a chunk begins, where in it the buffers begin, and where it ends."""
+        lo = self._edges[part] + chunk * self._chunk_numel
+        hi = min(lo + self._chunk_numel, self._edges[part + 1])
+        return lo, min(max(self._exact_from, lo), hi), hi
+
     def make(self, part: int, chunk: int, mean: Vector) -> None:
         """Store a mean that we made, as those who receive it will read it."""
         if self._is_exact:
             self._means[part, chunk] = mean.data.cast("B")
         else:
             owed = self._owed(self._feedback.made, part, chunk) if self._feedback is not None else None
-            codec = self._codec(part, chunk)
-            self._means[part, chunk], mean = encode_with_feedback(codec, mean, owed)
+            codec, most = self._codec(part, chunk), float("inf")
+            if owed is not None and self.origin.kind != "params":
+                # What is owed of many rounds must not make this mean larger than its receivers allow.
+                most = growth(codec.name) * float(np.sqrt(square(mean, None)))
+            self._means[part, chunk], mean = encode_with_feedback(codec, mean, owed, most)
         self._put(part, chunk, mean)
 
     def store(self, part: int, chunk: int, data: Data, mean: Vector) -> None:
@@ -145,7 +203,10 @@ class Chunks:
     def _put(self, part: int, chunk: int, mean: Vector) -> None:
         if (loan := self._loans.get((part, chunk))) is not None:
             loan.end()
-        self.view(part, chunk)[:] = mean
+        view = self.view(part, chunk)
+        view[:] = mean
+        if self.origin.variances:
+            self.origin.keep_positive(view, self._edges[part] + chunk * self._chunk_numel)
 
     def _codec(self, part: int, chunk: int) -> Codec:
         """Return how this chunk travels: the end of the vector as it is."""

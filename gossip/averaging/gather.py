@@ -25,8 +25,10 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, ExchangeConfig, Talk
+from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, Talk
+from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import Attendance
+from shoal.gossip.averaging.origin import EXACT
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Bodies, Group
 from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, ExchangeMessage, Missing, Reveal
@@ -287,7 +289,7 @@ class Gather(Attendance):
         # A part is one chunk, so that what comes early is a handful of messages, whoever owns how much.
         config = msgspec.structs.replace(self.config, slow_timeout=cut, chunk_numel=numel)
         # Of the same shares: who lacks a link to another member reduces nothing here either.
-        self.inner = AllReduce(self._me, self.group, index, self._vector, 1.0, config)
+        self.inner = AllReduce(self._me, self.group, index, self._vector, 1.0, config, origin=EXACT)
         effects = self._after_inner(self.inner.begin(now), now)
         for member in sorted(set(range(len(self._members))) - self._alive):
             effects += self._after_inner(self.inner.lost(self._members[member], now), now)

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import is_sane
+from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, Codec, encode_with_feedback, with_exact_end
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Applied, PairingMessage, Push, Settle

@@ -241,13 +241,22 @@ class Feedback:
         self.made: Vector = np.zeros(numel, dtype=np.float32)
 
 
-def encode_with_feedback(codec: Codec, vector: Vector, owed: Vector | None) -> tuple[Data, Vector]:
-    """Return the bytes for a chunk and what a receiver will read from them; `owed` is updated in place."""
+def encode_with_feedback(
+    codec: Codec, vector: Vector, owed: Vector | None, most: float = float("inf")
+) -> tuple[Data, Vector]:
+    """Return the bytes for a chunk and what a receiver will read from them; `owed` is updated in place.
+
+    `most`: the largest norm that a receiver may read; the rest stays owed.
+    """
     if owed is None:
         data = codec.encode(vector)
         return data, codec.decode(data, vector.size)
     owed += vector
     data = codec.encode(owed)
     read = codec.decode(data, vector.size)
+    norm = float(np.sqrt(np.dot(read, read))) if most < float("inf") else 0.0
+    if norm > most:
+        data = codec.encode(owed * np.float32(most / norm))
+        read = codec.decode(data, vector.size)
     owed -= read
     return data, read

@@ -9,14 +9,17 @@ from collections import OrderedDict
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce, ExchangeConfig
+from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce
+from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, Gather
+from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import Deadline
-from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send, Timer
+from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
@@ -24,6 +27,7 @@ from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, F
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Cut, Exchange, ExchangeMessage
+from shoal.gossip.run_spec import RunSpec
 
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
@@ -46,6 +50,8 @@ class AskQueue:
         self.wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self.feedback: dict[int, Feedback] = {}
         """By ask of a round: what lossy codecs owe."""
+        self._state: Data = b""
+        self._variances: tuple[tuple[int, int], ...] = ()
         self._pending: Contribute | ContributeBody | None = None
         self._formed_at = 0.0
         self._lost: set[PeerId] = set()
@@ -57,6 +63,14 @@ class AskQueue:
         self._kept_bytes = 0
 
     # --- commands ---------------------------------------------------------------------------------
+
+    def attach(self, spec: RunSpec) -> None:
+        """A trainer of a run is there."""
+        self._variances = variances_of(spec.tensors)
+
+    def note_state(self, data: Data) -> None:
+        """The trainer's next contributions are made from this state, which stays until the next."""
+        self._state = data
 
     def ask(self, pending: Contribute | ContributeBody, now: float) -> None:
         """Take note of what the trainer gives."""
@@ -98,8 +112,9 @@ class AskQueue:
                 exact = spec.buffers if pending.vector.size == spec.params_numel else 0
                 config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
             owed = self._feedback(pending)
+            me, origin = self._view.me, self._origin(pending)
             self.current = AllReduce(
-                self._view.me, group, pending.index, pending.vector, pending.weight, config, owed
+                me, group, pending.index, pending.vector, pending.weight, config, owed, origin
             )
         else:
             self.current = Gather(self._view.me, group, pending.index, pending.body, config)
@@ -255,6 +270,18 @@ class AskQueue:
         self._view.note_round(exchange.group.members, lost)
         for peer in set(exchange.group.members).difference(exchange.lost_members):
             self._view.admission.pardon(peer, now)
+
+    def _origin(self, pending: Contribute) -> Origin:
+        """Return what a contribution is measured from: this node's state, where it is at hand."""
+        numel, view = pending.vector.size, self._view
+        is_whole = view.spec is not None and numel == view.spec.params_numel
+        has_state = is_whole and memoryview(self._state).nbytes >= 4 * numel
+        if pending.kind == "statistic" or not has_state:
+            return Origin("statistic", view.state)
+        # Of a pairwise run the last round has a group, whose members have a state each.
+        mixes = view.pattern.has_own_states or view.states_differ()
+        state = np.frombuffer(self._state, np.float32, count=numel)
+        return Origin(pending.kind, view.state, mixes, state, self._variances)
 
     def _feedback(self, pending: Contribute) -> Feedback | None:
         """What lossy codecs owe; per ask of a round, and only for vectors of one size."""

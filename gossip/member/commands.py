@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.membership.colleagues import Acquaintance
@@ -55,6 +56,8 @@ class Contribute:
     index: int
     vector: Vector
     weight: float
+    kind: Kind = "statistic"
+    """What the vector is: see shoal.gossip.averaging.origin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.admission.admission import Admission
-from shoal.gossip.averaging.all_reduce import is_sane
+from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import (
@@ -309,6 +309,7 @@ class Member:
         self.view.together.attach(had_company=event.had_company)
         self.view.colleagues.restore(event.known)
         self.pairwise.attach(now)
+        self.asks.attach(event.spec)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
         self.dial_plan.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
         return []
@@ -320,6 +321,7 @@ class Member:
         self.view.take_state(event.round, event.state, event.previous)
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
         self.pairwise.note_state(event.data)
+        self.asks.note_state(event.data)
         self._enter(Trigger.STATE_TAKEN)
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)

@@ -95,7 +95,7 @@ class PairwiseRounds:
         self._add(core, pending)
         core.read(pending.vector)
         # Chunks differ in weight only where a link broke in the middle of a push.
-        return Contribute(pending.index, pending.vector, float(core.weights.mean()))
+        return Contribute(pending.index, pending.vector, float(core.weights.mean()), "params")
 
     def end(self) -> None:
         """Nobody waits for the ask any more; what was given is still asked about."""

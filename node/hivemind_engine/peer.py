@@ -23,7 +23,7 @@ from hivemind.compression import Float16Compression, NoCompression, Uniform8BitQ
 from hivemind.p2p import PeerID
 from hivemind.utils.multiaddr import Multiaddr
 
-from shoal.gossip.averaging.all_reduce import is_sane
+from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.events import Vector
 from shoal.node.hivemind_engine.ipc import MAX_PEERS, Average, EngineSpec, Mean, Unmade, Unmet, key_of
 

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import is_sane
+from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.errors import GossipError
 from shoal.gossip.events import Vector
 from shoal.gossip.membership.company import Policy

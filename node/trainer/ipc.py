@@ -38,6 +38,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec
 from shoal.node.framing import Message, Text, frame, read_frame
@@ -87,6 +88,8 @@ class AskAllReduce(Message, frozen=True):
     """Index of this ask within the round, from 0."""
     weight: float
     numel: int
+    kind: Kind = "statistic"
+    """What the vector is measured from, so that no peer's counts too much."""
 
 
 class AskGather(Message, frozen=True):

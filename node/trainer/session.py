@@ -230,7 +230,7 @@ class Session:
                     )
                 np.copyto(self._segment.exchange[:numel], ask.vector)
                 message: Message = ipc.AskAllReduce(
-                    round=begin.round, index=index, weight=ask.weight, numel=numel
+                    round=begin.round, index=index, weight=ask.weight, numel=numel, kind=ask.kind
                 )
             case Gather():
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body)

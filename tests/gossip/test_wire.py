@@ -25,6 +25,7 @@ HASH, BASE = b"h" * 32, b"b" * 32
 GROUP, MASK = b"g" * 16, bytes([0, 0, 0, 0, 0, 0, 0, 5])
 PRESENCE = Presence(RUN, "run", 7, HASH, BASE, "working", 12.0, (f"/ip4/192.0.2.1/tcp/4710/p2p/{ME}",))
 
+ANNOUNCE = messages.Announce(GROUP, 0, 64.0, BASE, False, b"\0\0\x80\x3f" * 8)
 SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Leave(),
     messages.Describe(b"spec"),
@@ -34,6 +35,8 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Decline(7, 1, 12345),
     messages.Commit(7, BASE, 1, 12345, ME, (ME, OTHER), (1, 2), 3, MASK),
     messages.Unheard(7, 1, 12345, MASK),
+    ANNOUNCE,
+    messages.Unannounced(GROUP, 0, MASK),
     messages.Yield(GROUP, 0, 2, 1),
     messages.Claim(GROUP, 0, 2, 1),
     messages.Alive(GROUP, 0),
@@ -50,8 +53,8 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Applied(1 << 50, 5),
 )
 BULK_KINDS: tuple[messages.Message, ...] = (
-    messages.Part(GROUP, 0, 2, 70000, 1, 64.0),
-    messages.Reduced(GROUP, 0, 2, 70000, 1, MASK),
+    messages.Part(GROUP, 0, 2, 70000, 1),
+    messages.Reduced(GROUP, 0, 2, 70000, 1, MASK, b"d" * 16),
     messages.Reveal(GROUP, 0, 3),
     messages.Offer(HASH, BASE, 7, 35880),
     messages.Chunk(HASH, 70000),
@@ -60,6 +63,12 @@ BULK_KINDS: tuple[messages.Message, ...] = (
 OPENED_KINDS: tuple[messages.Message, ...] = (messages.SealedWords(7, (b"sealed",)),)
 """What is made of words that are opened one by one."""
 BODIES = {
+    "Unannounced": "94ab556e616e6e6f756e636564c4106767676767676767676767676767676700c4080000000000000005",
+    "Announce": (
+        "97a8416e6e6f756e6365c4106767676767676767676767676767676700cb4050000000000000c4206262626262626262"
+        "626262626262626262626262626262626262626262626262c2c4200000803f0000803f0000803f0000803f0000803f00"
+        "00803f0000803f0000803f"
+    ),
     "Push": "95a450757368cf000400000000000005ce00011170cb3fe8000000000000",
     "Settle": "92a6536574746c65cf0004000000000000",
     "Applied": "93a74170706c696564cf000400000000000005",
@@ -103,8 +112,11 @@ BODIES = {
         "93a54665746368c4206868686868686868686868686868686868686868686868686868686868686868930001ce00011170"
     ),
     "Wait": ("92a457616974c4206868686868686868686868686868686868686868686868686868686868686868"),
-    "Part": ("97a450617274c410676767676767676767676767676767670002ce0001117001cb4050000000000000"),
-    "Reduced": ("97a752656475636564c410676767676767676767676767676767670002ce0001117001c4080000000000000005"),
+    "Part": ("96a450617274c410676767676767676767676767676767670002ce0001117001"),
+    "Reduced": (
+        "98a752656475636564c410676767676767676767676767676767670002ce0001117001c4080000000000000005c41064"
+        "646464646464646464646464646464"
+    ),
     "Reveal": "94a652657665616cc410676767676767676767676767676767670003",
     "Offer": (
         "95a54f66666572c4206868686868686868686868686868686868686868686868686868686868686868c4206262626262"
@@ -167,7 +179,7 @@ def test_every_kind_has_its_golden_body(message: messages.Message) -> None:
 
 def test_there_is_a_golden_body_of_every_kind() -> None:
     kinds = {kind.__name__ for kind in messages.Wire.__args__}
-    assert BODIES.keys() == kinds - {"SealedRecords"}, "which holds RECORD instead"
+    assert BODIES.keys() == kinds - {"SealedRecords", "SealedAnnouncements"}, "which hold sealed words"
 
 
 def test_a_frame_and_a_record_are_the_golden_vectors() -> None:
@@ -214,7 +226,39 @@ def test_the_golden_frame_and_record_say_the_same_to_another_msgpack() -> None:
 
 @pytest.mark.parametrize("message", [*SIGNED_KINDS, *BULK_KINDS], ids=name)
 def test_every_kind_travels_whole(message: Any) -> None:
-    assert codec(OTHER_KEY).decode(ME, codec().encode(message), 0) == message
+    head = codec().encode(message)
+    found: Any = codec(OTHER_KEY).decode(ME, head, 0)
+    if isinstance(message, messages.Announce):
+        message = messages.Announcements(GROUP, 0, (messages.SignedAnnounce(ME, message, head[1:]),))
+    assert found == message
+
+
+def test_announcements_of_others_are_handed_on_as_their_authors_sealed_them() -> None:
+    told = codec(OTHER_KEY).decode(ME, codec().encode(ANNOUNCE), 0)
+    head = codec(OTHER_KEY).encode(told)
+    assert codec().decode(OTHER, head, 0) == told
+
+
+@pytest.mark.parametrize(
+    ("sealed", "reason"),
+    [
+        (RECORD, "kind does not match"),
+        (b"", "bad envelope"),
+        (signed("Announce", encode(messages.Leave()))[1:], "kind does not match"),
+        (signed("Announce", encode(ANNOUNCE), run=HASH)[1:], "kind does not match"),
+        (
+            signed("Announce", encode(msgspec.structs.replace(ANNOUNCE, index=1)))[1:],
+            "announcement of another exchange",
+        ),
+        (
+            signed("Announce", encode(msgspec.structs.replace(ANNOUNCE, weight=float("nan"))))[1:],
+            "malformed message",
+        ),
+    ],
+)
+def test_what_is_handed_on_must_be_announced_in_this_exchange(sealed: bytes, reason: str) -> None:
+    body = encode(messages.SealedAnnouncements(GROUP, 0, (sealed,)))
+    assert refusal(signed("SealedAnnouncements", body)) == reason
 
 
 def test_records_of_others_are_handed_on_as_their_authors_sealed_them() -> None:

@@ -53,7 +53,7 @@ KINDS: Final[tuple[messages.Message, ...]] = (
     messages.SealedRecords(((b"\x00\x04junk", 1.0),)),
 )
 BULK: Final[tuple[messages.Message, ...]] = (
-    messages.Part(GROUP, 0, 0, 0, 0, 1.0),
+    messages.Part(GROUP, 0, 0, 0, 0),
     messages.Reveal(GROUP, 0, 1),
     messages.Offer(HASH, b"", 3, 800),
     messages.Chunk(HASH, 0),

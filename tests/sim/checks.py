@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
+from shoal.gossip.averaging.bounds import LOOSE, Stated, agreed_base, lower_median, terms
 from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import Gather
@@ -73,6 +75,8 @@ class Grouping:
     given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
     """Vectors (or bodies) and weights that were really contributed."""
     results: dict[PeerId, bytes] = field(default_factory=dict)
+    origins: dict[PeerId, tuple[bytes, bool, Any]] = field(default_factory=dict)
+    """The state that each started from, whether it took the states to differ, and the state itself."""
     believed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
     """Means that have been checked, by place and mask."""
 
@@ -181,6 +185,10 @@ class Oracle:
             self.violate("a group is formed once", f"{node.me} joined {group.id.hex()} twice")
         seen.exchanges[node.me], seen.lives[node.me] = exchange, node.life
         seen.given[node.me] = self._given[node.me]
+        if isinstance(exchange, AllReduce):
+            origin = exchange._chunks.origin
+            state = origin.state.copy() if origin.state is not None else None
+            seen.origins[node.me] = (origin.name, origin.mixes, state)
         seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
 
     def watch_mass(self, node: SimNode) -> None:
@@ -298,6 +306,7 @@ class Oracle:
         self._last_contributors[node.me] = notice.exchanged.contributors
         check_starved(self, node, notice.exchanged.contributors)
         seen.results[node.me] = mean.tobytes()
+        check_bounded_mean(self, seen, node, exchange, mean)
         if not seen.is_tainted:
             check_mean(self, seen, notice, mean)
 
@@ -334,24 +343,48 @@ class Mass:
 # --- the invariants -----------------------------------------------------------------------------------
 
 
+def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: AllReduce, mean: Any) -> None:
+    """No weight is above twice the median, and no part moves further than honest members would move it.
+
+    With less than half of the members lying the median norm is at most the largest of an honest member. A
+    receiver takes at most twice the median, of two sets of contributors.
+    """
+    if oracle.is_liar(node.me):
+        return
+    for made in exchange._announced._terms.values():
+        for weights in (made.numbers.weights, made.buffers.weights):
+            if max(weights) > 2.001 * lower_median([weight for weight in weights if weight > 0]):
+                oracle.violate("no weight is above twice the median", f"{weights}")
+    honest = [peer for peer in seen.members if not oracle.is_liar(peer) and peer in seen.given]
+    _, mixes, state = seen.origins[node.me]
+    if mixes or 2 * len(honest) <= len(seen.members) or any(seen.origins[p][1] for p in honest):
+        return
+    for lo, hi in pairwise(bounds(mean.size, seen.parts)):
+        norms = [np.linalg.norm(seen.given[peer][0][lo:hi] - seen.origins[peer][2][lo:hi]) for peer in honest]
+        moved = np.linalg.norm(mean[lo:hi].astype(np.float64) - state[lo:hi])
+        if not moved <= 2 * 1.5 * max(norms) + 1e-4:
+            text = f"{node.me} moved {lo}:{hi} by {moved:.3g}, honest members by at most {max(norms):.3g}"
+            oracle.violate("a mean outside its bound is never applied", text)
+
+
 def check_mean(oracle: Oracle, seen: Grouping, notice: commands.Averaged, mean: Any) -> None:
-    """Every mean is the exact weighted mean of what its contributors really gave, each counted once."""
+    """Every mean is the bounded weighted mean of what its contributors really gave, each counted once."""
     edges = bounds(mean.size, seen.parts)
     chunk_numel = oracle.sim.scenario.chunk_numel
     masks = notice.exchanged.masks
     flat = {mask for part in masks for mask in part}
     if min(mask.bit_count() for mask in flat) < oracle.sim.scenario.quorum:
         oracle.violate("a mean has its quorum", f"masks {sorted(flat)}")
-    if len(flat) == 1:
-        _check_span(oracle, seen, 0, mean.size, flat.pop(), mean)
-        return
     for part, chunks in enumerate(masks):
+        if len(set(chunks)) == 1:
+            _check_span(oracle, seen, edges[part], edges[part + 1], part, chunks[0], mean)
+            continue
         for chunk, mask in enumerate(chunks):
             lo = edges[part] + chunk * chunk_numel
-            _check_span(oracle, seen, lo, min(lo + chunk_numel, edges[part + 1]), mask, mean)
+            _check_span(oracle, seen, lo, min(lo + chunk_numel, edges[part + 1]), part, mask, mean)
 
 
-def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mean: Any) -> None:
+def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, part: int, mask: int, mean: Any) -> None:
     key = (lo, hi, mask)
     data = mean[lo:hi].tobytes()
     if seen.believed.get(key) == data:
@@ -361,9 +394,7 @@ def _check_span(oracle: Oracle, seen: Grouping, lo: int, hi: int, mask: int, mea
     if invented or mask >> len(seen.members):
         oracle.violate("nothing is invented", f"{invented} gave nothing to the group, mask {mask:b}")
         return
-    total = sum(seen.given[peer][1] for peer in members)
-    exact = sum(seen.given[peer][0][lo:hi].astype(np.float64) * seen.given[peer][1] for peer in members)
-    if not np.allclose(exact / total, mean[lo:hi], rtol=1e-4, atol=1e-4):
+    if not np.allclose(_exact(seen, lo, hi, part, members), mean[lo:hi], rtol=1e-3, atol=1e-3):
         oracle.violate("a mean is the exact weighted mean of its contributors", f"{lo}:{hi} of {members}")
     seen.believed[key] = data
 
@@ -392,6 +423,21 @@ def check_turn(oracle: Oracle, node: SimNode, convener: PeerId) -> None:
     better = [peer for peer in earlier if has_same_place and key(peer) < key(convener)]
     if better and not any(search.ready[peer].has_colleagues for peer in search.ready):
         oracle.violate(IN_TURN, f"{node.me} accepted {convener} before {better}")
+
+
+def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -> Any:
+    """Return what is the mean of what these members gave, by what they truly have to announce."""
+    first, last = bounds(seen.given[members[0]][0].size, seen.parts)[part : part + 2]
+    bases = [b"" if seen.origins[peer][1] else seen.origins[peer][0] for peer in members]
+    base = seen.origins[members[0]][2] if agreed_base(bases) else np.zeros(last, np.float64)
+    given = [seen.given[peer][0].astype(np.float64) for peer in members]
+    stated = [
+        Stated(seen.given[peer][1], float(np.linalg.norm(vector[first:last] - base[first:last])))
+        for peer, vector in zip(members, given, strict=True)
+    ]
+    shares = terms(stated, 1.0 if agreed_base(bases) else LOOSE).shares
+    moved = sum(share * vector[lo:hi] for share, vector in zip(shares, given, strict=True))
+    return moved + (1 - sum(shares)) * base[lo:hi]
 
 
 def check_mass(oracle: Oracle) -> None:

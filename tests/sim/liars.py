@@ -6,6 +6,8 @@
     cut         cuts everyone in every exchange     replay   says again what it said before
     absurd      claims a round far ahead            sybil    vouches for a crowd that does not exist
     babble      well-formed nonsense of every kind  twins    commits several groups at once
+    hide        gives ten times what it announced   flip     gives, and announces, a thousand times as much
+    two-faced   announces unlike norms              far      means that are far from anywhere
 
 Others convene groups of their own making, and finish them:
 
@@ -95,10 +97,44 @@ def _garbage(node: SimNode, effect: Send) -> list[Send]:
 
 
 def _weight(node: SimNode, effect: Send) -> list[Send]:
-    if not isinstance(effect.message, m.Part):
+    if not isinstance(effect.message, m.Announce):
         return [effect]
     weight = node.dice.choice((0.0, 1e15, 1e-30))
     return [Send(effect.peer, msgspec.structs.replace(effect.message, weight=weight), effect.data)]
+
+
+def _times(node: SimNode, effect: Send, factor: float) -> list[Send]:
+    """Give what one has, multiplied, and keep to oneself that it is."""
+    if not isinstance(effect.message, m.Part):
+        return [effect]
+    numbers = np.frombuffer(bytes(effect.data), np.float32) * np.float32(factor)
+    return [Send(effect.peer, effect.message, numbers.tobytes())]
+
+
+def _hide(node: SimNode, effect: Send) -> list[Send]:
+    return _times(node, effect, -10.0)
+
+
+def _flip(node: SimNode, effect: Send) -> list[Send]:
+    message = effect.message
+    if not isinstance(message, m.Announce):
+        return _times(node, effect, -1000.0)
+    # Large enough for what it gives, wherever that is measured from.
+    norms = (np.frombuffer(message.norms, "<f4") * np.float32(5000.0) + np.float32(1e6)).astype("<f4")
+    return [Send(effect.peer, msgspec.structs.replace(message, norms=norms.tobytes()))]
+
+
+def _two_faced(node: SimNode, effect: Send) -> list[Send]:
+    message = effect.message
+    if not isinstance(message, m.Announce) or node.dice.random() < 0.5:
+        return [effect]
+    norms = (np.frombuffer(message.norms, "<f4") * np.float32(100.0)).astype("<f4").tobytes()
+    return [Send(effect.peer, msgspec.structs.replace(message, norms=norms))]
+
+
+def _far(node: SimNode, effect: Send) -> list[Send]:
+    """Send means that are far from anywhere, to all alike."""
+    return _bent(effect, 1e6) if _is_mean(effect) else [effect]
 
 
 def _mute(node: SimNode, effect: Send) -> list[Send]:
@@ -194,7 +230,19 @@ def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
         (m.Accept(round_, ballot, nonce, dice.randbytes(8)), b""),
         (m.Decline(round_, ballot, nonce), b""),
         (m.Commit(round_, base, ballot, nonce, dice.choice(sim.names), names, shares, nonce & 3), b""),
-        (m.Part(group, index, part, chunk, ballot, dice.choice((0.0, 1.0, 1e15))), numbers),
+        (m.Part(group, index, part, chunk, ballot), numbers),
+        (
+            m.Announce(
+                group,
+                index,
+                dice.choice((0.0, 1.0, 1e15)),
+                base,
+                nonce > 0,
+                dice.choice((b"", dice.randbytes(16 * len(names)))),
+            ),
+            b"",
+        ),
+        (m.Unannounced(group, index, dice.randbytes(8)), b""),
         (m.Reduced(group, index, part, chunk, ballot, dice.randbytes(8)), numbers),
         (m.Reduced(group, index, part, chunk, ballot, (1).to_bytes(8, "big")), numbers),
         (m.Yield(group, index, part, ballot), b""),
@@ -351,6 +399,10 @@ _LIES: Final[dict[str, Lie]] = {
     "garbage": _garbage,
     "weight": _weight,
     "mute": _mute,
+    "hide": _hide,
+    "flip": _flip,
+    "two-faced": _two_faced,
+    "far": _far,
     "cut": _cut,
     "absurd": _absurd,
     "sybil": _sybil,

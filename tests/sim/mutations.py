@@ -23,8 +23,10 @@ import shoal.gossip.membership.dial_plan
 import shoal.gossip.state.fetch
 import shoal.node.daemon.rounds
 from shoal.gossip.averaging.all_reduce import AllReduce
-from shoal.gossip.averaging.chunks import weighted_mean
+from shoal.gossip.averaging.announced import Announced
 from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.averaging.ledger import Ledger, Verdict
+from shoal.gossip.averaging.origin import weighted_sum
 from shoal.gossip.averaging.push_sum import PushSum, Stage
 from shoal.gossip.deadlines import Deadline
 from shoal.gossip.events import Effects, Send
@@ -58,6 +60,8 @@ class Mutation:
 
 SURVIVORS: Final = "survivors of an exchange hold the same bytes"
 EXACT: Final = "a mean is the exact weighted mean of its contributors"
+WEIGHTS: Final = "no weight is above twice the median"
+BOUND: Final = "a mean outside its bound is never applied"
 INVENTED: Final = "nothing is invented"
 ONE_SWARM: Final = "the swarm is one again within a bounded time"
 CAUSELESS: Final = "nobody is lost without a cause"
@@ -72,26 +76,48 @@ FETCHED: Final = "a fetched state is the state that was asked for"
 
 
 def _counts_twice(patch: pytest.MonkeyPatch) -> None:
-    honest = weighted_mean
+    def twice(vectors: list[Any], shares: list[float], out: Any) -> None:
+        weighted_sum([*vectors, vectors[0]], [*shares, shares[0]], out)
+        np.multiply(out, np.float32(1 / (1 + shares[0])), out=out)
 
-    def mean(vectors: list[Any], weights: list[float]) -> Any:
-        return honest([*vectors, vectors[0]], [*weights, weights[0]])
-
-    patch.setattr("shoal.gossip.averaging.all_reduce.weighted_mean", mean)
+    patch.setattr("shoal.gossip.averaging.chunks.weighted_sum", twice)
 
 
 def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
-    def mean(vectors: list[Any], weights: list[float]) -> Any:
-        return weighted_mean(vectors, [1.0] * len(weights))
+    honest = Announced._claims
 
-    patch.setattr("shoal.gossip.averaging.all_reduce.weighted_mean", mean)
+    def claims(self: Announced, *arguments: Any) -> Any:
+        return tuple([replace(each, weight=1.0) for each in row] for row in honest(self, *arguments))
+
+    patch.setattr(Announced, "_claims", claims)
+
+
+def _caps_no_weight(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("shoal.gossip.averaging.bounds.WEIGHT_CAP", 1e30)
+
+
+def _takes_any_mean(patch: pytest.MonkeyPatch) -> None:
+    honest = Ledger.judge
+
+    def judge(self: Ledger, *arguments: Any) -> Verdict:
+        verdict = honest(self, *arguments)
+        return Verdict.FINE if verdict is Verdict.OUTSIDE else verdict
+
+    patch.setattr(Ledger, "judge", judge)
+
+
+def _believes_norms(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "is_given", lambda self, part, chunk, member, numbers, base: True)
+    _takes_any_mean(patch)
 
 
 def _claims_everybody(patch: pytest.MonkeyPatch) -> None:
     honest = AllReduce._note_mean
 
-    def note(self: AllReduce, part: int, chunk: int, ballot: int, mask: int, now: float) -> Effects:
-        return honest(self, part, chunk, ballot, (1 << len(self._members)) - 1, now)
+    def note(
+        self: AllReduce, part: int, chunk: int, ballot: int, mask: int, by: bytes, now: float
+    ) -> Effects:
+        return honest(self, part, chunk, ballot, (1 << len(self._members)) - 1, by, now)
 
     patch.setattr(AllReduce, "_note_mean", note)
 
@@ -103,7 +129,7 @@ def _answers_with_parts(patch: pytest.MonkeyPatch) -> None:
         return [
             Send(
                 owner,
-                Part(self.group.id, self.index, part, chunk, ballot, self._weight),
+                Part(self.group.id, self.index, part, chunk, ballot),
                 self._chunks.view(part, chunk).data.cast("B"),
             )
             for chunk in range(len(self._masks[part]))
@@ -349,6 +375,9 @@ def _lets_anybody_convene(patch: pytest.MonkeyPatch) -> None:
 MUTATIONS: Final = (
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
+    Mutation("no weight is capped", (WEIGHTS,), _caps_no_weight, ("lie",)),
+    Mutation("any mean is taken", (BOUND,), _takes_any_mean, ("lie",)),
+    Mutation("any norm is believed", (BOUND,), _believes_norms, ("lie",)),
     Mutation("every mean claims all members", (EXACT, INVENTED), _claims_everybody),
     Mutation("contributions are overwritten before they are sent", (EXACT,), _writes_into_what_it_sent),
     Mutation(

@@ -251,7 +251,9 @@ class SimTrainer:
                 noise, weight = noise * np.float32(begun.round == 0) + self._sum, 1.0
             # In place, as the real trainer does: whoever still reads the last mean here reads garbage.
             np.add(self._sum, noise, out=self.segment.exchange)
-            ask = ipc.AskAllReduce(round=begun.round, index=self._index, weight=weight, numel=NUMEL)
+            ask = ipc.AskAllReduce(
+                round=begun.round, index=self._index, weight=weight, numel=NUMEL, kind="params"
+            )
         self.node.rounds.from_trainer(ask)
 
     def _answered(self) -> None:

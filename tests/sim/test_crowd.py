@@ -74,5 +74,5 @@ def test_a_size_is_what_the_real_wire_makes_of_a_message() -> None:
         messages.Leave(),
     ):
         assert abs(Sizes().of(message, 0) - 8 - len(codec.encode(message))) <= 8
-    part = messages.Part(group, 0, 2, 3, 1, 1.0)
+    part = messages.Part(group, 0, 2, 3, 1)
     assert Sizes().of(part, 1000) == 8 + len(codec.encode(part)) + 1000

@@ -1,17 +1,21 @@
 """AllReduce: cores over queues; what a mean is, who takes a part over, and who is waited for."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from core_net import Net, peers
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import AllReduce, ExchangeConfig, is_sane
+from shoal.gossip.averaging.all_reduce import AllReduce
+from shoal.gossip.averaging.announcing import ExchangeConfig, is_sane
+from shoal.gossip.averaging.bounds import LOOSE, Stated, terms
+from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.errors import LocalViolation
 from shoal.gossip.events import Drop, Effects, Loan, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Group
-from shoal.gossip.messages import Abandon, Alive, Claim, Cut, Done, Part, Reduced, Yield
+from shoal.gossip.messages import Abandon, Alive, Announce, Claim, Cut, Done, Part, Reduced, Yield
 
 CONFIG = ExchangeConfig(silence_timeout=3.0, slow_timeout=9.0, chunk_numel=4)
 NUMEL = 26
@@ -26,6 +30,7 @@ class Members:
         self.net = Net(seed)
         self.names = peers(count)
         group = Group(b"g" * 16, round_, tuple(self.names), shares or (1,) * count)
+        self.parts = group.parts
         rng = np.random.default_rng(5)
         self.given = [rng.normal(size=NUMEL).astype(np.float32) for _ in self.names]
         self.weights = [1.0 + number for number in range(count)]
@@ -41,14 +46,28 @@ class Members:
         for name, core in self.cores.items():
             self.net.carry_out(name, core.begin(self.net.now))
 
+    def announce(self, sender: PeerId, to: PeerId) -> None:
+        """Let a member hear another's announcement, and nothing else of it."""
+        for effect in self.cores[sender].begin(0.0):
+            if isinstance(effect, Send) and isinstance(effect.message, Announce) and effect.peer == to:
+                self.cores[to].handle(sender, effect.message, b"", 0.0)
+
     def tell_lost(self, dead: PeerId) -> None:
         for name, core in self.cores.items():
             if name != dead:
                 self.net.carry_out(name, core.lost(dead, self.net.now))
 
     def exact(self, contributors: list[int]) -> Vector:
-        weights = [self.weights[i] for i in contributors]
-        return np.average([self.given[i] for i in contributors], axis=0, weights=weights).astype(np.float32)
+        """Return the mean of these, bounded part by part."""
+        edges = bounds(NUMEL, self.parts)
+        mean = np.zeros(NUMEL, np.float64)
+        for lo, hi in pairwise(edges):
+            claims = [
+                Stated(self.weights[i], float(np.linalg.norm(self.given[i][lo:hi]))) for i in contributors
+            ]
+            for i, share in zip(contributors, terms(claims, LOOSE).shares, strict=True):
+                mean[lo:hi] += share * self.given[i][lo:hi].astype(np.float64)
+        return mean.astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -197,9 +216,9 @@ def test_our_own_sleep_is_nobodys_silence() -> None:
 @pytest.mark.parametrize(
     ("message", "data", "reason"),
     [
-        (Part(b"g" * 16, 0, 1, 0, 0, 1.0), bytes(16), "part of another owner"),
-        (Part(b"g" * 16, 0, 0, 0, 0, 1.0), bytes(12), "wrong chunk size"),
-        (Part(b"g" * 16, 0, 9, 0, 0, 1.0), bytes(16), "no such part"),
+        (Part(b"g" * 16, 0, 1, 0, 0), bytes(16), "part of another owner"),
+        (Part(b"g" * 16, 0, 0, 0, 0), bytes(12), "wrong chunk size"),
+        (Part(b"g" * 16, 0, 9, 0, 0), bytes(16), "no such part"),
         (Reduced(b"g" * 16, 0, 1, 0, 0, bytes(8)), bytes(16), "wrong mean"),
         (Reduced(b"g" * 16, 0, 1, 0, 0, b"\0" * 7 + b"\3"), b"\xff" * 16, "mean is not finite"),
     ],
@@ -231,6 +250,7 @@ def test_who_shows_several_false_means_to_a_new_owner_holds_up_none_of_them() ->
     members = Members(3)
     liar, core = members.names[0], members.cores[members.names[1]]
     core.begin(0.0)
+    members.announce(members.names[2], members.names[1])
     core.handle(members.names[2], Yield(b"g" * 16, 0, 0, 1), b"", 0.1)
     sizes = [core._chunks.view(0, chunk).nbytes for chunk in range(core._chunks.count(0))]
     for chunk, size in enumerate(sizes):
@@ -238,7 +258,7 @@ def test_who_shows_several_false_means_to_a_new_owner_holds_up_none_of_them() ->
         assert not core.handle(liar, false, b"\xff" * size, 0.2)
     effects: Effects = []
     for chunk, size in enumerate(sizes):
-        effects += core.handle(members.names[2], Part(b"g" * 16, 0, 0, chunk, 1, 1.0), bytes(size), 0.3)
+        effects += core.handle(members.names[2], Part(b"g" * 16, 0, 0, chunk, 1), bytes(size), 0.3)
     made = [e.message.chunk for e in effects if isinstance(e, Send) and isinstance(e.message, Reduced)]
     assert Drop(liar, "mean is not finite") in effects
     assert sorted(made) == list(range(len(sizes)))

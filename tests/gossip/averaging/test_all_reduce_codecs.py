@@ -7,7 +7,8 @@ import pytest
 from exchange import Exchange
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.chunks import bounds, weighted_mean
+from shoal.gossip.averaging.chunks import bounds, mean_alike
+from shoal.gossip.averaging.origin import weighted_sum
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.events import Send, Vector
 
@@ -89,14 +90,15 @@ def test_a_contribution_that_is_not_finite_costs_its_sender_its_place() -> None:
     assert hi > 4096
 
 
-def test_weights_that_are_equal_are_a_plain_mean() -> None:
+def test_who_counts_alike_makes_a_plain_mean() -> None:
     vectors = contributions(3)
     exact = np.mean(np.stack(vectors).astype(np.float64), axis=0)
-    assert np.allclose(weighted_mean(vectors, [2.0, 2.0, 2.0]), exact, atol=1e-6)
-    assert np.allclose(weighted_mean(vectors, [0.0, 0.0, 0.0]), exact, atol=1e-6)
+    assert np.allclose(mean_alike(vectors), exact, atol=1e-6)
 
 
-def test_weights_count_as_they_say() -> None:
-    vectors = contributions(3)
+def test_a_sum_counts_every_vector_as_told() -> None:
+    vectors = [np.concatenate([each] * 3) for each in contributions(3)]
     exact = np.average(np.stack(vectors).astype(np.float64), axis=0, weights=[1, 2, 5])
-    assert np.allclose(weighted_mean(vectors, [1.0, 2.0, 5.0]), exact, atol=1e-6)
+    out = np.empty_like(vectors[0])
+    weighted_sum(vectors, [1 / 8, 2 / 8, 5 / 8], out)
+    assert np.allclose(out, exact, atol=1e-6)

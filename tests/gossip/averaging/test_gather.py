@@ -7,7 +7,7 @@ import pytest
 from core_net import Net, peers
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import ExchangeConfig
+from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.gather import Gather, Step, body_digest, decode_holding, encode_holding
 from shoal.gossip.events import Drop, Effects, Send
 from shoal.gossip.group import Group

@@ -9,6 +9,7 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.averaging.all_reduce import AllReduce
+from shoal.gossip.averaging.announced import pack_norms
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.events import Effects, Notify, Received, Send, Timer
 from shoal.gossip.group import Group
@@ -18,7 +19,7 @@ from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, F
 from shoal.gossip.member.pairwise_rounds import PairwiseRounds
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
-from shoal.gossip.messages import Abandon, Alive, Cut, Done, Part, Record, Reduced
+from shoal.gossip.messages import Abandon, Alive, Announce, Cut, Done, Part, Record, Reduced
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.sequence import Sequence
 
@@ -68,9 +69,14 @@ def contribute(index: int = 0) -> Contribute:
     return Contribute(index, np.full(4, 2.0, np.float32), 1.0)
 
 
-def part(index: int = 0, value: float = 4.0) -> Received:
+def part(index: int = 0, value: float = 2.4) -> Received:
     data = np.full(4, value, np.float32).tobytes()
-    return Received(A, Part(GROUP.id, index, 0, 0, 0, 1.0), data)
+    return Received(A, Part(GROUP.id, index, 0, 0, 0), data)
+
+
+def announce(index: int = 0, value: float = 2.4) -> Received:
+    norms = pack_norms([[2 * value, 0.0], [0.0, 0.0]] * 2)
+    return Received(A, Announce(GROUP.id, index, 1.0, b"", True, norms))
 
 
 def done_like_ours(one: AskQueue, index: int = 0) -> Received:
@@ -88,6 +94,7 @@ def sent(effects: Effects) -> list[Any]:
 
 def averaged(one: AskQueue, index: int = 0) -> list[Any]:
     """Go through one ask with A; return what the trainer is told."""
+    one.receive(announce(index), 1.1)
     one.receive(part(index), 1.1)
     return notices(one.receive(done_like_ours(one, index), 1.2))
 
@@ -100,7 +107,7 @@ def test_the_trainer_is_told_the_mean_once_all_are_done() -> None:
     told = averaged(one)
     assert isinstance(told[0], Averaged)
     assert told[0].matchmaking_seconds == 1.0
-    assert np.allclose(ask.vector, 3.0)
+    assert np.allclose(ask.vector, 2.2)
     assert one._view.phase is Phase.APPLYING
 
 
@@ -154,14 +161,16 @@ def test_what_comes_early_for_the_next_ask_is_kept_for_it() -> None:
     one = exchanges()
     one.ask(contribute(), 0.0)
     one.begin(GROUP, 1.0)
+    one.receive(announce(0), 1.1)
     one.receive(part(0), 1.1)
-    one.receive(part(1, value=6.0), 1.15)  # A is done with the first ask; its word of that was lost.
+    one.receive(announce(1), 1.15)
+    one.receive(part(1), 1.15)  # A is done with the first ask; its word of that was lost.
     assert one.can_go_on(1)
     ask = contribute(1)
     one.ask(ask, 2.0)
     effects = one.go_on(2.0)
     assert any(isinstance(message, Reduced) and message.index == 1 for message in sent(effects))
-    assert np.allclose(ask.vector, 4.0)
+    assert np.allclose(ask.vector, 2.2)
 
 
 def test_what_is_kept_is_bounded() -> None:

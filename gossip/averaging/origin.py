@@ -1,0 +1,99 @@
+"""Origin: what the vector of an ask is measured from, so that it can be bounded.
+
+kind        the vector is                             its distance is taken from
+params      params, as long as the model's            the shared state
+delta       a change of the params                    zero; of buffers, which stand as they are: the state
+statistic   anything else                             zero, and caps are loose
+exact       this node's own protocol (gather.py)      nothing is capped, and all count alike
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from shoal.gossip.events import Vector
+from shoal.gossip.run_spec import TensorSpec
+
+Kind: TypeAlias = Literal["params", "delta", "statistic", "exact"]
+PIECE: Final = 65_536
+"""Numbers that are worked on at a time: what is in between stays in the cache."""
+LEAST_VARIANCE: Final = np.float32(2.0**-10)
+"""Times its last value: less is left of no running variance in one round, whoever contributes what."""
+SMALLEST: Final = np.float32(2.0**-100)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """See the module's docstring."""
+
+    kind: Kind = "statistic"
+    name: bytes = b""
+    """The hash of the state that the vector was made from; empty where that is not at hand."""
+    mixes: bool = True
+    """Whether the states of the members are taken to differ."""
+    state: Vector | None = None
+    """float32, at least as long as the vector where that is measured from it."""
+    variances: tuple[tuple[int, int], ...] = ()
+    """Where the vector has running variances, as half-open intervals: they stay positive."""
+
+    def of_numbers(self, lo: int, hi: int) -> Vector | None:
+        """Return what numbers that are no buffers are measured from; nothing stands for zero."""
+        return self.state[lo:hi] if self.kind == "params" and self.state is not None else None
+
+    def of_buffers(self, lo: int, hi: int) -> Vector | None:
+        """Return what buffers are measured from."""
+        return self.state[lo:hi] if self.state is not None else None
+
+    def keep_positive(self, view: Vector, lo: int) -> None:
+        """Keep the running variances positive in a part of the vector that begins at `lo`, in place."""
+        for start, end in self.variances:
+            first, last = max(start, lo), min(end, lo + view.size)
+            if first < last:
+                here = view[first - lo : last - lo]
+                least = np.full(1, SMALLEST)
+                if self.state is not None:
+                    least = np.maximum(self.state[first:last] * LEAST_VARIANCE, SMALLEST)
+                np.maximum(here, least, out=here)
+
+
+EXACT: Final = Origin("exact")
+STANDS_ALONE: Final = Origin()
+
+
+def variances_of(tensors: Sequence[TensorSpec]) -> tuple[tuple[int, int], ...]:
+    """Return where a model's vector has running variances, as torch names them."""
+    found, at = [], 0
+    for spec in tensors:
+        if spec.name.rpartition(".")[2] == "running_var":
+            found.append((at, at + spec.numel))
+        at += spec.numel
+    return tuple(found)
+
+
+def square(numbers: Vector, origin: Vector | None) -> float:
+    """Return the squared distance of numbers from an origin or zero; not finite if they are not."""
+    if origin is None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.dot(numbers, numbers))
+    total, scratch = 0.0, np.empty(min(PIECE, numbers.size), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for at in range(0, numbers.size, PIECE):
+            piece = numbers[at : at + PIECE]
+            apart = np.subtract(piece, origin[at : at + PIECE], out=scratch[: piece.size])
+            total += float(np.dot(apart, apart))
+    return total
+
+
+def weighted_sum(vectors: Sequence[Vector], shares: Sequence[float], out: Vector) -> None:
+    """Write the sum of vectors times shares, adding in the order given."""
+    scratch = np.empty(min(PIECE, out.size), np.float32)
+    factors = [np.float32(share) for share in shares]
+    for at in range(0, out.size, PIECE):
+        here = out[at : at + PIECE]
+        term = scratch[: here.size]
+        np.multiply(vectors[0][at : at + PIECE], factors[0], out=here)
+        for vector, factor in zip(vectors[1:], factors[1:], strict=True):
+            np.multiply(vector[at : at + PIECE], factor, out=term)
+            np.add(here, term, out=here)

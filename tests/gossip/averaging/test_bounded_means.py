@@ -1,0 +1,246 @@
+"""Bounded means: what a member or an owner that lies comes to, and that no honest one is blamed for it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+import numpy as np
+import pytest
+from core_net import Net, peers
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.all_reduce import AllReduce
+from shoal.gossip.averaging.announced import digest_of
+from shoal.gossip.averaging.announcing import ExchangeConfig
+from shoal.gossip.averaging.chunks import bounds
+from shoal.gossip.averaging.origin import Origin, variances_of
+from shoal.gossip.events import Send, Vector
+from shoal.gossip.group import Group
+from shoal.gossip.messages import Announce, Announcements, Part, Reduced, Unannounced
+from shoal.gossip.run_spec import TensorSpec
+
+NUMEL, CHUNK = 40, 4
+STATE = np.linspace(5, -5, NUMEL, dtype=np.float32)
+Bend = Callable[[PeerId, Send], list[Send]]
+Change = Callable[[Announce, PeerId], Announce]
+
+
+class Members:
+    """The members of one all-reduce of params, each a little away from the state that they started from."""
+
+    def __init__(self, count: int, seed: int = 0, codec: str = "float32", buffers: int = 0) -> None:
+        self.net, self.names = Net(seed), peers(count)
+        self.group = Group(b"g" * 16, 0, tuple(self.names), (1,) * count)
+        rng = np.random.default_rng(seed)
+        self.given = [STATE + rng.normal(size=NUMEL).astype(np.float32) * 0.1 for _ in self.names]
+        self.vectors: list[Vector] = [vector.copy() for vector in self.given]
+        config = ExchangeConfig(
+            silence_timeout=3.0, slow_timeout=9.0, chunk_numel=CHUNK, codec=codec, exact=buffers
+        )
+        origin = Origin("params", b"s" * 32, False, STATE)
+        self.cores = {
+            name: AllReduce(name, self.group, 0, self.vectors[i], 1.0, config, None, origin)
+            for i, name in enumerate(self.names)
+        }
+        for name, core in self.cores.items():
+            self.net.join(name, core.handle, core.timer)
+
+    def run(self, bend: Bend | None = None) -> None:
+        self.net.bend = bend
+        for name, core in self.cores.items():
+            self.net.carry_out(name, core.begin(0.0))
+        self.net.wait(40.0)
+
+    def honest(self, liar: int) -> list[int]:
+        return [i for i in range(len(self.names)) if i != liar]
+
+    def longest(self, liar: int, part: int) -> float:
+        """Return the largest norm of a part of what honest members gave."""
+        lo, hi = self.edges(part)
+        return max(float(np.linalg.norm(self.given[i][lo:hi] - STATE[lo:hi])) for i in self.honest(liar))
+
+    def edges(self, part: int) -> tuple[int, int]:
+        found = bounds(NUMEL, self.group.parts)
+        return found[part], found[part + 1]
+
+    def assert_bounded(self, liar: int) -> None:
+        """No honest member moved a part further than an honest member would have, and none is blamed."""
+        for i in self.honest(liar):
+            for part in range(len(self.names)):
+                lo, hi = self.edges(part)
+                moved = float(np.linalg.norm(self.vectors[i][lo:hi] - STATE[lo:hi]))
+                assert moved <= self.longest(liar, part) * 1.01
+        blamed = {whom for who, whom, _ in self.net.dropped if who != self.names[liar]}
+        assert blamed <= {self.names[liar]}
+
+
+def times(liar: PeerId, factor: float, kind: type) -> Bend:
+    def bend(sender: PeerId, effect: Send) -> list[Send]:
+        if sender != liar or not isinstance(effect.message, kind):
+            return [effect]
+        numbers = np.frombuffer(bytes(effect.data), np.float32) * np.float32(factor)
+        return [replace(effect, data=numbers.tobytes())]
+
+    return bend
+
+
+def announcing(liar: PeerId, change: Change, then: Bend | None = None) -> Bend:
+    def bend(sender: PeerId, effect: Send) -> list[Send]:
+        if sender == liar and isinstance(effect.message, Announce):
+            return [replace(effect, message=change(effect.message, effect.peer))]
+        return then(sender, effect) if then is not None else [effect]
+
+    return bend
+
+
+def with_norms(norms: bytes, announce: Announce, to: PeerId) -> Announce:
+    return msgspec.structs.replace(announce, norms=norms)
+
+
+def larger(announce: Announce, factor: float) -> Announce:
+    norms = np.frombuffer(announce.norms, "<f4") * np.float32(factor)
+    return msgspec.structs.replace(announce, norms=norms.astype("<f4").tobytes())
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_in_peace_the_mean_is_that_of_contributions_as_long_as_the_median(count: int) -> None:
+    members = Members(count)
+    members.run()
+    assert len({vector.tobytes() for vector in members.vectors}) == 1
+    for part in range(count):
+        lo, hi = members.edges(part)
+        moves = [given[lo:hi].astype(np.float64) - STATE[lo:hi] for given in members.given]
+        norms = [float(np.linalg.norm(move)) for move in moves]
+        cap = sorted(norms)[(count - 1) // 2]
+        mean = np.mean([move * min(1, cap / norm) for move, norm in zip(moves, norms, strict=True)], axis=0)
+        assert np.allclose(members.vectors[0][lo:hi], STATE[lo:hi] + mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_huge_weight_counts_twice_the_median_at_most(seed: int) -> None:
+    members = Members(5, seed)
+    members.run(announcing(members.names[4], lambda each, _: msgspec.structs.replace(each, weight=1e15)))
+    members.assert_bounded(4)
+    lo, hi = members.edges(0)
+    apart = [float(np.linalg.norm(members.vectors[0][lo:hi] - given[lo:hi])) for given in members.given]
+    assert apart[4] > 0.3 * float(np.mean(apart[:4]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_contribution_that_is_announced_as_large_counts_like_the_median(seed: int) -> None:
+    members = Members(5, seed)
+    liar = members.names[1]
+    members.run(announcing(liar, lambda each, _: larger(each, 1e4), times(liar, -1000.0, Part)))
+    members.assert_bounded(1)
+    assert all(members.cores[members.names[i]].result is not None for i in members.honest(1))
+
+
+def test_who_gives_more_than_it_announced_is_left_out_and_dropped() -> None:
+    members = Members(5)
+    liar = members.names[1]
+    members.run(times(liar, 3.0, Part))
+    members.assert_bounded(1)
+    assert (members.names[0], liar, "contribution is larger than announced") in members.net.dropped
+
+
+@pytest.mark.parametrize("factor", [1.5, -10.0, 1e9, float("nan")])
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_a_mean_outside_its_bound_is_not_taken_and_the_next_owner_makes_it_anew(
+    count: int, factor: float
+) -> None:
+    members = Members(count)
+    members.run(times(members.names[0], factor, Reduced))
+    members.assert_bounded(0)
+    left = members.honest(0)
+    assert all(members.cores[members.names[i]].result is not None for i in left)
+    assert len({members.vectors[i].tobytes() for i in left}) == 1
+
+
+def test_an_owner_that_names_itself_alone_is_bound_by_the_others_all_the_same() -> None:
+    members = Members(4)
+    liar = members.names[0]
+
+    def alone(sender: PeerId, effect: Send) -> list[Send]:
+        if sender != liar or not isinstance(effect.message, Reduced):
+            return [effect]
+        core = members.cores[liar]
+        names = core._announced.first([0])
+        message = msgspec.structs.replace(
+            effect.message, contributors=b"\0" * 7 + b"\1", announced=digest_of(names)
+        )
+        return [replace(effect, message=message, data=bytes(len(effect.data)))]
+
+    members.run(announcing(liar, lambda each, _: each, alone))
+    members.assert_bounded(0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_who_announces_two_things_is_found_and_no_honest_owner_is_blamed(seed: int) -> None:
+    members = Members(5, seed)
+    liar = members.names[2]
+
+    def two(announce: Announce, peer: PeerId) -> Announce:
+        return larger(announce, 4.0) if peer in members.names[:2] else announce
+
+    members.run(announcing(liar, two))
+    members.assert_bounded(2)
+    assert {whom for _, whom, reason in members.net.dropped if reason == "announced two things"} == {liar}
+    assert all(members.cores[members.names[i]].result is not None for i in members.honest(2))
+
+
+def test_who_has_no_link_to_a_member_gets_its_announcement_from_the_owner() -> None:
+    members = Members(4)
+    one, other = members.names[1], members.names[3]
+
+    def unlinked(sender: PeerId, effect: Send) -> list[Send]:
+        return [] if {sender, effect.peer} == {one, other} else [effect]
+
+    members.net.bend = unlinked
+    for name, core in members.cores.items():
+        members.net.carry_out(name, core.begin(0.0))
+    members.net.carry_out(one, members.cores[one].lost(other, 0.0))
+    members.net.carry_out(other, members.cores[other].lost(one, 0.0))
+    members.net.wait(5.0)
+    said = {type(message) for _, _, message in members.net.sent}
+    assert {Unannounced, Announcements} <= said
+    assert not members.net.dropped
+    assert len({vector.tobytes() for vector in members.vectors}) == 1
+
+
+def test_an_announcement_of_another_size_or_not_finite_is_refused() -> None:
+    for norms in (b"", bytes(16), b"\xff" * 48):
+        members = Members(3)
+        members.run(announcing(members.names[0], partial(with_norms, norms)))
+        reasons = {reason for who, whom, reason in members.net.dropped if whom == members.names[0]}
+        assert reasons == {"announcement of another size, or not finite"}
+
+
+@pytest.mark.parametrize("codec", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_honest_owner_is_blamed_for_what_a_codec_rounds(codec: str, seed: int) -> None:
+    members = Members(4, seed, codec)
+    members.run()
+    assert not members.net.dropped
+    assert len({vector.tobytes() for vector in members.vectors}) == 1
+
+
+def test_members_that_did_not_move_keep_their_state() -> None:
+    members = Members(3)
+    for vector in members.vectors:
+        vector[:] = STATE
+    members.run()
+    assert not members.net.dropped
+    assert np.allclose(members.vectors[0], STATE, atol=1e-6)
+
+
+def test_a_running_variance_stays_positive_whatever_is_contributed() -> None:
+    tensors = (TensorSpec("bn.running_mean", "float32", (2,)), TensorSpec("bn.running_var", "float32", (2,)))
+    assert variances_of(tensors) == ((2, 4),)
+    state = np.array([0.0, 0.0, 1.0, 1e-3], np.float32)
+    view = np.array([-1.0, -1.0, -5.0, 0.5], np.float32)
+    Origin("params", b"", False, state, variances_of(tensors)).keep_positive(view, 0)
+    assert view.tolist() == [-1.0, -1.0, pytest.approx(2.0**-10), 0.5]
+    chunk = np.array([-1.0], np.float32)
+    Origin("params", b"", False, state, variances_of(tensors)).keep_positive(chunk, 3)
+    assert chunk[0] > 0
