@@ -55,15 +55,15 @@ def forget_peak() -> None:
 
 
 def contribution(index: int, numel: int, round_: int) -> Vector:
-    """Return what peer `index` contributes: cheap to make, and its mean is known."""
-    base = np.linspace(-1, 1, numel, dtype=np.float32)
-    return base * np.float32(index + 1) + np.float32(round_)
+    """Return what peer `index` contributes: cheap to make, of equal norms, and its mean is known."""
+    vector = np.linspace(-1, 1, numel, dtype=np.float32) + np.float32(round_ + 1)
+    return vector if index else -vector
 
 
 def error_of(mean: Vector, peers: int, round_: int) -> float:
     """Return the largest difference from the mean of what all peers contributed."""
     # What this takes is given back before the next round, whose memory is measured.
-    expected = contribution(0, mean.size, 0) * np.float32((peers + 1) / 2) + np.float32(round_)
+    expected = contribution(1, mean.size, round_) * np.float32((peers - 2) / peers)
     return float(np.abs(mean - expected).max())
 
 
@@ -120,17 +120,20 @@ class Peer:
     async def _rounds(self, driver: Driver, host: Any) -> None:
         options = self.options
         numel, previous = options["numel"], b""
+        # What all start from, as a trainer's state is: contributions are measured from it.
+        base = np.zeros(numel, dtype=np.float32)
+        base += np.float32(0.0)
         without = memory("VmRSS")
         vector = np.empty(numel, dtype=np.float32)
         for round_ in range(options["rounds"]):
             state = blake2b(str(round_).encode(), digest_size=32).digest()
-            driver.command(NewState(round_, state, previous, memoryview(b"")))
+            driver.command(NewState(round_, state, previous, base.data))
             previous = state
             vector[:] = contribution(options["index"], numel, round_)
             forget_peak()
             await self._barrier()
             usage, before = resource.getrusage(resource.RUSAGE_SELF), host.statistics()
-            driver.command(Contribute(0, vector, 1.0))
+            driver.command(Contribute(0, vector, 1.0, "params"))
             while isinstance(notice := await self.notices.receive(), PeerAddresses):
                 pass  # a word about addresses
             if not isinstance(notice, Averaged):

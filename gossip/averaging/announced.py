@@ -114,7 +114,7 @@ class Announced:
 
     @property
     def common(self) -> bytes:
-        """The state that more than half of those start from of whom anything is held."""
+        """The state that half or more of those start from of whom anything is held."""
         if self._common is None:
             self._common = self.base(self.first(self._held))
         return self._common

@@ -91,12 +91,13 @@ def terms(claims: Sequence[Stated], looseness: float = 1.0) -> Terms:
 
 
 def agreed_base(bases: Sequence[bytes]) -> bytes:
-    """Return the state that more than half of the members start from; empty if there is none.
+    """Return the state that half of the members or more start from; empty if there is none.
 
-    `bases`: a name of each member's state, empty where it takes the states to differ.
+    `bases`: a name of each member's state, empty where it takes the states to differ. Half is enough, so that
+    one of two cannot loosen the bounds; of two such states the larger name is taken.
     """
     name, count = max(Counter(bases).items(), key=lambda each: (each[1], each[0]), default=(b"", 0))
-    return name if 2 * count > len(bases) else b""
+    return name if 2 * count >= len(bases) else b""
 
 
 def _established(claims: Sequence[Stated]) -> Sequence[Stated]:

@@ -38,6 +38,7 @@ import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.announcing import is_sane
+from shoal.gossip.averaging.plausible import LONGEST, Accounts
 from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, Codec, encode_with_feedback, with_exact_end
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Applied, PairingMessage, Push, Settle
@@ -108,6 +109,9 @@ class PushSum:
         """By chunk."""
         self._read_at = self.weights.copy()
         """The weights when the estimate was read last."""
+        self.accounts = Accounts()
+        self._length = 0.0
+        """The norm of our estimate when it was read last."""
         self.share = 0.0
         """Our weight in the mean; 0 until mass was minted."""
         self.givers: set[PeerId] = set()
@@ -129,6 +133,7 @@ class PushSum:
     def mint(self, vector: Vector, weight: float) -> None:
         """Take part from now on, with this contribution."""
         self.share = weight
+        self._length = float(np.linalg.norm(vector))
         self.sums += np.float32(weight) * vector
         self.weights += weight
 
@@ -155,6 +160,7 @@ class PushSum:
         for chunk in range(self.weights.size):
             here = self._slice(chunk)
             np.divide(self.sums[here], np.float32(self.weights[chunk]), out=out[here])
+        self._length = float(np.linalg.norm(out[: self.sums.size]))
         self._read_at = self.weights.copy()
 
     def step(self, peers: set[PeerId], now: float) -> Effects:
@@ -246,11 +252,29 @@ class PushSum:
         numbers = self._decode(data, here)
         if numbers is None or not is_sane(numbers, self.config.max_norm):
             return [Drop(peer, "push is not finite, or of another size")]
+        if not self.share:
+            # What is plausible is told by our own weight; its giver takes back what was not applied.
+            return []
         self._applied[peer] = (epoch, message.id)
-        self._take(message.chunk, message.weight, numbers)
+        self._take(message.chunk, *self._plausible(peer, message, numbers))
         self.givers.add(peer)
         is_last = message.chunk == self.weights.size - 1
         return [Send(peer, Applied(epoch, message.id))] if is_last else []
+
+    def _plausible(self, peer: PeerId, message: Push, numbers: Vector) -> tuple[float, Vector]:
+        """Return as much of a push as its giver can plausibly have to give."""
+        here, n_chunks = self._slice(message.chunk), self.weights.size
+        weight = n_chunks * self.accounts.take(peer, message.weight / n_chunks, self.share, len(self._linked))
+        weight = min(weight, message.weight)
+        if weight < message.weight:
+            numbers = numbers * np.float32(weight / message.weight)
+        own = float(np.linalg.norm(self.sums[here])) / float(self.weights[message.chunk])
+        # Or our whole estimate: a chunk may be next to nothing here and not there.
+        own = max(own, self._length)
+        length = float(np.linalg.norm(numbers))
+        if own and length > LONGEST * own * weight:
+            numbers = numbers * np.float32(LONGEST * own * weight / length)
+        return weight, numbers
 
     def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:
         epoch, last = self._applied.get(peer) or (-1, self._epochs.next())
@@ -292,6 +316,7 @@ class PushSum:
         given = self._given[peer]
         effects: Effects = []
         self._has_pushed = True
+        self.accounts.halve()
         for chunk in range(self.weights.size):
             here = self._slice(chunk)
             half = self.sums[here] * np.float32(0.5)

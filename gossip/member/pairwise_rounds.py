@@ -79,6 +79,9 @@ class PairwiseRounds:
         assert spec is not None
         self._pending, self._asked_at, self._formed_at = pending, asked_at, now
         core.givers = set()
+        colleagues = self._view.colleagues.colleagues()
+        named = colleagues | self._view.colleagues.named
+        core.accounts.strangers = frozenset(self._view.table.connected - named if colleagues else ())
         self._add(core, pending)
         self._steps_left = spec.pushes_per_round
         self._stepped_at = None

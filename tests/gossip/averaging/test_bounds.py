@@ -77,11 +77,13 @@ def test_who_has_nothing_to_add_is_scaled_by_nothing() -> None:
     ("bases", "agreed"),
     [
         ([b"a", b"a", b"b"], b"a"),
-        ([b"a", b"b"], b""),
-        ([b"a", b"a", b"", b""], b""),
+        ([b"a", b"b"], b"b"),
+        ([b"a", b""], b"a"),
+        ([b"a", b"a", b"", b""], b"a"),
+        ([b"a", b"b", b"c"], b""),
         ([b"", b"", b"", b"a"], b""),
         ([], b""),
     ],
 )
-def test_a_state_in_common_is_that_of_more_than_half(bases: list[bytes], agreed: bytes) -> None:
+def test_a_state_in_common_is_that_of_half_or_more(bases: list[bytes], agreed: bytes) -> None:
     assert agreed_base(bases) == agreed

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pairs import WAIT, Edges, Floats, Pairs, directed_ring, line, ring, star
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging.plausible import LONGEST, NEWCOMER, OWN_SHARES
 from shoal.gossip.averaging.push_sum import LEAST_HELD, MAX_DOUBTFUL, PushSum, PushSumConfig
 from shoal.gossip.events import Send
 from shoal.gossip.messages import Applied, Push, Settle
@@ -357,3 +358,41 @@ def test_answers_that_nobody_asked_for_change_nothing() -> None:
     for epoch in (0, 1, 1 << 61):
         assert pairs.cores[one].handle(other, Applied(epoch, 1 << 50), b"", pairs.now) == []
     assert pairs.cores[one].weights == pytest.approx(weights, rel=0)
+
+
+def settled(core: PushSum, giver: PeerId) -> int:
+    """Let a giver ask, and return the id that it is answered."""
+    (answer,) = core.handle(giver, Settle(1), b"", 0.0)
+    assert isinstance(answer, Send)
+    assert isinstance(answer.message, Applied)
+    return answer.message.id
+
+
+@pytest.mark.parametrize("is_stranger", [False, True])
+def test_a_heavy_push_counts_as_much_as_its_giver_can_plausibly_have(is_stranger: bool) -> None:
+    giver = PeerId("giver")
+    core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
+    core.found(giver, 0.0)
+    core.mint(np.ones(4, np.float32), 2.0)
+    core.accounts.strangers = frozenset({giver} if is_stranger else ())
+    last = settled(core, giver)
+    for id_ in range(1, 20):
+        numbers = np.full(4, -1e10, np.float32)
+        core.handle(giver, Push(1, last + id_, 0, 1e10), numbers.tobytes(), 0.0)
+    most = 2.0 * (NEWCOMER if is_stranger else OWN_SHARES + 2)
+    assert core.weights[0] == pytest.approx(2.0 + most)
+    out = np.empty(4, np.float32)
+    core.read(out)
+    assert out == pytest.approx((2.0 - most) / (2.0 + most))
+
+
+def test_a_push_of_little_weight_brings_no_more_than_that_weight_can() -> None:
+    giver = PeerId("giver")
+    core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
+    core.found(giver, 0.0)
+    core.mint(np.ones(4, np.float32), 2.0)
+    last = settled(core, giver)
+    core.handle(giver, Push(1, last + 1, 0, 0.5), np.full(4, 1e9, np.float32).tobytes(), 0.0)
+    out = np.empty(4, np.float32)
+    core.read(out)
+    assert out == pytest.approx((2.0 + 0.5 * LONGEST) / 2.5)
