@@ -197,7 +197,7 @@ class Codec:
         return record
 
     def _open_announcement(self, around: SealedAnnouncements, sealed: bytes) -> SignedAnnounce:
-        envelope = self._open(sealed)
+        envelope = _open(sealed, self._swarm)
         if envelope.head.kind != Announce.__name__ or envelope.head.run != self.run:
             raise RemoteViolation("kind does not match", envelope.head.kind)
         announce = self._parse(envelope.body)
