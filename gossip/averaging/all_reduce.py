@@ -572,10 +572,10 @@ class AllReduce(Announcing):
 
     def _unanswered(self, held: _Collected) -> set[int]:
         """Whose answer a chunk lacks: of those that live, and have not said that they hold what we hold."""
-        given = set(held.parts)
-        if self._is_bounded:
-            given = {member for member in given if member in self._announced}
-        unknown = self._alive - given - (held.means.keys() - held.doubted)
+        unknown = self._alive - held.means.keys() if held.means else set(self._alive)
+        given = held.parts.keys()
+        unknown -= given & self._announced.members if self._is_bounded else given
+        unknown |= held.doubted & self._alive
         if self._missing:
             return unknown
         return {member for member in unknown if self._done.get(member) != self._outcome}

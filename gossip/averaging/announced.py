@@ -14,6 +14,7 @@ and for the model's buffers, and of the vector itself, again without and for the
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
@@ -83,9 +84,10 @@ class Announced:
             self._norms[name] = np.frombuffer(signed.announce.norms, "<f4").reshape(ROWS, self._n)
         return len(known) > 1
 
-    def __contains__(self, member: int) -> bool:
-        """Tell whether a member has announced anything."""
-        return member in self._held
+    @property
+    def members(self) -> AbstractSet[int]:
+        """Who has announced something."""
+        return self._held.keys()
 
     def first(self, members: Iterable[int]) -> tuple[bytes, ...]:
         """Return the names of what members of whom something is held said first."""
@@ -125,8 +127,7 @@ class Announced:
 
     def norms(self, name: bytes, part: int, base: bytes) -> tuple[float, float]:
         """Return the norms of a contribution to a part, without and of buffers; from `base` if not empty."""
-        row = 0 if base else 2
-        norms = self._norms[name]
+        row, norms = self._row(base), self._norms[name]
         return float(norms[row, part]), float(norms[row + 1, part])
 
     def terms(self, members: list[int], names: tuple[bytes, ...], part: int) -> PartTerms:
@@ -144,25 +145,33 @@ class Announced:
             members = [
                 member for member in self._held if not base or self.base_of(self.first([member])[0]) == base
             ]
-            numbers, buffers = self._claims(members, self.first(members), part, base)
+            names, row = self.first(members), self._row(base)
             loose = bounds.CEILING * (1.0 if base else LOOSE)
-            known = bounds.cap_of(numbers, loose), bounds.cap_of(buffers, loose)
+            numbers = bounds.cap_of(self._claims(members, names, part, row), loose)
+            has_buffers = self._has_any(names, part, row + 1)
+            buffers = self._claims(members, names, part, row + 1) if has_buffers else ()
+            known = numbers, bounds.cap_of(buffers, loose) if buffers else 0.0
             self._ceilings[part, base] = known
         return known
 
     def _make_terms(self, members: list[int], names: tuple[bytes, ...], part: int, base: bytes) -> PartTerms:
-        numbers, buffers = self._claims(members, names, part, base)
-        loose = 1.0 if base else LOOSE
-        return PartTerms(base, bounds.terms(numbers, loose), bounds.terms(buffers, loose))
+        row, loose = self._row(base), 1.0 if base else LOOSE
+        made = bounds.terms(self._claims(members, names, part, row), loose)
+        if not self._has_any(names, part, row + 1):
+            return PartTerms(base, made, Terms(made.weights, made.weights, 0.0))
+        return PartTerms(base, made, bounds.terms(self._claims(members, names, part, row + 1), loose))
 
-    def _claims(
-        self, members: list[int], names: tuple[bytes, ...], part: int, base: bytes
-    ) -> tuple[list[Stated], list[Stated]]:
-        both: tuple[list[Stated], list[Stated]] = ([], [])
-        for member, name in zip(members, names, strict=True):
-            for claims, norm in zip(both, self.norms(name, part, base), strict=True):
-                claims.append(Stated(self._said[name].weight, norm, member in self._newcomers))
-        return both
+    def _claims(self, members: list[int], names: tuple[bytes, ...], part: int, row: int) -> list[Stated]:
+        return [
+            Stated(self._said[name].weight, float(self._norms[name][row, part]), member in self._newcomers)
+            for member, name in zip(members, names, strict=True)
+        ]
+
+    def _has_any(self, names: tuple[bytes, ...], part: int, row: int) -> bool:
+        return any(self._norms[name][row, part] for name in names)
+
+    def _row(self, base: bytes) -> int:
+        return 0 if base else 2
 
     def _name(self, member: int, announce: Announce) -> bytes:
         return blake2b(member.to_bytes(1, "big") + msgspec.msgpack.encode(announce), digest_size=16).digest()

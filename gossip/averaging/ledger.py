@@ -49,7 +49,7 @@ class Ledger:
     def contributors(self, members: Iterable[int]) -> tuple[list[int], tuple[bytes, ...]]:
         """Return who of these can be in one mean, with a state in common, and by which announcements."""
         base, said = self.announced.common, self.announced
-        named = [member for member in members if member in said]
+        named = [member for member in members if member in said.members]
         named = [member for member in named if not base or said.base_of(said.first([member])[0]) == base]
         return named, said.first(named)
 
@@ -98,7 +98,9 @@ class Ledger:
         others = [each for number, each in known.items() if at == ballot and number != chunk]
         sets = {id(each): each for _, each in others} | {id(terms): terms}
         most_sets = sqrt(min(len(sets), MAX_SETS))
-        ceilings = self.announced.ceiling(part, terms.base)
+        # Where all that are known are in it, the bound is below the ceiling as it is.
+        are_all = len(terms.numbers.shares) == len(self.announced.members)
+        ceilings = (inf, inf) if are_all else self.announced.ceiling(part, terms.base)
         for row, (square, ceiling) in enumerate(zip(squares, ceilings, strict=True)):
             bounds = [(each.buffers if row else each.numbers).bound for each in sets.values()]
             own = (terms.buffers if row else terms.numbers).bound

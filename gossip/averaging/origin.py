@@ -74,6 +74,8 @@ def variances_of(tensors: Sequence[TensorSpec]) -> tuple[tuple[int, int], ...]:
 
 def square(numbers: Vector, origin: Vector | None) -> float:
     """Return the squared distance of numbers from an origin or zero; not finite if they are not."""
+    if not numbers.size:
+        return 0.0
     if origin is None:
         with np.errstate(over="ignore", invalid="ignore"):
             return float(np.dot(numbers, numbers))

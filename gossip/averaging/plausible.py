@@ -1,8 +1,8 @@
 """Plausible: how much of what another pushes counts, where all average pairwise.
 
-Mass that is given is not announced to anybody but its receiver, so all that this one can go by is what it
-brought in itself, and how much of what it holds that giver brought. More than is plausible is lost, which costs
-that giver's word some weight and moves no estimate.
+Mass that is given is not announced to anybody but its receiver. All that this one can go by is what it
+brought in itself, and how much of what it holds that giver brought. More than is plausible is lost, which
+costs that giver's word some weight and moves no estimate.
 """
 
 from collections import OrderedDict

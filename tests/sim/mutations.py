@@ -87,7 +87,7 @@ def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
     honest = Announced._claims
 
     def claims(self: Announced, *arguments: Any) -> Any:
-        return tuple([replace(each, weight=1.0) for each in row] for row in honest(self, *arguments))
+        return [replace(each, weight=1.0) for each in honest(self, *arguments)]
 
     patch.setattr(Announced, "_claims", claims)
 
