@@ -174,7 +174,7 @@ def test_a_crowd_of_newcomers_does_not_lead_the_trained() -> None:
 
 def test_nine_peers_in_groups_of_three_hold_one_state_after_two_rounds() -> None:
     """Nobody fetches it: rows of the grid average, then columns."""
-    sim = Sim(Scenario(4, nodes=9, group_size=3, rounds=2, asks="m", wait_for=9))
+    sim = Sim(Scenario(3, nodes=9, group_size=3, rounds=2, asks="m", wait_for=9))
     states: dict[int, set[bytes]] = {1: set(), 2: set()}
     look = sim.oracle.new_state
 
