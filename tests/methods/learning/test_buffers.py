@@ -88,7 +88,7 @@ def test_the_end_of_a_vector_travels_as_it_is_wherever_chunks_begin(codec: str, 
     dice = np.random.default_rng(exact)
     # Of the same lengths everywhere, so that nothing is capped.
     size = dice.normal(size=10_000).astype(np.float32)
-    vectors = [size * dice.choice(np.float32([-1, 1]), 10_000) for _ in range(3)]
+    vectors = [size * dice.choice(np.array([-1, 1], np.float32), 10_000) for _ in range(3)]
     mean = np.mean(np.stack(vectors).astype(np.float64), axis=0)
     feedback = [Feedback(10_000) for _ in vectors]
     exchange = Exchange(vectors, [1.0, 1.0, 1.0], codec, feedback, chunk_numel=512, exact=exact)
