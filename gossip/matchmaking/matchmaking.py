@@ -104,7 +104,7 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_chunk_numel: int = CHUNK_NUMEL
     """Of the run: what a commit's `halvings` halve."""
     several: bool = False
-    """Whether there are more peers than fit into a group: whom another leaves out may be in another group."""
+    """Whether there are more peers than fit into a group, as far as we know."""
     most: float = MOST["open"]
     """How many equal shares one member may reduce at most."""
 
@@ -483,7 +483,7 @@ class Matchmaking:
         if not self._may_convene(peer):
             return False
         # Whom it leaves out where there are several groups may be in another.
-        rivals = set(members) & self.ready.keys() if self.config.several else self._known()
+        rivals = set(members) & self.ready.keys() if self._is_several else self._known()
         return not any(self._precedes(other, peer) for other in rivals)
 
     def _precedes(self, other: PeerId, peer: PeerId) -> bool:
@@ -520,7 +520,7 @@ class Matchmaking:
         if message.shares != derived_shares(message.members, ready, self.config.most):
             return NOT_DERIVED
         held = self.ready.keys() - {self.me}
-        if not self.config.several and leaves_out_most(members, self._standing.supporters, held):
+        if not self._is_several and leaves_out_most(members, self._standing.supporters, held):
             return LEAVES_OUT
         return None
 
@@ -575,7 +575,7 @@ class Matchmaking:
         """Someone we proposed to shows a group without us: they are taken for this round."""
         if self.me in message.members or self.state is State.FORMED or peer not in message.members:
             return []
-        is_trusted = self.config.several or peer in self._standing.supporters
+        is_trusted = self._is_several or peer in self._standing.supporters
         taken = set(message.members) if is_trusted else {peer}
         for member in taken:
             self.ready.pop(member, None)
@@ -605,6 +605,8 @@ class Matchmaking:
         members = next(group for group in groups if self.me in group)
         able = [peer for peer in members if peer not in self.mute and self._may_convene(peer)]
         if not able:
+            # All had their turn: from the start.
+            self.mute.clear()
             self._waiting_for = None
             return self._fire(now + self.config.answer_wait)
         convener = min(able, key=self._turns.place)
@@ -620,6 +622,11 @@ class Matchmaking:
             reaches_more = self.ready[convener].unreached < self.ready[self.me].unreached
             return self._fire(max(now + self.config.answer_wait, self._go_at if reaches_more else 0.0))
         return []
+
+    @property
+    def _is_several(self) -> bool:
+        """Whether there are several groups: whom another leaves out may be in another group."""
+        return self.config.several or len(self.ready) > self.config.group_size
 
     def _is_enough(self) -> bool:
         """Tell whether those that are ready are as many as we need to go on."""

@@ -241,8 +241,13 @@ class GroupSearch:
     def _standing(self, now: float) -> Standing:
         """Return what we know of our peers."""
         # In the first round of a node nobody was linked before it.
-        before = self._linked_before or frozenset(self._view.table.connected)
-        return Standing(linked_before=before)
+        view = self._view
+        return Standing(
+            colleagues=view.colleagues.colleagues(),
+            nearly=view.colleagues.nearly(),
+            named=view.colleagues.named,
+            linked_before=self._linked_before or frozenset(view.table.connected),
+        )
 
     def _count_refused(self, search: Matchmaking) -> None:
         for reason in search.refused.elements():

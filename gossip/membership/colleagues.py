@@ -19,6 +19,8 @@ from shoal.crypto.keys import PeerId
 
 LEAST_ROUNDS: Final = 20
 LEAST_SECONDS: Final = 600.0
+NEARLY: Final = 0.75
+"""Of both, from which on a peer may be a colleague by another node's count."""
 MAX_KNOWN: Final = 1024
 """Peers that are remembered. Those with the fewest rounds go first, and colleagues last."""
 
@@ -55,6 +57,14 @@ class Colleagues:
     def colleagues(self) -> frozenset[PeerId]:
         """Return the peers whose word on the run's state counts, without this node."""
         return self._colleagues if self.roster is None else self.roster - {self._me}
+
+    def nearly(self) -> frozenset[PeerId]:
+        """Return the peers that are no colleagues yet by our count, and may be so by that of others."""
+        if self.roster is not None:
+            return frozenset()
+        rounds, seconds = NEARLY * self._least_rounds, NEARLY * self._least_seconds
+        near = {peer for peer, each in self._known.items() if each[0] >= rounds and each[1] >= seconds}
+        return frozenset(near - self._colleagues)
 
     def rounds_with(self, peer: PeerId) -> int:
         """Return how many rounds this node has finished with a peer."""
