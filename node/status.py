@@ -49,6 +49,16 @@ class BootstrapStatus(msgspec.Struct, frozen=True):
     next_try_seconds: float
 
 
+class FaultStatus(msgspec.Struct, frozen=True):
+    """What a peer did that no correct node does."""
+
+    peer: str
+    reason: str
+    count: int
+    age_seconds: float
+    """Since it last did so."""
+
+
 class RoundStatus(msgspec.Struct, frozen=True):
     """A round that ended."""
 
@@ -161,5 +171,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Where the page of this node is, such as http://127.0.0.1:4711; empty: not served."""
     name: str = ""
     """What its owner calls this node."""
+    named_faults: list[FaultStatus] = []
+    """What peers did that no correct node does, the last one first; at most 64 lines."""
     peers_met: int = 0
     """How many peers were linked since the start, those that have left included; counted up to 10,000."""

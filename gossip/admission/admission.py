@@ -3,6 +3,7 @@
     a frame or message that no correct peer sends   counted, and a strike; at `MAX_STRIKES` the links are cut
     a frame too large for a link, or a bad hello    counted; the network cuts that link at once
     a core finds that the protocol is broken        counted, the links are cut, and the peer is banned
+    a convener does not keep to what it offered     named, and the peer convenes nothing for some rounds
 
 A ban keeps a peer out of groups for a while, longer every time; it may be linked all the same, since news and
 states must still flow. The network, the driver and the member of a node ask the same object, so that each
@@ -16,6 +17,8 @@ from typing import Final
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.doors import Doors
 from shoal.gossip.admission.marks import Marks
+from shoal.gossip.admission.mutes import Mutes
+from shoal.gossip.admission.named_faults import NamedFaults
 
 MAX_STRIKES: Final = 32
 """Malformed messages of one link after which it is closed; an honest peer sends none."""
@@ -47,6 +50,10 @@ class Admission:
         self.counts: Counter[str] = Counter()
         """What was dropped or refused, by reason; of every layer."""
         self._strikes: Counter[PeerId] = Counter()
+        self.named_faults = NamedFaults()
+        """What the person who runs this node is told of peers."""
+        self.mutes = Mutes()
+        """Who convenes no group with us for some rounds."""
         self._bans = Marks(MAX_BAN_DOUBLINGS)
         self.kept = Kept()
         self.doors: Doors[Hashable] = Doors(max_links, self.kept)

@@ -24,23 +24,33 @@ accepted it; a member that finds itself committed twice abandons the second grou
 is shown a group of an earlier search again does the same, since what it gave there is not what it has now.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from enum import Enum
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send, SetTimer, Timer
 from shoal.gossip.group import Group
+from shoal.gossip.matchmaking.accepted import Accepted
 from shoal.gossip.matchmaking.bandwidth import MOST
 from shoal.gossip.matchmaking.grid import deal
-from shoal.gossip.matchmaking.proposals import derived_shares, keeps_to, mask_of, named_by, without_links
-from shoal.gossip.matchmaking.turns import Standing, Turns, leaves_out_most
+from shoal.gossip.matchmaking.offering import Offering
+from shoal.gossip.matchmaking.proposals import (
+    commit_of,
+    derived_shares,
+    group_id,
+    leaves_out_most,
+    mask_of,
+    named_by,
+)
+from shoal.gossip.matchmaking.standing import Standing, seated, seats
+from shoal.gossip.matchmaking.turns import Claim, Turns
 from shoal.gossip.messages import (
     Abandon,
     Accept,
@@ -56,8 +66,6 @@ from shoal.gossip.messages import (
 from shoal.gossip.run_spec import CHUNK_NUMEL
 
 INFINITY: Final = float("inf")
-MAX_ACCEPTED: Final = 64
-"""Proposals that are remembered as accepted: an honest search needs a few, a liar could make any number."""
 MAX_BALLOT: Final = 1000
 """Ballots that are believed: an honest search needs a few."""
 MAX_PATIENT: Final = 2
@@ -66,11 +74,10 @@ NOT_READY: Final = "proposal of a peer that is not ready"
 OUT_OF_TURN: Final = "proposal out of turn"
 NOT_DERIVED: Final = "proposal that does not follow from what its members said"
 LEAVES_OUT: Final = "proposal that leaves out most colleagues"
+SEATS_NEWCOMERS: Final = "proposal with other newcomers than there are"
 OTHER_GROUP: Final = "committed another group than it had offered"
 
 
-Offer: TypeAlias = tuple[PeerId, int, int, int, bytes, tuple[PeerId, ...]]
-"""What a commit must repeat of a proposal: convener, ballot, nonce, halvings, newcomers and members."""
 NOBODY: Final = Standing()
 NOTHING: Final[Mapping[PeerId, bytes]] = MappingProxyType({})
 
@@ -105,29 +112,13 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of the run: what a commit's `halvings` halve."""
     several: bool = False
     """Whether there are more peers than fit into a group, as far as we know."""
-    most: float = MOST["open"]
-    """How many equal shares one member may reduce at most."""
+    mode: str = "open"
+    """Of the run: open, invite or closed."""
 
 
 def place(run: bytes, peer: PeerId) -> bytes:
     """Return where a peer stands on the grid, in every round."""
     return blake2b(run + peer.encode(), digest_size=8).digest()
-
-
-def offer_of(message: Propose | Commit, convener: PeerId) -> Offer:
-    """Return what a proposal and its commit have in common."""
-    numbers = (message.ballot, message.nonce, message.halvings)
-    return (convener, *numbers, message.newcomers, message.members)
-
-
-def group_id(run: bytes, commit: Commit) -> bytes:
-    """Return the 16-byte name of a committed group."""
-    text = "\0".join((commit.convener, *commit.members)).encode()
-    numbers = b"".join(n.to_bytes(8, "big") for n in (commit.round, commit.ballot, commit.nonce))
-    shares = b"".join(share.to_bytes(4, "big") for share in commit.shares)
-    chunk = commit.halvings.to_bytes(1, "big")
-    small = chunk + commit.newcomers
-    return blake2b(run + commit.base + numbers + small + shares + text, digest_size=16).digest()
 
 
 class Matchmaking:
@@ -163,14 +154,12 @@ class Matchmaking:
         self._standing, self._sealed = standing, sealed
         ready = Ready(round_, base, uplink, 0.0, unreached, bool(standing.colleagues))
         self.ready: dict[PeerId, Ready] = {me: ready}
-        self._turns = Turns(me, run, round_, standing, self.ready)
+        self.turns = Turns(me, run, round_, standing, self.ready)
         self._met: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         """Did not answer a proposal: left out of the next."""
         self.declined: set[PeerId] = set()
         """Promised to others just now: left out of the next proposal, and asked again after a while."""
-        self.mute: set[PeerId] = set()
-        """Did not convene when it was their turn: members still, but others convene."""
         self.refused: Counter[str] = Counter()
         """Proposals that were not taken, by reason."""
         self.faults: list[tuple[PeerId, str]] = []
@@ -179,33 +168,17 @@ class Matchmaking:
         """Conveners that we had accepted and that then said nothing, and since when."""
         self.expected: frozenset[PeerId] = frozenset()
         self._commit: Commit | None = None
+        self._offering: Offering | None = None
+        """What we have offered, while we propose."""
         self._proposal: Propose | None = None
-        self._promised: tuple[int, PeerId] | None = None
-        self._accepted: deque[Offer] = deque(maxlen=MAX_ACCEPTED)
-        """Proposals we said yes to in this search."""
+        """What we are promised to."""
+        self._promised: Claim | None = None
+        self._accepted = Accepted(round_, base)
         self._asked: set[PeerId] = set()
-        self._accepts: dict[PeerId, bytes] = {}
-        """Who has accepted, and to whom they have links."""
-        self._words: dict[PeerId, Signed] = {}
-        """Their `Accept`s, as they came."""
-        self._reluctant: set[PeerId] = set()
-        """Members that declined where all see all: they live, and may come to another mind."""
-        self._others: set[PeerId] = set()
-        """Those of whom only one may convene, and that had their turn."""
         self._is_called = False
         """Whether somebody that may convene has proposed out of turn, and so waits no longer."""
         self._told: set[PeerId] = set()
         """Those that know that we are ready."""
-        self._offered: dict[Offer, tuple[int, ...]] = {}
-        """Shares of the proposals in `_accepted`."""
-        self._questions: dict[PeerId, tuple[int, int]] = {}
-        """About which proposal of whom we have asked for signed words."""
-        self._shown_by = me
-        self._shown_ready: dict[PeerId, Ready] = {}
-        self._shown_accepts: dict[PeerId, Signed] = {}
-        """What a convener has shown us of its members."""
-        self._answered: set[PeerId] = set()
-        """Whom we have shown the words of our proposal's members."""
         self._proof: tuple[Signed, ...] = ()
         """Which members lack a link, as they said it: goes with the commit."""
         self._ballot = 0
@@ -216,6 +189,11 @@ class Matchmaking:
         self._give_up_at = INFINITY
         self._waiting_for: PeerId | None = None
         self._fire_at = INFINITY
+
+    @property
+    def mute(self) -> AbstractSet[PeerId]:
+        """Peers that did not convene when it was their turn."""
+        return self.turns.passed
 
     @property
     def lacks_company(self) -> bool:
@@ -249,8 +227,8 @@ class Matchmaking:
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a peer whose link is gone or who left."""
         self.expected -= {peer}
-        for each in (self._told, self.mute, self._others):
-            each.discard(peer)
+        self._told.discard(peer)
+        self.turns.forget(peer)
         self.owing.pop(peer, None)
         return self.withdraw(peer, now)
 
@@ -259,27 +237,25 @@ class Matchmaking:
         self.ready.pop(peer, None)
         if self.state is State.PROMISED and self._promised and self._promised[1] == peer:
             self.state = State.WAITING
-        elif self.state is State.PROPOSING and peer in self._members() - self._accepts.keys():
-            self.state = State.WAITING
-            self._ballot += 1
+        elif self.state is State.PROPOSING and peer in self._missing():
+            self._withdraw_offer()
         return self._evaluate(now)
 
     def timer(self, now: float) -> Effects:
         """Go on: something that was waited for did not come."""
         if self.state is State.FORMED or now < self._fire_at:
             return []
-        if self.state is State.PROPOSING:
-            lives = self._reluctant if self._ballot < MAX_PATIENT else set()
-            self.silent |= self._members() - self._accepts.keys() - lives
-            self._ballot += 1
-            self.state = State.WAITING
+        if self.state is State.PROPOSING and self._offering is not None:
+            lives = self._offering.reluctant if self._ballot < MAX_PATIENT else set()
+            self.silent |= self._missing() - lives
+            self._withdraw_offer()
         elif self.state is State.PROMISED and self._promised is not None:
-            self._pass_over(self._promised[1])
+            self.turns.pass_over(self._promised[1])
             self.owing[self._promised[1]] = self._asked_at
             self.state = State.WAITING
         elif self._waiting_for is not None:
-            self._pass_over(self._waiting_for)
-        self.mute.discard(self.me)
+            self.turns.pass_over(self._waiting_for)
+        self.turns.passed.discard(self.me)
         self.declined.clear()
         return self._evaluate(now)
 
@@ -321,120 +297,65 @@ class Matchmaking:
             # An honest convener that missed our commit learns of it, whether it is a member or not.
             return self._tell_commit(peer)
         if peer not in self.ready or message.ballot > MAX_BALLOT:
-            self.refused[NOT_READY] += 1
+            self._refuse(peer, NOT_READY)
             return []
         decline = Send(peer, Decline(self.round, message.ballot, message.nonce))
         if not self._is_turn_of(peer, message.members):
-            self.refused[OUT_OF_TURN] += 1
+            self._refuse(peer, OUT_OF_TURN)
             return [decline, *self._call(peer, now)]
-        if (reason := self._objection(peer, message)) is not None:
-            if reason is not NOT_DERIVED or self._questions.get(peer) == (message.ballot, message.nonce):
-                self.refused[reason] += 1
-                return [decline]
-            self._questions[peer] = (message.ballot, message.nonce)
-            unheard = set(message.members) - self.ready.keys()
-            mask = mask_of(message.members, unheard or set(message.members) - {peer})
-            return [Send(peer, Unheard(self.round, message.ballot, message.nonce, mask))]
-        key, mine = (message.ballot, peer), (self._ballot, self.me)
+        reason = self._objection(peer, message)
+        if reason is NOT_DERIVED and self._accepted.asks(peer, message):
+            return [self._ask(peer, message)]
+        if reason is not None:
+            self._refuse(peer, reason)
+            return [decline]
+        mine = (self._ballot, self.me)
         best = {State.PROPOSING: mine, State.PROMISED: self._promised}.get(self.state)
-        if best is not None and not self._is_better(key, best):
+        if best is not None and not self.turns.is_better((message.ballot, peer), best):
             return [decline]
         return self._promise(peer, message, now)
 
-    def _promise(self, peer: PeerId, message: Propose, now: float) -> Effects:
-        effects = self._step_down(peer)
-        self.state, self._promised, self._proposal = State.PROMISED, (message.ballot, peer), message
-        self._ballot = max(self._ballot, message.ballot)
-        self._waiting_for = None
-        self._asked_at = now
-        self.owing.pop(peer, None)
-        if self._turns.is_other(peer):
-            self._others.add(peer)
-        if len(self._accepted) == MAX_ACCEPTED:
-            self._offered.pop(self._accepted[0], None)
-        offer = offer_of(message, peer)
-        self._accepted.append(offer)
-        self._offered[offer] = message.shares
-        accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
-        return [*effects, Send(peer, accept), *self._fire(now + self.config.answer_wait)]
-
     def handle_unheard(self, peer: PeerId, message: Unheard) -> Effects:
         """A member of the group we offered asks for the words that it follows from."""
-        proposal, ours = self._proposal, (self._ballot, self._nonce)
-        if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours or proposal is None:
+        if self._offering is None or not self._is_ours(message):
             return []
-        if peer not in self._members() or peer in self._answered:
-            return []
-        self._answered.add(peer)
-        words = tuple(
-            Signed(member, self.ready[member], self._sealed.get(member, b""))
-            for member in named_by(proposal.members, message.members)
-            if member in self.ready and member != self.me
-        )
-        return [Send(peer, Shown(self.round, words)), Send(peer, proposal)]
+        return self._offering.show(peer, message, self.ready, self._sealed)
 
     def handle_shown(self, peer: PeerId, message: Shown) -> Effects:
         """A convener shows what members of its group said."""
-        if peer not in self._questions and (self._promised is None or self._promised[1] != peer):
-            return []
-        self._shown_by, self._shown_ready, self._shown_accepts = peer, {}, {}
-        for each in message.words:
-            word = each.message
-            if isinstance(word, Accept):
-                self._shown_accepts[each.author] = each
-            elif (word.round, word.base) == (self.round, self.base):
-                self._shown_ready[each.author] = word
+        if self._accepted.awaits(peer):
+            self._accepted.show(peer, message)
         return []
 
     def handle_decline(self, peer: PeerId, message: Decline, now: float) -> Effects:
         """A member of the group we offered is promised to another, or our convener is."""
         if self.state is State.PROMISED and self._promised == (message.ballot, peer):
             self.state, self._promised = State.WAITING, None
-            self._pass_over(peer)
+            self.turns.pass_over(peer)
             return self._evaluate(now)
-        ours = (self._ballot, self._nonce)
-        if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours:
+        offering = self._offering
+        if offering is None or not self._is_ours(message) or peer not in offering.members - {self.me}:
             return []
-        if peer not in self._members() - {self.me}:
-            return []
-        self._accepts.pop(peer, None)
+        offering.accepted.discard(peer)
         if self.config.share < 1.0:
             self.declined.add(peer)
             return self._go_on_without_declined(now)
         # Where all see all, two conveners of one group have met, and the better proposal is on its way.
-        self._reluctant.add(peer)
-        if 2 * len(self._reluctant & self._members()) < len(self._members()) - 1:
-            return []
-        return self._yield_turn(now)
-
-    def _yield_turn(self, now: float) -> Effects:
-        """Let others convene: by the order of our members it is not our turn."""
-        assert self._proposal is not None
-        gone = Decline(self.round, self._proposal.ballot, self._nonce)
-        told = [Send(peer, gone) for peer in sorted(self._accepts.keys() - {self.me})]
-        self._ballot += 1
-        self.state, self._waiting_for = State.WAITING, None
-        self.mute.add(self.me)
-        return [*told, *self._evaluate(now)]
+        offering.reluctant.add(peer)
+        return self._yield_turn(offering, now) if offering.is_unwanted else []
 
     def handle_accept(self, peer: PeerId, message: Accept, now: float, sealed: bytes = b"") -> Effects:
         """A member joins the group we offered."""
-        ours = (self._ballot, self._nonce)
-        if self.state is not State.PROPOSING or (message.ballot, message.nonce) != ours:
+        offering = self._offering
+        if offering is None or not self._is_ours(message) or peer not in offering.members:
             return []
-        if peer not in self._members():
-            return []
-        self._accepts[peer] = message.linked
-        self._words[peer] = Signed(peer, message, sealed)
+        offering.accept(peer, message, sealed)
         self.declined.discard(peer)
-        self._reluctant.discard(peer)
         return self._commit_if_complete(now) or self._go_on_without_declined(now)
 
     def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """A group stands: ours, if we accepted it."""
-        offer = offer_of(message, message.convener)
-        is_ours = offer in self._accepted
-        if not is_ours and peer == message.convener and offer[:2] in (known[:2] for known in self._accepted):
+        if peer == message.convener and self._accepted.is_contradicted(message):
             # It offered us another group under this ballot, so this is none. The one it offered may stand.
             self.faults.append((peer, OTHER_GROUP))
             return []
@@ -443,28 +364,28 @@ class Matchmaking:
         found = self._group_of(message)
         if self.group is not None and self.group.id == found.id:
             return []
-        if self.group is not None or not is_ours or found.id in self._past:
+        if self.group is not None or not self._accepted.has(message) or found.id in self._past:
             # Of an earlier search or life: what we gave to it then is not what we have now.
             gone = Abandon(found.id, 0)
             effects: Effects = [Send(other, gone) for other in message.members if other != self.me]
             return effects if self.group is not None else effects + self.withdraw(peer, now)
-        if not self._keeps_to_offer(message, offer):
+        if not self._accepted.is_kept(message, self.me, self._links_to(message.members)):
             if peer == message.convener:
                 self.faults.append((peer, OTHER_GROUP))
             return []
-        self._proof = tuple(self._shown_accepts.values())
+        self._proof = self._accepted.proof(message.convener)
         return self._form(message, now)
 
     def matches(self, group: bytes) -> bool:
         """Tell whether an exchange message of this group shows that our promise was committed."""
         if self.state is not State.PROMISED or self._proposal is None or self._promised is None:
             return False
-        promised = self._group_of(self._as_commit(self._proposal, self._promised[1])).id
+        promised = self._group_of(commit_of(self._proposal, self._promised[1])).id
         return promised == group and group not in self._past
 
     def ask_about_group(self, peer: PeerId, now: float) -> Effects:
         """Ask a peer that is at an exchange already: its group may be ours, if our convener died."""
-        is_ours = any(peer in offer[-1] for offer in self._accepted)
+        is_ours = self._accepted.includes(peer)
         if self.state is not State.WAITING or not is_ours or peer in self._asked:
             return []
         self._asked.add(peer)
@@ -474,35 +395,30 @@ class Matchmaking:
         """Form the group we promised ourselves to: its commit was lost, but its exchange has begun."""
         assert self._proposal is not None
         assert self._promised is not None
-        return self._form(self._as_commit(self._proposal, self._promised[1]), now)
+        return self._form(commit_of(self._proposal, self._promised[1]), now)
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _refuse(self, peer: PeerId, reason: str) -> None:
+        self.refused[reason] += 1
+        if peer not in self._standing.supporters and peer not in self._standing.nearly:
+            self.faults.append((peer, reason))
+
+    def _is_ours(self, message: Accept | Decline | Unheard) -> bool:
+        """Tell whether a word is about the group that we offer now."""
+        ours = (self._ballot, self._nonce)
+        return self.state is State.PROPOSING and (message.ballot, message.nonce) == ours
+
     def _is_turn_of(self, peer: PeerId, members: tuple[PeerId, ...]) -> bool:
         """Tell whether nobody may convene before a peer, as far as we know."""
-        if not self._may_convene(peer):
-            return False
         # Whom it leaves out where there are several groups may be in another.
         rivals = set(members) & self.ready.keys() if self._is_several else self._known()
-        return not any(self._precedes(other, peer) for other in rivals)
-
-    def _precedes(self, other: PeerId, peer: PeerId) -> bool:
-        if other == peer or other in self.mute or not self._may_convene(other):
+        if peer in self.turns.passed and not self._accepted.is_smaller(peer, members):
+            # It was silent after a proposal that we had accepted.
             return False
-        if other == self.me and (self.state is State.PROMISED or not self._is_enough()):
-            return False
-        return self._turns.is_before(other, peer)
-
-    def _may_convene(self, peer: PeerId) -> bool:
-        if peer in self._standing.muted:
-            return False
-        return not self._turns.is_other(peer) or self._others <= {peer}
-
-    def _pass_over(self, convener: PeerId) -> None:
-        """Let others convene: it had its turn."""
-        self.mute.add(convener)
-        if self._turns.is_other(convener):
-            self._others.add(convener)
+        if self.state is State.PROMISED or not self._is_enough():
+            rivals = rivals - {self.me}
+        return self.turns.is_turn_of(peer, rivals)
 
     def _call(self, peer: PeerId, now: float) -> Effects:
         """Wait for nobody else, since a peer that may convene waits no longer."""
@@ -511,32 +427,62 @@ class Matchmaking:
         self._is_called = True
         return self._evaluate(now)
 
+    def _ask(self, peer: PeerId, message: Propose) -> Send:
+        """Ask a convener for what its members signed."""
+        unheard = set(message.members) - self.ready.keys()
+        mask = mask_of(message.members, unheard or set(message.members) - {peer})
+        return Send(peer, Unheard(self.round, message.ballot, message.nonce, mask))
+
     def _objection(self, convener: PeerId, message: Propose) -> str | None:
         """Return why a proposal is not what follows from the words of its members."""
         members = set(message.members)
-        ready = {**self.ready, **(self._shown_ready if self._shown_by == convener else {})}
+        ready = {**self.ready, **self._accepted.ready_shown_by(convener)}
         if not members <= ready.keys():
             return NOT_DERIVED
-        if message.shares != derived_shares(message.members, ready, self.config.most):
+        newcomers = frozenset(named_by(message.members, message.newcomers))
+        if message.shares != derived_shares(message.members, ready, newcomers, MOST[self.config.mode]):
             return NOT_DERIVED
+        if not self._may_seat(convener, message.members, newcomers):
+            return SEATS_NEWCOMERS
         held = self.ready.keys() - {self.me}
         if not self._is_several and leaves_out_most(members, self._standing.supporters, held):
             return LEAVES_OUT
         return None
 
-    def _keeps_to_offer(self, message: Commit, offer: Offer) -> bool:
-        """Tell whether a commit gives the shares that we accepted, but for links that are missing."""
-        words = [each.message for each in self._shown_accepts.values()]
-        if self._shown_by != message.convener:
-            words = []
-        ours = (message.ballot, message.nonce)
-        masks = {
-            author: word.linked
-            for author, word in zip(self._shown_accepts, words, strict=False)
-            if isinstance(word, Accept) and (word.ballot, word.nonce) == ours
-        }
-        masks[self.me] = self._links_to(message.members)
-        return keeps_to(message, self._offered.get(offer, message.shares), masks)
+    def _may_seat(self, convener: PeerId, members: tuple[PeerId, ...], newcomers: frozenset[PeerId]) -> bool:
+        """Tell whether a proposal may count these members as newcomers, and no others."""
+        if self.config.mode != "open":
+            return not newcomers
+        if len(newcomers) > seats(len(members) - len(newcomers)) or convener in newcomers:
+            return False
+        if not (self._standing.colleagues or self.ready[convener].has_colleagues):
+            return not newcomers
+        # In several groups everyone meets others.
+        return self._is_several or self._standing.is_plausible(set(members) - {self.me}, newcomers)
+
+    def _promise(self, peer: PeerId, message: Propose, now: float) -> Effects:
+        effects = self._step_down(peer)
+        self.state, self._promised, self._proposal = State.PROMISED, (message.ballot, peer), message
+        self._ballot = max(self._ballot, message.ballot)
+        self._offering = self._waiting_for = None
+        self._asked_at = now
+        self.owing.pop(peer, None)
+        self.turns.take(peer)
+        self._accepted.add(peer, message)
+        accept = Accept(self.round, message.ballot, message.nonce, self._links_to(message.members))
+        return [*effects, Send(peer, accept), *self._fire(now + self.config.answer_wait)]
+
+    def _withdraw_offer(self) -> None:
+        self._offering, self.state = None, State.WAITING
+        self._ballot += 1
+
+    def _yield_turn(self, offering: Offering, now: float) -> Effects:
+        """Let others convene: by the order of our members it is not our turn."""
+        gone = Decline(self.round, offering.proposal.ballot, self._nonce)
+        told = [Send(peer, gone) for peer in sorted(offering.accepted - {self.me})]
+        self._withdraw_offer()
+        self.turns.passed.add(self.me)
+        return [*told, *self._evaluate(now)]
 
     def _tell_commit(self, peer: PeerId) -> Effects:
         """Tell a peer which group stands, and why some reduce nothing."""
@@ -551,24 +497,21 @@ class Matchmaking:
 
     def _step_down(self, better: PeerId) -> Effects:
         """Tell those that count on us, or on whom we count, that we are promised to a better convener now."""
-        proposal = self._proposal
-        if proposal is None:
-            return []
-        if self.state is State.PROPOSING:
-            others = [member for member in proposal.members if member not in (self.me, better)]
+        if self.state is State.PROPOSING and self._offering is not None:
+            proposal, others = self._offering.proposal, self._offering.members - {self.me, better}
         elif self.state is State.PROMISED and self._promised and self._promised[1] != better:
-            others = [self._promised[1]]
+            assert self._proposal is not None
+            proposal, others = self._proposal, frozenset({self._promised[1]})
         else:
             return []
         gone = Decline(self.round, proposal.ballot, proposal.nonce)
-        return [Send(other, gone) for other in others]
+        return [Send(other, gone) for other in proposal.members if other in others]
 
     def _go_on_without_declined(self, now: float) -> Effects:
         """Once all have answered, propose again to those that said yes."""
-        if self._members() - self._accepts.keys() - self.declined:
+        if self._missing() - self.declined:
             return []
-        self._ballot += 1
-        self.state = State.WAITING
+        self._withdraw_offer()
         return self._evaluate(now)
 
     def _taken_elsewhere(self, peer: PeerId, message: Commit, now: float) -> Effects:
@@ -580,9 +523,8 @@ class Matchmaking:
         for member in taken:
             self.ready.pop(member, None)
         self.expected -= taken
-        if self.state is State.PROPOSING and taken & self._members() - self._accepts.keys():
-            self.state = State.WAITING
-            self._ballot += 1
+        if self.state is State.PROPOSING and taken & self._missing():
+            self._withdraw_offer()
         elif self.state is State.PROMISED and self._promised and self._promised[1] in taken:
             self.state, self._promised = State.WAITING, None
         return self._evaluate(now)
@@ -603,13 +545,12 @@ class Matchmaking:
             return self._fire(self._go_at if enough and now < self._go_at else self._give_up_at)
         groups = deal(candidates, self.round, self.config.group_size)
         members = next(group for group in groups if self.me in group)
-        able = [peer for peer in members if peer not in self.mute and self._may_convene(peer)]
-        if not able:
+        convener = self.turns.next_of(members)
+        if convener is None:
             # All had their turn: from the start.
-            self.mute.clear()
+            self.turns.passed.clear()
             self._waiting_for = None
             return self._fire(now + self.config.answer_wait)
-        convener = min(able, key=self._turns.place)
         if convener == self.me and len(members) == 1 and self.declined and now < self._give_up_at:
             # Rather than alone, with those whose own groups do not come about.
             self._waiting_for = None
@@ -639,38 +580,40 @@ class Matchmaking:
     def _candidates(self) -> list[PeerId]:
         return sorted(self._known(), key=lambda peer: place(self.run, peer))
 
-    def _propose(self, members: list[PeerId], now: float) -> Effects:
+    def _seat(self, members: list[PeerId]) -> tuple[tuple[PeerId, ...], frozenset[PeerId]]:
+        """Return who is in our group, and which of them are newcomers: those that get one of few seats."""
+        found = [peer for peer in members if peer != self.me and self._standing.is_newcomer(peer)]
+        if self.config.mode != "open" or not found:
+            return tuple(members), frozenset()
+        # Another one in every round.
+        found.sort(key=self.turns.place)
+        some = seated(found, len(members) - len(found), self._standing)
+        return tuple(peer for peer in members if peer not in found or peer in some), some
+
+    def _propose(self, dealt: list[PeerId], now: float) -> Effects:
         self._ballot = max(self._ballot, self._promised[0] + 1 if self._promised else 0)
-        shares = derived_shares(members, self.ready, self.config.most)
-        self._proposal = Propose(self.round, self.base, self._ballot, self._nonce, tuple(members), shares)
-        self._accepts = {self.me: self._links_to(tuple(members))}
-        for each in (self._words, self._reluctant, self._answered):
-            each.clear()
-        self.state = State.PROPOSING
+        members, newcomers = self._seat(dealt)
+        shares = derived_shares(members, self.ready, newcomers, MOST[self.config.mode])
+        mask = mask_of(members, newcomers)
+        proposal = Propose(self.round, self.base, self._ballot, self._nonce, members, shares, newcomers=mask)
+        self._offering, self.state = Offering(self.me, proposal), State.PROPOSING
         self._asked_at = now
         self._waiting_for = None
         # A peer that does not know that we are ready takes no proposal of ours.
         effects = self._tell_ready(frozenset(members) - self._told - {self.me}, now)
-        effects += [Send(peer, self._proposal) for peer in members if peer != self.me]
+        effects += [Send(peer, proposal) for peer in members if peer != self.me]
         return effects + self._fire(now + self.config.answer_wait) + self._commit_if_complete(now)
 
     def _commit_if_complete(self, now: float) -> Effects:
-        if self._proposal is None or self._accepts.keys() != set(self._proposal.members):
+        if self._offering is None or self._offering.missing:
             return []
-        members = self._proposal.members
-        # We have heard from all.
-        masks = {peer: mask for peer, mask in self._accepts.items() if peer != self.me}
-        shares = without_links(self._proposal, self.me, masks)
-        commit = self._as_commit(msgspec.structs.replace(self._proposal, shares=shares), self.me)
-        if shares != self._proposal.shares:
-            linked = mask_of(members, set(members))
-            self._proof = tuple(word for peer, word in self._words.items() if masks[peer] != linked)
-        self._commit = commit
+        proposal, self._proof = self._offering.final()
+        self._commit = commit = commit_of(proposal, self.me)
         # Those that are not in it are told too: its members are taken.
-        others = dict.fromkeys((*members, *sorted(self.ready.keys() - self.silent)))
+        told = dict.fromkeys((*commit.members, *sorted(self.ready.keys() - self.silent)))
         effects: Effects = []
-        for peer in others:
-            if peer in members and peer != self.me:
+        for peer in told:
+            if peer in commit.members and peer != self.me:
                 effects += self._tell_commit(peer)
             elif peer != self.me:
                 effects.append(Send(peer, commit))
@@ -694,19 +637,6 @@ class Matchmaking:
         id_ = group_id(self.run, commit)
         return Group(id_, commit.round, commit.members, commit.shares, chunk_numel, newcomers)
 
-    def _as_commit(self, proposal: Propose, convener: PeerId) -> Commit:
-        return Commit(
-            proposal.round,
-            proposal.base,
-            proposal.ballot,
-            proposal.nonce,
-            convener,
-            proposal.members,
-            proposal.shares,
-            proposal.halvings,
-            proposal.newcomers,
-        )
-
     def _is_sound(self, convener: PeerId, members: tuple[PeerId, ...], shares: tuple[int, ...]) -> bool:
         return (
             self.me in members
@@ -715,17 +645,8 @@ class Matchmaking:
             and len(members) <= self.config.group_size
         )
 
-    def _is_better(self, key: tuple[int, PeerId], other: tuple[int, PeerId]) -> bool:
-        if key[1] != other[1] and self._turns.is_before(key[1], other[1]):
-            return True
-        if key[1] != other[1] and self._turns.is_before(other[1], key[1]):
-            return False
-        if key[0] != other[0]:
-            return key[0] > other[0]
-        return self._turns.rank(key[1]) <= self._turns.rank(other[1])
-
-    def _members(self) -> set[PeerId]:
-        return set(self._proposal.members) if self._proposal is not None else set()
+    def _missing(self) -> frozenset[PeerId]:
+        return self._offering.missing if self._offering is not None else frozenset()
 
     def _fire(self, at: float) -> Effects:
         self._fire_at = at

@@ -14,18 +14,18 @@ has two places in the order, and one peer comes before another only where both p
 Where the places do not tell, two proposals are compared by ballot and hash, which is the same for all.
 """
 
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import TypeAlias
 
-import msgspec
-
 from shoal.crypto.keys import PeerId
+from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.messages import Ready
 
 Place: TypeAlias = tuple[int, int, bytes]
 """Where a peer stands: colleague or not, how many links it lacks, and its hash."""
+Claim: TypeAlias = tuple[int, PeerId]
+"""A ballot and its convener."""
 
 
 def rank(run: bytes, round_: int, peer: PeerId) -> bytes:
@@ -33,27 +33,8 @@ def rank(run: bytes, round_: int, peer: PeerId) -> bytes:
     return blake2b(run + round_.to_bytes(8, "big") + peer.encode(), digest_size=8).digest()
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node knows of its peers before a search."""
-
-    colleagues: frozenset[PeerId] = frozenset()
-    nearly: frozenset[PeerId] = frozenset()
-    """Colleagues within a few rounds, or those that count us among theirs for a few rounds already."""
-    named: frozenset[PeerId] = frozenset()
-    """Peers that the user named."""
-    linked_before: frozenset[PeerId] = frozenset()
-    """Peers linked since before the round."""
-    muted: frozenset[PeerId] = frozenset()
-    """Peers that offered groups and did not keep to them: they convene no group with us for a while."""
-
-    @property
-    def supporters(self) -> frozenset[PeerId]:
-        """Return the colleagues, or those that stand in their place."""
-        return self.colleagues or self.named | self.linked_before
-
-
 class Turns:
-    """The order of one node in one round. See the module's docstring."""
+    """The order of one node in one round, and who had its turn. See the module's docstring."""
 
     def __init__(
         self,
@@ -67,6 +48,12 @@ class Turns:
         self._me, self._run, self._round = me, run, round_
         self._standing, self._ready = standing, ready
         self._ranks: dict[PeerId, bytes] = {}
+        self.passed: set[PeerId] = set()
+        """Did not convene when it was their turn: members still, but others convene."""
+        self._others: set[PeerId] = set()
+        """Those of whom only one may convene, and that had their turn."""
+
+    # --- the order --------------------------------------------------------------------------------
 
     def place(self, peer: PeerId) -> Place:
         """Return the better place of a peer."""
@@ -76,13 +63,57 @@ class Turns:
         """Tell whether a peer comes before another, wherever both may stand."""
         return self._place(one, self._tiers(one)[1]) < self._place(other, self._tiers(other)[0])
 
-    def is_other(self, peer: PeerId) -> bool:
-        """Tell whether a peer is one of those of whom only one convenes in a round."""
-        standing = self._standing
-        return peer not in (standing.supporters | standing.nearly) and peer != self._me
+    def is_better(self, one: Claim, other: Claim) -> bool:
+        """Tell whether a proposal is to be taken rather than another."""
+        if one[1] != other[1]:
+            if self.is_before(one[1], other[1]):
+                return True
+            if self.is_before(other[1], one[1]):
+                return False
+        return one[0] > other[0] or (one[0] == other[0] and self._rank(one[1]) <= self._rank(other[1]))
 
-    def rank(self, peer: PeerId) -> bytes:
-        """Return the hash of a peer in this round."""
+    # --- whose turn it is -------------------------------------------------------------------------
+
+    def next_of(self, members: Iterable[PeerId]) -> PeerId | None:
+        """Return who of these convenes next; nobody if all had their turn."""
+        able = [peer for peer in members if peer not in self.passed and self.may_convene(peer)]
+        return min(able, key=self.place, default=None)
+
+    def is_turn_of(self, peer: PeerId, rivals: Iterable[PeerId]) -> bool:
+        """Tell whether none of these may convene before a peer."""
+        if not self.may_convene(peer):
+            return False
+        able = (other for other in rivals if other not in self.passed and self.may_convene(other))
+        return not any(other != peer and self.is_before(other, peer) for other in able)
+
+    def may_convene(self, peer: PeerId) -> bool:
+        """Tell whether a peer may convene in this round at all."""
+        if peer in self._standing.muted:
+            return False
+        return not self._is_other(peer) or self._others <= {peer}
+
+    def pass_over(self, peer: PeerId) -> None:
+        """Let others convene: a peer had its turn."""
+        self.passed.add(peer)
+        self.take(peer)
+
+    def take(self, peer: PeerId) -> None:
+        """Take note of a convener that we accepted."""
+        if self._is_other(peer):
+            self._others.add(peer)
+
+    def forget(self, peer: PeerId) -> None:
+        """Let a peer have its turn anew: it was gone."""
+        self.passed.discard(peer)
+        self._others.discard(peer)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _is_other(self, peer: PeerId) -> bool:
+        standing = self._standing
+        return not (peer == self._me or peer in standing.supporters or peer in standing.nearly)
+
+    def _rank(self, peer: PeerId) -> bytes:
         known = self._ranks.get(peer)
         if known is None:
             known = self._ranks[peer] = rank(self._run, self._round, peer)
@@ -101,12 +132,4 @@ class Turns:
     def _place(self, peer: PeerId, tier: int) -> Place:
         # What a stranger says of its links counts only while all are strangers.
         counts = not (tier and self._standing.colleagues)
-        return tier, self._ready[peer].unreached if counts else 0, self.rank(peer)
-
-
-def leaves_out_most(
-    members: AbstractSet[PeerId], supporters: AbstractSet[PeerId], ready: AbstractSet[PeerId]
-) -> bool:
-    """Tell whether a group leaves out more than half of the supporters that are ready."""
-    held = supporters & ready
-    return 2 * len(held - members) > len(held)
+        return tier, self._ready[peer].unreached if counts else 0, self._rank(peer)

@@ -19,18 +19,21 @@ from shoal.gossip.events import Effects, ProbeLink, SetTimer, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import UplinkEstimate
-from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig
-from shoal.gossip.matchmaking.turns import Standing
+from shoal.gossip.matchmaking.matchmaking import OTHER_GROUP, Matchmaking, MatchmakingConfig
+from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.membership.dial_plan import DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
-from shoal.gossip.messages import Negotiation, Presence, Ready
+from shoal.gossip.messages import Commit, Negotiation, Presence, Ready
 
 INFINITY: Final = float("inf")
 MAX_EARLY: Final = 128
 """Peers ahead of us that are remembered."""
 MIXING_SHARE: Final = 0.75
 """Share of the expected with which those go on that average in one of many groups."""
+MAX_ANSWER: Final = 4.0
+"""Seconds within which a convener that we accepted says something, whatever it waits for."""
+SILENT: Final = "offered a group and then said nothing"
 HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
 
@@ -62,6 +65,10 @@ class GroupSearch:
         self._sealed: dict[PeerId, bytes] = {}
         """Their words, as they came."""
         self._linked_before: frozenset[PeerId] = frozenset()
+        self._in_a_row = 0
+        """Rounds that we made one after the other."""
+        self._owing: dict[PeerId, float] = {}
+        """Conveners that had our word in a round that is over, and said nothing; since when."""
         self.ready_wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
         self.answer_wait = Deadline(min(2.0, patience), floor=0.5)
         self.uplink = UplinkEstimate()
@@ -81,8 +88,10 @@ class GroupSearch:
 
     # --- the round --------------------------------------------------------------------------------
 
-    def new_round(self, now: float) -> Effects:
-        """A round has begun: forget who was ready for an earlier one."""
+    def new_round(self, now: float, *, is_fetched: bool = False) -> Effects:
+        """A round has begun: forget who was ready before; `is_fetched`: we did not make the last one."""
+        self._in_a_row = 0 if is_fetched else self._in_a_row + 1
+        self._name_faults(now)
         self.early = {peer: early for peer, early in self.early.items() if early[0].round >= self._view.round}
         self._sealed = {peer: sealed for peer, sealed in self._sealed.items() if peer in self.early}
         self._hurry_at = INFINITY
@@ -94,7 +103,8 @@ class GroupSearch:
 
     def begin(self, past: Container[bytes], now: float) -> Effects:
         """Seek a group for what the trainer gives; `past`: groups that we have been in."""
-        view, self.is_stale = self._view, False
+        self.end()
+        view = self._view
         early = [
             (peer, ready)
             for peer, (ready, _) in self.early.items()
@@ -119,6 +129,8 @@ class GroupSearch:
 
     def end(self) -> None:
         """The round is over, or given up."""
+        if self.search is not None:
+            self._owing |= self.search.owing
         self.search, self.is_stale = None, False
 
     # --- events -----------------------------------------------------------------------------------
@@ -155,8 +167,11 @@ class GroupSearch:
             return []
         if not self._view.admission.may_group(peer, now):
             return []
+        if isinstance(message, Commit) and message.convener == peer:
+            for owing in (self._owing, search.owing):
+                owing.pop(peer, None)
         effects = search.handle(peer, message, now, head[1:])
-        self._count_refused(search)
+        self._name_faults(now)
         return effects
 
     def moved(self, peer: PeerId, presence: Presence, now: float) -> Effects:
@@ -173,6 +188,10 @@ class GroupSearch:
         """A link is gone."""
         self.early.pop(peer, None)
         self._sealed.pop(peer, None)
+        self._owing.pop(peer, None)
+        if self.search is not None:
+            self.search.owing.pop(peer, None)
+        self._view.admission.mutes.excuse(peer)
         search = self.under_way
         return search.lost(peer, now) if search is not None else []
 
@@ -245,14 +264,30 @@ class GroupSearch:
         return Standing(
             colleagues=view.colleagues.colleagues(),
             nearly=view.colleagues.nearly(),
+            halfway=view.colleagues.halfway(),
             named=view.colleagues.named,
             linked_before=self._linked_before or frozenset(view.table.connected),
+            muted=view.admission.mutes.at(view.round),
+            has_watched=view.colleagues.has_watched(self._in_a_row),
         )
 
-    def _count_refused(self, search: Matchmaking) -> None:
-        for reason in search.refused.elements():
-            self._view.admission.count(reason)
-        search.refused.clear()
+    def _name_faults(self, now: float) -> None:
+        """Count what was refused, and let who does not keep to its offers convene nothing for a while."""
+        admission, search = self._view.admission, self.search
+        for reason in search.refused.elements() if search is not None else ():
+            admission.count(reason)
+        faults = list(search.faults) if search is not None else []
+        overdue = [peer for peer, since in self._owing.items() if now >= since + MAX_ANSWER]
+        for peer in overdue:
+            del self._owing[peer]
+        faults += [(peer, SILENT) for peer in overdue]
+        for peer, reason in faults:
+            admission.named_faults.add(peer, reason, now)
+            if reason in (OTHER_GROUP, SILENT):
+                admission.mutes.add(peer, self._view.round)
+        if search is not None:
+            search.refused.clear()
+            search.faults.clear()
 
     def _config(self) -> MatchmakingConfig:
         view, spec = self._view, self._view.spec

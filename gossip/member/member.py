@@ -327,7 +327,7 @@ class Member:
         self._end_round(finished=True)
         self.state_sync.has_state()
         effects = self._note_colleagues(event, now) if not is_fetched else []
-        effects += self.group_search.new_round(now) + self._look_for_company(now)
+        effects += self.group_search.new_round(now, is_fetched=is_fetched) + self._look_for_company(now)
         return [*effects, *self.dissemination.push(now), *self._check_behind(now)]
 
     def _note_colleagues(self, event: NewState, now: float) -> Effects:

@@ -21,6 +21,8 @@ LEAST_ROUNDS: Final = 20
 LEAST_SECONDS: Final = 600.0
 NEARLY: Final = 0.75
 """Of both, from which on a peer may be a colleague by another node's count."""
+HALFWAY: Final = 0.5
+"""Of both, below which it is none by anybody's count, of nodes that average in one group."""
 MAX_KNOWN: Final = 1024
 """Peers that are remembered. Those with the fewest rounds go first, and colleagues last."""
 
@@ -60,9 +62,20 @@ class Colleagues:
 
     def nearly(self) -> frozenset[PeerId]:
         """Return the peers that are no colleagues yet by our count, and may be so by that of others."""
+        return self._from(NEARLY)
+
+    def halfway(self) -> frozenset[PeerId]:
+        """Return the peers that are no colleagues yet, and have half of what makes one."""
+        return self._from(HALFWAY)
+
+    def has_watched(self, rounds: int) -> bool:
+        """Tell whether a node that made so many rounds on end knows who else took part."""
+        return rounds >= self._least_rounds
+
+    def _from(self, share: float) -> frozenset[PeerId]:
         if self.roster is not None:
             return frozenset()
-        rounds, seconds = NEARLY * self._least_rounds, NEARLY * self._least_seconds
+        rounds, seconds = share * self._least_rounds, share * self._least_seconds
         near = {peer for peer, each in self._known.items() if each[0] >= rounds and each[1] >= seconds}
         return frozenset(near - self._colleagues)
 

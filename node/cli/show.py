@@ -93,6 +93,10 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
     facts += [("problem", line) for line in status.problems]
     facts += [("refused", line) for line in status.refusals[-3:]]
     facts += [("dropped", f"{count} messages: {reason}") for reason, count in status.drops.items()]
+    facts += [
+        ("at fault", f"{fault.peer}: {fault.reason} ({fault.count}, {duration(fault.age_seconds)} ago)")
+        for fault in status.named_faults
+    ]
     if status.engine is not None:
         facts += _engine_facts(status.engine)
     if status.page:

@@ -30,6 +30,7 @@ from shoal.node.status import (
     AloneStatus,
     BootstrapStatus,
     EngineStatus,
+    FaultStatus,
     PeerStatus,
     RoundStatus,
     RunStatus,
@@ -188,6 +189,10 @@ class Reporter:
             training_seconds=rounds.utilisation.wall_seconds,
             name=config.name,
             peers_met=len(self.met),
+            named_faults=[
+                FaultStatus(fault.peer, fault.reason, fault.count, max(0.0, now - fault.last))
+                for fault in self._driver.admission.named_faults.newest_first()
+            ],
         )
 
     def alone(self, now: float) -> AloneStatus | None:

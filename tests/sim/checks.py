@@ -403,11 +403,11 @@ def check_turn(oracle: Oracle, node: SimNode, convener: PeerId) -> None:
     """A group is offered by a peer that is ready, and whose turn it is for who accepts it."""
     search = node.member.group_search.search
     assert search is not None
-    standing, config = search._standing, search.config
+    standing = search._standing
     if convener not in search.ready:
         oracle.violate(IN_TURN, f"{node.me} accepted {convener}, which is not ready")
         return
-    if config.several:
+    if search._is_several:
         return
 
     def key(peer: PeerId) -> tuple[int, bytes]:

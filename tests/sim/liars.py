@@ -30,7 +30,7 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
 from shoal.gossip.events import Received, Send
-from shoal.gossip.matchmaking.matchmaking import group_id
+from shoal.gossip.matchmaking.proposals import group_id
 
 if TYPE_CHECKING:
     from sim.node import SimNode

@@ -6,7 +6,6 @@ protocol; tests/sim/test_mutations.py runs seeds until the simulator objects, an
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -30,6 +29,7 @@ from shoal.gossip.averaging.origin import weighted_sum
 from shoal.gossip.averaging.push_sum import PushSum, Stage
 from shoal.gossip.deadlines import Deadline
 from shoal.gossip.events import Effects, Send
+from shoal.gossip.matchmaking.accepted import Accepted
 from shoal.gossip.matchmaking.matchmaking import Matchmaking
 from shoal.gossip.member.asks import AskQueue
 from shoal.gossip.member.group_search import GroupSearch
@@ -150,15 +150,15 @@ def _leaves_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def _reuses_nonces(patch: pytest.MonkeyPatch) -> None:
-    class Whatever(deque[Any]):
-        def __contains__(self, key: object) -> bool:
+    class Whatever(Accepted):
+        def has(self, commit: Any) -> bool:
             return True
 
     honest: Any = Matchmaking.__init__
 
     def init(self: Matchmaking, *arguments: Any) -> None:
         honest(self, *arguments[:5], 0, *arguments[6:])
-        self._accepted = Whatever()
+        self._accepted = Whatever(self.round, self.base)
         self._past = ()
 
     patch.setattr(Matchmaking, "__init__", init)

@@ -225,6 +225,10 @@ function drawTables(status) {
   $("refusals").replaceChildren(refusals.length ? node("ul", {}, ...refusals) : node("p", { class: "none" }, "None."));
   table($("drops"), "Nothing was refused.", [["Reason"], ["Messages", "number"]],
     Object.entries(status.drops).map(([reason, count]) => [[reason], [count, "number"]]));
+  table($("faults"), "No peer did what a correct node never does.",
+    [["Peer"], ["What it did"], ["Times", "number"], ["Last", "number"]],
+    status.named_faults.map((each) => [
+      [short(each.peer), "mono", each.peer], [each.reason], [each.count, "number"], [seconds(each.age_seconds), "number"]]));
 }
 
 function drawRun(status) {

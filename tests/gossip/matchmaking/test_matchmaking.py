@@ -10,8 +10,10 @@ from core_net import Net, peers
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.grid import deal
-from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig, State, group_id, place
-from shoal.gossip.matchmaking.turns import Standing, rank
+from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig, State, place
+from shoal.gossip.matchmaking.proposals import group_id
+from shoal.gossip.matchmaking.standing import Standing
+from shoal.gossip.matchmaking.turns import rank
 from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready, Shown, Signed, Unheard
 
 RUN, BASE, ROUND = b"r" * 32, b"b" * 32, 7
@@ -425,10 +427,14 @@ def test_a_convener_with_a_slow_line_reduces_what_nobody_else_can() -> None:
     core = Matchmaking(names[0], RUN, ROUND, BASE, CONFIG, 99, set(names), 1)
     fast = Ready(ROUND, BASE, uplink=1024)
     core.begin(names[1:], [(name, fast) for name in names[1:]], 0.0)
-    assert core._proposal is not None
-    assert dict(zip(core._proposal.members, core._proposal.shares, strict=True))[names[0]] == 0
+    assert core._offering is not None
+    assert (
+        dict(zip(core._offering.proposal.members, core._offering.proposal.shares, strict=True))[names[0]] == 0
+    )
     for name in names[1:]:
-        linked = sum(1 << i for i, peer in enumerate(core._proposal.members) if peer in (name, names[0]))
+        linked = sum(
+            1 << i for i, peer in enumerate(core._offering.proposal.members) if peer in (name, names[0])
+        )
         core.handle_accept(name, Accept(ROUND, 0, 99, linked.to_bytes(8, "big")), 0.1)
     assert core.group is not None
     assert [share > 0 for share in core.group.shares] == [peer == names[0] for peer in core.group.members]

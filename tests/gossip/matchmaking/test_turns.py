@@ -17,7 +17,9 @@ from shoal.gossip.matchmaking.matchmaking import (
     MatchmakingConfig,
     State,
 )
-from shoal.gossip.matchmaking.turns import Standing, Turns, rank
+from shoal.gossip.matchmaking.proposals import named_by
+from shoal.gossip.matchmaking.standing import Standing, seated, seats
+from shoal.gossip.matchmaking.turns import Turns, rank
 from shoal.gossip.messages import (
     Accept,
     Commit,
@@ -186,7 +188,8 @@ def test_a_member_that_declines_is_asked_again_since_it_lives() -> None:
         one.handle_accept(other, Accept(ROUND, 0, 99, bytes(8)), 0.1)
     one.timer(1.2)
     assert one.silent == {others[3]}
-    assert one._members() == {me, *others[:3]}
+    assert one._offering is not None
+    assert one._offering.members == {me, *others[:3]}
 
 
 # --- what is derived ----------------------------------------------------------------------------------
@@ -222,8 +225,8 @@ def test_a_convener_shows_what_its_members_signed() -> None:
         me, RUN, ROUND, BASE, MatchmakingConfig(), 99, set(NAMES), standing=young(*NAMES[1:3]), sealed=sealed
     )
     made.begin(NAMES[1:3], list(dict_of(NAMES[1:3]).items()), 0.0)
-    offer = made._proposal
-    assert offer is not None
+    assert made._offering is not None
+    offer = made._offering.proposal
     mask = 1 << offer.members.index(other)
     asks = Unheard(ROUND, 0, 99, mask.to_bytes(8, "big"))
     shown = Send(one_member, Shown(ROUND, (Signed(other, READY, b"as it came"),)))
@@ -275,8 +278,8 @@ def test_a_commit_that_is_handed_on_comes_with_what_its_shares_follow_from() -> 
 def test_a_convener_commits_with_the_words_of_those_that_lack_a_link() -> None:
     me, other, lacks = NAMES[0], NAMES[1], NAMES[2]
     one = core(me, dict_of(NAMES[1:3]), young(*NAMES[1:3]))
-    assert one._proposal is not None
-    members = one._proposal.members
+    assert one._offering is not None
+    members = one._offering.proposal.members
     one.handle_accept(other, Accept(ROUND, 0, 99, (0b111).to_bytes(8, "big")), 0.1)
     missing = (0b111 & ~(1 << members.index(other))).to_bytes(8, "big")
     effects = one.handle_accept(lacks, Accept(ROUND, 0, 99, missing), 0.1, b"as it came")
@@ -291,3 +294,106 @@ def test_what_a_stranger_says_of_others_groups_takes_nobody_away_but_itself() ->
     one = core(me, dict_of([stranger, colleague]), standing, expected=(NAMES[3],))
     one.handle_commit(stranger, commit([stranger, colleague], stranger), 0.1)
     assert one.ready.keys() == {me, colleague}
+
+
+# --- newcomers ----------------------------------------------------------------------------------------
+
+
+def watching(*colleagues: PeerId, **more: Any) -> Standing:
+    return Standing(colleagues=frozenset(colleagues), has_watched=True, **more)
+
+
+def test_newcomers_get_a_quarter_of_the_seats_and_no_part() -> None:
+    me, colleagues, newcomers = NAMES[0], NAMES[1:3], NAMES[3:]
+    one = core(me, dict_of(NAMES[1:]), watching(*colleagues))
+    assert one._offering is not None
+    proposal = one._offering.proposal
+    assert set(proposal.members) == {me, *colleagues, newcomers[0]}
+    shares = dict(zip(proposal.members, proposal.shares, strict=True))
+    assert shares == {me: 1, colleagues[0]: 1, colleagues[1]: 1, newcomers[0]: 0}
+    assert named_by(proposal.members, proposal.newcomers) == [newcomers[0]]
+
+
+@pytest.mark.parametrize("standing", [Standing(), Standing(linked_before=frozenset(NAMES))])
+def test_while_nobody_has_colleagues_there_are_no_newcomers(standing: Standing) -> None:
+    one = core(NAMES[0], dict_of(NAMES[1:]), standing)
+    assert one._offering is not None
+    assert one._offering.proposal.newcomers == bytes(8)
+
+
+@pytest.mark.parametrize("mode", ["invite", "closed"])
+def test_where_a_run_is_not_open_there_are_no_newcomers(mode: str) -> None:
+    one = core(NAMES[0], dict_of(NAMES[1:]), watching(NAMES[1]), mode=mode)
+    assert one._offering is not None
+    assert one._offering.members == set(NAMES)
+
+
+def test_of_one_prefix_two_newcomers_are_seated() -> None:
+    some = [PeerId(name) for name in "abcd"]
+    standing = Standing(prefixes=dict.fromkeys(some[:3], "198.51.100"))
+    assert seated(some, 12, standing) == {some[0], some[1], some[3]}
+    assert [seats(count) for count in (1, 2, 3, 6, 9)] == [1, 1, 1, 2, 3]
+
+
+OLD, NEW = NAMES[1:5], NAMES[5]
+
+
+def offered(newcomers: tuple[PeerId, ...]) -> Propose:
+    names = [NAMES[0], *OLD, NEW]
+    shares = tuple(int(name not in newcomers) for name in names)
+    mask = sum(1 << names.index(name) for name in newcomers).to_bytes(8, "big")
+    return Propose(ROUND, BASE, 0, 5, tuple(names), shares, newcomers=mask)
+
+
+@pytest.mark.parametrize(
+    ("newcomers", "halfway", "has_watched", "answer"),
+    [
+        ((NEW,), (), True, "Accept"),
+        ((OLD[1],), (), True, "Decline"),  # a colleague of ours
+        ((NEW, OLD[1]), (), True, "Decline"),
+        ((), (), True, "Decline"),  # a stranger to us as a full member
+        ((), (NEW,), True, "Accept"),  # its convener may count some rounds more
+        ((), (), False, "Accept"),  # we were away, and cannot tell
+    ],
+)
+def test_a_member_refuses_newcomers_that_no_honest_count_gives(
+    newcomers: tuple[PeerId, ...], halfway: tuple[PeerId, ...], has_watched: bool, answer: str
+) -> None:
+    me = OLD[3]
+    standing = Standing(
+        colleagues=frozenset((NAMES[0], *OLD[:3])), halfway=frozenset(halfway), has_watched=has_watched
+    )
+    one = core(me, dict_of([NAMES[0], *OLD[:3], NEW], SETTLED), standing)
+    assert said(one.handle_propose(NAMES[0], offered(newcomers), 0.1)) == [answer]
+
+
+# --- conveners that do not keep to what they offer ----------------------------------------------------
+
+
+def test_a_convener_that_was_silent_is_taken_again_only_with_a_smaller_group() -> None:
+    me, convener = NAMES[3], NAMES[0]
+    one = core(me, dict_of(NAMES[:3]), young(*NAMES[:3]))
+    assert said(one.handle_propose(convener, propose(NAMES[:4]), 0.1)) == ["Accept"]
+    one.timer(1.2)
+    assert one.owing == {convener: 0.1}
+    assert said(one.handle_propose(convener, propose(NAMES[:4], 1), 1.3)) == ["Decline"]
+    assert said(one.handle_propose(convener, propose([NAMES[0], *NAMES[2:4]], 2), 1.3)) == ["Accept"]
+    assert one.owing == {}
+
+
+def test_a_muted_convener_is_not_waited_for_and_not_taken() -> None:
+    me, muted = NAMES[1], NAMES[0]
+    standing = Standing(linked_before=frozenset(NAMES), muted=frozenset((muted,)))
+    one = core(me, dict_of([muted, NAMES[2]]), standing)
+    assert one.state is State.PROPOSING
+    assert said(one.handle_propose(muted, propose(NAMES[:3]), 0.1)) == ["Decline"]
+
+
+def test_strangers_are_named_for_proposals_that_no_honest_node_makes_and_colleagues_are_not() -> None:
+    stranger, colleague, me = NAMES[3], NAMES[1], NAMES[2]
+    one = core(me, dict_of([colleague, stranger]), Standing(colleagues=frozenset((colleague, NAMES[0]))))
+    one.handle_ready(NAMES[0], READY, 0.1)
+    one.handle_propose(stranger, propose(NAMES[1:4]), 0.1)
+    one.handle_propose(colleague, propose(NAMES[:4]), 0.1)
+    assert one.refused == {OUT_OF_TURN: 2}
+    assert one.faults == [(stranger, OUT_OF_TURN)]

@@ -5,12 +5,14 @@ import random
 import pytest
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.events import Send
 from shoal.gossip.group import Group
-from shoal.gossip.matchmaking.matchmaking import Matchmaking
+from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
 from shoal.gossip.member.commands import Attach, NewState
-from shoal.gossip.member.group_search import GroupSearch
+from shoal.gossip.member.group_search import SILENT, GroupSearch
 from shoal.gossip.member.member import Member, MemberConfig
-from shoal.gossip.messages import Ready
+from shoal.gossip.membership.colleagues import Acquaintance
+from shoal.gossip.messages import Accept, Commit, Propose, Ready
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 
 ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
@@ -59,7 +61,73 @@ def test_who_stays_silent_is_waited_for_longer_until_nobody_is_left_out() -> Non
 def test_a_convener_that_we_did_not_wait_for_is_waited_for_longer(is_with_us: bool) -> None:
     one = seeker()
     search = ended(one, (ME, A, B) if is_with_us else (ME, A))
-    search.mute = {B}
+    search.turns.passed = {B}
     one.search = search
     one.learn(0.0, 0.0)
     assert one.answer_wait.seconds() == (1.0 if is_with_us else 2.0)
+
+
+def offered_by(convener: PeerId) -> GroupSearch:
+    """Return a node that is promised to a convener, and heard nothing more of it."""
+    one = seeker()
+    view = one._view
+    one.new_round(0.0)
+    for peer in (A, B):
+        one.ready(peer, Ready(view.round, view.base), 0.0)
+    one.begin((), 0.0)
+    assert one.search is not None
+    one.search.turns.passed |= {ME, A, B} - {convener}
+    members = tuple(sorted((ME, A, B)))
+    one.search._offering, one.search.state = None, State.WAITING
+    offer = Propose(view.round, view.base, 0, 5, members, (1, 1, 1))
+    (accept, *_) = one.handle(convener, offer, 0.1)
+    assert isinstance(accept, Send)
+    assert isinstance(accept.message, Accept)
+    one.search.timer(one.search._fire_at)
+    return one
+
+
+def test_a_convener_that_had_our_word_and_says_nothing_convenes_nothing_for_twenty_rounds() -> None:
+    one = offered_by(A)
+    admission, round_ = one._view.admission, one._view.round
+    one.new_round(3.0)
+    assert not admission.mutes.at(round_)
+    one.end()
+    one.new_round(5.0)
+    assert admission.mutes.at(round_) == {A}
+    assert [(each.peer, each.reason) for each in admission.named_faults.newest_first()] == [(A, SILENT)]
+    assert one._standing(5.0).muted == {A}
+
+
+def test_a_convener_whose_link_is_gone_had_a_reason() -> None:
+    one = offered_by(A)
+    one.lost(A, 1.0)
+    one.end()
+    one.new_round(9.0)
+    assert not one._view.admission.mutes.at(one._view.round)
+
+
+def test_a_convener_that_was_muted_before_its_link_was_found_dead_is_excused_once() -> None:
+    one = offered_by(A)
+    one.end()
+    one.new_round(5.0)
+    one.lost(A, 6.0)
+    assert not one._view.admission.mutes.at(one._view.round)
+
+
+def test_a_convener_that_commits_late_owes_nothing() -> None:
+    one = offered_by(A)
+    view = one._view
+    one.handle(A, Commit(view.round, view.base, 1, 5, A, (A, B), (1, 1)), 2.0)
+    one.end()
+    one.new_round(9.0)
+    assert not view.admission.mutes.at(view.round)
+
+
+def test_peers_linked_since_before_the_round_stand_in_for_colleagues() -> None:
+    one = seeker()
+    one.new_round(0.0)
+    one._view.table.connected.add(PeerId("late"))
+    assert one._standing(0.0).supporters == {A, B}
+    one._view.colleagues.restore([Acquaintance(B, 100, 1e6)])
+    assert one._standing(0.0).supporters == {B}

@@ -19,6 +19,7 @@ from shoal.node.cli import show
 from shoal.node.cli.start import flags_of
 from shoal.node.config.settings import NodeConfig, load
 from shoal.node.errors import UserError
+from shoal.node.status import FaultStatus
 from shoal.node.storage.home import Home
 
 ADDRESS = "/ip4/192.0.2.1/tcp/4710"
@@ -353,11 +354,22 @@ def test_a_diverged_loss_can_be_looked_at(shoal: Run, home: Path, tmp_path: Path
         assert "loss nan" in shoal("status").out
 
 
+def test_a_peer_at_fault_is_named_with_the_reason(shoal: Run, home: Path, tmp_path: Path) -> None:
+    status = make_status(named_faults=[FaultStatus("12D3KooWevil", "offered a group", 3, 300.0)])
+    with FakeNode(home, lambda: status, tmp_path):
+        assert "12D3KooWevil: offered a group (3, 5 min ago)" in shoal("status").out
+
+
 def test_what_a_peer_sends_moves_no_cursor(shoal: Run, home: Path, tmp_path: Path) -> None:
     first = make_status().peers[0]
     peer = type(first)(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1, HOSTILE, 0.0, 0, 0)
     status = make_status(
-        peers=[peer], refusals=[HOSTILE], problems=[HOSTILE], drops={HOSTILE: 1}, phase=HOSTILE
+        peers=[peer],
+        refusals=[HOSTILE],
+        problems=[HOSTILE],
+        drops={HOSTILE: 1},
+        named_faults=[FaultStatus(HOSTILE, HOSTILE, 1, 0.0)],
+        phase=HOSTILE,
     )
     with FakeNode(home, lambda: status, tmp_path):
         for command in ("status", "peers"):
