@@ -173,5 +173,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What its owner calls this node."""
     named_faults: list[FaultStatus] = []
     """What peers did that no correct node does, the last one first; at most 64 lines."""
+    quorum: str = ""
+    """Why the quorum says little yet; empty where it is of peers that this node knows."""
     peers_met: int = 0
     """How many peers were linked since the start, those that have left included; counted up to 10,000."""

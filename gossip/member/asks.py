@@ -24,6 +24,7 @@ from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
+from shoal.gossip.member.quorum import counting, fewest_of, is_in_all
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Cut, Exchange, ExchangeMessage
@@ -36,6 +37,7 @@ MAX_KEPT: Final = 4096
 MAX_PAST: Final = 64
 """Groups that are remembered as over, so that who still waits there is told, and none is formed again."""
 MAX_TOLD: Final = 128
+LEFT_OUT: Final = "mean without this node's contribution"
 
 
 class AskQueue:
@@ -54,6 +56,8 @@ class AskQueue:
         self._variances: tuple[tuple[int, int], ...] = ()
         self._pending: Contribute | ContributeBody | None = None
         self._formed_at = 0.0
+        self._linked: frozenset[PeerId] = frozenset()
+        """Peers that we had links to when the group began."""
         self._lost: set[PeerId] = set()
         """Who was lost in the last exchange though there was a link."""
         self.past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
@@ -106,6 +110,7 @@ class AskQueue:
         wait = self.wait.seconds()
         config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=group.chunk_numel)
         self._formed_at = max(self._formed_at, self.asked_at)
+        self._linked = frozenset(self._view.table.connected)
         if isinstance(pending, Contribute):
             if (spec := self._view.spec) is not None:
                 # What is as long as the params ends in the model's buffers.
@@ -242,12 +247,24 @@ class AskQueue:
             case Bodies():
                 result = Gathered(self._view.round, exchange.index, outcome.bodies, *times)
         self._learn(exchange, now)
-        if self._view.spec is not None and outcome.fewest < self._view.least:
-            text = f"{outcome.fewest} of at least {self._view.least} peers contributed"
-            return [Notify(Failed("TooFew", text))]
-        return [Notify(result)]
+        if not is_in_all(self._view.me, exchange.group, outcome):
+            self._view.admission.count(LEFT_OUT)
+        too_few = self._too_few(exchange.group, outcome)
+        return [Notify(Failed("TooFew", too_few) if too_few else result)]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _too_few(self, group: Group, outcome: Exchanged | Bodies) -> str:
+        """Say so if fewer contributed than must."""
+        view = self._view
+        if view.spec is None:
+            return ""
+        counted = fewest_of(counting(view, group, self._linked), group, outcome)
+        if outcome.fewest < view.least:
+            return f"{outcome.fewest} of at least {view.least} peers contributed"
+        if counted < view.spec.quorum:
+            return f"{counted} of at least {view.spec.quorum} peers that count for the quorum contributed"
+        return ""
 
     def _leave_group(self, *, finished: bool) -> None:
         if self.current is None:

@@ -90,6 +90,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         ("bootstrap", f"{b.address}: {b.state}{': ' + b.reason if b.reason else ''}")
         for b in status.bootstrap
     ]
+    if status.quorum:
+        facts.append(("quorum", status.quorum))
     facts += [("problem", line) for line in status.problems]
     facts += [("refused", line) for line in status.refusals[-3:]]
     facts += [("dropped", f"{count} messages: {reason}") for reason, count in status.drops.items()]

@@ -15,6 +15,7 @@ import psutil
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
+from shoal.gossip.member.quorum import is_meaningful
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.run_spec import RunSpec
@@ -127,6 +128,9 @@ def slow_line(spec: RunSpec | None, mbit: float, history: Sequence[RoundStatus])
     )
 
 
+NO_QUORUM: Final = "the quorum is not yet meaningful: until this node has colleagues any linked peer counts"
+
+
 class Reporter:
     """Makes the status of one node."""
 
@@ -189,6 +193,7 @@ class Reporter:
             training_seconds=rounds.utilisation.wall_seconds,
             name=config.name,
             peers_met=len(self.met),
+            quorum="" if is_meaningful(member.view) else NO_QUORUM,
             named_faults=[
                 FaultStatus(fault.peer, fault.reason, fault.count, max(0.0, now - fault.last))
                 for fault in self._driver.admission.named_faults.newest_first()

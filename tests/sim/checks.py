@@ -23,6 +23,7 @@ from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
+from shoal.gossip.member.asks import LEFT_OUT
 from shoal.gossip.state.tree_hash import state_hash
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ MAX_STARVED: Final = 3
 MESSAGES_PER_SECOND: Final = 4.0
 """From one peer to another, when nothing happens but beats and waiting."""
 COMPANY: Final = "nothing is made alone by who had company"
+COUNTED: Final = "what an honest member contributed is in the mean or counted"
 IN_TURN: Final = "a proposal out of turn forms no group"
 MESSAGES_PER_EXCHANGE: Final = 40
 """From one peer to another; a vector here has at most thirteen chunks."""
@@ -110,6 +112,8 @@ class Oracle:
         """Where each node stood: its life, round and state."""
         self.gone: dict[PeerId, list[float]] = {}
         """When a node or its trainer ended."""
+        self.left_out: dict[PeerId, tuple[int, int]] = {}
+        """By node: its life, and how often it has counted that it is not in a mean."""
         self.fetched: set[PeerId] = set()
         """Whose next state is another's."""
         self.had_company: dict[PeerId, int] = {}
@@ -219,6 +223,8 @@ class Oracle:
     def noticed(self, node: SimNode, notice: Any) -> None:
         """A member told its node something."""
         self.sim.counts[type(notice).__name__] += 1
+        if isinstance(notice, commands.Averaged | commands.Gathered):
+            check_counted(self, node, notice)
         match notice:
             case commands.Averaged():
                 self._averaged(node, notice)
@@ -438,6 +444,22 @@ def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -
     shares = terms(stated, 1.0 if agreed_base(bases) else LOOSE).shares
     moved = sum(share * vector[lo:hi] for share, vector in zip(shares, given, strict=True))
     return moved + (1 - sum(shares)) * base[lo:hi]
+
+
+def check_counted(oracle: Oracle, node: SimNode, notice: commands.Averaged | commands.Gathered) -> None:
+    """What an honest member contributed is in what it was answered, or it has counted that it is not."""
+    seen, now = oracle.left_out.get(node.me, (0, 0)), node.member.admission.counts[LEFT_OUT]
+    oracle.left_out[node.me] = (node.life, now)
+    exchange = node.member.exchange
+    if exchange is None or oracle.is_liar(node.me):
+        return
+    if isinstance(notice, commands.Averaged):
+        bit = 1 << exchange.group.members.index(node.me)
+        is_in = all(mask & bit for part in notice.exchanged.masks for mask in part)
+    else:
+        is_in = node.me in {peer for peer, _ in notice.bodies}
+    if not is_in and now <= (seen[1] if seen[0] == node.life else 0):
+        oracle.violate(COUNTED, f"{node.me} in round {notice.round}")
 
 
 def check_mass(oracle: Oracle) -> None:

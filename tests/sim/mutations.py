@@ -13,11 +13,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pytest
-from sim.checks import IN_TURN
+from sim.checks import COUNTED, IN_TURN
 from sim.runs import CLASSES, EVERYTHING
 
 import shoal.gossip.averaging.all_reduce
 import shoal.gossip.averaging.gather
+import shoal.gossip.member.asks
 import shoal.gossip.membership.dial_plan
 import shoal.gossip.state.fetch
 import shoal.node.daemon.rounds
@@ -372,6 +373,10 @@ def _lets_anybody_convene(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Matchmaking, "_is_turn_of", lambda self, peer, members: True)
 
 
+def _misses_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(shoal.gossip.member.asks, "is_in_all", lambda me, group, outcome: True)
+
+
 MUTATIONS: Final = (
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
@@ -389,6 +394,7 @@ MUTATIONS: Final = (
     Mutation("a member leaves before the others are done", (SURVIVORS, ONE_SWARM), _leaves_early),
     Mutation("a group of an earlier search is joined again", (TWICE,), _reuses_nonces, ("lie",)),
     Mutation("anybody convenes at any time", (IN_TURN,), _lets_anybody_convene),
+    Mutation("nobody looks whether it is in the mean", (COUNTED,), _misses_nothing),
     Mutation("the quorum is ignored", ("a mean has its quorum",), _ignores_the_quorum),
     Mutation("who lost its company goes on alone", (COMPANY,), _goes_on_alone, ("crash", "split", "outage")),
     Mutation(

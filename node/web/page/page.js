@@ -246,6 +246,7 @@ function drawRun(status) {
     const notes = [strangers && `${strangers} members that are no nodes`, restarts && `started again ${restarts} times`];
     facts["Its groups"] = [prefix, ...notes.filter(Boolean)].join(" · ");
   }
+  if (status.quorum) facts.Quorum = status.quorum;
   facts.Memory = bytes(status.rss_bytes);
   $("run").replaceChildren(...Object.entries(facts).flatMap(([key, value]) => [node("dt", {}, key), node("dd", {}, value)]));
 }

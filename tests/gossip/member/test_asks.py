@@ -14,9 +14,10 @@ from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.events import Effects, Notify, Received, Send, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
-from shoal.gossip.member.asks import MAX_KEPT, AskQueue
+from shoal.gossip.member.asks import LEFT_OUT, MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
 from shoal.gossip.member.pairwise_rounds import PairwiseRounds
+from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Alive, Announce, Cut, Done, Part, Record, Reduced
@@ -237,6 +238,27 @@ def test_too_few_contributors_are_a_failure() -> None:
     one.ask(contribute(), 0.0)
     told = notices(one.begin(ALONE, 1.0))
     assert told == [Failed("TooFew", "1 of at least 2 peers contributed")]
+
+
+def test_members_that_do_not_count_make_no_quorum() -> None:
+    """Where a group is made of peers of somebody's making, all of them contribute."""
+    one = exchanges(RunSpec(method="m", task="t", tensors=SPEC.tensors, quorum=2))
+    one._view.colleagues.restore([Acquaintance(B, 100, 1e6)])
+    one.ask(contribute(), 0.0)
+    one.begin(GROUP, 1.0)
+    told = [each for each in averaged(one) if isinstance(each, Failed)]
+    assert told == [Failed("TooFew", "1 of at least 2 peers that count for the quorum contributed")]
+
+
+def test_a_mean_without_our_own_contribution_is_counted() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    group = replace(GROUP, shares=(0, 1))
+    one.begin(group, 1.0)
+    head = Reduced(group.id, 0, 1, 0, 0, (0b10).to_bytes(8, "big"))
+    one.receive(Received(A, head, np.full(4, 4.0, np.float32).tobytes()), 1.1)
+    assert isinstance(notices(one.receive(done_like_ours(one), 1.2))[0], Averaged)
+    assert one._view.admission.counts[LEFT_OUT] == 1
 
 
 def test_who_is_left_out_is_told_so() -> None:
