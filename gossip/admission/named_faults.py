@@ -27,13 +27,14 @@ class NamedFaults:
         """Nobody did anything."""
         self._faults: dict[tuple[PeerId, str], NamedFault] = {}
 
-    def add(self, peer: PeerId, reason: str, now: float) -> None:
-        """Take note of a fault; `reason`: one of few, in plain words."""
+    def add(self, peer: PeerId, reason: str, now: float) -> int:
+        """Take note of a fault; `reason`: one of few, in plain words. Returns how often it was seen."""
         known = self._faults.pop((peer, reason), None)
         count = known.count + 1 if known is not None else 1
         if len(self._faults) >= MAX_NAMED:
             del self._faults[next(iter(self._faults))]
         self._faults[peer, reason] = NamedFault(peer, reason, count, now)
+        return count
 
     def newest_first(self) -> list[NamedFault]:
         """Return all, the one seen last first."""

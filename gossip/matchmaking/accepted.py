@@ -9,6 +9,8 @@ from shoal.gossip.messages import Accept, Commit, Propose, Ready, Shown, Signed
 
 MAX_ACCEPTED: Final = 64
 """Proposals that are remembered: an honest search needs a few, a liar could make any number."""
+MAX_SAME: Final = 4
+"""Proposals of one convener that need not be smaller than those before: its line may be slow."""
 Offer: TypeAlias = tuple[PeerId, int, int, int, bytes, tuple[PeerId, ...]]
 """What a commit must repeat of a proposal: convener, ballot, nonce, halvings, newcomers and members."""
 
@@ -50,10 +52,10 @@ class Accepted:
         said = (commit.convener, commit.ballot)
         return not self.has(commit) and said in (offer[:2] for offer in self.offers)
 
-    def is_smaller(self, convener: PeerId, members: tuple[PeerId, ...]) -> bool:
-        """Tell whether a group is smaller than all that its convener offered us."""
+    def may_be_again(self, convener: PeerId, members: tuple[PeerId, ...]) -> bool:
+        """Tell whether a convener may offer us a group after we waited in vain: once, and any smaller one."""
         former = [set(offer[-1]) for offer in self.offers if offer[0] == convener]
-        return all(set(members) < each for each in former)
+        return len(former) < MAX_SAME or all(set(members) < each for each in former)
 
     def includes(self, peer: PeerId) -> bool:
         """Tell whether a peer is in a group that was offered to us."""

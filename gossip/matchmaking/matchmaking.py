@@ -413,7 +413,7 @@ class Matchmaking:
         """Tell whether nobody may convene before a peer, as far as we know."""
         # Whom it leaves out where there are several groups may be in another.
         rivals = set(members) & self.ready.keys() if self._is_several else self._known()
-        if peer in self.turns.passed and not self._accepted.is_smaller(peer, members):
+        if peer in self.turns.passed and not self._accepted.may_be_again(peer, members):
             # It was silent after a proposal that we had accepted.
             return False
         if self.state is State.PROMISED or not self._is_enough():

@@ -6,7 +6,8 @@ itself:
     a node with colleagues   colleagues, those with the fewest missing links first, then by hash; then others
     a node without any yet   whoever says that it has colleagues, then all others, in the same way
 
-Of those that are no colleagues at most one convenes in a round. While a node has no colleagues, the peers
+Peers that did not keep to a group that they had offered come last for some rounds. Of those that are no
+colleagues at most one convenes in a round. While a node has no colleagues, the peers
 that its user named and those linked since before the round stand in their place.
 
 Each of two nodes makes a colleague of the other at another moment. One that is nearly a colleague therefore
@@ -88,8 +89,6 @@ class Turns:
 
     def may_convene(self, peer: PeerId) -> bool:
         """Tell whether a peer may convene in this round at all."""
-        if peer in self._standing.muted:
-            return False
         return not self._is_other(peer) or self._others <= {peer}
 
     def pass_over(self, peer: PeerId) -> None:
@@ -121,6 +120,8 @@ class Turns:
 
     def _tiers(self, peer: PeerId) -> tuple[int, int]:
         standing = self._standing
+        if peer in standing.muted:
+            return 2, 2
         if standing.colleagues:
             if peer == self._me or peer in standing.colleagues:
                 return 0, 0

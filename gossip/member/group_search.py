@@ -33,6 +33,8 @@ MIXING_SHARE: Final = 0.75
 """Share of the expected with which those go on that average in one of many groups."""
 MAX_ANSWER: Final = 4.0
 """Seconds within which a convener that we accepted says something, whatever it waits for."""
+LATE: Final = 5
+"""Times that a convener leaves us waiting until it convenes nothing for a while."""
 SILENT: Final = "offered a group and then said nothing"
 HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
@@ -282,8 +284,9 @@ class GroupSearch:
             del self._owing[peer]
         faults += [(peer, SILENT) for peer in overdue]
         for peer, reason in faults:
-            admission.named_faults.add(peer, reason, now)
-            if reason in (OTHER_GROUP, SILENT):
+            count = admission.named_faults.add(peer, reason, now)
+            # A slow line alone can make a convener late.
+            if reason == OTHER_GROUP or (reason == SILENT and count >= LATE):
                 admission.mutes.add(peer, self._view.round)
         if search is not None:
             search.refused.clear()

@@ -11,7 +11,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, Effects, Send
-from shoal.gossip.matchmaking.matchmaking import group_id
+from shoal.gossip.matchmaking.proposals import group_id
 from shoal.gossip.messages import (
     Accept,
     Alive,

@@ -7,6 +7,7 @@ from core_net import peers
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send
+from shoal.gossip.matchmaking.accepted import MAX_SAME
 from shoal.gossip.matchmaking.matchmaking import (
     LEAVES_OUT,
     NOT_DERIVED,
@@ -370,18 +371,20 @@ def test_a_member_refuses_newcomers_that_no_honest_count_gives(
 # --- conveners that do not keep to what they offer ----------------------------------------------------
 
 
-def test_a_convener_that_was_silent_is_taken_again_only_with_a_smaller_group() -> None:
+def test_a_convener_that_was_silent_is_taken_again_a_few_times_and_then_only_with_smaller_groups() -> None:
     me, convener = NAMES[3], NAMES[0]
     one = core(me, dict_of(NAMES[:3]), young(*NAMES[:3]))
-    assert said(one.handle_propose(convener, propose(NAMES[:4]), 0.1)) == ["Accept"]
-    one.timer(1.2)
-    assert one.owing == {convener: 0.1}
-    assert said(one.handle_propose(convener, propose(NAMES[:4], 1), 1.3)) == ["Decline"]
-    assert said(one.handle_propose(convener, propose([NAMES[0], *NAMES[2:4]], 2), 1.3)) == ["Accept"]
-    assert one.owing == {}
+    for ballot in range(MAX_SAME):
+        now = 2.0 * ballot
+        assert said(one.handle_propose(convener, propose(NAMES[:4], ballot), now)) == ["Accept"]
+        assert one.owing == {}
+        one.timer(now + 1.0)
+        assert one.owing == {convener: now}
+    assert said(one.handle_propose(convener, propose(NAMES[:4], 8), 20.0)) == ["Decline"]
+    assert said(one.handle_propose(convener, propose([NAMES[0], *NAMES[2:4]], 9), 20.0)) == ["Accept"]
 
 
-def test_a_muted_convener_is_not_waited_for_and_not_taken() -> None:
+def test_a_muted_convener_comes_last() -> None:
     me, muted = NAMES[1], NAMES[0]
     standing = Standing(linked_before=frozenset(NAMES), muted=frozenset((muted,)))
     one = core(me, dict_of([muted, NAMES[2]]), standing)

@@ -9,7 +9,7 @@ from shoal.gossip.events import Send
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
 from shoal.gossip.member.commands import Attach, NewState
-from shoal.gossip.member.group_search import SILENT, GroupSearch
+from shoal.gossip.member.group_search import LATE, SILENT, GroupSearch
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.messages import Accept, Commit, Propose, Ready
@@ -91,11 +91,14 @@ def test_a_convener_that_had_our_word_and_says_nothing_convenes_nothing_for_twen
     one = offered_by(A)
     admission, round_ = one._view.admission, one._view.round
     one.new_round(3.0)
-    assert not admission.mutes.at(round_)
+    assert not admission.named_faults.newest_first()
     one.end()
-    one.new_round(5.0)
-    assert admission.mutes.at(round_) == {A}
-    assert [(each.peer, each.reason) for each in admission.named_faults.newest_first()] == [(A, SILENT)]
+    for count in range(1, LATE + 1):
+        assert not admission.mutes.at(round_)
+        one._owing[A] = 0.1
+        one.new_round(5.0)
+        (fault,) = admission.named_faults.newest_first()
+        assert (fault.peer, fault.reason, fault.count) == (A, SILENT, count)
     assert one._standing(5.0).muted == {A}
 
 
@@ -109,8 +112,7 @@ def test_a_convener_whose_link_is_gone_had_a_reason() -> None:
 
 def test_a_convener_that_was_muted_before_its_link_was_found_dead_is_excused_once() -> None:
     one = offered_by(A)
-    one.end()
-    one.new_round(5.0)
+    one._view.admission.mutes.add(A, one._view.round)
     one.lost(A, 6.0)
     assert not one._view.admission.mutes.at(one._view.round)
 
