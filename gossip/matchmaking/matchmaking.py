@@ -572,7 +572,7 @@ class Matchmaking:
     def _is_enough(self) -> bool:
         """Tell whether those that are ready are as many as we need to go on."""
         self._met |= self.ready.keys()
-        return len(self._candidates()) >= self.config.quorum and len(self._met) >= self.config.wait_for
+        return len(self._known()) >= self.config.quorum and len(self._met) >= self.config.wait_for
 
     def _known(self) -> AbstractSet[PeerId]:
         return self.ready.keys() - self.silent - self.declined

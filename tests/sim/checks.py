@@ -586,8 +586,20 @@ def is_one_swarm(sim: Sim, contributors: dict[PeerId, tuple[PeerId, ...]]) -> bo
     if len({(node.member.round, node.member.state) for node in live}) > 1:
         return False
     # Whoever fetched the state did not contribute; a round that everyone finished is the next.
-    names = {node.me for node in live}
+    names = {node.me for node in live} - newcomers(sim)
     return all(names <= set(contributors.get(peer, ())) for peer in names)
+
+
+def newcomers(sim: Sim) -> set[PeerId]:
+    """Return the live honest trainers that others have too few seats for, in an open run."""
+    live = sim.trainers()
+    names = {node.me for node in live}
+    found: set[PeerId] = set()
+    for node in live:
+        known = node.member.view.colleagues
+        if colleagues := known.colleagues():
+            found |= names - colleagues - known.nearly() - {node.me}
+    return found
 
 
 def check_starved(oracle: Oracle, node: SimNode, contributors: tuple[PeerId, ...]) -> None:
@@ -598,7 +610,7 @@ def check_starved(oracle: Oracle, node: SimNode, contributors: tuple[PeerId, ...
     round_ = node.member.round
     for other in sim.trainers():
         count, last = oracle.starved.get(other.me, (0, 0))
-        if other.me in contributors:
+        if other.me in contributors or other.me in newcomers(sim):
             oracle.starved[other.me] = (0, round_)
         elif round_ > last:
             oracle.starved[other.me] = (count + 1, round_)
