@@ -587,7 +587,8 @@ class Matchmaking:
             return tuple(members), frozenset()
         # Another one in every round.
         found.sort(key=self.turns.place)
-        some = seated(found, len(members) - len(found), self._standing)
+        able = [peer for peer in found if peer not in self._standing.muted]
+        some = seated(able, len(members) - len(found), self._standing)
         return tuple(peer for peer in members if peer not in found or peer in some), some
 
     def _propose(self, dealt: list[PeerId], now: float) -> Effects:

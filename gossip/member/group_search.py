@@ -10,6 +10,7 @@ Slow peers so do fewer steps, not longer rounds.
 """
 
 from collections.abc import Container
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from shoal.crypto.keys import PeerId
@@ -34,7 +35,8 @@ MIXING_SHARE: Final = 0.75
 MAX_ANSWER: Final = 4.0
 """Seconds within which a convener that we accepted says something, whatever it waits for."""
 LATE: Final = 5
-"""Times that a convener leaves us waiting until it convenes nothing for a while."""
+"""Times that a peer leaves us waiting until it convenes nothing for a while; as a newcomer, has no seat."""
+TARDY: Final = "newcomer that was waited for and said nothing"
 SILENT: Final = "offered a group and then said nothing"
 HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
@@ -127,7 +129,7 @@ class GroupSearch:
             self._standing(now),
             self._sealed,
         )
-        return self.search.begin(view.expected(now), early, now)
+        return self.search.begin(self._expected(now), early, now)
 
     def end(self) -> None:
         """The round is over, or given up."""
@@ -202,7 +204,7 @@ class GroupSearch:
         search = self.under_way
         if search is None:
             return []
-        expected = self._view.expected(now)
+        expected = self._expected(now)
         if search.lacks_company and (
             expected - search.expected or self._view.company < search.config.company
         ):
@@ -214,7 +216,7 @@ class GroupSearch:
         """Ask anew who is there, for a node that waits for company: what was lost is not said twice."""
         search = self.under_way
         if search is not None and search.lacks_company:
-            self.is_stale = self._view.company < search.config.company or bool(self._view.expected(now))
+            self.is_stale = self._view.company < search.config.company or bool(self._expected(now))
 
     def timer(self, now: float) -> Effects:
         """Something that was waited for did not come."""
@@ -248,8 +250,9 @@ class GroupSearch:
             self.answer_wait.observe(search.answered_in)
         # Whoever is in the group all the same answered somebody: that it lives is known.
         view.note_unresponsive(silent - members)
-        missed = view.expected(now) - search.ready.keys() - members
+        missed = self._expected(now) - search.ready.keys() - members
         view.note_unresponsive(missed)
+        self._note_tardy((silent - members) | missed, now)
         if missed and not view.is_large_swarm():
             self.ready_wait.miss()
         elif len(waited_for := set(search.ready) if view.pattern.has_own_states else members) > 1:
@@ -258,6 +261,20 @@ class GroupSearch:
         return [ProbeLink(peer) for peer in sorted(silent)]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _expected(self, now: float) -> set[PeerId]:
+        """Return the peers worth waiting for, without newcomers that left us waiting time after time."""
+        view = self._view
+        muted, known = view.admission.mutes.at(view.round), view.colleagues
+        tardy = muted - known.colleagues() - known.nearly() if muted and known.colleagues() else frozenset()
+        return view.expected(now) - tardy
+
+    def _note_tardy(self, peers: AbstractSet[PeerId], now: float) -> None:
+        """Take note of newcomers that left us waiting: with several, no round would be quick."""
+        standing, admission = self._standing(now), self._view.admission
+        for peer in sorted(filter(standing.is_newcomer, peers)):
+            if admission.named_faults.add(peer, TARDY, now) >= LATE:
+                admission.mutes.add(peer, self._view.round)
 
     def _standing(self, now: float) -> Standing:
         """Return what we know of our peers."""

@@ -9,7 +9,7 @@ from shoal.gossip.events import Send
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
 from shoal.gossip.member.commands import Attach, NewState
-from shoal.gossip.member.group_search import LATE, SILENT, GroupSearch
+from shoal.gossip.member.group_search import LATE, SILENT, TARDY, GroupSearch
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.messages import Accept, Commit, Propose, Ready
@@ -133,3 +133,32 @@ def test_peers_linked_since_before_the_round_stand_in_for_colleagues() -> None:
     assert one._standing(0.0).supporters == {A, B}
     one._view.colleagues.restore([Acquaintance(B, 100, 1e6)])
     assert one._standing(0.0).supporters == {B}
+
+
+def test_newcomers_that_leave_us_waiting_are_not_waited_for_and_get_no_seat_for_a_while() -> None:
+    one = seeker()
+    view, newcomer = one._view, B
+    view.colleagues.restore([Acquaintance(A, 100, 1e6)])
+    for count in range(1, LATE + 1):
+        assert newcomer not in view.admission.mutes.at(view.round)
+        one.search = ended(one, (ME, A))
+        one.search.silent = {newcomer}
+        one.learn(0.0, 0.0)
+        (fault,) = view.admission.named_faults.newest_first()
+        assert (fault.peer, fault.reason, fault.count) == (newcomer, TARDY, count)
+    view.unresponsive.clear()
+    assert newcomer not in one._expected(0.0)
+    one.early = {peer: (Ready(view.round, view.base), 9.0) for peer in (A, newcomer)}
+    one.begin((), 0.0)
+    assert one.search is not None
+    assert one.search._seat([ME, A, newcomer]) == ((ME, A), frozenset())
+
+
+def test_colleagues_that_leave_us_waiting_are_no_newcomers() -> None:
+    one = seeker()
+    one._view.colleagues.restore([Acquaintance(A, 100, 1e6), Acquaintance(B, 100, 1e6)])
+    for _ in range(2 * LATE):
+        one.search = ended(one, (ME, A))
+        one.search.silent = {B}
+        one.learn(0.0, 0.0)
+    assert not one._view.admission.named_faults.newest_first()
