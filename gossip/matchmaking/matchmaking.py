@@ -198,7 +198,7 @@ class Matchmaking:
     @property
     def lacks_company(self) -> bool:
         """Whether fewer are ready than must be, so that only a peer ends this search."""
-        return self.state is State.WAITING and len(self._candidates()) < self.config.company
+        return self.state is State.WAITING and len(self._known()) < self.config.company
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -532,18 +532,17 @@ class Matchmaking:
     def _evaluate(self, now: float) -> Effects:
         if self.state is not State.WAITING:
             return []
-        candidates = self._candidates()
         awaited = self.expected - self.silent
         everyone = len(awaited & self.ready.keys()) >= self.config.share * len(awaited)
         enough = self._is_enough()
-        if len(candidates) < self.config.company:
+        if len(self._known()) < self.config.company:
             self._waiting_for = None
             return self._fire(INFINITY)
         overdue = (now >= self._go_at or self._is_called) and enough
         if not ((everyone and enough) or overdue or now >= self._give_up_at):
             self._waiting_for = None
             return self._fire(self._go_at if enough and now < self._go_at else self._give_up_at)
-        groups = deal(candidates, self.round, self.config.group_size)
+        groups = deal(self._candidates(), self.round, self.config.group_size)
         members = next(group for group in groups if self.me in group)
         convener = self.turns.next_of(members)
         if convener is None:

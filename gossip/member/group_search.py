@@ -293,6 +293,8 @@ class GroupSearch:
     def _name_faults(self, now: float) -> None:
         """Count what was refused, and let who does not keep to its offers convene nothing for a while."""
         admission, search = self._view.admission, self.search
+        if not self._owing and (search is None or not (search.refused or search.faults)):
+            return
         for reason in search.refused.elements() if search is not None else ():
             admission.count(reason)
         faults = list(search.faults) if search is not None else []
