@@ -70,6 +70,8 @@ MAX_BALLOT: Final = 1000
 """Ballots that are believed: an honest search needs a few."""
 MAX_PATIENT: Final = 2
 """Ballots for which a member that declines, and so lives, is asked again."""
+MAX_WAITS: Final = 3
+"""Times that a search waits in vain before turns give way to ballots."""
 NOT_READY: Final = "proposal of a peer that is not ready"
 OUT_OF_TURN: Final = "proposal out of turn"
 NOT_DERIVED: Final = "proposal that does not follow from what its members said"
@@ -188,6 +190,8 @@ class Matchmaking:
         self._go_at = INFINITY
         self._give_up_at = INFINITY
         self._waiting_for: PeerId | None = None
+        self._n_waits = 0
+        """How often something was waited for in vain."""
         self._fire_at = INFINITY
 
     @property
@@ -245,6 +249,7 @@ class Matchmaking:
         """Go on: something that was waited for did not come."""
         if self.state is State.FORMED or now < self._fire_at:
             return []
+        self._n_waits += 1
         if self.state is State.PROPOSING and self._offering is not None:
             lives = self._offering.reluctant if self._ballot < MAX_PATIENT else set()
             self.silent |= self._missing() - lives
@@ -311,7 +316,7 @@ class Matchmaking:
             return [decline]
         mine = (self._ballot, self.me)
         best = {State.PROPOSING: mine, State.PROMISED: self._promised}.get(self.state)
-        if best is not None and not self.turns.is_better((message.ballot, peer), best):
+        if best is not None and not self._is_better((message.ballot, peer), best):
             return [decline]
         return self._promise(peer, message, now)
 
@@ -416,9 +421,25 @@ class Matchmaking:
         if peer in self.turns.passed and not self._accepted.may_be_again(peer, members):
             # It was silent after a proposal that we had accepted.
             return False
+        if self._is_stalled and peer in self._standing.supporters:
+            return True
         if self.state is State.PROMISED or not self._is_enough():
             rivals = rivals - {self.me}
         return self.turns.is_turn_of(peer, rivals)
+
+    @property
+    def _is_stalled(self) -> bool:
+        """Whether turns do not tell: members saw different ones being silent, and would decline each other.
+
+        Then any supporter may convene, and of two proposals the one with the higher ballot counts.
+        """
+        return self._n_waits >= MAX_WAITS
+
+    def _is_better(self, one: Claim, other: Claim) -> bool:
+        supporters = self._standing.supporters | {self.me}
+        if self._is_stalled and {one[1], other[1]} <= supporters:
+            return self.turns.is_higher(one, other)
+        return self.turns.is_better(one, other)
 
     def _call(self, peer: PeerId, now: float) -> Effects:
         """Wait for nobody else, since a peer that may convene waits no longer."""

@@ -71,6 +71,10 @@ class Turns:
                 return True
             if self.is_before(other[1], one[1]):
                 return False
+        return self.is_higher(one, other)
+
+    def is_higher(self, one: Claim, other: Claim) -> bool:
+        """Tell whether a proposal has the higher ballot, or at the same one the lower hash."""
         return one[0] > other[0] or (one[0] == other[0] and self._rank(one[1]) <= self._rank(other[1]))
 
     # --- whose turn it is -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.averaging.all_reduce import AllReduce
-from shoal.gossip.averaging.announced import pack_norms
+from shoal.gossip.averaging.announced import digest_of, pack_norms
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.events import Effects, Notify, Received, Send, Timer
 from shoal.gossip.group import Group
@@ -255,8 +255,12 @@ def test_a_mean_without_our_own_contribution_is_counted() -> None:
     one.ask(contribute(), 0.0)
     group = replace(GROUP, shares=(0, 1))
     one.begin(group, 1.0)
-    head = Reduced(group.id, 0, 1, 0, 0, (0b10).to_bytes(8, "big"))
-    one.receive(Received(A, head, np.full(4, 4.0, np.float32).tobytes()), 1.1)
+    norms = pack_norms([[0.0, 4.8], [0.0, 0.0]] * 2)
+    one.receive(Received(A, Announce(group.id, 0, 1.0, b"", True, norms)), 1.05)
+    assert isinstance(one.current, AllReduce)
+    digest = digest_of(one.current._announced.first([1]))
+    mean = Reduced(group.id, 0, 1, 0, 0, (0b10).to_bytes(8, "big"), digest)
+    one.receive(Received(A, mean, np.full(4, 2.4, np.float32).tobytes()), 1.1)
     assert isinstance(notices(one.receive(done_like_ours(one), 1.2))[0], Averaged)
     assert one._view.admission.counts[LEFT_OUT] == 1
 
