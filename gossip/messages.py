@@ -71,6 +71,8 @@ class Presence(Message, frozen=True):
     """Whether it has finished a round since it was started, or since it took this lineage over."""
     engine: Annotated[tuple[Address, ...], msgspec.Meta(max_length=4)] = ()
     """Where its hivemind is reached, if its run averages with that engine."""
+    is_unanchored: bool = False
+    """Whether it took its state over from the most, and from nobody it knew: such a state is no anchor."""
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from shoal.gossip.events import Data, Effects, Notify
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import Behind, ChunksVerified, Refused
 from shoal.gossip.membership.dissemination import Dissemination
-from shoal.gossip.membership.presence import SwarmState, swarm_state
+from shoal.gossip.membership.lineages import SwarmState, swarm_state
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import FromDonor, Presence
 from shoal.gossip.state.fetch import Fetching

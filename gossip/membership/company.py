@@ -71,8 +71,9 @@ class Company:
 
     def attach(self, *, had_company: bool) -> None:
         """A trainer is there; `had_company`: whether the state on disk was made with others."""
-        # A node that waits only for the lost cannot tell from the disk who of the others said goodbye.
-        self.is_known = had_company and self.policy != "wait-for-lost"
+        # A node that waits only for the lost cannot tell from the disk who of the others said goodbye. Where
+        # only its trainer was away, it need not.
+        self.is_known = had_company and (self.policy != "wait-for-lost" or bool(self._others))
         self.since, self.rounds = None, 0
 
     def note_state(self, contributors: Iterable[PeerId], me: PeerId, *, is_fetched: bool) -> None:

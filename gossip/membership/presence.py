@@ -1,28 +1,18 @@
-"""Presence: who is there, in which run, at which state, and which state the swarm goes by.
+"""Presence: who is there, in which run, at which state. Which of those states the swarm goes by: lineages.py.
 
 Every peer signs small records with a lease and pushes them to its neighbours when something
 changes; beside that, neighbours swap samples of what they know, so that news crosses any connected
 network and two halves that touch become one. A record handed on carries its age, so no record outlives
 its author by more than a lease, whoever repeats it honestly.
-
-States form lineages: a record names its state and the one before. Peers whose states touch are one
-cluster; the swarm goes by the cluster of most peers, among equals by the higher round, and so on.
-In it the round that counts is the highest that at least half have reached, so that one who ran ahead alone
-does not lead the many, and the state is the one that most hold there. Only those count that have finished a
-round since they were started, and those that are ahead of them: neither a crowd of newcomers nor one that
-comes back with an old state undoes what was made without it. Where nobody has finished a round yet, as after
-a power cut, the highest round counts.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.messages import Presence, Record
 
-_COMPLEMENT = bytes(range(255, -1, -1))
 MAX_LEASE = 60.0
 """Seconds: no record is believed for longer, whatever its author asks for."""
 MAX_RECORDS = 1024
@@ -42,18 +32,6 @@ class Entry:
     lease: float
     is_own: bool
     """Whether its author told us itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class SwarmState:
-    """The state that a swarm goes by."""
-
-    round: int
-    state: bytes
-    holders: tuple[PeerId, ...]
-    """To whom of those that have it now we have links."""
-    includes_us: bool
-    """Whether our own state is of the same lineage."""
 
 
 class PresenceTable:
@@ -145,73 +123,3 @@ class PresenceTable:
     def in_run(self, run: bytes) -> Iterator[tuple[PeerId, Entry]]:
         """Go through the live records of one run's trainers."""
         return ((peer, entry) for peer, entry in self._entries.items() if entry.presence.run == run)
-
-
-def swarm_state(
-    peers: Iterable[tuple[PeerId, Presence]], me: PeerId, ours: Presence, linked: AbstractSet[PeerId]
-) -> SwarmState | None:
-    """Return the state that the run goes by, or nothing while nobody has one.
-
-    `peers` are the others of our run; see the module's docstring for the rule. A lineage of which we are
-    linked to nobody does not count yet: it could not be fetched, and may be hearsay.
-    """
-    near = linked | {me}
-    clusters = [c for c in _clusters([(me, ours), *peers]) if any(peer in near for peer, _ in c)]
-    if not clusters:
-        return None
-
-    def standing(members: list[tuple[PeerId, Presence]]) -> tuple[int, int, int, bytes]:
-        round_, state = _settled(members)
-        makers = sum(presence.has_finished_round for _, presence in members)
-        return makers, round_, len(members), _inverted(state)
-
-    best = max(clusters, key=standing) if len(clusters) > 1 else clusters[0]
-    round_, state = _settled(best)
-    holders = tuple(sorted(p for p, presence in best if presence.state == state and p in linked))
-    return SwarmState(round_, state, holders, any(peer == me for peer, _ in best))
-
-
-def _clusters(everyone: list[tuple[PeerId, Presence]]) -> list[list[tuple[PeerId, Presence]]]:
-    """Return the peers by lineage."""
-    lineages: dict[bytes, list[tuple[PeerId, Presence]]] = {}
-    """By every hash that touches it; each peer is moved at most log n times."""
-    hashes_of: dict[int, list[bytes]] = {}
-    for peer, presence in everyone:
-        if not presence.state:
-            continue
-        mine = lineages.get(presence.state)
-        if mine is None:
-            mine = lineages[presence.state] = []
-            hashes_of[id(mine)] = [presence.state]
-        other = lineages.get(presence.previous, mine) if presence.previous else mine
-        if other is mine and presence.previous and presence.previous not in lineages:
-            lineages[presence.previous] = mine
-            hashes_of[id(mine)].append(presence.previous)
-        if other is not mine:
-            if len(other) > len(mine):
-                mine, other = other, mine
-            mine += other
-            moved = hashes_of.pop(id(other))
-            hashes_of[id(mine)] += moved
-            lineages.update(dict.fromkeys(moved, mine))
-        mine.append((peer, presence))
-    return list({id(members): members for members in lineages.values()}.values())
-
-
-def _settled(members: list[tuple[PeerId, Presence]]) -> tuple[int, bytes]:
-    """Return the round that a cluster goes by, and the state that stands for it."""
-    reached = max((presence.round for _, presence in members if presence.has_finished_round), default=-1)
-    members = [(peer, p) for peer, p in members if p.has_finished_round or p.round > reached]
-    rounds = sorted((presence.round for _, presence in members), reverse=True)
-    settled = rounds[(len(rounds) - 1) // 2] if reached >= 0 else rounds[0]
-    counts = dict.fromkeys((p.state for _, p in members if p.round == settled), 0)
-    for _, presence in members:
-        # Who is a round ahead came from one of them.
-        state = presence.state if presence.round == settled else presence.previous
-        if state in counts:
-            counts[state] += 1
-    return settled, max(counts, key=lambda state: (counts[state], _inverted(state)))
-
-
-def _inverted(state: bytes) -> bytes:
-    return state.translate(_COMPLEMENT)

@@ -21,7 +21,8 @@ from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.lifecycle import Lifecycle, Phase
 from shoal.gossip.membership.colleagues import Colleagues
 from shoal.gossip.membership.company import Company, Policy
-from shoal.gossip.membership.presence import Entry, PresenceTable, SwarmState, swarm_state
+from shoal.gossip.membership.lineages import Basis, SwarmState, Voters, swarm_state, voters_of
+from shoal.gossip.membership.presence import Entry, PresenceTable
 from shoal.gossip.messages import Presence, Ready
 from shoal.gossip.patterns import PATTERNS, Pattern
 from shoal.gossip.run_spec import NATIVE, RunSpec
@@ -66,6 +67,10 @@ class SwarmView:
         self.state = self.previous = b""
         self.has_finished_round = False
         """Whether we have finished a round since we were started."""
+        self.is_unanchored = False
+        """Whether our state was taken over from the most, and from nobody we knew."""
+        self._basis = Basis.MOST
+        """By whose word the last state was agreed."""
         self.unresponsive: set[PeerId] = set()
         self.together = Company(alone)
         self._distrusted = Marks(MAX_DOUBLINGS)
@@ -89,6 +94,7 @@ class SwarmView:
         """Our trainer holds this state: fetched, made in a round, or what it began with."""
         if self.phase is Phase.SYNCING:
             self.last_group = frozenset()
+            self.is_unanchored = self._basis is Basis.MOST
         else:
             self.has_finished_round = self.phase is not Phase.HELPING
         self.hold_state(round_, state, previous)
@@ -100,6 +106,7 @@ class SwarmView:
     def follow(self, target: SwarmState) -> None:
         """We give our state up for that of the others."""
         self.has_finished_round = self.has_finished_round and target.includes_us
+        self._basis = target.basis
 
     def trainer_left(self) -> None:
         """Who trains no more counts no more than who comes back, but for what the whole run came to."""
@@ -149,6 +156,7 @@ class SwarmView:
             self.addresses,
             self.has_finished_round,
             self.engine,
+            self.is_unanchored,
         )
 
     # --- whom to believe --------------------------------------------------------------------------
@@ -175,12 +183,27 @@ class SwarmView:
 
     def agreed_state(self, now: float) -> SwarmState | None:
         """Return the state that the swarm goes by, as far as those tell whom we do not doubt."""
-        heeded = [
+        heeded = self._heeded(now)
+        voters = voters_of(self.colleagues, heeded)
+        differ = self.states_differ() and self.phase is not Phase.FINISHED
+        linked = self.table.connected
+        return swarm_state(heeded, self.me, self.presence(), linked, voters, states_differ=differ)
+
+    def voters(self, now: float) -> Voters:
+        """Return by whose word we go: see lineages.py."""
+        return voters_of(self.colleagues, self._heeded(now))
+
+    def follows_the_most(self, now: float) -> bool:
+        """Whether there are others in our run, and none of them is a colleague or named by the user."""
+        is_alone = not any(True for _ in self.table.in_run(self.run))
+        return bool(self.run) and not is_alone and self.voters(now).basis is Basis.MOST
+
+    def _heeded(self, now: float) -> list[tuple[PeerId, Presence]]:
+        return [
             (peer, self._soon(peer, e.presence))
             for peer, e in self.table.in_run(self.run)
             if not self._distrusted.has(peer, now)
         ]
-        return swarm_state(heeded, self.me, self.presence(), self.table.connected)
 
     def _soon(self, peer: PeerId, presence: Presence) -> Presence:
         """Return what a peer says, or is about to say: those who made our state with us have it too.
@@ -341,7 +364,9 @@ class SwarmView:
             return False
         if self.pattern.has_own_states and self.phase is not Phase.FINISHED:
             # There are as many states as peers, and none is wrong: only who lags far fetches one.
-            return target.round > self.round + self.pattern.max_lag
+            lag = self.pattern.max_lag
+            is_alone_ahead = target.round < self.round - lag and not target.includes_us
+            return target.round > self.round + lag or is_alone_ahead
         if self.states_differ() and self.phase is not Phase.FINISHED:
             # States differ between groups and meet in means; only who lags or runs ahead must fetch.
             if target.round == self.round + 1:

@@ -116,6 +116,10 @@ class Oracle:
         """By node: its life, and how often it has counted that it is not in a mean."""
         self.fetched: set[PeerId] = set()
         """Whose next state is another's."""
+        self.honest: set[bytes] = set()
+        """States that honest nodes made, or began with."""
+        self.by_colleagues: dict[PeerId, bool] = {}
+        """Whether most of the colleagues that had finished a round were honest when a node left its state."""
         self.had_company: dict[PeerId, int] = {}
         """In which life a node last made a state with others."""
         self.mass = Mass()
@@ -232,7 +236,15 @@ class Oracle:
                 self._gathered(node, notice)
             case commands.Failed():
                 self.sim.counts[f"Failed {notice.kind}"] += 1
+            case commands.Behind():
+                known = node.member.table.in_run(node.member.run)
+                makers = {peer for peer, entry in known if entry.presence.has_finished_round}
+                heard = node.member.view.colleagues.colleagues() & makers
+                honest = sum(not self.is_liar(peer) for peer in heard)
+                self.by_colleagues[node.me] = 2 * honest > len(heard) and not self.is_liar(node.me)
             case commands.Synced():
+                if notice.vector.size and self.by_colleagues.get(node.me):
+                    check_colleagues(self, node, notice.state)
                 if notice.vector.size:  # Else nobody gave it one, and it goes on from its own.
                     self.fetched.add(node.me)
                 if notice.vector.size and state_hash(notice.vector.data) != notice.state:
@@ -627,6 +639,8 @@ def check_succession(oracle: Oracle, node: SimNode) -> None:
     oracle.stood[node.me] = (node.life, member.round, member.state)
     fetched = node.me in oracle.fetched
     oracle.fetched.discard(node.me)
+    if not fetched and not oracle.is_liar(node.me):
+        oracle.honest.add(member.state)
     if life != node.life:
         # What it brings back from its disk it has not made now: the others may have gone on without it.
         oracle.made.pop(node.me, None)
@@ -641,6 +655,15 @@ def check_succession(oracle: Oracle, node: SimNode) -> None:
         restarted = node.disk.checkpoint is not None and member.state == node.disk.checkpoint.state_hash
         if not follows and not restarted:
             oracle.violate("states follow each other", f"{node.me} from {round_} to {member.round}")
+
+
+def check_colleagues(oracle: Oracle, node: SimNode, state: bytes) -> None:
+    """Where most colleagues are honest, a node takes over only what an honest node made."""
+    if state not in oracle.honest:
+        oracle.violate(
+            "no number of identities moves an honest node from its colleagues",
+            f"{node.me} takes {state.hex()[:6]} over in round {node.member.round}",
+        )
 
 
 def check_nothing_lost(oracle: Oracle) -> None:

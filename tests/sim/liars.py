@@ -8,6 +8,7 @@
     babble      well-formed nonsense of every kind  twins    commits several groups at once
     hide        gives ten times what it announced   flip     gives, and announces, a thousand times as much
     two-faced   announces unlike norms              far      means that are far from anywhere
+    lineage, nan-state     claims and serves a state of its own: see lineage_liars.py
 
 Others convene groups of their own making, and finish them:
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from sim.lineage_liars import lineage, nan_state
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
@@ -407,6 +409,8 @@ _LIES: Final[dict[str, Lie]] = {
     "absurd": _absurd,
     "sybil": _sybil,
     "greedy": _greedy,
+    "lineage": lineage,
+    "nan-state": nan_state,
 }
 _EXTRAS: Final[dict[str, Callable[[Any, Any, PeerId], list[Send]]]] = {
     "replay": _replay,

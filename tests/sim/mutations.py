@@ -37,7 +37,8 @@ from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.member import Member
 from shoal.gossip.membership.dial_plan import DialPlan
 from shoal.gossip.membership.dissemination import Dissemination
-from shoal.gossip.membership.presence import PresenceTable, swarm_state
+from shoal.gossip.membership.lineages import Voters, swarm_state
+from shoal.gossip.membership.presence import PresenceTable
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Offer, Part, Presence, Records
 from shoal.gossip.state.serve import Serving
@@ -73,6 +74,7 @@ TWICE: Final = "a group is formed once"
 MASS_TWICE: Final = "no mass is counted twice"
 MASS_LOST: Final = "no mass is lost while all live"
 LINKS: Final = ("split", "oneway", "break", "slow", "lossy")
+COLLEAGUES: Final = "no number of identities moves an honest node from its colleagues"
 FETCHED: Final = "a fetched state is the state that was asked for"
 
 
@@ -179,13 +181,18 @@ def _goes_on_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def _lets_newcomers_lead(patch: pytest.MonkeyPatch) -> None:
-    def state(peers: Any, me: Any, ours: Presence, linked: Any) -> Any:
+    def state(peers: Any, me: Any, ours: Presence, linked: Any, *voters: Any, **more: Any) -> Any:
         made = [
             (peer, msgspec.structs.replace(presence, has_finished_round=True)) for peer, presence in peers
         ]
-        return swarm_state(made, me, msgspec.structs.replace(ours, has_finished_round=True), linked)
+        ours = msgspec.structs.replace(ours, has_finished_round=True)
+        return swarm_state(made, me, ours, linked, *voters, **more)
 
     patch.setattr("shoal.gossip.membership.swarm_view.swarm_state", state)
+
+
+def _counts_everybody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("shoal.gossip.membership.swarm_view.voters_of", lambda colleagues, peers: Voters())
 
 
 def _carries_no_age(patch: pytest.MonkeyPatch) -> None:
@@ -403,6 +410,7 @@ MUTATIONS: Final = (
         _lets_newcomers_lead,
         ("crash", "outage", "trainer"),
     ),
+    Mutation("everybody counts, colleague or not", (COLLEAGUES,), _counts_everybody, ("lie",)),
     Mutation("records are handed on without their age", ("the dead are forgotten",), _carries_no_age),
     Mutation("records are not handed on", (ONE_SWARM,), _hands_nothing_on),
     Mutation("a lost peer is never dialled again", (ONE_SWARM,), _never_redials),

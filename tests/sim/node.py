@@ -38,6 +38,7 @@ from shoal.gossip.events import (
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acquaintance
 from shoal.gossip.messages import Accept
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
@@ -128,6 +129,8 @@ class Disk:
         self.checkpoint: Checkpoint | None = None
         self.book: dict[str, None] = {}
         self.trust = RunTrust(run="")
+        self.acquainted: tuple[Acquaintance, ...] = ()
+        """Whom the node knows before its first start."""
 
     def load(self, directory: Path, run: bytes, *, numel: int | None = None) -> Checkpoint | None:
         """See `shoal.node.storage.checkpoint.load_newest`."""
@@ -136,6 +139,8 @@ class Disk:
 
     def recall(self, directory: Path, run: bytes) -> RunTrust:
         """See `shoal.node.storage.run_trust.load_trust`."""
+        if not self.trust.run:
+            self.trust = RunTrust(run=run.hex(), known=self.acquainted)
         return self.trust if self.trust.run == run.hex() else RunTrust(run=run.hex())
 
     def remember(self, trust: RunTrust) -> None:
@@ -319,12 +324,23 @@ class SimNode:
         """Start, or start again from the disk."""
         self.life += 1
         self.is_alive, self.is_frozen = True, False
+        self.disk.acquainted = tuple(
+            Acquaintance(self.sim.name(number), LEAST_ROUNDS, LEAST_SECONDS)
+            for number in self.sim.scenario.acquainted
+            if number != self.number
+        )
         self.inbox, self.timers, self.linked = [], {}, set()
         self._due = 0.0
         self.die_in = -1
         self._to_save, self._saving = None, False
         scenario = self.sim.scenario
-        config = MemberConfig(patience=scenario.patience, wait_for=scenario.wait_for, alone=scenario.alone)
+        config = MemberConfig(
+            patience=scenario.patience,
+            wait_for=scenario.wait_for,
+            alone=scenario.alone,
+            colleague_rounds=scenario.trust[0],
+            colleague_seconds=scenario.trust[1],
+        )
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
         self.member = Member(self.me, config, Random(self.dice.getrandbits(64)), sequence)
         self.sim.codec_started(self, sequence)

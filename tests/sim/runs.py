@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from sim.liars import KINDS as LIES
+from sim.lineage_liars import MADE_UP
 from sim.network import Weather
 from sim.world import Fault, Result, Scenario, Sim
 
@@ -72,10 +73,21 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
     )
     alone = Random(f"alone {seed}")
     scenario = replace(scenario, alone=alone.choice(("wait", "wait", "wait-for-lost", "go-on")))
+    scenario = replace(scenario, acquainted=_draw_acquainted(Random(f"trust {seed}"), scenario, faults))
     pairs = Random(f"pairwise {seed}")
     if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
         scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
     return replace(scenario, faults=tuple(sorted(faults)))
+
+
+def _draw_acquainted(dice: Random, scenario: Scenario, faults: list[Fault]) -> tuple[int, ...]:
+    """Return who knows each other from before: in a young run nobody, later all but some who lie."""
+    lies = {fault[2]: fault[3] for fault in faults if fault[1] == "lie"}
+    # In a young run such a lie may be believed: nobody knows anybody.
+    if dice.random() < 0.5 and not set(lies.values()) & set(MADE_UP):
+        return ()
+    trainers = range(scenario.nodes - scenario.helpers)
+    return tuple(number for number in trainers if number not in lies or dice.random() < 0.5)
 
 
 def _draw_kinds(dice: Random, kinds: tuple[str, ...]) -> list[str]:
@@ -167,6 +179,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "quorum",
         "wait_for",
         "alone",
+        "acquainted",
         "pushes",
     ):
         if getattr(scenario, name) != getattr(plain, name):

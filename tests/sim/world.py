@@ -79,6 +79,10 @@ class Scenario:
     wait_for: int = 1
     alone: Policy = "wait"
     patience: float = 15.0
+    trust: tuple[int, float] = (20, 600.0)
+    """Rounds, and seconds, that make a peer a colleague."""
+    acquainted: tuple[int, ...] = ()
+    """Nodes that all others know as colleagues from before."""
     pushes: int = 0
     """Of a round, where all average pairwise; 0: in groups."""
     asks: str = "r"

@@ -33,6 +33,18 @@ def test_who_is_linked_again_after_its_goodbye_is_waited_for_again() -> None:
     assert company.is_awaited
 
 
+def test_a_trainer_that_is_back_waits_for_those_that_did_not_say_goodbye_meanwhile() -> None:
+    company = Company("wait-for-lost")
+    company.attach(had_company=True)
+    assert not company.is_awaited  # the disk does not tell who left
+    company.note_state((ME, OTHER), ME, is_fetched=False)
+    company.attach(had_company=True)
+    assert company.is_awaited
+    company.left(OTHER)
+    company.attach(had_company=True)
+    assert not company.is_awaited
+
+
 def test_of_several_the_last_goodbye_ends_the_waiting() -> None:
     company = Company("wait-for-lost")
     company.note_state((ME, OTHER, THIRD), ME, is_fetched=False)
