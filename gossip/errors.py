@@ -3,6 +3,7 @@
 GossipError              the ask failed; the round can be run again from the old state
 ├── TooFew               fewer peers took part than the quorum
 ├── LeftOut              the round went on without us; the new state will be fetched
+├── NotFinite            what this node would give has numbers that are not finite
 └── Unreachable          no address of the peer answered
 RemoteViolation          a peer broke the protocol: drop it, count it, go on
 LocalViolation           we broke it: a bug of ours, loud
@@ -19,6 +20,10 @@ class TooFew(GossipError):
 
 class LeftOut(GossipError):
     """The others finished this round without us."""
+
+
+class NotFinite(GossipError):
+    """What this node would have given to the round has numbers that are not finite."""
 
 
 class Unreachable(GossipError):

@@ -25,6 +25,8 @@ class Attach:
     """Whether the state on disk was made with others."""
     known: tuple[Acquaintance, ...] = ()
     """With whom this node finished rounds of the run before."""
+    is_unanchored: bool = False
+    """Whether the state was taken over from the most: see lineages.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,18 @@ class NewState:
     """The hashes of its chunks, where they are known."""
     contributors: tuple[PeerId, ...] = ()
     """With whom it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseState:
+    """The node does not take this state over: what it fetched last, or one that rounds cannot go on from."""
+
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ResetTrust:
+    """The user wants the node to begin anew with whom it knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +148,8 @@ class Goodbye:
 Command: TypeAlias = (
     Attach
     | NewState
+    | RefuseState
+    | ResetTrust
     | CachedChunks
     | Contribute
     | ContributeBody
@@ -205,6 +221,8 @@ class Synced:
     """Chunks that nobody had to send."""
     leaves: bytes = b""
     """The hashes of its chunks."""
+    rounds_apart: int = 0
+    """From where we and those that hold it parted, to the later of the two rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +252,8 @@ class Acquainted:
     """With whom this node has finished rounds by now: worth keeping for the next start."""
 
     known: tuple[Acquaintance, ...]
+    is_unanchored: bool = False
+    """Whether its state was taken over from the most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,9 @@ from shoal.gossip.member.commands import (
     NewState,
     PeerAddresses,
     Refused,
+    RefuseState,
     RemoveAddress,
+    ResetTrust,
     SetAddresses,
     SetEngine,
     Synced,
@@ -211,6 +213,11 @@ class Member:
                 return self._attach(event, now)
             case NewState():
                 return self._new_state(event, now)
+            case RefuseState():
+                return self._refuse_state(event.state, now)
+            case ResetTrust():
+                self.view.reset_trust()
+                return self._check_behind(now)
             case CachedChunks():
                 return self.state_sync.know(event.chunks, now)
             case Contribute() | ContributeBody():
@@ -308,6 +315,7 @@ class Member:
         self.view.attach(event.run, event.spec, mergeable=event.mergeable)
         self.view.together.attach(had_company=event.had_company)
         self.view.colleagues.restore(event.known)
+        self.view.is_unanchored = event.is_unanchored
         self.pairwise.attach(now)
         self.asks.attach(event.spec)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
@@ -326,23 +334,37 @@ class Member:
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)
         self.state_sync.has_state()
-        effects = self._note_colleagues(event, now) if not is_fetched else []
+        effects = self._note_colleagues(event, now, is_fetched=is_fetched)
         effects += self.group_search.new_round(now, is_fetched=is_fetched) + self._look_for_company(now)
         return [*effects, *self.dissemination.push(now), *self._check_behind(now)]
 
-    def _note_colleagues(self, event: NewState, now: float) -> Effects:
-        """Take note of with whom a round was finished."""
-        if set(event.contributors) <= {self.me}:
+    def _note_colleagues(self, event: NewState, now: float, *, is_fetched: bool) -> Effects:
+        """Take note of with whom a round was finished, or of who gave us our state."""
+        view = self.view
+        if is_fetched:
+            for peer in self.state_sync.take_served():
+                view.trust(peer)
+        elif set(event.contributors) <= {self.me}:
             return []
-        self.view.colleagues.note_round(event.contributors, now)
-        return [Notify(Acquainted(self.view.colleagues.known()))]
+        else:
+            view.colleagues.note_round(event.contributors, now, event.round)
+            view.is_unanchored = view.is_unanchored and not view.colleagues.colleagues()
+        return [Notify(Acquainted(view.colleagues.known(), view.is_unanchored))]
+
+    def _refuse_state(self, state: bytes, now: float) -> Effects:
+        self.state_sync.take_served()
+        self.view.refuse(state, now)
+        if self.phase is not Phase.SYNCING:
+            return []
+        self._enter(Trigger.FETCH_FAILED)
+        return [*self.dissemination.push(now), *self._check_behind(now)]
 
     def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
         if self.phase not in (Phase.WORKING, Phase.APPLYING):
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
         if isinstance(event, Contribute) and not is_sane(event.vector):
             text = "this node's own contribution is not finite: lower the learning rate"
-            return [Notify(Failed("GossipError", text))]
+            return [Notify(Failed("NotFinite", text))]
         effects: Effects = [SetTimer(INFINITY, Timer.FINISH_EARLY)]
         self.asks.ask(event, now)
         if self.asks.can_go_on(event.index):
@@ -522,10 +544,10 @@ class Member:
         if self.phase is Phase.HELPING:
             return [*effects, *(self._hold(fetched, now) if fetched.is_done else [])]
         if fetched.is_done:
-            for peer in fetched.served:
-                self.view.trust(peer)
             got = (fetched.round, fetched.state, fetched.previous, fetched.vector)
-            return [*effects, Notify(Synced(*got, fetched.served, fetched.reused, fetched.leaves))]
+            apart = self.view.rounds_apart(fetched.round)
+            found = Synced(*got, fetched.served, fetched.reused, fetched.leaves, apart)
+            return [*effects, Notify(found)]
         self._enter(Trigger.FETCH_FAILED)
         ours = Synced(self.round, self.state, self.previous, EMPTY)
         return [*effects, *(self._check_behind(now) or [Notify(ours)])]

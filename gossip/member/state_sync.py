@@ -49,6 +49,8 @@ class StateSync:
         self._paces: dict[PeerId, float] = {}
         """Seconds per chunk of those we fetched from."""
         self._hold_next = 0.0
+        self._served: tuple[PeerId, ...] = ()
+        """Who gave the state that was fetched last."""
 
     def has_state(self) -> None:
         """The node has a state: nothing is fetched, and nothing half-fetched is of use."""
@@ -149,6 +151,7 @@ class StateSync:
         self.fetching, self._has_turned = None, False
         self._remember(fetching.paces())
         self._half_fetched = {} if fetching.is_done else fetching.known_chunks()
+        self._served = tuple(fetching.served)
         for peer in fetching.failed:
             entry = self._view.table.get(peer)
             # One that went on to its next state while we asked has claimed nothing wrong.
@@ -156,6 +159,11 @@ class StateSync:
                 self._view.distrust(peer, now)
         reason = "it sent bytes of the state that do not verify"
         return fetching, [Notify(Refused(peer, reason)) for peer in fetching.liars]
+
+    def take_served(self) -> tuple[PeerId, ...]:
+        """Return who gave the state that was fetched last; once."""
+        served, self._served = self._served, ()
+        return served
 
     # --- inside -----------------------------------------------------------------------------------
 

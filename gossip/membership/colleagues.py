@@ -11,7 +11,7 @@ about states is in lineages.py.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -31,10 +31,12 @@ class Acquaintance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node remembers of a peer with which it finished rounds."""
 
     peer: PeerId
-    rounds: int
+    rounds: Annotated[int, msgspec.Meta(ge=0)]
     """Finished together."""
-    seconds: float
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
     """From the first of them to the last; while the node was down no time counts."""
+    last: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """The last round finished together, from 1."""
 
 
 class Colleagues:
@@ -50,8 +52,8 @@ class Colleagues:
         """The peers that the user named: by --join, by an invite, or by an address at which they answered."""
         self.roster: frozenset[PeerId] | None = None
         """The members of the run, where it has a roster."""
-        self._known: dict[PeerId, tuple[int, float]] = {}
-        """By peer: rounds and seconds. The last one met is the last."""
+        self._known: dict[PeerId, tuple[int, float, int]] = {}
+        """By peer: rounds, seconds, and the last of the rounds. The last one met is the last."""
         self._met_at: dict[PeerId, float] = {}
         """When the last round together ended, in this life of the node."""
         self._colleagues: frozenset[PeerId] = frozenset()
@@ -81,19 +83,23 @@ class Colleagues:
 
     def rounds_with(self, peer: PeerId) -> int:
         """Return how many rounds this node has finished with a peer."""
-        return self._known.get(peer, (0, 0.0))[0]
+        return self._known.get(peer, (0, 0.0, 0))[0]
+
+    def last_round_with(self, peers: Iterable[PeerId]) -> int:
+        """Return the last round that this node finished with any of these; 0 if there is none."""
+        return max((self._known[peer][2] for peer in peers if peer in self._known), default=0)
 
     @property
     def is_anchored(self) -> bool:
         """Whether there is anybody whose word counts for more than that of the most."""
         return bool(self.colleagues() or self.named)
 
-    def note_round(self, members: Iterable[PeerId], now: float) -> None:
-        """Take note of a finished round; `members`: whose contribution is in its mean."""
+    def note_round(self, members: Iterable[PeerId], now: float, round_: int = 0) -> None:
+        """Take note of a finished round; `members`: whose contribution is in its mean; `round_`: from 1."""
         for peer in sorted(set(members) - {self._me}):
-            rounds, seconds = self._known.pop(peer, (0, 0.0))
+            rounds, seconds, _ = self._known.pop(peer, (0, 0.0, 0))
             seconds += max(0.0, now - self._met_at.get(peer, now))
-            self._known[peer], self._met_at[peer] = (rounds + 1, seconds), now
+            self._known[peer], self._met_at[peer] = (rounds + 1, seconds, round_), now
             if self._is_colleague(peer):
                 self._colleagues |= {peer}
         while len(self._known) > MAX_KNOWN:
@@ -105,12 +111,13 @@ class Colleagues:
 
     def restore(self, known: Iterable[Acquaintance]) -> None:
         """Begin with what was kept of this run."""
-        self._known = {each.peer: (each.rounds, each.seconds) for each in list(known)[-MAX_KNOWN:]}
+        last = list(known)[-MAX_KNOWN:]
+        self._known = {each.peer: (each.rounds, each.seconds, each.last) for each in last}
         self._met_at = {}
         self._colleagues = frozenset(filter(self._is_colleague, self._known))
 
     def _is_colleague(self, peer: PeerId) -> bool:
-        rounds, seconds = self._known[peer]
+        rounds, seconds, _ = self._known[peer]
         return rounds >= self._least_rounds and seconds >= self._least_seconds
 
     def _forget(self, peer: PeerId) -> None:

@@ -8,6 +8,7 @@ comes from it, and the link to it is not counted on. Who did not give the state 
 (`distrust`) is not believed for a while, longer every time.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -34,6 +35,8 @@ MAX_PAUSE: Final = 8
 """Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
 
 
+MAX_REFUSED: Final = 64
+"""States that are remembered as refused."""
 CROWD: Final = 32
 """Peers that are known, from which on a swarm of many groups is taken for a crowd."""
 
@@ -69,8 +72,10 @@ class SwarmView:
         """Whether we have finished a round since we were started."""
         self.is_unanchored = False
         """Whether our state was taken over from the most, and from nobody we knew."""
-        self._basis = Basis.MOST
-        """By whose word the last state was agreed."""
+        self._followed: SwarmState | None = None
+        """The state of others that was agreed last."""
+        self._refused: OrderedDict[bytes, None] = OrderedDict()
+        """States that this node does not go by."""
         self.unresponsive: set[PeerId] = set()
         self.together = Company(alone)
         self._distrusted = Marks(MAX_DOUBLINGS)
@@ -94,7 +99,8 @@ class SwarmView:
         """Our trainer holds this state: fetched, made in a round, or what it began with."""
         if self.phase is Phase.SYNCING:
             self.last_group = frozenset()
-            self.is_unanchored = self._basis is Basis.MOST
+            followed = self._followed
+            self.is_unanchored = followed is not None and followed.basis is Basis.MOST
         else:
             self.has_finished_round = self.phase is not Phase.HELPING
         self.hold_state(round_, state, previous)
@@ -106,7 +112,15 @@ class SwarmView:
     def follow(self, target: SwarmState) -> None:
         """We give our state up for that of the others."""
         self.has_finished_round = self.has_finished_round and target.includes_us
-        self._basis = target.basis
+        self._followed = target
+
+    def rounds_apart(self, round_: int) -> int:
+        """Return the rounds from where we and those that we follow parted to `round_`, or to ours."""
+        followed = self._followed
+        if followed is None or followed.includes_us:
+            return max(0, round_ - self.round)
+        common = self.colleagues.last_round_with(followed.voters)
+        return max(round_, self.round) - min(common, self.round)
 
     def trainer_left(self) -> None:
         """Who trains no more counts no more than who comes back, but for what the whole run came to."""
@@ -169,6 +183,21 @@ class SwarmView:
         """Believe a peer again: it gave what it claimed."""
         self._distrusted.forget(peer)
 
+    def refuse(self, state: bytes, now: float) -> None:
+        """Do not go by a state, nor for a while by those that hold it."""
+        self._refused[state] = None
+        while len(self._refused) > MAX_REFUSED:
+            self._refused.popitem(last=False)
+        for peer, entry in self.table.in_run(self.run):
+            if entry.presence.state == state and peer in self.table.connected:
+                self.distrust(peer, now)
+
+    def reset_trust(self) -> None:
+        """Begin anew with whom we know and what we refused."""
+        self.colleagues.restore(())
+        self._refused.clear()
+        self._distrusted = Marks(MAX_DOUBLINGS)
+
     def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
         """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
         self.last_group = frozenset(members) - lost - {self.me}
@@ -202,7 +231,7 @@ class SwarmView:
         return [
             (peer, self._soon(peer, e.presence))
             for peer, e in self.table.in_run(self.run)
-            if not self._distrusted.has(peer, now)
+            if not self._distrusted.has(peer, now) and e.presence.state not in self._refused
         ]
 
     def _soon(self, peer: PeerId, presence: Presence) -> Presence:

@@ -29,6 +29,7 @@ from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
+from shoal.gossip.state.movement import Movement, Movements
 from shoal.gossip.state.tree_hash import leaves, root
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 MAX_HISTORY: Final = 200
 MAX_LINES: Final = 20
+MAX_NOT_FINITE: Final = 2
+"""Rounds in a row from one state without finite numbers, after which the node goes back to an earlier one."""
 REFUSED: Final = {
     "refused": "a body that the method refused",
     "left_out": "a vector that holders of its task found harmful",
@@ -115,6 +118,9 @@ class Rounds:
         self._problem, self._problems = problem, set[str]()
         self._recall, self._remember = recall, remember
         self._trust = RunTrust(run="")
+        self._movements: Movements | None = None
+        self._not_finite = 0
+        """Rounds in a row that came to no finite numbers."""
         self._leaves = b""
         self._had_company = False
         """Whether the state was made with others, now or before it was fetched."""
@@ -152,7 +158,8 @@ class Rounds:
 
     def _loaded(self, message: ipc.Attach, found: Checkpoint | None, trust: RunTrust, hashes: bytes) -> None:
         assert self._reply is not None
-        self._trust = trust
+        self._trust, self._not_finite = trust, 0
+        self._movements = Movements(message.spec, trust.movements)
         self._set_run(self.run)
         self.round, self.previous, self._had_company = 0, b"", False
         if found is not None:
@@ -165,8 +172,8 @@ class Rounds:
         reply = self._reply
         reply(ipc.Attached(round=self.round, slot=0, restored=found is not None, me=self.me))
         self.trainer = Trainer.IDLE
-        attach = commands.Attach(self.run, message.spec, message.mergeable, self._had_company, trust.known)
-        self._command(attach)
+        kept = (self._had_company, trust.known, trust.is_unanchored)
+        self._command(commands.Attach(self.run, message.spec, message.mergeable, *kept))
         self._state_is_new()
 
     def detached(self) -> None:
@@ -231,16 +238,30 @@ class Rounds:
             )
             return
         assert self._segment is not None
-        data = self._segment.slots[message.slot].data
-        self._later(lambda: leaves(data), lambda hashes: self._made_state(message, hashes), data.nbytes)
+        assert self._movements is not None
+        made, former, movements = self._segment.slots[message.slot], self._vector(), self._movements
 
-    def _made_state(self, message: ipc.Finished, hashes: bytes) -> None:
+        def work() -> tuple[bytes, Movement | None]:
+            return leaves(made.data), movements.between(former, made)
+
+        self._later(work, lambda result: self._made_state(message, *result), made.nbytes)
+
+    def _made_state(self, message: ipc.Finished, hashes: bytes, moved: Movement | None) -> None:
         self.trainer = Trainer.IDLE
         self.utilisation.round_ended(message.work_seconds)
         if self._syncing:
             # The swarm moved on while it worked, and it asked for nothing: its work is in vain.
             self._go_on_synced()
             return
+        if moved is None:
+            self._not_finite += 1
+            self._made_nothing(message.round, "the new state has numbers that are not finite")
+            return
+        self._not_finite = 0
+        self._problem("numbers", "")
+        if len(self._contributors) > 1:
+            self._problem("trust", "")
+        self._note_movement(moved)
         self._slot = message.slot
         self.previous = self.state
         self._name_state(hashes)
@@ -254,11 +275,51 @@ class Rounds:
         if self._syncing:
             self._go_on_synced()
             return
-        log.info("round %d ended without a new state: %s", message.round, message.reason)
-        self._note_stateless(message.round, "failed", message.reason)
+        self._made_nothing(message.round, message.reason)
+
+    def _made_nothing(self, round_: int, reason: str) -> None:
+        """Run the round again from the old state, or from an earlier one if that gives no finite numbers."""
+        log.info("round %d ended without a new state: %s", round_, reason)
+        self._note_stateless(round_, "failed", reason)
         self._command(commands.AbortRound())
-        if not self._syncing:
+        if self._syncing:
+            return
+        if self._not_finite < MAX_NOT_FINITE:
             self._begin()
+        else:
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """Put the last state in place from which a round had finite numbers: it is on the disk."""
+        self._not_finite = 0
+        slot = self._other_slot()
+        run, round_, numel = self.run, self.round, slot.size
+
+        def load() -> tuple[Checkpoint | None, bytes]:
+            found = self._load(self._state_dir, run, numel=numel, before=round_)
+            if found is not None:
+                slot[:] = found.vector
+            return found, leaves(slot.data)
+
+        self._later(load, lambda result: self._went_back(*result), slot.nbytes)
+
+    def _went_back(self, found: Checkpoint | None, hashes: bytes) -> None:
+        if self._syncing:
+            self._go_on_synced()
+            return
+        lost = f"{MAX_NOT_FINITE} rounds in a row from the state of round {self.round} had no finite numbers"
+        if found is None:
+            advice = "lower the learning rate, or start anew with another --home"
+            self._problem("numbers", f"{lost}, and there is no earlier state to go back to: {advice}")
+            self._begin()
+            return
+        log.info("%s: going back to the state of round %d", lost, found.round)
+        self._problem("numbers", f"{lost}: this node went back to round {found.round}")
+        self._command(commands.RefuseState(self.state))
+        self._slot = 1 - self._slot
+        self.round, self.previous = found.round, found.previous_hash
+        self._name_state(hashes)
+        self._state_is_new()
 
     def _answer(self, message: Message) -> None:
         if self.trainer is Trainer.ASKING and self._reply is not None:
@@ -278,6 +339,7 @@ class Rounds:
                 self._averaged = notice
                 self._answer(ipc.Gathered(bodies=tuple(notice.bodies), me=self.me))
             case commands.Failed():
+                self._not_finite += notice.kind == "NotFinite"
                 self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
             case commands.Behind():
                 self._syncing, self._synced = True, None
@@ -291,8 +353,10 @@ class Rounds:
                     self._go_on_synced()
             case commands.FinishEarly():
                 self._set_flag(ipc.HURRY)
-            case commands.Acquainted(known=known):
-                self._trust = msgspec.structs.replace(self._trust, known=known)
+            case commands.Acquainted():
+                self._trust = msgspec.structs.replace(
+                    self._trust, known=notice.known, is_unanchored=notice.is_unanchored
+                )
                 self._remember(self._trust)
             case Alone(waits=waits):
                 self._waits_alone = waits
@@ -314,12 +378,42 @@ class Rounds:
         if synced.vector.size == 0:
             self._go_on()
             return
-        slot = self._segment.slots[1 - self._slot]
+        assert self._movements is not None
+        slot, ours, movements = self._other_slot(), self._vector(), self._movements
 
-        def copy() -> None:
-            slot[:] = synced.vector
+        def copy() -> str:
+            objection = movements.objection(ours, synced.vector, synced.rounds_apart)
+            if not objection:
+                slot[:] = synced.vector
+            return objection
 
-        self._later(copy, lambda _: self._take_over(synced), slot.nbytes)
+        def copied(objection: str) -> None:
+            if objection:
+                self._refuse(synced, objection)
+            else:
+                self._take_over(synced)
+
+        self._later(copy, copied, slot.nbytes)
+
+    def _refuse(self, synced: commands.Synced, objection: str) -> None:
+        """Stay at our own state, and say so: the swarm's is not within what its rounds account for."""
+        text = f"the state that others hold at round {synced.round} was not taken over: {objection}"
+        log.info("%s", text)
+        self._problem("trust", text)
+        self._note_stateless(self.round, "failed", text)
+        self._command(commands.RefuseState(synced.state))
+        if not self._syncing:
+            self._go_on()
+
+    def reset_trust(self) -> None:
+        """Begin anew with whom this node knows, and with how far its rounds move the state."""
+        if self.spec is None:
+            return
+        self._trust = RunTrust(run=self.run.hex())
+        self._movements = Movements(self.spec)
+        self._remember(self._trust)
+        self._problem("trust", "")
+        self._command(commands.ResetTrust())
 
     def _take_over(self, synced: commands.Synced) -> None:
         self._slot = 1 - self._slot
@@ -330,7 +424,8 @@ class Rounds:
             chunks.append(f"known already {synced.reused}")
         log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, ", ".join(chunks))
         self._note_stateless(synced.round - 1, "synced")
-        self._had_company = True
+        self._problem("trust", "")
+        self._had_company, self._not_finite = True, 0
         self._state_is_new()
 
     # --- inside -----------------------------------------------------------------------------------
@@ -449,6 +544,16 @@ class Rounds:
     def _vector(self) -> Vector:
         assert self._segment is not None
         return self._segment.slots[self._slot]
+
+    def _other_slot(self) -> Vector:
+        """Return where the next state goes."""
+        assert self._segment is not None
+        return self._segment.slots[1 - self._slot]
+
+    def _note_movement(self, moved: Movement) -> None:
+        assert self._movements is not None
+        self._movements.note(moved)
+        self._trust = msgspec.structs.replace(self._trust, movements=self._movements.past)
 
     def _name_state(self, hashes: bytes) -> None:
         """Take the hashes of the current state's chunks for its own."""

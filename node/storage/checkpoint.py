@@ -30,6 +30,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from shoal.gossip.events import Vector
+from shoal.gossip.state.movement import is_finite
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.errors import UserError
 from shoal.node.storage.files import TEMPORARY, write_whole
@@ -165,17 +166,21 @@ def load_newest(
     run_id: bytes,
     *,
     numel: int | None = None,
+    before: int | None = None,
     on_skip: Callable[[Path, str], None] = _log_skip,
 ) -> Checkpoint | None:
     """Return what was saved last for this run, or None. Torn and foreign files are reported and skipped.
 
-    `numel`: how many numbers the state has; a file with another count is skipped unread.
+    `numel`: how many numbers the state has; a file with another count is skipped unread. `before`: only
+    states of earlier rounds than this are wanted.
     """
     if not directory.is_dir():
         return None
     for _, path in reversed(_serials(directory, run_id.hex()[:16])):
         try:
-            return _load(path, run_id, numel)
+            found = _load(path, run_id, numel)
+            if before is None or found.round < before:
+                return found
         except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             on_skip(path, str(error))
     return None
@@ -210,6 +215,8 @@ def _load(path: Path, run_id: bytes, numel: int | None) -> Checkpoint:
     expected = bytes.fromhex(metadata["state_hash"])
     if state_hash(vector.data) != expected:
         raise ValueError("the numbers do not have the state hash that the header names")
+    if not is_finite(vector):
+        raise ValueError("it holds numbers that are not finite")
     previous = bytes.fromhex(metadata["previous_hash"])
     # A file of an earlier version does not say.
     had_company = metadata.get("had_company") == "true"

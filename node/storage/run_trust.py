@@ -11,14 +11,14 @@ from typing import Annotated, Final
 import msgspec
 
 from shoal.gossip.membership.colleagues import MAX_KNOWN, Acquaintance
+from shoal.gossip.state.movement import MAX_KNOWN as MAX_MOVEMENTS
+from shoal.gossip.state.movement import Movement
 from shoal.node.storage.files import TEMPORARY, write_whole
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 1 << 20
 """A thousand peers stay far below this; a larger file is not ours, and is not read."""
-MAX_MOVEMENTS: Final = 64
-"""Of the last rounds."""
 
 
 class RunTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,10 +28,10 @@ class RunTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The run id in hex."""
     known: Annotated[tuple[Acquaintance, ...], msgspec.Meta(max_length=MAX_KNOWN)] = ()
     """The peer met last is the last."""
-    movements: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_MOVEMENTS)] = ()
-    """Euclidean distance between the states before and after a round, of this node's last rounds."""
-    unanchored: bool = False
-    """Whether the state goes back to one that only the most peers had, and nobody this node knows."""
+    movements: Annotated[tuple[Movement, ...], msgspec.Meta(max_length=MAX_MOVEMENTS)] = ()
+    """How far this node's last rounds moved the state: see gossip/state/movement.py."""
+    is_unanchored: bool = False
+    """Whether the state was taken over from the most peers, and from nobody this node knew."""
 
 
 def trust_path(state_dir: Path, run: bytes) -> Path:

@@ -51,7 +51,8 @@ T = TypeVar("T")
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at why no answer comes."""
 _FAILURES: Final[Mapping[str, type[errors.GossipError]]] = {
-    kind.__name__: kind for kind in (errors.GossipError, errors.TooFew, errors.LeftOut, errors.Unreachable)
+    kind.__name__: kind
+    for kind in (errors.GossipError, errors.TooFew, errors.LeftOut, errors.NotFinite, errors.Unreachable)
 }
 
 

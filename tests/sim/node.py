@@ -55,6 +55,8 @@ NUMEL: Final = 26
 """Numbers in a model: enough for uneven parts, few enough for a thousand rounds a second."""
 POOL: Final[Any] = np.random.default_rng(7).normal(size=(211, NUMEL)).astype(np.float32)
 """What local work adds to a state."""
+USUAL: Final = (6.0, 0.0, 0.0)
+"""How far a round moves a state, of params, buffers and shared vectors; for who remembers earlier rounds."""
 NEVER: Final = float("inf")
 
 
@@ -132,15 +134,19 @@ class Disk:
         self.acquainted: tuple[Acquaintance, ...] = ()
         """Whom the node knows before its first start."""
 
-    def load(self, directory: Path, run: bytes, *, numel: int | None = None) -> Checkpoint | None:
+    def load(
+        self, directory: Path, run: bytes, *, numel: int | None = None, before: int | None = None
+    ) -> Checkpoint | None:
         """See `shoal.node.storage.checkpoint.load_newest`."""
         found = self.checkpoint
-        return found if found is not None and found.run_id == run else None
+        is_early = found is not None and (before is None or found.round < before)
+        return found if found is not None and is_early and found.run_id == run else None
 
     def recall(self, directory: Path, run: bytes) -> RunTrust:
         """See `shoal.node.storage.run_trust.load_trust`."""
         if not self.trust.run:
-            self.trust = RunTrust(run=run.hex(), known=self.acquainted)
+            past = (USUAL,) * 3 if self.acquainted else ()
+            self.trust = RunTrust(run=run.hex(), known=self.acquainted, movements=past)
         return self.trust if self.trust.run == run.hex() else RunTrust(run=run.hex())
 
     def remember(self, trust: RunTrust) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Table:
         self.recorded: list[RoundStatus] = []
         self.runs: list[bytes] = []
         self.problems: dict[str, str] = {}
+        self.earlier: Checkpoint | None = None
+        """What is on the disk of earlier rounds."""
         self.rounds = Rounds(
             ME,
             Path("state"),
@@ -56,7 +59,7 @@ class Table:
             save=lambda checkpoint, _: self.saved.append(checkpoint),
             record=lambda _, status: self.recorded.append(status),
             set_run=self.runs.append,
-            load=lambda *_, **__: found,
+            load=lambda *_, before=None, **__: self.earlier if before is not None else found,
             problem=lambda source, text: self.problems.update({source: text}),
         )
         self.segment, descriptor = ipc.Segment.create(NUMEL, NUMEL)
@@ -512,10 +515,148 @@ def test_whom_a_node_knows_in_a_run_is_read_at_the_start_and_kept_round_by_round
     known = (Acquaintance(PEER, 3, 9.0),)
     kept: list[RunTrust] = []
     table = Table()
-    table.rounds._recall = lambda _, run: RunTrust(run=run.hex(), known=known, movements=(1.0,))
+    table.rounds._recall = lambda _, run: RunTrust(run=run.hex(), known=known, movements=((1.0, 0.0, 0.0),))
     table.rounds._remember = kept.append
     table.attach()
     assert table.commands[0].known == known
     more = (Acquaintance(PEER, 4, 12.0),)
     table.rounds.notice(commands.Acquainted(more))
-    assert kept == [RunTrust(run=run_id(table.spec).hex(), known=more, movements=(1.0,))]
+    assert kept == [RunTrust(run=run_id(table.spec).hex(), known=more, movements=((1.0, 0.0, 0.0),))]
+
+
+# --- which states are taken over ------------------------------------------------------------------
+
+
+def with_history(movement: float, **changes: Any) -> Table:
+    """Return a table whose node remembers three rounds that moved its state so far."""
+    table = Table(**changes)
+    past = ((movement, 0.0, 0.0),) * 3
+    table.rounds._recall = lambda _, run: RunTrust(run=run.hex(), movements=past)
+    return table.attach(1.0)
+
+
+def offer(table: Table, round_: int, value: float, apart: int) -> None:
+    table.rounds.notice(commands.Behind(round_))
+    table.rounds.from_trainer(ipc.Idle(round=table.rounds.round, reason="Interrupted", work_seconds=0.0))
+    vector = full(value)
+    found = commands.Synced(round_, state_hash(vector.data), b"", vector, {PEER: 1}, rounds_apart=apart)
+    table.rounds.notice(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "apart", "is_taken"), [(3.0, 1, True), (3.0, 0, False), (50.0, 1, False), (math.nan, 90, False)]
+)
+def test_a_state_of_others_is_taken_over_only_where_its_rounds_account_for_it(
+    value: float, apart: int, is_taken: bool
+) -> None:
+    # Two from 1.0 in six numbers are 4.9 away, and a round moves the state by one.
+    table = with_history(1.0)
+    offer(table, 5, value, apart)
+    refused = [each.state for each in table.commands if isinstance(each, commands.RefuseState)]
+    if is_taken:
+        assert table.rounds.state == hashed(value)
+        assert (table.rounds.round, refused, table.problems["trust"]) == (5, [], "")
+        return
+    assert (table.rounds.round, table.rounds.state) == (0, hashed(1.0))
+    assert refused == [state_hash(full(value).data)]
+    assert "round 5 was not taken over" in table.problems["trust"]
+    assert table.told[-1] == ipc.Begin(round=0, slot=0)
+    assert [each.vector[0] for each in table.saved] == [1.0]
+
+
+def test_a_node_without_rounds_of_its_own_takes_over_what_is_finite() -> None:
+    table = Table().attach(1.0)
+    offer(table, 5, 1e6, 0)
+    assert table.rounds.round == 5
+    table = Table().attach(1.0)
+    offer(table, 5, math.inf, 0)
+    assert table.rounds.round == 0
+
+
+def test_the_movement_of_every_round_is_remembered() -> None:
+    table = Table().attach(1.0)
+    table.ask()
+    table.agree(ME, PEER)
+    table.finish(2.0)
+    assert table.rounds._trust.movements == ((pytest.approx(math.sqrt(NUMEL)), 0.0, 0.0),)
+
+
+def test_trust_that_is_reset_takes_over_what_was_too_far() -> None:
+    table = with_history(1.0)
+    kept: list[RunTrust] = []
+    table.rounds._remember = kept.append
+    offer(table, 5, 50.0, 1)
+    table.rounds.reset_trust()
+    assert isinstance(table.commands[-1], commands.ResetTrust)
+    assert kept == [RunTrust(run=run_id(table.spec).hex())]
+    assert table.problems["trust"] == ""
+    offer(table, 6, 50.0, 1)
+    assert table.rounds.round == 6
+
+
+# --- numbers that are not finite ------------------------------------------------------------------
+
+
+def fail(table: Table) -> None:
+    """A round in which the node's own contribution has numbers that are not finite."""
+    table.ask(math.nan)
+    table.rounds.notice(commands.Failed("NotFinite", "lower the learning rate"))
+    table.rounds.from_trainer(ipc.Idle(round=table.rounds.round, reason="NotFinite", work_seconds=0.0))
+
+
+def advanced() -> Table:
+    """A table whose node finished round 0; the state before is on its disk."""
+    table = Table().attach(1.0)
+    table.earlier = replace(table.saved[0], vector=full(1.0))
+    table.ask()
+    table.agree(ME, PEER)
+    table.finish(2.0)
+    return table
+
+
+def test_a_state_that_gives_no_finite_numbers_twice_is_left_for_the_one_before() -> None:
+    table = advanced()
+    fail(table)
+    assert table.rounds.round == 1
+    fail(table)
+    assert (table.rounds.round, table.rounds.state) == (0, hashed(1.0))
+    refuse, new = table.commands[-2:]
+    assert refuse == commands.RefuseState(hashed(2.0))
+    assert (new.round, new.state) == (0, hashed(1.0))
+    assert table.told[-1] == ipc.Begin(round=0, slot=0)
+    assert "this node went back to round 0" in table.problems["numbers"]
+    table.ask()
+    table.agree(ME, PEER)
+    table.finish(3.0)
+    assert (table.rounds.round, table.problems["numbers"]) == (1, "")
+
+
+def test_a_round_with_finite_numbers_between_counts() -> None:
+    table = advanced()
+    fail(table)
+    table.ask()
+    table.agree(ME, PEER)
+    table.finish(3.0)
+    fail(table)
+    assert table.rounds.round == 2
+
+
+def test_a_new_state_that_is_not_finite_is_none() -> None:
+    table = advanced()
+    for _ in range(2):
+        table.ask()
+        table.agree(ME, PEER)
+        table.finish(math.nan)
+    assert (table.rounds.round, table.rounds.state) == (0, hashed(1.0))
+    assert [each.state_hash for each in table.saved] == [hashed(1.0), hashed(2.0), hashed(1.0)]
+    assert [row.reason for row in table.rounds.history if row.outcome == "failed"] == [
+        "the new state has numbers that are not finite"
+    ] * 2
+
+
+def test_where_there_is_nothing_to_go_back_to_that_is_said() -> None:
+    table = Table().attach(1.0)
+    fail(table)
+    fail(table)
+    assert "no earlier state" in table.problems["numbers"]
+    assert table.told[-1] == ipc.Begin(round=0, slot=0)

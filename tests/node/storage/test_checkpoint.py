@@ -46,6 +46,24 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert equal(load_newest(tmp_path, RUN, numel=300), checkpoint(7))
 
 
+def test_a_state_that_is_not_finite_is_skipped_for_the_one_before(tmp_path: Path) -> None:
+    save(tmp_path, checkpoint(7))
+    vector = checkpoint(8).vector
+    vector[-1] = np.nan
+    save(tmp_path, Checkpoint(RUN, 8, state_hash(vector.data), bytes(32), vector))
+    said: list[str] = []
+    assert equal(load_newest(tmp_path, RUN, on_skip=lambda _, text: said.append(text)), checkpoint(7))
+    assert said == ["it holds numbers that are not finite"]
+
+
+def test_a_state_of_an_earlier_round_is_found(tmp_path: Path) -> None:
+    for round_ in (7, 9, 8):
+        save(tmp_path, checkpoint(round_))
+    assert equal(load_newest(tmp_path, RUN, before=9), checkpoint(8))
+    assert equal(load_newest(tmp_path, RUN, before=8), checkpoint(7))
+    assert load_newest(tmp_path, RUN, before=7) is None
+
+
 def test_nothing_is_loaded_where_nothing_was_saved(tmp_path: Path) -> None:
     assert load_newest(tmp_path, RUN) is None
     assert load_newest(tmp_path / "missing", RUN) is None

@@ -11,7 +11,7 @@ from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.node.storage.run_trust import MAX_BYTES, RunTrust, load_trust, save_trust, trust_path
 
 RUN = bytes(range(32))
-TRUST = RunTrust(run=RUN.hex(), known=(Acquaintance(PeerId("a"), 21, 601.5),), movements=(1.0, 2.5))
+TRUST = RunTrust(run=RUN.hex(), known=(Acquaintance(PeerId("a"), 21, 601.5),), movements=((1.0, 0.0, 2.5),))
 
 
 def test_what_was_saved_last_is_loaded(tmp_path: Path) -> None:
