@@ -306,7 +306,12 @@ class Alive(Exchange, frozen=True):
 
 
 class Cut(Exchange, frozen=True):
-    """I wait for you no longer: go on without me, and expect nothing from me."""
+    """I wait for this member no longer. It should go on without me, and expect nothing from me.
+
+    All members are told: what more than half of those that one of them hears say, it does too.
+    """
+
+    member: Peer
 
 
 class Abandon(Exchange, frozen=True):

@@ -4,6 +4,7 @@
     a frame too large for a link, or a bad hello    counted; the network cuts that link at once
     a core finds that the protocol is broken        counted, the links are cut, and the peer is banned
     a convener does not keep to what it offered     named, and the peer convenes nothing for some rounds
+    it cuts this node out of an exchange at once    counted; after three in a row it is shut out
 
 A ban keeps a peer out of groups for a while, longer every time; it may be linked all the same, since news and
 states must still flow. The network, the driver and the member of a node ask the same object, so that each
@@ -16,7 +17,7 @@ from typing import Final
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.doors import Doors
-from shoal.gossip.admission.marks import Marks
+from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.admission.mutes import Mutes
 from shoal.gossip.admission.named_faults import NamedFaults
 
@@ -24,6 +25,11 @@ MAX_STRIKES: Final = 32
 """Malformed messages of one link after which it is closed; an honest peer sends none."""
 MAX_BAN_DOUBLINGS: Final = 4
 """Few: a peer that is not averaged with is lost to the swarm, and a fault may be mended."""
+MAX_UNFAIR_CUTS: Final = 3
+"""In a row: from then on the peer is shut out of this node's groups."""
+SHUT_OUT: Final = 60.0
+"""Seconds; twice as many for every further one in a row, up to `LONGEST_SHUT_OUT`."""
+LONGEST_SHUT_OUT: Final = 3600.0
 MAX_LINKS: Final = 64
 MAX_FETCHERS: Final = 64
 """Peers that wait for a state at a time."""
@@ -55,6 +61,8 @@ class Admission:
         self.mutes = Mutes()
         """Who convenes no group with us for some rounds."""
         self._bans = Marks(MAX_BAN_DOUBLINGS)
+        self._unfair_cuts: dict[PeerId, tuple[int, float]] = {}
+        """By peer: how many in a row, and until when it is shut out for them."""
         self.kept = Kept()
         self.doors: Doors[Hashable] = Doors(max_links, self.kept)
         """Who may be linked, by connection."""
@@ -83,6 +91,17 @@ class Admission:
     def pardon(self, peer: PeerId, now: float) -> None:
         """Form groups with a peer again: it was in a group with us all the same, and broke nothing."""
         self._bans.end(peer, now)
+        self._unfair_cuts.pop(peer, None)
+
+    def note_unfair_cut(self, peer: PeerId, now: float) -> None:
+        """Take note that a peer cut this node out of an exchange before it can have waited for it."""
+        count = self._unfair_cuts.pop(peer, (0, 0.0))[0] + 1
+        if len(self._unfair_cuts) >= MAX_MARKED:
+            del self._unfair_cuts[next(iter(self._unfair_cuts))]
+        more = count - MAX_UNFAIR_CUTS
+        seconds = min(SHUT_OUT * 2 ** min(max(more, 0), 10), LONGEST_SHUT_OUT)
+        self._unfair_cuts[peer] = (count, now + seconds if more >= 0 else 0.0)
+        self.count("cut out too early")
 
     # --- what they may ----------------------------------------------------------------------------
 
@@ -92,7 +111,8 @@ class Admission:
 
     def may_group(self, peer: PeerId, now: float) -> bool:
         """Tell whether a peer may be averaged with."""
-        return not self._bans.has(peer, now)
+        is_shut_out = now < self._unfair_cuts.get(peer, (0, 0.0))[1]
+        return not is_shut_out and not self._bans.has(peer, now)
 
     def may_serve(self, n_fetchers: int) -> bool:
         """Tell whether another peer may fetch a state beside this many."""

@@ -132,6 +132,7 @@ class AllReduce(Announcing):
         """Send every owner its chunks."""
         self._since = [now] * len(self._members)
         self._heard = dict.fromkeys(self._all(), now)
+        self._began = now
         effects = self._announce() if self._is_bounded else []
         mine = (self._mine - self.group.turn) % len(self._members)
         for step in range(1, len(self._members)):
@@ -147,7 +148,7 @@ class AllReduce(Announcing):
             self._forgive(now - self._next_tick)
         effects: Effects = []
         for member in self._overdue(now):
-            effects += self._tell_cut(member) + self._lose(member, now)
+            effects += self._tell_cut(member) + self._go_on_without(member, now)
         if not self.is_over:
             effects += self._to_all(Alive(self.group.id, self.index))
         return [*effects, *self._tick(now)]
@@ -203,11 +204,12 @@ class AllReduce(Announcing):
         if member == self._mine or not isinstance(message, Talk):
             return []
         self._heard[member] = now
+        self._spoke.add(member)
         match message:
             case Abandon():
                 return self._lose(member, now)
             case Cut():
-                return self._handle_cut(member, now)
+                return self._handle_cut(member, message, now)
         if isinstance(message, Announce | Announcements | Unannounced):
             return self._handle_announced(member, message, now)
         if self.is_over or member not in self._alive:
@@ -325,13 +327,25 @@ class AllReduce(Announcing):
         self._answered[part] = ballot
         return self._promise(part, ballot, now) + self._contribute(part)
 
-    def _handle_cut(self, member: int, now: float) -> Effects:
-        is_cut = self._is_cut_by_half(member)
+    def _handle_cut(self, member: int, message: Cut, now: float) -> Effects:
+        cut = self._number.get(message.member)
+        if cut is None:
+            return []
+        is_cut = self._note_cut(member, cut, now, self.config.slow_timeout)
+        if cut != self._mine:
+            return self._lose(cut, now) if is_cut else []
         # With every mean in hand it does not matter that others left, if somebody says that it has the same.
         # Else there may be in ours what its giver had overwritten before it left: it had lost us by then.
         has_same = bool(self._outcome) and self._outcome in self._done.values()
         if is_cut and not has_same and not self.is_over:
             return [*self.abandon(), *self._leave_out()]
+        return self._go_on_without(member, now)
+
+    def _go_on_without(self, member: int, now: float) -> Effects:
+        """Lose a member. Of two the other is the whole group: what is not whole by then comes to nothing."""
+        if len(self._members) == 2 and self._missing and not self.is_over:
+            self._is_new_loss(member)
+            return self._leave_out()
         return self._lose(member, now)
 
     def _turn_away(self, member: int, message: Talk) -> Effects:
@@ -342,7 +356,7 @@ class AllReduce(Announcing):
         is_fine = self.result is not None and (still_waits or has_same)
         if member in self._told or self.is_left_out or is_fine:
             return []
-        return self._tell_cut(member)
+        return self._tell_member_cut(member)
 
     # --- contributions ----------------------------------------------------------------------------
 

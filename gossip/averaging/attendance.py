@@ -3,6 +3,11 @@
 All-reduce and gather differ in what they exchange. What they share is here: members are numbered by their
 place in the group, some are lost on the way, and those that live say what they ended with (`Done`). Where
 members ended with different things, the most common outcome stands.
+
+A member that no longer waits for another says so to all (`Cut`). One word alone binds nobody: the member that
+is cut goes on without the one that cut it, and gives up only if more than half of the members that it hears
+cut it; the others go on without it under the same condition. So no member ends a round for the rest. In a
+group of two there is no rest, and the exchange ends for both. Newcomers have no voice.
 """
 
 from collections.abc import Set as AbstractSet
@@ -28,7 +33,14 @@ class Attendance:
         """A digest of what we ended with; empty until then."""
         self._done: dict[int, bytes] = {}
         """By member: the outcome that it told us."""
-        self._cut_by: set[int] = set()
+        self.unfair_cuts: list[PeerId] = []
+        """Members that cut us before they can have waited for us."""
+        self._began = 0.0
+        self._spoke: set[int] = set()
+        """Members that this exchange heard."""
+        self._cut_by: dict[int, set[int]] = {}
+        """By member: who waits for it no longer."""
+        self._newcomers = {self._number[peer] for peer in group.newcomers if peer in self._number}
         self._told: set[int] = set()
         """Members that know, from us or by themselves, that we do not wait for each other."""
         self._heard: dict[int, float] = {}
@@ -44,15 +56,39 @@ class Attendance:
         return self._to_all(Abandon(self.group.id, self.index))
 
     def _tell_cut(self, member: int) -> Effects:
-        """Tell a member that we wait for it no longer."""
+        """Tell all that we wait for a member no longer."""
         self._told.add(member)
-        return [Send(self._members[member], Cut(self.group.id, self.index))]
+        told = sorted(self._others | {member})
+        return [Send(self._members[each], self._cut_of(member)) for each in told]
 
-    def _is_cut_by_half(self, member: int) -> bool:
-        """Take note that a member cut us; tells whether half of the others have."""
-        self._cut_by.add(member)
+    def _tell_member_cut(self, member: int) -> Effects:
+        """Tell a member alone: the others know, or need not."""
         self._told.add(member)
-        return 2 * len(self._cut_by) >= len(self._members) - 1
+        return [Send(self._members[member], self._cut_of(member))]
+
+    def _cut_of(self, member: int) -> Cut:
+        return Cut(self.group.id, self.index, self._members[member])
+
+    def _note_cut(self, member: int, cut: int, now: float, deadline: float) -> bool:
+        """Take note that `member` cut another, or us; tells whether that binds us.
+
+        `deadline`: for how long a member may wait for another, in seconds.
+        """
+        if cut == self._mine:
+            self._told.add(member)
+            is_early = now <= self._began + deadline / 2
+            if is_early and member in self._others and self._members[member] not in self.unfair_cuts:
+                # All that it can have waited for by now was given as soon as it was there to give.
+                self.unfair_cuts.append(self._members[member])
+        if member not in self._newcomers:
+            self._cut_by.setdefault(cut, set()).add(member)
+        cutters = self._cut_by.get(cut, set())
+        # Until it could be silence, who lives counts as heard: a quick liar must not be the only one.
+        heard = set(self._spoke)
+        if now < self._began + deadline:
+            heard |= self._others
+        heard -= self._newcomers | {self._mine}
+        return 2 * len(cutters) > len(heard)
 
     def _is_new_loss(self, member: int) -> bool:
         """Go on without a member; False if we do already, or if it is this node."""

@@ -19,6 +19,8 @@ class GroupExchange(Protocol):
     """Of the ask within the round, from 0."""
     lost_members: list[PeerId]
     """Members that the exchange went on without, in the order in which they were lost."""
+    unfair_cuts: list[PeerId]
+    """Members that cut this node before they can have waited for it."""
 
     @property
     def is_over(self) -> bool:

@@ -124,6 +124,7 @@ class Gather(Attendance):
     def begin(self, now: float) -> Effects:
         """Commit to our body."""
         self._heard = dict.fromkeys(range(len(self._members)), now)
+        self._began = now
         self._due = now + self.config.silence_timeout
         digest = Digest(self.group.id, self.index, self._digests[self._mine])
         return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
@@ -134,6 +135,7 @@ class Gather(Attendance):
             return []
         member = self._number[peer]
         self._heard[member] = now
+        self._spoke.add(member)
         if message.index == self.index + INNER_INDEX:
             return self._to_inner(peer, message, data, now)
         if self.inner is not None:
@@ -142,7 +144,7 @@ class Gather(Attendance):
             case Abandon():
                 return self._lose(member, now)
             case Cut():
-                return self._handle_cut(member, now)
+                return self._handle_cut(member, message, now)
         if self.is_over:
             return []
         if member not in self._alive:
@@ -175,7 +177,7 @@ class Gather(Attendance):
             self._heard = dict.fromkeys(self._heard, now)
         effects = self._to_all(Alive(self.group.id, self.index))
         for member in sorted(self._overdue(now)):
-            effects += self._tell_cut(member) + self._lose(member, now)
+            effects += self._tell_cut(member) + self._go_on_without(member, now)
         return effects + self._tick(now)
 
     def inner_timer(self, now: float) -> Effects:
@@ -235,17 +237,33 @@ class Gather(Attendance):
                 self._lacking.setdefault(member, set()).add(peer)
         return effects + self._fetch(now)
 
-    def _handle_cut(self, member: int, now: float) -> Effects:
-        is_cut = self._is_cut_by_half(member)
-        incomplete = self.step not in (Step.FINISHING, Step.DONE, Step.FAILED)
-        if incomplete and is_cut:
+    def _handle_cut(self, member: int, message: Cut, now: float) -> Effects:
+        cut = self._number.get(message.member)
+        if cut is None:
+            return []
+        is_cut = self._note_cut(member, cut, now, self.config.silence_timeout)
+        if cut != self._mine:
+            return self._lose(cut, now) if is_cut else []
+        if self._is_incomplete and is_cut:
             self.step = Step.FAILED
             return self.abandon()
+        return self._go_on_without(member, now)
+
+    @property
+    def _is_incomplete(self) -> bool:
+        return self.step not in (Step.FINISHING, Step.DONE, Step.FAILED)
+
+    def _go_on_without(self, member: int, now: float) -> Effects:
+        """See `AllReduce`."""
+        if len(self._members) == 2 and self._is_incomplete:
+            self._is_new_loss(member)
+            self.step = Step.FAILED
+            return []
         return self._lose(member, now)
 
     def _turn_away(self, member: int) -> Effects:
         """Tell a member once that we do not wait for it: its link to us may never have broken for it."""
-        return [] if member in self._told else self._tell_cut(member)
+        return [] if member in self._told else self._tell_member_cut(member)
 
     # --- steps ------------------------------------------------------------------------------------
 

@@ -192,7 +192,11 @@ class AskQueue:
         if exchange is None or exchange.group.id != message.group:
             return self._tell_stale(event.peer, message, now)
         if exchange.owns(message.index):
-            return exchange.handle(event.peer, message, event.data, now)
+            known = len(exchange.unfair_cuts)
+            effects = exchange.handle(event.peer, message, event.data, now)
+            for peer in exchange.unfair_cuts[known:]:
+                self._view.admission.note_unfair_cut(peer, now)
+            return effects
         if isinstance(message, Abandon) and message.index < exchange.index:
             return exchange.lost(event.peer, now)
         is_ahead = message.index % INNER_INDEX > exchange.index
@@ -222,8 +226,9 @@ class AskQueue:
         if len(self._told) > MAX_TOLD:
             self._told.clear()
         self._told[peer] = now
-        gone = Abandon if lost is None else Cut
-        return [Send(peer, gone(message.group, message.index)), *self._dissemination.tell(peer)]
+        where = (message.group, message.index)
+        gone = Abandon(*where) if lost is None else Cut(*where, peer)
+        return [Send(peer, gone), *self._dissemination.tell(peer)]
 
     # --- what came of it --------------------------------------------------------------------------
 
@@ -241,6 +246,8 @@ class AskQueue:
         result: Averaged | Gathered
         match outcome := exchange.outcome:
             case None:
+                if len(exchange.group.members) == 2:
+                    self._learn(exchange, now)
                 return [Notify(Failed("LeftOut", "the others went on without this node"))]
             case Exchanged():
                 result = Averaged(self._view.round, exchange.index, outcome, *times)

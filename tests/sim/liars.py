@@ -147,7 +147,7 @@ def _cut(node: SimNode, effect: Send) -> list[Send]:
     message = effect.message
     if not isinstance(message, m.Part):
         return [effect]
-    return [Send(effect.peer, m.Cut(message.group, message.index)), effect]
+    return [Send(effect.peer, m.Cut(message.group, message.index, effect.peer)), effect]
 
 
 def _absurd(node: SimNode, effect: Send) -> list[Send]:
@@ -250,7 +250,7 @@ def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
         (m.Yield(group, index, part, ballot), b""),
         (m.Claim(group, index, part, ballot), b""),
         (m.Alive(group, index), b""),
-        (m.Cut(group, index), b""),
+        (m.Cut(group, index, dice.choice(sim.names)), b""),
         (m.Abandon(group, index), b""),
         (m.Done(group, index, dice.randbytes(16)), b""),
         (m.Digest(group, index, dice.randbytes(32)), b""),

@@ -2,9 +2,11 @@
 
 import pytest
 from sim.lineage_liars import state_of
+from sim.node import SimNode
 from sim.world import Scenario, Sim
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.member.commands import Averaged
 
 OUTSIDER = 3
 
@@ -37,3 +39,23 @@ def test_an_outsider_with_many_keys_moves_nobody_from_its_colleagues(lie: str) -
     sim = outsider(lie)
     assert state_of(lie) not in states_held(sim)
     assert all(sim.nodes[name].member.view.colleagues.colleagues() for name in sim.names[:OUTSIDER])
+
+
+def test_one_of_three_that_cuts_everybody_stops_no_round_and_is_shut_out() -> None:
+    sim = Sim(Scenario(1, 3, ((10.0, "lie", 2, "cut", 50.0),)))
+    averaged: dict[PeerId, list[int]] = {}
+    notice = sim.oracle.noticed
+
+    def noticed(node: SimNode, told: object) -> None:
+        notice(node, told)
+        if isinstance(told, Averaged) and 12.0 < sim.now < 60.0:
+            averaged.setdefault(node.me, []).append(len(told.exchanged.contributors))
+
+    sim.oracle.noticed = noticed  # type: ignore[method-assign]
+    assert not sim.run().violations
+    honest = sim.names[:2]
+    for name in honest:
+        # A round takes them three seconds of work.
+        assert len(averaged[name]) >= 12
+        assert min(averaged[name]) >= 2
+        assert sim.nodes[name].member.admission.counts["cut out too early"] == 3

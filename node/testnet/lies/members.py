@@ -111,7 +111,10 @@ class LyingMember(Member):
             case Ready() if self.lie == "greedy-uplink":
                 return [Send(effect.peer, replace(effect.message, uplink=FASTEST))]
             case Part() if self.lie == "cut":
-                return [Send(effect.peer, Cut(effect.message.group, effect.message.index)), effect]
+                return [
+                    Send(effect.peer, Cut(effect.message.group, effect.message.index, effect.peer)),
+                    effect,
+                ]
             case Commit() if self.lie == "silent-convener" and effect.message.convener == self.me:
                 return []
         return [effect]

@@ -163,13 +163,15 @@ def test_a_member_that_only_says_that_it_lives_is_cut_later() -> None:
     assert CONFIG.silence_timeout < cut_at == pytest.approx(CONFIG.slow_timeout, abs=0.6)
 
 
-def test_a_member_cut_by_half_of_the_others_gives_up() -> None:
+def test_a_member_cut_by_more_than_half_of_those_it_hears_gives_up() -> None:
     members = Members(5)
-    core = members.cores[members.names[0]]
+    me, *others = members.names
+    core = members.cores[me]
     core.begin(0.0)
-    core.handle(members.names[1], Cut(b"g" * 16, 0), b"", 1.0)
-    assert not core.is_left_out
-    effects = core.handle(members.names[2], Cut(b"g" * 16, 0), b"", 1.0)
+    for cutter in others[:2]:
+        core.handle(cutter, Cut(b"g" * 16, 0, me), b"", 1.0)
+        assert not core.is_left_out
+    effects = core.handle(others[2], Cut(b"g" * 16, 0, me), b"", 1.0)
     assert core.is_left_out
     assert any(isinstance(effect, Send) and isinstance(effect.message, Abandon) for effect in effects)
 
@@ -190,9 +192,81 @@ def test_who_is_cut_with_every_mean_in_hand_goes_by_them_only_if_somebody_has_th
     members.net.run()
     core = members.cores[me]
     assert not core.is_over
-    core.handle(cutter, Cut(b"g" * 16, 0), b"", 1.0)
+    # Who is cut late was slow, which is nobody's fault.
+    for peer in members.names[1:]:
+        core.handle(peer, Cut(b"g" * 16, 0, me), b"", 20.0)
     assert core.is_left_out != is_confirmed
+    assert core.unfair_cuts == []
     assert (core.result is not None) == is_confirmed
+
+
+def test_one_of_three_that_cuts_everybody_ends_no_round_and_is_counted_by_each() -> None:
+    members = Members(3)
+    *honest, cutter = members.names
+
+    def bend(sender: PeerId, effect: Send) -> list[Send]:
+        if sender != cutter or not isinstance(effect.message, Part):
+            return [effect]
+        return [Send(effect.peer, Cut(b"g" * 16, 0, effect.peer)), effect]
+
+    members.net.bend = bend
+    members.begin()
+    members.net.run()
+    for number, name in enumerate(honest):
+        core = members.cores[name]
+        assert core.result is not None
+        assert core.result.contributors == tuple(sorted(honest))
+        assert core.unfair_cuts == [cutter]
+        assert np.allclose(members.vectors[number], members.exact([0, 1]), atol=1e-5)
+
+
+def test_a_member_that_more_than_half_of_the_others_cut_is_waited_for_by_nobody() -> None:
+    members = Members(5)
+    me, cut, *others = members.names
+    core = members.cores[me]
+    core.begin(0.0)
+    for number, cutter in enumerate(others):
+        core.handle(cutter, Cut(b"g" * 16, 0, cut), b"", 1.0)
+        assert (cut in core.lost_members) is (number == 2)
+    assert core.unfair_cuts == []
+
+
+def test_whoever_was_never_heard_has_no_weight_once_it_could_be_silence() -> None:
+    members = Members(3)
+    me, cutter, _ = members.names
+    core = members.cores[me]
+    core.begin(0.0)
+    # The third may be dead, and its link not yet: two are left, of whom one cuts the other.
+    core.handle(cutter, Cut(b"g" * 16, 0, me), b"", CONFIG.slow_timeout)
+    assert core.is_left_out
+
+
+def test_newcomers_have_no_voice_in_a_cut() -> None:
+    members = Members(4)
+    me, *others = members.names
+    group = replace(members.cores[me].group, newcomers=frozenset(others[:2]))
+    core = AllReduce(me, group, 0, members.vectors[0], 1.0, CONFIG)
+    core.begin(0.0)
+    for newcomer in others[:2]:
+        core.handle(newcomer, Cut(b"g" * 16, 0, me), b"", 1.0)
+    assert not core.is_left_out
+    core.handle(others[2], Cut(b"g" * 16, 0, me), b"", 1.0)
+    assert core.is_left_out
+
+
+def test_of_two_a_cut_ends_the_exchange_for_both() -> None:
+    for says_so in (True, False):
+        members = Members(2)
+        me, other = members.names
+        core = members.cores[me]
+        core.begin(0.0)
+        if says_so:
+            core.handle(other, Cut(b"g" * 16, 0, me), b"", 1.0)
+        else:
+            effects = [e for tick in range(1, 60) for e in core.timer(tick / 2)]
+            assert Send(other, Cut(b"g" * 16, 0, other)) in effects
+        assert core.is_left_out
+        assert core.result is None
 
 
 def test_nobody_leaves_before_all_that_live_are_done() -> None:
@@ -274,7 +348,8 @@ def test_where_half_of_the_others_are_done_the_silent_are_waited_for_no_longer_t
     core.begin(0.0)
 
     def cuts(effects: Effects) -> list[PeerId]:
-        return [e.peer for e in effects if isinstance(e, Send) and isinstance(e.message, Cut)]
+        said = {e.message.member for e in effects if isinstance(e, Send) and isinstance(e.message, Cut)}
+        return sorted(said)
 
     for tick in range(1, 6):
         core.handle(done, Alive(b"g" * 16, 0), b"", tick / 2)
@@ -325,7 +400,8 @@ def test_nothing_of_an_exchange_that_is_over_is_sent_late() -> None:
                 core.lost(name, 0.1)
             assert core.result is not None
         elif ends == "cut":
-            core.handle(members.names[1], Cut(b"g" * 16, 0), b"", 0.1)
+            for peer in members.names[1:]:
+                core.handle(peer, Cut(b"g" * 16, 0, members.names[0]), b"", 0.1)
             assert core.is_left_out
         else:
             core.abandon()

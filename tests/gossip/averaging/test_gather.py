@@ -161,14 +161,43 @@ def test_who_is_silent_is_cut_and_told() -> None:
     assert any(isinstance(m, Cut) and to == members.names[2] for _, to, m in members.net.sent)
 
 
-def test_a_member_cut_by_half_of_the_others_gives_up() -> None:
+def test_a_member_cut_by_more_than_half_of_those_it_hears_gives_up() -> None:
     members = Members(5)
-    core = members.cores[members.names[0]]
+    me, *others = members.names
+    core = members.cores[me]
     core.begin(0.0)
-    core.handle(members.names[1], Cut(GROUP, 0), b"", 1.0)
-    effects = core.handle(members.names[2], Cut(GROUP, 0), b"", 1.0)
+    for cutter in others[:2]:
+        core.handle(cutter, Cut(GROUP, 0, me), b"", 1.0)
+        assert core.step is Step.COMMITTING
+    effects = core.handle(others[2], Cut(GROUP, 0, me), b"", 1.0)
     assert core.step is Step.FAILED
+    assert core.unfair_cuts == others[:3]
     assert any(isinstance(effect, Send) and isinstance(effect.message, Abandon) for effect in effects)
+
+
+def test_one_of_three_that_cuts_everybody_ends_no_gathering() -> None:
+    members = Members(3)
+    *honest, cutter = members.names
+
+    def bend(sender: PeerId, effect: Send) -> list[Send]:
+        if sender != cutter or not isinstance(effect.message, Digest):
+            return [effect]
+        return [Send(effect.peer, Cut(GROUP, 0, effect.peer)), effect]
+
+    members.net.bend = bend
+    members.run()
+    for name in honest:
+        assert set(dict(members.cores[name].bodies)) == set(honest)
+        assert members.cores[name].unfair_cuts == [cutter]
+
+
+def test_of_two_a_cut_ends_the_gathering_for_both() -> None:
+    members = Members(2)
+    me, other = members.names
+    core = members.cores[me]
+    core.begin(0.0)
+    core.handle(other, Cut(GROUP, 0, me), b"", 1.0)
+    assert core.step is Step.FAILED
 
 
 def test_a_body_that_is_too_large_drops_its_peer() -> None:

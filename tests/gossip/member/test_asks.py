@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import LONGEST_SHUT_OUT, SHUT_OUT
 from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import digest_of, pack_norms
@@ -209,7 +210,7 @@ def test_last_words_of_a_round_that_all_finished_need_no_answer() -> None:
     averaged(one)
     one.end(finished=True)
     assert not one.receive(Received(A, Alive(GROUP.id, 0)), 3.0)
-    assert not one.receive(Received(B, Cut(b"x" * 16, 0)), 3.0)
+    assert not one.receive(Received(B, Cut(b"x" * 16, 0, ME)), 3.0)
 
 
 def test_a_member_without_a_link_is_lost_from_the_start() -> None:
@@ -270,8 +271,33 @@ def test_who_is_left_out_is_told_so() -> None:
     group = Group(b"g" * 16, 5, (ME, A, B), (1, 1, 1))
     one.ask(contribute(), 0.0)
     one.begin(group, 1.0)
-    told = notices(one.receive(Received(A, Cut(group.id, 0)), 1.1))
+    assert notices(one.receive(Received(A, Cut(group.id, 0, ME)), 1.1)) == []
+    told = notices(one.receive(Received(B, Cut(group.id, 0, ME)), 1.1))
     assert [notice.kind for notice in told] == ["LeftOut"]
+
+
+def test_who_cuts_this_node_at_once_three_times_in_a_row_is_shut_out_of_its_groups() -> None:
+    one = exchanges()
+    admission = one._view.admission
+    for number in range(3):
+        assert admission.may_group(A, 1.0)
+        group = Group(bytes([number]) * 16, 5, (ME, A, B), (1, 1, 1))
+        one.ask(contribute(), 0.0)
+        one.begin(group, 1.0)
+        one.receive(Received(A, Cut(group.id, 0, ME)), 1.1)
+        one.end()
+    assert not admission.may_group(A, 2.0)
+    assert admission.may_group(B, 2.0)
+    assert admission.counts["cut out too early"] == 3
+    assert admission.may_group(A, 2.0 + SHUT_OUT)
+    admission.note_unfair_cut(A, 100.0)
+    assert not admission.may_group(A, 99.0 + 2 * SHUT_OUT)
+    for _ in range(50):
+        admission.note_unfair_cut(A, 100.0)
+    assert admission.may_group(A, 101.0 + LONGEST_SHUT_OUT)
+    admission.note_unfair_cut(A, 5000.0)
+    admission.pardon(A, 5001.0)
+    assert admission.may_group(A, 5001.0)
 
 
 def test_bodies_are_gathered_in_the_same_way() -> None:
