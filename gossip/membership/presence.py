@@ -15,6 +15,9 @@ from shoal.gossip.messages import Presence, Record
 
 MAX_LEASE = 60.0
 """Seconds: no record is believed for longer, whatever its author asks for."""
+REMEMBERED = 600.0
+"""Seconds for which the sequence of a record that expired is remembered. It is no news for so long, and for as
+long again whenever somebody brings it."""
 MAX_RECORDS = 1024
 """Records kept; the oldest of peers without a link go first."""
 
@@ -44,6 +47,8 @@ class PresenceTable:
         self._entries: dict[PeerId, Entry] = {}
         self._left: OrderedDict[PeerId, tuple[int, float]] = OrderedDict()
         """Who is gone: the sequence of their last record, and until when others may still hand it on."""
+        self._expired: OrderedDict[PeerId, tuple[int, float]] = OrderedDict()
+        """Whose record ended: its sequence, and until when that is remembered."""
 
     def update(self, record: Record, age: float, now: float, *, teller: PeerId | None = None) -> bool:
         """Take a record in that `teller` handed us; tells whether it was news."""
@@ -58,13 +63,30 @@ class PresenceTable:
         is_back = teller == author and author in self.connected
         if record.sequence <= sequence and now < until and not is_back:
             return False
+        if self._is_of_the_dead(record, now) and not is_back:
+            return False
         self._left.pop(author, None)
+        self._expired.pop(author, None)
         self._entries[author] = Entry(record, presence, now + left, now - age, lease, teller == author)
         if len(self._entries) > MAX_RECORDS:
             strangers = (peer for peer in self._entries if peer not in self.connected and peer != author)
             oldest = min(strangers, key=lambda peer: self._entries[peer].heard, default=None)
             del self._entries[oldest if oldest is not None else author]
         return True
+
+    def _is_of_the_dead(self, record: Record, now: float) -> bool:
+        """Whether a record has had its lease, whatever age it is said to have now."""
+        sequence, until = self._expired.get(record.author, (-1, 0.0))
+        if record.sequence > sequence or now >= until:
+            return False
+        self._remember(record.author, sequence, now)
+        return True
+
+    def _remember(self, peer: PeerId, sequence: int, now: float) -> None:
+        known = self._expired.pop(peer, (-1, 0.0))[0]
+        self._expired[peer] = (max(sequence, known), now + REMEMBERED)
+        while len(self._expired) > MAX_RECORDS:
+            self._expired.popitem(last=False)
 
     def is_of_before(self, record: Record, age: float, now: float, *, teller: PeerId) -> bool:
         """Whether a record that claims to be newer was said before what its author has told us itself.
@@ -94,6 +116,7 @@ class PresenceTable:
         entry = self._entries.pop(peer, None)
         if entry is not None:
             self._left[peer] = (entry.record.sequence, now + entry.lease)
+            self._remember(peer, entry.record.sequence, now)
         while len(self._left) > MAX_RECORDS:
             self._left.popitem(last=False)
 
@@ -105,7 +128,7 @@ class PresenceTable:
         """Drop records whose lease is over; tells whether there were any."""
         over = [peer for peer, entry in self._entries.items() if entry.expires <= now]
         for peer in over:
-            del self._entries[peer]
+            self._remember(peer, self._entries.pop(peer).record.sequence, now)
         return bool(over)
 
     def get(self, peer: PeerId) -> Entry | None:

@@ -9,6 +9,7 @@
     hide        gives ten times what it announced   flip     gives, and announces, a thousand times as much
     two-faced   announces unlike norms              far      means that are far from anywhere
     lineage, nan-state     claims and serves a state of its own: see lineage_liars.py
+    undead      keeps the records of the dead alive
 
 Others convene groups of their own making, and finish them:
 
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
-from sim.lineage_liars import lineage, nan_state
+from sim.lineage_liars import lineage, nan_state, undead
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
@@ -411,6 +412,7 @@ _LIES: Final[dict[str, Lie]] = {
     "greedy": _greedy,
     "lineage": lineage,
     "nan-state": nan_state,
+    "undead": undead,
 }
 _EXTRAS: Final[dict[str, Callable[[Any, Any, PeerId], list[Send]]]] = {
     "replay": _replay,

@@ -3,6 +3,8 @@
     lineage     20 fresh keys with a later round, in a lineage of the liar's    far away, and finite
     nan-state   four of them                                                    numbers that are none
 
+    undead      says of everybody whom it has known, the dead too, that they have just spoken
+
 The liar serves what it claims, as any donor does, so whoever goes by it comes to hold it.
 """
 
@@ -60,3 +62,14 @@ def _claim(node: SimNode, effect: Send, lie: str) -> list[Send]:
         (m.Record(PeerId(f"{lie} {number}"), int(node.sim.now * 1e6), claim), 0.0) for number in range(count)
     )
     return [Send(effect.peer, told), Send(effect.peer, m.Records(crowd))]
+
+
+def undead(node: SimNode, effect: Send) -> list[Send]:
+    """Hand on every record that it has ever seen, as new."""
+    if not isinstance(effect.message, m.Records):
+        return [effect]
+    kept = node.kept_records
+    for peer, entry in node.member.table:
+        kept[peer] = entry.record
+    told = tuple((record, 0.0) for record in list(kept.values())[:30])
+    return [effect, Send(effect.peer, m.Records(told))]

@@ -39,7 +39,7 @@ from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acquaintance
-from shoal.gossip.messages import Accept
+from shoal.gossip.messages import Accept, Record
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
@@ -320,6 +320,8 @@ class SimNode:
         self.lie: Callable[[SimNode, Send], list[Send]] | None = None
         self.ear: Callable[[Received], bool] | None = None
         """Of a liar: takes what its member must not hear."""
+        self.kept_records: dict[PeerId, Record] = {}
+        """Of one that keeps the dead alive."""
         self.trainer: SimTrainer | None = None
         self._to_save: Checkpoint | None = None
         self._saving = False

@@ -1,6 +1,7 @@
 """Strangers in a simulated swarm: what an outsider with many keys comes to, and a member that cuts all."""
 
 import pytest
+from sim.checks import MEMORY
 from sim.lineage_liars import state_of
 from sim.node import SimNode
 from sim.world import Scenario, Sim
@@ -59,3 +60,19 @@ def test_one_of_three_that_cuts_everybody_stops_no_round_and_is_shut_out() -> No
         assert len(averaged[name]) >= 12
         assert min(averaged[name]) >= 2
         assert sim.nodes[name].member.admission.counts["cut out too early"] == 3
+
+
+def test_a_liar_does_not_keep_the_dead_alive() -> None:
+    sim = Sim(Scenario(1, 4, ((10.0, "lie", 3, "undead", 100.0), (20.0, "crash", 1, 0, False, 0.0))))
+    known: set[tuple[PeerId, PeerId]] = set()
+    look = sim.handled
+
+    def handled(node: SimNode, event: object) -> None:
+        look(node, event)
+        if sim.now > 20.0 + MEMORY and node.number != 3:
+            known.update((node.me, peer) for peer, _ in node.member.table)
+
+    sim.handled = handled  # type: ignore[method-assign,assignment]
+    assert not sim.run().violations
+    assert (sim.name(0), sim.name(2)) in known
+    assert sim.name(1) not in {peer for _, peer in known}

@@ -3,9 +3,10 @@
 from typing import Any
 
 import msgspec
+import pytest
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.membership.presence import MAX_LEASE, MAX_RECORDS, PresenceTable
+from shoal.gossip.membership.presence import MAX_LEASE, MAX_RECORDS, REMEMBERED, PresenceTable
 from shoal.gossip.messages import Presence, Record
 
 ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
@@ -94,3 +95,35 @@ def test_strangers_heard_of_longest_ago_make_room_and_neighbours_stay() -> None:
     assert len(table) == MAX_RECORDS
     assert table.get(A) is not None
     assert table.get(PeerId("p0")) is None
+
+
+@pytest.mark.parametrize("ends", ["expired", "left"])
+def test_a_record_that_had_its_lease_is_not_kept_alive_by_the_words_of_others(ends: str) -> None:
+    table = PresenceTable(ME)
+    table.update(record(A, 5), 0.0, 0.0)
+    if ends == "left":
+        table.forget(A, 1.0)
+    else:
+        table.expire(12.0)
+    # Whoever brings it again and again does not outlast what is remembered.
+    for now in range(20, 20 + 10 * int(REMEMBERED), int(REMEMBERED) - 1):
+        assert not table.update(record(A, 5), 0.0, float(now), teller=B)
+        assert not table.update(record(A, 4), 0.0, float(now), teller=B)
+    assert table.get(A) is None
+    assert table.update(record(A, 6), 0.0, float(now), teller=B)
+
+
+def test_who_is_back_is_believed_though_its_record_expired() -> None:
+    table = PresenceTable(ME)
+    table.update(record(A, 5), 0.0, 0.0)
+    table.expire(12.0)
+    table.connected.add(A)
+    assert table.update(record(A, 2), 0.0, 20.0, teller=A)
+
+
+def test_of_records_that_expired_a_bounded_number_is_remembered() -> None:
+    table = PresenceTable(ME)
+    for number in range(MAX_RECORDS + 10):
+        table.update(record(PeerId(f"p{number}")), 0.0, 100.0 * number)
+        table.expire(100.0 * number + 50)
+    assert len(table._expired) == MAX_RECORDS
