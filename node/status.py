@@ -167,6 +167,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What makes the means, if not this node itself."""
     alone: AloneStatus | None = None
     """Whether it lost its company; not where it never had any."""
+    unanchored: bool = False
+    """Whether it goes by the most of its peers, having no colleagues, and nobody that its user named."""
     page: str = ""
     """Where the page of this node is, such as http://127.0.0.1:4711; empty: not served."""
     name: str = ""

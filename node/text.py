@@ -13,6 +13,10 @@ import msgspec
 from shoal.node.status import AloneStatus
 
 T = TypeVar("T")
+UNANCHORED: Final = (
+    "unanchored: this node goes by the most of the peers that it was shown, who may be made up; that ends"
+    " once it has trained with some for a while, or with: shoal start --join ADDRESS of a node that you trust"
+)
 TRACE_MARK: Final = "    | "
 """What the lines of a traceback begin with in a log, so that none looks like a record of its own."""
 

@@ -116,6 +116,10 @@ class Obedient:
         self.told.append("stop")
         self.on_stop()
 
+    def reset_trust(self) -> None:
+        """See `shoal.node.web.server.Control`."""
+        self.told.append("reset trust")
+
     def add_bootstrap(self, address: str) -> None:
         """See `shoal.node.web.server.Control`."""
         self.told.append(f"add {address}")

@@ -16,8 +16,8 @@ from shoal.gossip.messages import Presence, Record
 MAX_LEASE = 60.0
 """Seconds: no record is believed for longer, whatever its author asks for."""
 REMEMBERED = 600.0
-"""Seconds for which the sequence of a record that expired is remembered. It is no news for so long, and for as
-long again whenever somebody brings it."""
+"""Seconds for which a record that expired is remembered. It is no news for so long, and for as long again
+whenever somebody brings it."""
 MAX_RECORDS = 1024
 """Records kept; the oldest of peers without a link go first."""
 

@@ -21,6 +21,7 @@ from shoal.node.cli.node import bootstrap_app, id_, init, stop
 from shoal.node.cli.show import config_app, peers, status
 from shoal.node.cli.start import start
 from shoal.node.cli.tools import methods_app, model_app, task_app, version
+from shoal.node.cli.trust import trust_app
 from shoal.node.errors import UserError
 from shoal.node.text import printable
 
@@ -136,6 +137,7 @@ _COMMANDS: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (
 for panel, name, command in _COMMANDS:
     app.command(name, rich_help_panel=panel)(command)
 app.add_typer(bootstrap_app, name="bootstrap", rich_help_panel=RUNNING)
+app.add_typer(trust_app, name="trust", rich_help_panel=RUNNING)
 app.add_typer(config_app, name="config", rich_help_panel=SETUP)
 app.add_typer(methods_app, name="methods", rich_help_panel=TRAINING)
 app.add_typer(task_app, name="task", rich_help_panel=TRAINING)

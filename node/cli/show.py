@@ -9,7 +9,7 @@ import typer
 from shoal.crypto.keys import PeerId, short
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
 from shoal.node.config.settings import HIDDEN, load, settings, toml_value
-from shoal.node.text import alone_for, duration, figure, printable, size
+from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable, size
 
 UNREACHED: Final = "nobody can reach this node yet; once a relay carries it, its address stands here"
 
@@ -78,6 +78,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
     ]
     if status.alone is not None:
         facts.append(("alone", f"for {alone_for(status.alone)}"))
+    if status.unanchored:
+        facts.append(("trust", UNANCHORED))
     if run is not None:
         facts.append(("run", f"{run.name}: {run.method} on {run.task}, {run.parameters:,} parameters"))
         facts.append(("figures", "  ".join(f"{name} {figure(value)}" for name, value in measured.items())))

@@ -57,7 +57,7 @@ from shoal.node.hivemind_engine.ipc import prefix_of
 from shoal.node.status import RoundStatus, Status
 from shoal.node.storage.checkpoint import Checkpoint, DiskFull, save
 from shoal.node.storage.database import KnownPeer, Store
-from shoal.node.storage.home import Home
+from shoal.node.storage.home import Home, default_home, typed
 from shoal.node.storage.model_file import remember_spec
 from shoal.node.storage.partial_fetch import ChunkKeeper
 from shoal.node.storage.private_state import PrivateState
@@ -147,7 +147,7 @@ class Daemon:
                 compute=self._compute,
                 remember=lambda trust: self._job(partial(self._save_trust, trust)),
                 average=self._average if self.config.run.engine != NATIVE else None,
-                problem=self._problem,
+                problem=self._problem_of_rounds,
             )
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
@@ -281,6 +281,16 @@ class Daemon:
             [Event(time=time.time(), event="company", level="warning", text=text, fields=fields)], None
         )
 
+    def _problem_of_rounds(self, source: str, text: str) -> None:
+        if source == "trust" and text:
+            text += f"; if it was away for long, and you trust its peers: shoal trust reset{self._home_flag}"
+        self._problem(source, text)
+
+    @property
+    def _home_flag(self) -> str:
+        is_default = self.config.home == default_home(os.environ).absolute()
+        return "" if is_default else f" --home {typed(self.config.home)}"
+
     def _problem(self, source: str, text: str) -> None:
         """Say what a person should see to; an empty text ends it."""
         if not text:
@@ -300,6 +310,10 @@ class Daemon:
         """Leave the swarm and end."""
         self.reporter.is_stopping = True
         self.is_stopping.set()
+
+    def reset_trust(self) -> None:
+        """Begin anew with whom this node knows in its run."""
+        self.rounds.reset_trust()
 
     def add_bootstrap(self, address: str) -> None:
         """Dial this address now and keep trying."""

@@ -14,7 +14,7 @@ import msgspec
 
 from shoal.crypto.keys import PeerId, short
 from shoal.node.status import BootstrapStatus, PeerStatus, RoundStatus, Status
-from shoal.node.text import duration, figure, printable
+from shoal.node.text import UNANCHORED, duration, figure, printable
 
 MANY: Final = 8
 """Peers that come or go between two looks and are named; more are counted."""
@@ -208,6 +208,9 @@ class Journal:
         return self._event("round", text, metrics=figures, **fields)
 
     def _news(self, before: Status | None, status: Status) -> Iterable[Event]:
+        if status.unanchored != (before is not None and before.unanchored):
+            text = UNANCHORED if status.unanchored else "no longer unanchored"
+            yield self._event("trust", text, unanchored=status.unanchored)
         for kind, level, new, old in (
             ("problem", "error", status.problems, before.problems if before else []),
             ("refused", "warning", status.refusals, before.refusals if before else []),

@@ -168,6 +168,7 @@ class Reporter:
             uptime_seconds=time.monotonic() - self._started,
             addresses=addresses,
             join_command=join_command(config, addresses),
+            unanchored=member.view.follows_the_most(now),
             page=self.page,
             alone=self.alone(now),
             engine=self._engine(),

@@ -39,6 +39,18 @@ def trust_path(state_dir: Path, run: bytes) -> Path:
     return state_dir / f"trust-{run.hex()[:16]}.json"
 
 
+def forget_trust(state_dir: Path) -> int:
+    """Forget all runs' trust; returns of how many there was some.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    found = list(state_dir.glob("trust-*.json"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
 def load_trust(state_dir: Path, run: bytes) -> RunTrust:
     """Return what was kept of a run. A file that cannot be used is said, and gone without."""
     path, nothing = trust_path(state_dir, run), RunTrust(run=run.hex())

@@ -61,6 +61,11 @@ def remove_bootstrap(home: Path, address: str) -> None:
     _ask(home, "POST", "/bootstrap", msgspec.json.encode({"rm": address}))
 
 
+def reset_trust(home: Path) -> None:
+    """Make the running node forget whom it knows in its run. Raises like `fetch_status`."""
+    _ask(home, "POST", "/trust/reset")
+
+
 def stop(home: Path, *, patience: float = 30.0) -> None:
     """Ask the node to end, and wait until it has.
 

@@ -68,6 +68,10 @@ class Control(Protocol):
         """Begin to leave and end."""
         ...
 
+    def reset_trust(self) -> None:
+        """Forget whom the node knows in its run, and what it refused."""
+        ...
+
     def add_bootstrap(self, address: str) -> None:
         """Dial an address, now and whenever the link is gone."""
         ...
@@ -158,7 +162,15 @@ def _telling(control: Control) -> list[Route]:
             return PlainTextResponse(f"{error}\n", status_code=409)
         return PlainTextResponse("done\n")
 
-    return [Route("/stop", stop, methods=["POST"]), Route("/bootstrap", bootstrap, methods=["POST"])]
+    async def reset_trust(request: Request) -> Response:
+        control.reset_trust()
+        return PlainTextResponse("done\n")
+
+    return [
+        Route("/stop", stop, methods=["POST"]),
+        Route("/bootstrap", bootstrap, methods=["POST"]),
+        Route("/trust/reset", reset_trust, methods=["POST"]),
+    ]
 
 
 async def _body(request: Request) -> bytes:

@@ -256,8 +256,10 @@ function draw(status) {
   document.title = `shoal ${name} · ${status.phase} · round ${status.round}`;
   $("phase").textContent = status.phase;
   $("who").textContent = `${status.name ? `${status.name} · ` : ""}${short(status.peer_id)} · ${status.role} in swarm ${status.swarm} · up ${seconds(status.uptime_seconds)} · version ${status.version}`;
-  $("problems").replaceChildren(...status.problems.map((line) => node("li", {}, line)));
-  $("problems").hidden = status.problems.length === 0;
+  const unanchored = "unanchored: this node goes by the most of the peers that it was shown, who may be made up";
+  const problems = [...status.problems, ...(status.unanchored ? [unanchored] : [])];
+  $("problems").replaceChildren(...problems.map((line) => node("li", {}, line)));
+  $("problems").hidden = problems.length === 0;
   drawTiles(status);
   // A redraw under the pointer would take the tooltip away.
   for (const card of document.querySelectorAll(".training")) card.hidden = status.run === null;

@@ -21,6 +21,7 @@ from shoal.node.config.settings import NodeConfig, load
 from shoal.node.errors import UserError
 from shoal.node.status import FaultStatus
 from shoal.node.storage.home import Home
+from shoal.node.storage.run_trust import RunTrust, save_trust
 
 ADDRESS = "/ip4/192.0.2.1/tcp/4710"
 FREE = ("start", "--port", "0", "--http-port", "0")
@@ -291,6 +292,18 @@ def test_config_show_tells_value_and_origin(shoal: Run, home: Path, monkeypatch:
     shown = json.loads(shoal("config", "show", "--json").out)
     assert shown["run.rounds"] == {"value": 7, "origin": "file"}
     assert "testing.die_at" not in shown
+
+
+def test_trust_is_reset_in_the_running_node_and_else_on_its_disk(
+    shoal: Run, home: Path, tmp_path: Path
+) -> None:
+    state_dir = Home(home).state_dir
+    save_trust(state_dir, RunTrust(run="ab" * 32))
+    assert "no node runs" in shoal("trust", "reset").out
+    assert not list(state_dir.glob("trust-*"))
+    with FakeNode(home, make_status, tmp_path) as node:
+        assert "was told" in shoal("trust", "reset").out
+        assert node.control.told == ["reset trust"]
 
 
 def test_bootstrap_addresses_are_kept_in_the_file_without_a_node(shoal: Run, home: Path) -> None:

@@ -15,6 +15,9 @@ class Ending:
     def __init__(self, end: trio.CancelScope) -> None:
         self.stop = end.cancel
 
+    def reset_trust(self) -> None:
+        raise AssertionError
+
     def add_bootstrap(self, address: str) -> None:
         raise AssertionError
 
