@@ -1,5 +1,7 @@
 """Strangers in a simulated swarm: what an outsider with many keys comes to, and a member that cuts all."""
 
+from typing import Any
+
 import pytest
 from sim.checks import MEMORY
 from sim.lineage_liars import state_of
@@ -7,7 +9,7 @@ from sim.node import SimNode
 from sim.world import Scenario, Sim
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.member.commands import Averaged
+from shoal.gossip.member.commands import Averaged, Event
 
 OUTSIDER = 3
 
@@ -25,8 +27,8 @@ def states_held(sim: Sim) -> set[bytes]:
     names: list[PeerId] = sim.names[:OUTSIDER]
     look = sim.handled
 
-    def handled(node: object, event: object) -> None:
-        look(node, event)  # type: ignore[arg-type]
+    def handled(node: SimNode, event: Event) -> None:
+        look(node, event)
         held.update(node.member.state for node in map(sim.nodes.get, names) if node is not None and node.life)
 
     sim.handled = handled  # type: ignore[method-assign]
@@ -45,12 +47,12 @@ def test_an_outsider_with_many_keys_moves_nobody_from_its_colleagues(lie: str) -
 def test_one_of_three_that_cuts_everybody_stops_no_round_and_is_shut_out() -> None:
     sim = Sim(Scenario(1, 3, ((10.0, "lie", 2, "cut", 50.0),)))
     averaged: dict[PeerId, list[int]] = {}
-    notice = sim.oracle.noticed
+    tell = sim.oracle.noticed
 
-    def noticed(node: SimNode, told: object) -> None:
-        notice(node, told)
-        if isinstance(told, Averaged) and 12.0 < sim.now < 60.0:
-            averaged.setdefault(node.me, []).append(len(told.exchanged.contributors))
+    def noticed(node: SimNode, notice: Any) -> None:
+        tell(node, notice)
+        if isinstance(notice, Averaged) and 12.0 < sim.now < 60.0:
+            averaged.setdefault(node.me, []).append(len(notice.exchanged.contributors))
 
     sim.oracle.noticed = noticed  # type: ignore[method-assign]
     assert not sim.run().violations
@@ -67,12 +69,12 @@ def test_a_liar_does_not_keep_the_dead_alive() -> None:
     known: set[tuple[PeerId, PeerId]] = set()
     look = sim.handled
 
-    def handled(node: SimNode, event: object) -> None:
+    def handled(node: SimNode, event: Event) -> None:
         look(node, event)
         if sim.now > 20.0 + MEMORY and node.number != 3:
             known.update((node.me, peer) for peer, _ in node.member.table)
 
-    sim.handled = handled  # type: ignore[method-assign,assignment]
+    sim.handled = handled  # type: ignore[method-assign]
     assert not sim.run().violations
     assert (sim.name(0), sim.name(2)) in known
     assert sim.name(1) not in {peer for _, peer in known}
