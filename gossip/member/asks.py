@@ -175,13 +175,10 @@ class AskQueue:
             return []
         known = set(exchange.lost_members)
         effects = exchange.fire(name, now)
-        silent = self._view.table.connected & set(exchange.lost_members) - known
         if name is Timer.GATHER:
             # Members that did not commit or reveal in time may be waiting for others, and say that they live.
             return effects
-        # Whatever comes from one of them next takes it from among the late again.
-        self._view.note_unresponsive(silent)
-        return [*effects, *(ProbeLink(peer) for peer in sorted(silent))]
+        return effects + self._distrust_links(set(exchange.lost_members) - known)
 
     def receive(self, event: Received, now: float) -> Effects:
         """Take a message of an exchange: of this ask, of the next, or of one that is over."""
@@ -192,11 +189,7 @@ class AskQueue:
         if exchange is None or exchange.group.id != message.group:
             return self._tell_stale(event.peer, message, now)
         if exchange.owns(message.index):
-            known = len(exchange.unfair_cuts)
-            effects = exchange.handle(event.peer, message, event.data, now)
-            for peer in exchange.unfair_cuts[known:]:
-                self._view.admission.note_unfair_cut(peer, now)
-            return effects
+            return self._hand_on(exchange, event, message, now)
         if isinstance(message, Abandon) and message.index < exchange.index:
             return exchange.lost(event.peer, now)
         is_ahead = message.index % INNER_INDEX > exchange.index
@@ -204,6 +197,26 @@ class AskQueue:
             # Others of our group are at the round's next ask already; ours will come.
             self.keep(event)
         return exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead)
+
+    def _hand_on(
+        self, exchange: GroupExchange, event: Received, message: ExchangeMessage, now: float
+    ) -> Effects:
+        known, known_lost = len(exchange.unfair_cuts), set(exchange.lost_members)
+        effects = exchange.handle(event.peer, message, event.data, now)
+        for peer in exchange.unfair_cuts[known:]:
+            self._view.admission.note_unfair_cut(peer, now)
+        is_gather = isinstance(exchange, Gather) and message.index == exchange.index
+        lost = set(exchange.lost_members) - known_lost
+        if isinstance(message, Cut) and message.member in lost and not is_gather:
+            # Others found it silent before we did.
+            return effects + self._distrust_links({message.member})
+        return effects
+
+    def _distrust_links(self, silent: set[PeerId]) -> Effects:
+        """Do not count on peers that were silent; whatever comes from one of them next mends that."""
+        silent = silent & self._view.table.connected
+        self._view.note_unresponsive(silent)
+        return [ProbeLink(peer) for peer in sorted(silent)]
 
     def keep(self, event: Received) -> None:
         """Keep a message for an exchange that we have not begun."""

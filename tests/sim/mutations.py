@@ -204,6 +204,7 @@ def _carries_no_age(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Dissemination, "sample", sample)
     patch.setattr(PresenceTable, "forget", lambda self, peer, now: None)
+    patch.setattr(PresenceTable, "_is_of_the_dead", lambda self, record, now: False)
 
 
 def _hands_nothing_on(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import digest_of, pack_norms
 from shoal.gossip.averaging.gather import Gather
-from shoal.gossip.events import Effects, Notify, Received, Send, Timer
+from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
 from shoal.gossip.member.asks import LEFT_OUT, MAX_KEPT, AskQueue
@@ -25,7 +25,7 @@ from shoal.gossip.messages import Abandon, Alive, Announce, Cut, Done, Part, Rec
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.sequence import Sequence
 
-ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
+ME, A, B, C = (PeerId(name) for name in ("me", "a", "b", "c"))
 GROUP = Group(b"g" * 16, 4, (ME, A), (1, 0))
 """In which we reduce everything."""
 ALONE = Group(b"l" * 16, 5, (ME,), (1,))
@@ -298,6 +298,17 @@ def test_who_cuts_this_node_at_once_three_times_in_a_row_is_shut_out_of_its_grou
     admission.note_unfair_cut(A, 5000.0)
     admission.pardon(A, 5001.0)
     assert admission.may_group(A, 5001.0)
+
+
+def test_a_member_that_most_found_silent_is_not_counted_on() -> None:
+    one = exchanges()
+    one._view.table.connected |= {B, C}
+    group = Group(b"g" * 16, 5, (ME, A, B, C), (1, 1, 1, 1))
+    one.ask(contribute(), 0.0)
+    one.begin(group, 1.0)
+    assert not one.receive(Received(B, Cut(group.id, 0, A)), 1.1)
+    assert ProbeLink(A) in one.receive(Received(C, Cut(group.id, 0, A)), 1.2)
+    assert one._view.unresponsive == {A}
 
 
 def test_bodies_are_gathered_in_the_same_way() -> None:
