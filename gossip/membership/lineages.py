@@ -12,7 +12,7 @@ Records cost nothing, so a node does not count everybody. Besides itself it coun
 
     its colleagues                 those that live: it goes by the lineage of more than half of them
     else those its user named      the rest of the swarm decides only between their lineage and its own
-    else those it has met          if it has colleagues, and none of them lives
+    else those it has met          if none of its colleagues lives, and only in its own lineage
     else the most                  it has nothing to lose yet: it is unanchored until it has colleagues
 
 So no number of peers moves a node from its colleagues.
@@ -110,15 +110,18 @@ def swarm_state(
     if not clusters:
         return None
     by_name = voters.basis is Basis.NAMED
+    own = next((each for each in clusters if any(peer == me for peer, _ in each)), [])
     best = clusters[0]
-    if states_differ and voters.basis is not Basis.MOST:
+    if voters.basis is Basis.MET:
+        # Those it has met tell how far its own lineage is, and do not lead it to another.
+        best = own or best
+    elif states_differ and voters.basis is not Basis.MOST:
         # One lineage of all: none of their states is wrong, and each meets the others in means.
         best = [(peer, presence) for peer, presence in counted if peer in near and presence.state]
     elif len(clusters) > 1:
         best = max(clusters, key=partial(_by_name, me, everyone) if by_name else _by_makers)
     round_, state = _settled(best, _held(everyone) if by_name else {})
     holders = tuple(sorted(p for p, presence in everyone if presence.state == state and p in linked))
-    own = next((each for each in clusters if any(peer == me for peer, _ in each)), [])
     is_ours = own is best or any(presence.state == state for _, presence in own)
     stands = frozenset(peer for peer, _ in best if peer != me)
     return SwarmState(round_, state, holders, is_ours, voters.basis, stands)

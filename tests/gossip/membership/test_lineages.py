@@ -210,6 +210,13 @@ def test_a_node_whose_colleagues_are_all_away_stays_where_it_is() -> None:
     ours = presence(8, b"now")
     found = goes_by({A: presence(9, b"x", b"now"), **crowd(11, b"y")}, ours, voters=Voters(Basis.MET))
     assert (found.round, found.state) == (8, b"now")
+    # Those it has met lead it on in its own lineage, and to no other.
+    met = Voters(Basis.MET, frozenset({A, B}))
+    for differ in (False, True):
+        near = {A: presence(9, b"x", b"now"), B: presence(9, b"x", b"now")}
+        assert goes_by(near, ours, voters=met, states_differ=differ).state == b"x"
+        far = {A: presence(11, b"y", b"w"), B: presence(11, b"y", b"w")}
+        assert goes_by(far, ours, voters=met, states_differ=differ).state == b"now"
 
 
 def test_who_has_no_trainer_or_took_its_state_from_the_most_is_nobodys_anchor() -> None:
