@@ -54,6 +54,9 @@ def _claim(node: SimNode, effect: Send, lie: str) -> list[Send]:
     round_, state, view = member.round + 3, state_of(lie), vector.data.cast("B")
     member.serving.hold(round_, state, PARENT, view, leaves(vector.data))
     (mine, age), *others = effect.message.records
+    if mine.author != node.me:
+        # An introduction: what others say is signed.
+        return [effect]
     claim = msgspec.structs.replace(
         mine.presence, round=round_, state=state, previous=PARENT, has_finished_round=True
     )
