@@ -343,7 +343,7 @@ class Member:
         view = self.view
         if is_fetched:
             for peer in self.state_sync.take_served():
-                view.trust(peer)
+                view.doubts.trust(peer)
         elif set(event.contributors) <= {self.me}:
             return []
         else:

@@ -156,7 +156,7 @@ class StateSync:
             entry = self._view.table.get(peer)
             # One that went on to its next state while we asked has claimed nothing wrong.
             if entry is not None and entry.presence.state == fetching.state:
-                self._view.distrust(peer, now)
+                self._view.doubts.distrust(peer, now)
         reason = "it sent bytes of the state that do not verify"
         return fetching, [Notify(Refused(peer, reason)) for peer in fetching.liars]
 

@@ -5,10 +5,9 @@ behind: when the state that the swarm goes by is not ours, and no exchange will 
 
 Two kinds of peers are left out. Who was missed in a round (`unresponsive`) is not waited for until something
 comes from it, and the link to it is not counted on. Who did not give the state that it claims to have
-(`distrust`) is not believed for a while, longer every time.
+(doubts.py) is not believed for a while, longer every time.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -18,10 +17,11 @@ from msgspec.structs import replace
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.admission import Admission
-from shoal.gossip.admission.marks import MAX_MARKED, Marks
+from shoal.gossip.admission.marks import MAX_MARKED
 from shoal.gossip.lifecycle import Lifecycle, Phase
 from shoal.gossip.membership.colleagues import Colleagues
 from shoal.gossip.membership.company import Company, Policy
+from shoal.gossip.membership.doubts import Doubts
 from shoal.gossip.membership.lineages import Basis, SwarmState, Voters, swarm_state, voters_of
 from shoal.gossip.membership.presence import Entry, PresenceTable
 from shoal.gossip.messages import Presence, Ready
@@ -29,14 +29,10 @@ from shoal.gossip.patterns import PATTERNS, Pattern
 from shoal.gossip.run_spec import NATIVE, RunSpec
 
 NO_BASE: Final = bytes(32)
-MAX_DOUBLINGS: Final = 7
-"""How often the time doubles for which a peer is not believed."""
 MAX_PAUSE: Final = 8
 """Rounds for which who was lost in exchanges in a row is not waited for; it takes part if it is there."""
 
 
-MAX_REFUSED: Final = 64
-"""States that are remembered as refused."""
 CROWD: Final = 32
 """Peers that are known, from which on a swarm of many groups is taken for a crowd."""
 
@@ -74,11 +70,9 @@ class SwarmView:
         """Whether our state was taken over from the most, and from nobody we knew."""
         self._followed: SwarmState | None = None
         """The state of others that was agreed last."""
-        self._refused: OrderedDict[bytes, None] = OrderedDict()
-        """States that this node does not go by."""
         self.unresponsive: set[PeerId] = set()
         self.together = Company(alone)
-        self._distrusted = Marks(MAX_DOUBLINGS)
+        self.doubts = Doubts()
         self.last_group: frozenset[PeerId] = frozenset()
         """With whom we made our state: they have it too, or will in a moment."""
         self._missed: dict[PeerId, tuple[int, int]] = {}
@@ -175,28 +169,16 @@ class SwarmView:
 
     # --- whom to believe --------------------------------------------------------------------------
 
-    def distrust(self, peer: PeerId, now: float) -> None:
-        """Do not go by a peer for a while that did not give the state it claims."""
-        self._distrusted.add(peer, now)
-
-    def trust(self, peer: PeerId) -> None:
-        """Believe a peer again: it gave what it claimed."""
-        self._distrusted.forget(peer)
-
     def refuse(self, state: bytes, now: float) -> None:
-        """Do not go by a state, nor for a while by those that hold it."""
-        self._refused[state] = None
-        while len(self._refused) > MAX_REFUSED:
-            self._refused.popitem(last=False)
-        for peer, entry in self.table.in_run(self.run):
-            if entry.presence.state == state and peer in self.table.connected:
-                self.distrust(peer, now)
+        """Do not go by a state, nor for a while by the linked peers that hold it."""
+        told = [(peer, entry.presence.state) for peer, entry in self.table.in_run(self.run)]
+        holders = [peer for peer, its in told if its == state and peer in self.table.connected]
+        self.doubts.refuse(state, holders, now)
 
     def reset_trust(self) -> None:
         """Begin anew with whom we know and what we refused."""
         self.colleagues.restore(())
-        self._refused.clear()
-        self._distrusted = Marks(MAX_DOUBLINGS)
+        self.doubts = Doubts()
 
     def note_round(self, members: tuple[PeerId, ...], lost: set[PeerId]) -> None:
         """Take note of who was lost in an exchange, and wait less often for who is lost again and again."""
@@ -231,7 +213,7 @@ class SwarmView:
         return [
             (peer, self._soon(peer, e.presence))
             for peer, e in self.table.in_run(self.run)
-            if not self._distrusted.has(peer, now) and e.presence.state not in self._refused
+            if not self.doubts.are_about(peer, e.presence.state, now)
         ]
 
     def _soon(self, peer: PeerId, presence: Presence) -> Presence:

@@ -699,7 +699,9 @@ def check_bounded(oracle: Oracle) -> None:
         for part in (
             member,
             member.view,
-            member.view._distrusted,
+            member.view.doubts,
+            member.view.doubts._distrusted,
+            member.view.colleagues,
             member.admission,
             member.admission._bans,
             member.asks,

@@ -207,11 +207,11 @@ def test_in_the_middle_of_an_exchange_nobody_looks_elsewhere() -> None:
 def test_who_did_not_give_the_state_it_claims_is_not_believed_for_a_while() -> None:
     view = standing()
     meet(view, A, 6, NEXT, previous=NOW)
-    view.distrust(A, 0.0)
+    view.doubts.distrust(A, 0.0)
     assert view.ahead(0.0) is None
     assert view.ahead(SHORTEST_MARK) is not None
-    view.distrust(A, 0.0)
-    view.trust(A)
+    view.doubts.distrust(A, 0.0)
+    view.doubts.trust(A)
     assert view.ahead(0.0) is not None
 
 
