@@ -57,7 +57,10 @@ def test_a_node_that_comes_back_is_given_the_state_of_those_that_just_moved_on(s
     """Rounds shorter than the way there and back: when a word arrives, its state is one round old."""
     crash = (12.0, "crash", 2, 0, False, 3.0)
     weather = Weather(latency=0.1, spread=1.0, jitter=0.1)
-    _, heard = played(Scenario(seed, 5, faults=(crash,), paces=(0.5,), weather=weather, calm_rounds=4))
+    known = tuple(range(5))
+    _, heard = played(
+        Scenario(seed, 5, faults=(crash,), paces=(0.5,), weather=weather, calm_rounds=4, acquainted=known)
+    )
     assert heard[Chunk.__name__] >= 7
     assert heard[NotHeld.__name__] <= 4
 
