@@ -118,6 +118,7 @@ def swarm_state(
     elif states_differ and voters.basis is not Basis.MOST:
         # One lineage of all: none of their states is wrong, and each meets the others in means.
         best = [(peer, presence) for peer, presence in counted if peer in near and presence.state]
+        best = _by_round(best, everyone) if by_name else best
     elif len(clusters) > 1:
         best = max(clusters, key=partial(_by_name, me, everyone) if by_name else _by_makers)
     round_, state = _settled(best, _held(everyone) if by_name else {})
@@ -125,6 +126,20 @@ def swarm_state(
     is_ours = own is best or any(presence.state == state for _, presence in own)
     stands = frozenset(peer for peer, _ in best if peer != me)
     return SwarmState(round_, state, holders, is_ours, voters.basis, stands)
+
+
+def _by_round(members: Peers, everyone: Peers) -> Peers:
+    """Return those of a round; of which one, the most decide that are near one of theirs."""
+
+    makers = [presence.round for _, presence in everyone if presence.has_finished_round]
+
+    def near(round_: int) -> tuple[int, int]:
+        return sum(abs(other - round_) <= 1 for other in makers), round_
+
+    # A newcomer has nothing that its own word could stand for.
+    begun = {presence.round for _, presence in members if presence.has_finished_round or presence.round > 0}
+    chosen = max(begun or {0}, key=near)
+    return [(peer, presence) for peer, presence in members if presence.round == chosen]
 
 
 def _by_makers(members: Peers) -> tuple[int, int, int, bytes]:

@@ -320,6 +320,8 @@ class SimNode:
         self.lie: Callable[[SimNode, Send], list[Send]] | None = None
         self.ear: Callable[[Received], bool] | None = None
         """Of a liar: takes what its member must not hear."""
+        self.problems: dict[str, str] = {}
+        """What the node tells its user, by what it is about."""
         self.kept_records: dict[PeerId, Record] = {}
         """Of one that keeps the dead alive."""
         self.trainer: SimTrainer | None = None
@@ -331,6 +333,7 @@ class SimNode:
     def start(self) -> None:
         """Start, or start again from the disk."""
         self.life += 1
+        self.problems.clear()
         self.is_alive, self.is_frozen = True, False
         self.disk.acquainted = tuple(
             Acquaintance(self.sim.name(number), LEAST_ROUNDS, LEAST_SECONDS)
@@ -365,6 +368,7 @@ class SimNode:
             load=self.disk.load,
             recall=self.disk.recall,
             remember=self.disk.remember,
+            problem=lambda source, text: self.problems.update({source: text}),
         )
         self.trainer = None
 
@@ -384,6 +388,11 @@ class SimNode:
         """Attach a trainer that starts from the disk."""
         self.trainer = SimTrainer(self, self.sim.scenario.asks, self.pace, self.step)
         self.trainer.attach()
+
+    def heed(self) -> None:
+        """Do what a user does who knows that the liars are gone: let the node take its swarm's state over."""
+        if self.is_alive and not self.is_frozen and self.problems.get("trust"):
+            self.act(self.rounds.reset_trust)
 
     def kill_trainer(self) -> None:
         """The trainer process is gone."""

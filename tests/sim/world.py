@@ -42,6 +42,8 @@ MAX_EVENTS: Final = 60_000
 """Far more than any swarm here has to say to itself; of faults in a minute."""
 CALM_BOUND: Final = 150.0
 """Seconds after the last fault within which everyone is together again."""
+USERS_LOOK: Final = 30.0
+"""Seconds after the last fault after which users see to what their nodes tell them, where somebody lied."""
 _MOMENT: Final = struct.Struct("<dBB")
 TRACED_AS: Final = {
     "AbortRound": "GiveUp",
@@ -166,6 +168,9 @@ class Sim:
             self.at(start, self.started, node)
         for fault in scenario.faults:
             plan(self, fault)
+        if self.oracle.liars:
+            for node in self.nodes.values():
+                self.at(self.calm_from + USERS_LOOK, node.heed)
         end = self.calm_from + CALM_BOUND
         if scenario.rounds:
             # The last round may have been before the last fault.

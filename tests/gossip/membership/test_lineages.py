@@ -182,6 +182,20 @@ def test_where_states_differ_a_node_goes_on_to_where_more_than_half_have_come() 
     assert alone.round == 3
 
 
+def test_where_states_differ_the_most_decide_between_the_rounds_of_the_named_one_and_ours() -> None:
+    named = Voters(Basis.NAMED, frozenset({A}))
+    ahead, there = presence(87, b"ahead"), presence(33, b"a")
+    others = {A: there, B: presence(34, b"b"), C: presence(33, b"c")}
+    back = goes_by(others, ahead, voters=named, states_differ=True)
+    assert (back.round, back.includes_us) == (33, False)
+    assert goes_by({A: there}, ahead, voters=named, states_differ=True).round == 87
+    assert goes_by({A: there, **crowd(99, b"x")}, ahead, voters=named, states_differ=True).round == 87
+    fresh = presence(0, b"init", has_finished_round=False)
+    newcomers = dict.fromkeys(CROWD, fresh)
+    assert goes_by({A: there, **newcomers}, fresh, voters=named, states_differ=True).round == 33
+    assert goes_by({A: fresh, **newcomers}, fresh, voters=named, states_differ=True).round == 0
+
+
 def known(*peers: PeerId, named: tuple[PeerId, ...] = (), met: tuple[PeerId, ...] = ()) -> Colleagues:
     found = Colleagues(ME, 2, 0.0)
     for _ in range(2):
