@@ -70,7 +70,7 @@ MAX_BALLOT: Final = 1000
 """Ballots that are believed: an honest search needs a few."""
 MAX_PATIENT: Final = 2
 """Ballots for which a member that declines, and so lives, is asked again."""
-MAX_WAITS: Final = 3
+MAX_WAITS: Final = 2
 """Times that a search waits in vain before turns give way to ballots."""
 NOT_READY: Final = "proposal of a peer that is not ready"
 OUT_OF_TURN: Final = "proposal out of turn"

@@ -79,6 +79,7 @@ class Grouping:
     results: dict[PeerId, bytes] = field(default_factory=dict)
     origins: dict[PeerId, tuple[bytes, bool, Any]] = field(default_factory=dict)
     """The state that each started from, whether it took the states to differ, and the state itself."""
+    newcomers: frozenset[PeerId] = frozenset()
     believed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
     """Means that have been checked, by place and mask."""
 
@@ -186,7 +187,9 @@ class Oracle:
         seen = self.groups.get(key)
         if seen is None:
             tainted = any(self.is_liar(peer) for peer in group.members)
-            seen = self.groups[key] = Grouping(group.members, group.parts, tainted, self.sim.now)
+            seen = self.groups[key] = Grouping(
+                group.members, group.parts, tainted, self.sim.now, newcomers=group.newcomers
+            )
         # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
         is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
         if node.me in seen.exchanges and is_again:
@@ -371,7 +374,9 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
         return
     for made in exchange._announced._terms.values():
         for weights in (made.numbers.weights, made.buffers.weights):
-            if max(weights) > 2.001 * lower_median([weight for weight in weights if weight > 0]):
+            # A newcomer has a quarter of the median of the others, who may be two of a larger group.
+            positive = [weight for weight in weights if weight > 0]
+            if not seen.newcomers and max(weights) > 2.001 * lower_median(positive):
                 oracle.violate("no weight is above twice the median", f"{weights}")
     honest = [peer for peer in seen.members if not oracle.is_liar(peer) and peer in seen.given]
     _, mixes, state = seen.origins[node.me]
@@ -425,7 +430,7 @@ def check_turn(oracle: Oracle, node: SimNode, convener: PeerId) -> None:
     if convener not in search.ready:
         oracle.violate(IN_TURN, f"{node.me} accepted {convener}, which is not ready")
         return
-    if search._is_several:
+    if search._is_several or (search._is_stalled and convener in standing.supporters):
         return
 
     def key(peer: PeerId) -> tuple[int, bytes]:
@@ -450,7 +455,11 @@ def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -
     base = seen.origins[members[0]][2] if agreed_base(bases) else np.zeros(last, np.float64)
     given = [seen.given[peer][0].astype(np.float64) for peer in members]
     stated = [
-        Stated(seen.given[peer][1], float(np.linalg.norm(vector[first:last] - base[first:last])))
+        Stated(
+            seen.given[peer][1],
+            float(np.linalg.norm(vector[first:last] - base[first:last])),
+            peer in seen.newcomers,
+        )
         for peer, vector in zip(members, given, strict=True)
     ]
     shares = terms(stated, 1.0 if agreed_base(bases) else LOOSE).shares

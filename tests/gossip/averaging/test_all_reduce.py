@@ -217,7 +217,10 @@ def test_one_of_three_that_cuts_everybody_ends_no_round_and_is_counted_by_each()
         assert core.result is not None
         assert core.result.contributors == tuple(sorted(honest))
         assert core.unfair_cuts == [cutter]
-        assert np.allclose(members.vectors[number], members.exact([0, 1]), atol=1e-5)
+        # Parts that were made before the cut have its contribution too.
+        for (lo, hi), masks in zip(pairwise(bounds(NUMEL, members.parts)), core.result.masks, strict=True):
+            made_of = [i for i in range(3) if masks[0] >> i & 1]
+            assert np.allclose(members.vectors[number][lo:hi], members.exact(made_of)[lo:hi], atol=1e-5)
 
 
 def test_a_member_that_more_than_half_of_the_others_cut_is_waited_for_by_nobody() -> None:

@@ -15,7 +15,7 @@ from shoal.gossip.averaging.bounds import (
     weights_of,
 )
 
-numbers = st.floats(0, 1e15)
+numbers = st.just(0.0) | st.floats(1e-15, 1e15)
 members = st.lists(st.builds(Stated, numbers, numbers, st.booleans()), min_size=1, max_size=16)
 
 

@@ -12,7 +12,7 @@ from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import digest_of, pack_norms
 from shoal.gossip.averaging.gather import Gather
-from shoal.gossip.events import Effects, Notify, ProbeLink, Received, Send, Timer
+from shoal.gossip.events import Drop, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
 from shoal.gossip.member.asks import LEFT_OUT, MAX_KEPT, AskQueue
@@ -260,10 +260,27 @@ def test_a_mean_without_our_own_contribution_is_counted() -> None:
     one.receive(Received(A, Announce(group.id, 0, 1.0, b"", True, norms)), 1.05)
     assert isinstance(one.current, AllReduce)
     digest = digest_of(one.current._announced.first([1]))
-    mean = Reduced(group.id, 0, 1, 0, 0, (0b10).to_bytes(8, "big"), digest)
+    # From a later owner: the first one had our contribution, and is not believed.
+    mean = Reduced(group.id, 0, 1, 0, 2, (0b10).to_bytes(8, "big"), digest)
     one.receive(Received(A, mean, np.full(4, 2.4, np.float32).tobytes()), 1.1)
     assert isinstance(notices(one.receive(done_like_ours(one), 1.2))[0], Averaged)
     assert one._view.admission.counts[LEFT_OUT] == 1
+
+
+def test_a_mean_of_the_first_owner_without_our_contribution_is_refused() -> None:
+    one = exchanges()
+    one.ask(contribute(), 0.0)
+    group = replace(GROUP, shares=(0, 1))
+    one.begin(group, 1.0)
+    norms = pack_norms([[0.0, 4.8], [0.0, 0.0]] * 2)
+    one.receive(Received(A, Announce(group.id, 0, 1.0, b"", True, norms)), 1.05)
+    assert isinstance(one.current, AllReduce)
+    digest = digest_of(one.current._announced.first([1]))
+    mean = Reduced(group.id, 0, 1, 0, 0, (0b10).to_bytes(8, "big"), digest)
+    effects = one.receive(Received(A, mean, np.full(4, 2.4, np.float32).tobytes()), 1.1)
+    assert Drop(A, "mean outside its bound") in effects
+    assert one.current.result is not None
+    assert one.current.result.contributors == (ME,)
 
 
 def test_who_is_left_out_is_told_so() -> None:
