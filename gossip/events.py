@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.messages import PeerMessage, Records
+from shoal.gossip.scope import USER, Teller
 
 if TYPE_CHECKING:
     from shoal.gossip.member.commands import Notice
@@ -96,6 +97,8 @@ class PeerFound:
     ends in a second event."""
     link: str = "direct"
     """Its class: direct or relayed."""
+    host: str = field(default="", compare=False)
+    """The other end's IP address; empty on a circuit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,8 @@ NO_PLACE: Final = "no place there"
 """Why a dial failed: the other node has as many links as it may, and holds no place for us."""
 FAST_LINK_DENIED: Final = "fast link denied"
 """Why a dial failed: somebody on the way kept two nodes of ours from agreeing on our links."""
+NOT_FOR_US: Final = "not for us to dial"
+"""Why a dial failed: a name heard from somebody else stands for addresses that he may not name."""
 OWN_ADDRESS: Final = "own address"
 """Why a dial failed: it led to this node itself."""
 
@@ -184,6 +189,8 @@ class Dial:
     """Open a link to a multiaddr that ends in /p2p/PEER, or to a bare address."""
 
     address: str
+    teller: Teller = USER
+    """Who named it: what a name stands for is dialled only as far as that allows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import msgspec
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, DialFailed, Learned, Loan, PeerFound, PeerLost
+from shoal.gossip.scope import USER, DialPrivate, Here, Teller
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +40,12 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Talk over Unix sockets with nodes of this machine that are dialled by a loopback address: half the work
     of TCP. Linux only; elsewhere it is TCP all the same."""
     max_links: int = 64
-    """Links above this are refused."""
+    """Places for links. Half may be taken by links without a hello; a quarter is held for known peers."""
+    dial_private: DialPrivate = "near"
+    """On whose word private addresses are dialled: near (that of peers of the same network), always, or
+    never; what `--join` names is dialled as it is given."""
+    internet: tuple[str, ...] = ()
+    """Networks such as 10.213.0.0/16 that count as public addresses, for laboratories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +106,12 @@ class Host(Protocol):
         """Hand a sealed announcement to GossipSub."""
         ...
 
-    def dial_nowait(self, address: str) -> None:
-        """Start a dial; ends in a `PeerFound` or `DialFailed` event."""
+    def here(self) -> Here:
+        """Return which networks this node is in, and where the internet sees it."""
+        ...
+
+    def dial_nowait(self, address: str, teller: Teller = USER) -> None:
+        """Start a dial; ends in a `PeerFound` or `DialFailed` event. `teller`: who named the address."""
         ...
 
     def drop_nowait(self, peer: PeerId, reason: str) -> None:

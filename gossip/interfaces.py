@@ -76,6 +76,13 @@ def networks_here() -> tuple[Network, ...]:
     return tuple(dict.fromkeys(_networks()))
 
 
+def hosts_here() -> frozenset[str]:
+    """Return the addresses of the interfaces of this machine."""
+    entries = (entry for each in psutil.net_if_addrs().values() for entry in each)
+    families = (socket.AF_INET, socket.AF_INET6)
+    return frozenset(entry.address.split("%")[0] for entry in entries if entry.family in families)
+
+
 def _networks() -> Iterator[Network]:
     for entries in psutil.net_if_addrs().values():
         for entry in entries:

@@ -13,6 +13,8 @@ from shoal.crypto.keys import PeerId
 MAX_GROUP: Final = 64
 MAX_ASKED: Final = 64
 """Chunks of a state that one peer asks of another at a time."""
+MAX_NEAR: Final = 32
+"""Addresses in one `Near`."""
 MAX_RECORD_BYTES: Final = 4096
 """Of a sealed presence; a larger one could be heard but not be handed on."""
 MAX_ANNOUNCE_BYTES: Final = 1536
@@ -100,6 +102,15 @@ class SealedRecords(Message, frozen=True):
         msgspec.Meta(max_length=32),
     ]
     reply: bool = False
+
+
+class Near(Message, frozen=True):
+    """Addresses for the receiver alone, since it is near: of the sender, and of peers that told it so.
+
+    Unsigned, and not handed on: they mean something on this machine or in this network only.
+    """
+
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_NEAR)]
 
 
 class Leave(Message, frozen=True):
@@ -441,6 +452,7 @@ FromDonor: TypeAlias = Offer | NotHeld | Wait | Chunk
 
 PeerMessage: TypeAlias = (
     Records
+    | Near
     | Leave
     | Describe
     | Ready
@@ -455,6 +467,7 @@ PeerMessage: TypeAlias = (
 
 Wire: TypeAlias = (
     SealedRecords
+    | Near
     | Leave
     | Describe
     | Ready

@@ -15,17 +15,17 @@ https://www.iana.org/assignments/iana-ipv6-special-registry
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
-from shoal.gossip.addresses import Address
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Source = Literal["user", "book", "mdns", "dht", "peer"]
 DialPrivate = Literal["near", "always", "never"]
 
+_ENDPOINT: Final = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d{1,5})(?:/|$)")
 LOWEST_PORT: Final = 1024
 """Ports below belong to a machine's own services, and are not dialled on a stranger's word."""
 WEB_PORTS: Final = (80, 443)
@@ -100,6 +100,8 @@ class Here:
     """The addresses at which the internet sees it."""
     internet: tuple[Network, ...] = ()
     """Networks that count as public, of a laboratory."""
+    own: frozenset[str] = frozenset()
+    """The addresses of its interfaces."""
     dial_private: DialPrivate = "near"
     """Whose word is enough to dial a private address: that of peers near, everyone's, or only the user's."""
 
@@ -110,6 +112,10 @@ class Here:
         except ValueError:
             return False
         return any(pair[0] in each and pair[1] in each for each in self.networks)
+
+    def is_own_machine(self, host: str) -> bool:
+        """Tell whether the other end of a link with this address is on this machine."""
+        return host in self.own or self.scope(host) is Scope.LOOPBACK
 
     def scope(self, host: str) -> Scope:
         """See `scope_of`."""
@@ -125,7 +131,26 @@ class Teller:
     """The other end's IP address on the link by which a peer named it; empty on a circuit."""
 
 
-def may_dial(address: Address, teller: Teller, here: Here) -> bool:
+USER: Final = Teller("user")
+NOWHERE: Final = Here()
+"""A node that has not looked at its interfaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What of an address the network sees: of a circuit, where the relay is."""
+
+    host: str
+    port: int
+
+
+def endpoint(text: str) -> Endpoint | None:
+    """Return where a multiaddr leads; nothing where it is not of TCP."""
+    found = _ENDPOINT.match(text)
+    return Endpoint(found[1], int(found[2])) if found else None
+
+
+def may_dial(address: Endpoint, teller: Teller, here: Here) -> bool:
     """Tell whether an address may be dialled on this word; each address of a name is asked about."""
     if teller.source == "user":
         return True
@@ -145,14 +170,14 @@ def may_dial(address: Address, teller: Teller, here: Here) -> bool:
             return teller.source == "mdns"
         case Scope.LOOPBACK:
             # What is in the book has led to a link, which nothing but the user or this machine began.
-            return teller.source == "book" or here.scope(teller.host) is Scope.LOOPBACK
+            return teller.source == "book" or here.is_own_machine(teller.host)
     return False
 
 
 def _may_dial_private(host: str, teller: Teller, here: Here) -> bool:
     if teller.source == "mdns":
         return True
-    if teller.source == "book" or here.scope(teller.host) is Scope.LOOPBACK:
+    if teller.source == "book" or here.is_own_machine(teller.host):
         return here.are_near(host, host)
     return teller.host in here.observed or here.are_near(host, teller.host)
 
@@ -163,7 +188,7 @@ def _is_fit(port: int, scope: Scope, teller: Teller) -> bool:
     return port >= LOWEST_PORT or (port in WEB_PORTS and scope in (Scope.PUBLIC, Scope.NAME))
 
 
-def may_tell(address: Address, listener: str, here: Here) -> bool:
+def may_tell(address: Endpoint, listener: str, here: Here) -> bool:
     """Tell whether an address of ours, or one that a peer here told us of itself, is for a peer to know.
 
     `listener`: the other end's IP address on the link to the peer; empty on a circuit.
@@ -174,14 +199,14 @@ def may_tell(address: Address, listener: str, here: Here) -> bool:
         case Scope.SHARED:
             return listener in here.observed
         case Scope.PRIVATE:
-            if here.scope(listener) is Scope.LOOPBACK or listener in here.observed:
+            if here.is_own_machine(listener) or listener in here.observed:
                 return True
             return here.are_near(address.host, listener)
         case Scope.LOOPBACK:
-            return here.scope(listener) is Scope.LOOPBACK
+            return here.is_own_machine(listener)
     return False
 
 
-def for_everyone(address: Address, here: Here) -> bool:
+def for_everyone(address: Endpoint, here: Here) -> bool:
     """Tell whether an address may stand in a record, which is handed on to anybody."""
     return here.scope(address.host) in (Scope.PUBLIC, Scope.NAME)

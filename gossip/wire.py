@@ -30,6 +30,7 @@ from shoal.gossip.messages import (
     Decline,
     Exchange,
     Message,
+    Near,
     Offer,
     Pairing,
     Part,
@@ -57,7 +58,9 @@ PLAIN: Final = b"\x01"
 PRESENCE: Final = "Presence"
 MAX_CONTROL_BYTES: Final = 256 << 10
 BULK: Final = (Part, Reduced, Reveal, Offer, Chunk, Push)
-"""What goes unsigned in the bulk lane; everything else is signed."""
+"""What goes unsigned in the bulk lane."""
+UNSIGNED: Final = (*BULK, Near)
+"""What is proved by the link alone; everything else is signed."""
 OF_A_RUN: Final = (Ready, Propose, Accept, Decline, Commit, Unheard, SealedWords, Exchange, Pairing)
 """What means nothing to a peer of another run."""
 OTHER_RUN: Final = "other run"
@@ -99,7 +102,7 @@ class Codec:
 
     def encode(self, message: PeerMessage) -> bytes:
         """Return the head of a frame."""
-        if isinstance(message, BULK):
+        if isinstance(message, UNSIGNED):
             return PLAIN + _encode(message)
         body: Message
         if isinstance(message, Records):
@@ -138,7 +141,7 @@ class Codec:
         lane, rest = head[:1], head[1:]
         if lane == PLAIN:
             message = self._parse(rest)
-            if not isinstance(message, BULK):
+            if not isinstance(message, UNSIGNED) or (data_bytes and isinstance(message, Near)):
                 raise RemoteViolation("unsigned control message", type(message).__name__)
             _check_numbers(message)
             return message
@@ -152,7 +155,7 @@ class Codec:
         except Replayed as error:
             raise RemoteViolation("replayed") from error
         message = self._parse(envelope.body)
-        if type(message).__name__ != envelope.head.kind or isinstance(message, BULK):
+        if type(message).__name__ != envelope.head.kind or isinstance(message, UNSIGNED):
             raise RemoteViolation("kind does not match", envelope.head.kind)
         if isinstance(message, OF_A_RUN) and envelope.head.run != self.run:
             raise RemoteViolation(OTHER_RUN)

@@ -17,6 +17,7 @@ import trio
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, DialFailed, Loan, PeerFound, PeerLost
 from shoal.gossip.host import Announced, FrameReceived, HostEvent, HostStatistics
+from shoal.gossip.scope import USER, Here, Teller
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -102,7 +103,7 @@ class MemoryHost:
 
     def addresses(self) -> list[str]:
         """See `Host`."""
-        return [f"/memory/1/p2p/{self.me}"]
+        return [f"/ip4/20.0.0.1/tcp/4710/p2p/{self.me}"]
 
     def send_nowait(self, peer: PeerId, head: bytes, data: Data | Loan = b"") -> None:
         """See `Host`."""
@@ -119,7 +120,11 @@ class MemoryHost:
         for peer in self.net.neighbours(self.me):
             self.net.later(self.net.hosts[peer], Announced(self.me, sealed))
 
-    def dial_nowait(self, address: str) -> None:
+    def here(self) -> Here:
+        """See `Host`."""
+        return Here()
+
+    def dial_nowait(self, address: str, teller: Teller = USER) -> None:
         """See `Host`."""
         peer = PeerId(address.rpartition("/p2p/")[2])
         target = self.net.hosts.get(peer)

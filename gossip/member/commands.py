@@ -10,6 +10,7 @@ from shoal.gossip.group import Exchanged
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import RunSpec
+from shoal.gossip.scope import NOWHERE, Here
 
 # --- commands -------------------------------------------------------------------------------------
 
@@ -119,9 +120,10 @@ class RemoveAddress:
 
 @dataclass(frozen=True, slots=True)
 class SetAddresses:
-    """Where others reach this node."""
+    """Where others reach this node, and which networks it is in."""
 
     addresses: tuple[str, ...]
+    here: Here = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Coll
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import ENOUGH, DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.nearby import Nearby
 from shoal.gossip.membership.presence import PresenceTable
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import (
@@ -84,6 +85,7 @@ from shoal.gossip.messages import (
     Exchange,
     Fetch,
     Leave,
+    Near,
     NotHeld,
     Offer,
     Propose,
@@ -154,6 +156,7 @@ class Member:
         colleagues = Colleagues(me, config.colleague_rounds, config.colleague_seconds)
         self.view = SwarmView(me, config.lease, self.admission, config.alone, colleagues)
         self.dial_plan = DialPlan(me, dice, config.max_links)
+        self.nearby = Nearby(me)
         self._numbers = Sequence(sequence)
         self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
         self.serving = Serving(config.serving, self.admission)
@@ -236,8 +239,10 @@ class Member:
                 self.view.colleagues.named = self.dial_plan.named()
                 return []
             case SetAddresses():
-                self.view.set_addresses(event.addresses)
-                return self.dissemination.push(now)
+                everyone, effects = self.nearby.set_own(event.addresses, event.here)
+                self.dial_plan.here = event.here
+                self.view.set_addresses(everyone)
+                return [*self.dissemination.push(now), *effects]
             case SetEngine():
                 return self.dissemination.push(now) if self.view.set_engine(event.addresses) else []
             case Measured():
@@ -404,12 +409,14 @@ class Member:
         self.view.link_up(event.peer)
         self.view.together.found(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)
+        effects += self.nearby.link_up(event.peer, event.host)
         self.view.colleagues.named = self.dial_plan.named()
         effects += self.dissemination.greet(event.peer, now)
         return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
 
     def _peer_lost(self, peer: PeerId, now: float) -> Effects:
         self.view.link_down(peer, now)
+        self.nearby.link_down(peer)
         return self.dial_plan.lost(peer, now) + self._gone(peer, now)
 
     def _left(self, peer: PeerId, now: float) -> Effects:
@@ -434,6 +441,8 @@ class Member:
                 return self._to_exchange(event, message, now)
             case Records():
                 return self._records(peer, message, now)
+            case Near():
+                return self._near(peer, message, now)
             case Leave():
                 return self._left(peer, now)
             case Describe():
@@ -450,6 +459,17 @@ class Member:
                 return self.state_sync.handle(peer, message, event.data, now)
             case Push() | Settle() | Applied():
                 return self.pairwise.handle(peer, message, event.data, now)
+
+    def _near(self, peer: PeerId, message: Near, now: float) -> Effects:
+        before = self.nearby.said_by(peer)
+        effects = self.nearby.take(peer, message)
+        if (said := self.nearby.said_by(peer)) != before:
+            effects.append(Notify(PeerAddresses(peer, said)))
+        return effects + self._hear(peer, message.addresses, now)
+
+    def _hear(self, teller: PeerId, addresses: tuple[str, ...], now: float) -> Effects:
+        """Take note of addresses that a linked peer named."""
+        return self.dial_plan.hear(addresses, teller, self.nearby.host_of(teller), now)
 
     def _records(self, peer: PeerId, message: Records, now: float) -> Effects:
         effects: Effects = []
@@ -474,12 +494,15 @@ class Member:
                     effects.append(Send(peer, Records(((known.record, 0.0),))))
                 continue
             if known is not None and known.presence == record.presence:
+                if record.author not in self.view.table.connected and self.dial_plan.seeks_links:
+                    # A teller may name few at a time.
+                    effects += self._hear(peer, record.presence.addresses, now)
                 continue
             changed = True
             effects += self.group_search.moved(record.author, record.presence, now)
             addresses = record.presence.addresses
             if record.author not in self.view.table.connected:
-                effects += self.dial_plan.add_all(addresses, "peers", now)
+                effects += self._hear(peer, addresses, now)
             elif addresses and (known is None or known.presence.addresses != addresses):
                 effects.append(Notify(PeerAddresses(record.author, addresses)))
             if record.author == peer:

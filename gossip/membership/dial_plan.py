@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import OWN_ADDRESS, Dial, Effects, SetTimer, Timer
+from shoal.gossip.events import (
+    NO_PLACE,
+    OWN_ADDRESS,
+    SAME_IDENTITY,
+    TOO_MANY,
+    Dial,
+    Effects,
+    SetTimer,
+    Timer,
+)
+from shoal.gossip.membership.tellers import Tellers
+from shoal.gossip.scope import USER, Here, Scope, Source, Teller, endpoint, may_dial
 
 FIRST_RETRY: Final = 0.5
 """Seconds; doubled after every failure."""
@@ -27,7 +38,7 @@ MAX_ATTEMPTS: Final = 8
 """Failures in a row after which a learned address that never worked is forgotten."""
 AT_ONCE: Final = 8
 """Dials under way at the same time."""
-NEW_AT_ONCE: Final = 64
+NEW_AT_ONCE: Final = 40
 """Addresses that have never worked, dialled without a pause."""
 NEW_PER_SECOND: Final = 2.0
 """And after that."""
@@ -39,6 +50,11 @@ in one piece (Erdős and Rényi, 1960), for any n, also after half of the peers 
 NEVER: Final = float("inf")
 MAX_ADDRESSES: Final = 512
 """Learned addresses kept; a peer cannot fill our memory with made-up ones."""
+
+
+ALIVE: Final = (NO_PLACE, TOO_MANY, OWN_ADDRESS, SAME_IDENTITY)
+"""Why a dial failed though somebody was there, or though it was not tried."""
+_SOURCES: Final[dict[str, Source]] = {"bootstrap": "user", "book": "book", "mdns": "mdns", "dht": "dht"}
 
 
 class Dice(Protocol):
@@ -68,6 +84,8 @@ class Target:
     """Drawn: among equals the lowest is dialled first, so that everyone has other neighbours."""
     has_worked: bool = False
     """Whether it ever led to a link."""
+    teller: Teller = USER
+    """On whose word it is dialled."""
 
 
 def peer_in(address: str) -> PeerId | None:
@@ -89,6 +107,8 @@ class DialPlan:
         self._dice = dice
         self._connected: set[PeerId] = set()
         self._budget, self._budget_at = float(NEW_AT_ONCE), 0.0
+        self.here = Here()
+        self._tellers = Tellers()
 
     def add(self, address: str, source: str, now: float) -> Effects:
         """Take note of an address."""
@@ -96,8 +116,17 @@ class DialPlan:
 
     def add_all(self, addresses: Iterable[str], source: str, now: float) -> Effects:
         """Take note of addresses."""
+        return self._note_all(addresses, source, Teller(_SOURCES.get(source, "peer")), source, now)
+
+    def hear(self, addresses: Iterable[str], teller: PeerId, host: str, now: float) -> Effects:
+        """Take note of addresses that a linked peer named; `host`: its IP address, empty on a circuit."""
+        return self._note_all(addresses, "peers", Teller("peer", host), teller, now)
+
+    def _note_all(
+        self, addresses: Iterable[str], source: str, teller: Teller, charged: str, now: float
+    ) -> Effects:
         # A list, so that all are looked at.
-        news = [self._note(address, source, now) for address in addresses]
+        news = [self._note(address, source, teller, charged, now) for address in addresses]
         return self.plan(now) if any(news) and (self.seeks_links or source == "bootstrap") else []
 
     def known(self) -> frozenset[PeerId]:
@@ -129,36 +158,49 @@ class DialPlan:
         wanted = self.enough // 2 if is_large else self.enough
         return min(wanted, self._max_links) - len(self._connected)
 
-    def _note(self, address: str, source: str, now: float) -> bool:
+    def _note(self, address: str, source: str, teller: Teller, charged: str, now: float) -> bool:
         peer = peer_in(address)
         known = self.targets.get(address)
         if known is not None:
             if source == "bootstrap":
-                known.source = source
+                known.source, known.teller = source, teller
             return False
         if peer == self.me:
             if source == "bootstrap":  # kept to be shown; somebody typed it
                 self.targets[address] = Target(address, source, "own", OWN_ADDRESS, due=NEVER, peer=peer)
             return False
-        if len(self.targets) >= MAX_ADDRESSES and source != "bootstrap" and not self._make_room():
+        if source != "bootstrap" and not self._may_take(address, teller, peer, charged, now):
             return False
-        target = Target(address, source, due=now, peer=peer, lot=self._dice.random())
+        target = Target(address, source, due=now, peer=peer, lot=self._dice.random(), teller=teller)
         if peer in self._connected:
             target.state = "connected"
         self.targets[address] = target
         return True
+
+    def _may_take(self, address: str, teller: Teller, peer: PeerId | None, charged: str, now: float) -> bool:
+        spot = endpoint(address)
+        if spot is None or not may_dial(spot, teller, self.here):
+            return False
+        if len(self.targets) >= MAX_ADDRESSES and not self._make_room():
+            return False
+        if teller.source in ("book", "mdns") or peer in self._connected:
+            return True
+        is_public = self.here.scope(spot.host) is Scope.PUBLIC
+        return self._tellers.charge(charged, address, spot.host, now, is_public=is_public)
 
     def _make_room(self) -> bool:
         """Forget the address that failed most, lest made-up ones keep the real ones out."""
         failed = [t for t in self.targets.values() if t.state == "failed" and t.source != "bootstrap"]
         if not failed:
             return False
-        del self.targets[max(failed, key=lambda target: (not target.has_worked, target.failures)).address]
+        worst = max(failed, key=lambda target: (not target.has_worked, target.failures))
+        self.remove(worst.address)
         return True
 
     def remove(self, address: str) -> None:
         """Forget an address."""
         self.targets.pop(address, None)
+        self._tellers.forget(address)
 
     def found(self, peer: PeerId, address: str, now: float) -> Effects:
         """A link is up; `address` is the one we dialled, if we did."""
@@ -169,6 +211,7 @@ class DialPlan:
             if target.peer == peer:
                 target.state, target.reason, target.failures = "connected", "", 0
                 target.has_worked = True
+                self._tellers.worked(target.address)
         return self.plan(now)
 
     def lost(self, peer: PeerId, now: float) -> Effects:
@@ -188,6 +231,10 @@ class DialPlan:
 
     def _fail(self, target: Target, reason: str, now: float) -> None:
         is_given = target.source == "bootstrap"
+        if reason in ALIVE:
+            self._tellers.forget(target.address)
+        else:
+            self._tellers.failed(target.address, now)
         # A name may stand for many nodes, of which this one is one: it is tried again.
         if reason == OWN_ADDRESS and not target.address.startswith("/dns"):
             target.state, target.reason, target.due, target.peer = "own", reason, NEVER, self.me
@@ -224,18 +271,25 @@ class DialPlan:
             is_given = target.source == "bootstrap"
             if target.peer in busy or (not is_given and len(under_way) + len(effects) >= lacking):
                 continue
+            if not is_given and not self._is_allowed(target):
+                continue
             if not is_given and not target.has_worked and not self._spend(now):
                 continue
             target.state, target.due = "dialling", now + DIAL_PATIENCE
             target.attempts += 1
             if target.peer is not None:
                 busy.add(target.peer)
-            effects.append(Dial(target.address))
+            effects.append(Dial(target.address, target.teller))
         waiting = [t.due for t in self.targets.values() if t.state != "connected" and t.due > now]
         has_room = len(under_way) + len(effects) < min(AT_ONCE, lacking)
         if has_room and any(t.state != "dialling" for t in due):
             waiting.append(now + 1 / NEW_PER_SECOND)
         return [*effects, SetTimer(min(waiting, default=float("inf")), Timer.DIALS)]
+
+    def _is_allowed(self, target: Target) -> bool:
+        """Whether an address may still be dialled: the node may have come into another network."""
+        spot = endpoint(target.address)
+        return spot is not None and may_dial(spot, target.teller, self.here)
 
     def _spend(self, now: float) -> bool:
         """Take one of the dials that unproved addresses may cost: somebody may have made them up."""

@@ -21,6 +21,7 @@ from shoal.gossip.events import OWN_ADDRESS, SAME_IDENTITY, TOO_MANY, DialFailed
 from shoal.gossip.net.connecting.handshakes import DialFault
 from shoal.gossip.net.libp2p_node import Network
 from shoal.gossip.net.peers import Events, Link, Peer
+from shoal.gossip.scope import USER, Teller
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,10 @@ class Dials:
         self._under_way.add(text)
         return True
 
-    async def run(self, text: str) -> None:
+    async def run(self, text: str, teller: Teller = USER) -> None:
         """Carry out a dial that has begun."""
         try:
-            reason = await self._dial(text, parse(text))
+            reason = await self._dial(text, parse(text), teller)
         except BadAddress:
             reason = "not a multiaddr"
         finally:
@@ -77,7 +78,7 @@ class Dials:
                 del self._peers[peer.id]
                 self._rest[peer.id] = trio.current_time() + REST
 
-    async def _dial(self, text: str, address: Address) -> str:
+    async def _dial(self, text: str, address: Address, teller: Teller) -> str:
         """Return why it failed, or an empty text while the hello is still to come."""
         if address.peer == self._me:
             return OWN_ADDRESS
@@ -96,7 +97,7 @@ class Dials:
             return True
 
         try:
-            await self._network.dial(address, on_secured)
+            await self._network.dial(address, on_secured, teller)
         except DialFault as fault:
             return fault.reason
         finally:
@@ -111,7 +112,7 @@ class Dials:
         if link is None:
             return False
         self._remember(peer, text)
-        self._events.put(PeerFound(peer, text, link.kind))
+        self._events.put(PeerFound(peer, text, link.kind, link.host))
         return True
 
     def text_of(self, muxed: Any) -> str:

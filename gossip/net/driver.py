@@ -123,7 +123,7 @@ class Driver:
                 case Notify():
                     notices.append(effect.notice)
                 case Dial():
-                    self.host.dial_nowait(effect.address)
+                    self.host.dial_nowait(effect.address, effect.teller)
                 case Publish():
                     self.host.announce_nowait(self.codec.encode_announcement(effect.message))
                 case Drop():

@@ -54,9 +54,11 @@ class LaneService:
         self._links = links
         self.meter = Meter()
 
-    async def run_writers(self, peer: Peer) -> None:
-        """Send what is queued for a peer until it is lost."""
-        with peer.writers:
+    async def run_writers(self, peer: Peer, scope: trio.CancelScope) -> None:
+        """Send what is queued for a peer until it is lost, which `scope` tells."""
+        if scope.cancel_called:
+            return  # lost before this began; perhaps found again, with writers of its own
+        with scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, peer, CONTROL)
                 nursery.start_soon(self._write, peer, BULK)

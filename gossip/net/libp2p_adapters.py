@@ -14,12 +14,14 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 
 from shoal.gossip.events import Data, Loan
 from shoal.gossip.net.frames import LinkBroken
 from shoal.gossip.net.transport.stream import FastStream
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
+from shoal.gossip.scope import Network, Scope, endpoint, scope_of
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +115,24 @@ class LaneStream:
 class Transport(TCP):
     """TCP with counted bytes, and with `accept` in the place of the library's handler."""
 
-    def __init__(self, traffic: Traffic, accept: Callable[[TcpStream], Awaitable[None]]) -> None:
-        """`accept` owns each new connection until it returns."""
+    def __init__(
+        self, traffic: Traffic, accept: Callable[[TcpStream], Awaitable[None]], internet: tuple[Network, ...]
+    ) -> None:
+        """`accept` owns each new connection until it returns; `internet`: what counts as public besides."""
         super().__init__()
+        self._internet = internet
         self._traffic = traffic
         self._accept = accept
 
     async def dial(self, maddr: Any) -> RawConnection:
-        """See `TCP`; used by the library's own dials."""
+        """See `TCP`; used by the library's own dials, of whom the DHT named.
+
+        Raises:
+            OpenConnectionError: the address is not public.
+        """
+        spot = endpoint(str(maddr))
+        if spot is None or scope_of(spot.host, self._internet) is not Scope.PUBLIC:
+            raise OpenConnectionError(f"{maddr} is not for us to dial")
         raw = await super().dial(maddr)
         return RawConnection(watched(raw.stream.stream, self._traffic), True)
 

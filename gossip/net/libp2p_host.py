@@ -12,6 +12,7 @@ Order is kept within a lane: when a lane moves to another link, its reader finis
 before it begins the new one.
 """
 
+import ipaddress
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -40,6 +41,7 @@ from shoal.gossip.net.peers import Answered, Events, Peer, Tasks
 from shoal.gossip.net.relay import Relay, Reservations
 from shoal.gossip.net.transport.muxer import FastMuxer
 from shoal.gossip.net.transport.records import suites_by_speed
+from shoal.gossip.scope import USER, Here, Teller
 
 __all__ = ["BadAddress", "Libp2pHost", "PortInUse", "open_host"]
 
@@ -69,6 +71,8 @@ class Libp2pHost:
             announce=announce,
             admission=self.admission,
             local_sockets=config.local_sockets,
+            internet=tuple(ipaddress.ip_network(each) for each in config.internet),
+            dial_private=config.dial_private,
         )
         self._events = Events()
         self._peers: dict[PeerId, Peer] = {}
@@ -86,6 +90,7 @@ class Libp2pHost:
             tasks=self._tasks,
         )
         self.network.swarm.register_notifee(_Watcher(self.links))
+        self.network.observations = self.links.observations
         self._reservations = Reservations(self.network, self._dialled)
         self._announcements = Announcements(self.network, config, self._events.put)
 
@@ -133,10 +138,14 @@ class Libp2pHost:
         if not self._announcements.announce_nowait(sealed):
             self.admission.count("announcement not taken")
 
-    def dial_nowait(self, address: str) -> None:
+    def here(self) -> Here:
+        """See `Host`."""
+        return self.network.here()
+
+    def dial_nowait(self, address: str, teller: Teller = USER) -> None:
         """See `Host`."""
         if self._dials.begin(address):
-            self._tasks.start(self._dials.run, address)
+            self._tasks.start(self._dials.run, address, teller)
 
     def drop_nowait(self, peer: PeerId, reason: str) -> None:
         """See `Host`."""

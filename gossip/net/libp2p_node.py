@@ -5,9 +5,9 @@ accepting (`inbound.py`) are done by us, on the library's own parts.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
 
 import multiaddr
@@ -26,7 +26,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import Address, from_socket
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.doors import WAITING
-from shoal.gossip.interfaces import expand_all
+from shoal.gossip.interfaces import expand_all, hosts_here, networks_here
 from shoal.gossip.net.circuit import HOP, Circuit, NoCircuit, reserve
 from shoal.gossip.net.connecting.handshakes import HANDSHAKE_PATIENCE, Handshakes
 from shoal.gossip.net.connecting.inbound import Inbound
@@ -44,8 +44,23 @@ from shoal.gossip.net.libp2p_adapters import (
 from shoal.gossip.net.transport.records import Suite
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
 from shoal.gossip.net.transport.unix_sockets import listen_local
+from shoal.gossip.scope import (
+    USER,
+    DialPrivate,
+    Endpoint,
+    Here,
+    Scope,
+    Teller,
+    for_everyone,
+    scope_of,
+    wide_block_of,
+)
+from shoal.gossip.scope import Network as NetworkRange
 
 log = logging.getLogger(__name__)
+
+OBSERVERS: Final = 2
+"""Peers of different /16, or /32 for IPv6, whose word on where we are seen is taken."""
 
 
 class Network:
@@ -59,12 +74,17 @@ class Network:
         announce: list[Address],
         admission: Admission,
         local_sockets: bool,
+        internet: tuple[NetworkRange, ...] = (),
+        dial_private: DialPrivate = "near",
     ) -> None:
         """Put the parts together; nothing runs yet. Without `suites` only the standard is spoken."""
         keys = create_new_key_pair(seed=bytes(key))
         self.id = ID.from_pubkey(keys.public_key)
         self.traffic = Traffic()
         self._announce = announce
+        self._internet, self._dial_private = internet, dial_private
+        self.observations: Callable[[], Iterable[tuple[str, str]]] = lambda: ()
+        """Where peers see us, each with the address of who says so."""
         self._local_sockets = local_sockets
         self._relayed: WeakSet[Any] = WeakSet()
         """Links that go through another node."""
@@ -76,7 +96,7 @@ class Network:
             self.id,
             store,
             handshakes.first,
-            transports=[Transport(self.traffic, self._accept)],
+            transports=[Transport(self.traffic, self._accept, internet)],
             connection_config=ConnectionConfig(
                 # The library would close what it finds too many; how many there are is decided by `Doors`.
                 min_connections=0,
@@ -88,7 +108,7 @@ class Network:
             ),
         )
         self.swarm.auto_connector = NoAutoConnector(self.swarm)
-        self.host = BasicHost(self.swarm, addrs_factory=lambda _: [_multiaddr(a) for a in self.addresses()])
+        self.host = BasicHost(self.swarm, addrs_factory=lambda _: self._told_to_all())
         handshakes.serve(self.swarm)
         self.outbound = Outbound(
             self.swarm,
@@ -120,15 +140,34 @@ class Network:
 
     def addresses(self) -> list[Address]:
         """Return where others reach us, without our peer id."""
-        return self._announce or self._listening()
+        return self._announce or expand_all(self.listening())
 
-    def _listening(self) -> list[Address]:
+    def _told_to_all(self) -> list[Any]:
+        """Return those of our addresses that everyone may know: identify and the DHT tell them to all."""
+        here = self.here()
+        return [
+            multiaddr.Multiaddr(str(each))
+            for each in self.addresses()
+            if for_everyone(Endpoint(each.host, each.port), here)
+        ]
+
+    def here(self) -> Here:
+        """Return which networks this machine is in, and where at least two peers far apart see it."""
+        seen: dict[str, set[str]] = {}
+        for host, observer in self.observations():
+            if scope_of(host, self._internet) is Scope.PUBLIC:
+                seen.setdefault(host, set()).add(wide_block_of(observer))
+        observed = frozenset(host for host, observers in seen.items() if len(observers) >= OBSERVERS)
+        return Here(networks_here(), observed, self._internet, hosts_here(), self._dial_private)
+
+    def listening(self) -> list[Address]:
+        """Return where we listen, as it was asked for."""
         sockets = [each.socket for listener in self.swarm.listeners.values() for each in listener.listeners]
-        return expand_all(from_socket(*each.getsockname()[:2]) for each in sockets)
+        return [from_socket(*each.getsockname()[:2]) for each in sockets]
 
-    async def dial(self, address: Address, on_secured: OnSecured) -> Any:
+    async def dial(self, address: Address, on_secured: OnSecured, teller: Teller = USER) -> Any:
         """See `Outbound.dial`."""
-        return await self.outbound.dial(address, on_secured)
+        return await self.outbound.dial(address, on_secured, teller)
 
     async def reserve(self, relay: PeerId) -> float:
         """Ask a peer to carry circuits to us; returns for how many seconds it will.
@@ -142,7 +181,7 @@ class Network:
 
     def own_addresses(self) -> list[Address]:
         """Return where others reach us, and where we listen."""
-        return [*self._announce, *self._listening()]
+        return [*self._announce, *expand_all(self.listening())]
 
     async def open_to(self, peer: PeerId, protocol: str) -> Any:
         """Open a stream to a linked peer.
@@ -233,7 +272,3 @@ class Network:
         async with trio.open_nursery() as nursery:
             for connection in self.swarm.get_connections():
                 nursery.start_soon(connection.close)
-
-
-def _multiaddr(address: Address) -> Any:
-    return multiaddr.Multiaddr(str(address))

@@ -6,7 +6,7 @@ connection --place?--> hello out, hello in --judged--> PeerFound --> frames --> 
 
 import logging
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +34,7 @@ from shoal.gossip.net.peers import (
     decode_hello,
 )
 from shoal.gossip.net.transport.muxer import DOUBT_WAIT, FastMuxer
+from shoal.gossip.scope import endpoint
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Links:
                 peer,
                 address=str(from_socket(*remote[:2]).of(peer_id)) if remote else "",
                 remote=str(from_socket(*remote[:2])) if remote else "",
+                host=from_socket(*remote[:2]).host if remote else "",
                 kind="relayed" if self._network.is_relayed(muxed) else "direct",
                 is_initiator=bool(muxed.is_initiator),
                 dialled=self._dials.text_of(muxed),
@@ -107,6 +109,13 @@ class Links:
                 log.debug("no place for a link to %s", short(link.peer.id))
                 self._admission.count(TOO_MANY)
                 self.close(link)
+
+    def observations(self) -> Iterator[tuple[str, str]]:
+        """Go through where peers see us, each with the IP address of who says so."""
+        for link in self.all.values():
+            seen = endpoint(link.observed)
+            if link.is_good and link.is_initiator and link.host and seen is not None:
+                yield seen.host, link.host
 
     async def _run_link(self, link: Link) -> None:
         async with trio.open_nursery() as nursery:
@@ -225,9 +234,9 @@ class Links:
         peer, new = link.peer, not link.peer.found
         if new:
             peer.found = True
-            self._start(self.lanes.run_writers, peer)
+            self._start(self.lanes.run_writers, peer, peer.writers)
         if new or link.dialled:
-            self._events.put(PeerFound(peer.id, link.dialled, link.kind))
+            self._events.put(PeerFound(peer.id, link.dialled, link.kind, link.host))
         self._dials.end_well(link)
         peer.touch()
 

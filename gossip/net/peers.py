@@ -82,6 +82,8 @@ class Link:
     is_initiator: bool
     remote: str
     """Where the other end is, without its identity; empty on circuits."""
+    host: str
+    """Its IP address alone."""
     dialled: str
     """The address as it was given to `dial_nowait`, while that dial has not ended; else empty."""
     instance: bytes = b""

@@ -193,7 +193,7 @@ class Daemon:
             )
         self.reporter.page = page
         await nursery.start(self.driver.run)
-        self.driver.command(SetAddresses(tuple(self.driver.host.addresses())))
+        self._tell_addresses()
         for address in self.config.join:
             self.driver.command(AddAddress(address, "bootstrap"))
         for known in self.store.peers(64):
@@ -201,22 +201,26 @@ class Daemon:
                 self.driver.command(AddAddress(address, "book"))
         self._greet()
         nursery.start_soon(self._follow)
-        if self.config.network.hidden:
-            nursery.start_soon(self._watch_addresses)
+        nursery.start_soon(self._watch_addresses)
         if self.config.run.task and self.config.run.trainer == "spawn":
             nursery.start_soon(self._run_trainer, line)
 
     async def _watch_addresses(self) -> None:
-        """Tell the swarm, and who started us, where we are reached as relays take us and go."""
-        told: list[str] = []
+        """Tell the swarm, and who started us, where we are reached as relays take us and networks change."""
+        host = self.driver.host
+        told = host.addresses(), host.here()
         while True:
-            addresses = self.driver.host.addresses()
-            if addresses != told:
-                told = addresses
-                self.driver.command(SetAddresses(tuple(addresses)))
-                if addresses:
-                    self._greet()
             await trio.sleep(ADDRESSES_EVERY)
+            now = host.addresses(), host.here()
+            if now != told:
+                self._tell_addresses()
+                if now[0] and now[0] != told[0]:
+                    self._greet()
+                told = now
+
+    def _tell_addresses(self) -> None:
+        host = self.driver.host
+        self.driver.command(SetAddresses(tuple(host.addresses()), host.here()))
 
     def _greet(self) -> None:
         """Say who is up, where it is reached, and what to type on another device."""

@@ -32,6 +32,7 @@ ADVICE: Final = {
     "own fault": "this node cannot do what it should: its log says why; install the newest shoal",
     "too many links": "this node has as many links as it may",
     "no place there": "that node has as many links as it may: name others with --join too",
+    "not for us to dial": "somebody else named what leads into another local network; --join dials it",
     "fast link denied": "somebody on the way meddles with the connection: try another network",
 }
 """Why a dial failed -> what to do about it."""

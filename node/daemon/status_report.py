@@ -266,10 +266,10 @@ class Reporter:
     def _peer(self, peer: str, entry: Entry, statistics: HostStatistics, now: float) -> PeerStatus:
         _, link = statistics.links.get(entry.record.author, ("", "none"))
         sent, received = statistics.peer_bytes.get(entry.record.author, (0, 0))
-        presence = entry.presence
+        presence, near = entry.presence, self._driver.member.nearby.said_by(entry.record.author)
         return PeerStatus(
             peer=peer,
-            address=dialled_at(entry.record.author, presence.addresses, statistics),
+            address=dialled_at(entry.record.author, (*presence.addresses, *near), statistics),
             link=link,
             role="trainer" if presence.run else "helper",
             round=presence.round,

@@ -59,6 +59,7 @@ BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Offer(HASH, BASE, 7, 35880),
     messages.Chunk(HASH, 70000),
     messages.Push(1 << 50, 5, 70000, 0.75),
+    messages.Near((f"/ip4/192.168.1.7/tcp/4710/p2p/{ME}",)),
 )
 OPENED_KINDS: tuple[messages.Message, ...] = (messages.SealedWords(7, (b"sealed",)),)
 """What is made of words that are opened one by one."""
@@ -72,6 +73,10 @@ BODIES = {
     "Push": "95a450757368cf000400000000000005ce00011170cb3fe8000000000000",
     "Settle": "92a6536574746c65cf0004000000000000",
     "Applied": "93a74170706c696564cf000400000000000005",
+    "Near": (
+        "92a44e65617291d9522f6970342f3139322e3136382e312e372f7463702f343731302f7032702f313244334b6f6f5741"
+        "34586f70314a6154334d487877594d6b436570597376346950566f704d5877437a35694859644266655342"
+    ),
     "Leave": "91a54c65617665",
     "Describe": "92a84465736372696265c40473706563",
     "Ready": (

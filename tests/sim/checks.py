@@ -7,7 +7,7 @@ and so are the groups that had a liar among them.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -24,6 +24,7 @@ from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
 from shoal.gossip.member.asks import LEFT_OUT
+from shoal.gossip.scope import Scope, endpoint, scope_of
 from shoal.gossip.state.tree_hash import state_hash
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ MAX_STARVED: Final = 3
 """Rounds in a row that may go without a live and connected peer."""
 MESSAGES_PER_SECOND: Final = 4.0
 """From one peer to another, when nothing happens but beats and waiting."""
+FORBIDDEN: Final = "nobody dials what it may not"
+MAX_DEAD_DIALS: Final = 64
+"""Within ten seconds."""
 COMPANY: Final = "nothing is made alone by who had company"
 COUNTED: Final = "what an honest member contributed is in the mean or counted"
 IN_TURN: Final = "a proposal out of turn forms no group"
@@ -121,6 +125,8 @@ class Oracle:
         """States that honest nodes made, or began with."""
         self.by_colleagues: dict[PeerId, bool] = {}
         """Whether most of the colleagues that had finished a round were honest when a node left its state."""
+        self.dials: dict[tuple[PeerId, int], deque[float]] = {}
+        """When each node, in each life, last dialled an address where nobody is."""
         self.had_company: dict[PeerId, int] = {}
         """In which life a node last made a state with others."""
         self.mass = Mass()
@@ -296,6 +302,10 @@ class Oracle:
         """A node closed its links to a peer for what it sent."""
         if not self.lies_told:
             self.violate("no honest peer is dropped", f"{node.me} dropped {peer}: {reason}")
+
+    def dialled(self, node: SimNode, address: str) -> None:
+        """A node dials an address."""
+        check_dial(self, node, address)
 
     def look_back(self) -> None:
         """Check what is remembered of the dead, before one of them is back or the run is over."""
@@ -681,6 +691,19 @@ def check_colleagues(oracle: Oracle, node: SimNode, state: bytes) -> None:
         )
 
 
+def check_dial(oracle: Oracle, node: SimNode, address: str) -> None:
+    """Nobody dials on others' word what is not public, nor many addresses where nobody is."""
+    spot = endpoint(address)
+    if spot is None or scope_of(spot.host) is not Scope.PUBLIC:
+        oracle.violate(FORBIDDEN, f"{node.me} dials {address}")
+    if not address.startswith("/ip4/21."):
+        return
+    times = oracle.dials.setdefault((node.me, node.life), deque(maxlen=MAX_DEAD_DIALS + 1))
+    times.append(oracle.sim.now)
+    if len(times) > MAX_DEAD_DIALS and times[-1] - times[0] < 10.0:
+        oracle.violate(FORBIDDEN, f"{node.me} dials {len(times)} dead addresses within 10 s")
+
+
 def check_nothing_lost(oracle: Oracle) -> None:
     """A state that most of the live nodes had on disk is never undone: the swarm goes on from it."""
     live = oracle.sim.trainers()
@@ -723,6 +746,8 @@ def check_bounded(oracle: Oracle) -> None:
             member.state_sync,
             member.table,
             member.dial_plan,
+            member.dial_plan._tellers,
+            member.nearby,
             member.serving,
             member.exchange,
             member.pairwise,

@@ -14,6 +14,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
@@ -405,8 +406,9 @@ class Crowd:
 
 
 def address_of(peer: PeerId) -> str:
-    """Return the one address of a simulated peer."""
-    return f"sim:{peer}/p2p/{peer}"
+    """Return the one address of a simulated peer: public, and of a network of its own."""
+    a, b, c = blake2b(peer.encode(), digest_size=3).digest()
+    return f"/ip4/20.{a}.{b}.{c}/tcp/4710/p2p/{peer}"
 
 
 def mixing(crowd: Crowd) -> list[dict[str, float]]:

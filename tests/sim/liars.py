@@ -10,6 +10,7 @@
     two-faced   announces unlike norms              far      means that are far from anywhere
     lineage, nan-state     claims and serves a state of its own: see lineage_liars.py
     undead      keeps the records of the dead alive
+    names_the_lan  names private addresses, and public ones where nobody is, in records and in `Near`
 
 Others convene groups of their own making, and finish them:
 
@@ -170,7 +171,7 @@ def _sybil(node: SimNode, effect: Send) -> list[Send]:
     crowd = []
     for number in range(20):
         states = (b"\xaa" * 32, b"\xbb" * 32)
-        addresses = tuple(f"sim:{node.dice.random()}/p2p/x" for _ in range(8))
+        addresses = tuple(made_up(node.dice) for _ in range(8))
         presence = m.Presence(member.run, "run", member.round + 3, *states, "working", 60.0, addresses, True)
         crowd.append((m.Record(PeerId(f"sybil{number}"), int(node.sim.now * 1e6), presence), 0.0))
     return [effect, Send(effect.peer, m.Records(tuple(crowd)))]
@@ -178,6 +179,34 @@ def _sybil(node: SimNode, effect: Send) -> list[Send]:
 
 def _is_mean(effect: Send) -> bool:
     return isinstance(effect.message, m.Reduced)
+
+
+def _names_the_lan(node: SimNode, effect: Send) -> list[Send]:
+    """Send everyone knocking: 8 private addresses and 8 dead public ones with every record."""
+    if not isinstance(effect.message, m.Records):
+        return [effect]
+    member, dice = node.member, node.dice
+    crowd = []
+    for addresses in (tuple(lan(dice) for _ in range(8)), tuple(made_up(dice) for _ in range(8))):
+        presence = m.Presence(
+            member.run, "run", 0, b"\xaa" * 32, b"", "helping", 60.0, addresses, has_finished_round=False
+        )
+        author = PeerId(f"nobody {dice.randrange(64)}")
+        crowd.append((m.Record(author, int(node.sim.now * 1e6), presence), 0.0))
+    near = m.Near(tuple(lan(dice) for _ in range(m.MAX_NEAR)))
+    return [effect, Send(effect.peer, m.Records(tuple(crowd))), Send(effect.peer, near)]
+
+
+def lan(dice: Random) -> str:
+    """Return an address of a local network, of one machine, or of no network at all."""
+    tail = f"{dice.randrange(1, 255)}/tcp/{dice.choice((22, 80, 4710, 8080))}"
+    host = dice.choice(("10.0.0", "192.168.1", "172.17.0", "127.0.0", "169.254.0", "100.64.0", "203.0.113"))
+    return f"/ip4/{host}.{tail}/p2p/nobody {dice.randrange(64)}"
+
+
+def made_up(dice: Random) -> str:
+    """Return a public address where nobody is."""
+    return f"/ip4/21.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(256)}/tcp/4710/p2p/x"
 
 
 # --- words of their own -------------------------------------------------------------------------------
@@ -413,6 +442,7 @@ _LIES: Final[dict[str, Lie]] = {
     "lineage": lineage,
     "nan-state": nan_state,
     "undead": undead,
+    "names_the_lan": _names_the_lan,
 }
 _EXTRAS: Final[dict[str, Callable[[Any, Any, PeerId], list[Send]]]] = {
     "replay": _replay,

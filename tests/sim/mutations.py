@@ -40,6 +40,7 @@ from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.lineages import Voters, swarm_state
 from shoal.gossip.membership.presence import PresenceTable
 from shoal.gossip.membership.swarm_view import SwarmView
+from shoal.gossip.membership.tellers import Tellers
 from shoal.gossip.messages import Offer, Part, Presence, Records
 from shoal.gossip.state.serve import Serving
 from shoal.gossip.state.tree_hash import leaves
@@ -70,6 +71,7 @@ CAUSELESS: Final = "nobody is lost without a cause"
 STARVED: Final = "nobody is starved"
 LOST: Final = "nothing acknowledged is lost"
 COMPANY: Final = "nothing is made alone by who had company"
+FORBIDDEN: Final = "nobody dials what it may not"
 TWICE: Final = "a group is formed once"
 MASS_TWICE: Final = "no mass is counted twice"
 MASS_LOST: Final = "no mass is lost while all live"
@@ -259,6 +261,17 @@ def _takes_any_message(patch: pytest.MonkeyPatch) -> None:
 
 def _remembers_all_addresses(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(shoal.gossip.membership.dial_plan, "MAX_ADDRESSES", 1 << 30)
+    patch.setattr(Tellers, "charge", lambda *_, **__: True)
+
+
+def _dials_what_it_hears(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(shoal.gossip.membership.dial_plan, "may_dial", lambda address, teller, here: True)
+
+
+def _charges_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tellers, "charge", lambda *_, **__: True)
+    patch.setattr(shoal.gossip.membership.dial_plan, "NEW_AT_ONCE", 1 << 20)
+    patch.setattr(shoal.gossip.membership.dial_plan, "AT_ONCE", 64)
 
 
 def _answers_every_record(patch: pytest.MonkeyPatch) -> None:
@@ -423,6 +436,8 @@ MUTATIONS: Final = (
     Mutation("our own sleep counts as others' silence", (CAUSELESS,), _forgives_nobody, ("jump",)),
     Mutation("an all-reduce takes any message", ("handle never raises",), _takes_any_message, ("lie",)),
     Mutation("all addresses are remembered", ("memory is bounded",), _remembers_all_addresses, ("lie",)),
+    Mutation("private addresses are dialled on any word", (FORBIDDEN,), _dials_what_it_hears, ("lie",)),
+    Mutation("untried addresses are charged to nobody", (FORBIDDEN,), _charges_nobody, ("lie",)),
     Mutation("every record is answered", ("messages are bounded",), _answers_every_record),
     Mutation(
         "nobody hurries, and who was missed is missed again", (STARVED,), _waits_for_nobody_slow, ("tired",)

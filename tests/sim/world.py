@@ -23,7 +23,7 @@ from typing import Any, Final
 from nacl.signing import SigningKey
 from sim.checks import Oracle, Violation
 from sim.network import DOUBT_WAIT, KEEP_ALIVE, Link, Network, Weather, pair
-from sim.node import SimNode, make_spec
+from sim.node import SimNode, address_of, make_spec
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.errors import RemoteViolation
@@ -337,11 +337,12 @@ class Sim:
 
     def dial(self, node: SimNode, address: str) -> None:
         """Carry out a `Dial`."""
+        self.oracle.dialled(node, address)
         peer = peer_in(address)
         if (
             peer is None
             or peer not in self.nodes
-            or not address.startswith("sim:")
+            or address != address_of(peer)
             or not self._is_possible(node.number, self.nodes[peer].number)
         ):
             self._dial_failed(node, address, "unreachable", 0.1)

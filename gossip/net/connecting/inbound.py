@@ -28,6 +28,9 @@ MAX_HALF_OPEN: Final = 64
 MAX_HALF_OPEN_PER_BLOCK: Final = 32
 """The same of one /24, or /48 for IPv6."""
 
+SAFE_SECONDS: Final = 1.0
+"""For a handshake, in which no other connection of the same prefix takes its place."""
+
 Entry = tuple[trio.CancelScope, str, float]
 """A connection that has not said who it is: what ends it, its prefix, and since when."""
 
@@ -70,7 +73,8 @@ class Inbound:
             try:
                 muxed = await self._secure(stream, remote)
             finally:
-                self.half_open.remove(entry)
+                if entry in self.half_open:
+                    self.half_open.remove(entry)
             if muxed is None:
                 return
         if scope.cancelled_caught:
@@ -80,15 +84,21 @@ class Inbound:
         await connection.event_closed.wait()
 
     def _has_room(self, entry: Entry) -> bool:
-        """Take a connection in; the youngest of the fullest prefix goes for it, perhaps itself."""
+        """Take a connection in; another goes for it where too many are half open, or it does itself."""
         self.half_open.append(entry)
         sizes = Counter(block for _, block, _ in self.half_open)
         if len(self.half_open) <= MAX_HALF_OPEN and sizes[entry[1]] <= MAX_HALF_OPEN_PER_BLOCK:
             return True
-        chosen = youngest_of_the_fullest(self.half_open)
-        if chosen is None or chosen is entry[0] or sizes[entry[1]] > MAX_HALF_OPEN_PER_BLOCK:
+        same = [each for each in self.half_open if each[1] == entry[1]]
+        if sizes[entry[1]] == max(sizes.values()):
+            # Of its own prefix the one that has had its time goes, or else itself.
+            chosen = same[0][0] if entry[2] - same[0][2] >= SAFE_SECONDS else entry[0]
+        else:
+            chosen = youngest_of_the_fullest(self.half_open) or entry[0]
+        if chosen is entry[0]:
             self.half_open.remove(entry)
             return False
+        self.half_open = [each for each in self.half_open if each[0] is not chosen]
         chosen.cancel()
         return True
 

@@ -17,13 +17,15 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import Address
-from shoal.gossip.events import FAST_LINK_DENIED, OWN_ADDRESS, SAME_IDENTITY
+from shoal.gossip.events import FAST_LINK_DENIED, NOT_FOR_US, OWN_ADDRESS, SAME_IDENTITY
 from shoal.gossip.net.circuit import HOP, Circuit, NoCircuit, connect
 from shoal.gossip.net.connecting.handshakes import HANDSHAKE_PATIENCE, OWN_FAULT, DialFault, Handshakes
 from shoal.gossip.net.connecting.negotiation import FastLinkDenied
+from shoal.gossip.net.connecting.sockets import Forbidden, connect_to, places_of, speaks_first
 from shoal.gossip.net.libp2p_adapters import watched
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
 from shoal.gossip.net.transport.unix_sockets import open_local, own_name
+from shoal.gossip.scope import USER, Here, Teller
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,14 @@ class Home(Protocol):
 
     def own_addresses(self) -> Iterable[Address]:
         """Return where this node is reached, or listens."""
+        ...
+
+    def listening(self) -> Iterable[Address]:
+        """Return the sockets that this node listens on."""
+        ...
+
+    def here(self) -> Here:
+        """Return which networks this node is in."""
         ...
 
     async def open_to(self, peer: PeerId, protocol: str) -> Any:
@@ -69,19 +79,19 @@ class Outbound:
         self._local_sockets = local_sockets
         self.own_ends: deque[tuple[str, int]] = deque(maxlen=MAX_OWN_DIALS)
 
-    async def dial(self, address: Address, on_secured: OnSecured) -> Any:
+    async def dial(self, address: Address, on_secured: OnSecured, teller: Teller = USER) -> Any:
         """Open a link and return its connection.
 
         `on_secured(muxed connection, peer)` is told before the link is announced to anyone; where it
-        returns False, the connection is closed again and None is returned.
+        returns False, the connection is closed again and None is returned. `teller`: who named the address.
 
         Raises:
             DialFault: with the reason.
         """
         stream: TcpStream | Circuit = (
-            await self._circuit(address)
+            await self._circuit(address, teller)
             if address.via is not None
-            else watched(await self._connect(address), self._traffic)
+            else watched(await self._connect(address, teller), self._traffic)
         )
         is_standard = self._handshakes.is_standard
         try:
@@ -100,7 +110,7 @@ class Outbound:
             if self._handshakes.note_own_fault(f"handshake with {address}", error):
                 if is_standard:
                     raise DialFault(OWN_FAULT) from error
-                return await self.dial(address, on_secured)
+                return await self.dial(address, on_secured, teller)
             # Who closes without a word is full, or starting, or stopping.
             raise DialFault("not a shoal node" if stream.heard else "refused") from error
 
@@ -110,18 +120,23 @@ class Outbound:
         remote = stream.get_remote_address()
         return (address.host, address.port) in ours or (remote is not None and remote[:2] in ours)
 
-    async def _connect(self, address: Address) -> trio.SocketStream:
-        """Open the connection, to the first that answers of all addresses a name has."""
-        local = open_local(address.host, address.port) if self._local_sockets else None
-        if local is not None:
-            return local
+    async def _connect(self, address: Address, teller: Teller) -> trio.SocketStream:
+        """Open the connection; where a stranger named the address, say nothing before a libp2p node does."""
         try:
             with trio.fail_after(CONNECT_PATIENCE):
-                return await trio.open_tcp_stream(address.host, address.port)
+                places = await places_of(address, teller, self._home.here())
+                local = open_local(places[0].host, address.port) if self._local_sockets else None
+                stream = local or await connect_to(places, self._home.listening())
         except trio.TooSlowError as error:
             raise DialFault("timeout") from error
+        except Forbidden as error:
+            raise DialFault(NOT_FOR_US) from error
         except OSError as error:
             raise DialFault(_why(error)) from error
+        if teller.source in ("peer", "dht") and not await speaks_first(stream):
+            await trio.aclose_forcefully(stream)
+            raise DialFault("not a shoal node")
+        return stream
 
     async def _secure_outbound(
         self, address: Address, stream: "TcpStream | Circuit", on_secured: OnSecured
@@ -150,7 +165,7 @@ class Outbound:
                 else:
                     await trio.aclose_forcefully(stream.stream)
 
-    async def _circuit(self, address: Address) -> Circuit:
+    async def _circuit(self, address: Address, teller: Teller) -> Circuit:
         """Open a circuit through the peer that an address names, which is dialled where there is no link.
 
         Raises:
@@ -161,7 +176,7 @@ class Outbound:
             raise DialFault("not a multiaddr")
         if address.via not in (PeerId(str(each)) for each in self._swarm.connections):
             relay = Address(address.kind, address.host, address.port, address.via)
-            await self.dial(relay, lambda _muxed, _peer: True)
+            await self.dial(relay, lambda _muxed, _peer: True, teller)
         try:
             with trio.fail_after(HANDSHAKE_PATIENCE):
                 stream = await self._home.open_to(address.via, HOP)

@@ -16,6 +16,7 @@ The Noise Protocol Framework, Trevor Perrin, revision 34, https://noiseprotocol.
 libp2p's profile: https://github.com/libp2p/specs/tree/master/noise
 """
 
+import mmap
 import platform
 import struct
 from dataclasses import dataclass
@@ -137,6 +138,11 @@ class Cipher:
             raise ConnectionClosedError("a record does not open") from error
 
 
+def _room(size: int) -> memoryview:
+    """Return memory that costs nothing before it is used: most links never carry a full record."""
+    return memoryview(mmap.mmap(-1, size))
+
+
 class RecordSession(BaseSession):
     """A secured connection that carries records; see the module's docstring."""
 
@@ -157,10 +163,10 @@ class RecordSession(BaseSession):
         # A relayed or wrapped connection has no socket of its own and is read and written in copies.
         self._tcp = stream if isinstance(stream, TcpStream) else None
         self._write_lock = trio.Lock()
-        self._plain_out = memoryview(bytearray(MAX_JOINED))
-        self._sealed_out = memoryview(bytearray(2 * (LENGTH + TAG) + MAX_JOINED + MAX_RECORD))
-        self._plain_in = memoryview(bytearray(MAX_RECORD))
-        self._sealed_in = memoryview(bytearray(LENGTH + MAX_RECORD + TAG + PEEK))
+        self._plain_out = _room(MAX_JOINED)
+        self._sealed_out = _room(2 * (LENGTH + TAG) + MAX_JOINED + MAX_RECORD)
+        self._plain_in = _room(MAX_RECORD)
+        self._sealed_in = _room(LENGTH + MAX_RECORD + TAG + PEEK)
         self._have = 0
         self._next = 0
         self._rest = b""

@@ -85,19 +85,21 @@ def test_where_a_peer_that_dialled_us_is_reached_is_told_once_and_when_it_change
 
 def test_who_was_just_started_does_not_go_on_alone_while_it_looks_for_those_it_knew() -> None:
     member = member_at_work()
-    member.handle(AddAddress("/p2p/b", "book"), 1.0)
+    member.handle(AddAddress("/ip4/20.0.0.2/tcp/4710/p2p/b", "book"), 1.0)
     effects = member.handle(Contribute(0, np.zeros(4, np.float32), 1.0), 1.0)
     assert member.phase is Phase.SEEKING
     assert not averaged(effects)
-    effects = member.handle(DialFailed("/p2p/b", "refused"), 2.0)
+    effects = member.handle(DialFailed("/ip4/20.0.0.2/tcp/4710/p2p/b", "refused"), 2.0)
     assert averaged(effects), "there is nobody"
 
 
 def test_who_finds_a_swarm_that_is_ahead_fetches_its_state_before_it_goes_on_alone() -> None:
     member = member_at_work()
-    member.handle(AddAddress("/p2p/b", "book"), 1.0)
+    member.handle(AddAddress("/ip4/20.0.0.2/tcp/4710/p2p/b", "book"), 1.0)
     member.handle(Contribute(0, np.zeros(4, np.float32), 1.0), 1.0)
-    assert not averaged(member.handle(PeerFound(OTHER, "/p2p/b"), 2.0)), "its greeting is under way"
+    assert not averaged(member.handle(PeerFound(OTHER, "/ip4/20.0.0.2/tcp/4710/p2p/b"), 2.0)), (
+        "its greeting is under way"
+    )
     presence = Presence(RUN, "", 2, b"2" * 32, b"1" * 32, "working", 12.0, (), has_finished_round=True)
     effects = member.handle(Received(OTHER, Records(((Record(OTHER, 1, presence), 0.0),))), 2.0)
     assert member.phase is Phase.SYNCING

@@ -4,6 +4,7 @@ import os
 import random
 import resource
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -296,6 +297,55 @@ def test_control_frames_pass_bulk() -> None:
             while (await wait_for(other, FrameReceived)).head != b"urgent":
                 before += 1
             assert before < 50
+
+    trio.run(main)
+
+
+def test_a_peer_that_comes_and_goes_within_a_moment_ends_nothing() -> None:
+    async def body(host: Libp2pHost, peer: Libp2pHost, network: Network) -> None:
+        await attack(network, host)
+        found = await wait_for(host, PeerFound)
+        entry = host._peers[found.peer]
+        for _ in range(3):  # lost and found again before its writers have begun
+            host.links._stop(entry.links[0])
+            assert await wait_for(host, PeerLost) == PeerLost(found.peer)
+            entry.links[0].ending = False
+            host.links._on_hello(entry.links[0])
+            assert await wait_for(host, PeerFound) == PeerFound(found.peer)
+        host.drop_nowait(found.peer, "enough")
+        assert await wait_for(host, PeerLost) == PeerLost(found.peer)
+
+    with_an_attacker(body)
+
+
+def test_silent_links_keep_out_neither_a_colleague_nor_who_shows_an_invite() -> None:
+    async def main() -> None:
+        with trio.fail_after(60):
+            async with AsyncExitStack() as stack:
+                host, colleague, invited, other = [
+                    await stack.enter_async_context(open_host(new_key(), config(max_links=4)))
+                    for _ in range(4)
+                ]
+                host.admission.keep_places("colleagues", lambda: {colleague.me})
+                host.admission.is_invited = lambda peer, invite: invite == b"shoal1"
+                invited.links.invite = b"shoal1"
+                target = parse(host.addresses()[0])
+                for number in range(9):
+                    network = await stack.enter_async_context(stranger())
+                    connection = await network.dial(target, lambda _muxed, _peer: True)
+                    if number < 3:
+                        lane = await network.open_lane(connection, CONTROL)
+                        assert lane is not None
+                        await lane.write(Hello(WIRE[0], "shoal", b"i").frame())
+                        await wait_for(host, PeerFound)
+                other.dial_nowait(str(target))
+                assert (await wait_for(other, DialFailed)).reason in (NO_PLACE, "unreachable", "refused")
+                for one in (colleague, invited):
+                    one.dial_nowait(str(target))
+                    while not isinstance(event := await one.next_event(), PeerFound):
+                        one.dial_nowait(str(target))
+                    assert event.peer == host.me
+                assert {colleague.me, invited.me} <= set(host.statistics().links)
 
     trio.run(main)
 

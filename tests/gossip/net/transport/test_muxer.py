@@ -662,9 +662,10 @@ def test_a_peer_that_sends_what_nobody_reads_loses_the_link_and_a_lane_is_bounde
             assert claimed or other.unclaimed <= MAX_UNCLAIMED + BASE_WINDOW
             return not other.is_closed
 
-    assert trio.run(partial(main, 4, claimed=False))
-    assert not trio.run(partial(main, 5, claimed=False))
-    assert trio.run(partial(main, 5, claimed=True))
+    enough = MAX_UNCLAIMED // BASE_WINDOW
+    assert trio.run(partial(main, enough, claimed=False))
+    assert not trio.run(partial(main, enough + 1, claimed=False))
+    assert trio.run(partial(main, enough + 1, claimed=True))
 
 
 def test_what_was_read_or_reset_is_no_longer_counted() -> None:
