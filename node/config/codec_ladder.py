@@ -86,7 +86,7 @@ def codec_advice(
         return f"{said}, and no codec that fits {run.method} is smaller: train more steps in a round"
     best = fitting_codec(numel, mbit, smaller, peers=peers, seconds=longest)
     words = f"--codec {best}"
-    if best == "sign":
+    if CODECS[best].deltas_only:
         words += " --option outer_lr=1 --option outer_momentum=0"
     least = exchange_seconds(best, numel, mbit, peers)
     more = "" if least <= longest else ", and train more steps in a round"

@@ -8,8 +8,8 @@ from shoal.methods.base import Method, averages_changes
 from shoal.node.errors import BadConfig
 
 MOST_MOMENTUM: Final = 0.5
-"""Of an outer optimizer, beside topk. What topk sends late comes in large pieces, and momentum repeats them:
-with 0.9 the loss of a language model rose (docs/codecs.md)."""
+"""Of an outer optimizer, beside the coarsest codecs. What they leave out comes late and in large pieces, and
+momentum repeats it: with the default of 0.9 the loss rises (docs/codecs.md)."""
 
 
 def check_codec(run: RunSettings, method: Method) -> None:
@@ -27,9 +27,10 @@ def check_codec(run: RunSettings, method: Method) -> None:
             f"codec {run.codec} is too coarse for params, and {run.method} averages params, not changes:"
             f" take --method diloco, or --codec {fitting}"
         )
-    momentum = getattr(method.config, "outer_momentum", getattr(method.config, "beta1", 0.0))
-    if run.codec == "topk" and momentum > MOST_MOMENTUM:
+    name = "outer_momentum" if hasattr(method.config, "outer_momentum") else "beta1"
+    if codec.deltas_only and getattr(method.config, name, 0.0) > MOST_MOMENTUM:
+        plain = "--option outer_lr=1 and --option outer_momentum=0"
+        less = plain if run.method == "diloco" else f"--option {name}={MOST_MOMENTUM}"
         raise BadConfig(
-            "codec topk and outer momentum amplify each other: take --codec int4, or --option outer_lr=1 and"
-            " --option outer_momentum=0"
+            f"codec {run.codec} and outer momentum amplify each other: take --codec int4, or {less}"
         )

@@ -22,7 +22,7 @@ UP = (
     "--method", "diloco", "--option", "steps=10", "--option", "lr=0.1",
 )  # fmt: skip
 PLAIN = ("--option", "outer_lr=1", "--option", "outer_momentum=0")
-"""What topk needs."""
+"""What the coarsest codecs need."""
 
 
 def run(directory: Path, codec: str) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_a_directed_ring_contracts_by_the_cosine() -> None:
 
 
 @pytest.mark.slow
-@given(st.integers(0, 10_000), st.booleans(), st.sampled_from(["float32", "int8", "bfloat16"]))
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from(["float32", "int8", "int4", "bfloat16"]))
 @settings(deadline=None, max_examples=40)
 def test_loss_copies_reordering_and_broken_links_keep_the_mass(seed: int, in_order: bool, codec: str) -> None:
     dice = Random(seed)

@@ -88,7 +88,8 @@ def test_who_does_not_know_his_line_is_told_nothing() -> None:
     assert advice("float32", GPT2_SMALL, 0) == ""
 
 
-def test_sign_is_named_with_the_plain_averaging_that_it_needs() -> None:
+def test_the_coarsest_codecs_are_named_with_the_plain_averaging_that_they_need() -> None:
+    assert "take --codec int2 --option outer_lr=1" in advice("float32", GPT2_SMALL, 8)
     said = advice("int8", 10**9, 20)
     assert "take --codec sign --option outer_lr=1 --option outer_momentum=0, which takes 77 s" in said
     assert said.endswith(", and train more steps in a round")

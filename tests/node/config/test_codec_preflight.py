@@ -45,8 +45,15 @@ def test_all_others_are_for_every_method(codec: str, method: str) -> None:
     assert refusal(codec, method) == ""
 
 
-def test_topk_is_refused_beside_outer_momentum() -> None:
+@pytest.mark.parametrize("codec", ["int2", "topk", "sign"])
+def test_the_coarsest_codecs_are_refused_beside_outer_momentum(codec: str) -> None:
     advice = "take --codec int4, or --option outer_lr=1 and --option outer_momentum=0"
-    assert advice in refusal("topk", "diloco")
-    assert advice in refusal("topk", "diloco", outer_momentum=0.51)
-    assert refusal("topk", "diloco", outer_momentum=0.5) == ""
+    assert advice in refusal(codec, "diloco")
+    assert advice in refusal(codec, "diloco", outer_momentum=0.51)
+    assert refusal(codec, "diloco", outer_momentum=0.5) == ""
+
+
+@pytest.mark.parametrize(("method", "name"), [("fedavgm", "outer_momentum"), ("fedadam", "beta1")])
+def test_what_is_named_to_type_is_not_refused_again(method: str, name: str) -> None:
+    assert refusal("sign", method).endswith(f"take --codec int4, or --option {name}=0.5")
+    assert refusal("sign", method, **{name: 0.5}) == ""
