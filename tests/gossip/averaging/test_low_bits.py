@@ -132,6 +132,11 @@ def test_of_normal_numbers_int2_loses_less_than_sign_and_int4_a_hundredth() -> N
     for name in ("int4", "int2", "sign"):
         error = CODECS[name].decode(CODECS[name].encode(x), x.size) - x
         lost[name] = float(error @ error) / float(x @ x)
+    blocks = x.reshape(-1, BLOCK)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    error = (np.rint(blocks / largest) * largest).reshape(-1) - x
+    lost["by the largest number"] = float(error @ error) / float(x @ x)
+    assert lost["by the largest number"] > 0.5
     assert lost["int4"] < 0.012
     assert lost["int2"] < 0.19
     assert lost["sign"] > 0.36

@@ -1,5 +1,7 @@
 """The codec that fits a line: the first of the ladder whose exchange is no longer than the work beside it."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,20 @@ def test_no_codec_above_the_fitting_one_is_fast_enough(
     for name in LADDER[: LADDER.index(best)]:
         assert exchange_seconds(name, numel, mbit, peers) > seconds
     assert best == LADDER[-1] or exchange_seconds(best, numel, mbit, peers) <= seconds
+
+
+def test_the_page_shows_what_the_ladder_says() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "codecs.md").read_text("utf-8")
+    lines = (3, 10, 20, 50, 100, 200, 1000)
+    millions = {"1 M": 1, "12 M": 12, "50 M": 50, "124 M": 124, "350 M": 350, "1 B": 1000}
+    assert "| numbers | " + " | ".join(f"{mbit} Mbit/s" for mbit in lines) + " |" in page
+    for name, numel in ((name, each * 10**6) for name, each in millions.items()):
+        best = [fitting_codec(numel, mbit) for mbit in lines]
+        cells = [
+            f"{codec}, {exchange_seconds(codec, numel, mbit):.0f} s"
+            for codec, mbit in zip(best, lines, strict=True)
+        ]
+        assert f"| {name} | " + " | ".join(cells) + " |" in page
 
 
 def test_the_ladder_goes_down() -> None:
