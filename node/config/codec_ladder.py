@@ -77,7 +77,7 @@ def codec_advice(
     if taken <= longest:
         return ""
     said = (
-        f"a round sends {bytes_sent(run.codec, numel, peers) / 1e6:.0f} MB and takes about {taken:.0f} s at"
+        f"a round sends {bytes_sent(run.codec, numel, peers) / 1e6:.3g} MB and takes about {taken:.0f} s at"
         f" {mbit:g} Mbit/s"
     )
     own = CODECS[run.codec].size(numel)

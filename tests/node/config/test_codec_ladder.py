@@ -90,6 +90,10 @@ def test_who_waits_for_a_line_is_told_what_takes_how_long() -> None:
     assert advice("float32", GPT2_SMALL, 20, peers=2).startswith("a round sends 496 MB and takes about 198 s")
 
 
+def test_few_bytes_on_a_very_slow_line_are_told_too() -> None:
+    assert advice("float32", 8970, 0.005).startswith("a round sends 0.0538 MB and takes about 86 s")
+
+
 def test_a_codec_that_fits_is_left_alone() -> None:
     assert advice("int4", GPT2_SMALL, 20) == ""
     assert advice("float32", 9_000, 0.1) == ""
