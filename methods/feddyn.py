@@ -58,7 +58,6 @@ class FedDyn:
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
     private_matches_state: ClassVar[bool] = True
-    sends_params: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="Acar et al., Federated Learning Based on Dynamic Regularization, ICLR 2021,"
         " https://arxiv.org/abs/2111.04263, algorithm 1",

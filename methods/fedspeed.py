@@ -62,7 +62,6 @@ class FedSpeed:
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
     private_matches_state: ClassVar[bool] = True
-    sends_params: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="Sun et al., FedSpeed: Larger Local Interval, Less Communication Round, and Higher"
         " Generalization Accuracy, ICLR 2023, https://arxiv.org/abs/2302.10429, algorithm 1",

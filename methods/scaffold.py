@@ -48,7 +48,6 @@ class Scaffold:
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
     private_matches_state: ClassVar[bool] = True
-    sends_params: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML"
         " 2020, https://arxiv.org/abs/1910.06378, algorithm 1, option II",
