@@ -23,35 +23,87 @@ class Lie(msgspec.Struct, frozen=True):
     """What it can do at most."""
 
 
+PEACE: Final = 96.9
+"""Per cent that six digits nodes reach where nobody lies: see scripts/byzantine.py."""
+
+
+def _measured(accuracy: float) -> str:
+    return f"one of six: {accuracy} % on digits in place of {PEACE} %"
+
+
 class NoSuchLie(UserError):
     """There is no lie of this name, or it is not told by a node."""
 
     exit_code = 2
 
 
-CAPPED: Final = "nothing bounds it yet"
 LIES: Final = (
-    Lie("convene", "outsider", "makes groups of itself and one node, and hands noise back", CAPPED),
-    Lie("fake-quorum", "outsider", "the same, with members that never existed", CAPPED),
-    Lie("silent-proposals", "outsider", "proposes to everyone again and again, and never commits", CAPPED),
-    Lie("sybil-lineage", "outsider", "20 made-up identities hold a later state", CAPPED),
-    Lie("nan-state", "outsider", "4 made-up identities hold a later state that is no number", CAPPED),
-    Lie("heavy-push", "outsider", "gives mass of weight 1e10 in a run that averages pairwise", CAPPED),
-    Lie("sign-flip", "member", "contributes the opposite of what it learned", CAPPED),
-    Lie("sign-flip-10", "member", "the opposite, ten times as large", CAPPED),
-    Lie("scale-10", "member", "contributes ten times what it learned", CAPPED),
-    Lie("scale-1000", "member", "contributes a thousand times what it learned", CAPPED),
-    Lie("weight", "member", "says that the opposite of what it learned counts 1e15 times", CAPPED),
-    Lie("zeros", "member", "contributes nothing that it learned", CAPPED),
-    Lie("noise", "member", "contributes noise as large as what it learned", CAPPED),
-    Lie("drift", "member", "pulls in one direction in every round, as far as it learned", CAPPED),
-    Lie("label-flip", "member", "trains on wrong labels: 9 minus the right one", CAPPED),
-    Lie("cut", "member", "tells all others in every exchange that it waits for them no longer", CAPPED),
-    Lie("turned-owner", "owner", "turns the mean of its part into the opposite", CAPPED),
-    Lie("lying-owner", "owner", "the opposite, ten times as large", CAPPED),
-    Lie("greedy-uplink", "owner", "claims a line of 1 TB/s, and turns the mean of what it is given", CAPPED),
-    Lie("greedy-convener", "convener", "proposes groups in which it owns everything; returns zeros", CAPPED),
-    Lie("silent-convener", "convener", "proposes groups when it is its turn, and never commits", CAPPED),
+    Lie(
+        "convene",
+        "outsider",
+        "makes groups of itself and one node, and hands noise back",
+        "nothing: no proposal out of turn is taken",
+    ),
+    Lie(
+        "fake-quorum",
+        "outsider",
+        "the same, with members that never existed",
+        "nothing: a member is one whose signed Ready is held",
+    ),
+    Lie(
+        "silent-proposals",
+        "outsider",
+        "proposes to everyone again and again, and never commits",
+        "nothing: no proposal out of turn is taken",
+    ),
+    Lie(
+        "sybil-lineage",
+        "outsider",
+        "20 made-up identities hold a later state",
+        "nothing where a node has colleagues, or peers that its user named",
+    ),
+    Lie(
+        "nan-state",
+        "outsider",
+        "4 made-up identities hold a later state that is no number",
+        "nothing: a state is checked before it is taken over",
+    ),
+    Lie(
+        "heavy-push",
+        "outsider",
+        "gives mass of weight 1e10 in a run that averages pairwise",
+        "some shares of a node's own weight at a time; told again and again it is the model",
+    ),
+    Lie("sign-flip", "member", "contributes the opposite of what it learned", _measured(95.9)),
+    Lie("sign-flip-10", "member", "the opposite, ten times as large", _measured(95.9)),
+    Lie("scale-10", "member", "contributes ten times what it learned", _measured(96.9)),
+    Lie("scale-1000", "member", "contributes a thousand times what it learned", _measured(96.9)),
+    Lie("weight", "member", "says that the opposite of what it learned counts 1e15 times", _measured(93.1)),
+    Lie("zeros", "member", "contributes nothing that it learned", _measured(96.4)),
+    Lie("noise", "member", "contributes noise as large as what it learned", _measured(96.5)),
+    Lie("drift", "member", "pulls in one direction in every round, as far as it learned", _measured(96.8)),
+    Lie("label-flip", "member", "trains on wrong labels: 9 minus the right one", _measured(96.8)),
+    Lie(
+        "cut",
+        "member",
+        "tells all others in every exchange that it waits for them no longer",
+        "nothing bounds it yet",
+    ),
+    Lie("turned-owner", "owner", "turns the mean of its part into the opposite", _measured(96.6)),
+    Lie("lying-owner", "owner", "the opposite, ten times as large", _measured(96.3)),
+    Lie("greedy-uplink", "owner", "claims a line of 1 TB/s, and turns the mean of its part", _measured(94.9)),
+    Lie(
+        "greedy-convener",
+        "convener",
+        "proposes groups in which it owns everything; returns zeros",
+        "nothing: shares follow from signed words",
+    ),
+    Lie(
+        "silent-convener",
+        "convener",
+        "proposes groups when it is its turn, and never commits",
+        "a wait in the rounds that it convenes",
+    ),
 )
 
 

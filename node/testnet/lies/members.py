@@ -4,6 +4,7 @@ What a member contributes is bent before its honest core sees it; what owners an
 way out. An owner bends its own copy too, so that it ends with the state that it made the others take.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeAlias
 
@@ -76,6 +77,7 @@ class LyingMember(Member):
     """The state that this round began with."""
     _vector: Vector = np.empty(0, np.float32)
     """What this node contributes: the exchange writes the mean into it."""
+    _is_params: bool = False
 
     def handle(self, event: Event, now: float) -> Effects:
         """See `Member`."""
@@ -86,18 +88,16 @@ class LyingMember(Member):
         return [bent for effect in super().handle(event, now) for bent in self._bend(effect)]
 
     def _bend_contribution(self, event: Contribute) -> Contribute:
-        self._vector = event.vector
+        self._vector, self._is_params = event.vector, event.kind == "params"
         if (bend := CONTRIBUTIONS.get(self.lie)) is not None:
             base = self._base_of(slice(0, event.vector.size))
             event.vector[:] = base + bend(event.vector - base, self._numpy_dice())
         weight = MAX_WEIGHT if self.lie == "weight" else event.weight
-        return Contribute(event.index, event.vector, weight)
+        return dataclasses.replace(event, weight=weight)
 
     def _base_of(self, here: "slice[int, int, None]") -> Vector:
         """Return what the numbers here were before the round: zero where a method gives no params."""
-        spec = self.view.spec
-        is_params = spec is not None and self._vector.size == spec.params_numel and spec.method != "diloco"
-        return self._base[here] if is_params else np.zeros(here.stop - here.start, np.float32)
+        return self._base[here] if self._is_params else np.zeros(here.stop - here.start, np.float32)
 
     def _numpy_dice(self) -> np.random.Generator:
         return np.random.default_rng(int(self._dice.random() * (1 << 53)))

@@ -25,6 +25,7 @@ from shoal.node.testnet.lies.trainer import flipped
 
 SPEC: Final = RunSpec(method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (1000,)),))
 HONEST: Final = 2
+ROUNDS: Final = 6
 
 
 def swarm_with(lie: str, rounds: int) -> list[Worker]:
@@ -61,7 +62,7 @@ def contributed(lie: str, times: int = 1) -> tuple[list[Vector], float]:
     given, weight = [], 0.0
     for _ in range(times):
         vector = state + np.float32(2.0)
-        member.handle(Contribute(0, vector, 1.0), 0.0)
+        member.handle(Contribute(0, vector, 1.0, "params"), 0.0)
         assert isinstance(member.asks.pending, Contribute)
         given.append(vector - state)
         weight = member.asks.pending.weight
@@ -96,9 +97,16 @@ def test_noise_and_drift_are_as_large_as_what_was_learned(lie: str) -> None:
     assert np.allclose(vector, again) == (lie == "drift")
 
 
-def test_a_convener_that_never_commits_ends_no_run() -> None:
-    workers = swarm_with("silent-convener", 6)
-    assert {tuple(worker.hashes) for worker in workers[:HONEST]} == {tuple(workers[0].hashes)}
+@pytest.mark.parametrize("lie", [lie.name for lie in LIES if lie.who != "outsider" and lie.name != "cut"])
+def test_one_liar_of_three_moves_the_others_by_at_most_one_honest_step_a_round(lie: str) -> None:
+    workers = swarm_with(lie, ROUNDS)
+    honest = workers[:HONEST]
+    for worker in honest:
+        assert worker.round == ROUNDS
+        assert worker.hashes[-1] == honest[0].hashes[-1]
+    # The honest ones learn zeros and ones in every round: a step of this norm, or none.
+    step = np.sqrt(1000)
+    assert np.linalg.norm(honest[0].state) <= 1.01 * ROUNDS * step
 
 
 def test_every_lie_of_a_node_has_a_member_and_no_lie_of_an_outsider_has_one() -> None:

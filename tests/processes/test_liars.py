@@ -1,0 +1,61 @@
+"""Liars as real processes: outsiders with a fresh key, and nodes that lie among honest ones."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.attacks import old
+from shoal.node.testnet import launcher
+from shoal.node.testnet.nodes import Tools
+from shoal.node.testnet.plan import Plan
+from shoal.node.testnet.processes import Guard
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+SECONDS = 6.0
+
+
+@pytest.fixture
+def guard() -> Iterator[Guard]:
+    """Ends what a test leaves behind if it is killed."""
+    guard = Guard()
+    yield guard
+    guard.close()
+
+
+@pytest.mark.parametrize("lie", ["convene", "fake-quorum", "sybil-lineage", "nan-state"])
+def test_nothing_of_an_outsider_is_held_and_no_accuracy_is_lost(
+    lie: str, tmp_path: Path, guard: Guard
+) -> None:
+    line = old(lie, SECONDS, 1, tmp_path, guard)
+    print(line)
+    assert line["did"].get("proposed", 0) + line["did"].get("records told", 0) > 0
+    assert line["held"] == 0
+    assert line["accuracy with"] >= line["accuracy without"] - 1.0
+
+
+class Silent:
+    """A screen that shows nothing."""
+
+    def show(self, *_: object) -> None:
+        """See `launcher.Screen`."""
+
+    def progress(self, *_: object) -> None:
+        """See `launcher.Screen`."""
+
+    def tell(self, line: str) -> None:
+        """See `launcher.Screen`."""
+
+
+@pytest.mark.parametrize("lie", ["sign-flip-10", "weight", "lying-owner"])
+def test_one_of_six_that_lies_does_not_keep_the_others_from_learning(lie: str, tmp_path: Path) -> None:
+    plan = Plan(nodes=6, liars=1, lie=lie, alpha=1.0, rounds=30, seeds=0, options={"steps": 20})
+    result = launcher.up(
+        plan, tmp_path, screen=Silent(), tools=Tools(environ=dict(os.environ)), network="bare"
+    )
+    print(lie, result.accuracy_min, result.accuracy_mean)
+    assert result.rounds == 30
+    assert result.same_state_hash
+    assert result.accuracy_min is not None
+    assert result.accuracy_min >= 0.85
