@@ -7,7 +7,7 @@ import numpy as np
 import trio
 from memory import MemoryNet
 
-from shoal.crypto.keys import key_from_seed, peer_id_of
+from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.member import commands
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.net.driver import Driver
@@ -15,6 +15,7 @@ from shoal.gossip.run_spec import RunSpec, run_id
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.gossip.wire import Codec
 
+CONFIG = MemberConfig(patience=5.0, wait_for=3)
 KEYS = [key_from_seed(bytes([number]) * 32) for number in range(4)]
 
 
@@ -35,6 +36,7 @@ class Worker:
         *,
         is_calm: bool = True,
         member_type: type[Member] = Member,
+        config: MemberConfig = CONFIG,
     ) -> None:
         """`is_calm`: whether anything but means of the whole swarm fails the test."""
         self.me = peer_id_of(bytes(KEYS[number].verify_key))
@@ -48,7 +50,7 @@ class Worker:
         """After every round; of those that were fetched only the last."""
         self.contributors: list[int] = []
         self.is_done = trio.Event()
-        member = member_type(self.me, MemberConfig(patience=5.0, wait_for=3), Random(number), 1000)
+        member = member_type(self.me, config, Random(number), 1000)
         self.driver = Driver(self.host, member, self.codec, self.notice)
         self._answer: commands.Averaged | commands.Failed | None = None
         self._synced: commands.Synced | None = None
@@ -84,7 +86,7 @@ class Worker:
         previous = self.hashes[-1]
         self.state, self.round = vector, self.round + 1
         self.hashes.append(state_hash(self.state.data))
-        self._tell(previous)
+        self._tell(previous, self._answer.exchanged.contributors)
 
     async def _catch_up(self) -> None:
         while self._synced is None:
@@ -96,12 +98,15 @@ class Worker:
             self.hashes.append(synced.state)
             self._tell(synced.previous)
 
-    def _tell(self, previous: bytes) -> None:
-        self.driver.command(commands.NewState(self.round, self.hashes[-1], previous, self.state.data))
+    def _tell(self, previous: bytes, made_with: tuple[PeerId, ...] = ()) -> None:
+        new = commands.NewState(
+            self.round, self.hashes[-1], previous, self.state.data, contributors=made_with
+        )
+        self.driver.command(new)
 
     def notice(self, notice: Any) -> None:
         """Take note of what the member says."""
-        calm = commands.Averaged | commands.FinishEarly | commands.PeerAddresses
+        calm = commands.Averaged | commands.FinishEarly | commands.PeerAddresses | commands.Acquainted
         assert not self.is_calm or isinstance(notice, calm), notice
         match notice:
             case commands.Averaged() | commands.Failed():

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from workers import KEYS, Worker, codec
 
 from shoal.crypto.keys import peer_id_of
+from shoal.gossip.member.member import MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.testnet.lies.outsider import PROGRAMS, Outsider
 from shoal.node.testnet.lies.sight import Sight
@@ -17,7 +18,9 @@ from shoal.node.testnet.lies.sight import Sight
 SPEC: Final = RunSpec(
     method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (1000,)),), quorum=2
 )
+CONFIG: Final = MemberConfig(patience=5.0, wait_for=3, colleague_rounds=3, colleague_seconds=1.0)
 OLD_ROUNDS: Final = 4
+"""Rounds after which all three are colleagues of each other."""
 ROUNDS: Final = 10
 ATTACKER: Final = peer_id_of(bytes(KEYS[3].verify_key))
 
@@ -25,7 +28,7 @@ ATTACKER: Final = peer_id_of(bytes(KEYS[3].verify_key))
 def attacked(name: str, *, begins: int = OLD_ROUNDS, rounds: int = ROUNDS) -> tuple[list[Worker], Sight]:
     """Run three honest workers, and an outsider from some round on; without a name nobody attacks."""
     net = MemoryNet()
-    workers = [Worker(net, number, SPEC, rounds, is_calm=False) for number in range(3)]
+    workers = [Worker(net, number, SPEC, rounds, is_calm=False, config=CONFIG) for number in range(3)]
     sight = Sight(codec(3), ATTACKER, Random(1).randrange(1000, 2000))
     outsider = Outsider(net.host(ATTACKER), sight, PROGRAMS[name](sight, "shoal")) if name else None
 
@@ -63,4 +66,12 @@ def test_who_has_no_turn_convenes_nothing_and_costs_no_round(name: str) -> None:
     assert sight.count["proposed"] > 100
     assert sight.count["declined"] > 0
     assert not sight.count.keys() & {"accepted", "means made", "means believed"}
+    check_that_nothing_was_lost(workers)
+
+
+@pytest.mark.parametrize("name", ["sybil-lineage", "nan-state"])
+def test_no_number_of_made_up_identities_moves_colleagues_to_another_state(name: str) -> None:
+    workers, sight = attacked(name)
+    assert sight.count["records told"] > 10
+    assert not sight.count.keys() & {"asked for its state", "nodes that held its state"}
     check_that_nothing_was_lost(workers)
