@@ -61,6 +61,8 @@ class Swarm:
         """Start an honest node; all but the first join the first."""
         joins = [self.address] if index > 1 else []
         command = start_command(self.plan, index, self._home(index), joins, LISTEN)
+        # The attacker, for whom the plan has a share of the data, comes later or never trains.
+        command[command.index("--wait-for") + 1] = str(HONEST)
         self._spawn(command, f"node-{index}")
 
     @property

@@ -87,7 +87,7 @@ LIES: Final = (
         "cut",
         "member",
         "tells all others in every exchange that it waits for them no longer",
-        "nothing bounds it yet",
+        "nothing: a cut binds when more than half say so, and the liar is left out",
     ),
     Lie("turned-owner", "owner", "turns the mean of its part into the opposite", _measured(96.6)),
     Lie("lying-owner", "owner", "the opposite, ten times as large", _measured(96.3)),

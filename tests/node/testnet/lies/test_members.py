@@ -109,6 +109,14 @@ def test_one_liar_of_three_moves_the_others_by_at_most_one_honest_step_a_round(l
     assert np.linalg.norm(honest[0].state) <= 1.01 * ROUNDS * step
 
 
+def test_a_member_that_cuts_all_others_ends_no_round_of_theirs() -> None:
+    *honest, _ = swarm_with("cut", ROUNDS)
+    for worker in honest:
+        assert len(worker.contributors) == ROUNDS, "each was made, none was fetched"
+        assert min(worker.contributors) >= HONEST
+        assert worker.hashes == honest[0].hashes
+
+
 def test_every_lie_of_a_node_has_a_member_and_no_lie_of_an_outsider_has_one() -> None:
     bent = {*CONTRIBUTIONS, *MEANS, "label-flip", "cut", "silent-convener"}
     assert bent == {lie.name for lie in LIES if lie.who != "outsider"}
