@@ -9,6 +9,8 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.grants import Redeem
 
 MAX_GROUP: Final = 64
 MAX_ASKED: Final = 64
@@ -122,6 +124,41 @@ class Describe(Message, frozen=True):
 
     spec: Annotated[bytes, msgspec.Meta(max_length=200_000)]
 
+
+# --- who may take part ----------------------------------------------------------------------------
+
+
+class RosterMessage(Message, frozen=True):
+    """The base of what peers tell each other of a roster. What is in it counts by its own signatures."""
+
+    charter: Hash
+    """The id of the charter under which it was said."""
+
+
+class RosterNews(RosterMessage, frozen=True):
+    """This you may not have heard."""
+
+    edicts: Annotated[tuple[Edict, ...], msgspec.Meta(max_length=8)]
+    redeems: Annotated[tuple[Redeem, ...], msgspec.Meta(max_length=8)]
+
+
+class RosterDigest(RosterMessage, frozen=True):
+    """What I keep, as 16 hashes of 8 bytes."""
+
+    buckets: Annotated[bytes, msgspec.Meta(min_length=128, max_length=128)]
+
+
+class RosterHave(RosterMessage, frozen=True):
+    """The first 8 bytes of the ids of all that I keep where you keep something else: send me what I lack."""
+
+    buckets: Annotated[bytes, msgspec.Meta(min_length=128, max_length=128)]
+    ids: Annotated[bytes, msgspec.Meta(max_length=160_000)]
+    reply: bool = False
+    """Whether the receiver should say the same where it lacks something."""
+
+
+RosterWord: TypeAlias = RosterNews | RosterDigest | RosterHave
+"""What peers say of the roster of a run."""
 
 # --- a group for a round --------------------------------------------------------------------------
 
@@ -453,6 +490,7 @@ FromDonor: TypeAlias = Offer | NotHeld | Wait | Chunk
 PeerMessage: TypeAlias = (
     Records
     | Near
+    | RosterWord
     | Leave
     | Describe
     | Ready
@@ -470,6 +508,9 @@ Wire: TypeAlias = (
     | Near
     | Leave
     | Describe
+    | RosterNews
+    | RosterDigest
+    | RosterHave
     | Ready
     | Propose
     | Accept

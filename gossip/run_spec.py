@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from shoal.gossip.admission.charter import MAX_TEXT, parse
+from shoal.gossip.admission.charter import MAX_TEXT, canonical, parse
 from shoal.gossip.admission.errors import BadCharter
 
 NATIVE: Final = "native"
@@ -90,6 +90,15 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_chunk_numel: ChunkNumel = CHUNK_NUMEL
     """Numbers in the largest chunk in which a vector travels: 65536, 131072, 262144 or 524288."""
 
+    def __post_init__(self) -> None:
+        """Check what the types do not.
+
+        Raises:
+            ValueError: the charter is none, or not written as it is everywhere.
+        """
+        if self.charter and canonical(self.charter) != self.charter:
+            raise BadCharter("a charter stands in a run as shoal found prints it")
+
 
 class RunSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training effort: equal on every peer that averages in it.
@@ -138,7 +147,7 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
         mine, other = getattr(ours, field), getattr(theirs, field)
         if mine != other:
             if field == "charter":
-                mine, other = _charter_words(mine), _charter_words(other)
+                mine, other = parse(mine).summary, parse(other).summary
             parts.append(f"{field}: {mine} here, {other} there")
     for key in sorted(ours.options.keys() | theirs.options.keys()):
         mine, other = ours.options.get(key, "unset"), theirs.options.get(key, "unset")
@@ -156,11 +165,3 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
             if len(mine_all) != len(other_all):
                 parts.append(f"{len(mine_all)} {label}s here, {len(other_all)} there")
     return "; ".join(parts)[:600]
-
-
-def _charter_words(text: str) -> str:
-    """Return a charter in a few words; another node's text may be none."""
-    try:
-        return parse(text).summary
-    except BadCharter:
-        return "none that this node can read"

@@ -50,7 +50,9 @@ class World:
     def roster(self, **rounds: int) -> Roster:
         """Return an empty roster; `rounds`: finished together with peers by name."""
         known = {peer(name): count for name, count in rounds.items()}
-        return Roster(self.charter, lambda each: known.get(each, 0))
+        made = Roster(self.charter)
+        made.rounds_with = lambda each: known.get(each, 0)
+        return made
 
     def edict(
         self,

@@ -5,6 +5,7 @@
     a core finds that the protocol is broken        counted, the links are cut, and the peer is banned
     a convener does not keep to what it offered     named, and the peer convenes nothing for some rounds
     it cuts this node out of an exchange at once    counted; after three in a row it is shut out
+    a peer outside the roster                       is told nothing but who is there (roster.py)
 
 A ban keeps a peer out of groups for a while, longer every time; it may be linked all the same, since news and
 states must still flow. The network, the driver and the member of a node ask the same object, so that each
@@ -20,6 +21,7 @@ from shoal.gossip.admission.doors import Doors
 from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.admission.mutes import Mutes
 from shoal.gossip.admission.named_faults import NamedFaults
+from shoal.gossip.admission.roster import Roster
 
 MAX_STRIKES: Final = 32
 """Malformed messages of one link after which it is closed; an honest peer sends none."""
@@ -55,6 +57,12 @@ class Admission:
         self.max_links = max_links
         self.counts: Counter[str] = Counter()
         """What was dropped or refused, by reason; of every layer."""
+        self.roster: Roster | None = None
+        """Who takes part, where founders govern the run."""
+        self.refused: dict[PeerId, float] = {}
+        """Peers that the user of this node refuses, and until when by the wall clock."""
+        self.clock_offset = 0.0
+        """Seconds from the node's own clock to the wall clock."""
         self._strikes: Counter[PeerId] = Counter()
         self.named_faults = NamedFaults()
         """What the person who runs this node is told of peers."""
@@ -103,16 +111,38 @@ class Admission:
         self._unfair_cuts[peer] = (count, now + seconds if more >= 0 else 0.0)
         self.count("cut out too early")
 
+    def use(self, roster: Roster | None) -> None:
+        """Go by a roster from now on."""
+        self.roster = roster
+        self.set_clock(self.clock_offset)
+
+    def set_clock(self, offset: float) -> None:
+        """`offset`: seconds from the node's own clock to the wall clock, by which memberships end."""
+        self.clock_offset = offset
+        if self.roster is not None:
+            self.roster.clock_offset = offset
+
     # --- what they may ----------------------------------------------------------------------------
 
     def keep_places(self, whose: str, peers: Callable[[], Container[PeerId]]) -> None:
         """Hold places for peers, such as colleagues; `peers` is asked each time."""
         self.kept.sources[whose] = peers
 
+    def is_refused(self, peer: PeerId, now: float) -> bool:
+        """Tell whether founders banned a peer, or the user of this node refuses it: then it gets no link."""
+        if self.refused.get(peer, -1.0) > now + self.clock_offset:
+            return True
+        return self.roster is not None and self.roster.is_banned(peer, now)
+
+    def is_inside(self, peer: PeerId, now: float) -> bool:
+        """Tell whether a peer takes part in the run: only then it averages, and is given a state."""
+        is_in = self.roster is None or self.roster.may_take_part(peer, now)
+        return is_in and not self.is_refused(peer, now)
+
     def may_group(self, peer: PeerId, now: float) -> bool:
         """Tell whether a peer may be averaged with."""
         is_shut_out = now < self._unfair_cuts.get(peer, (0, 0.0))[1]
-        return not is_shut_out and not self._bans.has(peer, now)
+        return self.is_inside(peer, now) and not is_shut_out and not self._bans.has(peer, now)
 
     def may_serve(self, n_fetchers: int) -> bool:
         """Tell whether another peer may fetch a state beside this many."""

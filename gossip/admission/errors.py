@@ -1,7 +1,7 @@
 """What can be wrong with a charter, an edict, a grant or a token; each message is one line."""
 
 
-class AdmissionError(Exception):
+class AdmissionError(ValueError):
     """The base: a person can put it right, or a peer sent what no correct peer sends."""
 
 

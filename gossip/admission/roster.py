@@ -12,21 +12,22 @@ halves of a swarm become one when they meet. Nothing depends on when a node hear
              `SETTLED` rounds with this node are held back; the others, and the issuer, stay as they are
 
 What is kept is bounded, and what goes first is told by hashes alone, so that a full roster is the same
-everywhere too. What cannot be checked yet, since the words before it have not come, waits in a small queue.
+everywhere too. What cannot be checked yet, since the words before it have not come, waits unread in a small
+queue: nobody makes this node check signatures of those that no founder ever admitted.
 """
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 from shoal.crypto.keys import PeerId, peer_id_of, public_key_of
 from shoal.gossip.admission.charter import Charter, Founders
 from shoal.gossip.admission.edicts import OF_FOUNDERS, Edict
-from shoal.gossip.admission.errors import BadEdict, BadGrant
+from shoal.gossip.admission.errors import AdmissionError, BadEdict
 from shoal.gossip.admission.grants import Redeem, check_redeem
 
 MAX_EDICTS: Final = 10_000
@@ -40,6 +41,7 @@ SETTLED: Final = 20
 N_BUCKETS: Final = 16
 BUCKET_BYTES: Final = 8
 INFINITY: Final = float("inf")
+Word: TypeAlias = Edict | Redeem
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +75,11 @@ def _no_rounds(peer: PeerId) -> int:
 class Roster:
     """See the module's docstring."""
 
-    def __init__(self, charter: Charter, rounds_with: Callable[[PeerId], int] = _no_rounds) -> None:
-        """`rounds_with`: how many rounds this node has finished together with a peer."""
+    def __init__(self, charter: Charter) -> None:
+        """Start with nobody on it."""
         self.charter = charter
-        self.rounds_with = rounds_with
+        self.rounds_with: Callable[[PeerId], int] = _no_rounds
+        """How many rounds this node has finished together with a peer."""
         self.clock_offset = 0.0
         """Seconds to add to the times that this object is asked about; the sum is the wall clock."""
         self.version = 0
@@ -101,6 +104,14 @@ class Roster:
 
     # --- what is heard ----------------------------------------------------------------------------
 
+    def add(self, word: Word) -> bool:
+        """Take in an edict, or that a grant was used; tells whether it is news.
+
+        Raises:
+            AdmissionError: it is not signed by those who may say it.
+        """
+        return self.add_edict(word) if isinstance(word, Edict) else self.add_redeem(word)
+
     def add_edict(self, edict: Edict) -> bool:
         """Take an edict in; tells whether it is news. One that cannot be checked yet waits.
 
@@ -114,7 +125,6 @@ class Roster:
             raise BadEdict("the edict is of another charter")
         founders = self._sets.get(edict.under)
         if founders is None:
-            edict.signers()
             return self._wait(edict)
         edict.check(founders)
         self._edicts[id_] = edict
@@ -139,10 +149,10 @@ class Roster:
         id_ = redeem.id
         if id_ in self._redeems:
             return False
-        check_redeem(redeem, self.charter)
         root, grant = redeem.chain[0].issuer, redeem.grant
         if root not in self._ever_admitted:
             return self._wait(redeem)
+        check_redeem(redeem, self.charter)
         self._redeems[id_] = redeem
         self._used_by[grant.id].add(id_)
         self._rooted_in[root].add(id_)
@@ -165,18 +175,13 @@ class Roster:
             self._changed()
         return is_news
 
-    def merge(self, edicts: Iterable[Edict], redeems: Iterable[Redeem]) -> int:
+    def merge(self, words: Iterable[Word]) -> int:
         """Take in all that is right of these; tells how many were not. For what comes from our own disk."""
         n_bad = 0
-        for edict in edicts:
+        for word in words:
             try:
-                self.add_edict(edict)
-            except BadEdict:
-                n_bad += 1
-        for redeem in redeems:
-            try:
-                self.add_redeem(redeem)
-            except BadGrant:
+                self.add(word)
+            except AdmissionError:
                 n_bad += 1
         return n_bad
 
@@ -238,6 +243,11 @@ class Roster:
         return blake2b(text, digest_size=32, person=b"shoal/roster").digest()
 
     @property
+    def words(self) -> list[Word]:
+        """All that is worth keeping, what others need to be checked first."""
+        return [*self.edicts, *self.redeems]
+
+    @property
     def edicts(self) -> list[Edict]:
         """All edicts that are kept, those first that others need to be checked."""
         order = {each.id: place for place, each in enumerate(self._sets.values())}
@@ -264,7 +274,7 @@ class Roster:
             self._buckets = self.version, b"".join(digests)
         return self._buckets[1]
 
-    def differing(self, theirs: bytes) -> tuple[list[Edict], list[Redeem]]:
+    def differing(self, theirs: bytes) -> list[Word]:
         """Return what is kept of the buckets in which a peer keeps something else."""
         ours = self.buckets()
         other = {
@@ -272,8 +282,8 @@ class Roster:
             for i in range(N_BUCKETS)
             if ours[i * BUCKET_BYTES :][:BUCKET_BYTES] != theirs[i * BUCKET_BYTES :][:BUCKET_BYTES]
         }
-        edicts = [each for each in self.edicts if each.id[0] >> 4 in other]
-        return edicts, [each for each in self._redeems.values() if each.id[0] >> 4 in other]
+        words: list[Word] = [*self.edicts, *self._redeems.values()]
+        return [each for each in words if each.id[0] >> 4 in other]
 
     # --- inside: bounds ---------------------------------------------------------------------------
 
@@ -292,10 +302,7 @@ class Roster:
     def _retry(self) -> None:
         """Take in what waited for what has just come."""
         waiting, self._waiting = self._waiting, OrderedDict()
-        self.merge(
-            [each for each in waiting.values() if isinstance(each, Edict)],
-            [each for each in waiting.values() if isinstance(each, Redeem)],
-        )
+        self.merge(waiting.values())
 
     def _keep_lowest(self, ids: AbstractSet[bytes], most: int) -> None:
         """Keep a bound: of too many uses of grants the one with the highest hash goes."""

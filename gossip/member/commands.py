@@ -5,6 +5,8 @@ from typing import TypeAlias
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.origin import Kind
+from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.grants import Redeem
 from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.membership.colleagues import Acquaintance
@@ -143,6 +145,20 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Submit:
+    """Our node has put these on the roster, which has checked them: tell the others."""
+
+    words: tuple[Edict | Redeem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinBy:
+    """These are the words with which this node joins: show them to every peer."""
+
+    redeem: Redeem
+
+
+@dataclass(frozen=True, slots=True)
 class Goodbye:
     """The node leaves; its peers are told."""
 
@@ -163,6 +179,8 @@ Command: TypeAlias = (
     | SetAddresses
     | SetEngine
     | Measured
+    | Submit
+    | JoinBy
     | Goodbye
 )
 Event: TypeAlias = Happening | AddAddress | Command
@@ -259,6 +277,11 @@ class Acquainted:
 
 
 @dataclass(frozen=True, slots=True)
+class RosterChanged:
+    """The roster has news in it: worth keeping for the next start."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A peer and we do not average, and why."""
 
@@ -275,6 +298,7 @@ Notice: TypeAlias = (
     | ChunksVerified
     | FinishEarly
     | PeerAddresses
+    | RosterChanged
     | Acquainted
     | Refused
     | Alone

@@ -53,6 +53,7 @@ from shoal.gossip.member.commands import (
     Finish,
     FinishEarly,
     Goodbye,
+    JoinBy,
     Measured,
     NewState,
     PeerAddresses,
@@ -62,10 +63,12 @@ from shoal.gossip.member.commands import (
     ResetTrust,
     SetAddresses,
     SetEngine,
+    Submit,
     Synced,
 )
 from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.pairwise_rounds import PairwiseRounds
+from shoal.gossip.member.roster_sync import RosterSync
 from shoal.gossip.member.run_mismatch import RunMismatch
 from shoal.gossip.member.state_sync import StateSync
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Colleagues
@@ -88,11 +91,16 @@ from shoal.gossip.messages import (
     Near,
     NotHeld,
     Offer,
+    PeerMessage,
     Propose,
     Push,
     Ready,
     Record,
     Records,
+    RosterDigest,
+    RosterHave,
+    RosterMessage,
+    RosterNews,
     Settle,
     Shown,
     Unheard,
@@ -106,6 +114,8 @@ from shoal.gossip.state.serve import Serving, ServingConfig
 
 log = logging.getLogger(__name__)
 
+OF_OUTSIDERS: Final = (Records, Leave, Describe, RosterMessage)
+"""What is listened to, whoever says it."""
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 INFINITY: Final = float("inf")
 
@@ -175,6 +185,7 @@ class Member:
             wait_seconds=config.wait_seconds,
         )
         self.run_mismatch = RunMismatch(self.view)
+        self.roster_sync = RosterSync(self.view, dice)
         self._next_beat = 0.0
 
     def handle(self, event: Event, now: float) -> Effects:
@@ -182,6 +193,7 @@ class Member:
         if self._has_left:
             return []
         effects = self._take(event, now)
+        effects += self._roster_changed(now)
         effects += self._settle(now)
         for effect in effects:
             if isinstance(effect, Drop):
@@ -248,6 +260,10 @@ class Member:
             case Measured():
                 self.group_search.uplink.observe(event.n_bytes, event.busy, self.asks.load)
                 return []
+            case Submit():
+                return self.roster_sync.submitted(event.words, now)
+            case JoinBy():
+                return self.roster_sync.join_by(event.redeem, now)
             case Goodbye():
                 # A further word would bring us back into the tables of our peers.
                 self._has_left = True
@@ -319,13 +335,14 @@ class Member:
     def _attach(self, event: Attach, now: float) -> Effects:
         self.view.attach(event.run, event.spec, mergeable=event.mergeable)
         self.view.together.attach(had_company=event.had_company)
+        effects = self.roster_sync.attach(event.spec.charter, now)
         self.view.colleagues.restore(event.known)
         self.view.is_unanchored = event.is_unanchored
         self.pairwise.attach(now)
         self.asks.attach(event.spec)
         # Whoever lacks a link to a member of its group reduces no part of the vector.
         self.dial_plan.enough = max(ENOUGH, event.spec.group_size * 3 // 2)
-        return []
+        return effects
 
     def _new_state(self, event: NewState, now: float) -> Effects:
         is_fetched = self.phase is Phase.SYNCING
@@ -406,12 +423,15 @@ class Member:
     # --- links ------------------------------------------------------------------------------------
 
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
+        if self.admission.is_refused(event.peer, now):
+            return [*self.dial_plan.found(event.peer, event.address, now), Drop(event.peer, "banned")]
         self.view.link_up(event.peer)
         self.view.together.found(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)
         effects += self.nearby.link_up(event.peer, event.host)
         self.view.colleagues.named = self.dial_plan.named()
         effects += self.dissemination.greet(event.peer, now)
+        effects += self.roster_sync.greet(event.peer, now)
         return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
 
     def _peer_lost(self, peer: PeerId, now: float) -> Effects:
@@ -436,6 +456,8 @@ class Member:
     def _received(self, event: Received, now: float) -> Effects:
         peer, message = event.peer, event.message
         self.view.heard_from(peer, now)
+        if not isinstance(message, OF_OUTSIDERS) and not self.admission.is_inside(peer, now):
+            return self._from_outsider(peer, message, now)
         match message:
             case Exchange():
                 return self._to_exchange(event, message, now)
@@ -447,6 +469,8 @@ class Member:
                 return self._left(peer, now)
             case Describe():
                 return self.run_mismatch.handle(peer, message)
+            case RosterNews() | RosterDigest() | RosterHave():
+                return self.roster_sync.handle(peer, message, now)
             case Ready():
                 return self.group_search.ready(peer, message, now, event.head)
             case Propose() | Accept() | Decline() | Commit() | Unheard() | Shown():
@@ -470,6 +494,22 @@ class Member:
     def _hear(self, teller: PeerId, addresses: tuple[str, ...], now: float) -> Effects:
         """Take note of addresses that a linked peer named."""
         return self.dial_plan.hear(addresses, teller, self.nearby.host_of(teller), now)
+    def _from_outsider(self, peer: PeerId, message: PeerMessage, now: float) -> Effects:
+        """Refuse what only those do that take part in the run."""
+        self.admission.count("not on the roster")
+        return [Send(peer, NotHeld(message.state))] if isinstance(message, Want) else []
+
+    def _roster_changed(self, now: float) -> Effects:
+        """Greet those that have come to take part, and forget those that no longer do."""
+        sync, effects = self.roster_sync, Effects()
+        left, sync.left = sync.left, []
+        for peer in left:
+            effects += self._left(peer, now)
+        joined, sync.joined = sync.joined, []
+        for peer in joined:
+            # What it said before it was one of us was not listened to.
+            effects += [*self.roster_sync.greet(peer, now), *self.dissemination.ask(peer, now)]
+        return effects + (self._view_changed(now) if left else [])
 
     def _records(self, peer: PeerId, message: Records, now: float) -> Effects:
         effects: Effects = []
@@ -482,6 +522,12 @@ class Member:
                     reason = "another node runs with this node's identity: give one of them a new key"
                     effects += [*self.dissemination.push(now), Notify(Refused(record.author, reason))]
                 continue
+            if (
+                self.run
+                and record.presence.run == self.run
+                and not self.admission.is_inside(record.author, now)
+            ):
+                continue  # it says that it is in our run, and may not be: nobody goes by that
             if self.view.table.is_of_before(record, age, now, teller=peer):
                 # Shown it, its author says something newer.
                 effects.append(Send(record.author, Records(((record, age),))))
@@ -612,6 +658,7 @@ class Member:
             effects += self._view_changed(now)
         self.serving.expire(now)
         effects += self._look_for_company(now)
+        effects += self.roster_sync.beat(now)
         effects += self.dissemination.beat(now, seeks_links=self.dial_plan.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter

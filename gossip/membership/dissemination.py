@@ -90,6 +90,10 @@ class Dissemination:
         """Give a neighbour records in return for its own."""
         return [Send(peer, self.sample(now, SWAPPED, reply=False))]
 
+    def ask(self, peer: PeerId, now: float) -> Effects:
+        """Show a neighbour records as at a beat, and ask for its own."""
+        return [Send(peer, self.sample(now, SWAPPED, reply=True))]
+
     def beat(self, now: float, *, seeks_links: bool) -> Effects:
         """Say what is due at a beat; `seeks_links`: whether we have fewer links than we want."""
         effects = self.push(now) if now >= self._pushed_at + PUSH_AFTER * self._beat else []
@@ -99,7 +103,7 @@ class Dissemination:
         neighbours = sorted(table.connected)
         if neighbours and (knows_strangers or dice() < SWAP_RARELY):
             chosen = neighbours[int(dice() * len(neighbours))]
-            effects.append(Send(chosen, self.sample(now, SWAPPED, reply=True)))
+            effects += self.ask(chosen, now)
         self._chance = min(1.0, self._chance * ANNOUNCED / max(1, self._heard))
         self._heard = 0
         # Of who has links enough, its neighbours tell the others.

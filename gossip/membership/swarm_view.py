@@ -70,6 +70,8 @@ class SwarmView:
         """Whether our state was taken over from the most, and from nobody we knew."""
         self._followed: SwarmState | None = None
         """The state of others that was agreed last."""
+        self.is_outsider = False
+        """Whether the run has a roster on which this node does not stand: then it makes no round alone."""
         self.unresponsive: set[PeerId] = set()
         self.together = Company(alone)
         self.doubts = Doubts()
@@ -270,6 +272,8 @@ class SwarmView:
     def company(self) -> int:
         """How many must be ready before we go on, however long it takes: 2 if this node waits for others."""
         assert self.spec is not None
+        if self.is_outsider:
+            return 2
         others = [entry.presence.phase for _, entry in self.table.in_run(self.run)]
         # One of several groups may be of one, and a pair's mass is added to the others' whenever they meet.
         is_left_out = self.pattern.has_own_states or len(others) >= self.spec.group_size

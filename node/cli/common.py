@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RUNNING: Final = "A node"
 SETUP: Final = "Set-up"
 TRAINING: Final = "Training"
+WHO: Final = "Who may join"
 
 HomeOption: TypeAlias = Annotated[
     Path | None,

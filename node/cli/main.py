@@ -16,7 +16,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shoal.methods.errors import MethodsError
-from shoal.node.cli.common import RUNNING, SETUP, TRAINING, show_any_character, show_version
+from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, members, pardon
+from shoal.node.cli.common import RUNNING, SETUP, TRAINING, WHO, show_any_character, show_version
 from shoal.node.cli.node import bootstrap_app, id_, init, stop
 from shoal.node.cli.show import config_app, peers, status
 from shoal.node.cli.start import start
@@ -130,6 +131,13 @@ _COMMANDS: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (
     (RUNNING, "stop", stop),
     (RUNNING, "status", status),
     (RUNNING, "peers", peers),
+    (WHO, "found", found),
+    (WHO, "invite", invite),
+    (WHO, "admit", admit),
+    (WHO, "ban", ban),
+    (WHO, "pardon", pardon),
+    (WHO, "cosign", cosign),
+    (WHO, "members", members),
     (SETUP, "init", init),
     (SETUP, "id", id_),
     (SETUP, "version", version),
@@ -138,6 +146,7 @@ for panel, name, command in _COMMANDS:
     app.command(name, rich_help_panel=panel)(command)
 app.add_typer(bootstrap_app, name="bootstrap", rich_help_panel=RUNNING)
 app.add_typer(trust_app, name="trust", rich_help_panel=RUNNING)
+app.add_typer(edict_app, name="edict", rich_help_panel=WHO)
 app.add_typer(config_app, name="config", rich_help_panel=SETUP)
 app.add_typer(methods_app, name="methods", rich_help_panel=TRAINING)
 app.add_typer(task_app, name="task", rich_help_panel=TRAINING)

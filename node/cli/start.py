@@ -15,6 +15,7 @@ from shoal.node.storage.home import Home
 
 _SETTINGS: Final = {
     "join": "join",
+    "invite": "invite",
     "name": "name",
     "wait_for": "run.wait_for",
     "wait_seconds": "run.wait_seconds",
@@ -67,6 +68,9 @@ def start(
     home: HomeOption = None,
     join: Annotated[
         Texts, _network("--join -j", "Dial a node: host:port or a multiaddr. Repeatable.")
+    ] = None,
+    invite: Annotated[
+        str | None, _network("--invite", "An invite, as shoal invite prints it: all that a newcomer needs.")
     ] = None,
     task_option: Annotated[Texts, _train("--task-option", "key=value for the task. Repeatable.")] = None,
     wait_for: Annotated[int | None, _train("--wait-for", "Begin when so many are ready, or in time.")] = None,

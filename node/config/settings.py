@@ -18,7 +18,9 @@ import msgspec
 
 from shoal.gossip.addresses import BadAddress, parse, parse_listen
 from shoal.gossip.admission.charter import canonical
-from shoal.gossip.admission.errors import BadCharter
+from shoal.gossip.admission.errors import BadCharter, BadToken
+from shoal.gossip.admission.tokens import MAX_TEXT as MAX_TOKEN
+from shoal.gossip.admission.tokens import token_of
 from shoal.gossip.host import HostConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS
 from shoal.gossip.run_spec import RunSettings, Scalar
@@ -130,6 +132,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What this node calls itself in its log; empty: the end of its peer id."""
     join: tuple[Annotated[str, msgspec.Meta(max_length=1000)], ...] = ()
     """Addresses of nodes to dial, host:port or multiaddrs. One that answers is enough, none is needed."""
+    invite: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN)] = ""
+    """An invite, as shoal invite prints it: it says the run, whom to dial, and by what this node may join."""
     check: bool = True
     """Find out before the start whether task, method and device fit each other. It takes some seconds."""
     network: HostConfig = HostConfig()
@@ -202,12 +206,35 @@ def load(
     ]
     values: dict[str, object] = {}
     origins = dict.fromkeys(known, "default")
+    layers.insert(2, ("invite", _from_invite(layers, known)))
     for origin, layer in layers:
         for name, (place, raw) in layer.items():
             values[name] = _checked(place, name, known[name], raw, is_text=origin == "environment")
             origins[name] = origin
     config: NodeConfig = _built(NodeConfig, "", values, home=home)
     return config, origins
+
+
+def _from_invite(
+    layers: list[tuple[str, dict[str, tuple[str, object]]]], known: Mapping[str, object]
+) -> dict[str, tuple[str, object]]:
+    """Return what an invite says of the run; flags come before it, as before all else."""
+    place, raw = "", ""
+    for _, layer in layers:
+        place, given = layer.get("invite", (place, raw))
+        raw = given if isinstance(given, str) else ""
+    if not raw:
+        return {}
+    try:
+        token = token_of(raw)
+    except BadToken as error:
+        raise BadConfig(f"{place}: {error}") from None
+    said: dict[str, object] = {f"run.{name}": value for name, value in token.settings.items()}
+    said |= {"network.swarm": token.swarm}
+    said |= {"join": [f"{address}/p2p/{token.anchor}" for address in token.addresses]}
+    if unknown := sorted(said.keys() - known.keys()):
+        raise BadConfig(f"{place}: it names {unknown[0]}, which this shoal does not know; update shoal")
+    return {name: (f"{place}: {name}", value) for name, value in said.items()}
 
 
 def _built(struct: Any, prefix: str, values: Mapping[str, object], **more: object) -> Any:

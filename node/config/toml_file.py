@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import tomlkit
-from tomlkit.items import Array
+from tomlkit.items import Array, Table
 
 from shoal.methods.options import field_docs
 from shoal.node.config.settings import HIDDEN, NodeConfig, default_of, is_struct, toml_value
@@ -48,6 +48,26 @@ def _section(struct: Any, prefix: str) -> Iterator[str]:
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")
+
+
+def change_setting(path: Path, section: str, key: str, value: str) -> None:
+    """Set a text in a section, beside all else that stands there.
+
+    Raises:
+        BadConfig: the file cannot be read or written.
+    """
+    try:
+        document = tomlkit.parse(path.read_text("utf-8-sig") if path.exists() else default_text())
+        if section not in document:
+            document[section] = tomlkit.table()
+        table = document[section]
+        assert isinstance(table, Table)  # load() has checked the file
+        table[key] = value
+        write_whole(path, tomlkit.dumps(document).encode())
+    except OSError as error:
+        raise BadConfig(
+            f"cannot write {path}: {error.strerror}; make room or choose another --home"
+        ) from None
 
 
 def change_join(path: Path, *, add: str = "", remove: str = "") -> bool:

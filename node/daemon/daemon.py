@@ -24,8 +24,11 @@ from typing import Any
 import numpy as np
 import trio
 
-from shoal.crypto.keys import PeerId, short
+from shoal.crypto.keys import PeerId, public_key_of, short
 from shoal.gossip.admission.admission import Admission
+from shoal.gossip.admission.charter import parse
+from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.tokens import Token
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import PeerFound, Vector
 from shoal.gossip.member.commands import (
@@ -47,13 +50,16 @@ from shoal.methods.base import Array
 from shoal.node.config.settings import LogConfig, NodeConfig
 from shoal.node.daemon.engine_choice import ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal
+from shoal.node.daemon.roster_keeper import RosterKeeper, invite_of
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.daemon.status_report import MAX_MET, Reporter
 from shoal.node.daemon.terminal import Terminal, TerminalHandler
+from shoal.node.errors import Refused as RefusedByNode
 from shoal.node.errors import UserError
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
+from shoal.node.roster_status import RosterStatus
 from shoal.node.status import RoundStatus, Status
 from shoal.node.storage.checkpoint import Checkpoint, DiskFull, save
 from shoal.node.storage.database import KnownPeer, Store
@@ -136,6 +142,9 @@ class Daemon:
             )
             member = self.member_type(host.me, limits, random.Random(), sequence, admission=admission)
             self.driver = Driver(host, member, codec, self._notice)
+            self.roster_keeper = RosterKeeper(self.home, key, admission, self.driver.command)
+            self.roster_keeper.use(self.config.run.charter)
+            self.roster_keeper.join(self.config.invite)
             self.rounds = Rounds(
                 host.me,
                 self.home.state_dir,
@@ -153,6 +162,7 @@ class Daemon:
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._found
             self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
+            self.reporter.roster = self.roster_keeper
             self.reporter.engine = self.engine = engine_of(
                 self.config,
                 member,
@@ -168,6 +178,7 @@ class Daemon:
                 await self._leave()
                 nursery.cancel_scope.cancel()
         self._save_last()
+        self._save_roster()
         self._close_store()
         if self.failure is not None:
             raise self.failure
@@ -233,6 +244,7 @@ class Daemon:
         if status.page:
             lines.append(f"  status page {status.page}/")
         lines.append(f"  join with   {status.join_command or UNREACHED}")
+        lines.append(f"  {door_line(self.config)}")
         if not self.config.run.has_trainer:
             lines.append("  no --task: this node helps others (relays, DHT, records) and does not train")
         fields: dict[str, bool | int | float | str] = {
@@ -248,6 +260,9 @@ class Daemon:
     async def _follow(self) -> None:
         """Tell what happens, as it is seen in the status."""
         while True:
+            self.roster_keeper.set_clock()
+            if self.roster_keeper.is_unsaved:
+                self._job(self.roster_keeper.snapshot())
             self._tell()
             await trio.sleep(max(LOOK_EVERY, len(self.driver.member.table) / PEERS_PER_SECOND))
 
@@ -326,6 +341,34 @@ class Daemon:
     def remove_bootstrap(self, address: str) -> None:
         """Stop dialling this address."""
         self.driver.command(RemoveAddress(address))
+
+    def roster(self) -> RosterStatus:
+        """Return who takes part in the run."""
+        return self.roster_keeper.status(trio.current_time())
+
+    def add_edicts(self, edicts: tuple[Edict, ...]) -> None:
+        """Put edicts on the roster, and tell the peers."""
+        self.roster_keeper.submit(edicts)
+
+    def refuse(self, peer: str, until: float) -> None:
+        """Have no link to a peer until a time."""
+        self.roster_keeper.refuse(PeerId(peer), until)
+
+    def invite(self) -> Token:
+        """Return an invite to the run, without a grant."""
+        spec, addresses = self.rounds.spec, self.driver.host.addresses()
+        if spec is None:
+            raise RefusedByNode("this node knows no run yet: wait until its trainer has started")
+        if not addresses:
+            raise RefusedByNode(UNREACHED)
+        me = public_key_of(self.driver.member.me)
+        return invite_of(spec, self.rounds.run, self.config.network.swarm, me, addresses)
+
+    def _save_roster(self) -> None:
+        try:
+            self.roster_keeper.save()
+        except OSError as error:
+            log.error("%s", _advice(self.home.path, error))
 
     def _catch_signals(self) -> None:
         """Leave at the first signal, end at once at the second; the end of the terminal is never a second.
@@ -448,6 +491,7 @@ class Daemon:
         """Tell the codec of messages the run, and find what lossy codecs owe from before a restart."""
         self.driver.codec.run = run
         assert self.rounds.spec is not None
+        self.roster_keeper.use(self.rounds.spec.charter)
         self._job(partial(remember_spec, self.store, run, self.rounds.spec))
         if self.engine is not None:
             self.engine.attached(prefix_of(run), self.rounds.exchange_numel, self.rounds.spec.codec)
@@ -544,6 +588,14 @@ def _advice(path: Path, error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     return f"cannot write {path}: {error}; see to the disk, or start with --home on another one"
+
+
+def door_line(config: NodeConfig) -> str:
+    """Say in one line who may take part."""
+    charter = parse(config.run.charter)
+    if charter.founders:
+        return f"{charter.mode} run: who takes part is told by shoal members"
+    return "open run: anyone may take part; for one with a door that can be locked: shoal found"
 
 
 async def run(config: NodeConfig, show: Show) -> int:

@@ -13,6 +13,7 @@ from typing import Final
 import psutil
 
 from shoal.crypto.keys import PeerId, short
+from shoal.gossip.admission.charter import parse
 from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
 from shoal.gossip.member.quorum import is_meaningful
@@ -24,6 +25,7 @@ from shoal.methods.registry import load_method
 from shoal.node.config.codec_ladder import TYPICAL_PEERS, codec_advice
 from shoal.node.config.run_flags import run_words
 from shoal.node.config.settings import NodeConfig
+from shoal.node.daemon.roster_keeper import RosterKeeper
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
@@ -144,6 +146,8 @@ class Reporter:
         self.is_stopping = False
         self.page = ""
         """Where the page is served."""
+        self.roster: RosterKeeper | None = None
+        """Who takes part in the run."""
         self.engine: Engine | None = None
         """What makes the means, if not this node itself."""
         self._config, self._driver, self._rounds = config, driver, rounds
@@ -182,7 +186,15 @@ class Reporter:
             peers=[self._peer(peer, entry, statistics, now) for peer, entry in sorted(member.table)],
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
-            problems=[*self.problems.values(), *self._lonely(now), *self._twins(), *self._slow_line()],
+            problems=[
+                *self.problems.values(),
+                *self._lonely(now),
+                *self._twins(),
+                *self._slow_line(),
+                *self._outside(now),
+            ],
+            mode=parse(self._charter()).mode,
+            charter=self._charter(),
             drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
@@ -215,6 +227,14 @@ class Reporter:
     def _lonely(self, now: float) -> list[str]:
         found = self.alone(now)
         return [] if found is None else [alone_line(found, self._config)]
+
+    def _charter(self) -> str:
+        spec = self._rounds.spec
+        return spec.charter if spec is not None else self._config.run.charter
+
+    def _outside(self, now: float) -> list[str]:
+        """Say so where the run has a roster and this node is not on it, or it contradicts itself."""
+        return self.roster.problems(now) if self.roster is not None else []
 
     def _twins(self) -> list[str]:
         """Say so where a peer refuses us because it is linked with another node of our identity."""

@@ -86,6 +86,35 @@ def typed(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+def read_seed(path: Path, missing: str, damaged: str) -> SigningKey:
+    """Read a key from the file that holds its seed as 64 hex digits.
+
+    `missing`, `damaged`: what is said where there is none, and what to do where it is no key.
+
+    Raises:
+        BadHome: there is none, others may read it, or it is no key.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(4096)
+    except FileNotFoundError:
+        raise BadHome(missing) from None
+    except OSError as error:
+        raise BadHome(f"cannot read {path}: {_why(error)}; run as its owner") from None
+    if mode & 0o077:
+        raise BadHome(f"{path} is open to others (mode {mode:04o}); close it with: chmod 600 {typed(path)}")
+    try:
+        # Some editors put a byte order mark before what they save.
+        seed = bytes.fromhex(text.removeprefix(codecs.BOM_UTF8).decode("ascii").strip())
+        if len(seed) != 32:
+            raise ValueError
+    except ValueError:
+        # What stands in the file is not repeated: it may be most of a key.
+        raise BadHome(f"{path} holds no key (64 hex digits); {damaged}") from None
+    return key_from_seed(seed)
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """The paths of one node. Making one touches nothing."""
@@ -169,33 +198,11 @@ class Home:
         Raises:
             BadHome: there is none, others may read it, or it is no key.
         """
-        try:
-            with self.key_file.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                text = file.read(4096)
-        except FileNotFoundError:
-            raise BadHome(
-                f"no key in {self.path}; make one with: shoal init --home {typed(self.path)}"
-            ) from None
-        except OSError as error:
-            raise BadHome(f"cannot read {self.key_file}: {_why(error)}; run as its owner") from None
-        if mode & 0o077:
-            raise BadHome(
-                f"{self.key_file} is open to others (mode {mode:04o});"
-                f" close it with: chmod 600 {typed(self.key_file)}"
-            )
-        try:
-            # Some editors put a byte order mark before what they save.
-            seed = bytes.fromhex(text.removeprefix(codecs.BOM_UTF8).decode("ascii").strip())
-            if len(seed) != 32:
-                raise ValueError
-        except ValueError:
-            # What stands in the file is not repeated: it may be most of a key.
-            raise BadHome(
-                f"{self.key_file} holds no key (64 hex digits); restore it, or make a new identity with:"
-                f" shoal init --force --home {typed(self.path)}"
-            ) from None
-        return key_from_seed(seed)
+        return read_seed(
+            self.key_file,
+            f"no key in {self.path}; make one with: shoal init --home {typed(self.path)}",
+            f"restore it, or make a new identity with: shoal init --force --home {typed(self.path)}",
+        )
 
     def load_or_create_key(self) -> SigningKey:
         """Read the key, or make it where the home is new."""

@@ -14,7 +14,10 @@ from typing import Final
 import msgspec
 import psutil
 
+from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.tokens import Token
 from shoal.node.errors import NotRunning, Refused
+from shoal.node.roster_status import RosterStatus
 from shoal.node.status import Status
 from shoal.node.storage.home import Home, typed
 
@@ -64,6 +67,26 @@ def remove_bootstrap(home: Path, address: str) -> None:
 def reset_trust(home: Path) -> None:
     """Make the running node forget whom it knows in its run. Raises like `fetch_status`."""
     _ask(home, "POST", "/trust/reset")
+
+
+def fetch_roster(home: Path) -> RosterStatus:
+    """Ask the running node who takes part. Raises like `fetch_status`."""
+    return msgspec.msgpack.decode(_ask(home, "GET", "/roster.msgpack"), type=RosterStatus)
+
+
+def fetch_invite(home: Path) -> Token:
+    """Ask the running node for an invite to its run, without a grant. Raises like `fetch_status`."""
+    return msgspec.msgpack.decode(_ask(home, "GET", "/invite.msgpack"), type=Token)
+
+
+def add_edicts(home: Path, edicts: tuple[Edict, ...]) -> None:
+    """Put edicts on the running node's roster. Raises like `fetch_status`."""
+    _ask(home, "POST", "/roster", msgspec.msgpack.encode({"edicts": edicts}))
+
+
+def refuse(home: Path, peer: str, until: float) -> None:
+    """Make the running node refuse a peer until a time. Raises like `fetch_status`."""
+    _ask(home, "POST", "/refuse", msgspec.msgpack.encode({"peer": peer, "until": until}))
 
 
 def stop(home: Path, *, patience: float = 30.0) -> None:

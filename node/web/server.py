@@ -4,7 +4,8 @@
     GET  /status.json   the `Status`
     GET  /metrics       the same for Prometheus
     GET  /healthz       200 while the node works
-    POST /stop, /bootstrap           only over the Unix socket, where `make_app` is given a `Control`
+    POST /stop, /bootstrap, /roster, /refuse; GET /roster.msgpack, /invite.msgpack
+                  only over the Unix socket, where `make_app` is given a `Control`
 
 Over TCP the pages only show. Even so a web site could point a name of its own at 127.0.0.1 and read them
 through a visitor's browser (DNS rebinding); so a request must name the node by address, as localhost, or
@@ -36,7 +37,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.tokens import Token
 from shoal.node.errors import BadConfig, BadHome, UserError
+from shoal.node.roster_status import RosterStatus
 from shoal.node.status import Status
 from shoal.node.web import metrics
 
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES: Final = 4096
+MAX_BODY_BYTES: Final = 64 << 10
 UNHEALTHY: Final = ("stopping",)
 """Phases in which /healthz says no."""
 
@@ -63,6 +67,30 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 class Control(Protocol):
     """What a node does when told. Nothing blocks; a `UserError` goes back to whoever asked."""
+
+    def roster(self) -> RosterStatus:
+        """Return who takes part in the run."""
+        ...
+
+    def add_edicts(self, edicts: tuple[Edict, ...]) -> None:
+        """Put edicts on the roster, and tell the peers.
+
+        Raises:
+            UserError: they do not count.
+        """
+        ...
+
+    def refuse(self, peer: str, until: float) -> None:
+        """Have no link to a peer until a time."""
+        ...
+
+    def invite(self) -> Token:
+        """Return an invite to the run, without a grant.
+
+        Raises:
+            UserError: there is no run yet, or nobody reaches this node.
+        """
+        ...
 
     def stop(self) -> None:
         """Begin to leave and end."""
@@ -83,6 +111,20 @@ class Control(Protocol):
             UserError: it was not dialled.
         """
         ...
+
+
+class RosterWords(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /roster."""
+
+    edicts: Annotated[tuple[Edict, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /refuse."""
+
+    peer: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    until: float
+    """By the wall clock; a time that is past ends the refusal."""
 
 
 class BootstrapChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -170,6 +212,47 @@ def _telling(control: Control) -> list[Route]:
         Route("/stop", stop, methods=["POST"]),
         Route("/bootstrap", bootstrap, methods=["POST"]),
         Route("/trust/reset", reset_trust, methods=["POST"]),
+        *_admitting(control),
+    ]
+
+
+def _admitting(control: Control) -> list[Route]:
+    async def roster(request: Request) -> Response:
+        return Response(msgspec.msgpack.encode(control.roster()), media_type="application/vnd.msgpack")
+
+    async def invite(request: Request) -> Response:
+        try:
+            return Response(msgspec.msgpack.encode(control.invite()), media_type="application/vnd.msgpack")
+        except UserError as error:
+            return PlainTextResponse(f"{error}\n", status_code=409)
+
+    async def tell(request: Request, act: Callable[[bytes], None]) -> Response:
+        try:
+            act(await _body(request))
+        except msgspec.MsgspecError as error:
+            return PlainTextResponse(f"{error}\n", status_code=400)
+        except (UserError, OSError) as error:
+            return PlainTextResponse(f"{error}\n", status_code=409)
+        return PlainTextResponse("done\n")
+
+    async def add(request: Request) -> Response:
+        return await tell(
+            request,
+            lambda body: control.add_edicts(msgspec.msgpack.decode(body, type=RosterWords).edicts),
+        )
+
+    async def refuse(request: Request) -> Response:
+        def act(body: bytes) -> None:
+            told = msgspec.msgpack.decode(body, type=Refusal)
+            control.refuse(told.peer, told.until)
+
+        return await tell(request, act)
+
+    return [
+        Route("/roster.msgpack", roster),
+        Route("/invite.msgpack", invite),
+        Route("/roster", add, methods=["POST"]),
+        Route("/refuse", refuse, methods=["POST"]),
     ]
 
 

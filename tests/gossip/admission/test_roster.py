@@ -9,19 +9,16 @@ from hypothesis import strategies as st
 from rosters import DAY, NOW, World, key, peer, public
 
 from shoal.gossip.admission import roster as roster_module
-from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.errors import BadEdict, BadGrant
-from shoal.gossip.admission.grants import Redeem
-from shoal.gossip.admission.roster import MAX_WAITING, Roster
+from shoal.gossip.admission.roster import MAX_WAITING, Roster, Word
 
 WORLD = World()
 FOUNDERS = WORLD.charter.first_founders
-Word = Edict | Redeem
 
 
 def tell(roster: Roster, *words: Word) -> Roster:
     for word in words:
-        roster.add_edict(word) if isinstance(word, Edict) else roster.add_redeem(word)
+        roster.add(word)
     return roster
 
 
@@ -185,8 +182,7 @@ def test_100_uses_of_a_grant_for_3_on_both_sides_of_a_split_come_to_the_same() -
     left, right = heard(*ADMITTED, *uses[:2]), heard(*uses[2:], *ADMITTED)
     assert members(left) == {"carl", "bob", "s0", "s1"}  # it cannot know of the others
     for one, other in ((left, right), (right, left)):
-        edicts, redeems = other.differing(one.buckets())
-        assert one.merge(edicts, redeems) == 0
+        assert one.merge(other.differing(one.buckets())) == 0
     assert left.hash == right.hash
     assert members(left) == members(right) == {"carl", "bob"}
     assert len(left.redeems) == 4  # the proof, and no more
@@ -289,7 +285,7 @@ def test_any_order_and_duplicates_give_the_same_roster(order: list[Word]) -> Non
     roster = heard(*order)
     assert summary(roster) == EXPECTED
     again = WORLD.roster()
-    assert again.merge(roster.edicts, roster.redeems) == 0  # as from the disk
+    assert again.merge(roster.words) == 0  # as from the disk
     assert summary(again) == EXPECTED
 
 
@@ -304,8 +300,8 @@ def test_halves_that_meet_agree(parts: list[set[int]], dice: Any) -> None:
     rosters = [heard(*dice.sample([WORDS[i] for i in sorted(part)], len(part))) for part in parts]
     for _ in range(3):  # what waits for a word that comes later is told again
         for one, other in [*pairwise(rosters), (rosters[-1], rosters[0])]:
-            one.merge(*other.differing(one.buckets()))
-            other.merge(*one.differing(other.buckets()))
+            one.merge(other.differing(one.buckets()))
+            other.merge(one.differing(other.buckets()))
     assert all(summary(each) == EXPECTED for each in rosters)
 
 
