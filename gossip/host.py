@@ -6,7 +6,7 @@ announcements to everyone. It promises no delivery. It does promise order betwee
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Annotated, Protocol, TypeAlias
 
 import msgspec
 
@@ -34,6 +34,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hidden: bool = False
     """Nobody can dial this node, as behind most routers: do not listen, and be reached through nodes that
     this one dialled (circuit relay v2)."""
+    key_file: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    """File with the key of a private network: only nodes with the same key talk. shoal key new makes one."""
     fast_links: bool = True
     """Prefer our AEAD records and muxer between shoal nodes; Noise and yamux stay for the rest."""
     local_sockets: bool = True

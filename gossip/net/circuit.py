@@ -41,6 +41,7 @@ class Circuit(ReadWriteCloser):
 
     heard = True
     """The peer behind it answered the relay."""
+    fault = ""
 
     def __init__(self, stream: Any, traffic: Traffic) -> None:
         """`stream`: to or from the relay, with nothing but the other end's bytes on it from now on."""

@@ -19,6 +19,7 @@ from libp2p.transport.tcp.tcp import TCP, TCPListener
 
 from shoal.gossip.events import Data, Loan
 from shoal.gossip.net.frames import LinkBroken
+from shoal.gossip.net.transport.pnet import PrivateStream
 from shoal.gossip.net.transport.stream import FastStream
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
 from shoal.gossip.scope import Network, Scope, endpoint, scope_of
@@ -151,12 +152,17 @@ def watched(stream: trio.SocketStream, traffic: Traffic) -> TcpStream:
     Our muxer pings; the standard one does not end a link that nobody answers on.
     """
     if stream.socket.family == socket.AF_UNIX:
-        return TcpStream(stream, traffic)
+        return _counted(stream, traffic)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in TCP_WATCH.items():
         if hasattr(socket, name):  # no two systems know the same ones
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return TcpStream(stream, traffic)
+    return _counted(stream, traffic)
+
+
+def _counted(stream: trio.SocketStream, traffic: Traffic) -> TcpStream:
+    key = traffic.network_key
+    return PrivateStream(stream, traffic, key) if key else TcpStream(stream, traffic)
 
 
 class DialOnDemandSwarm(Swarm):

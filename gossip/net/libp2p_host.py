@@ -53,8 +53,14 @@ CLOSE_PATIENCE: Final = 1.0
 class Libp2pHost:
     """See `Host`; made by `open_host`."""
 
-    def __init__(self, key: SigningKey, config: HostConfig, admission: Admission | None = None) -> None:
-        """Put the parts together; nothing runs yet.
+    def __init__(
+        self,
+        key: SigningKey,
+        config: HostConfig,
+        admission: Admission | None = None,
+        network_key: bytes = b"",
+    ) -> None:
+        """Put the parts together; nothing runs yet. `network_key`: of a private network, or none.
 
         Raises:
             BadAddress: `listen` or `announce` holds what is no address.
@@ -74,6 +80,7 @@ class Libp2pHost:
             internet=tuple(ipaddress.ip_network(each) for each in config.internet),
             dial_private=config.dial_private,
         )
+        self.network.traffic.network_key = network_key
         self._events = Events()
         self._peers: dict[PeerId, Peer] = {}
         self._tasks = Tasks()
@@ -237,9 +244,9 @@ class _Watcher(INotifee):
 
 @asynccontextmanager
 async def open_host(
-    key: SigningKey, config: HostConfig, admission: Admission | None = None
+    key: SigningKey, config: HostConfig, admission: Admission | None = None, network_key: bytes = b""
 ) -> AsyncIterator[Libp2pHost]:
-    """Run a host; inside the context it listens.
+    """Run a host; inside the context it listens. With a `network_key` it speaks to nobody who lacks it.
 
     Raises:
         PortInUse: somebody listens there already.
@@ -248,7 +255,7 @@ async def open_host(
     """
     # To the library every strange or leaving peer is an error of ours, with a page of text.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
-    host = Libp2pHost(key, config, admission)
+    host = Libp2pHost(key, config, admission, network_key)
     host._listen = listenable(host._listen)
     async with host._run():
         yield host

@@ -55,7 +55,7 @@ class LocalNetwork(ServiceListener):
     def __init__(self, network: Network, config: HostConfig, me: PeerId, emit: Emit) -> None:
         """`emit` is handed the addresses found, in the trio thread."""
         self._network = network
-        self._swarm = blake2b(config.swarm.encode(), digest_size=16).hexdigest().encode()
+        self._swarm = _announced(config.swarm, network.traffic.network_key)
         self._me = me
         self._emit = emit
         self._token: trio.lowlevel.TrioToken | None = None
@@ -129,3 +129,8 @@ def learn(emit: Emit, text: str, source: str) -> None:
         return
     if address.peer is not None and not address.is_any:
         emit(Learned(str(address), source))
+
+
+def _announced(swarm: str, network_key: bytes) -> bytes:
+    """Return what stands for the swarm in the local network: in a private one nobody can guess its name."""
+    return blake2b(swarm.encode(), key=network_key, digest_size=16).hexdigest().encode()

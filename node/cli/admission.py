@@ -633,3 +633,18 @@ def _seconds(text: str) -> float:
     if unit not in UNITS or not number.isdecimal() or not 0 < int(number) < 10_000:
         raise BadConfig(f"--for {text!r}: write a number and m, h, d or w, such as 7d")
     return int(number) * UNITS[unit]
+
+
+key_app = typer.Typer(no_args_is_help=True, help="The key of a private network, which all its nodes share.")
+
+
+@key_app.command("new")
+def key_new(json: JsonOption = False) -> None:
+    """Print a new key; keep it with: shoal key new > swarm.key, and set key_file under [network]."""
+    from shoal.gossip.psk_file import KEY_BYTES, text_of
+
+    text = text_of(secrets.token_bytes(KEY_BYTES))
+    if json:
+        print_json({"key": text})
+    else:
+        print(text, end="")

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shoal.methods.errors import MethodsError
-from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, members, pardon
+from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, key_app, members, pardon
 from shoal.node.cli.common import RUNNING, SETUP, TRAINING, WHO, show_any_character, show_version
 from shoal.node.cli.node import bootstrap_app, id_, init, stop
 from shoal.node.cli.show import config_app, peers, status
@@ -147,6 +147,7 @@ for panel, name, command in _COMMANDS:
 app.add_typer(bootstrap_app, name="bootstrap", rich_help_panel=RUNNING)
 app.add_typer(trust_app, name="trust", rich_help_panel=RUNNING)
 app.add_typer(edict_app, name="edict", rich_help_panel=WHO)
+app.add_typer(key_app, name="key", rich_help_panel=WHO)
 app.add_typer(config_app, name="config", rich_help_panel=SETUP)
 app.add_typer(methods_app, name="methods", rich_help_panel=TRAINING)
 app.add_typer(task_app, name="task", rich_help_panel=TRAINING)

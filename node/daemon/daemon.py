@@ -65,6 +65,7 @@ from shoal.node.storage.checkpoint import Checkpoint, DiskFull, save
 from shoal.node.storage.database import KnownPeer, Store
 from shoal.node.storage.home import Home, default_home, typed
 from shoal.node.storage.model_file import remember_spec
+from shoal.node.storage.network_key import read_network_key
 from shoal.node.storage.partial_fetch import ChunkKeeper
 from shoal.node.storage.private_state import PrivateState
 from shoal.node.storage.run_trust import RunTrust, save_trust, trust_path
@@ -125,7 +126,8 @@ class Daemon:
         sequence = self._first_sequence()
         codec = Codec(key, self.config.network.swarm, sequence)
         admission = Admission(self.config.network.max_links)
-        async with open_host(key, self.config.network, admission) as host:
+        network_key = read_network_key(self.config.network.key_file)
+        async with open_host(key, self.config.network, admission, network_key) as host:
             gossip = self.config.gossip
             limits = MemberConfig(
                 patience=gossip.patience,

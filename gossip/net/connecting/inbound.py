@@ -117,6 +117,6 @@ class Inbound:
                 return muxed
         except Exception as error:  # whatever a stranger's handshake makes the library raise
             is_ours = self._handshakes.note_own_fault("handshake of a peer", error)
-            self._admission.count(OWN_FAULT if is_ours else "handshake")
+            self._admission.count(OWN_FAULT if is_ours else stream.fault or "handshake")
             log.debug("a handshake failed", exc_info=True)
             return None

@@ -112,7 +112,7 @@ class Outbound:
                     raise DialFault(OWN_FAULT) from error
                 return await self.dial(address, on_secured, teller)
             # Who closes without a word is full, or starting, or stopping.
-            raise DialFault("not a shoal node" if stream.heard else "refused") from error
+            raise DialFault(stream.fault or ("not a shoal node" if stream.heard else "refused")) from error
 
     def _is_ours(self, address: Address, stream: "TcpStream | Circuit") -> bool:
         """Whether a dial reached a socket of this node itself, and not another node with its key."""

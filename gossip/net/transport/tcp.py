@@ -31,10 +31,12 @@ _HAS_LOW_WATER: Final = sys.platform == "linux"
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes that went through sockets, of all connections that share this counter."""
+    """What all connections of a node share: the count of their bytes, and a key."""
 
     sent: int = 0
     received: int = 0
+    network_key: bytes = b""
+    """Of the private network (pnet.py); empty: there is none."""
 
 
 class TcpStream(TrioTCPStream):
@@ -46,6 +48,8 @@ class TcpStream(TrioTCPStream):
         self.traffic = traffic
         self.heard = False
         """Whether anything has come."""
+        self.fault = ""
+        """What was wrong with the first bytes, where that can be told."""
         self._low_water = 1
         self._awaited: trio.Event | None = None
         """Set by the one task that waits for writability: trio allows one waiter per socket."""

@@ -1,0 +1,169 @@
+"""Private networks: libp2p's cipher and format, and nobody gets in who lacks the key."""
+
+import socket
+
+import pytest
+import trio
+from hosts import config, link, wait_for
+from nacl.secret import SecretBox
+
+from shoal.crypto.keys import new_key
+from shoal.gossip.events import DialFailed
+from shoal.gossip.host import FrameReceived
+from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
+from shoal.gossip.net.transport.pnet import (
+    GREETING,
+    NONCE_BYTES,
+    OTHER_NETWORK,
+    PrivateStream,
+    hsalsa20,
+    xsalsa20,
+)
+from shoal.gossip.net.transport.tcp import Traffic
+from shoal.gossip.psk_file import BadNetworkKey, key_of, text_of
+
+KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
+FIRST_KEY = bytes.fromhex("1b27556473e985d462cd51197a9a46c76009549eac6474f206c4ee0844f68389")
+NONCE = bytes.fromhex("69696ee955b62b73cd62bda875fc73d68219e0036b7a0b37")
+
+
+# --- the cipher ---------------------------------------------------------------------------------------
+
+
+def test_hsalsa20_is_that_of_the_paper_and_of_nacl() -> None:
+    """Bernstein, "Cryptography in NaCl", 2009, section 8: the second key of its example."""
+    made = hsalsa20(FIRST_KEY, NONCE[:16])
+    assert made.hex() == "dc908dda0b9344a953629b733820778880f3ceb421bb61b91cbd4c3e66256ce4"
+
+
+def test_xsalsa20_is_that_of_the_paper() -> None:
+    """The stream of the same example, section 9: its first bytes."""
+    assert xsalsa20(FIRST_KEY, NONCE).encrypt(bytes(32)).hex() == (
+        "eea6a7251c1e72916d11c2cb214d3c252539121d8e234e652d651fa4c8cff880"
+    )
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 1000, 70_000])
+def test_the_stream_is_the_one_that_nacl_encrypts_with(size: int) -> None:
+    """An independent implementation; its first 32 bytes key the authenticator."""
+    text = bytes(i * 7 % 256 for i in range(size))
+    stream = xsalsa20(KEY, NONCE)
+    stream.encrypt(bytes(32))
+    cut = stream.encrypt(text[: size // 3]) + stream.encrypt(text[size // 3 :])
+    assert cut == SecretBox(KEY).encrypt(text, NONCE).ciphertext[16:]
+
+
+# --- the file -----------------------------------------------------------------------------------------
+
+
+def test_a_key_file_is_that_of_libp2p() -> None:
+    text = f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex()}"
+    assert key_of(text) == key_of(text_of(KEY)) == key_of(text.replace("\n", "\r\n")) == KEY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        KEY.hex(),
+        f"/key/swarm/psk/1.0.0/\n/base64/\n{KEY.hex()}",
+        f"/key/swarm/psk/2.0.0/\n/base16/\n{KEY.hex()}",
+        f"/key/swarm/psk/1.0.0/\n/bin/\n{KEY.hex()}",
+        f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex()[:-2]}",
+        f"/key/swarm/psk/1.0.0/\n/base16/\n{'xy' * 32}",
+    ],
+)
+def test_another_file_is_refused(text: str) -> None:
+    with pytest.raises(BadNetworkKey):
+        key_of(text)
+
+
+# --- the connection -----------------------------------------------------------------------------------
+
+
+async def pair(one: bytes, other: bytes) -> tuple[PrivateStream, PrivateStream]:
+    ends = [trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in socket.socketpair()]
+    return PrivateStream(ends[0], Traffic(), one), PrivateStream(ends[1], Traffic(), other)
+
+
+def test_bytes_pass_however_they_are_cut() -> None:
+    async def main() -> None:
+        one, other = await pair(KEY, KEY)
+        text = GREETING + bytes(i % 251 for i in range(3_000_000))
+
+        async def send() -> None:
+            await one.write(text[:7])
+            await one.send_all(memoryview(text)[7:])
+            await one.stream.send_eof()
+
+        got = bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while len(got) < 100:
+                got += await other.read(13)
+            room = memoryview(bytearray(5000))
+            while (count := other.receive_nowait(room)) != 0:
+                got += room[: count or 0]
+                if count is None:
+                    await other.wait_readable(1)
+        for each in (one, other):
+            await trio.aclose_forcefully(each.stream)
+        assert bytes(got) == text
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("unix", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+def test_hosts_with_one_key_talk(fast: bool, unix: bool) -> None:
+    async def main() -> None:
+        settings = config(fast_links=fast, local_sockets=unix)
+        with trio.fail_after(30):
+            async with (
+                open_host(new_key(), settings, None, KEY) as one,
+                open_host(new_key(), settings, None, KEY) as other,
+            ):
+                await link(one, other)
+                data = bytes(i % 253 for i in range(3_000_000))
+                one.send_nowait(other.me, b"head", memoryview(data))
+                event = await wait_for(other, FrameReceived)
+                assert (event.head, bytes(event.data)) == (b"head", data)
+
+    trio.run(main)
+
+
+async def refused(dialler: Libp2pHost, other: Libp2pHost) -> str:
+    with trio.fail_after(1):  # what the specification of this promises
+        dialler.dial_nowait(other.addresses()[0])
+        return (await wait_for(dialler, DialFailed)).reason
+
+
+@pytest.mark.parametrize("unix", [False, True])
+@pytest.mark.parametrize(("ours", "theirs"), [(KEY, OTHER_KEY), (KEY, b""), (b"", KEY)])
+def test_another_key_or_none_is_told_within_a_second(ours: bytes, theirs: bytes, unix: bool) -> None:
+    async def main() -> None:
+        settings = config(local_sockets=unix)
+        with trio.fail_after(30):
+            async with (
+                open_host(new_key(), settings, None, ours) as one,
+                open_host(new_key(), settings, None, theirs) as other,
+            ):
+                reason = await refused(one, other)
+                assert not ours or reason == OTHER_NETWORK
+                assert not theirs or other.admission.counts[OTHER_NETWORK] == 1
+
+    trio.run(main)
+
+
+def test_a_scanner_gets_nothing_but_noise() -> None:
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_host(new_key(), config(local_sockets=False), None, KEY) as host:
+                port = int(host.addresses()[0].split("/")[4])
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                    await stream.send_all(GREETING)
+                    got = b"".join([each async for each in stream])
+                assert len(got) in (0, NONCE_BYTES, NONCE_BYTES + len(GREETING))
+                assert GREETING[1:10] not in got
+
+    trio.run(main)
