@@ -140,6 +140,8 @@ FAST_LINK_DENIED: Final = "fast link denied"
 """Why a dial failed: somebody on the way kept two nodes of ours from agreeing on our links."""
 NOT_FOR_US: Final = "not for us to dial"
 """Why a dial failed: a name heard from somebody else stands for addresses that he may not name."""
+BANNED: Final = "banned"
+"""Why a dial failed: the founders of the run banned one of the two, or a user refuses the other."""
 OWN_ADDRESS: Final = "own address"
 """Why a dial failed: it led to this node itself."""
 
@@ -150,9 +152,9 @@ class DialFailed:
 
     address: str
     reason: str
-    """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity,
-    own address, not a shoal node, too many links, own fault (of this node: its log says more); or a sentence
-    on wire versions that do not fit."""
+    """One of refused, timeout, unreachable, wrong key, wrong swarm, not a multiaddr, same identity, own
+    address, banned, not a shoal node, other private network, too many links, no place there, fast link
+    denied, own fault (of this node: its log says more); or a sentence on wire versions that do not fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import (
+    BANNED,
     DialFailed,
     Drop,
     Effects,
@@ -424,7 +425,7 @@ class Member:
 
     def _peer_found(self, event: PeerFound, now: float) -> Effects:
         if self.admission.is_refused(event.peer, now):
-            return [*self.dial_plan.found(event.peer, event.address, now), Drop(event.peer, "banned")]
+            return [*self.dial_plan.found(event.peer, event.address, now), Drop(event.peer, BANNED)]
         self.view.link_up(event.peer)
         self.view.together.found(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)

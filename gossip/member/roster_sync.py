@@ -4,8 +4,9 @@
     hashes differ --> the ids of what I keep there --> what the other lacks
     news       --> told on to neighbours at once
 
-What is heard counts by its own signatures, whoever told it. Only peers that take part are told, and so many
-bytes a second at most; of an outsider little is read, which is all that a newcomer with an invite has to say.
+What is heard counts by its own signatures, whoever told it. Words are told to peers that take part alone,
+and so many bytes a second at most. Ids are told to anyone: a node that knows nobody yet asks for words with
+them. Of an outsider little is read, which is all that a newcomer with an invite has to say.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.errors import AdmissionError
 from shoal.gossip.admission.grants import Redeem, is_too_late
 from shoal.gossip.admission.roster import BUCKET_BYTES, N_BUCKETS, Roster, Word
-from shoal.gossip.events import Drop, Effects, Notify, Send
+from shoal.gossip.events import BANNED, Drop, Effects, Notify, Send
 from shoal.gossip.member.commands import RosterChanged
 from shoal.gossip.membership.dial_plan import Dice
 from shoal.gossip.membership.swarm_view import SwarmView
@@ -133,8 +134,6 @@ class RosterSync:
             return []
         if isinstance(message, RosterNews):
             return self._news(roster, peer, message, now)
-        if not self._may_hear(roster, peer, now):
-            return []
         if isinstance(message, RosterHave):
             return self._lacks(roster, peer, message, now)
         is_same = message.buckets == roster.buckets()
@@ -177,7 +176,8 @@ class RosterSync:
     def _have(self, roster: Roster, peer: PeerId, theirs: bytes, now: float, *, reply: bool) -> Effects:
         """Tell a peer which words we keep of the buckets in which it keeps others."""
         ids = b"".join(each.id[:ID_BYTES] for each in roster.differing(theirs))
-        if not self._told.take(peer, len(ids), RATE, now):
+        rate = RATE if self._may_hear(roster, peer, now) else OUTSIDER_RATE
+        if not self._told.take(peer, len(ids), rate, now):
             return []
         return [Send(peer, RosterHave(roster.charter.id, roster.buckets(), ids, reply))]
 
@@ -186,7 +186,8 @@ class RosterSync:
         theirs = {message.ids[i : i + ID_BYTES] for i in range(0, len(message.ids), ID_BYTES)}
         ours = {each.id[:ID_BYTES]: each for each in roster.differing(message.buckets)}
         lacking = [each for id_, each in ours.items() if id_ not in theirs]
-        effects = self._send(roster, peer, lacking, now)
+        may_hear = self._may_hear(roster, peer, now)
+        effects = self._send(roster, peer, lacking, now) if may_hear else []
         if message.reply and theirs - ours.keys():
             effects += self._have(roster, peer, message.buckets, now, reply=False)
         return effects
@@ -244,9 +245,7 @@ class RosterSync:
         view.is_outsider = not roster.may_take_part(view.me, now)
         self.joined += sorted(came & view.table.connected)
         self.left += sorted((gone | fresh) - {view.me})
-        effects: Effects = [
-            Drop(peer, "banned by the founders") for peer in sorted(fresh & view.table.connected)
-        ]
+        effects: Effects = [Drop(peer, BANNED) for peer in sorted(fresh & view.table.connected)]
         if view.me in came:
             digest = RosterDigest(roster.charter.id, roster.buckets())
             effects += [Send(peer, digest) for peer in sorted(view.table.connected)]

@@ -16,7 +16,7 @@ from shoal.crypto.keys import PeerId, short
 from shoal.gossip.addresses import from_socket
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.errors import RemoteViolation
-from shoal.gossip.events import NO_PLACE, SAME_IDENTITY, TOO_MANY, DialFailed, PeerFound, PeerLost
+from shoal.gossip.events import BANNED, NO_PLACE, SAME_IDENTITY, TOO_MANY, DialFailed, PeerFound, PeerLost
 from shoal.gossip.net.dialer import Dials
 from shoal.gossip.net.frame_streams import LaneService
 from shoal.gossip.net.frames import BULK, CONTROL, LinkBroken, read_frame
@@ -210,6 +210,8 @@ class Links:
             return hello.refusal
         if hello.swarm != self._swarm:
             return "wrong swarm"
+        if self._admission.is_refused(link.peer.id, trio.current_time()):
+            return BANNED
         others = [each for each in link.peer.links if each.is_good and each.instance != hello.instance]
         for other in others:
             if isinstance(other.connection.muxed_conn, FastMuxer):

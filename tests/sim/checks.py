@@ -290,7 +290,8 @@ class Oracle:
 
     def look(self) -> None:
         """Take note that the swarm is one again, and end the run some rounds later."""
-        if not is_one_swarm(self.sim, self._last_contributors):
+        roster = self.sim.roster
+        if not is_one_swarm(self.sim, self._last_contributors) or (roster and not roster.are_one()):
             return
         round_ = max((node.member.round for node in self.sim.trainers()), default=0)
         if self.settled_at == NEVER:
@@ -318,6 +319,8 @@ class Oracle:
         check_losses(self)
         check_bounded(self)
         check_nothing_lost(self)
+        if self.sim.roster is not None:
+            self.sim.roster.check()
         if not self.sim.is_over and not self.violations:
             check_one_swarm(self)
 

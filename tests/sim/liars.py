@@ -458,3 +458,11 @@ _CONVENERS: Final[dict[str, type[Convener]]] = {
 }
 
 KINDS: Final = (*_LIES, *_EXTRAS, *_CONVENERS)
+"""Lies that are drawn for every seed."""
+
+
+def _edicts(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
+    return sim.roster.lie(node, peer) if sim.roster is not None else []
+
+
+_EXTRAS["edicts"] = _edicts

@@ -14,14 +14,21 @@ import msgspec
 import numpy as np
 import pytest
 from sim.checks import COUNTED, IN_TURN
+from sim.rosters import SAME as ROSTER
+from sim.rosters import UNSIGNED, WIDER
 from sim.runs import CLASSES, EVERYTHING
 
+import shoal.gossip.admission.grants
 import shoal.gossip.averaging.all_reduce
 import shoal.gossip.averaging.gather
 import shoal.gossip.member.asks
 import shoal.gossip.membership.dial_plan
 import shoal.gossip.state.fetch
 import shoal.node.daemon.rounds
+from shoal.gossip.admission.charter import Founders
+from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.errors import BadEdict
+from shoal.gossip.admission.roster import Roster
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import Announced
 from shoal.gossip.averaging.gather import Gather
@@ -398,7 +405,34 @@ def _misses_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(shoal.gossip.member.asks, "is_in_all", lambda me, group, outcome: True)
 
 
+def _lets_arrival_win_ties(patch: pytest.MonkeyPatch) -> None:
+    def rank(self: Edict, generation: int, id_: bytes) -> tuple[int, int, bool, bytes]:
+        return generation, self.epoch, False, b""
+
+    patch.setattr(Edict, "rank", rank)
+
+
+def _counts_signatures(patch: pytest.MonkeyPatch) -> None:
+    def check(self: Edict, founders: Founders) -> None:
+        if len(self.signatures) < founders.threshold:
+            raise BadEdict("too few")
+
+    patch.setattr(Edict, "check", check)
+
+
+def _compares_no_depth(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(shoal.gossip.admission.grants, "_check_against_parent", lambda grant, parent: None)
+
+
+def _keeps_no_uses_in_the_hash(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Roster, "buckets", lambda self: bytes(128))
+
+
 MUTATIONS: Final = (
+    Mutation("the edict that was heard first wins a tie", (ROSTER,), _lets_arrival_win_ties),
+    Mutation("signatures are counted, not signers", (UNSIGNED,), _counts_signatures),
+    Mutation("a grant may be wider than its parent", (WIDER,), _compares_no_depth),
+    Mutation("rosters are never compared", (ONE_SWARM,), _keeps_no_uses_in_the_hash),
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
     Mutation("no weight is capped", (WEIGHTS,), _caps_no_weight, ("lie",)),

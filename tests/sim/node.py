@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from sim.rosters import WALL
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.roster import Roster, Word
 from shoal.gossip.events import (
     Dial,
     Drop,
@@ -131,6 +133,7 @@ class Disk:
         """Start empty."""
         self.checkpoint: Checkpoint | None = None
         self.book: dict[str, None] = {}
+        self.roster: list[Word] = []
         self.trust = RunTrust(run="")
         self.acquainted: tuple[Acquaintance, ...] = ()
         """Whom the node knows before its first start."""
@@ -329,6 +332,14 @@ class SimNode:
         self._to_save: Checkpoint | None = None
         self._saving = False
 
+    def _use_roster(self) -> None:
+        """Go by the roster on the disk, as the daemon does."""
+        if self.sim.roster is not None:
+            roster = Roster(self.sim.roster.world.charter)
+            roster.merge(self.disk.roster)
+            self.member.admission.use(roster)
+            self.member.admission.set_clock(WALL - self.clock.offset)
+
     # --- life -------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -355,6 +366,7 @@ class SimNode:
         )
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
         self.member = Member(self.me, config, Random(self.dice.getrandbits(64)), sequence)
+        self._use_roster()
         self.sim.codec_started(self, sequence)
         if rate := scenario.lines[self.number % len(scenario.lines)]:
             self.member.handle(commands.Measured(rate * 2000, 2.0), 0.0)
@@ -515,6 +527,8 @@ class SimNode:
                     sim.probe(self, effect.peer)
         for notice in notices:
             sim.oracle.noticed(self, notice)
+            if isinstance(notice, commands.RosterChanged) and self.member.admission.roster is not None:
+                self.disk.roster = self.member.admission.roster.words
             if isinstance(notice, commands.PeerAddresses):
                 self._remember(notice.addresses)
             self.rounds.notice(notice)

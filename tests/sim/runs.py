@@ -9,6 +9,7 @@ from typing import Any, Final
 from sim.liars import KINDS as LIES
 from sim.lineage_liars import MADE_UP
 from sim.network import Weather
+from sim.rosters import SHARE as ROSTERS
 from sim.world import Fault, Result, Scenario, Sim
 
 CLASSES: Final = (
@@ -77,6 +78,13 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
     pairs = Random(f"pairwise {seed}")
     if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
         scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
+    roster = Random(f"roster {seed}")
+    if roster.random() < ROSTERS:
+        scenario = replace(scenario, mode=roster.choice(("closed", "invite", "open")))
+        if "lie" in kinds and roster.random() < 0.5:
+            faults.append(
+                (round(roster.uniform(0.5, LAST_FAULT), 2), "lie", roster.randrange(count), "edicts", 9.0)
+            )
     return replace(scenario, faults=tuple(sorted(faults)))
 
 
@@ -181,6 +189,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "alone",
         "acquainted",
         "pushes",
+        "mode",
     ):
         if getattr(scenario, name) != getattr(plain, name):
             found += [replace(scenario, **{name: getattr(plain, name)})]

@@ -20,10 +20,12 @@ from functools import cache
 from random import Random
 from typing import Any, Final
 
+import msgspec
 from nacl.signing import SigningKey
 from sim.checks import Oracle, Violation
 from sim.network import DOUBT_WAIT, KEEP_ALIVE, Link, Network, Weather, pair
 from sim.node import SimNode, address_of, make_spec
+from sim.rosters import SimRoster
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.errors import RemoteViolation
@@ -95,6 +97,8 @@ class Scenario:
     """Local seconds per true second, of the nodes in a circle."""
     lines: tuple[int, ...] = (0,)
     """kB/s, of the nodes in a circle, by which parts are sized; 0: not known."""
+    mode: str = ""
+    """Who may take part, where the run has a roster: closed, invite or open; empty: it has none."""
     checked: bool = False
     """Every message goes through the real wire: slow, and proves that it can be said."""
 
@@ -150,6 +154,10 @@ class Sim:
         self.names = sorted(self.nodes, key=lambda peer: self.nodes[peer].number)
         self._index = {peer: number for number, peer in enumerate(self.names)}
         self.codecs: dict[PeerId, Codec] = {}
+        keys = [_key(node.number) for node in self.nodes.values()]
+        self.roster = SimRoster(self, keys) if scenario.mode else None
+        if self.roster is not None:
+            self.spec = msgspec.structs.replace(self.spec, charter=str(self.roster.world.charter))
         self._down_hard: set[PeerId] = set()
         self.stale_at = 0.0
         """When a liar last spoke, or words came that had waited for a stopped process or a blocked way."""
@@ -166,6 +174,8 @@ class Sim:
         scenario = self.scenario
         for node, start in zip(self.nodes.values(), self._circle(scenario.starts), strict=True):
             self.at(start, self.started, node)
+        if self.roster is not None:
+            self.roster.plan()
         for fault in scenario.faults:
             plan(self, fault)
         if self.oracle.liars:
@@ -238,7 +248,8 @@ class Sim:
 
     def name(self, number: int) -> PeerId:
         """Return the peer id of a node."""
-        return peer_id_of(bytes(_key(number).verify_key)) if self.scenario.checked else PeerId(f"p{number}")
+        is_real = self.scenario.checked or self.scenario.mode
+        return peer_id_of(bytes(_key(number).verify_key)) if is_real else PeerId(f"p{number}")
 
     def _knows(self, number: int) -> list[int]:
         last = self.scenario.nodes - 1
