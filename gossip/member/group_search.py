@@ -25,7 +25,7 @@ from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.membership.dial_plan import DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
-from shoal.gossip.messages import Commit, Negotiation, Presence, Ready
+from shoal.gossip.messages import Commit, Negotiation, Presence, Ready, Shown
 
 INFINITY: Final = float("inf")
 MAX_EARLY: Final = 128
@@ -174,6 +174,12 @@ class GroupSearch:
         if isinstance(message, Commit) and message.convener == peer:
             for owing in (self._owing, search.owing):
                 owing.pop(peer, None)
+        if isinstance(message, Shown):
+            # Whom this node does not group with is in no group of it, whoever shows its words.
+            may_group = self._view.admission.may_group
+            message = Shown(
+                message.round, tuple(each for each in message.words if may_group(each.author, now))
+            )
         effects = search.handle(peer, message, now, head[1:])
         self._name_faults(now)
         return effects

@@ -209,6 +209,10 @@ def load(
     layers.insert(2, ("invite", _from_invite(layers, known)))
     for origin, layer in layers:
         for name, (place, raw) in layer.items():
+            if name == "join" and isinstance(raw, list | tuple) and (invited := layers[2][1].get(name)):
+                # Whom an invite names is dialled beside whom its user names.
+                raw = dict.fromkeys([*msgspec.convert(invited[1], list[str]), *raw])
+                raw = list(raw)
             values[name] = _checked(place, name, known[name], raw, is_text=origin == "environment")
             origins[name] = origin
     config: NodeConfig = _built(NodeConfig, "", values, home=home)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from nacl.signing import VerifyKey
+from rosters import World
 
 from shoal.crypto.envelope import seal
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
@@ -26,9 +27,16 @@ GROUP, MASK = b"g" * 16, bytes([0, 0, 0, 0, 0, 0, 0, 5])
 PRESENCE = Presence(RUN, "run", 7, HASH, BASE, "working", 12.0, (f"/ip4/192.0.2.1/tcp/4710/p2p/{ME}",))
 
 ANNOUNCE = messages.Announce(GROUP, 0, 64.0, BASE, False, b"\0\0\x80\x3f" * 8)
+WORLD = World(delegates=1)
+EDICT = WORLD.edict("ban", "mallory", until=1_700_000_000)
+REDEEM = WORLD.redeem("dora", "token", WORLD.grant("carl", "token", uses=3))
+
 SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Leave(),
     messages.Describe(b"spec"),
+    messages.RosterNews(WORLD.charter.id, (EDICT,), (REDEEM,)),
+    messages.RosterDigest(WORLD.charter.id, bytes(range(128))),
+    messages.RosterHave(WORLD.charter.id, bytes(range(128)), b"eight..." * 2, True),
     messages.Ready(7, BASE, 300, 1.5, 2, True),
     messages.Propose(7, BASE, 1, 12345, (ME, OTHER), (1, 2), 3, MASK),
     messages.Accept(7, 1, 12345, MASK),
@@ -79,6 +87,37 @@ BODIES = {
     ),
     "Leave": "91a54c65617665",
     "Describe": "92a84465736372696265c40473706563",
+    "RosterNews": (
+        "94aa526f737465724e657773c42016bc4b43d6bdab7a4b47764ddfd8d94a71e5ad7c70149d8ef5ff4a498bb84722919a"
+        "c42016bc4b43d6bdab7a4b47764ddfd8d94a71e5ad7c70149d8ef5ff4a498bb84722c420650d9771feee857db932bc57"
+        "418f2dda80434d43c3197bcd4c76c91cb8e5abdb01a362616ec4206add0cee9d2dfa2c49f4c4bc62b99e6d10e52192ab"
+        "6633ae193006b3ffac455fce6553f100a090009292c420108806cd5ef9c9367d9d5e620c71ecaf69c2d6034544b4e314"
+        "82273c0217fe73c440d2d40f1af8b49515c97a3393f8b195a19564a0afd25bf792919729cc6060a6e34393a64fe6e69f"
+        "277580150d53a4f3a25381449703ad077d68c7fb3e16d9410792c42066681631128accf1095288e8f0bb5b6adcdad3d3"
+        "a4d780e1198fd5ff8cfede65c44031155d8536ac91716c02d89567a2f0313a2c2c6361b4cd0afa1bcc1688c3074e0d35"
+        "bc8134a337974fb75f91ec78baf1e9b1522e1e5546f0279f8c80c6e842039195919bc42016bc4b43d6bdab7a4b47764d"
+        "dfd8d94a71e5ad7c70149d8ef5ff4a498bb84722c4208badb29cdfb9bcf35a8162e2f314ff4a2bc0c1e76f418b11cdd8"
+        "4db4a64fd42ac42049ac0d59a56ea0a14fd0a307a57464d907b3af4e246148587ebced8a245fc1f6c410000000000000"
+        "00000000000000000000ce001093c0c400c2030000c440dfbb42ecf4cb045c93f96878b0f526ff6e80dc091be073a7f3"
+        "645884ed5499963d0a144d5ef7b0baecaa9010c673cebd27cde4149e70e8430c590d8a6c3a0e03c4206922ccfa637219"
+        "b800c5978c77eb8bbc2d6cb9d96cd0c0e5ede9a625e27d9188ce000f4240c4402a03c3e5b81960677ba001f2863c7b7d"
+        "6aaf41739182ed2c2339868619c253354e20200f59ea413d50640572ce5ee4fff694d5bf503580cb41bc6befbf91bf08"
+        "c4409a8afd85af03a955840e1e2dd96a00632c507c4b199cd023ae7c30a237367929da567fc3dee812db1f298d838931"
+        "e958526d2f08b67365739d86c53f36307a0b"
+    ),
+    "RosterDigest": (
+        "93ac526f73746572446967657374c42016bc4b43d6bdab7a4b47764ddfd8d94a71e5ad7c70149d8ef5ff4a498bb84722"
+        "c480000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d"
+        "2e2f303132333435363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d"
+        "5e5f606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f"
+    ),
+    "RosterHave": (
+        "95aa526f7374657248617665c42016bc4b43d6bdab7a4b47764ddfd8d94a71e5ad7c70149d8ef5ff4a498bb84722c480"
+        "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f"
+        "303132333435363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f"
+        "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7fc41065696768742e2e2e65696768742e"
+        "2e2ec3"
+    ),
     "Ready": (
         "97a5526561647907c4206262626262626262626262626262626262626262626262626262626262626262cd012ccb3ff8"
         "00000000000002c3"
