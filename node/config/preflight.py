@@ -57,6 +57,11 @@ def check_run(run: RunSettings, method: Method) -> None:
         MethodsError: it cannot train while means travel.
     """
     check_delay(run.delay, method, run.method)
+    if run.charter and run.engine != NATIVE:
+        raise BadConfig(
+            f"engine {run.engine} averages with all that speak its protocol, whatever a charter says: leave"
+            f" out --charter or --engine {run.engine}"
+        )
     check_codec(run, method)
     check_exchange(run, method)
 

@@ -131,12 +131,17 @@ class RosterKeeper:
         """Return who takes part; `now` is the driver's clock."""
         return roster_status(self._admission.roster, self._admission.refused, self._me, now)
 
-    def problems(self, now: float) -> list[str]:
-        """Return what a person should see to."""
+    def problems(self, run: bytes, now: float) -> list[str]:
+        """Return what a person should see to; `run`: the id of the run, empty where none has begun."""
         roster, me = self._admission.roster, self._me
-        if roster is None:
-            return []
         found = []
+        if self._token is not None and run not in (b"", self._token.run):
+            found.append(
+                "this node's run is another than that of its invite: give no settings beside --invite, and use"
+                " the same task and version of shoal as the inviter"
+            )
+        if roster is None:
+            return found
         if roster.is_split:
             found.append("the founders contradict each other: two sets of keys claim to follow the same one")
         if roster.is_banned(me, now):

@@ -234,7 +234,7 @@ class Reporter:
 
     def _outside(self, now: float) -> list[str]:
         """Say so where the run has a roster and this node is not on it, or it contradicts itself."""
-        return self.roster.problems(now) if self.roster is not None else []
+        return self.roster.problems(self._rounds.run, now) if self.roster is not None else []
 
     def _twins(self) -> list[str]:
         """Say so where a peer refuses us because it is linked with another node of our identity."""

@@ -53,7 +53,7 @@ from shoal.node.storage.home import default_home
 from shoal.node.trainer import ipc
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, RunOver, Session
-from shoal.node.trainer.spec import run_spec, settings_of
+from shoal.node.trainer.spec import run_spec, settings_of, token_settings
 from shoal.node.trainer.unshared_file import UnsharedFile
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class SwarmOptimizer(WrappedOptimizer):
         weight: float = 1.0,
         alone: Policy = "wait-for-lost",
         node_options: Sequence[str] = (),
+        invite: str = "",
         settings: RunSettings | None = None,
         **changes: Any,
     ) -> None:
@@ -91,6 +92,8 @@ class SwarmOptimizer(WrappedOptimizer):
         ``codec="int8"``.
         `alone`: when none of those that trained with this process is there any more: ``wait`` for them and
         keep what they agreed on, ``wait-for-lost`` unless all of them have closed, or ``go-on``.
+        `invite`: a word that ``shoal invite`` printed: it says the run, whom to dial, and by what this node
+        may take part. Arguments given beside it come before what it says.
         `node_options`: further arguments of ``shoal start``, used only if no node runs in `home`.
 
         Under torchrun all ranks make one; rank 0 speaks with the node, and the others take over what it has.
@@ -101,7 +104,7 @@ class SwarmOptimizer(WrappedOptimizer):
             BadConfig: codec, exchange, quorum and method do not fit each other.
             MethodNotFound: no such method.
             NoRanks: there are other ranks that cannot be reached, or rank 0 has failed.
-            UserError: the node does not start, or has a trainer already.
+            UserError: the node does not start, or has a trainer already; or the invite is none.
         """
         super().__init__(optimizer)
         self.model = model
@@ -110,7 +113,8 @@ class SwarmOptimizer(WrappedOptimizer):
         """How many rounds the swarm has behind it."""
         self.is_finished = False
         """Whether the run is over; steps go on without the swarm."""
-        chosen: dict[str, Any] = (settings_of(settings) if settings is not None else _OWN) | changes
+        said = token_settings(invite) if invite else _OWN
+        chosen: dict[str, Any] = (settings_of(settings) if settings is not None else said) | changes
         run = build_config(RunSettings, chosen, "SwarmOptimizer")
         self._method = _load(run.method, dict(run.options), every)
         self._weight = checked_weight(weight)
@@ -139,7 +143,9 @@ class SwarmOptimizer(WrappedOptimizer):
         """Whether this step has put other numbers into the model."""
         self._say_alone_at = 0.0
         self._node = Node(
-            Path(home) if home is not None else default_home(environ), join, ("--alone", alone, *node_options)
+            Path(home) if home is not None else default_home(environ),
+            join,
+            ("--alone", alone, *(("--invite", invite) if invite else ()), *node_options),
         )
         self._unshared = UnsharedFile(self._node.home.state_dir, self._spec, model)
         self._in_step(self._first_attach)

@@ -20,6 +20,7 @@ import msgspec
 from shoal.node.errors import UserError
 from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home
+from shoal.node.testnet.door import with_door
 from shoal.node.testnet.event_log import note, read_events, was_wished
 from shoal.node.testnet.network.link_model import read_report
 from shoal.node.testnet.network.links import (
@@ -143,6 +144,8 @@ class Testnet:
             NodeFailed: the proxy did not start.
             NoNamespace: the system refused a network namespace.
         """
+        self.plan = with_door(self.plan, self.directory, self.home)
+        self._record = msgspec.structs.replace(self._record, plan=self.plan)
         save_wires(self.directory, self.wires)
         write_record(self.directory, self._record)
         if self._guard:

@@ -37,6 +37,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from shoal.gossip.admission.charter import Mode
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings, Scalar
 from shoal.methods.errors import MethodsError
@@ -118,6 +119,8 @@ class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Share of the nodes that is killed and started again per minute."""
     faults: tuple[Fault, ...] = ()
     """What else happens to them."""
+    mode: Mode = "closed"
+    """Who may take part: closed and invite let in the testnet's own nodes alone, open anyone."""
     liars: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
     """As many of the nodes, the last ones, lie as `lie` says."""
     lie: str = ""

@@ -10,6 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from shoal.gossip.admission.charter import Mode
 from shoal.methods.extras import how_to_get
 from shoal.node.config.run_flags import flag_names, has_run_flags, run_values
 from shoal.node.config.settings import scalars
@@ -33,7 +34,7 @@ CHURNED_ROUNDS: Final = 60
 _PLAIN: Final = frozenset(
     {
         *("nodes", "alpha", "seeds", "topology", "patience", "bar", "timeout", "seconds", "churn"),
-        *("liars", "lie"),
+        *("liars", "lie", "mode"),
     }
 )
 """Flags that are fields of the plan as they stand."""
@@ -92,6 +93,9 @@ def up(
     jitter: Annotated[str, _shake("--jitter", "By how much that differs, such as 20ms.")] = "0",
     loss: Annotated[str, _shake("--loss", "Share of the packets that is lost, such as 1%.")] = "0",
     bandwidth: Annotated[str, _shake("--bandwidth", "Of every node, such as 20mbit.")] = "0",
+    mode: Annotated[
+        Mode, typer.Option(help="Who may take part: closed and invite let in these nodes alone.")
+    ] = _DEFAULT.mode,
     liars: Annotated[int, _shake("--liars", "As many of the nodes lie.", min=0)] = _DEFAULT.liars,
     lie: Annotated[
         str, _shake("--lie", "What they lie about: see shoal testnet lies.", metavar="NAME")

@@ -7,8 +7,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from shoal.gossip.admission.errors import BadToken
+from shoal.gossip.admission.tokens import token_of
 from shoal.gossip.run_spec import RunSettings, RunSpec, Scalar, TensorSpec
 from shoal.methods.errors import BadOption
+from shoal.node.errors import BadConfig
 
 FAILED: Final = 3
 """Exit code of a trainer that cannot go on, and of a check that found why."""
@@ -21,6 +24,18 @@ MARK: Final = "error: "
 def settings_of(run: RunSettings) -> dict[str, Any]:
     """Return the values of `RunSettings` in a struct that extends it, by field."""
     return {name: getattr(run, name) for name in RunSettings.__struct_fields__}
+
+
+def token_settings(invite: str) -> dict[str, Any]:
+    """Return what an invite says of the run, by field of `RunSettings`.
+
+    Raises:
+        BadConfig: it is no invite.
+    """
+    try:
+        return dict(token_of(invite).settings)
+    except BadToken as error:
+        raise BadConfig(f"invite: {error}") from None
 
 
 class TrainerSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
