@@ -86,7 +86,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What makes the means. native: this node's own all-reduce. hivemind: hivemind's averager in a process
     beside, so that any hivemind script can take part."""
     charter: Annotated[str, msgspec.Meta(max_length=MAX_TEXT)] = ""
-    """Who may take part and who decides that, as shoal found prints it; empty: open to all."""
+    """The charter that says who may take part, as shoal found prints it; empty: open to all."""
     max_chunk_numel: ChunkNumel = CHUNK_NUMEL
     """Numbers in the largest chunk in which a vector travels: 65536, 131072, 262144 or 524288."""
 

@@ -1,6 +1,7 @@
-"""Who takes part in a run, as people and programs are shown it."""
+"""The roster of a run, as people and programs are shown it."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -9,13 +10,16 @@ from shoal.gossip.admission.charter import key_text
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.roster import Roster
 
+FOR_EVER: Final = float(1 << 40)
+"""As the end of what a user refuses: a time that no clock shows, and that JSON can hold."""
+
 
 class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One member of a run."""
 
     peer: str
     issuer: str
-    """Who invited it; empty: founders admitted it."""
+    """The peer that invited it; empty: founders admitted it."""
     until: int
     """Unix seconds; 0: for ever."""
     is_held_back: bool
@@ -34,7 +38,7 @@ class BanStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RosterStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Who takes part in a run."""
+    """The roster of a run: its members, and the peers that are kept out."""
 
     mode: str
     """open, invite or closed."""
@@ -57,7 +61,7 @@ def roster_status(
 ) -> RosterStatus:
     """Return what is shown at a time of the roster's clock; `refused`: by this node alone, and until when."""
     own = [
-        BanStatus(peer=peer, by="this node", until=0 if until == float("inf") else int(until))
+        BanStatus(peer=peer, by="this node", until=0 if until >= FOR_EVER else int(until))
         for peer, until in sorted(refused.items())
     ]
     if roster is None:

@@ -180,6 +180,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     peers_met: int = 0
     """How many peers were linked since the start, those that have left included; counted up to 10,000."""
     mode: str = "open"
-    """Who may take part in the run: open, invite or closed."""
+    """Of the run: open, invite or closed."""
     charter: str = ""
-    """Who decides that, as it stands in the run's settings; empty: nobody."""
+    """As it stands in the run's settings; empty: nobody governs."""

@@ -58,7 +58,7 @@ class Admission:
         self.counts: Counter[str] = Counter()
         """What was dropped or refused, by reason; of every layer."""
         self.roster: Roster | None = None
-        """Who takes part, where founders govern the run."""
+        """The roster of the run, where founders govern it."""
         self.refused: dict[PeerId, float] = {}
         """Peers that the user of this node refuses, and until when by the wall clock."""
         self.clock_offset = 0.0

@@ -22,7 +22,7 @@ from shoal.gossip.admission.roster import Roster
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_flag, home_of, print_json, row, table
 from shoal.node.config.settings import load
 from shoal.node.errors import BadConfig, BadHome, NotRunning, Refused
-from shoal.node.roster_status import RosterStatus, edict_status, roster_status
+from shoal.node.roster_status import FOR_EVER, RosterStatus, edict_status, roster_status
 from shoal.node.storage.home import Home, read_seed
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 DAY: Final = 86_400
-FOR_EVER: Final = float("inf")
 UNITS: Final = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 
 Keys = Annotated[

@@ -137,8 +137,8 @@ class RosterKeeper:
         found = []
         if self._token is not None and run not in (b"", self._token.run):
             found.append(
-                "this node's run is another than that of its invite: give no settings beside --invite, and use"
-                " the same task and version of shoal as the inviter"
+                "this node's run is another than that of its invite: give no settings beside --invite, and"
+                " use the same task and version of shoal as the inviter"
             )
         if roster is None:
             return found

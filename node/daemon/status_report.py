@@ -147,7 +147,7 @@ class Reporter:
         self.page = ""
         """Where the page is served."""
         self.roster: RosterKeeper | None = None
-        """Who takes part in the run."""
+        """The roster of the run."""
         self.engine: Engine | None = None
         """What makes the means, if not this node itself."""
         self._config, self._driver, self._rounds = config, driver, rounds

@@ -120,7 +120,7 @@ class Plan(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     faults: tuple[Fault, ...] = ()
     """What else happens to them."""
     mode: Mode = "closed"
-    """Who may take part: closed and invite let in the testnet's own nodes alone, open anyone."""
+    """closed and invite let in the testnet's own nodes alone, open lets in anyone."""
     liars: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
     """As many of the nodes, the last ones, lie as `lie` says."""
     lie: str = ""

@@ -94,7 +94,7 @@ def up(
     loss: Annotated[str, _shake("--loss", "Share of the packets that is lost, such as 1%.")] = "0",
     bandwidth: Annotated[str, _shake("--bandwidth", "Of every node, such as 20mbit.")] = "0",
     mode: Annotated[
-        Mode, typer.Option(help="Who may take part: closed and invite let in these nodes alone.")
+        Mode, typer.Option(help="closed and invite let in these nodes alone, open anyone.")
     ] = _DEFAULT.mode,
     liars: Annotated[int, _shake("--liars", "As many of the nodes lie.", min=0)] = _DEFAULT.liars,
     lie: Annotated[

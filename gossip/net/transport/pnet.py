@@ -1,8 +1,9 @@
 """Private networks: a key that all nodes of a swarm share, below all else that they say.
 
 Each side sends 24 random bytes, and from then on every byte XORed with a stream of XSalsa20 from the key and
-those. Who lacks the key reads noise and says noise. The format and the cipher are libp2p's, so nodes of other
-programs with the same key file can talk: https://github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md
+those. A node without the key reads noise, and what it says is noise. Format and cipher are libp2p's, so nodes
+of other programs with the same key file can talk:
+https://github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md
 
     XSalsa20(key, nonce) = Salsa20(HSalsa20(key, nonce[:16]), nonce[16:])
 

@@ -1,0 +1,148 @@
+"""Commands that decide who may join, on homes without a running node; each ends in words or one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.node.cli.main import main
+
+
+class Homes:
+    """Commands in the homes of one folder."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys = folder, capsys
+
+    def run(self, *words: str, home: str = "one", code: int = 0) -> str:
+        """Run a command; returns what it printed, errors where it failed."""
+        self._capsys.readouterr()
+        assert main([*words, "--home", str(self.folder / home)]) == code
+        out = self._capsys.readouterr()
+        return (out.out if code == 0 else out.err).strip()
+
+    def json(self, *words: str, home: str = "one") -> Any:
+        return json.loads(self.run(*words, "--json", home=home))
+
+    def peer(self, home: str) -> str:
+        return str(self.json("init", home=home)["peer_id"])
+
+    def key(self, number: int) -> str:
+        return str(self.folder / f"founder-{number}.key")
+
+    def found(self, *words: str) -> Any:
+        return self.json("found", "--out", str(self.folder), *words)
+
+
+@pytest.fixture
+def homes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Homes:
+    monkeypatch.chdir(tmp_path)
+    return Homes(tmp_path, capsys)
+
+
+def members(homes: Homes) -> set[str]:
+    return {each["peer"] for each in homes.json("members")["members"]}
+
+
+def test_founding_sets_the_charter_and_admits_this_node(homes: Homes) -> None:
+    made = homes.found("--founders", "3", "--threshold", "2", "--mode", "closed")
+    assert [Path(each).stat().st_mode & 0o777 for each in made["keys"]] == [0o600] * 3
+    assert made["charter"].startswith("closed:2:1:")
+    assert homes.json("config", "show")["run.charter"]["value"] == made["charter"]
+    assert members(homes) == {made["peer_id"]}
+
+
+def test_nobody_founds_twice_in_a_home_nor_over_a_key(homes: Homes) -> None:
+    homes.found()
+    assert "has a charter already" in homes.run("found", code=1)
+    assert "choose another folder with --out" in homes.run(
+        "found", "--out", str(homes.folder), home="two", code=1
+    )
+
+
+def test_one_founder_of_one_admits_bans_and_pardons(homes: Homes) -> None:
+    homes.found()
+    dora, sign = homes.peer("dora"), ("--sign", homes.key(1))
+    assert homes.json("admit", dora, *sign)["added"] is True
+    assert dora in members(homes)
+    homes.run("ban", dora, *sign, "--for", "7d", "--reason", "noise")
+    assert dora not in members(homes)
+    (ban,) = homes.json("members")["bans"]
+    assert (ban["peer"], ban["by"], ban["reason"]) == (dora, "founders", "noise")
+    assert ban["until"] > 0
+    homes.run("pardon", dora, *sign)
+    assert dora in members(homes)
+    assert [each["verb"] for each in homes.json("edict", "list")].count("ban") == 1
+
+
+def test_two_of_three_founders_sign_one_after_the_other_in_any_place(homes: Homes) -> None:
+    homes.found("--founders", "3", "--threshold", "2")
+    dora = homes.peer("dora")
+    part = homes.json("admit", dora, "--sign", homes.key(1))
+    assert (part["added"], dora in members(homes)) == (False, False)
+    assert "1 of the 2 founders" in part["lacking"]
+    (homes.folder / "part.txt").write_text(part["text"])
+    whole = homes.json("cosign", "part.txt", "--sign", homes.key(3), home="elsewhere")
+    assert whole["added"] is False  # no node of the run
+    assert "1 of the 2" in homes.run("edict", "add", part["text"], code=1)
+    homes.run("edict", "add", whole["text"])
+    assert dora in members(homes)
+
+
+def test_without_a_founder_s_key_a_ban_is_of_this_node_and_says_so(homes: Homes) -> None:
+    dora = homes.peer("dora")
+    assert "this node refuses" in homes.run("ban", dora)
+    (ban,) = homes.json("members")["bans"]
+    assert (ban["peer"], ban["by"]) == (dora, "this node")
+    homes.run("pardon", dora)
+    assert homes.json("members")["bans"] == []
+
+
+def test_founders_are_replaced_once_old_and_new_have_signed(homes: Homes) -> None:
+    homes.found("--founders", "2", "--threshold", "1")
+    old = homes.json("members")["founders"]
+    changed = homes.json("edict", "founders", old[1], "--threshold", "1", "--sign", homes.key(2))
+    assert changed["added"] is True
+    assert homes.json("members")["founders"] == [old[1]]
+    assert "no founder of the run" in homes.run("admit", homes.peer("dora"), "--sign", homes.key(1), code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "why", "code"),
+    [
+        (("admit", "PEER"), "--sign founder-1.key", 2),
+        (("admit", "nobody", "--sign", "KEY"), "shoal id prints", 2),
+        (("ban", "PEER", "--for", "soon", "--sign", "KEY"), "such as 7d", 2),
+        (("ban", "nobody"), "shoal id prints", 2),
+        (("edict", "add", "nonsense"), "neither an edict nor a file", 2),
+        (("edict", "revoke", "1234", "--sign", "KEY"), "64 hex digits", 2),
+        (("admit", "PEER", "--sign", "nowhere.key"), "there is no nowhere.key", 1),
+        (("invite",), "no node runs", 1),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    homes: Homes, words: tuple[str, ...], why: str, code: int
+) -> None:
+    homes.found()
+    known = {"PEER": homes.peer("dora"), "KEY": homes.key(1)}
+    said = homes.run(*(known.get(word, word) for word in words), code=code)
+    assert why in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_run_without_founders_has_nobody_to_admit(homes: Homes) -> None:
+    homes.found()
+    said = homes.run("admit", homes.peer("dora"), "--sign", homes.key(1), home="dora", code=2)
+    assert "this run has no founders" in said
+    assert "open" in homes.run("members", home="dora")
+
+
+def test_a_key_of_a_private_network_is_printed_whole(
+    homes: Homes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from shoal.gossip.psk_file import key_of
+
+    capsys.readouterr()
+    assert main(["key", "new"]) == 0
+    assert len(key_of(capsys.readouterr().out)) == 32
