@@ -27,8 +27,8 @@ import msgspec
 from shoal.crypto.keys import PeerId, peer_id_of, public_key_of
 from shoal.gossip.admission.charter import Charter, Founders
 from shoal.gossip.admission.edicts import OF_FOUNDERS, Edict
-from shoal.gossip.admission.errors import AdmissionError, BadEdict
-from shoal.gossip.admission.grants import Redeem, check_redeem
+from shoal.gossip.admission.errors import AdmissionError, BadEdict, BadGrant
+from shoal.gossip.admission.grants import Redeem, check_redeem, is_too_late
 
 MAX_EDICTS: Final = 10_000
 MAX_REDEEMS: Final = 10_000
@@ -205,6 +205,23 @@ class Roster:
     def is_banned(self, peer: PeerId, now: float) -> bool:
         """Tell whether the founders banned a peer."""
         return peer in self._at(now).banned
+
+    def is_invite(self, redeem: Redeem, now: float) -> bool:
+        """Tell whether these words would make a member, before they are taken in."""
+        try:
+            check_redeem(redeem, self.charter)
+        except BadGrant:
+            return False
+        view, grants = self._at(now), {each.id for each in redeem.chain}
+        uses = self._used_by.get(redeem.grant.id, set())
+        has_room = redeem.id in uses or len(uses) < redeem.grant.uses
+        is_revoked = any(
+            each.verb == "revoke_grant" and each.subject in grants for each in self._edicts.values()
+        )
+        issuers_are_in = all(peer_id_of(each.issuer) in view.members for each in redeem.chain)
+        is_timely = not is_too_late(redeem, now + self.clock_offset)
+        is_banned = peer_id_of(redeem.subject) in view.banned
+        return has_room and issuers_are_in and is_timely and not is_revoked and not is_banned
 
     def memberships(self, now: float) -> list[Membership]:
         """Return who is a member and why, those held back too, by peer."""

@@ -145,6 +145,7 @@ class Daemon:
             member = self.member_type(host.me, limits, random.Random(), sequence, admission=admission)
             self.driver = Driver(host, member, codec, self._notice)
             self.roster_keeper = RosterKeeper(self.home, key, admission, self.driver.command)
+            self.roster_keeper.on_own = partial(setattr, host.links, "invite")
             self.roster_keeper.use(self.config.run.charter)
             self.roster_keeper.join(self.config.invite)
             self.rounds = Rounds(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import trio
 from nacl.signing import SigningKey
 
@@ -44,7 +45,10 @@ class RosterKeeper:
         self._saved = 0
         """The version of the roster that is on the disk."""
         self._token: Token | None = None
+        self.on_own: Callable[[bytes], None] = lambda words: None
+        """Told by what this node joins, for the hello of its links."""
         admission.refused = load_refused(home)
+        admission.is_invited = self._is_invited
         self.set_clock()
 
     def set_clock(self) -> None:
@@ -65,8 +69,23 @@ class RosterKeeper:
         self._admission.use(roster)
         if self._token is not None:
             self._redeem(self._token)
+        self._show_own()
+
+    def _show_own(self) -> None:
+        self.on_own(msgspec.msgpack.encode(self._own) if self._own is not None else b"")
         if self._own is not None:
             self._command(JoinBy(self._own))
+
+    def _is_invited(self, peer: PeerId, invite: bytes) -> bool:
+        """Tell whether what a peer shows in its hello is an invite of its own."""
+        roster = self._admission.roster
+        try:
+            redeem = msgspec.msgpack.decode(invite, type=Redeem)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        if roster is None or peer_id_of(redeem.subject) != peer:
+            return False
+        return roster.is_invite(redeem, trio.current_time())
 
     def join(self, token: str) -> None:
         """Join by an invite.
@@ -81,8 +100,7 @@ class RosterKeeper:
             self._redeem(self._token)
         except BadToken as error:
             raise BadConfig(f"--invite: {error}") from None
-        if self._own is not None:
-            self._command(JoinBy(self._own))
+        self._show_own()
 
     def _redeem(self, token: Token) -> None:
         roster = self._admission.roster

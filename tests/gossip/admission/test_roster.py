@@ -230,6 +230,26 @@ def test_the_wall_clock_is_the_node_s_own_and_an_offset() -> None:
     assert peer("carl") not in roster.members(0.0)
 
 
+def test_an_invite_is_told_from_one_that_would_let_nobody_in() -> None:
+    grant = WORLD.grant("carl", "token")
+    use = WORLD.redeem("dora", "token", grant)
+    roster = heard(*ADMITTED)
+    assert roster.is_invite(use, NOW)
+    assert roster.is_invite(use, NOW + DAY + 599)
+    assert not roster.is_invite(use, NOW + DAY + 601)
+    assert not roster.is_invite(WORLD.redeem("dora", "mallory", grant), NOW)
+    assert not roster.is_invite(WORLD.redeem("dora", "token", WORLD.grant("mallory", "token")), NOW)
+    assert members(roster) == {"carl", "bob"}  # it was only looked at
+    assert heard(*ADMITTED, use).is_invite(use, NOW)
+    assert not heard(*ADMITTED, WORLD.redeem("emil", "token", grant)).is_invite(use, NOW)
+    for edict in (
+        WORLD.edict("ban", "dora"),
+        WORLD.edict("ban", "carl", epoch=2),
+        WORLD.edict("revoke_grant", grant.id),
+    ):
+        assert not heard(*ADMITTED, edict).is_invite(use, NOW)
+
+
 # --- any order ----------------------------------------------------------------------------------------
 
 
