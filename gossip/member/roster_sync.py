@@ -115,10 +115,13 @@ class RosterSync:
 
     def beat(self, now: float) -> Effects:
         """Compare with a neighbour, and see what ended in time."""
-        roster = self.roster
+        roster, view = self.roster, self._view
+        # Not at once: a peer that is banned is told so before.
+        linked = sorted(view.table.connected)
+        effects: Effects = [Drop(peer, BANNED) for peer in linked if view.admission.is_refused(peer, now)]
         if roster is None:
-            return []
-        effects = self._look(now)
+            return effects
+        effects += self._look(now)
         neighbours = sorted(self._neighbours(now))
         if neighbours:
             chosen = neighbours[int(self._dice.random() * len(neighbours))]
@@ -245,7 +248,7 @@ class RosterSync:
         view.is_outsider = not roster.may_take_part(view.me, now)
         self.joined += sorted(came & view.table.connected)
         self.left += sorted((gone | fresh) - {view.me})
-        effects: Effects = [Drop(peer, BANNED) for peer in sorted(fresh & view.table.connected)]
+        effects: Effects = []
         if view.me in came:
             digest = RosterDigest(roster.charter.id, roster.buckets())
             effects += [Send(peer, digest) for peer in sorted(view.table.connected)]

@@ -8,7 +8,17 @@ from rosters import NOW, World, key, peer
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.admission import MAX_STRIKES
 from shoal.gossip.admission.roster import Word
-from shoal.gossip.events import BANNED, Drop, Effects, Notify, PeerFound, Received, Send
+from shoal.gossip.events import (
+    BANNED,
+    Drop,
+    Effects,
+    Notify,
+    PeerFound,
+    Received,
+    Send,
+    Timer,
+    TimerFired,
+)
 from shoal.gossip.member import commands
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.messages import Fetch, NotHeld, PeerMessage, Ready, RosterHave, RosterNews, Want
@@ -129,7 +139,9 @@ def test_a_banned_peer_loses_its_link_and_gets_none_again() -> None:
     carl.handle(PeerFound(peer("dora")), 1.0)
     news = RosterNews(WORLD.charter.id, (WORLD.edict("ban", "dora", epoch=2),), ())
     effects = carl.handle(Received(peer("emil"), news), 2.0)  # whoever brings it
-    assert Drop(peer("dora"), BANNED) in effects
+    assert any(isinstance(each, RosterNews) for each in said(effects, peer("dora"))), "it is told so"
+    assert not carl.admission.is_inside(peer("dora"), 2.0)
+    assert Drop(peer("dora"), BANNED) in carl.handle(TimerFired(Timer.BEAT), 3.0)
     assert Drop(peer("dora"), BANNED) in carl.handle(PeerFound(peer("dora")), 3.0)
 
 
@@ -182,6 +194,8 @@ def test_a_banned_member_of_any_run_is_out(mode: str) -> None:
 def test_a_user_refuses_a_peer_without_anybody_s_word() -> None:
     alone = Member(peer("carl"), MemberConfig(), Random(1), 1)
     alone.admission.set_clock(float(NOW))
+    alone.handle(PeerFound(peer("dora")), 1.0)
     alone.admission.refused[peer("dora")] = NOW + 10.0
+    assert Drop(peer("dora"), BANNED) in alone.handle(TimerFired(Timer.BEAT), 2.0)
     assert not alone.admission.is_inside(peer("dora"), 9.0)
     assert alone.admission.is_inside(peer("dora"), 10.0)
