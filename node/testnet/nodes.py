@@ -20,8 +20,8 @@ import msgspec
 from shoal.node.errors import UserError
 from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home
-from shoal.node.testnet.door import with_door
 from shoal.node.testnet.event_log import note, read_events, was_wished
+from shoal.node.testnet.network.door import with_door
 from shoal.node.testnet.network.link_model import read_report
 from shoal.node.testnet.network.links import (
     Wires,
