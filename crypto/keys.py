@@ -5,6 +5,7 @@ A libp2p peer id of an Ed25519 key is the identity multihash of its protobuf for
 public key, and whoever knows the id can verify what the peer signed.
 """
 
+from functools import lru_cache
 from typing import Final, NewType
 
 import base58
@@ -37,8 +38,9 @@ def key_from_seed(seed: bytes) -> SigningKey:
     return SigningKey(seed)
 
 
+@lru_cache(maxsize=4096)
 def peer_id_of(public_key: bytes) -> PeerId:
-    """Return the libp2p peer id of a 32-byte Ed25519 public key."""
+    """Return the libp2p peer id of a 32-byte Ed25519 public key. Base58 is slow, so ids are kept."""
     if len(public_key) != SEED_BYTES:
         raise BadKey(f"a public key has {SEED_BYTES} bytes, not {len(public_key)}")
     return PeerId(base58.b58encode(_PREFIX + public_key).decode())

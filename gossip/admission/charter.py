@@ -10,6 +10,7 @@ One charter has one text: keys are in order, numbers without zeros before them. 
 two runs.
 """
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Final, Literal, TypeAlias, get_args
 
@@ -94,12 +95,18 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def id(self) -> bytes:
         """32 bytes that name this charter in edicts and grants."""
-        return blake2b(str(self).encode(), digest_size=32, person=b"shoal/charter").digest()
+        return _id(self)
 
     @property
     def first_founders(self) -> Founders:
         """The set of founders that the charter itself names."""
         return Founders(self.founders, self.threshold)
+
+
+@lru_cache(maxsize=64)
+def _id(charter: Charter) -> bytes:
+    """Return a charter's id, which every word of its roster is compared with."""
+    return blake2b(str(charter).encode(), digest_size=32, person=b"shoal/charter").digest()
 
 
 OPEN: Final = Charter()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sim.node import SimNode
     from sim.world import Sim
 
-SHARE: Final = 0.2
+SHARE: Final = 0.12
 """Of the seeds, in which the run has a roster."""
 WALL: Final = 1_000_000.0
 """The wall clock when a simulation begins."""

@@ -80,8 +80,8 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
         scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
     roster = Random(f"roster {seed}")
     if roster.random() < ROSTERS:
-        scenario = replace(scenario, mode=roster.choice(("closed", "invite", "open")))
-        if "lie" in kinds and roster.random() < 0.5:
+        scenario = replace(scenario, mode=roster.choice(("closed", "invite", "invite", "open")))
+        if "lie" in kinds and roster.random() < 0.8:
             faults.append(
                 (round(roster.uniform(0.5, LAST_FAULT), 2), "lie", roster.randrange(count), "edicts", 9.0)
             )

@@ -35,6 +35,6 @@ def test_a_plan_that_was_run_in_peace_first_gets_a_door_of_its_own(tmp_path: Pat
 
 @pytest.mark.parametrize("change", [{"mode": "open"}, {"engine": "hivemind"}])
 def test_an_open_testnet_has_no_charter(tmp_path: Path, change: dict[str, str]) -> None:
-    plan = replace(Plan(nodes=2), **change)  # type: ignore[arg-type]
+    plan = replace(Plan(nodes=2), **change)
     assert with_door(plan, tmp_path, lambda index: tmp_path / str(index)) == plan
     assert not list(tmp_path.iterdir())
