@@ -130,7 +130,7 @@ class Admission:
 
     def is_refused(self, peer: PeerId, now: float) -> bool:
         """Tell whether founders banned a peer, or the user of this node refuses it: then it gets no link."""
-        if self.refused.get(peer, -1.0) > now + self.clock_offset:
+        if self.refused and self.refused.get(peer, -1.0) > now + self.clock_offset:
             return True
         return self.roster is not None and self.roster.is_banned(peer, now)
 

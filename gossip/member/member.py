@@ -194,7 +194,8 @@ class Member:
         if self._has_left:
             return []
         effects = self._take(event, now)
-        effects += self._roster_changed(now)
+        if self.roster_sync.has_changed:
+            effects += self._roster_changed(now)
         effects += self._settle(now)
         for effect in effects:
             if isinstance(effect, Drop):

@@ -73,6 +73,11 @@ class RosterSync:
         self._banned: frozenset[PeerId] = frozenset()
 
     @property
+    def has_changed(self) -> bool:
+        """Whether there is somebody to greet or to forget."""
+        return bool(self.joined or self.left)
+
+    @property
     def roster(self) -> Roster | None:
         """The roster of the run; None where nobody governs it."""
         return self._view.admission.roster
