@@ -197,7 +197,9 @@ class Daemon:
         self.line = line
         await nursery.start(line.run)
         app = partial(make_app, self.status)
-        await nursery.start(serve_http, app(self), f"unix:{self.home.new_socket('control', os.environ)}")
+        await nursery.start(
+            serve_http, app(self, door=self), f"unix:{self.home.new_socket('control', os.environ)}"
+        )
         page = ""
         http = self.config.http
         if http.enabled:

@@ -68,6 +68,30 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Control(Protocol):
     """What a node does when told. Nothing blocks; a `UserError` goes back to whoever asked."""
 
+    def stop(self) -> None:
+        """Begin to leave and end."""
+        ...
+
+    def reset_trust(self) -> None:
+        """Forget whom the node knows in its run, and what it refused."""
+        ...
+
+    def add_bootstrap(self, address: str) -> None:
+        """Dial an address, now and whenever the link is gone."""
+        ...
+
+    def remove_bootstrap(self, address: str) -> None:
+        """Dial an address no more.
+
+        Raises:
+            UserError: it was not dialled.
+        """
+        ...
+
+
+class Door(Protocol):
+    """What a node does about who takes part in its run. Nothing blocks; a `UserError` goes back."""
+
     def roster(self) -> RosterStatus:
         """Return who takes part in the run."""
         ...
@@ -89,26 +113,6 @@ class Control(Protocol):
 
         Raises:
             UserError: there is no run yet, or nobody reaches this node.
-        """
-        ...
-
-    def stop(self) -> None:
-        """Begin to leave and end."""
-        ...
-
-    def reset_trust(self) -> None:
-        """Forget whom the node knows in its run, and what it refused."""
-        ...
-
-    def add_bootstrap(self, address: str) -> None:
-        """Dial an address, now and whenever the link is gone."""
-        ...
-
-    def remove_bootstrap(self, address: str) -> None:
-        """Dial an address no more.
-
-        Raises:
-            UserError: it was not dialled.
         """
         ...
 
@@ -136,8 +140,14 @@ class BootstrapChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """A multiaddr to dial no more."""
 
 
-def make_app(status: Callable[[], Status], control: Control | None, *, host: str = "127.0.0.1") -> Starlette:
-    """Return the app: with `control` for the Unix socket, without one for TCP on `host`."""
+def make_app(
+    status: Callable[[], Status],
+    control: Control | None,
+    *,
+    door: Door | None = None,
+    host: str = "127.0.0.1",
+) -> Starlette:
+    """Return the app: with `control` and `door` for the Unix socket, without them for TCP on `host`."""
     routes = [
         Route("/", _file("page.html", "text/html; charset=utf-8")),
         Route("/page.js", _file("page.js", "text/javascript; charset=utf-8")),
@@ -146,6 +156,8 @@ def make_app(status: Callable[[], Status], control: Control | None, *, host: str
     ]
     if control is not None:
         routes += _telling(control)
+    if door is not None:
+        routes += _admitting(door)
     app = Starlette(routes=routes)
     app.add_middleware(_Guard, host=None if control is not None else host)
     return app
@@ -212,17 +224,16 @@ def _telling(control: Control) -> list[Route]:
         Route("/stop", stop, methods=["POST"]),
         Route("/bootstrap", bootstrap, methods=["POST"]),
         Route("/trust/reset", reset_trust, methods=["POST"]),
-        *_admitting(control),
     ]
 
 
-def _admitting(control: Control) -> list[Route]:
+def _admitting(door: Door) -> list[Route]:
     async def roster(request: Request) -> Response:
-        return Response(msgspec.msgpack.encode(control.roster()), media_type="application/vnd.msgpack")
+        return Response(msgspec.msgpack.encode(door.roster()), media_type="application/vnd.msgpack")
 
     async def invite(request: Request) -> Response:
         try:
-            return Response(msgspec.msgpack.encode(control.invite()), media_type="application/vnd.msgpack")
+            return Response(msgspec.msgpack.encode(door.invite()), media_type="application/vnd.msgpack")
         except UserError as error:
             return PlainTextResponse(f"{error}\n", status_code=409)
 
@@ -238,13 +249,13 @@ def _admitting(control: Control) -> list[Route]:
     async def add(request: Request) -> Response:
         return await tell(
             request,
-            lambda body: control.add_edicts(msgspec.msgpack.decode(body, type=RosterWords).edicts),
+            lambda body: door.add_edicts(msgspec.msgpack.decode(body, type=RosterWords).edicts),
         )
 
     async def refuse(request: Request) -> Response:
         def act(body: bytes) -> None:
             told = msgspec.msgpack.decode(body, type=Refusal)
-            control.refuse(told.peer, told.until)
+            door.refuse(told.peer, told.until)
 
         return await tell(request, act)
 
