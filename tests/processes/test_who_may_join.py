@@ -47,8 +47,8 @@ def test_an_invite_is_all_that_a_newcomer_types_and_an_outsider_gets_nothing(tmp
         one, key = founded(swarm, tmp_path)
         two = swarm.start("two", "--invite", shoal("invite", "--home", str(one.home)), environ=LIGHT)
         two.wait("averages", lambda status: averaged_with(status, 2))
+        outsider = peer_of(tmp_path / "out")
         out = swarm.start("out", *TRAIN, "--charter", one.status.charter, join=one)
-        outsider = peer_of(out.home)
         out.wait(
             "knows that it is out",
             lambda status: says(status, "not on the roster"),
