@@ -26,8 +26,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from shoal.gossip.averaging.bounds import Stated, terms
 
+from shoal.gossip.averaging.bounds import Stated, terms
 from shoal.methods.tasks.partition import dirichlet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.grants import Redeem
+from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.membership.colleagues import Acquaintance

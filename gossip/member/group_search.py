@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.charter import parse
 from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT
 from shoal.gossip.deadlines import Deadline
 from shoal.gossip.events import Effects, ProbeLink, SetTimer, Timer
@@ -335,6 +336,7 @@ class GroupSearch:
             answer_wait=self.answer_wait.seconds(),
             patience=patience,
             max_chunk_numel=spec.max_chunk_numel,
+            mode=parse(spec.charter).mode,
             several=view.states_differ() or len(view.linked_trainers()) >= spec.group_size,
         )
 

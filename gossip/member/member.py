@@ -496,6 +496,7 @@ class Member:
     def _hear(self, teller: PeerId, addresses: tuple[str, ...], now: float) -> Effects:
         """Take note of addresses that a linked peer named."""
         return self.dial_plan.hear(addresses, teller, self.nearby.host_of(teller), now)
+
     def _from_outsider(self, peer: PeerId, message: PeerMessage, now: float) -> Effects:
         """Refuse what only those do that take part in the run."""
         self.admission.count("not on the roster")
