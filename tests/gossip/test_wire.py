@@ -239,8 +239,9 @@ def test_a_frame_and_a_record_are_the_golden_vectors() -> None:
 
 def plain(value: object) -> object:
     """Return what a message is to who knows nothing of our classes: an array of its kind and its fields."""
-    if isinstance(value, messages.Message):
-        return [name(value), *(plain(getattr(value, each)) for each in value.__struct_fields__)]
+    if isinstance(value, msgspec.Struct):
+        fields = [plain(getattr(value, each)) for each in value.__struct_fields__]
+        return [name(value), *fields] if isinstance(value, messages.Message) else fields
     return [plain(each) for each in value] if isinstance(value, tuple) else value
 
 

@@ -1,7 +1,7 @@
 """Members under well-formed nonsense of a peer: nothing is raised, nothing grows, and the others go on."""
 
 from random import Random
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -33,6 +33,9 @@ class Maker:
 
     def message(self) -> Any:
         kind = self.dice.choice(KINDS)
+        return self.struct(kind)
+
+    def struct(self, kind: Any) -> Any:
         hints = get_type_hints(kind, include_extras=True)
         return kind(*(self.value(hints[name], name) for name in kind.__struct_fields__))
 
@@ -47,11 +50,19 @@ class Maker:
             return self.dice.choice([0.0, 1.0, self.dice.random() * high, high])
         if base is bytes:
             return self.some_bytes(meta)
+        if get_origin(base) is Literal:
+            return self.dice.choice(get_args(base))
+        if get_origin(base) is tuple and Ellipsis not in get_args(base):
+            return tuple(self.value(each, name) for each in get_args(base))
         if get_origin(base) is tuple:
             count = self.dice.randint(meta.min_length or 0, min(meta.max_length or 4, 5))
             return tuple(self.value(get_args(base)[0], name) for _ in range(count))
         if base is bool:
             return self.dice.random() < 0.5
+        if base is str:
+            return self.dice.choice(["", "x", "/memory/1/p2p/2", "x" * min(meta.max_length or 300, 300)])
+        if isinstance(base, type) and issubclass(base, msgspec.Struct):
+            return self.struct(base)
         assert base is PeerId, f"no value of {hint}"
         return self.dice.choice([*(worker.me for worker in self.workers), ATTACKER, "x"])
 

@@ -19,6 +19,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.addresses import parse
+from shoal.gossip.net.libp2p_adapters import claim
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 
 HIVEMIND: Final = find_spec("hivemind")
@@ -80,12 +81,14 @@ async def go_libp2p() -> AsyncIterator[tuple[Daemon, str]]:
 
 
 async def echo(stream: Any) -> None:
-    left = N_BYTES
-    while left:
-        data = await stream.read(min(left, 1 << 16))
+    """Take all before the first byte goes back: go-libp2p's bindings read nothing while they send."""
+    claim(stream)
+    came = bytearray()
+    while len(came) < N_BYTES:
+        data = await stream.read(min(N_BYTES - len(came), 1 << 16))
         assert data
-        left -= len(data)
-        await stream.write(data)
+        came += data
+    await stream.write(bytes(came))
     await stream.close()
 
 

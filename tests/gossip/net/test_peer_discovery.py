@@ -40,6 +40,10 @@ def test_a_part_that_fails_is_tried_again_and_said_once(caplog: pytest.LogCaptur
     ]
 
 
+PUBLIC = SimpleNamespace(traffic=SimpleNamespace(network_key=b""))
+"""What is read of a network that anybody may enter."""
+
+
 class FakeZeroconf:
     """Knows one service."""
 
@@ -55,7 +59,7 @@ def heard(properties: dict[bytes, bytes | None]) -> list[Learned]:
     learned: list[Any] = []
 
     async def main() -> None:
-        network: Any = None
+        network: Any = PUBLIC
         local = LocalNetwork(network, config(), ME, learned.append)
         local._token = trio.lowlevel.current_trio_token()
         await trio.to_thread.run_sync(
@@ -68,7 +72,7 @@ def heard(properties: dict[bytes, bytes | None]) -> list[Learned]:
 
 
 def service(*addresses: bytes, swarm: str = "shoal") -> dict[bytes, bytes | None]:
-    network: Any = None
+    network: Any = PUBLIC
     own = LocalNetwork(network, config(swarm=swarm), ME, lambda _: None)
     return {b"swarm": own._swarm, **{b"dnsaddr%d" % i: each for i, each in enumerate(addresses)}}
 
