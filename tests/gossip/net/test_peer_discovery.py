@@ -119,9 +119,9 @@ def test_two_nodes_that_know_a_third_find_each_other_in_the_dht(monkeypatch: pyt
     async def main() -> None:
         with trio.fail_after(60):
             async with (
-                open_host(new_key(), config(dht=True)) as one,
-                open_host(new_key(), config(dht=True)) as third,
-                open_host(new_key(), config(dht=True)) as two,
+                open_host(new_key(), config(dht=True, internet=("127.0.0.0/8",))) as one,
+                open_host(new_key(), config(dht=True, internet=("127.0.0.0/8",))) as third,
+                open_host(new_key(), config(dht=True, internet=("127.0.0.0/8",))) as two,
             ):
                 await link(one, third)
                 await link(two, third)
