@@ -141,8 +141,15 @@ class Admission:
 
     def may_group(self, peer: PeerId, now: float) -> bool:
         """Tell whether a peer may be averaged with."""
+        return self.may_be_grouped(peer, now) and not self._bans.has(peer, now)
+
+    def may_be_grouped(self, peer: PeerId, now: float) -> bool:
+        """Tell whether a peer may be averaged with where others seat it: they may not know what it did to us.
+
+        It is checked like all, and costs the group nothing when it fails again. To stay away costs a round.
+        """
         is_shut_out = now < self._unfair_cuts.get(peer, (0, 0.0))[1]
-        return self.is_inside(peer, now) and not is_shut_out and not self._bans.has(peer, now)
+        return self.is_inside(peer, now) and not is_shut_out
 
     def may_serve(self, n_fetchers: int) -> bool:
         """Tell whether another peer may fetch a state beside this many."""

@@ -177,10 +177,9 @@ class GroupSearch:
                 owing.pop(peer, None)
         if isinstance(message, Shown):
             # Whom this node does not group with is in no group of it, whoever shows its words.
-            may_group = self._view.admission.may_group
-            message = Shown(
-                message.round, tuple(each for each in message.words if may_group(each.author, now))
-            )
+            may_be_grouped = self._view.admission.may_be_grouped
+            words = tuple(each for each in message.words if may_be_grouped(each.author, now))
+            message = Shown(message.round, words)
         effects = search.handle(peer, message, now, head[1:])
         self._name_faults(now)
         return effects
