@@ -110,6 +110,10 @@ class PushSum:
         self._read_at = self.weights.copy()
         """The weights when the estimate was read last."""
         self.accounts = Accounts()
+        self.uncounted = 0.0
+        """Weight of others that was more than plausible, over all chunks: it is lost, and its numbers with it."""
+        self.has_shortened = False
+        """Whether a push was shortened to a plausible length."""
         self._length = 0.0
         """The norm of our estimate when it was read last."""
         self.share = 0.0
@@ -267,12 +271,14 @@ class PushSum:
         weight = n_chunks * self.accounts.take(peer, message.weight / n_chunks, self.share, len(self._linked))
         weight = min(weight, message.weight)
         if weight < message.weight:
+            self.uncounted += message.weight - weight
             numbers = numbers * np.float32(weight / message.weight)
         own = float(np.linalg.norm(self.sums[here])) / float(self.weights[message.chunk])
         # Or our whole estimate: a chunk may be next to nothing here and not there.
         own = max(own, self._length)
         length = float(np.linalg.norm(numbers))
         if own and length > LONGEST * own * weight:
+            self.has_shortened = True
             numbers = numbers * np.float32(LONGEST * own * weight / length)
         return weight, numbers
 
