@@ -111,7 +111,7 @@ class PushSum:
         """The weights when the estimate was read last."""
         self.accounts = Accounts()
         self.uncounted = 0.0
-        """Weight of others that was more than plausible, over all chunks: it is lost, and its numbers with it."""
+        """Weight of others that was more than plausible, over all chunks: it and its numbers are lost."""
         self.has_shortened = False
         """Whether a push was shortened to a plausible length."""
         self._length = 0.0
