@@ -6,48 +6,11 @@ announcements to everyone. It promises no delivery. It does promise order betwee
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol, TypeAlias
-
-import msgspec
+from typing import Protocol, TypeAlias
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, DialFailed, Learned, Loan, PeerFound, PeerLost
-from shoal.gossip.scope import USER, DialPrivate, Here, Teller
-
-
-class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a node sits in the network."""
-
-    swarm: str = "shoal"
-    """Nodes of swarms with other names do not talk."""
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4710", "/ip6/::/tcp/4710")
-    """Multiaddrs to listen on; port 0 takes a free one. Of those that stand for every interface, one that the
-    system does not have is left out."""
-    announce: tuple[str, ...] = ()
-    """Multiaddrs told to others instead of the ones found, for forwarded ports."""
-    mdns: bool = True
-    """Find nodes in the local network."""
-    dht: bool = True
-    """Keep a Kademlia record under the swarm's name, and look there for others."""
-    relay: bool = True
-    """Carry circuits between nodes that cannot reach each other, within limits (circuit relay v2)."""
-    hidden: bool = False
-    """Nobody can dial this node, as behind most routers: do not listen, and be reached through nodes that
-    this one dialled (circuit relay v2)."""
-    key_file: Annotated[str, msgspec.Meta(max_length=4096)] = ""
-    """File with the key of a private network: only nodes with the same key talk. shoal key new makes one."""
-    fast_links: bool = True
-    """Prefer our AEAD records and muxer between shoal nodes; Noise and yamux stay for the rest."""
-    local_sockets: bool = True
-    """Talk over Unix sockets with nodes of this machine that are dialled by a loopback address: half the work
-    of TCP. Linux only; elsewhere it is TCP all the same."""
-    max_links: int = 64
-    """Places for links. Half may be taken by links without a hello; a quarter is held for known peers."""
-    dial_private: DialPrivate = "near"
-    """On whose word private addresses are dialled: near (that of peers of the same network), always, or
-    never; what `--join` names is dialled as it is given."""
-    internet: tuple[str, ...] = ()
-    """Networks such as 10.213.0.0/16 that count as public addresses, for laboratories."""
+from shoal.gossip.scope import USER, Here, Teller
 
 
 @dataclass(frozen=True, slots=True)

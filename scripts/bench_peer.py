@@ -21,7 +21,7 @@ import trio
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import Vector
-from shoal.gossip.host import HostConfig
+from shoal.gossip.host_config import HostConfig
 from shoal.gossip.member.commands import (
     AddAddress,
     Attach,

@@ -21,7 +21,7 @@ import trio
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import Effect, Send, Vector
-from shoal.gossip.host import HostConfig
+from shoal.gossip.host_config import HostConfig
 from shoal.gossip.member.commands import Attach, ChunksVerified, NewState, Refused, Synced
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.messages import Chunk

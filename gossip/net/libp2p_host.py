@@ -28,7 +28,8 @@ from shoal.crypto.keys import PeerId, peer_id_of, short
 from shoal.gossip.addresses import Address, BadAddress, parse, parse_listen
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import Data, Loan
-from shoal.gossip.host import HostConfig, HostEvent, HostStatistics
+from shoal.gossip.host import HostEvent, HostStatistics
+from shoal.gossip.host_config import HostConfig
 from shoal.gossip.net.announcements import Announcements
 from shoal.gossip.net.connecting.listening import PortInUse, listenable
 from shoal.gossip.net.dht import Rendezvous

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from shoal.methods.base import ModelSize
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
 from shoal.node.config.settings import scalars
 from shoal.node.errors import BadConfig
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shoal.gossip.run_spec import Scalar
+    from shoal.methods.base import ModelSize
     from shoal.methods.needs import Fit, Measured, Need
 
 methods_app = typer.Typer(invoke_without_command=True, help="The training methods.")
@@ -67,6 +67,7 @@ def methods_show(
     json: JsonOption = False,
 ) -> None:
     """Show a method: paper, what travels, bytes per round, when to use it, what a task must give, options."""
+    from shoal.methods.base import ModelSize
     from shoal.methods.registry import describe
 
     given = scalars(option or [], "--option")
@@ -148,7 +149,7 @@ def _fit_lines(task: str, fit: "Fit") -> list[str]:
     return lines
 
 
-def _described(model: ModelSize, task: str) -> str:
+def _described(model: "ModelSize", task: str) -> str:
     """Say what the bytes are of."""
     parts = [f"{model.numel:,} parameters"]
     if task:

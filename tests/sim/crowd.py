@@ -39,7 +39,7 @@ from shoal.gossip.events import (
     TimerFired,
     Vector,
 )
-from shoal.gossip.host import HostConfig
+from shoal.gossip.host_config import HostConfig
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig

@@ -10,7 +10,8 @@ from hosts import LOOPBACK, config, link, nothing_follows, stranger, wait_for
 from shoal.crypto.keys import new_key, peer_id_of
 from shoal.gossip.addresses import parse
 from shoal.gossip.events import DialFailed, Loan, PeerFound, PeerLost
-from shoal.gossip.host import FrameReceived, HostConfig
+from shoal.gossip.host import FrameReceived
+from shoal.gossip.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import BadAddress, Libp2pHost, PortInUse, open_host
 
 FAST_AND_STANDARD = [(True, True), (False, False), (True, False), (False, True)]

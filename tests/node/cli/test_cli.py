@@ -497,7 +497,7 @@ def test_the_command_line_loads_neither_torch_nor_the_network_to_show_something(
     Home(home).create_key()
     code = (
         "import sys; from shoal.node.cli.main import main; code = main(['id'])\n"
-        "heavy = {'torch', 'libp2p', 'trio', 'sklearn', 'starlette', 'rich'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'libp2p', 'trio', 'sklearn', 'starlette', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
