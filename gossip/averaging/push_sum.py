@@ -273,7 +273,9 @@ class PushSum:
         if weight < message.weight:
             self.uncounted += message.weight - weight
             numbers = numbers * np.float32(weight / message.weight)
-        own = float(np.linalg.norm(self.sums[here])) / float(self.weights[message.chunk])
+        estimate = self.sums[here] / np.float32(self.weights[message.chunk])
+        numbers = self._within_reach(peer, message.chunk, weight, numbers, estimate)
+        own = float(np.linalg.norm(estimate))
         # Or our whole estimate: a chunk may be next to nothing here and not there.
         own = max(own, self._length)
         length = float(np.linalg.norm(numbers))
@@ -281,6 +283,20 @@ class PushSum:
             self.has_shortened = True
             numbers = numbers * np.float32(LONGEST * own * weight / length)
         return weight, numbers
+
+    def _within_reach(
+        self, peer: PeerId, chunk: int, weight: float, numbers: Vector, estimate: Vector
+    ) -> Vector:
+        """Return numbers of this weight, no farther from our estimate than is plausible of their giver."""
+        if not weight:
+            return numbers
+        apart = numbers / np.float32(weight) - estimate
+        distance = float(np.linalg.norm(apart))
+        reach = self.accounts.reach(peer, chunk, distance)
+        if reach >= distance:
+            return numbers
+        self.has_shortened = True
+        return (estimate + apart * np.float32(reach / distance)) * np.float32(weight)
 
     def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:
         epoch, last = self._applied.get(peer) or (-1, self._epochs.next())
@@ -304,6 +320,7 @@ class PushSum:
             if next(iter(given.sent), 0) == message.id + 1:
                 for chunk, weight, numbers in given.sent.values():
                     self._take(chunk, weight, numbers)
+                    self.accounts.gave(peer, -weight / self.weights.size)
             given.sent, given.next_id = {}, message.id + 1
             self._settled(given)
             if self.target == peer and not self._has_pushed:
@@ -323,6 +340,7 @@ class PushSum:
         effects: Effects = []
         self._has_pushed = True
         self.accounts.halve()
+        self.accounts.gave(peer, float(self.weights.mean()) / 2)
         for chunk in range(self.weights.size):
             here = self._slice(chunk)
             half = self.sums[here] * np.float32(0.5)

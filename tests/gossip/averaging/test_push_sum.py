@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pairs import WAIT, Edges, Floats, Pairs, directed_ring, line, ring, star
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.plausible import LONGEST, NEWCOMER, OWN_SHARES
+from shoal.gossip.averaging.plausible import LONGEST, NEWCOMERS, OWN_SHARES
 from shoal.gossip.averaging.push_sum import LEAST_HELD, MAX_DOUBTFUL, PushSum, PushSumConfig
 from shoal.gossip.events import Send
 from shoal.gossip.messages import Applied, Push, Settle
@@ -379,11 +379,33 @@ def test_a_heavy_push_counts_as_much_as_its_giver_can_plausibly_have(is_stranger
     for id_ in range(1, 20):
         numbers = np.full(4, -1e10, np.float32)
         core.handle(giver, Push(1, last + id_, 0, 1e10), numbers.tobytes(), 0.0)
-    most = 2.0 * (NEWCOMER if is_stranger else OWN_SHARES + 2)
+    most = 2.0 * (NEWCOMERS if is_stranger else OWN_SHARES + 2)
     assert core.weights[0] == pytest.approx(2.0 + most)
     out = np.empty(4, np.float32)
     core.read(out)
-    assert out == pytest.approx((2.0 - most) / (2.0 + most))
+    # Where no colleague gave anything, nothing tells how far a newcomer's may be.
+    assert out == pytest.approx(1.0 if is_stranger else (2.0 - most) / (2.0 + most))
+
+
+def test_newcomers_that_go_on_pushing_draw_no_farther_than_a_colleague_does() -> None:
+    colleague, newcomers = PeerId("colleague"), [PeerId(f"newcomer {i}") for i in range(8)]
+    core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
+    for peer in (colleague, *newcomers):
+        core.found(peer, 0.0)
+    core.mint(np.ones(4, np.float32), 1.0)
+    core.accounts.strangers = frozenset(newcomers)
+    last = {peer: settled(core, peer) for peer in (colleague, *newcomers)}
+    near = np.full(4, 1.01 * 0.5, np.float32).tobytes()
+    core.handle(colleague, Push(1, last[colleague] + 1, 0, 0.5), near, 0.0)
+    held = core.weights[0]
+    far = np.full(4, -1e6, np.float32).tobytes()
+    for count in range(1, 50):
+        for peer in newcomers:
+            core.handle(peer, Push(1, last[peer] + count, 0, 1.0), far, 0.0)
+    assert core.weights[0] == pytest.approx(held + NEWCOMERS)
+    out = np.empty(4, np.float32)
+    core.read(out)
+    assert np.all(np.abs(out - 1.0) < 0.02)
 
 
 def test_a_push_of_little_weight_brings_no_more_than_that_weight_can() -> None:

@@ -3,6 +3,7 @@
 from random import Random
 from typing import Final
 
+import msgspec
 import pytest
 import trio
 from memory import MemoryNet
@@ -10,6 +11,7 @@ from trio.testing import MockClock
 from workers import KEYS, Worker, codec
 
 from shoal.crypto.keys import peer_id_of
+from shoal.gossip.averaging.plausible import NEWCOMERS
 from shoal.gossip.member.member import MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.testnet.lies.outsider import PROGRAMS, Outsider
@@ -25,10 +27,12 @@ ROUNDS: Final = 10
 ATTACKER: Final = peer_id_of(bytes(KEYS[3].verify_key))
 
 
-def attacked(name: str, *, begins: int = OLD_ROUNDS, rounds: int = ROUNDS) -> tuple[list[Worker], Sight]:
+def attacked(
+    name: str, *, begins: int = OLD_ROUNDS, rounds: int = ROUNDS, spec: RunSpec = SPEC
+) -> tuple[list[Worker], Sight]:
     """Run three honest workers, and an outsider from some round on; without a name nobody attacks."""
     net = MemoryNet()
-    workers = [Worker(net, number, SPEC, rounds, is_calm=False, config=CONFIG) for number in range(3)]
+    workers = [Worker(net, number, spec, rounds, is_calm=False, config=CONFIG) for number in range(3)]
     sight = Sight(codec(3), ATTACKER, Random(1).randrange(1000, 2000))
     outsider = Outsider(net.host(ATTACKER), sight, PROGRAMS[name](sight, "shoal")) if name else None
 
@@ -75,3 +79,15 @@ def test_no_number_of_made_up_identities_moves_colleagues_to_another_state(name:
     assert sight.count["records told"] > 10
     assert not sight.count.keys() & {"asked for its state", "nodes that held its state"}
     check_that_nothing_was_lost(workers)
+
+
+def test_who_goes_on_pushing_slows_a_pairwise_run_by_no_more_than_it_may_bring() -> None:
+    spec = msgspec.structs.replace(SPEC, exchange="pairwise", quorum=1)
+    (peace, *_), _ = attacked("", spec=spec)
+    workers, sight = attacked("heavy-push", spec=spec)
+    assert sight.count["pushes"] > 100
+    before, after = OLD_ROUNDS, float(peace.state.mean())
+    for worker in workers:
+        # Of the progress under attack that remains which is not thinned by the mass of newcomers.
+        assert (worker.state >= before + (after - before) / (1 + NEWCOMERS) - 0.5).all()
+        assert (worker.state <= after).all()
