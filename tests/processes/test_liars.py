@@ -50,12 +50,12 @@ class Silent:
 
 @pytest.mark.parametrize("lie", ["sign-flip-10", "weight", "lying-owner"])
 def test_one_of_six_that_lies_does_not_keep_the_others_from_learning(lie: str, tmp_path: Path) -> None:
-    plan = Plan(nodes=6, liars=1, lie=lie, alpha=1.0, rounds=30, seeds=0, options={"steps": 20})
+    plan = Plan(nodes=6, liars=1, lie=lie, alpha=1.0, rounds=60, seeds=0, options={"steps": 20})
     result = launcher.up(
         plan, tmp_path, screen=Silent(), tools=Tools(environ=dict(os.environ)), network="bare"
     )
     print(lie, result.accuracy_min, result.accuracy_mean)
-    assert result.rounds == 30
+    assert result.rounds == 60
     assert result.same_state_hash
     assert result.accuracy_min is not None
     assert result.accuracy_min >= 0.85
