@@ -21,7 +21,6 @@ import trio
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import Vector
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.member.commands import (
     AddAddress,
     Attach,
@@ -34,6 +33,7 @@ from shoal.gossip.member.commands import (
 )
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.net.driver import Driver
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.wire import Codec

@@ -37,7 +37,7 @@ from shoal.gossip.addresses import parse
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import PeerFound
 from shoal.gossip.host import FrameReceived
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_adapters import LaneStream
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 from shoal.gossip.net.libp2p_node import Network

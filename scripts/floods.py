@@ -42,8 +42,8 @@ from shoal.crypto.keys import new_key
 from shoal.gossip.addresses import Address, parse
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import PeerFound, PeerLost
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.net.frames import BULK, CONTROL
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 from shoal.gossip.net.libp2p_node import Network
 from shoal.gossip.net.peers import WIRE, Hello

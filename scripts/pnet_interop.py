@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from shoal.crypto.keys import new_key
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.psk_file import text_of
 

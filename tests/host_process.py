@@ -14,7 +14,7 @@ import trio
 
 from shoal.crypto.keys import key_from_seed
 from shoal.gossip.host import FrameReceived
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import open_host
 
 

@@ -13,8 +13,8 @@ from shoal.gossip.addresses import parse
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import PeerFound
 from shoal.gossip.host import HostEvent
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.net.frames import CONTROL
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_adapters import LaneStream
 from shoal.gossip.net.libp2p_host import Libp2pHost
 from shoal.gossip.net.libp2p_node import Network

@@ -21,11 +21,11 @@ import trio
 
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import Effect, Send, Vector
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.member.commands import Attach, ChunksVerified, NewState, Refused, Synced
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.messages import Chunk
 from shoal.gossip.net.driver import Driver
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.state.serve import ServingConfig

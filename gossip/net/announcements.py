@@ -19,7 +19,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from shoal.crypto.keys import PeerId
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.host import Announced
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_node import Network
 from shoal.gossip.wire import open_presence, swarm_id
 

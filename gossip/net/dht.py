@@ -25,7 +25,7 @@ from libp2p.peer.peerinfo import PeerInfo
 from libp2p.tools.anyio_service import background_trio_service
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_adapters import may_dial
 from shoal.gossip.net.libp2p_node import Network
 from shoal.gossip.net.peer_discovery import Emit, learn

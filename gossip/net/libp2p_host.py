@@ -29,12 +29,12 @@ from shoal.gossip.addresses import Address, BadAddress, parse, parse_listen
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import Data, Loan
 from shoal.gossip.host import HostEvent, HostStatistics
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.net.announcements import Announcements
 from shoal.gossip.net.connecting.listening import PortInUse, listenable
 from shoal.gossip.net.dht import Rendezvous
 from shoal.gossip.net.dialer import Dials
 from shoal.gossip.net.frames import BULK, CONTROL, MAX_DATA_BYTES, MAX_HEAD_BYTES
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_node import Network
 from shoal.gossip.net.links import Links
 from shoal.gossip.net.peer_discovery import LocalNetwork, keep_running

@@ -18,7 +18,7 @@ from zeroconf import IPVersion, NonUniqueNameException, ServiceBrowser, ServiceI
 from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import BadAddress, parse
 from shoal.gossip.events import Learned
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_node import Network
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from shoal.gossip.admission.charter import canonical
 from shoal.gossip.admission.errors import BadCharter, BadToken
 from shoal.gossip.admission.tokens import MAX_TEXT as MAX_TOKEN
 from shoal.gossip.admission.tokens import token_of
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.run_spec import RunSettings, Scalar
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home

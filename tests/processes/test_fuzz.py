@@ -19,7 +19,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip import messages
 from shoal.gossip.admission.admission import MAX_STRIKES
 from shoal.gossip.events import PeerFound, PeerLost
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 from shoal.gossip.wire import PLAIN, SIGNED, swarm_id
 from shoal.node.status import Status

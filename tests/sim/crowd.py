@@ -39,11 +39,11 @@ from shoal.gossip.events import (
     TimerFired,
     Vector,
 )
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.dial_plan import peer_in
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.state.tree_hash import state_hash
 

@@ -21,8 +21,8 @@ from shoal.crypto.keys import peer_id_of
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import DialFailed, Effects, PeerFound, PeerLost, Send
 from shoal.gossip.host import Announced, FrameReceived, Host, HostEvent
-from shoal.gossip.host_config import HostConfig
 from shoal.gossip.messages import Records
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.wire import Codec
 from shoal.node.testnet.lies.conveners import Convene, FakeQuorum, SilentProposals

@@ -9,7 +9,7 @@ from hosts import config, link, wait_for
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import DialFailed, PeerFound, PeerLost
 from shoal.gossip.host import FrameReceived
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 
 HIDDEN = {"hidden": True}

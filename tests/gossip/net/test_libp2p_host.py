@@ -11,7 +11,7 @@ from shoal.crypto.keys import new_key, peer_id_of
 from shoal.gossip.addresses import parse
 from shoal.gossip.events import DialFailed, Loan, PeerFound, PeerLost
 from shoal.gossip.host import FrameReceived
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import BadAddress, Libp2pHost, PortInUse, open_host
 
 FAST_AND_STANDARD = [(True, True), (False, False), (True, False), (False, True)]

@@ -13,7 +13,7 @@ import trio
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.host import HostStatistics
-from shoal.gossip.host_config import HostConfig
+from shoal.gossip.net.host_config import HostConfig
 from shoal.node.cli import main as cli
 from shoal.node.cli import start
 from shoal.node.config.settings import NodeConfig, RunConfig, load
