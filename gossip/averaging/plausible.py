@@ -11,6 +11,7 @@ https://arxiv.org/abs/2202.01545, section 4.)
 """
 
 from collections import OrderedDict, deque
+from math import isfinite
 from typing import Final
 
 from shoal.crypto.keys import PeerId
@@ -71,7 +72,8 @@ class Accounts:
         """Return how far from our estimate a chunk of a peer may be, which is so far from it."""
         known = self._distances.setdefault(chunk, deque(maxlen=MAX_DISTANCES))
         if peer not in self.strangers:
-            known.append(distance)
+            if isfinite(distance):
+                known.append(distance)
             return distance
         return min(distance, lower_median(known)) if known else 0.0
 

@@ -274,7 +274,6 @@ class PushSum:
             self.uncounted += message.weight - weight
             numbers = numbers * np.float32(weight / message.weight)
         estimate = self.sums[here] / np.float32(self.weights[message.chunk])
-        numbers = self._within_reach(peer, message.chunk, weight, numbers, estimate)
         own = float(np.linalg.norm(estimate))
         # Or our whole estimate: a chunk may be next to nothing here and not there.
         own = max(own, self._length)
@@ -282,21 +281,22 @@ class PushSum:
         if own and length > LONGEST * own * weight:
             self.has_shortened = True
             numbers = numbers * np.float32(LONGEST * own * weight / length)
-        return weight, numbers
+        return weight, self._within_reach(peer, message.chunk, weight, numbers, estimate)
 
     def _within_reach(
         self, peer: PeerId, chunk: int, weight: float, numbers: Vector, estimate: Vector
     ) -> Vector:
         """Return numbers of this weight, no farther from our estimate than is plausible of their giver."""
-        if not weight:
-            return numbers
-        apart = numbers / np.float32(weight) - estimate
-        distance = float(np.linalg.norm(apart))
+        # As mass: a peer may say that its numbers weigh next to nothing, and nothing is divided by that.
+        near: Vector = estimate * np.float32(weight)
+        apart: Vector = numbers - near
+        length = float(np.linalg.norm(apart))
+        distance = length / weight if weight else INFINITY
         reach = self.accounts.reach(peer, chunk, distance)
         if reach >= distance:
             return numbers
         self.has_shortened = True
-        return (estimate + apart * np.float32(reach / distance)) * np.float32(weight)
+        return near + apart * np.float32(reach / distance)
 
     def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:
         epoch, last = self._applied.get(peer) or (-1, self._epochs.next())

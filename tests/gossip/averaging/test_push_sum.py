@@ -408,6 +408,24 @@ def test_newcomers_that_go_on_pushing_draw_no_farther_than_a_colleague_does() ->
     assert np.all(np.abs(out - 1.0) < 0.02)
 
 
+@pytest.mark.parametrize("held", [0.0, 1.0])
+@pytest.mark.parametrize("weight", [0.0, 5e-324, 1e-300, 1e-40])
+def test_a_newcomers_push_of_next_to_no_weight_moves_nothing(weight: float, held: float) -> None:
+    colleague, newcomer = PeerId("colleague"), PeerId("newcomer")
+    core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
+    for peer in (colleague, newcomer):
+        core.found(peer, 0.0)
+    core.mint(np.full(4, held, np.float32), 1.0)
+    core.accounts.strangers = frozenset({newcomer})
+    last = {peer: settled(core, peer) for peer in (colleague, newcomer)}
+    near = np.full(4, 1.01 * held * 0.5, np.float32).tobytes()
+    core.handle(colleague, Push(1, last[colleague] + 1, 0, 0.5), near, 0.0)
+    sums = core.sums.copy()
+    far = np.full(4, 1e6, np.float32).tobytes()
+    core.handle(newcomer, Push(1, last[newcomer] + 1, 0, weight), far, 0.0)
+    assert core.sums == pytest.approx(sums, abs=1e-6)
+
+
 def test_a_push_of_little_weight_brings_no_more_than_that_weight_can() -> None:
     giver = PeerId("giver")
     core = PushSum(4, PushSumConfig(chunk_numel=4), Sequence(0))
