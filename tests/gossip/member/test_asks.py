@@ -251,8 +251,8 @@ def test_members_that_do_not_count_make_no_quorum() -> None:
     assert told == [Failed("TooFew", "1 of at least 2 peers that count for the quorum contributed")]
 
 
-def test_a_mean_without_our_own_contribution_is_counted() -> None:
-    one = exchanges()
+def shown_without_ours(one: Asks, ballot: int) -> Effects:
+    """Begin an exchange in which the other owns all; its mean of this ballot lacks our contribution."""
     one.ask(contribute(), 0.0)
     group = replace(GROUP, shares=(0, 1))
     one.begin(group, 1.0)
@@ -260,24 +260,22 @@ def test_a_mean_without_our_own_contribution_is_counted() -> None:
     one.receive(Received(A, Announce(group.id, 0, 1.0, b"", True, norms)), 1.05)
     assert isinstance(one.current, AllReduce)
     digest = digest_of(one.current._announced.first([1]))
+    mean = Reduced(group.id, 0, 1, 0, ballot, (0b10).to_bytes(8, "big"), digest)
+    return one.receive(Received(A, mean, np.full(4, 2.4, np.float32).tobytes()), 1.1)
+
+
+def test_a_mean_without_our_own_contribution_is_counted() -> None:
+    one = exchanges()
     # From a later owner: the first one had our contribution, and is not believed.
-    mean = Reduced(group.id, 0, 1, 0, 2, (0b10).to_bytes(8, "big"), digest)
-    one.receive(Received(A, mean, np.full(4, 2.4, np.float32).tobytes()), 1.1)
+    shown_without_ours(one, ballot=2)
     assert isinstance(notices(one.receive(done_like_ours(one), 1.2))[0], Averaged)
     assert one._view.admission.counts[LEFT_OUT] == 1
 
 
 def test_a_mean_of_the_first_owner_without_our_contribution_is_refused() -> None:
     one = exchanges()
-    one.ask(contribute(), 0.0)
-    group = replace(GROUP, shares=(0, 1))
-    one.begin(group, 1.0)
-    norms = pack_norms([[0.0, 4.8], [0.0, 0.0]] * 2)
-    one.receive(Received(A, Announce(group.id, 0, 1.0, b"", True, norms)), 1.05)
+    effects = shown_without_ours(one, ballot=0)
     assert isinstance(one.current, AllReduce)
-    digest = digest_of(one.current._announced.first([1]))
-    mean = Reduced(group.id, 0, 1, 0, 0, (0b10).to_bytes(8, "big"), digest)
-    effects = one.receive(Received(A, mean, np.full(4, 2.4, np.float32).tobytes()), 1.1)
     assert Drop(A, "mean outside its bound") in effects
     assert one.current.result is not None
     assert one.current.result.contributors == (ME,)
