@@ -3,6 +3,7 @@
 GossipError              the ask failed; the round can be run again from the old state
 ├── TooFew               fewer peers took part than the quorum
 ├── LeftOut              the round went on without us; the new state will be fetched
+├── Mismatch             members of the group asked for unlike things
 ├── NotFinite            what this node would give has numbers that are not finite
 └── Unreachable          no address of the peer answered
 RemoteViolation          a peer broke the protocol: drop it, count it, go on
@@ -20,6 +21,10 @@ class TooFew(GossipError):
 
 class LeftOut(GossipError):
     """The others finished this round without us."""
+
+
+class Mismatch(GossipError):
+    """Members of the group asked for unlike things: two versions of a method, or a bug in it."""
 
 
 class NotFinite(GossipError):

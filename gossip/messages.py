@@ -37,6 +37,8 @@ Mask = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 """A set of a group's members: bit i of the big-endian number is member i."""
 Halvings = Annotated[int, msgspec.Meta(ge=0, le=3)]
 """How often the run's `max_chunk_numel` is halved for the chunks of a group: one of four powers of two."""
+AskName = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+"""A digest of what an ask is, and of its tag: equal on all members, or nothing is exchanged."""
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Slot = Annotated[int, msgspec.Meta(ge=0, lt=MAX_GROUP)]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
@@ -285,6 +287,7 @@ class Announce(Exchange, frozen=True):
     norms: Annotated[bytes, msgspec.Meta(max_length=16 * MAX_GROUP)]
     """Euclidean norms by part, little-endian float32 [4, members]: of the distance from my state, without
     and of buffers; of the vector itself, without and of buffers."""
+    ask: AskName = bytes(8)
 
 
 class SignedAnnounce(msgspec.Struct, frozen=True):
@@ -376,6 +379,7 @@ class Digest(Exchange, frozen=True):
     """The hash of the body that I shall reveal."""
 
     digest: Hash
+    ask: AskName = bytes(8)
 
 
 class Reveal(Exchange, frozen=True):

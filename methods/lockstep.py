@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.errors import GossipError
+from shoal.gossip.errors import GossipError, Mismatch
 from shoal.gossip.events import Vector
 from shoal.methods.base import (
     AllReduce,
@@ -79,7 +79,8 @@ def run_round(
         failing = {peer: (failures or {}).get((peer, turn)) for peer in waiting}
         asks = {peer: ask for peer, ask in waiting.items() if failing[peer] is None}
         ended.asked.append(tuple(waiting.values()))
-        answers = {peer: _answer(peer, asks) for peer in asks}
+        unlike = _mismatch(asks)
+        answers = {peer: unlike or _answer(peer, asks) for peer in asks}
         peers, waiting = list(waiting), {}
         for peer in peers:
             _advance(ended, waiting, peer, running[peer], failing[peer] or answers[peer])
@@ -243,20 +244,20 @@ def _buffers(learner: Learner) -> int:
 
 
 def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered:
-    mine = asks[me]
-    match mine:
+    match asks[me]:
         case AllReduce():
-            group = {p: a for p, a in asks.items() if isinstance(a, AllReduce) and a.tag == mine.tag}
-            return mean(group)
+            return mean({peer: ask for peer, ask in asks.items() if isinstance(ask, AllReduce)})
         case Gather():
-            return Gathered(
-                tuple(
-                    (peer, ask.body)
-                    for peer, ask in sorted(asks.items())
-                    if isinstance(ask, Gather) and ask.tag == mine.tag
-                ),
-                me,
-            )
+            bodies = tuple((peer, ask.body) for peer, ask in sorted(asks.items()) if isinstance(ask, Gather))
+            return Gathered(bodies, me)
+
+
+def _mismatch(asks: Mapping[PeerId, Exchange]) -> Mismatch | None:
+    """Return what all peers are told if they ask for unlike things."""
+    said = {f"{type(ask).__name__} {ask.tag!r}": peer for peer, ask in asks.items()}
+    if len(said) < 2:
+        return None
+    return Mismatch("; ".join(f"{peer} asks for {what}" for what, peer in sorted(said.items())))
 
 
 def mean(asks: Mapping[PeerId, AllReduce]) -> Averaged:

@@ -39,6 +39,7 @@ from typing import Final, TypeAlias
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.announced import digest_of
 from shoal.gossip.averaging.announcing import Announcing, ExchangeConfig, ShownMean
+from shoal.gossip.averaging.attendance import UNNAMED
 from shoal.gossip.averaging.chunks import mean_alike
 from shoal.gossip.averaging.ledger import Verdict
 from shoal.gossip.averaging.origin import STANDS_ALONE, Origin
@@ -53,6 +54,7 @@ from shoal.gossip.messages import (
     Announcements,
     Claim,
     Cut,
+    Digest,
     Done,
     ExchangeMessage,
     Part,
@@ -100,13 +102,14 @@ class AllReduce(Announcing):
         config: ExchangeConfig,
         feedback: Feedback | None = None,
         origin: Origin = STANDS_ALONE,
+        ask: bytes = UNNAMED,
     ) -> None:
         """`vector` float32 [n] is the contribution and becomes the mean, in place.
 
         `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated. `origin`: what the vector
-        is measured from, so that none counts too much.
+        is measured from, so that none counts too much. `ask`: what it is, see `ask_name`.
         """
-        super().__init__(me, group, index, vector, weight, config, feedback, origin)
+        super().__init__(me, group, index, vector, weight, config, feedback, origin, ask)
         n_members = len(group.members)
         self.result: Exchanged | None = None
         self.is_left_out = False
@@ -201,11 +204,15 @@ class AllReduce(Announcing):
     def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
         member = self._number.get(peer, self._mine)
-        if member == self._mine or not isinstance(message, Talk):
+        if member == self._mine or not isinstance(message, Talk | Digest):
             return []
         self._heard[member] = now
         self._spoke.add(member)
+        if self._is_other_ask(message):
+            return self._exchange_nothing_with(member, now)
         match message:
+            case Digest():
+                return []
             case Abandon():
                 return self._lose(member, now)
             case Cut():
@@ -338,7 +345,7 @@ class AllReduce(Announcing):
         # Else there may be in ours what its giver had overwritten before it left: it had lost us by then.
         has_same = bool(self._outcome) and self._outcome in self._done.values()
         if is_cut and not has_same and not self.is_over:
-            return [*self.abandon(), *self._leave_out()]
+            return self._fail()
         return self._go_on_without(member, now)
 
     def _go_on_without(self, member: int, now: float) -> Effects:
@@ -412,7 +419,7 @@ class AllReduce(Announcing):
             return self._blame(part, chunk, held, made, now)
         if made is None:
             # Most of them go by another state than we do.
-            return [*self.abandon(), *self._leave_out()]
+            return self._fail()
         mean, members, made_by = made
         self._chunks.make(part, chunk, mean)
         return self._hand_out(part, chunk, sum(1 << member for member in members), made_by, now)
@@ -443,7 +450,7 @@ class AllReduce(Announcing):
             # Several owners may have lied in turn, each within its bound: who shows what it took is no liar.
             del held.means[member]
             if not (held.means or held.parts):
-                return [*self.abandon(), *self._leave_out()]
+                return self._fail()
             return self._reduce_if_complete(part, chunk, now)
         self._chunks.store(part, chunk, data, mean)
         return self._hand_out(part, chunk, mask, made_by, now)
@@ -526,6 +533,9 @@ class AllReduce(Announcing):
         self.result = Exchanged(tuple(tuple(masks) for masks in self._masks), contributors, takeovers)
         return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
+    def _fail(self) -> Effects:
+        return [*self.abandon(), *self._leave_out()]
+
     def _leave_out(self) -> Effects:
         self.is_left_out = True
         self._chunks.take_back()
@@ -551,7 +561,7 @@ class AllReduce(Announcing):
         while self._owner(part, ballot) not in self._alive:
             ballot += 1
         if ballot > self._last_ballot:
-            return [*self.abandon(), *self._leave_out()]
+            return self._fail()
         owner = self._owner(part, ballot)
         if owner == self._mine:
             return self._take_over(part, ballot, now)

@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.announced import Announced, pack_norms
-from shoal.gossip.averaging.attendance import Attendance
+from shoal.gossip.averaging.attendance import UNNAMED, Attendance
 from shoal.gossip.averaging.chunks import Chunks
 from shoal.gossip.averaging.ledger import Ledger, Verdict, members_of
 from shoal.gossip.averaging.origin import Origin
@@ -66,9 +66,10 @@ class Announcing(Attendance):
         config: ExchangeConfig,
         feedback: Feedback | None,
         origin: Origin,
+        ask: bytes = UNNAMED,
     ) -> None:
         """See `AllReduce`."""
-        super().__init__(me, group, index)
+        super().__init__(me, group, index, ask)
         self.config = config
         self._weight = weight
         self._chunks = Chunks(
@@ -80,11 +81,6 @@ class Announcing(Attendance):
         self._is_bounded = origin.kind != "exact"
         self._asked_of: dict[int, set[bytes]] = {}
         """By member: about which announcements we have asked it."""
-
-    @property
-    @abstractmethod
-    def is_over(self) -> bool:
-        """Whether nothing more is waited for."""
 
     @abstractmethod
     def _lose(self, member: int, now: float) -> Effects:
@@ -107,7 +103,9 @@ class Announcing(Attendance):
                 based = self._chunks.squares(part, chunk, numbers, is_based=True) if origin.name else raw
                 rows[:, part] += (*based, *raw)
         norms = pack_norms(np.sqrt(rows))
-        announce = Announce(self.group.id, self.index, self._weight, origin.name, origin.mixes, norms)
+        announce = Announce(
+            self.group.id, self.index, self._weight, origin.name, origin.mixes, norms, self.ask
+        )
         self._announced.add(self._mine, SignedAnnounce(self._members[self._mine], announce))
         return self._to_all(announce)
 
@@ -136,6 +134,8 @@ class Announcing(Attendance):
         author = self._number.get(signed.author, self._mine)
         if author == self._mine or self.is_over:
             return []
+        if self._is_other_ask(signed.announce):
+            return self._exchange_nothing_with(author, now)
         if not self._announced.is_sound(signed.announce):
             return self._violation(author, "announcement of another size, or not finite", now)
         if self._announced.add(author, signed):

@@ -8,23 +8,39 @@ A member that no longer waits for another says so to all (`Cut`). One word alone
 is cut goes on without the one that cut it, and gives up only if more than half of the members that it hears
 cut it; the others go on without it under the same condition. So no member ends a round for the rest. In a
 group of two there is no rest, and the exchange ends for both. Newcomers have no voice.
+
+What opens an exchange names the ask. With a member that asks for something else nothing is exchanged. Where
+half of the members or more do, the exchange ends at once.
 """
 
+from abc import abstractmethod
 from collections.abc import Set as AbstractSet
+from hashlib import blake2b
+from typing import Final
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, Effects, Send
 from shoal.gossip.group import Group
-from shoal.gossip.messages import Abandon, Cut, ExchangeMessage
+from shoal.gossip.messages import Abandon, Announce, Cut, Digest, ExchangeMessage
+
+UNNAMED: Final = bytes(8)
+"""The ask of an exchange that is part of another: it is not compared."""
+
+
+def ask_name(kind: str, tag: str) -> bytes:
+    """Return the digest by which members compare asks."""
+    return blake2b(f"{kind} {tag}".encode(), digest_size=8, person=b"shoal/ask").digest()
 
 
 class Attendance:
     """The members of one exchange. See the module's docstring."""
 
-    def __init__(self, me: PeerId, group: Group, index: int) -> None:
-        """`index`: of the ask within the round, from 0."""
-        self.group, self.index = group, index
+    def __init__(self, me: PeerId, group: Group, index: int, ask: bytes = UNNAMED) -> None:
+        """`index`: of the ask within the round, from 0. `ask`: see `ask_name`."""
+        self.group, self.index, self.ask = group, index, ask
         self.lost_members: list[PeerId] = []
+        self.unlike: list[PeerId] = []
+        """Members that ask for something else, in the order in which this showed."""
         self._members = group.members
         self._number = {peer: number for number, peer in enumerate(group.members)}
         self._mine = self._number[me]
@@ -44,6 +60,19 @@ class Attendance:
         self._told: set[int] = set()
         """Members that know, from us or by themselves, that we do not wait for each other."""
         self._heard: dict[int, float] = {}
+
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether nothing more is waited for."""
+
+    @abstractmethod
+    def _go_on_without(self, member: int, now: float) -> Effects:
+        """Lose a member; in a group of two, end."""
+
+    @abstractmethod
+    def _fail(self) -> Effects:
+        """End without an outcome, and tell the others."""
 
     @property
     def _others(self) -> AbstractSet[int]:
@@ -89,6 +118,23 @@ class Attendance:
             heard |= self._others
         heard -= self._newcomers | {self._mine}
         return 2 * len(cutters) > len(heard)
+
+    def _is_other_ask(self, message: ExchangeMessage) -> bool:
+        """Whether a message opens another exchange than this."""
+        is_named = isinstance(message, Announce | Digest) and self.ask != UNNAMED
+        return is_named and message.ask != self.ask
+
+    def _exchange_nothing_with(self, member: int, now: float) -> Effects:
+        """Go on without a member that asks for something else, or end where half of the members do."""
+        if self.is_over or member not in self._others:
+            return []
+        self.unlike.append(self._members[member])
+        # One member must not end it for the rest.
+        voters = set(self._members) - {self._members[each] for each in self._newcomers}
+        if 2 * len(voters.intersection(self.unlike)) >= len(voters):
+            return self._fail()
+        told = Send(self._members[member], Abandon(self.group.id, self.index))
+        return [told, *self._go_on_without(member, now)]
 
     def _is_new_loss(self, member: int) -> bool:
         """Go on without a member; False if we do already, or if it is this node."""

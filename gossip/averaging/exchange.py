@@ -19,6 +19,8 @@ class GroupExchange(Protocol):
     """Of the ask within the round, from 0."""
     lost_members: list[PeerId]
     """Members that the exchange went on without, in the order in which they were lost."""
+    unlike: list[PeerId]
+    """Members that ask for something else: nothing was exchanged with them."""
     unfair_cuts: list[PeerId]
     """Members that cut this node before they can have waited for it."""
 

@@ -27,7 +27,7 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, Talk
 from shoal.gossip.averaging.announcing import ExchangeConfig
-from shoal.gossip.averaging.attendance import Attendance
+from shoal.gossip.averaging.attendance import UNNAMED, Attendance
 from shoal.gossip.averaging.origin import EXACT
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Bodies, Group
@@ -82,9 +82,17 @@ def decode_holding(mean: Vector) -> dict[int, bytes]:
 class Gather(Attendance):
     """One member's side of one gathering. See the module's docstring."""
 
-    def __init__(self, me: PeerId, group: Group, index: int, body: bytes, config: ExchangeConfig) -> None:
-        """`body`: at most 4 MiB."""
-        super().__init__(me, group, index)
+    def __init__(
+        self,
+        me: PeerId,
+        group: Group,
+        index: int,
+        body: bytes,
+        config: ExchangeConfig,
+        ask: bytes = UNNAMED,
+    ) -> None:
+        """`body`: at most 4 MiB. `ask`: what it is, see `ask_name`."""
+        super().__init__(me, group, index, ask)
         self.config = config
         self.step = Step.COMMITTING
         self.bodies: tuple[tuple[PeerId, bytes], ...] = ()
@@ -126,7 +134,7 @@ class Gather(Attendance):
         self._heard = dict.fromkeys(range(len(self._members)), now)
         self._began = now
         self._due = now + self.config.silence_timeout
-        digest = Digest(self.group.id, self.index, self._digests[self._mine])
+        digest = Digest(self.group.id, self.index, self._digests[self._mine], self.ask)
         return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
 
     def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
@@ -140,6 +148,8 @@ class Gather(Attendance):
             return self._to_inner(peer, message, data, now)
         if self.inner is not None:
             self.inner.heard_elsewhere(peer, now, is_ahead=False)
+        if self._is_other_ask(message):
+            return self._exchange_nothing_with(member, now)
         match message:
             case Abandon():
                 return self._lose(member, now)
@@ -245,8 +255,7 @@ class Gather(Attendance):
         if cut != self._mine:
             return self._lose(cut, now) if is_cut else []
         if self._is_incomplete and is_cut:
-            self.step = Step.FAILED
-            return self.abandon()
+            return self._fail()
         return self._go_on_without(member, now)
 
     @property
@@ -260,6 +269,10 @@ class Gather(Attendance):
             self.step = Step.FAILED
             return []
         return self._lose(member, now)
+
+    def _fail(self) -> Effects:
+        self.step = Step.FAILED
+        return self.abandon()
 
     def _turn_away(self, member: int) -> Effects:
         """Tell a member once that we do not wait for it: its link to us may never have broken for it."""

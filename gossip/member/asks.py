@@ -11,9 +11,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from shoal.crypto.keys import PeerId
+from shoal.crypto.keys import PeerId, short
 from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce
 from shoal.gossip.averaging.announcing import ExchangeConfig
+from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, Gather
 from shoal.gossip.averaging.origin import Origin, variances_of
@@ -117,12 +118,13 @@ class AskQueue:
                 exact = spec.buffers if pending.vector.size == spec.params_numel else 0
                 config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
             owed = self._feedback(pending)
-            me, origin = self._view.me, self._origin(pending)
+            me, origin, ask = self._view.me, self._origin(pending), ask_name("all_reduce", pending.tag)
             self.current = AllReduce(
-                me, group, pending.index, pending.vector, pending.weight, config, owed, origin
+                me, group, pending.index, pending.vector, pending.weight, config, owed, origin, ask
             )
         else:
-            self.current = Gather(self._view.me, group, pending.index, pending.body, config)
+            ask = ask_name("gather", pending.tag)
+            self.current = Gather(self._view.me, group, pending.index, pending.body, config, ask)
         effects = self.current.begin(now)
         for peer in group.members:
             if peer != self._view.me and peer not in self._view.reach:
@@ -253,11 +255,14 @@ class AskQueue:
 
     def answer(self, now: float) -> Effects:
         """Tell the trainer what the exchange came to; once, when `is_answered`."""
-        exchange, self._pending = self.current, None
+        exchange, pending, self._pending = self.current, self._pending, None
         assert exchange is not None
+        assert pending is not None
         times = (self._formed_at - self.asked_at, now - self._formed_at)
         result: Averaged | Gathered
         match outcome := exchange.outcome:
+            case None if exchange.unlike:
+                return [Notify(Failed("Mismatch", _mismatch(pending, exchange)))]
             case None:
                 if len(exchange.group.members) == 2:
                     self._learn(exchange, now)
@@ -329,3 +334,13 @@ class AskQueue:
         if known is None or known.sent.size != pending.vector.size:
             known = self.feedback[pending.index] = Feedback(pending.vector.size)
         return known
+
+
+def _mismatch(pending: Contribute | ContributeBody, exchange: GroupExchange) -> str:
+    """Say with whom nothing was exchanged, and why."""
+    kind = "all_reduce" if isinstance(pending, Contribute) else "gather"
+    peers = ", ".join(short(peer) for peer in exchange.unlike[:4])
+    return (
+        f"ask {pending.index} of the round is {kind} {pending.tag!r} here and something else at {peers}:"
+        " run the same versions of shoal and of the method on all peers"
+    )

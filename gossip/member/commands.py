@@ -75,6 +75,8 @@ class Contribute:
     weight: float
     kind: Kind = "statistic"
     """What the vector is: see shoal.gossip.averaging.origin."""
+    tag: str = ""
+    """Which ask of the round it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class ContributeBody:
 
     index: int
     body: bytes
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

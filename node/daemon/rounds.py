@@ -197,7 +197,7 @@ class Rounds:
                 self._ask(message)
             case ipc.AskGather():
                 self.trainer = Trainer.ASKING
-                self._command(commands.ContributeBody(message.index, message.body))
+                self._command(commands.ContributeBody(message.index, message.body, message.tag))
             case ipc.Finished():
                 self._finished(message)
             case ipc.Idle():
@@ -218,7 +218,8 @@ class Rounds:
         if self.spec is not None and self.spec.engine != NATIVE:
             self._ask_engine(message, vector)
             return
-        self._command(commands.Contribute(message.index, vector, message.weight, message.kind))
+        given = commands.Contribute(message.index, vector, message.weight, message.kind, message.tag)
+        self._command(given)
 
     def _ask_engine(self, message: ipc.AskAllReduce, vector: Vector) -> None:
         assert self.spec is not None
@@ -259,6 +260,7 @@ class Rounds:
             return
         self._not_finite = 0
         self._problem("numbers", "")
+        self._problem("asks", "")
         if len(self._contributors) > 1:
             self._problem("trust", "")
         self._note_movement(moved)
@@ -340,6 +342,8 @@ class Rounds:
                 self._answer(ipc.Gathered(bodies=tuple(notice.bodies), me=self.me))
             case commands.Failed():
                 self._not_finite += notice.kind == "NotFinite"
+                if notice.kind == "Mismatch":
+                    self._problem("asks", notice.text)
                 self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
             case commands.Behind():
                 self._syncing, self._synced = True, None

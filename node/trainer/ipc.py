@@ -90,6 +90,7 @@ class AskAllReduce(Message, frozen=True):
     numel: int
     kind: Kind = "statistic"
     """What the vector is measured from, so that no peer's counts too much."""
+    tag: Text = ""
 
 
 class AskGather(Message, frozen=True):
@@ -98,6 +99,7 @@ class AskGather(Message, frozen=True):
     round: int
     index: int
     body: bytes
+    tag: Text = ""
 
 
 class Averaged(Message, frozen=True):

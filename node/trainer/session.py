@@ -52,7 +52,14 @@ LOOK_EVERY: Final = 5.0
 """Seconds between two looks at why no answer comes."""
 _FAILURES: Final[Mapping[str, type[errors.GossipError]]] = {
     kind.__name__: kind
-    for kind in (errors.GossipError, errors.TooFew, errors.LeftOut, errors.NotFinite, errors.Unreachable)
+    for kind in (
+        errors.GossipError,
+        errors.TooFew,
+        errors.LeftOut,
+        errors.Mismatch,
+        errors.NotFinite,
+        errors.Unreachable,
+    )
 }
 
 
@@ -231,10 +238,15 @@ class Session:
                     )
                 np.copyto(self._segment.exchange[:numel], ask.vector)
                 message: Message = ipc.AskAllReduce(
-                    round=begin.round, index=index, weight=ask.weight, numel=numel, kind=ask.kind
+                    round=begin.round,
+                    index=index,
+                    weight=ask.weight,
+                    numel=numel,
+                    kind=ask.kind,
+                    tag=ask.tag,
                 )
             case Gather():
-                message = ipc.AskGather(round=begin.round, index=index, body=ask.body)
+                message = ipc.AskGather(round=begin.round, index=index, body=ask.body, tag=ask.tag)
         self._send(message)
 
     def receive_answer(self, ask: Exchange) -> Averaged | Gathered:

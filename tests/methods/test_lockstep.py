@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from lockstep import names, run_round
 
-from shoal.gossip.errors import GossipError, TooFew
-from shoal.methods.base import Steps, all_reduce, gather
+from shoal.gossip.errors import GossipError, Mismatch, TooFew
+from shoal.methods.base import Gathered, Steps, all_reduce, gather
 
 A, B, C = names(3)
 
@@ -52,3 +52,15 @@ def test_our_own_faults_are_loud() -> None:
 
     with pytest.raises(KeyError):
         run_round({A: broken()})
+
+
+def test_unlike_asks_are_answered_to_nobody() -> None:
+    gate, examples = (gather(b"x", tag=tag) for tag in ("gate", "examples"))
+    assert run_round({A: gate, B: gate_again()}).results.keys() == {A, B}
+    ended = run_round({A: gate_again(), B: examples, C: averaging(1)})
+    assert ended.failed.keys() == {A, B, C}
+    assert {type(error) for error in ended.failed.values()} == {Mismatch}
+
+
+def gate_again() -> Steps[Gathered]:
+    return gather(b"y", tag="gate")

@@ -8,6 +8,7 @@ and so are the groups that had a liar among them.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -51,6 +52,7 @@ MAX_DEAD_DIALS: Final = 64
 """Within ten seconds."""
 COMPANY: Final = "nothing is made alone by who had company"
 COUNTED: Final = "what an honest member contributed is in the mean or counted"
+ALIKE: Final = "who is in one mean asked for the same"
 IN_TURN: Final = "a proposal out of turn forms no group"
 MESSAGES_PER_EXCHANGE: Final = 40
 """From one peer to another; a vector here has at most thirteen chunks."""
@@ -81,6 +83,8 @@ class Grouping:
     given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
     """Vectors (or bodies) and weights that were really contributed."""
     results: dict[PeerId, bytes] = field(default_factory=dict)
+    tags: dict[PeerId, str] = field(default_factory=dict)
+    """What each asked for."""
     origins: dict[PeerId, tuple[bytes, bool, Any]] = field(default_factory=dict)
     """The state that each started from, whether it took the states to differ, and the state itself."""
     newcomers: frozenset[PeerId] = frozenset()
@@ -102,6 +106,7 @@ class Oracle:
         self.highest = 0
         self.settled_at = NEVER
         self._given: dict[PeerId, tuple[Any, float]] = {}
+        self._tags: dict[PeerId, str] = {}
         self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
         self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
         """Who has ever had which state on disk that it had a part in."""
@@ -153,6 +158,7 @@ class Oracle:
 
     def contributed(self, node: SimNode, event: commands.Contribute | commands.ContributeBody) -> None:
         """A trainer asked for a mean, or for everyone's body."""
+        self._tags[node.me] = event.tag
         if isinstance(event, commands.Contribute):
             self._given[node.me] = (event.vector.copy(), event.weight)
         else:
@@ -202,6 +208,7 @@ class Oracle:
             self.violate("a group is formed once", f"{node.me} joined {group.id.hex()} twice")
         seen.exchanges[node.me], seen.lives[node.me] = exchange, node.life
         seen.given[node.me] = self._given[node.me]
+        seen.tags[node.me] = self._tags.get(node.me, "")
         if isinstance(exchange, AllReduce):
             origin = exchange._chunks.origin
             state = origin.state.copy() if origin.state is not None else None
@@ -340,6 +347,8 @@ class Oracle:
         self._last_contributors[node.me] = notice.exchanged.contributors
         check_starved(self, node, notice.exchanged.contributors)
         seen.results[node.me] = mean.tobytes()
+        masks = [mask for part in notice.exchanged.masks for mask in part]
+        check_alike(self, seen, [p for i, p in enumerate(seen.members) if any(m >> i & 1 for m in masks)])
         check_bounded_mean(self, seen, node, exchange, mean)
         if not seen.is_tainted:
             check_mean(self, seen, notice, mean)
@@ -353,6 +362,7 @@ class Oracle:
         self._last_contributors[node.me] = contributors
         check_starved(self, node, contributors)
         seen.results[node.me] = repr(notice.bodies).encode()
+        check_alike(self, seen, contributors)
         if not seen.is_tainted:
             check_bodies(self, seen, notice)
 
@@ -529,6 +539,13 @@ def check_mass(oracle: Oracle) -> None:
         return
     if not np.allclose(sums, mass.sums, rtol=1e-3, atol=1e-3):
         oracle.violate("the mean moves by everyone's share of progress", f"{sums} of {mass.sums}")
+
+
+def check_alike(oracle: Oracle, seen: Grouping, contributors: Sequence[PeerId]) -> None:
+    """Who is in one mean, or in one set of bodies, asked for the same."""
+    tags = {seen.tags.get(peer, "") for peer in contributors} if not seen.is_tainted else set[str]()
+    if len(tags) > 1:
+        oracle.violate(ALIKE, f"{sorted(tags)}")
 
 
 def check_bodies(oracle: Oracle, seen: Grouping, notice: commands.Gathered) -> None:

@@ -13,6 +13,7 @@ slow     node, rate, seconds          bulk leaves at this many bytes per second
 jump     node, seconds                the clock leaps ahead; negative: it is set back at the next start
 lossy    chance, seconds              frames have to be sent again
 lie      node, how, seconds           see liars.py
+unlike   node, seconds                its method asks for something else than that of the others
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def end_of(fault: Fault) -> float:
         "slow": lambda: arguments[2],
         "lossy": lambda: arguments[1],
         "lie": lambda: arguments[2],
+        "unlike": lambda: arguments[1],
     }
     return float(when + lasts.get(kind, lambda: 0.0)())
 
@@ -201,6 +203,12 @@ def _lie(sim: Sim, when: float, number: int, how: str, seconds: float) -> None:
     sim.at(when + seconds, stop_lying, sim, _node(sim, number))
 
 
+def _unlike(sim: Sim, when: float, number: int, seconds: float) -> None:
+    node = _node(sim, number)
+    sim.at(when, setattr, node, "tag", "something else")
+    sim.at(when + seconds, setattr, node, "tag", "params")
+
+
 _KINDS: dict[str, Callable[..., None]] = {
     "crash": _crash,
     "outage": _outage,
@@ -215,4 +223,5 @@ _KINDS: dict[str, Callable[..., None]] = {
     "tired": _tired,
     "lossy": _lossy,
     "lie": _lie,
+    "unlike": _unlike,
 }

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pytest
-from sim.checks import COUNTED, IN_TURN
+from sim.checks import ALIKE, COUNTED, IN_TURN
 from sim.rosters import SAME as ROSTER
 from sim.rosters import UNSIGNED, WIDER
 from sim.runs import CLASSES, EVERYTHING
@@ -31,6 +31,7 @@ from shoal.gossip.admission.errors import BadEdict
 from shoal.gossip.admission.roster import Roster
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import Announced
+from shoal.gossip.averaging.attendance import Attendance
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.averaging.ledger import Ledger, Verdict
 from shoal.gossip.averaging.origin import weighted_sum
@@ -85,6 +86,10 @@ MASS_LOST: Final = "no mass is lost while all live"
 LINKS: Final = ("split", "oneway", "break", "slow", "lossy")
 COLLEAGUES: Final = "no number of identities moves an honest node from its colleagues"
 FETCHED: Final = "a fetched state is the state that was asked for"
+
+
+def _compares_no_asks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attendance, "_is_other_ask", lambda self, message: False)
 
 
 def _counts_twice(patch: pytest.MonkeyPatch) -> None:
@@ -435,6 +440,7 @@ MUTATIONS: Final = (
     Mutation("signatures are counted, not signers", (UNSIGNED,), _counts_signatures),
     Mutation("a grant may be wider than its parent", (WIDER,), _compares_no_depth),
     Mutation("rosters are never compared", (ONE_SWARM,), _keeps_no_uses_in_the_hash),
+    Mutation("unlike asks are answered together", (ALIKE,), _compares_no_asks, ("unlike",)),
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
     Mutation("no weight is capped", (WEIGHTS,), _caps_no_weight, ("lie",)),

@@ -259,7 +259,9 @@ class SimTrainer:
         noise = POOL[(number * 37 + begun.round * 11 + self._attempts * 5 + self._index) % len(POOL)]
         if self.asks[self._index] == "g":
             body = bytes([number + 1]) * (1 + (begun.round + number) % 5)
-            ask: ipc.FromTrainer = ipc.AskGather(round=begun.round, index=self._index, body=body)
+            ask: ipc.FromTrainer = ipc.AskGather(
+                round=begun.round, index=self._index, body=body, tag=self.node.tag
+            )
         else:
             weight = self.node.weight
             if self.asks[self._index] == "m":
@@ -268,7 +270,12 @@ class SimTrainer:
             # In place, as the real trainer does: whoever still reads the last mean here reads garbage.
             np.add(self._sum, noise, out=self.segment.exchange)
             ask = ipc.AskAllReduce(
-                round=begun.round, index=self._index, weight=weight, numel=NUMEL, kind="params"
+                round=begun.round,
+                index=self._index,
+                weight=weight,
+                numel=NUMEL,
+                kind="params",
+                tag=self.node.tag,
             )
         self.node.rounds.from_trainer(ask)
 
@@ -308,6 +315,8 @@ class SimNode:
         """By how much the wall clock, which no timer hears of, differs; negative."""
         self.weight = 1.0 + number % 3
         self.pace, self.step, self.save_seconds = 3.0, 0.05, 0.02
+        self.tag = "params"
+        """What its trainer asks for."""
         self.is_helper = False
         self.bootstraps: tuple[PeerId, ...] = ()
         self.life = 0

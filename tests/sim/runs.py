@@ -123,7 +123,7 @@ def _draw_fault(dice: Random, scenario: Scenario, kind: str) -> Fault:
         case "outage":
             some = tuple(sorted(dice.sample(range(count), dice.randrange(1, count + 1))))
             arguments = (some, dice.random() < 0.3, dice.choice((3.0, 15.0, 30.0)))
-        case "leave" | "trainer":
+        case "leave" | "trainer" | "unlike":
             arguments = (number, seconds)
         case "freeze":
             arguments = (number, seconds)

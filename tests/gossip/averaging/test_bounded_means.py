@@ -244,3 +244,36 @@ def test_a_running_variance_stays_positive_whatever_is_contributed() -> None:
     chunk = np.array([-1.0], np.float32)
     Origin("params", b"", False, state, variances_of(tensors)).keep_positive(chunk, 3)
     assert chunk[0] > 0
+
+
+def asking_else(*others: PeerId) -> Bend:
+    def bend(sender: PeerId, effect: Send) -> list[Send]:
+        if sender in others and isinstance(effect.message, Announce):
+            return [replace(effect, message=msgspec.structs.replace(effect.message, ask=b"else" * 2))]
+        return [effect]
+
+    return bend
+
+
+@pytest.mark.parametrize(
+    ("count", "odd", "ending"), [(2, 1, {0}), (4, 1, set()), (4, 2, {0, 1}), (3, 2, {0})]
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_with_who_asks_for_something_else_nothing_is_exchanged(
+    count: int, odd: int, ending: set[int], seed: int
+) -> None:
+    members = Members(count, seed)
+    others = members.names[count - odd :]
+    for core in members.cores.values():
+        core.ask = b"this" * 2
+    members.run(asking_else(*others))
+    assert members.net.now < 41.0
+    alike = members.names[: count - odd]
+    ended = {i for i, name in enumerate(alike) if members.cores[name].result is None}
+    assert ended == ending
+    for name in alike:
+        core = members.cores[name]
+        assert core.is_over
+        assert set(core.unlike) <= set(others)
+        assert core.result is None or core.result.contributors == tuple(alike)
+    assert not {whom for who, whom, _ in members.net.dropped if who in alike}

@@ -5,12 +5,14 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 
-from shoal.crypto.keys import PeerId
+from shoal.crypto.keys import PeerId, short
 from shoal.gossip.admission.admission import LONGEST_SHUT_OUT, SHUT_OUT
 from shoal.gossip.admission.marks import SHORTEST_MARK
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import digest_of, pack_norms
+from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.events import Drop, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Group
@@ -21,7 +23,7 @@ from shoal.gossip.member.pairwise_rounds import PairwiseRounds
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
-from shoal.gossip.messages import Abandon, Alive, Announce, Cut, Done, Part, Record, Reduced
+from shoal.gossip.messages import Abandon, Alive, Announce, Cut, Digest, Done, Part, Record, Reduced
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.sequence import Sequence
 
@@ -68,7 +70,7 @@ def record(view: SwarmView) -> tuple[Record, float]:
 
 
 def contribute(index: int = 0) -> Contribute:
-    return Contribute(index, np.full(4, 2.0, np.float32), 1.0)
+    return Contribute(index, np.full(4, 2.0, np.float32), 1.0, tag="params")
 
 
 def part(index: int = 0, value: float = 2.4) -> Received:
@@ -78,7 +80,7 @@ def part(index: int = 0, value: float = 2.4) -> Received:
 
 def announce(index: int = 0, value: float = 2.4) -> Received:
     norms = pack_norms([[2 * value, 0.0], [0.0, 0.0]] * 2)
-    return Received(A, Announce(GROUP.id, index, 1.0, b"", True, norms))
+    return Received(A, Announce(GROUP.id, index, 1.0, b"", True, norms, ask_name("all_reduce", "params")))
 
 
 def done_like_ours(one: AskQueue, index: int = 0) -> Received:
@@ -257,7 +259,8 @@ def shown_without_ours(one: Asks, ballot: int) -> Effects:
     group = replace(GROUP, shares=(0, 1))
     one.begin(group, 1.0)
     norms = pack_norms([[0.0, 4.8], [0.0, 0.0]] * 2)
-    one.receive(Received(A, Announce(group.id, 0, 1.0, b"", True, norms)), 1.05)
+    ask = ask_name("all_reduce", "params")
+    one.receive(Received(A, Announce(group.id, 0, 1.0, b"", True, norms, ask)), 1.05)
     assert isinstance(one.current, AllReduce)
     digest = digest_of(one.current._announced.first([1]))
     mean = Reduced(group.id, 0, 1, 0, ballot, (0b10).to_bytes(8, "big"), digest)
@@ -373,3 +376,24 @@ def test_a_pairwise_run_knows_its_buffers_too() -> None:
     pairwise.attach(0.0)
     assert pairwise.core is not None
     assert pairwise.core.config.exact == 1
+
+
+@pytest.mark.parametrize("theirs", [("all_reduce", "delta"), ("gather", "params")])
+def test_unlike_asks_end_the_exchange_at_once_and_the_trainer_is_told_why(theirs: tuple[str, str]) -> None:
+    one = exchanges()
+    ask = contribute()
+    one.ask(ask, 0.0)
+    one.begin(GROUP, 1.0)
+    name = ask_name(*theirs)
+    opening = Announce(GROUP.id, 0, 1.0, b"", True, pack_norms([[0.0] * 2] * 4), name)
+    said = opening if theirs[0] == "all_reduce" else Digest(GROUP.id, 0, b"d" * 32, name)
+    effects = one.receive(Received(A, said), 1.1)
+    assert one.current is not None
+    assert one.current.is_over
+    (told,) = notices(effects)
+    assert (told.kind, told.text.partition(":")[0]) == (
+        "Mismatch",
+        f"ask 0 of the round is all_reduce 'params' here and something else at {short(A)}",
+    )
+    assert Abandon(GROUP.id, 0) in sent(effects)
+    assert np.array_equal(ask.vector, np.full(4, 2.0, np.float32))
