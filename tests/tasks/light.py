@@ -1,6 +1,6 @@
 """A trainer without torch, which starts in a moment: for tests of the swarm around it.
 
-    shoal start --task light:Light    with SHOAL_TESTING_TRAINER=light
+    shoal start --task light:Light    with SHOAL_TESTING_TRAINER=light; LIGHT_TAG=x: its asks have this tag
 
 It runs a real method over a real line to the daemon; only the learning is made up: `pause` seconds per step,
 after which the params have moved a little, by each node and round in a way of its own.
@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
@@ -76,6 +77,9 @@ def run(line: ipc.Line, spec: TrainerSpec) -> None:
         method,
         initial,
     )
+    if tag := os.environ.get("LIGHT_TAG"):
+        post = session.post
+        session.post = lambda begin, ask: post(begin, replace(ask, tag=tag))  # type: ignore[method-assign]
     light.is_interrupted, light.is_hurried = session.is_interrupted, session.is_hurried
     if spec.delay:
         overlap = Overlap(session, cast(OuterMethod, method), lambda state, report: report)
