@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_daemon import Attached, FakeDaemon, in_thread
 
-from shoal.gossip.errors import GossipError, LeftOut, TooFew, Unreachable
+from shoal.gossip.errors import GossipError, LeftOut, Mismatch, TooFew, Unreachable
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.methods.base import Gathered, Report, State, Steps, all_reduce, gather
 from shoal.methods.diloco import DiLoCo
@@ -97,7 +97,7 @@ def test_bodies_are_gathered(daemon: FakeDaemon) -> None:
     def work(one: Attached) -> None:
         one.begin()
         ask = one.receive()
-        assert ask == ipc.AskGather(round=0, index=0, body=b"mine")
+        assert ask == ipc.AskGather(round=0, index=0, body=b"mine", tag="bodies")
         one.send(ipc.Gathered(bodies=(("a", b"mine"), ("b", b"theirs")), me="b"))
 
     def trainer(session: Session) -> None:
@@ -109,7 +109,13 @@ def test_bodies_are_gathered(daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("TooFew", TooFew), ("LeftOut", LeftOut), ("Unreachable", Unreachable), ("NewerThanUs", GossipError)],
+    [
+        ("TooFew", TooFew),
+        ("LeftOut", LeftOut),
+        ("Mismatch", Mismatch),
+        ("Unreachable", Unreachable),
+        ("NewerThanUs", GossipError),
+    ],
 )
 def test_a_failed_ask_has_the_type_that_the_daemon_names(
     kind: str, expected: type[GossipError], daemon: FakeDaemon
