@@ -1,11 +1,18 @@
 """Two real nodes whose methods ask for unlike things: both are told at once, and nothing is mixed."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from swarm import TRAIN, Swarm
 
+from shoal.node.status import Status
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def is_told(text: str, status: Status) -> bool:
+    return any(text in problem for problem in status.problems)
 
 
 def test_two_nodes_that_ask_for_unlike_things_are_both_told_and_mix_nothing(tmp_path: Path) -> None:
