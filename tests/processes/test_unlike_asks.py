@@ -22,8 +22,6 @@ def test_two_nodes_that_ask_for_unlike_things_are_both_told_and_mix_nothing(tmp_
         two = swarm.start("two", *flags, join=one, environ={"LIGHT_TAG": "delta"})
         for node, tag in ((one, "params"), (two, "delta")):
             wanted = f"ask 0 of the round is all_reduce {tag!r} here and something else at"
-            status = node.wait(
-                wanted, lambda found, text=wanted: any(text in each for each in found.problems)
-            )
+            status = node.wait(wanted, partial(is_told, wanted))
             assert (status.round, status.history[-1].outcome) == (0, "failed")
             assert status.history[-1].reason.startswith("Mismatch: ask 0 of the round")
