@@ -100,13 +100,15 @@ class AllReduce(Announcing):
         config: ExchangeConfig,
         feedback: Feedback | None = None,
         origin: Origin = STANDS_ALONE,
+        discount: float = 1.0,
     ) -> None:
         """`vector` float32 [n] is the contribution and becomes the mean, in place.
 
         `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated. `origin`: what the vector
-        is measured from, so that none counts too much.
+        is measured from, so that none counts too much. `discount`, above 0 and at most 1: what is left of our
+        weight once it was capped.
         """
-        super().__init__(me, group, index, vector, weight, config, feedback, origin)
+        super().__init__(me, group, index, vector, weight, config, feedback, origin, discount)
         n_members = len(group.members)
         self.result: Exchanged | None = None
         self.is_left_out = False

@@ -66,11 +66,12 @@ class Announcing(Attendance):
         config: ExchangeConfig,
         feedback: Feedback | None,
         origin: Origin,
+        discount: float,
     ) -> None:
         """See `AllReduce`."""
         super().__init__(me, group, index)
         self.config = config
-        self._weight = weight
+        self._weight, self._discount = weight, discount
         self._chunks = Chunks(
             vector, group.parts, config.chunk_numel, config.codec, feedback, config.exact, origin
         )
@@ -107,7 +108,8 @@ class Announcing(Attendance):
                 based = self._chunks.squares(part, chunk, numbers, is_based=True) if origin.name else raw
                 rows[:, part] += (*based, *raw)
         norms = pack_norms(np.sqrt(rows))
-        announce = Announce(self.group.id, self.index, self._weight, origin.name, origin.mixes, norms)
+        said = (self._weight, origin.name, origin.mixes, norms, self._discount)
+        announce = Announce(self.group.id, self.index, *said)
         self._announced.add(self._mine, SignedAnnounce(self._members[self._mine], announce))
         return self._to_all(announce)
 

@@ -118,9 +118,8 @@ class AskQueue:
                 config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
             owed = self._feedback(pending)
             me, origin = self._view.me, self._origin(pending)
-            self.current = AllReduce(
-                me, group, pending.index, pending.vector, pending.weight, config, owed, origin
-            )
+            given = (pending.index, pending.vector, pending.weight, config, owed, origin, pending.discount)
+            self.current = AllReduce(me, group, *given)
         else:
             self.current = Gather(self._view.me, group, pending.index, pending.body, config)
         effects = self.current.begin(now)

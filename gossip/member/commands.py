@@ -75,6 +75,8 @@ class Contribute:
     weight: float
     kind: Kind = "statistic"
     """What the vector is: see shoal.gossip.averaging.origin."""
+    discount: float = 1.0
+    """What is left of the weight once it was capped: above 0 and at most 1."""
 
 
 @dataclass(frozen=True, slots=True)

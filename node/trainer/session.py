@@ -231,7 +231,12 @@ class Session:
                     )
                 np.copyto(self._segment.exchange[:numel], ask.vector)
                 message: Message = ipc.AskAllReduce(
-                    round=begin.round, index=index, weight=ask.weight, numel=numel, kind=ask.kind
+                    round=begin.round,
+                    index=index,
+                    weight=ask.weight,
+                    numel=numel,
+                    kind=ask.kind,
+                    discount=ask.discount,
                 )
             case Gather():
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body)

@@ -78,8 +78,8 @@ class Grouping:
     """(member, other): there was no link when the member joined."""
     exchanges: dict[PeerId, GroupExchange] = field(default_factory=dict)
     lives: dict[PeerId, int] = field(default_factory=dict)
-    given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
-    """Vectors (or bodies) and weights that were really contributed."""
+    given: dict[PeerId, tuple[Any, float, float]] = field(default_factory=dict)
+    """Vectors (or bodies), weights and discounts that were really contributed."""
     results: dict[PeerId, bytes] = field(default_factory=dict)
     origins: dict[PeerId, tuple[bytes, bool, Any]] = field(default_factory=dict)
     """The state that each started from, whether it took the states to differ, and the state itself."""
@@ -101,7 +101,7 @@ class Oracle:
         self.lies_told = False
         self.highest = 0
         self.settled_at = NEVER
-        self._given: dict[PeerId, tuple[Any, float]] = {}
+        self._given: dict[PeerId, tuple[Any, float, float]] = {}
         self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
         self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
         """Who has ever had which state on disk that it had a part in."""
@@ -154,9 +154,9 @@ class Oracle:
     def contributed(self, node: SimNode, event: commands.Contribute | commands.ContributeBody) -> None:
         """A trainer asked for a mean, or for everyone's body."""
         if isinstance(event, commands.Contribute):
-            self._given[node.me] = (event.vector.copy(), event.weight)
+            self._given[node.me] = (event.vector.copy(), event.weight, event.discount)
         else:
-            self._given[node.me] = (event.body, 1.0)
+            self._given[node.me] = (event.body, 1.0, 1.0)
 
     def went(self, node: SimNode) -> None:
         """A node or its trainer ended."""
@@ -217,7 +217,7 @@ class Oracle:
 
         def closed(pending: commands.Contribute) -> commands.Contribute:
             given = close(pending)
-            self._given[node.me] = (given.vector.copy(), given.weight)
+            self._given[node.me] = (given.vector.copy(), given.weight, given.discount)
             return given
 
         mixing.close = closed  # type: ignore[method-assign]
@@ -385,8 +385,10 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
     """
     if oracle.is_liar(node.me):
         return
-    for made in exchange._announced._terms.values():
-        for weights in (made.numbers.weights, made.buffers.weights):
+    for (names, _), made in exchange._announced._terms.items():
+        discounts = [exchange._announced._said[name].discount for name in names]
+        for discounted in (made.numbers.weights, made.buffers.weights):
+            weights = [weight / discount for weight, discount in zip(discounted, discounts, strict=True)]
             # A newcomer has a quarter of the median of the others, who may be two of a larger group.
             positive = [weight for weight in weights if weight > 0]
             if not seen.newcomers and max(weights) > 2.001 * lower_median(positive):
@@ -472,6 +474,7 @@ def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -
             seen.given[peer][1],
             float(np.linalg.norm(vector[first:last] - base[first:last])),
             peer in seen.newcomers,
+            seen.given[peer][2],
         )
         for peer, vector in zip(members, given, strict=True)
     ]
@@ -534,7 +537,7 @@ def check_mass(oracle: Oracle) -> None:
 def check_bodies(oracle: Oracle, seen: Grouping, notice: commands.Gathered) -> None:
     """Every gathered body is what its peer gave."""
     for peer, body in notice.bodies:
-        if seen.given.get(peer, (None, 0.0))[0] != body:
+        if seen.given.get(peer, (None,))[0] != body:
             oracle.violate("nothing is invented", f"{peer} never gave {body!r}")
     if len(notice.bodies) < oracle.sim.scenario.quorum:
         oracle.violate("a mean has its quorum", f"{len(notice.bodies)} bodies")

@@ -5,6 +5,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.admission import LONGEST_SHUT_OUT, SHUT_OUT
@@ -373,3 +374,19 @@ def test_a_pairwise_run_knows_its_buffers_too() -> None:
     pairwise.attach(0.0)
     assert pairwise.core is not None
     assert pairwise.core.config.exact == 1
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.25])
+def test_a_discount_is_announced_and_in_a_pairwise_run_it_lessens_the_mass(discount: float) -> None:
+    one = exchanges()
+    one.ask(Contribute(0, np.full(4, 2.0, np.float32), 8.0, "statistic", discount), 0.0)
+    said = [message for message in sent(one.begin(GROUP, 1.0)) if isinstance(message, Announce)]
+    assert {(message.weight, message.discount) for message in said} == {(8.0, discount)}
+
+    view = SwarmView(ME, 12.0)
+    view.run = b"run"
+    view.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise")
+    pairwise = PairwiseRounds(view, 15.0, Sequence(0))
+    pairwise.attach(0.0)
+    given = Contribute(0, np.full(view.spec.params_numel, 2.0, np.float32), 8.0, "params", discount)
+    assert pairwise.close(given).weight == 8.0 * discount
