@@ -288,6 +288,8 @@ class Announce(Exchange, frozen=True):
     """Euclidean norms by part, little-endian float32 [4, members]: of the distance from my state, without
     and of buffers; of the vector itself, without and of buffers."""
     ask: AskName = bytes(8)
+    discount: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """What is left of my weight, by my own wish, once it was capped."""
 
 
 class SignedAnnounce(msgspec.Struct, frozen=True):

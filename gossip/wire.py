@@ -264,3 +264,5 @@ def _check_numbers(message: Wire) -> None:
     # A NaN passes every comparison of a bound.
     if isinstance(message, Announce | Push) and not math.isfinite(message.weight):
         raise RemoteViolation("weight is not finite")
+    if isinstance(message, Announce) and not math.isfinite(message.discount):
+        raise RemoteViolation("discount is not finite")

@@ -39,6 +39,18 @@ class AllReduce:
     than twice the median (gossip/averaging/bounds.py)."""
     tag: str
     """Which ask of the round it is: see `kind`."""
+    discount: float = 1.0
+    """Above 0 and at most 1; multiplies the weight after the bounds, so that a peer can count much less than
+    others by its own wish. None can count more by it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a discount that no peer takes.
+
+        Raises:
+            ValueError: it is 0 or less, above 1, or no number.
+        """
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount is {self.discount}; give one above 0 and at most 1")
 
     @property
     def kind(self) -> Kind:
@@ -98,13 +110,18 @@ class Me:
     that has none. A node that missed nothing has 0."""
 
 
-def all_reduce(vector: Vector, *, weight: float, tag: str = "params") -> Steps[Averaged]:
-    """Return the weighted mean of the group's vectors, each bounded by the others; see `AllReduce` for `tag`.
+def all_reduce(
+    vector: Vector, *, weight: float, tag: str = "params", discount: float = 1.0
+) -> Steps[Averaged]:
+    """Return the weighted mean of the group's vectors, each bounded by the others.
+
+    `discount`: by what this node makes itself lighter; see `AllReduce` for it and for `tag`.
 
     Raises:
         GossipError: no group formed, or too few were left.
+        ValueError: the discount is not above 0 and at most 1.
     """
-    answer: Averaged = yield AllReduce(vector, weight, tag)
+    answer: Averaged = yield AllReduce(vector, weight, tag, discount)
     return answer
 
 

@@ -262,9 +262,10 @@ def _mismatch(asks: Mapping[PeerId, Exchange]) -> Mismatch | None:
 
 def mean(asks: Mapping[PeerId, AllReduce]) -> Averaged:
     """Return the exact weighted mean, added in float64 in the order of the peer ids."""
-    total = sum(asks[peer].weight for peer in sorted(asks))
+    weights = {peer: asks[peer].weight * asks[peer].discount for peer in sorted(asks)}
+    total = sum(weights.values())
     vector = np.zeros(next(iter(asks.values())).vector.shape, np.float64)
     for peer in sorted(asks):
         assert asks[peer].vector.dtype == np.float32
-        vector += asks[peer].weight * asks[peer].vector.astype(np.float64)
+        vector += weights[peer] * asks[peer].vector.astype(np.float64)
     return Averaged((vector / total).astype(np.float32), tuple(sorted(asks)))

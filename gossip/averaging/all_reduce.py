@@ -103,13 +103,15 @@ class AllReduce(Announcing):
         feedback: Feedback | None = None,
         origin: Origin = STANDS_ALONE,
         ask: bytes = UNNAMED,
+        discount: float = 1.0,
     ) -> None:
         """`vector` float32 [n] is the contribution and becomes the mean, in place.
 
         `feedback` float32 [n]: what lossy codecs owe from earlier rounds; updated. `origin`: what the vector
-        is measured from, so that none counts too much. `ask`: what it is, see `ask_name`.
+        is measured from, so that none counts too much. `ask`: what it is, see `ask_name`. `discount`, above
+        0 and at most 1: what is left of our weight once it was capped.
         """
-        super().__init__(me, group, index, vector, weight, config, feedback, origin, ask)
+        super().__init__(me, group, index, vector, weight, config, feedback, origin, ask, discount)
         n_members = len(group.members)
         self.result: Exchanged | None = None
         self.is_left_out = False

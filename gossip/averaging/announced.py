@@ -67,7 +67,9 @@ class Announced:
 
     def is_sound(self, announce: Announce) -> bool:
         """Tell whether an announcement is one: of this group's size, and finite."""
-        if len(announce.norms) != 4 * ROWS * self._n or not 0 <= announce.weight <= MAX_WEIGHT:
+        if len(announce.norms) != 4 * ROWS * self._n:
+            return False
+        if not (0 <= announce.weight <= MAX_WEIGHT and 0 < announce.discount <= 1):
             return False
         norms = np.frombuffer(announce.norms, "<f4")
         return bool(np.all(norms >= 0) and np.all(norms <= self._max_norm))
@@ -163,8 +165,9 @@ class Announced:
 
     def _claims(self, members: list[int], names: tuple[bytes, ...], part: int, row: int) -> list[Stated]:
         return [
-            Stated(self._said[name].weight, float(self._norms[name][row, part]), member in self._newcomers)
+            Stated(said.weight, float(self._norms[name][row, part]), member in self._newcomers, said.discount)
             for member, name in zip(members, names, strict=True)
+            for said in (self._said[name],)
         ]
 
     def _has_any(self, names: tuple[bytes, ...], part: int, row: int) -> bool:

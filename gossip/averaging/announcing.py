@@ -67,11 +67,12 @@ class Announcing(Attendance):
         feedback: Feedback | None,
         origin: Origin,
         ask: bytes = UNNAMED,
+        discount: float = 1.0,
     ) -> None:
         """See `AllReduce`."""
         super().__init__(me, group, index, ask)
         self.config = config
-        self._weight = weight
+        self._weight, self._discount = weight, discount
         self._chunks = Chunks(
             vector, group.parts, config.chunk_numel, config.codec, feedback, config.exact, origin
         )
@@ -103,9 +104,8 @@ class Announcing(Attendance):
                 based = self._chunks.squares(part, chunk, numbers, is_based=True) if origin.name else raw
                 rows[:, part] += (*based, *raw)
         norms = pack_norms(np.sqrt(rows))
-        announce = Announce(
-            self.group.id, self.index, self._weight, origin.name, origin.mixes, norms, self.ask
-        )
+        said = (self._weight, origin.name, origin.mixes, norms, self.ask, self._discount)
+        announce = Announce(self.group.id, self.index, *said)
         self._announced.add(self._mine, SignedAnnounce(self._members[self._mine], announce))
         return self._to_all(announce)
 

@@ -3,7 +3,8 @@
 Before its first chunk every member announces its weight, and the Euclidean norm of its contribution in every
 part. From the announcements of the contributors of a chunk follow, equal for all who know them:
 
-    weight     at most twice the lower median of the positive claims; a newcomer's at most a quarter of it
+    weight     at most twice the lower median of the positive claims; a newcomer's at most a quarter of it;
+               then times the discount that the member gives itself, which is at most 1
     cap        of a part: the lower median of its norms (of three the middle one, of two the smaller)
     factor     of a contribution in a part: min(1, cap / norm), so none counts with more than the cap
     bound      of a part of the mean: the weighted mean of min(norm, cap), which no honest sum exceeds
@@ -43,6 +44,8 @@ class Stated:
     norm: float
     """Finite and not negative, as is the weight."""
     is_newcomer: bool = False
+    discount: float = 1.0
+    """Above 0 and at most 1: what is left of its weight by its own wish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,20 @@ def lower_median(values: Sequence[float]) -> float:
 
 
 def weights_of(claims: Sequence[Stated]) -> list[float]:
-    """Return how much each member counts; all alike where none claims anything."""
+    """Return how much each member counts; all alike where none claims anything.
+
+    A discount comes after the cap, and no median knows of it: nobody becomes heavier by that of another
+    than it is beside a member that claims less.
+    """
     positive = [claim for claim in claims if claim.weight > 0]
     median = lower_median([claim.weight for claim in _established(positive)])
     weights = [
         min(claim.weight, median * (NEWCOMER_CAP if claim.is_newcomer else WEIGHT_CAP)) for claim in claims
     ]
-    return weights if sum(weights) > 0 else [1.0] * len(claims)
+    claimed = weights if sum(weights) > 0 else [1.0] * len(claims)
+    left = [weight * claim.discount for weight, claim in zip(claimed, claims, strict=True)]
+    # Of numbers near the smallest there are, a product may be 0.
+    return left if sum(left) > 0 else claimed
 
 
 def cap_of(claims: Sequence[Stated], looseness: float = 1.0) -> float:

@@ -119,9 +119,8 @@ class AskQueue:
                 config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
             owed = self._feedback(pending)
             me, origin, ask = self._view.me, self._origin(pending), ask_name("all_reduce", pending.tag)
-            self.current = AllReduce(
-                me, group, pending.index, pending.vector, pending.weight, config, owed, origin, ask
-            )
+            given = (pending.index, pending.vector, pending.weight, config, owed, origin, ask)
+            self.current = AllReduce(me, group, *given, pending.discount)
         else:
             ask = ask_name("gather", pending.tag)
             self.current = Gather(self._view.me, group, pending.index, pending.body, config, ask)

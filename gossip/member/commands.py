@@ -77,6 +77,8 @@ class Contribute:
     """What the vector is: see shoal.gossip.averaging.origin."""
     tag: str = ""
     """Which ask of the round it is."""
+    discount: float = 1.0
+    """What is left of the weight once it was capped: above 0 and at most 1."""
 
 
 @dataclass(frozen=True, slots=True)

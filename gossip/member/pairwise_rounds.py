@@ -169,10 +169,11 @@ class PairwiseRounds:
     # --- inside -----------------------------------------------------------------------------------
 
     def _add(self, core: PushSum, pending: Contribute) -> None:
+        weight = pending.weight * pending.discount
         if core.share:
-            core.move(np.subtract(pending.vector, self._since), pending.weight)
+            core.move(np.subtract(pending.vector, self._since), weight)
         else:
-            core.mint(pending.vector, pending.weight)
+            core.mint(pending.vector, weight)
 
     def _go_on(self, effects: Effects, now: float) -> Effects:
         """Go on giving once a step is over."""

@@ -9,15 +9,15 @@ Labels", ACM TIST, 2024, https://arxiv.org/abs/2208.09378. Two estimators of the
 
 and three remedies for noisy peers, of which one is chosen,
 
-    average   NA-FedAvg: the mean weighs clean peers by a_k = n_k, others by a_k = min(n_k/10, n_k (1 - e_k))
+    average   NA-FedAvg: the mean weighs clean peers by a_k = n_k, others by a_k = n_k min(1/10, 1 - e_k)
     correct   NNC: labels of a noisy peer are replaced by their neighbours' vote
     distil    AKD: a noisy peer's loss is CE + α · mean |g(z(x)) - h(x)|, with g a head that stays home
 
-Without a server: A is local. Each round every peer tells (n_k, e_k), e_k in 8 bits; who is noisy and the
-integers a_k follow from these for everyone alike; a newcomer needs nothing else. For B nobody tells a score:
-peers count their energies into 64 common bins and tell the counts, once, in the first round of a window that
-they are in; the sum is part of the shared state. A peer that missed the window counts as clean, but no more
-than the median.
+Without a server: A is local. Each round every peer tells (n_k, e_k), e_k in 8 bits; who is noisy follows
+from these for everyone alike, and who is makes itself lighter (`all_reduce(..., discount=...)`); a newcomer
+needs nothing else. For B nobody tells a score: peers count their energies into 64 common bins and tell the
+counts, once, in the first round of a window that they are in; the sum is part of the shared state. A peer
+that missed the window counts as clean, but no more than the median.
 
 What is ours, and why:
 
@@ -30,10 +30,11 @@ What is ours, and why:
 - A is the default. On our digits it tells noisy peers from clean ones; B, at that scale, does not.
 - B's energies are counted over a window of rounds, not in one round in which all must be present; before and
   after are of the same round of the same peer. Both ends at 25 are the paper's code.
-- What a peer counts is capped at three times the median of what peers tell.
+- The examples that count of a peer are capped at three times the median of what peers tell. A mean caps them
+  at twice; so a noisy peer's share is no smaller weight, but a discount, which comes after that cap.
 - The paper's l2 has no published weight; it is 0 here unless given.
 - Not built: verifiers that score a single peer's model. No ask of ours shows one peer's params to another, so
-  that a liar who claims e_k = 0 is held by the cap alone. There is no robust mean yet, to choose beside it.
+  that a liar who claims e_k = 0 is held by the bounds of a mean alone.
 
 Choose by need: `average` is safe; `correct` fails where wrong labels are systematic (the paper's own table)
 and below some 30 examples per class and peer (ours); `distil` helps little on our data.
@@ -160,21 +161,28 @@ def level(noise: float) -> int:
     return round(noise * LEVELS)
 
 
-def weight(claim: Claim, noisy_from_: int, most: int, floor: float) -> int:
-    """Return a_k, rounded down, for a peer of whom no more than `most` examples count."""
-    examples = min(claim.examples, most if claim.is_estimated else most // CAP)
+def discount(claim: Claim, noisy_from_: int, floor: float) -> Fraction:
+    """Return what is left of a peer's weight: all, or of a noisy one min(floor, 1 - e_k)."""
     if claim.noise < noisy_from_:
-        return examples
-    share = min(Fraction(floor).limit_denominator(1000), Fraction(LEVELS - claim.noise, LEVELS))
-    return int(examples * share)
+        return Fraction(1)
+    return min(Fraction(floor).limit_denominator(1000), Fraction(LEVELS - claim.noise, LEVELS))
 
 
-def agreed_weight(mine: Claim, claims: Sequence[Claim], noisy_from_: int, floor: float) -> float:
-    """Return our weight beside those of all claims, ours among them; 1 where nobody has any."""
+def agreed_weight(
+    mine: Claim, claims: Sequence[Claim], noisy_from_: int, floor: float
+) -> tuple[float, float]:
+    """Return our weight and our discount beside those of all claims; both 1 where nobody counts.
+
+    Their product is a_k. They travel apart, since no weight counts more than twice the median, and a_k of the
+    clean is far more than that where most are noisy.
+    """
     most = cap([claim.examples for claim in claims])
-    if not any(weight(claim, noisy_from_, most, floor) for claim in claims):
-        return 1.0
-    return float(weight(mine, noisy_from_, most, floor))
+    if not any(claim.examples and discount(claim, noisy_from_, floor) for claim in claims):
+        return 1.0, 1.0
+    examples = min(mine.examples, most if mine.is_estimated else most // CAP)
+    left = discount(mine, noisy_from_, floor)
+    # Nobody takes a discount of 0: who is to count nothing says that it weighs nothing.
+    return (float(examples), float(left)) if left else (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +237,15 @@ class FedLN:
         told = [claim for _, claim in claims.values]
         from_ = noisy_from([claim.noise for claim in told if claim.is_estimated], level(c.excess))
         shared[NOISY_FROM] = np.array([from_], np.float32)
-        weight_ = agreed_weight(mine, told, from_ if c.remedy == "average" else NOBODY, c.floor)
-        mean = yield from all_reduce(trained.params, weight=weight_)
+        from_here = from_ if c.remedy == "average" else NOBODY
+        weight, discount_ = agreed_weight(mine, told, from_here, c.floor)
+        mean = yield from all_reduce(trained.params, weight=weight, discount=discount_)
         is_unclear = from_ == NOBODY and seem_all_wrong(told, level(c.excess))
         metrics = {
             "noise": noise,
             "noisy_peers": float(sum(claim.noise >= from_ for claim in told)),
             "unclear": float(is_unclear),
-            "weight": weight_,
+            "weight": weight * discount_,
             "refused": float(refused + claims.refused),
         }
         report = Report(trained.loss, trained.examples, trained.steps, mean.contributors, metrics)

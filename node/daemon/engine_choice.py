@@ -50,7 +50,7 @@ def ask_of(
         message.round,
         message.index,
         vector,
-        message.weight,
+        message.weight * message.discount,
         expected=max(there, config.run.wait_for) if is_first else there,
         seconds=config.gossip.patience * (2 if is_first else 1),
         quorum=member.view.least,

@@ -218,8 +218,8 @@ class Rounds:
         if self.spec is not None and self.spec.engine != NATIVE:
             self._ask_engine(message, vector)
             return
-        given = commands.Contribute(message.index, vector, message.weight, message.kind, message.tag)
-        self._command(given)
+        given = (message.weight, message.kind, message.tag, message.discount)
+        self._command(commands.Contribute(message.index, vector, *given))
 
     def _ask_engine(self, message: ipc.AskAllReduce, vector: Vector) -> None:
         assert self.spec is not None

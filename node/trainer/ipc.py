@@ -91,6 +91,8 @@ class AskAllReduce(Message, frozen=True):
     kind: Kind = "statistic"
     """What the vector is measured from, so that no peer's counts too much."""
     tag: Text = ""
+    discount: float = 1.0
+    """What is left of the weight once it was capped."""
 
 
 class AskGather(Message, frozen=True):

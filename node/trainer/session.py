@@ -244,6 +244,7 @@ class Session:
                     numel=numel,
                     kind=ask.kind,
                     tag=ask.tag,
+                    discount=ask.discount,
                 )
             case Gather():
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body, tag=ask.tag)

@@ -26,7 +26,7 @@ HASH, BASE = b"h" * 32, b"b" * 32
 GROUP, MASK = b"g" * 16, bytes([0, 0, 0, 0, 0, 0, 0, 5])
 PRESENCE = Presence(RUN, "run", 7, HASH, BASE, "working", 12.0, (f"/ip4/192.0.2.1/tcp/4710/p2p/{ME}",))
 
-ANNOUNCE = messages.Announce(GROUP, 0, 64.0, BASE, False, b"\0\0\x80\x3f" * 8, b"a" * 8)
+ANNOUNCE = messages.Announce(GROUP, 0, 64.0, BASE, False, b"\0\0\x80\x3f" * 8, b"a" * 8, 0.125)
 WORLD = World(delegates=1)
 EDICT = WORLD.edict("ban", "mallory", until=1_700_000_000)
 REDEEM = WORLD.redeem("dora", "token", WORLD.grant("carl", "token", uses=3))
@@ -74,9 +74,9 @@ OPENED_KINDS: tuple[messages.Message, ...] = (messages.SealedWords(7, (b"sealed"
 BODIES = {
     "Unannounced": "94ab556e616e6e6f756e636564c4106767676767676767676767676767676700c4080000000000000005",
     "Announce": (
-        "98a8416e6e6f756e6365c4106767676767676767676767676767676700cb4050000000000000c4206262626262626262"
+        "99a8416e6e6f756e6365c4106767676767676767676767676767676700cb4050000000000000c4206262626262626262"
         "626262626262626262626262626262626262626262626262c2c4200000803f0000803f0000803f0000803f0000803f00"
-        "00803f0000803f0000803fc4086161616161616161"
+        "00803f0000803f0000803fc4086161616161616161cb3fc0000000000000"
     ),
     "Push": "95a450757368cf000400000000000005ce00011170cb3fe8000000000000",
     "Settle": "92a6536574746c65cf0004000000000000",
@@ -301,6 +301,13 @@ def test_announcements_of_others_are_handed_on_as_their_authors_sealed_them() ->
         (
             signed("Announce", encode(msgspec.structs.replace(ANNOUNCE, weight=float("nan"))))[1:],
             "malformed message",
+        ),
+        *(
+            (
+                signed("Announce", encode(msgspec.structs.replace(ANNOUNCE, discount=discount)))[1:],
+                "malformed message",
+            )
+            for discount in (0.0, -0.5, 1.001, float("nan"), float("inf"))
         ),
     ],
 )

@@ -10,8 +10,10 @@ from shoal.methods.base import Gathered, Steps, all_reduce, gather
 A, B, C = names(3)
 
 
-def averaging(value: float, weight: float = 1.0) -> Steps[tuple[float, tuple[str, ...]]]:
-    mean = yield from all_reduce(np.array([value], np.float32), weight=weight)
+def averaging(
+    value: float, weight: float = 1.0, discount: float = 1.0
+) -> Steps[tuple[float, tuple[str, ...]]]:
+    mean = yield from all_reduce(np.array([value], np.float32), weight=weight, discount=discount)
     return float(mean.vector[0]), mean.contributors
 
 
@@ -25,6 +27,17 @@ def patient(value: float) -> Steps[float]:
 def test_everyone_gets_the_weighted_mean() -> None:
     ended = run_round({A: averaging(1, 1), B: averaging(5, 3)})
     assert ended.results == {A: (4, (A, B)), B: (4, (A, B))}
+
+
+def test_a_peer_makes_itself_lighter() -> None:
+    ended = run_round({A: averaging(1, 1), B: averaging(5, 30, discount=0.1)})
+    assert ended.results == {A: (4, (A, B)), B: (4, (A, B))}
+
+
+@pytest.mark.parametrize("discount", [0.0, -1.0, 1.5, float("nan"), float("inf")])
+def test_a_method_cannot_make_itself_heavier(discount: float) -> None:
+    with pytest.raises(ValueError, match="discount is"):
+        run_round({A: averaging(1, 1, discount)})
 
 
 def test_everyone_gets_every_body() -> None:

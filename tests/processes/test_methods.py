@@ -81,10 +81,9 @@ def test_fedln_beats_averaging_that_knows_of_no_noise_and_the_testnet_says_so(tm
     assert (tmp_path / "net" / "beside.png").read_bytes().startswith(b"\x89PNG")
     together, averaged = result["accuracy_mean"], beside["FedAvg"]["accuracies"][0]
     print(f"together {together:.3f} averaged {averaged:.3f}")
-    # One of five has clean labels: among nodes it counts twice as much as the others, in lockstep ten times.
-    assert together >= averaged + 0.015
-    assert abs(together - beside["fedln, in lockstep"]["accuracies"][0]) <= 0.06
-    # Over real links it sends what it tells and little more.
+    assert together >= averaged + 0.05
+    # Over real links it is the same method, and sends what it tells and little more.
+    assert abs(together - beside["fedln, in lockstep"]["accuracies"][0]) <= 0.03
     ratio = beside["fedln, these 5 nodes"]["sent_bytes"] / beside["fedln, in lockstep"]["sent_bytes"]
     assert 1 <= ratio <= 2
 

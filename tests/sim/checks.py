@@ -80,8 +80,8 @@ class Grouping:
     """(member, other): there was no link when the member joined."""
     exchanges: dict[PeerId, GroupExchange] = field(default_factory=dict)
     lives: dict[PeerId, int] = field(default_factory=dict)
-    given: dict[PeerId, tuple[Any, float]] = field(default_factory=dict)
-    """Vectors (or bodies) and weights that were really contributed."""
+    given: dict[PeerId, tuple[Any, float, float]] = field(default_factory=dict)
+    """Vectors (or bodies), weights and discounts that were really contributed."""
     results: dict[PeerId, bytes] = field(default_factory=dict)
     tags: dict[PeerId, str] = field(default_factory=dict)
     """What each asked for."""
@@ -105,7 +105,7 @@ class Oracle:
         self.lies_told = False
         self.highest = 0
         self.settled_at = NEVER
-        self._given: dict[PeerId, tuple[Any, float]] = {}
+        self._given: dict[PeerId, tuple[Any, float, float]] = {}
         self._tags: dict[PeerId, str] = {}
         self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
         self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
@@ -160,9 +160,9 @@ class Oracle:
         """A trainer asked for a mean, or for everyone's body."""
         self._tags[node.me] = event.tag
         if isinstance(event, commands.Contribute):
-            self._given[node.me] = (event.vector.copy(), event.weight)
+            self._given[node.me] = (event.vector.copy(), event.weight, event.discount)
         else:
-            self._given[node.me] = (event.body, 1.0)
+            self._given[node.me] = (event.body, 1.0, 1.0)
 
     def went(self, node: SimNode) -> None:
         """A node or its trainer ended."""
@@ -224,7 +224,7 @@ class Oracle:
 
         def closed(pending: commands.Contribute) -> commands.Contribute:
             given = close(pending)
-            self._given[node.me] = (given.vector.copy(), given.weight)
+            self._given[node.me] = (given.vector.copy(), given.weight, given.discount)
             return given
 
         mixing.close = closed  # type: ignore[method-assign]
@@ -395,8 +395,10 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
     """
     if oracle.is_liar(node.me):
         return
-    for made in exchange._announced._terms.values():
-        for weights in (made.numbers.weights, made.buffers.weights):
+    for (names, _), made in exchange._announced._terms.items():
+        discounts = [exchange._announced._said[name].discount for name in names]
+        for discounted in (made.numbers.weights, made.buffers.weights):
+            weights = [weight / discount for weight, discount in zip(discounted, discounts, strict=True)]
             # A newcomer has a quarter of the median of the others, who may be two of a larger group.
             positive = [weight for weight in weights if weight > 0]
             if not seen.newcomers and max(weights) > 2.001 * lower_median(positive):
@@ -482,6 +484,7 @@ def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -
             seen.given[peer][1],
             float(np.linalg.norm(vector[first:last] - base[first:last])),
             peer in seen.newcomers,
+            seen.given[peer][2],
         )
         for peer, vector in zip(members, given, strict=True)
     ]
@@ -551,7 +554,7 @@ def check_alike(oracle: Oracle, seen: Grouping, contributors: Sequence[PeerId]) 
 def check_bodies(oracle: Oracle, seen: Grouping, notice: commands.Gathered) -> None:
     """Every gathered body is what its peer gave."""
     for peer, body in notice.bodies:
-        if seen.given.get(peer, (None, 0.0))[0] != body:
+        if seen.given.get(peer, (None,))[0] != body:
             oracle.violate("nothing is invented", f"{peer} never gave {body!r}")
     if len(notice.bodies) < oracle.sim.scenario.quorum:
         oracle.violate("a mean has its quorum", f"{len(notice.bodies)} bodies")

@@ -33,6 +33,7 @@ from sim.lineage_liars import lineage, nan_state, undead
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
+from shoal.gossip.averaging.attendance import UNNAMED
 from shoal.gossip.events import Received, Send
 from shoal.gossip.matchmaking.proposals import group_id
 
@@ -103,8 +104,9 @@ def _garbage(node: SimNode, effect: Send) -> list[Send]:
 def _weight(node: SimNode, effect: Send) -> list[Send]:
     if not isinstance(effect.message, m.Announce):
         return [effect]
-    weight = node.dice.choice((0.0, 1e15, 1e-30))
-    return [Send(effect.peer, msgspec.structs.replace(effect.message, weight=weight), effect.data)]
+    weight, discount = node.dice.choice((0.0, 1e15, 1e-30)), node.dice.choice((1.0, 1e-30))
+    lie = msgspec.structs.replace(effect.message, weight=weight, discount=discount)
+    return [Send(effect.peer, lie, effect.data)]
 
 
 def _times(node: SimNode, effect: Send, factor: float) -> list[Send]:
@@ -271,6 +273,8 @@ def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
                 base,
                 nonce > 0,
                 dice.choice((b"", dice.randbytes(16 * len(names)))),
+                UNNAMED,
+                dice.choice((0.0, 0.5, 2.0, float("nan"))),
             ),
             b"",
         ),

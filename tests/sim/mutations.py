@@ -109,6 +109,15 @@ def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Announced, "_claims", claims)
 
 
+def _forgets_discounts(patch: pytest.MonkeyPatch) -> None:
+    honest = Announced._claims
+
+    def claims(self: Announced, *arguments: Any) -> Any:
+        return [replace(each, discount=1.0) for each in honest(self, *arguments)]
+
+    patch.setattr(Announced, "_claims", claims)
+
+
 def _caps_no_weight(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("shoal.gossip.averaging.bounds.WEIGHT_CAP", 1e30)
 
@@ -443,6 +452,7 @@ MUTATIONS: Final = (
     Mutation("unlike asks are answered together", (ALIKE,), _compares_no_asks, ("unlike",)),
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
+    Mutation("discounts are forgotten", (EXACT,), _forgets_discounts),
     Mutation("no weight is capped", (WEIGHTS,), _caps_no_weight, ("lie",)),
     Mutation("any mean is taken", (BOUND,), _takes_any_mean, ("lie",)),
     Mutation("any norm is believed", (BOUND,), _believes_norms, ("lie",)),

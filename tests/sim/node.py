@@ -263,10 +263,11 @@ class SimTrainer:
                 round=begun.round, index=self._index, body=body, tag=self.node.tag
             )
         else:
-            weight = self.node.weight
+            weight, discount = self.node.weight, self.node.discount
             if self.asks[self._index] == "m":
                 # Little, so that the norms are alike and nothing is capped.
                 noise, weight = noise * np.float32(0.02 * (begun.round == 0)) + self._sum, 1.0
+                discount = 1.0
             # In place, as the real trainer does: whoever still reads the last mean here reads garbage.
             np.add(self._sum, noise, out=self.segment.exchange)
             ask = ipc.AskAllReduce(
@@ -276,6 +277,7 @@ class SimTrainer:
                 numel=NUMEL,
                 kind="params",
                 tag=self.node.tag,
+                discount=discount,
             )
         self.node.rounds.from_trainer(ask)
 
@@ -314,6 +316,7 @@ class SimNode:
         self.set_back = 0.0
         """By how much the wall clock, which no timer hears of, differs; negative."""
         self.weight = 1.0 + number % 3
+        self.discount = 0.25 if number % 4 == 3 else 1.0
         self.pace, self.step, self.save_seconds = 3.0, 0.05, 0.02
         self.tag = "params"
         """What its trainer asks for."""

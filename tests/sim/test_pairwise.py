@@ -98,4 +98,4 @@ def test_a_trainer_that_is_killed_leaves_its_nodes_mass() -> None:
     result = sim.run()
     assert not result.violations
     shares = [node.member.pairwise.core.share for node in sim.nodes.values() if node.member.pairwise.core]
-    assert shares == [1.0, 2.0, 3.0, 1.0]
+    assert shares == [1.0, 2.0, 3.0, 0.25]

@@ -93,7 +93,7 @@ class LyingMember(Member):
             base = self._base_of(slice(0, event.vector.size))
             event.vector[:] = base + bend(event.vector - base, self._numpy_dice())
         weight = MAX_WEIGHT if self.lie == "weight" else event.weight
-        return dataclasses.replace(event, weight=weight)
+        return dataclasses.replace(event, weight=weight, discount=1.0)
 
     def _base_of(self, here: "slice[int, int, None]") -> Vector:
         """Return what the numbers here were before the round: zero where a method gives no params."""

@@ -1,6 +1,6 @@
 """Bounded means: what a member or an owner that lies comes to, and that no honest one is blamed for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -29,7 +29,14 @@ Change = Callable[[Announce, PeerId], Announce]
 class Members:
     """The members of one all-reduce of params, each a little away from the state that they started from."""
 
-    def __init__(self, count: int, seed: int = 0, codec: str = "float32", buffers: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        codec: str = "float32",
+        buffers: int = 0,
+        discounts: Sequence[float] = (),
+    ) -> None:
         self.net, self.names = Net(seed), peers(count)
         self.group = Group(b"g" * 16, 0, tuple(self.names), (1,) * count)
         rng = np.random.default_rng(seed)
@@ -40,8 +47,8 @@ class Members:
         )
         origin = Origin("params", b"s" * 32, False, STATE)
         self.cores = {
-            name: AllReduce(name, self.group, 0, self.vectors[i], 1.0, config, None, origin)
-            for i, name in enumerate(self.names)
+            name: AllReduce(name, self.group, 0, self.vectors[i], 1.0, config, None, origin, discount=less)
+            for i, (name, less) in enumerate(zip(self.names, discounts or [1.0] * count, strict=True))
         }
         for name, core in self.cores.items():
             self.net.join(name, core.handle, core.timer)
@@ -125,6 +132,50 @@ def test_a_huge_weight_counts_twice_the_median_at_most(seed: int) -> None:
     lo, hi = members.edges(0)
     apart = [float(np.linalg.norm(members.vectors[0][lo:hi] - given[lo:hi])) for given in members.given]
     assert apart[4] > 0.3 * float(np.mean(apart[:4]))
+
+
+def mean_of_part(members: Members, part: int, weights: dict[int, float]) -> Vector:
+    """Return the mean of these members' contributions, as long as the lower median of a part."""
+    lo, hi = members.edges(part)
+    moves = [members.given[i][lo:hi].astype(np.float64) - STATE[lo:hi] for i in weights]
+    norms = [float(np.linalg.norm(move)) for move in moves]
+    cap = sorted(norms)[(len(norms) - 1) // 2]
+    capped = [move * min(1, cap / norm) for move, norm in zip(moves, norms, strict=True)]
+    moved = np.average(capped, axis=0, weights=[*weights.values()])
+    mean: Vector = (STATE[lo:hi] + moved).astype(np.float32)
+    return mean
+
+
+def test_noisy_members_count_a_tenth_whoever_makes_the_mean() -> None:
+    discounts = [1.0, 0.1, 0.1, 0.1, 0.1]
+    members = Members(5, discounts=discounts)
+    # The means of member 1 are refused: the next one takes its part over, without it.
+    members.run(times(members.names[1], 1e9, Reduced))
+    left = members.honest(1)
+    assert len({members.vectors[i].tobytes() for i in left}) == 1
+    for part in range(5):
+        lo, hi = members.edges(part)
+        without = {i: discounts[i] for i in left}
+        expected = [mean_of_part(members, part, weights) for weights in (dict(enumerate(discounts)), without)]
+        shown = members.vectors[0][lo:hi]
+        assert any(np.allclose(shown, mean, atol=1e-5) for mean in expected), part
+    assert np.allclose(
+        members.vectors[0][slice(*members.edges(1))], mean_of_part(members, 1, without), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("discount", [2.0, 1e15, 0.0, -1.0, float("nan"), float("inf")])
+def test_a_discount_that_is_none_is_refused(discount: float) -> None:
+    members = Members(4)
+    liar = members.names[2]
+    members.run(announcing(liar, lambda each, _: msgspec.structs.replace(each, discount=discount)))
+    members.assert_bounded(2)
+    assert {whom for _, whom, _ in members.net.dropped if whom == liar} == {liar}
+    for part in range(4):
+        lo, hi = members.edges(part)
+        expected = STATE[lo:hi] + np.mean([members.given[i][lo:hi] - STATE[lo:hi] for i in (0, 1, 3)], axis=0)
+        moved = float(np.linalg.norm(members.vectors[0][lo:hi] - expected))
+        assert moved <= members.longest(2, part) / 3
 
 
 @pytest.mark.parametrize("seed", range(5))

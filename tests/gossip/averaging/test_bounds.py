@@ -1,5 +1,7 @@
 """Bounds: what follows from announcements, for any that could be announced."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from shoal.gossip.averaging.bounds import (
 
 numbers = st.just(0.0) | st.floats(1e-15, 1e15)
 members = st.lists(st.builds(Stated, numbers, numbers, st.booleans()), min_size=1, max_size=16)
+discounts = st.floats(0, 1, exclude_min=True)
 
 
 @given(members)
@@ -29,6 +32,26 @@ def test_no_weight_is_above_twice_the_median_claim(stated: list[Stated]) -> None
             assert not each.is_newcomer or weight <= NEWCOMER_CAP * lower_median(established)
         else:
             assert weight == 1.0
+
+
+@given(members, st.integers(0, 15), discounts)
+def test_a_discount_makes_its_member_lighter_and_nobody_heavier(
+    stated: list[Stated], number: int, discount: float
+) -> None:
+    number %= len(stated)
+    before = weights_of(stated)
+    lighter = [*stated[:number], replace(stated[number], discount=discount), *stated[number + 1 :]]
+    after = weights_of(lighter)
+    assert after[:number] == before[:number]
+    assert after[number + 1 :] == before[number + 1 :]
+    assert after[number] <= before[number]
+    assert sum(after) > 0
+
+
+def test_a_discount_counts_after_the_cap_and_no_median_knows_of_it() -> None:
+    stated = [Stated(100.0, 1.0), *(Stated(100.0, 1.0, discount=0.1) for _ in range(3)), Stated(1e15, 1.0)]
+    assert weights_of(stated) == pytest.approx([100, 10, 10, 10, 200])
+    assert weights_of([Stated(0.0, 1.0, discount=0.5), Stated(0.0, 1.0)]) == [0.5, 1.0]
 
 
 @given(members)

@@ -397,3 +397,19 @@ def test_unlike_asks_end_the_exchange_at_once_and_the_trainer_is_told_why(theirs
     )
     assert Abandon(GROUP.id, 0) in sent(effects)
     assert np.array_equal(ask.vector, np.full(4, 2.0, np.float32))
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.25])
+def test_a_discount_is_announced_and_in_a_pairwise_run_it_lessens_the_mass(discount: float) -> None:
+    one = exchanges()
+    one.ask(Contribute(0, np.full(4, 2.0, np.float32), 8.0, "statistic", discount=discount), 0.0)
+    said = [message for message in sent(one.begin(GROUP, 1.0)) if isinstance(message, Announce)]
+    assert {(message.weight, message.discount) for message in said} == {(8.0, discount)}
+
+    view = SwarmView(ME, 12.0)
+    view.run = b"run"
+    view.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise")
+    pairwise = PairwiseRounds(view, 15.0, Sequence(0))
+    pairwise.attach(0.0)
+    given = Contribute(0, np.full(view.spec.params_numel, 2.0, np.float32), 8.0, "params", discount=discount)
+    assert pairwise.close(given).weight == 8.0 * discount

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lockstep import names, run_round, train
 
+from shoal.gossip.averaging.bounds import Stated, terms, weights_of
 from shoal.gossip.errors import RemoteViolation
 from shoal.methods.base import AllReduce, Ask, Gather, Method
 from shoal.methods.errors import BadOption
@@ -27,9 +28,8 @@ from shoal.methods.fedln.method import (
     level,
     read_claim,
     seem_all_wrong,
-    weight,
 )
-from shoal.methods.fedln.noisy_peers import NOBODY
+from shoal.methods.fedln.noisy_peers import NOBODY, noisy_from
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.registry import load_method
 from shoal.methods.tasks.digits_variants import NoisyDigits
@@ -112,36 +112,63 @@ def test_corrected_labels_of_noisy_peers_are_less_wrong() -> None:
 @pytest.mark.parametrize(
     ("examples", "noise", "expected"),
     [
-        (100, 0.0, 100),
-        (100, 0.14, 100),
-        (100, 0.15, 10),
-        (100, 0.5, 10),
-        (109, 0.5, 10),  # Rounded down.
-        (1000, 0.95, 50),  # 1000 · (1 - 242/255) = 50.98
-        (100, 1.0, 0),
-        (9, 0.2, 0),
-        (0, 0.0, 0),
+        (100, 0.0, (100, 1)),
+        (100, 0.14, (100, 1)),
+        (100, 0.15, (100, 0.1)),
+        (109, 0.5, (109, 0.1)),
+        (1000, 0.95, (1000, 13 / 255)),
+        (9, 0.2, (9, 0.1)),
+        (100, 1.0, (0, 1)),
+        (0, 0.0, (0, 1)),
     ],
 )
-def test_weights_are_whole_numbers_by_the_formula(examples: int, noise: float, expected: int) -> None:
-    assert weight(Claim(examples, level(noise), True), level(0.15), 10**6, 0.1) == expected
+def test_a_noisy_peer_gives_itself_a_discount_by_the_formula(
+    examples: int, noise: float, expected: tuple[float, float]
+) -> None:
+    mine, other = Claim(examples, level(noise), True), Claim(10**6, 0, True)
+    assert agreed_weight(mine, [mine, other, other], level(0.15), 0.1) == pytest.approx(expected)
 
 
 def test_a_claim_of_a_hundred_times_the_examples_counts_no_more_than_the_cap() -> None:
     honest = [Claim(examples, 0, True) for examples in (130, 134, 140)]
     liar = Claim(13_400, 0, True)
-    assert agreed_weight(liar, [*honest, liar], NOBODY, 0.1) == 3 * 134
-    assert agreed_weight(honest[0], [*honest, liar], NOBODY, 0.1) == 130
+    assert agreed_weight(liar, [*honest, liar], NOBODY, 0.1) == (3 * 134, 1)
+    assert agreed_weight(honest[0], [*honest, liar], NOBODY, 0.1) == (130, 1)
 
 
 def test_who_missed_the_estimate_counts_no_more_than_the_median() -> None:
     claims = [Claim(100, 0, True), Claim(120, 0, True), Claim(300, 0, False)]
-    assert agreed_weight(claims[2], claims, NOBODY, 0.1) == 120
+    assert agreed_weight(claims[2], claims, NOBODY, 0.1) == (120, 1)
 
 
 def test_where_all_weights_are_nothing_all_count_alike() -> None:
     claims = [Claim(100, LEVELS, True)] * 2
-    assert agreed_weight(claims[0], claims, LEVELS, 0.1) == 1
+    assert agreed_weight(claims[0], claims, LEVELS, 0.1) == (1, 1)
+
+
+def test_one_clean_peer_of_five_counts_ten_times_as_much_as_each_other_within_the_bounds_of_a_mean() -> None:
+    claims = [
+        Claim(134, level(0.02), True),
+        *(Claim(134, level(noise), True) for noise in (0.5, 0.6, 0.7, 0.5)),
+    ]
+    from_ = noisy_from([claim.noise for claim in claims], level(0.15))
+    given = (agreed_weight(claim, claims, from_, 0.1) for claim in claims)
+    counted = weights_of([Stated(weight, 1.0, discount=discount) for weight, discount in given])
+    assert counted == pytest.approx([134, *[13.4] * 4])
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_one_liar_of_five_counts_twenty_times_as_much_at_most_and_its_step_is_no_longer(noise: float) -> None:
+    honest = [Claim(134, level(0.3), True)] * 4
+    lie = Claim(1 << 40, level(noise), True)
+    from_ = noisy_from([claim.noise for claim in (*honest, lie)], level(0.15))
+    given = [agreed_weight(claim, [*honest, lie], from_, 0.1) for claim in honest]
+    # It announces what it likes besides.
+    stated = [*(Stated(weight, 2.0, discount=left) for weight, left in given), Stated(1e15, 1e9)]
+    counted = weights_of(stated)
+    assert counted[4] / min(counted) <= 20 * (1 + 1e-9)
+    assert terms(stated).bound <= 2.0 * (1 + 1e-9)
+    assert terms(stated).shares[4] * 1e9 <= 2.0 * (1 + 1e-9)
 
 
 def asked(

@@ -73,7 +73,7 @@ class Table:
 
     def ask(self, value: float = 2.0) -> None:
         self.segment.exchange[:] = value
-        message = ipc.AskAllReduce(round=self.rounds.round, index=0, weight=10.0, numel=NUMEL)
+        message = ipc.AskAllReduce(round=self.rounds.round, index=0, weight=10.0, numel=NUMEL, discount=0.25)
         self.rounds.from_trainer(message)
 
     def agree(self, *contributors: PeerId) -> None:
@@ -159,7 +159,7 @@ def test_a_round_goes_from_the_ask_over_the_mean_to_the_next() -> None:
     table.ask(2.0)
     contribute = table.commands[-1]
     assert isinstance(contribute, commands.Contribute)
-    assert (contribute.index, contribute.weight) == (0, 10.0)
+    assert (contribute.index, contribute.weight, contribute.discount) == (0, 10.0, 0.25)
     contribute.vector[:] = 4.0
     assert (table.segment.exchange == 4.0).all(), "the mean comes back where the contribution was"
     table.agree(ME, PEER)

@@ -76,7 +76,7 @@ def test_a_state_goes_to_the_other_slot_and_is_read_from_there(daemon: FakeDaemo
 def test_every_ask_has_its_number_and_an_answer_survives_the_next_ask(daemon: FakeDaemon) -> None:
     def asking() -> Steps[list[float]]:
         first = yield from all_reduce(np.array([1, 2], np.float32), weight=2.0, tag="a")
-        second = yield from all_reduce(np.array([5], np.float32), weight=1.0, tag="b")
+        second = yield from all_reduce(np.array([5], np.float32), weight=1.0, tag="b", discount=0.5)
         return [*first.vector.tolist(), *second.vector.tolist()]
 
     def work(one: Attached) -> None:
@@ -84,6 +84,7 @@ def test_every_ask_has_its_number_and_an_answer_survives_the_next_ask(daemon: Fa
         for index in range(2):
             ask = one.receive()
             assert (ask.index, ask.round) == (index, 0)
+            assert (ask.weight, ask.discount) == [(2.0, 1.0), (1.0, 0.5)][index]
             one.segment.exchange[: ask.numel] *= 10
             one.send(ipc.Averaged(contributors=("x",)))
 
