@@ -30,6 +30,8 @@ CHUNK_NUMEL: Final = 524_288
 time, for messages, and twice as much a tenth more memory."""
 ChunkNumel: TypeAlias = Literal[65_536, 131_072, 262_144, 524_288]
 """Numbers in a chunk: one of four powers of two."""
+Combine: TypeAlias = Literal["mean", "trimmed", "median"]
+"""How a group makes one change of its contributions: see gossip/averaging/bounds.py."""
 Scalar = bool | int | float | str
 Name = Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
 
@@ -77,6 +79,10 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """group: means of groups. pairwise: each gives half to one neighbour at a time, over any sparse graph."""
     pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64, extra={"flag": "--pushes"})] = 4
     """With pairwise: to how many neighbours, one after the other, a round gives."""
+    combine: Combine = "mean"
+    """What a group makes of its contributions. mean: the weighted mean. trimmed: the mean without the largest
+    and the smallest quarter of every number. median: the middle one of every number. The last two count each
+    peer once, whatever weight it claims; where data are unlike they cost accuracy."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel: float32, float16, bfloat16, int8, int4, int2, topk or sign. float32 is exact, int8
     sends a quarter of its bytes, int4 an eighth; the last three are for changes, as diloco averages them."""

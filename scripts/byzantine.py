@@ -27,7 +27,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shoal.gossip.averaging.bounds import Stated, terms
+from shoal.gossip.averaging.bounds import Stated, terms, trim_of
+from shoal.gossip.run_spec import Combine
 from shoal.methods.tasks.partition import dirichlet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -117,15 +118,18 @@ def clipped(vectors: Floats, weights: npt.NDArray[np.float64], last: Floats) -> 
 
 
 def trimmed(vectors: Floats, weights: npt.NDArray[np.float64], last: Floats) -> Floats:
-    """Return the mean by coordinate without the largest and the smallest three tenths."""
-    cut = int(0.3 * len(vectors))
-    found: Floats = np.sort(vectors, axis=0)[cut : len(vectors) - cut].mean(axis=0)
-    return found
+    """Return the mean by coordinate without the largest and the smallest quarter, each peer counting once."""
+    return _without_ends("trimmed", vectors)
 
 
 def median(vectors: Floats, weights: npt.NDArray[np.float64], last: Floats) -> Floats:
-    """Return the median by coordinate."""
-    found: Floats = np.median(vectors, axis=0).astype(np.float32)
+    """Return the median by coordinate, each peer counting once."""
+    return _without_ends("median", vectors)
+
+
+def _without_ends(combine: Combine, vectors: Floats) -> Floats:
+    cut = trim_of(combine, len(vectors))
+    found: Floats = np.sort(vectors, axis=0)[cut : len(vectors) - cut].mean(axis=0)
     return found
 
 
@@ -231,7 +235,7 @@ def owned(share: float, round_: int, n: int) -> npt.NDArray[np.int64]:
 
 
 def turn(
-    name: str, made: Floats, given: Round, params: Floats, round_: int, liars: int, *, is_bounded: bool
+    name: str, made: Floats, given: Round, params: Floats, round_: int, liars: int, reducer: str
 ) -> Floats:
     """Return the mean after owners or conveners have lied about it.
 
@@ -239,7 +243,7 @@ def turn(
     With them it has 1.5 shares at most, and the mean that it tells is as long as the bound of its part at
     most. What is outside is reduced again by another, so `lying-owner` stays at the bound.
     """
-    n = len(given.weights)
+    n, is_bounded = len(given.weights), reducer != "mean"
     if name == "greedy-convener" and not is_bounded:
         return -params  # zeros in place of all params
     if name == "greedy-convener" and round_ % n >= liars:
@@ -257,9 +261,10 @@ def turn(
     length = float(np.linalg.norm(made[here]))
     allowed = length
     if name != "turned-owner":
+        combine: Combine = "mean" if reducer not in ("trimmed", "median") else reducer  # type: ignore[assignment]
         norms = np.linalg.norm(given.deltas[:, here].astype(np.float64), axis=1)
         stated = [Stated(weight, float(norm)) for weight, norm in zip(given.weights, norms, strict=True)]
-        allowed = terms(stated).bound
+        allowed = terms(stated, 1.0, combine).bound
     told[here] *= np.float32(-allowed / max(length, 1e-30))
     return told
 
@@ -319,8 +324,7 @@ def mean_of(
     with np.errstate(all="ignore"):
         made = REDUCERS[setting.reducer](given)
         if liars and setting.lie in OWNERS:
-            is_bounded = setting.reducer != "mean"
-            made = turn(setting.lie, made, given, params, round_, liars, is_bounded=is_bounded)
+            made = turn(setting.lie, made, given, params, round_, liars, setting.reducer)
         return made
 
 

@@ -218,6 +218,7 @@ def test_what_peers_must_agree_on_is_in_the_run_that_the_node_is_told(daemon: Fa
         ({"codec": "topk"}, "take --method diloco"),
         ({"exchange": "pairwise", "quorum": 2}, "leave out --quorum"),
         ({"exchange": "pairwise", "method": "diloco"}, "exchange pairwise: diloco"),
+        ({"exchange": "pairwise", "combine": "median"}, "exchange pairwise hands on sums"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_node_is_started(

@@ -27,6 +27,7 @@ from shoal.gossip.averaging import bounds
 from shoal.gossip.averaging.bounds import LOOSE, Stated, Terms
 from shoal.gossip.events import Vector
 from shoal.gossip.messages import MAX_WEIGHT, Announce, SignedAnnounce
+from shoal.gossip.run_spec import Combine
 
 ROWS: Final = 4
 MAX_VERSIONS: Final = 2
@@ -55,8 +56,11 @@ def pack_norms(rows: Iterable[Iterable[float]]) -> bytes:
 class Announced:
     """The announcements of one exchange. See the module's docstring."""
 
-    def __init__(self, n_members: int, newcomers: frozenset[int], max_norm: float) -> None:
+    def __init__(
+        self, n_members: int, newcomers: frozenset[int], max_norm: float, combine: Combine = "mean"
+    ) -> None:
         """`newcomers`: members that count for little; `max_norm`: of a part, that is believed."""
+        self._combine = combine
         self._n, self._newcomers, self._max_norm = n_members, newcomers, max_norm
         self._held: dict[int, list[tuple[bytes, SignedAnnounce]]] = {}
         self._norms: dict[bytes, Vector] = {}
@@ -148,7 +152,7 @@ class Announced:
                 member for member in self._held if not base or self.base_of(self.first([member])[0]) == base
             ]
             names, row = self.first(members), self._row(base)
-            loose = bounds.CEILING * (1.0 if base else LOOSE)
+            loose = bounds.CEILING * (1.0 if base else LOOSE) * bounds.stretch(self._combine, len(names))
             numbers = bounds.cap_of(self._claims(members, names, part, row), loose)
             has_buffers = self._has_any(names, part, row + 1)
             buffers = self._claims(members, names, part, row + 1) if has_buffers else ()
@@ -158,10 +162,11 @@ class Announced:
 
     def _make_terms(self, members: list[int], names: tuple[bytes, ...], part: int, base: bytes) -> PartTerms:
         row, loose = self._row(base), 1.0 if base else LOOSE
-        made = bounds.terms(self._claims(members, names, part, row), loose)
+        made = bounds.terms(self._claims(members, names, part, row), loose, self._combine)
         if not self._has_any(names, part, row + 1):
             return PartTerms(base, made, Terms(made.weights, made.weights, 0.0))
-        return PartTerms(base, made, bounds.terms(self._claims(members, names, part, row + 1), loose))
+        buffers = self._claims(members, names, part, row + 1)
+        return PartTerms(base, made, bounds.terms(buffers, loose, self._combine))
 
     def _claims(self, members: list[int], names: tuple[bytes, ...], part: int, row: int) -> list[Stated]:
         return [

@@ -21,7 +21,7 @@ from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import Data, Drop, Effects, Send, Vector
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Announce, Announcements, SignedAnnounce, Unannounced
-from shoal.gossip.run_spec import CHUNK_NUMEL
+from shoal.gossip.run_spec import CHUNK_NUMEL, Combine
 
 MAX_ASKED_ABOUT: Final = 256
 """Sets of announcements that one member is asked for."""
@@ -44,6 +44,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers that are sent, checked and reduced at once. Equal on all members of a group."""
     exact: int = 0
     """So many numbers at the end of the vector travel as float32. Equal on all peers."""
+    combine: Combine = "mean"
+    """What is made of the contributions (gossip/averaging/bounds.py). Equal on all peers."""
 
 
 def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
@@ -77,7 +79,7 @@ class Announcing(Attendance):
             vector, group.parts, config.chunk_numel, config.codec, feedback, config.exact, origin
         )
         newcomers = frozenset(self._number[peer] for peer in group.newcomers)
-        self._announced = Announced(len(group.members), newcomers, config.max_norm)
+        self._announced = Announced(len(group.members), newcomers, config.max_norm, config.combine)
         self._ledger = Ledger(self._mine, self._chunks, self._announced)
         self._is_bounded = origin.kind != "exact"
         self._asked_of: dict[int, set[bytes]] = {}

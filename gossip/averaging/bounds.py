@@ -9,6 +9,21 @@ part. From the announcements of the contributors of a chunk follow, equal for al
     factor     of a contribution in a part: min(1, cap / norm), so none counts with more than the cap
     bound      of a part of the mean: the weighted mean of min(norm, cap), which no honest sum exceeds
 
+A run may combine them otherwise (`combine` of its settings). Those that count are K, each once, whatever its
+weight, where that is positive:
+
+    trimmed    by coordinate, of capped contributions: the mean without the f largest and the f smallest,
+               f = max(1, (K - 1) // 4), of fewer than three none
+    median     the same with f = (K - 1) // 2: the middle one, or the mean of the two in the middle
+    bound      of both: sqrt(sum of min(norm, cap)^2 / (K - f)), at most sqrt(2) caps
+
+Let t be the result of a coordinate, and positive. The K - f largest contributions to it are those whose mean
+is t, and f larger ones, so their mean is at least t. By Cauchy (K - f) t^2 is at most the sum of their
+squares, which is at most the sum of all squares. For a negative t the same holds with the smallest. Summed
+over the coordinates of a part: the squared norm of the result is at most the sum of all squared norms over
+K - f. The median (1, 1, 1) of (1, 1, 0), (1, 0, 1) and (0, 1, 1) is as large as that. Yin, Chen, Ramchandran,
+Bartlett, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates (ICML 2018), section 4.
+
 Medians are taken among the members that are no newcomers, where there are any. Norms are distances from the
 state that the members have in common (`agreed_base`). Where they have none in common, norms are those of the
 vectors themselves; there the cap is looser (`LOOSE`), since a vector that is scaled down below the others is
@@ -21,9 +36,13 @@ Capping norms before a mean: Karimireddy, He, Jaggi, Learning from History for B
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import hypot, inf, sqrt
 from typing import Final
 
+from shoal.gossip.run_spec import Combine
+
+TRIMMING: Final = ("trimmed", "median")
+"""Ways to combine that leave the largest and the smallest out, and count each member once."""
 WEIGHT_CAP: Final = 2.0
 """Times the median claim of weight that the largest one counts."""
 NEWCOMER_CAP: Final = 0.25
@@ -57,7 +76,9 @@ class Terms:
     weights: tuple[float, ...]
     """Weight over the sum of weights alone."""
     bound: float
-    """The largest norm of the part that an honest sum of them can have."""
+    """The largest norm of the part that an honest result can have."""
+    trim: int = 0
+    """So many of the largest and of the smallest of every number are left out, of those with a weight."""
 
 
 def lower_median(values: Sequence[float]) -> float:
@@ -88,16 +109,33 @@ def cap_of(claims: Sequence[Stated], looseness: float = 1.0) -> float:
     return looseness * lower_median([claim.norm for claim in _established(claims)])
 
 
-def terms(claims: Sequence[Stated], looseness: float = 1.0) -> Terms:
+def trim_of(combine: Combine, count: int) -> int:
+    """Return how many of the largest, and of the smallest, of so many contributions are left out."""
+    most = (count - 1) // 2
+    return {"mean": 0, "trimmed": min(most, max(1, (count - 1) // 4)), "median": most}[combine]
+
+
+def stretch(combine: Combine, count: int) -> float:
+    """Return how many times the cap the result of so many contributions can have."""
+    return sqrt(count / (count - trim_of(combine, count))) if count else 1.0
+
+
+def terms(claims: Sequence[Stated], looseness: float = 1.0, combine: Combine = "mean") -> Terms:
     """Return what the contributors of a chunk come to. `looseness`: `LOOSE` without a state in common."""
     weights, cap = weights_of(claims), cap_of(claims, looseness)
+    if combine in TRIMMING:
+        weights = [float(weight > 0) for weight in weights]
     total = sum(weights)
     shares, bound = [], 0.0
     for claim, weight in zip(claims, weights, strict=True):
         counted = min(claim.norm, cap)
         shares.append(weight / total * (counted / claim.norm if claim.norm > cap else 1.0))
         bound += weight / total * counted
-    return Terms(tuple(shares), tuple(weight / total for weight in weights), bound)
+    alike, count = tuple(weight / total for weight in weights), sum(weight > 0 for weight in weights)
+    if trim := trim_of(combine, count):
+        counts = [min(claim.norm, cap) for claim, weight in zip(claims, weights, strict=True) if weight]
+        bound = hypot(*counts) / sqrt(count - trim)
+    return Terms(tuple(shares), alike, bound, trim)
 
 
 def agreed_base(bases: Sequence[bytes]) -> bytes:

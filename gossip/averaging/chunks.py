@@ -9,7 +9,7 @@ written anew next round while a slow member's copy may still wait to be sent.
 import numpy as np
 
 from shoal.gossip.averaging.bounds import Terms
-from shoal.gossip.averaging.origin import STANDS_ALONE, Origin, square, weighted_sum
+from shoal.gossip.averaging.origin import STANDS_ALONE, Origin, square, trimmed_mean, weighted_sum
 from shoal.gossip.averaging.rounding import growth, rounding
 from shoal.gossip.averaging.tensor_codecs import (
     CODECS,
@@ -133,7 +133,7 @@ class Chunks:
     def combine(
         self, part: int, chunk: int, vectors: list[Vector], terms: tuple[Terms, Terms], *, is_based: bool
     ) -> Vector:
-        """Return the bounded mean of contributions to a chunk, in a vector of its own."""
+        """Return what contributions to a chunk come to, in a vector of its own."""
         lo, split, hi = self._span(part, chunk)
         mean: Vector = np.frombuffer(BUFFERS.take(4 * (hi - lo)), np.float32)
         spans = ((lo, split, self.origin.of_numbers), (split, hi, self.origin.of_buffers))
@@ -141,6 +141,11 @@ class Chunks:
             here = slice(first - lo, last - lo)
             given, shares = [vector[here] for vector in vectors], [*each.shares]
             origin = origin_of(first, last) if is_based else None
+            if each.trim:
+                counting = [number for number, weight in enumerate(each.weights) if weight]
+                factors = [shares[number] / each.weights[number] for number in counting]
+                trimmed_mean([given[n] for n in counting], factors, origin, each.trim, mean[here])
+                continue
             # What factors take from the contributions stays where the origin is.
             if origin is not None and (left := 1.0 - sum(shares)) > 1e-12:
                 given, shares = [*given, origin], [*shares, left]

@@ -19,6 +19,8 @@ from shoal.gossip.run_spec import TensorSpec
 Kind: TypeAlias = Literal["params", "delta", "statistic", "exact"]
 PIECE: Final = 65_536
 """Numbers that are worked on at a time: what is in between stays in the cache."""
+SORTED_PIECE: Final = 8_192
+"""As many where all members' are worked on together."""
 LEAST_VARIANCE: Final = np.float32(2.0**-10)
 """Times its last value: less is left of no running variance in one round, whoever contributes what."""
 SMALLEST: Final = np.float32(2.0**-100)
@@ -99,3 +101,51 @@ def weighted_sum(vectors: Sequence[Vector], shares: Sequence[float], out: Vector
         for vector, factor in zip(vectors[1:], factors[1:], strict=True):
             np.multiply(vector[at : at + PIECE], factor, out=term)
             np.add(here, term, out=here)
+
+
+def trimmed_mean(
+    vectors: Sequence[Vector], factors: Sequence[float], origin: Vector | None, trim: int, out: Vector
+) -> None:
+    """Write the mean by coordinate without the `trim` largest and the `trim` smallest.
+
+    Of each vector its distance from `origin`, or from zero, counts times its factor; `out` is then as far
+    from there as they say.
+    """
+    size = min(SORTED_PIECE, out.size)
+    rows, spare = [np.empty(size, np.float32) for _ in vectors], np.empty(size, np.float32)
+    for at in range(0, out.size, SORTED_PIECE):
+        here = out[at : at + SORTED_PIECE]
+        pieces, free = [row[: here.size] for row in rows], spare[: here.size]
+        base = None if origin is None else origin[at : at + SORTED_PIECE]
+        for vector, factor, piece in zip(vectors, factors, pieces, strict=True):
+            _scale(vector[at : at + SORTED_PIECE], factor, base, piece)
+        for done in range(trim):
+            last = len(pieces) - 1 - done
+            for low in range(done, last):
+                free = _put_in_order(pieces, low, free)
+            for low in range(last - 2, done - 1, -1):
+                free = _put_in_order(pieces, low, free)
+        kept = pieces[trim : len(pieces) - trim]
+        np.copyto(here, kept[0])
+        for piece in kept[1:]:
+            np.add(here, piece, out=here)
+        np.multiply(here, np.float32(1 / len(kept)), out=here)
+
+
+def _scale(numbers: Vector, factor: float, origin: Vector | None, out: Vector) -> None:
+    if factor == 1.0:
+        np.copyto(out, numbers)
+    elif origin is None:
+        np.multiply(numbers, np.float32(factor), out=out)
+    else:
+        np.subtract(numbers, origin, out=out)
+        np.multiply(out, np.float32(factor), out=out)
+        np.add(out, origin, out=out)
+
+
+def _put_in_order(pieces: list[Vector], low: int, free: Vector) -> Vector:
+    """Let the smaller numbers of two neighbours stand in the first; returns the memory that is free then."""
+    np.minimum(pieces[low], pieces[low + 1], out=free)
+    np.maximum(pieces[low], pieces[low + 1], out=pieces[low + 1])
+    pieces[low], free = free, pieces[low]
+    return free

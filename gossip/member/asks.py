@@ -29,7 +29,7 @@ from shoal.gossip.member.quorum import counting, fewest_of, is_in_all
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Cut, Exchange, ExchangeMessage
-from shoal.gossip.run_spec import RunSpec
+from shoal.gossip.run_spec import Combine, RunSpec
 
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
@@ -116,7 +116,9 @@ class AskQueue:
             if (spec := self._view.spec) is not None:
                 # What is as long as the params ends in the model's buffers.
                 exact = spec.buffers if pending.vector.size == spec.params_numel else 0
-                config = msgspec.structs.replace(config, codec=spec.codec, exact=exact)
+                # Of a statistic, such as a count, nothing but the mean is meant.
+                combine: Combine = "mean" if pending.kind == "statistic" else spec.combine
+                config = msgspec.structs.replace(config, codec=spec.codec, exact=exact, combine=combine)
             owed = self._feedback(pending)
             me, origin, ask = self._view.me, self._origin(pending), ask_name("all_reduce", pending.tag)
             given = (pending.index, pending.vector, pending.weight, config, owed, origin, ask)

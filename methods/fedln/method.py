@@ -202,6 +202,11 @@ class FedLN:
 
     config: FedLNConfig = field(default_factory=FedLNConfig)
 
+    @property
+    def weighs_peers(self) -> bool:
+        """Whether the remedy is what each peer counts: nothing is left of it where all count alike."""
+        return self.config.remedy == "average"
+
     def init(self, params: Vector) -> State:
         """See `Method`."""
         shared = {NOISY_FROM: np.array([NOBODY], np.float32)}

@@ -10,6 +10,7 @@ import socket
 import sys
 from importlib.machinery import PathFinder
 
+from shoal.gossip.averaging.bounds import TRIMMING
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
 from shoal.methods.base import Method
@@ -64,6 +65,7 @@ def check_run(run: RunSettings, method: Method) -> None:
         )
     check_codec(run, method)
     check_exchange(run, method)
+    check_combine(run, method)
 
 
 def check_exchange(run: RunSettings, method: Method) -> None:
@@ -83,6 +85,35 @@ def check_exchange(run: RunSettings, method: Method) -> None:
         raise BadConfig("exchange pairwise has no groups that could have a quorum: leave out --quorum")
     if run.delay:
         raise BadConfig("exchange pairwise never waits for a mean: leave out --delay")
+
+
+def check_combine(run: RunSettings, method: Method) -> None:
+    """Refuse a way of combining where nobody would go by it, or where it would ruin what is averaged.
+
+    Raises:
+        BadConfig: it does not fit the exchange, the engine, the codec or the method.
+    """
+    if run.combine == "mean":
+        return
+    if PATTERNS[run.exchange].has_own_states:
+        raise BadConfig(
+            f"exchange {run.exchange} hands on sums, of which only means can be made: leave out --exchange,"
+            " or take --combine mean"
+        )
+    if run.engine != NATIVE:
+        raise BadConfig(f"engine {run.engine} makes means: take --combine mean, or leave out --engine")
+    if run.combine not in TRIMMING:
+        return
+    if run.codec == "topk":
+        raise BadConfig(
+            f"combine {run.combine} leaves nothing of codec topk: most peers send nothing of a number, and so"
+            " the middle one is zero; take --combine mean, or --codec int4"
+        )
+    if getattr(method, "weighs_peers", False):
+        raise BadConfig(
+            f"combine {run.combine} counts each peer once, and {run.method} works by what each counts: take"
+            " --combine mean, or --method fedavg"
+        )
 
 
 def _check_port(family: socket.AddressFamily, host: str, port: int, flag: str) -> None:

@@ -18,13 +18,14 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
-from shoal.gossip.averaging.bounds import LOOSE, Stated, agreed_base, lower_median, terms
+from shoal.gossip.averaging.bounds import LOOSE, Stated, agreed_base, lower_median, stretch, terms
 from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
 from shoal.gossip.member.asks import LEFT_OUT
+from shoal.gossip.run_spec import Combine
 from shoal.gossip.scope import Scope, endpoint, scope_of
 from shoal.gossip.state.tree_hash import state_hash
 
@@ -88,6 +89,7 @@ class Grouping:
     origins: dict[PeerId, tuple[bytes, bool, Any]] = field(default_factory=dict)
     """The state that each started from, whether it took the states to differ, and the state itself."""
     newcomers: frozenset[PeerId] = frozenset()
+    combine: Combine = "mean"
     believed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
     """Means that have been checked, by place and mask."""
 
@@ -202,6 +204,7 @@ class Oracle:
             seen = self.groups[key] = Grouping(
                 group.members, group.parts, tainted, self.sim.now, newcomers=group.newcomers
             )
+            seen.combine = self.sim.scenario.combine
         # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
         is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
         if node.me in seen.exchanges and is_again:
@@ -396,7 +399,9 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
     if oracle.is_liar(node.me):
         return
     for (names, _), made in exchange._announced._terms.items():
-        discounts = [exchange._announced._said[name].discount for name in names]
+        # Whoever counts in a trimmed mean or a median counts once, whatever it takes off.
+        is_weighted = seen.combine == "mean"
+        discounts = [exchange._announced._said[name].discount if is_weighted else 1.0 for name in names]
         for discounted in (made.numbers.weights, made.buffers.weights):
             weights = [weight / discount for weight, discount in zip(discounted, discounts, strict=True)]
             # A newcomer has a quarter of the median of the others, who may be two of a larger group.
@@ -410,7 +415,7 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
     for lo, hi in pairwise(bounds(mean.size, seen.parts)):
         norms = [np.linalg.norm(seen.given[peer][0][lo:hi] - seen.origins[peer][2][lo:hi]) for peer in honest]
         moved = np.linalg.norm(mean[lo:hi].astype(np.float64) - state[lo:hi])
-        if not moved <= 2 * 1.5 * max(norms) + 1e-4:
+        if not moved <= 2 * 1.5 * stretch(seen.combine, len(seen.members)) * max(norms) + 1e-4:
             text = f"{node.me} moved {lo}:{hi} by {moved:.3g}, honest members by at most {max(norms):.3g}"
             oracle.violate("a mean outside its bound is never applied", text)
 
@@ -488,7 +493,12 @@ def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -
         )
         for peer, vector in zip(members, given, strict=True)
     ]
-    shares = terms(stated, 1.0 if agreed_base(bases) else LOOSE).shares
+    made = terms(stated, 1.0 if agreed_base(bases) else LOOSE, seen.combine)
+    if made.trim:
+        counting = [i for i, weight in enumerate(made.weights) if weight]
+        moves = [made.shares[i] / made.weights[i] * (given[i][lo:hi] - base[lo:hi]) for i in counting]
+        return base[lo:hi] + np.sort(moves, axis=0)[made.trim : len(moves) - made.trim].mean(axis=0)
+    shares = made.shares
     moved = sum(share * vector[lo:hi] for share, vector in zip(shares, given, strict=True))
     return moved + (1 - sum(shares)) * base[lo:hi]
 

@@ -100,6 +100,14 @@ def _counts_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("shoal.gossip.averaging.chunks.weighted_sum", twice)
 
 
+def _trims_only_the_largest(patch: pytest.MonkeyPatch) -> None:
+    def one_sided(vectors: list[Any], factors: list[float], origin: Any, trim: int, out: Any) -> None:
+        smallest = np.sort(np.array(vectors), axis=0)[: len(vectors) - 2 * trim]
+        np.copyto(out, smallest.mean(axis=0))
+
+    patch.setattr("shoal.gossip.averaging.chunks.trimmed_mean", one_sided)
+
+
 def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
     honest = Announced._claims
 
@@ -451,6 +459,7 @@ MUTATIONS: Final = (
     Mutation("rosters are never compared", (ONE_SWARM,), _keeps_no_uses_in_the_hash),
     Mutation("unlike asks are answered together", (ALIKE,), _compares_no_asks, ("unlike",)),
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
+    Mutation("only the largest are left out of a median", (EXACT,), _trims_only_the_largest),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
     Mutation("discounts are forgotten", (EXACT,), _forgets_discounts),
     Mutation("no weight is capped", (WEIGHTS,), _caps_no_weight, ("lie",)),

@@ -42,7 +42,7 @@ from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acquaintance
 from shoal.gossip.messages import Accept, Record
-from shoal.gossip.run_spec import RunSpec, TensorSpec
+from shoal.gossip.run_spec import Combine, RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
@@ -72,7 +72,14 @@ def address_of(peer: PeerId) -> str:
     return f"/ip4/20.{a}.{b}.{c}/tcp/4710/p2p/{peer}"
 
 
-def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0, chunk_numel: int = 8) -> RunSpec:
+def make_spec(
+    group_size: int,
+    rounds: int,
+    quorum: int,
+    pushes: int = 0,
+    chunk_numel: int = 8,
+    combine: Combine = "mean",
+) -> RunSpec:
     """Return the run spec of a simulated run; `pushes` a round, where all average pairwise."""
     return RunSpec(
         method="sim",
@@ -83,6 +90,7 @@ def make_spec(group_size: int, rounds: int, quorum: int, pushes: int = 0, chunk_
         quorum=quorum,
         exchange="pairwise" if pushes else "group",
         pushes_per_round=pushes or 1,
+        combine=combine,
         max_chunk_numel=chunk_numel,  # type: ignore[arg-type]  # smaller than a real run's
     )
 

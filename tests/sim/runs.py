@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from sim.liars import KINDS as LIES
 from sim.lineage_liars import MADE_UP
 from sim.network import Weather
 from sim.rosters import SHARE as ROSTERS
 from sim.world import Fault, Result, Scenario, Sim
+
+from shoal.gossip.run_spec import Combine
 
 CLASSES: Final = (
     "crash",
@@ -30,6 +32,8 @@ CLASSES: Final = (
 EVERYTHING: Final = (*CLASSES, "lie")
 PAIRWISE: Final = 0.25
 """Share of the seeds, of those whose rounds ask for one mean, in which all average pairwise."""
+COMBINING: Final = 0.5
+"""Share of the seeds, of those whose peers average in groups, in which how they combine is drawn."""
 LAST_FAULT: Final = 20.0
 """Virtual seconds in which faults begin."""
 
@@ -78,6 +82,9 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
     pairs = Random(f"pairwise {seed}")
     if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
         scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
+    combining = Random(f"combine {seed}")
+    if not scenario.pushes and combining.random() < COMBINING:
+        scenario = replace(scenario, combine=combining.choice(get_args(Combine)))
     roster = Random(f"roster {seed}")
     if roster.random() < ROSTERS:
         scenario = replace(scenario, mode=roster.choice(("closed", "invite", "invite", "open")))
@@ -189,6 +196,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "alone",
         "acquainted",
         "pushes",
+        "combine",
         "mode",
     ):
         if getattr(scenario, name) != getattr(plain, name):

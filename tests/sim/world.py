@@ -35,6 +35,7 @@ from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import peer_in
 from shoal.gossip.messages import Record
+from shoal.gossip.run_spec import Combine
 from shoal.gossip.wire import OTHER_RUN, Codec
 
 MAX_SAID: Final = 300
@@ -87,6 +88,8 @@ class Scenario:
     """Rounds, and seconds, that make a peer a colleague."""
     acquainted: tuple[int, ...] = ()
     """Nodes that all others know as colleagues from before."""
+    combine: Combine = "mean"
+    """What groups make of contributions."""
     pushes: int = 0
     """Of a round, where all average pairwise; 0: in groups."""
     asks: str = "r"
@@ -134,7 +137,12 @@ class Sim:
         self.scenario = scenario
         self.now = 0.0
         self.spec = make_spec(
-            scenario.group_size, scenario.rounds, scenario.quorum, scenario.pushes, scenario.chunk_numel
+            scenario.group_size,
+            scenario.rounds,
+            scenario.quorum,
+            scenario.pushes,
+            scenario.chunk_numel,
+            scenario.combine,
         )
         self.dice = Random(scenario.seed)
         self.network = Network(self.dice, scenario.weather, self.at, self._deliver)

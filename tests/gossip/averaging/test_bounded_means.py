@@ -1,113 +1,19 @@
 """Bounded means: what a member or an owner that lies comes to, and that no honest one is blamed for it."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import msgspec
 import numpy as np
 import pytest
-from core_net import Net, peers
+from bounded_members import STATE, Bend, Members, announcing, larger, times, with_norms
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import digest_of
-from shoal.gossip.averaging.announcing import ExchangeConfig
-from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.events import Send, Vector
-from shoal.gossip.group import Group
 from shoal.gossip.messages import Announce, Announcements, Part, Reduced, Unannounced
 from shoal.gossip.run_spec import TensorSpec
-
-NUMEL, CHUNK = 40, 4
-STATE = np.linspace(5, -5, NUMEL, dtype=np.float32)
-Bend = Callable[[PeerId, Send], list[Send]]
-Change = Callable[[Announce, PeerId], Announce]
-
-
-class Members:
-    """The members of one all-reduce of params, each a little away from the state that they started from."""
-
-    def __init__(
-        self,
-        count: int,
-        seed: int = 0,
-        codec: str = "float32",
-        buffers: int = 0,
-        discounts: Sequence[float] = (),
-    ) -> None:
-        self.net, self.names = Net(seed), peers(count)
-        self.group = Group(b"g" * 16, 0, tuple(self.names), (1,) * count)
-        rng = np.random.default_rng(seed)
-        self.given = [STATE + rng.normal(size=NUMEL).astype(np.float32) * 0.1 for _ in self.names]
-        self.vectors: list[Vector] = [vector.copy() for vector in self.given]
-        config = ExchangeConfig(
-            silence_timeout=3.0, slow_timeout=9.0, chunk_numel=CHUNK, codec=codec, exact=buffers
-        )
-        origin = Origin("params", b"s" * 32, False, STATE)
-        self.cores = {
-            name: AllReduce(name, self.group, 0, self.vectors[i], 1.0, config, None, origin, discount=less)
-            for i, (name, less) in enumerate(zip(self.names, discounts or [1.0] * count, strict=True))
-        }
-        for name, core in self.cores.items():
-            self.net.join(name, core.handle, core.timer)
-
-    def run(self, bend: Bend | None = None) -> None:
-        self.net.bend = bend
-        for name, core in self.cores.items():
-            self.net.carry_out(name, core.begin(0.0))
-        self.net.wait(40.0)
-
-    def honest(self, liar: int) -> list[int]:
-        return [i for i in range(len(self.names)) if i != liar]
-
-    def longest(self, liar: int, part: int) -> float:
-        """Return the largest norm of a part of what honest members gave."""
-        lo, hi = self.edges(part)
-        return max(float(np.linalg.norm(self.given[i][lo:hi] - STATE[lo:hi])) for i in self.honest(liar))
-
-    def edges(self, part: int) -> tuple[int, int]:
-        found = bounds(NUMEL, self.group.parts)
-        return found[part], found[part + 1]
-
-    def assert_bounded(self, liar: int) -> None:
-        """No honest member moved a part further than an honest member would have, and none is blamed."""
-        for i in self.honest(liar):
-            for part in range(len(self.names)):
-                lo, hi = self.edges(part)
-                moved = float(np.linalg.norm(self.vectors[i][lo:hi] - STATE[lo:hi]))
-                assert moved <= self.longest(liar, part) * 1.01
-        blamed = {whom for who, whom, _ in self.net.dropped if who != self.names[liar]}
-        assert blamed <= {self.names[liar]}
-
-
-def times(liar: PeerId, factor: float, kind: type) -> Bend:
-    def bend(sender: PeerId, effect: Send) -> list[Send]:
-        if sender != liar or not isinstance(effect.message, kind):
-            return [effect]
-        numbers = np.frombuffer(bytes(effect.data), np.float32) * np.float32(factor)
-        return [replace(effect, data=numbers.tobytes())]
-
-    return bend
-
-
-def announcing(liar: PeerId, change: Change, then: Bend | None = None) -> Bend:
-    def bend(sender: PeerId, effect: Send) -> list[Send]:
-        if sender == liar and isinstance(effect.message, Announce):
-            return [replace(effect, message=change(effect.message, effect.peer))]
-        return then(sender, effect) if then is not None else [effect]
-
-    return bend
-
-
-def with_norms(norms: bytes, announce: Announce, to: PeerId) -> Announce:
-    return msgspec.structs.replace(announce, norms=norms)
-
-
-def larger(announce: Announce, factor: float) -> Announce:
-    norms = np.frombuffer(announce.norms, "<f4") * np.float32(factor)
-    return msgspec.structs.replace(announce, norms=norms.astype("<f4").tobytes())
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
