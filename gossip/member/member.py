@@ -181,6 +181,7 @@ class Member:
             dice,
             self.dial_plan,
             self.dissemination,
+            self.nearby,
             patience=config.patience,
             wait_for=config.wait_for,
             wait_seconds=config.wait_seconds,
@@ -430,7 +431,7 @@ class Member:
         self.view.link_up(event.peer)
         self.view.together.found(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)
-        effects += self.nearby.link_up(event.peer, event.host)
+        effects += self.nearby.link_up(event.peer, event.host, is_relayed=event.link == "relayed")
         self.view.colleagues.named = self.dial_plan.named()
         effects += self.dissemination.greet(event.peer, now)
         effects += self.roster_sync.greet(event.peer, now)
