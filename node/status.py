@@ -59,6 +59,18 @@ class FaultStatus(msgspec.Struct, frozen=True):
     """Since it last did so."""
 
 
+class LineageStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A later state that peers claim and this node does not go by."""
+
+    round: int
+    state_hash: str
+    """First 12 hex digits."""
+    n_peers: int
+    peers: list[str]
+    """At most 8 of them, linked ones first."""
+    reason: str
+
+
 class RoundStatus(msgspec.Struct, frozen=True):
     """A round that ended."""
 
@@ -175,6 +187,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What its owner calls this node."""
     named_faults: list[FaultStatus] = []
     """What peers did that no correct node does, the last one first; at most 64 lines."""
+    refused_lineages: list[LineageStatus] = []
+    """What others claim, as of a few seconds ago; at most 8 lines."""
     quorum: str = ""
     """Why the quorum says little yet; empty where it is of peers that this node knows."""
     peers_met: int = 0

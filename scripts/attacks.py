@@ -54,7 +54,7 @@ class Swarm:
         self.directory, self.plan = directory, plan
         self.nodes = [Observed(f"node-{i}") for i in range(1, HONEST + 1)]
         self._guard = guard
-        self._environ = {**os.environ, "SHOAL_TRUST_COLLEAGUE_MINUTES": "0"}
+        self._environ = {**environment(os.environ), "SHOAL_TRUST_COLLEAGUE_MINUTES": "0"}
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, index: int) -> None:
@@ -76,7 +76,7 @@ class Swarm:
         return self.directory / f"node-{index}"
 
     def _spawn(self, command: Sequence[str], name: str) -> subprocess.Popen[bytes]:
-        process = spawn(list(command), self.directory / f"{name}.log", environment(self._environ))
+        process = spawn(list(command), self.directory / f"{name}.log", self._environ)
         self._guard.watch(process.pid)
         self._processes.append(process)
         return process
@@ -105,6 +105,11 @@ class Swarm:
     def rounds(self) -> list[int]:
         """The round in which each node stands."""
         return [node.status.round if node.status else 0 for node in self.nodes]
+
+    def is_old(self) -> bool:
+        """Whether all nodes have made rounds enough, and have colleagues by them."""
+        has_colleagues = all(node.status is not None and not node.status.quorum for node in self.nodes)
+        return min(self.rounds) >= OLD_ROUNDS and has_colleagues
 
     def stretch(self, seconds: float) -> dict[str, float]:
         """Watch the nodes for a while: their accuracy, and rounds a second of the slowest."""
@@ -187,7 +192,7 @@ def old(lie: str, seconds: float, turns: int, directory: Path, guard: Guard) -> 
     try:
         for index in range(1, HONEST + 1):
             swarm.start(index)
-        swarm.wait(f"all have made {OLD_ROUNDS} rounds", lambda: min(swarm.rounds) >= OLD_ROUNDS)
+        swarm.wait(f"all have made {OLD_ROUNDS} rounds, and have colleagues", swarm.is_old)
         calm, attacked, did, names = [], [], [], []
         for _ in range(turns):
             calm.append(swarm.stretch(seconds))

@@ -29,6 +29,11 @@ MAX_DISTANCES: Final = 8
 """Of the last chunks of colleagues by whose distance a newcomer's is clipped."""
 
 
+def plausible_share(n_linked: int) -> float:
+    """Return how many times our own weight one giver's may be, where we are linked with so many."""
+    return OWN_SHARES + 2.0 * n_linked
+
+
 class Accounts:
     """How much of what we hold each peer brought; see the module's docstring."""
 
@@ -56,7 +61,7 @@ class Accounts:
         if peer in self.strangers:
             most = self._room(peer, share)
         else:
-            most = share * (OWN_SHARES + 2.0 * n_linked) - self._held.get(peer, 0.0)
+            most = share * plausible_share(n_linked) - self._held.get(peer, 0.0)
         counted = min(weight, max(0.0, most))
         self._held[peer] = self._held.get(peer, 0.0) + counted
         _touch(self._held, peer)

@@ -38,7 +38,7 @@ import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.announcing import is_sane
-from shoal.gossip.averaging.plausible import LONGEST, Accounts
+from shoal.gossip.averaging.plausible import LONGEST, Accounts, plausible_share
 from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, Codec, encode_with_feedback, with_exact_end
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Applied, PairingMessage, Push, Settle
@@ -55,6 +55,8 @@ back."""
 LEAST_HELD: Final = 0.5
 """Share of its own weight that a peer must hold to give: it then never holds less than half of that, and
 local progress moves its estimate by at most four times itself. Costs hardly a step in ten."""
+TOO_HEAVY: Final = "pushed more weight than a peer can have"
+TOO_LONG: Final = "pushed numbers far longer than those of anybody else"
 MAX_ASKS: Final = 2
 """Unanswered questions after which a step goes on without its peer."""
 
@@ -114,6 +116,9 @@ class PushSum:
         """Weight of others that was more than plausible, over all chunks: it and its numbers are lost."""
         self.has_shortened = False
         """Whether a push was shortened to a plausible length."""
+        self.partial: list[tuple[PeerId, str]] = []
+        """Peers of whose pushes a part did not count, and their faults, until the owner of this core takes
+        them. A newcomer may bring little, and its push is clipped: that is no fault, and empty."""
         self._length = 0.0
         """The norm of our estimate when it was read last."""
         self.share = 0.0
@@ -272,6 +277,7 @@ class PushSum:
         weight = min(weight, message.weight)
         if weight < message.weight:
             self.uncounted += message.weight - weight
+            self.partial.append((peer, TOO_HEAVY if message.weight > self._most else ""))
             numbers = numbers * np.float32(weight / message.weight)
         estimate = self.sums[here] / np.float32(self.weights[message.chunk])
         own = float(np.linalg.norm(estimate))
@@ -280,8 +286,14 @@ class PushSum:
         length = float(np.linalg.norm(numbers))
         if own and length > LONGEST * own * weight:
             self.has_shortened = True
+            self.partial.append((peer, TOO_LONG))
             numbers = numbers * np.float32(LONGEST * own * weight / length)
         return weight, self._within_reach(peer, message.chunk, weight, numbers, estimate)
+
+    @property
+    def _most(self) -> float:
+        """More weight than any correct peer gives at a time."""
+        return self.share * plausible_share(len(self._linked))
 
     def _within_reach(
         self, peer: PeerId, chunk: int, weight: float, numbers: Vector, estimate: Vector
@@ -296,6 +308,7 @@ class PushSum:
         if reach >= distance:
             return numbers
         self.has_shortened = True
+        self.partial.append((peer, ""))
         return near + apart * np.float32(reach / distance)
 
     def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:

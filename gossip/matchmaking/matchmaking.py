@@ -476,7 +476,7 @@ class Matchmaking:
             return not newcomers
         if len(newcomers) > seats(len(members) - len(newcomers)) or convener in newcomers:
             return False
-        if not (self._standing.colleagues or self.ready[convener].has_colleagues):
+        if not (self._standing.colleagues or self.turns.is_settled(convener)):
             return not newcomers
         # In several groups everyone meets others.
         return self._is_several or self._standing.is_plausible(set(members) - {self.me}, newcomers)

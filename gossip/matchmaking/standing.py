@@ -36,8 +36,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Peers that offered groups and did not keep to them: they convene no group with us for a while."""
     has_watched: bool = False
     """Whether we took part in as many rounds on end as make a colleague: so we know who else did."""
+    is_run_older: bool = False
+    """Whether the run has rounds enough behind it to make colleagues, and we were not in all of them."""
     prefixes: Mapping[PeerId, str] = {}
-    """By peer, the prefix of its public address, where that is known."""
+    """By newcomer, the prefix of the public address at which we see it."""
 
     @cached_property
     def supporters(self) -> frozenset[PeerId]:

@@ -4,7 +4,11 @@ A convener costs a round if it is silent, so it is no stranger that convenes. Th
 itself:
 
     a node with colleagues   colleagues, those with the fewest missing links first, then by hash; then others
-    a node without any yet   whoever says that it has colleagues, then all others, in the same way
+    a node without any yet   whoever says that it has colleagues, where that is believed, then all others
+
+A newcomer to an old run so lets its old members convene. Anybody can say it, so the word counts only in a run
+that is older than the node's part in it, and where more than half of those say it that the user named; where
+none of them is ready, of those linked since before the round.
 
 Peers that did not keep to a group that they had offered come last for some rounds. Of those that are no
 colleagues at most one convenes in a round. While a node has no colleagues, the peers
@@ -110,6 +114,17 @@ class Turns:
         self.passed.discard(peer)
         self._others.discard(peer)
 
+    def is_settled(self, peer: PeerId) -> bool:
+        """Tell whether we, who have no colleagues, believe a peer that it has some."""
+        standing, ready = self._standing, self._ready
+        if standing.colleagues or peer not in ready or not ready[peer].has_colleagues:
+            return False
+        if peer in standing.nearly:
+            return True
+        known = ready.keys() - {self._me}
+        asked = (standing.named & known) or (standing.linked_before & known)
+        return standing.is_run_older and 2 * sum(ready[each].has_colleagues for each in asked) > len(asked)
+
     # --- inside -----------------------------------------------------------------------------------
 
     def _is_other(self, peer: PeerId) -> bool:
@@ -129,7 +144,7 @@ class Turns:
         if standing.colleagues:
             if peer == self._me or peer in standing.colleagues:
                 return 0, 0
-        elif self._ready[peer].has_colleagues:
+        elif self.is_settled(peer):
             return 0, 0
         nearly = standing.nearly
         return (0, 1) if peer in nearly or (peer == self._me and nearly) else (1, 1)

@@ -52,6 +52,8 @@ class RefuseState:
     """The node does not take this state over: what it fetched last, or one that rounds cannot go on from."""
 
     state: bytes
+    fault: str = ""
+    """Of those that gave it, where it was fetched: one of few, in plain words."""
 
 
 @dataclass(frozen=True, slots=True)

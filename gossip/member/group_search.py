@@ -25,6 +25,7 @@ from shoal.gossip.matchmaking.matchmaking import OTHER_GROUP, Matchmaking, Match
 from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.membership.dial_plan import DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.nearby import Nearby
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Commit, Negotiation, Presence, Ready, Shown
 
@@ -52,6 +53,7 @@ class GroupSearch:
         dice: Dice,
         dial_plan: DialPlan,
         dissemination: Dissemination,
+        nearby: Nearby,
         *,
         patience: float,
         wait_for: int,
@@ -59,7 +61,7 @@ class GroupSearch:
     ) -> None:
         """The last three are of `MemberConfig`."""
         self._view, self._dice, self._dial_plan = view, dice, dial_plan
-        self._dissemination = dissemination
+        self._dissemination, self._nearby = dissemination, nearby
         self._patience, self._wait_for, self._wait_seconds = patience, wait_for, wait_seconds
         self.search: Matchmaking | None = None
         """The search of this round, also when it is over."""
@@ -286,14 +288,18 @@ class GroupSearch:
         """Return what we know of our peers."""
         # In the first round of a node nobody was linked before it.
         view = self._view
+        colleagues, nearly = view.colleagues.colleagues(), view.colleagues.nearly()
+        newcomers = view.table.connected - colleagues - nearly if colleagues else set()
         return Standing(
-            colleagues=view.colleagues.colleagues(),
-            nearly=view.colleagues.nearly(),
+            colleagues=colleagues,
+            nearly=nearly,
             halfway=view.colleagues.halfway(),
             named=view.colleagues.named,
             linked_before=self._linked_before or frozenset(view.table.connected),
             muted=view.admission.mutes.at(view.round),
             has_watched=view.colleagues.has_watched(self._in_a_row),
+            is_run_older=self._in_a_row < view.round and view.colleagues.may_have_made_some(view.round),
+            prefixes={peer: prefix for peer in newcomers if (prefix := self._nearby.prefix_of(peer))},
         )
 
     def _name_faults(self, now: float) -> None:

@@ -76,6 +76,7 @@ from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Coll
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import ENOUGH, DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination
+from shoal.gossip.membership.foreign_lineages import ForeignLineages
 from shoal.gossip.membership.nearby import Nearby
 from shoal.gossip.membership.presence import PresenceTable
 from shoal.gossip.membership.swarm_view import SwarmView
@@ -181,12 +182,14 @@ class Member:
             dice,
             self.dial_plan,
             self.dissemination,
+            self.nearby,
             patience=config.patience,
             wait_for=config.wait_for,
             wait_seconds=config.wait_seconds,
         )
         self.run_mismatch = RunMismatch(self.view)
         self.roster_sync = RosterSync(self.view, dice)
+        self.foreign_lineages = ForeignLineages(self.view)
         self._next_beat = 0.0
 
     def handle(self, event: Event, now: float) -> Effects:
@@ -231,7 +234,7 @@ class Member:
             case NewState():
                 return self._new_state(event, now)
             case RefuseState():
-                return self._refuse_state(event.state, now)
+                return self._refuse_state(event, now)
             case ResetTrust():
                 self.view.reset_trust()
                 return self._check_behind(now)
@@ -375,9 +378,11 @@ class Member:
             view.is_unanchored = view.is_unanchored and not view.colleagues.colleagues()
         return [Notify(Acquainted(view.colleagues.known(), view.is_unanchored))]
 
-    def _refuse_state(self, state: bytes, now: float) -> Effects:
-        self.state_sync.take_served()
-        self.view.refuse(state, now)
+    def _refuse_state(self, event: RefuseState, now: float) -> Effects:
+        served = self.state_sync.take_served()
+        for peer in served if event.fault else ():
+            self.admission.named_faults.add(peer, event.fault, now)
+        self.view.refuse(event.state, now)
         if self.phase is not Phase.SYNCING:
             return []
         self._enter(Trigger.FETCH_FAILED)
@@ -430,7 +435,7 @@ class Member:
         self.view.link_up(event.peer)
         self.view.together.found(event.peer)
         effects = self.dial_plan.found(event.peer, event.address, now)
-        effects += self.nearby.link_up(event.peer, event.host)
+        effects += self.nearby.link_up(event.peer, event.host, is_relayed=event.link == "relayed")
         self.view.colleagues.named = self.dial_plan.named()
         effects += self.dissemination.greet(event.peer, now)
         effects += self.roster_sync.greet(event.peer, now)
@@ -560,6 +565,7 @@ class Member:
                     effects += self.dissemination.introduce(record, age)
         if message.reply:
             effects += self.dissemination.answer(peer, now)
+        self.foreign_lineages.heard((record for record, _ in message.records), now)
         return effects + (self._view_changed(now) if changed else [])
 
     def _to_exchange(self, event: Received, message: Exchange, now: float) -> Effects:
@@ -665,6 +671,7 @@ class Member:
         effects += self.dissemination.beat(now, seeks_links=self.dial_plan.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
+        self.foreign_lineages.beat(now)
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, Timer.BEAT)]
 
     def _look_for_company(self, now: float) -> Effects:

@@ -29,6 +29,7 @@ from shoal.gossip.sequence import Sequence
 
 GRACE: Final = 0.5
 """Seconds at most for which a round with steps left waits to be given something to give; learned."""
+PARTIAL: Final = "push that counted in part, or not"
 SHORTEST_GRACE: Final = 0.05
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 
@@ -112,7 +113,9 @@ class PairwiseRounds:
         """Take a message of another that averages pairwise."""
         if self.core is None or not self._view.admission.may_group(peer, now):
             return []
-        return self._go_on(self.core.handle(peer, message, data, now), now)
+        effects = self.core.handle(peer, message, data, now)
+        self._note_partial(self.core, now)
+        return self._go_on(effects, now)
 
     def found(self, peer: PeerId, now: float) -> Effects:
         """A link to a peer is up."""
@@ -167,6 +170,17 @@ class PairwiseRounds:
         return [Notify(Averaged(self._view.round, pending.index, exchanged, *times))]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _note_partial(self, core: PushSum, now: float) -> None:
+        """Count what did not count, or in part, and name those that did what no correct peer does."""
+        if not core.partial:
+            return
+        admission = self._view.admission
+        admission.count(PARTIAL)
+        for peer, fault in core.partial:
+            if fault:
+                admission.named_faults.add(peer, fault, now)
+        core.partial.clear()
 
     def _add(self, core: PushSum, pending: Contribute) -> None:
         weight = pending.weight * pending.discount

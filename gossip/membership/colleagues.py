@@ -72,6 +72,10 @@ class Colleagues:
 
     def has_watched(self, rounds: int) -> bool:
         """Tell whether a node that made so many rounds on end knows who else took part."""
+        return self.may_have_made_some(rounds)
+
+    def may_have_made_some(self, rounds: int) -> bool:
+        """Tell whether so many rounds of a run are enough to make colleagues of those that were in all."""
         return rounds >= self._least_rounds
 
     def _from(self, share: float) -> frozenset[PeerId]:

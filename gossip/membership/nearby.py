@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.doors import block_of
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.messages import MAX_NEAR, Near
-from shoal.gossip.scope import Here, endpoint, for_everyone, may_tell
+from shoal.gossip.scope import Here, Scope, endpoint, for_everyone, may_tell
 
+CIRCUITS: Final = "circuits"
+"""The prefix of all peers that are linked by a circuit: where they are nobody has seen."""
 MAX_OWN: Final = 4
 """Addresses of itself that a peer is believed to have near us."""
 
@@ -28,6 +31,8 @@ class Nearby:
         self._own: tuple[str, ...] = ()
         self._hosts: dict[PeerId, str] = {}
         """By linked peer: the other end's IP address; empty on a circuit."""
+        self._relayed: set[PeerId] = set()
+        """Those that are linked by a circuit."""
         self._said: dict[PeerId, tuple[str, ...]] = {}
         """By linked peer: where it is near us, as it said itself."""
         self._told: dict[PeerId, frozenset[str]] = {}
@@ -36,6 +41,17 @@ class Nearby:
     def host_of(self, peer: PeerId) -> str:
         """Return the IP address of a linked peer."""
         return self._hosts.get(peer, "")
+
+    def prefix_of(self, peer: PeerId) -> str:
+        """Return the prefix that a linked peer counts to where such are few; empty where it has none.
+
+        It is of the address at which this node sees the peer, not of one that the peer says it has. Addresses
+        of a local network have none: a house may have many nodes.
+        """
+        if peer in self._relayed:
+            return CIRCUITS
+        host = self._hosts.get(peer, "")
+        return block_of(host) if host and self.here.scope(host) is Scope.PUBLIC else ""
 
     def said_by(self, peer: PeerId) -> tuple[str, ...]:
         """Return where a linked peer is near us, by its own words."""
@@ -53,15 +69,17 @@ class Nearby:
         self._own = tuple(near)
         return tuple(everyone), [each for peer in self._hosts for each in self._tell(peer, self._own)]
 
-    def link_up(self, peer: PeerId, host: str) -> Effects:
+    def link_up(self, peer: PeerId, host: str, *, is_relayed: bool = False) -> Effects:
         """A peer is linked; `host`: the other end's IP address, empty on a circuit."""
         self._hosts[peer] = host
+        (self._relayed.add if is_relayed else self._relayed.discard)(peer)
         return self._tell(peer, self._own)
 
     def link_down(self, peer: PeerId) -> None:
         """A peer is not linked any more."""
         for table in (self._hosts, self._said, self._told):
             table.pop(peer, None)
+        self._relayed.discard(peer)
 
     def take(self, peer: PeerId, message: Near) -> Effects:
         """Hear addresses from a linked peer; return what it and others are told for it."""

@@ -30,6 +30,9 @@ MAX_KNOWN: Final = 64
 NAMES: Final = ("params", "buffers", "shared vectors")
 SLACK: Final = 1e-6
 """Of a piece's own norm: rounding, where nothing else moves it."""
+NOT_FINITE: Final = "it has numbers that are not finite"
+GAVE_NOT_FINITE: Final = "gave a state with numbers that are not finite"
+GAVE_TOO_FAR: Final = "gave a state farther away than its rounds account for"
 _STRIDE: Final = 1 << 20
 
 Movement: TypeAlias = tuple[float, ...]
@@ -67,7 +70,7 @@ class Movements:
         """Say why a state of others may not take the place of ours; nothing where it may."""
         moved = self.between(old, new)
         if moved is None:
-            return "it has numbers that are not finite"
+            return NOT_FINITE
         if len(self._past) < LEAST_KNOWN:
             return ""
         usual = [median(each) for each in zip(*self._past, strict=True)]
@@ -84,6 +87,13 @@ class Movements:
                     f"its {name} are {moved[piece]:.3g} away, and at most {times * usual[piece]:.3g} is usual"
                 )
         return ""
+
+
+def fault_of(objection: str, rounds_apart: int) -> str:
+    """Return what those did who gave a state that is objected to; empty where we were away for too long."""
+    if objection == NOT_FINITE:
+        return GAVE_NOT_FINITE
+    return GAVE_TOO_FAR if rounds_apart <= MAX_APART else ""
 
 
 def is_finite(vector: Vector) -> bool:

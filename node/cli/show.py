@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from shoal.node.status import EngineStatus, PeerStatus, Status
+    from shoal.node.status import EngineStatus, LineageStatus, PeerStatus, Status
 
 
 def status(
@@ -97,6 +97,7 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
     facts += [("problem", line) for line in status.problems]
     facts += [("refused", line) for line in status.refusals[-3:]]
     facts += [("dropped", f"{count} messages: {reason}") for reason, count in status.drops.items()]
+    facts += [("not followed", lineage_line(each)) for each in status.refused_lineages]
     facts += [
         ("at fault", f"{fault.peer}: {fault.reason} ({fault.count}, {duration(fault.age_seconds)} ago)")
         for fault in status.named_faults
@@ -107,6 +108,16 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         facts.append(("page", status.page))
     facts.append(("join with", status.join_command or UNREACHED))
     return facts
+
+
+def lineage_line(lineage: "LineageStatus") -> str:
+    """Say who claims a state that this node does not go by."""
+    more = lineage.n_peers - len(lineage.peers)
+    names = ", ".join(
+        [*(short(PeerId(peer)) for peer in lineage.peers), *([f"{more} more"] if more > 0 else [])]
+    )
+    whose = "1 peer" if lineage.n_peers == 1 else f"{lineage.n_peers} peers"
+    return f"round {lineage.round}, state {lineage.state_hash} of {whose} ({names}): {lineage.reason}"
 
 
 def _engine_facts(engine: "EngineStatus") -> list[tuple[str, str]]:

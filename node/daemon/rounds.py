@@ -29,7 +29,7 @@ from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
-from shoal.gossip.state.movement import Movement, Movements
+from shoal.gossip.state.movement import Movement, Movements, fault_of
 from shoal.gossip.state.tree_hash import leaves, root
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 MAX_HISTORY: Final = 200
 MAX_LINES: Final = 20
+MAX_GIVERS: Final = 8
+"""Peers that are told by name where their state was not taken over."""
 MAX_NOT_FINITE: Final = 2
 """Rounds in a row from one state without finite numbers, after which the node goes back to an earlier one."""
 REFUSED: Final = {
@@ -401,11 +403,14 @@ class Rounds:
 
     def _refuse(self, synced: commands.Synced, objection: str) -> None:
         """Stay at our own state, and say so: the swarm's is not within what its rounds account for."""
-        text = f"the state that others hold at round {synced.round} was not taken over: {objection}"
+        givers = [short(peer) for peer in sorted(synced.donors)]
+        some = ", ".join(givers[:MAX_GIVERS]) + (" and others" if len(givers) > MAX_GIVERS else "")
+        given = f" (given by {some})" if some else ""
+        text = f"the state that others hold at round {synced.round}{given} was not taken over: {objection}"
         log.info("%s", text)
         self._problem("trust", text)
         self._note_stateless(self.round, "failed", text)
-        self._command(commands.RefuseState(synced.state))
+        self._command(commands.RefuseState(synced.state, fault_of(objection, synced.rounds_apart)))
         if not self._syncing:
             self._go_on()
 

@@ -17,6 +17,7 @@ from shoal.gossip.admission.charter import parse
 from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
 from shoal.gossip.member.quorum import is_meaningful
+from shoal.gossip.membership.foreign_lineages import NOT_FOLLOWED
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.run_spec import RunSpec
@@ -34,6 +35,7 @@ from shoal.node.status import (
     BootstrapStatus,
     EngineStatus,
     FaultStatus,
+    LineageStatus,
     PeerStatus,
     RoundStatus,
     RunStatus,
@@ -206,6 +208,16 @@ class Reporter:
             training_seconds=rounds.utilisation.wall_seconds,
             name=config.name,
             peers_met=len(self.met),
+            refused_lineages=[
+                LineageStatus(
+                    round=each.round,
+                    state_hash=each.state.hex()[:12],
+                    n_peers=each.n_peers,
+                    peers=list(each.peers),
+                    reason=NOT_FOLLOWED,
+                )
+                for each in member.foreign_lineages.found(now)
+            ],
             quorum="" if is_meaningful(member.view) else NO_QUORUM,
             named_faults=[
                 FaultStatus(fault.peer, fault.reason, fault.count, max(0.0, now - fault.last))

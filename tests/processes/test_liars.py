@@ -32,6 +32,7 @@ def test_nothing_of_an_outsider_is_held_and_no_accuracy_is_lost(
     print(line)
     assert line["did"].get("proposed", 0) + line["did"].get("records told", 0) > 0
     assert line["held"] == 0
+    assert line["named"], "the statuses of the nodes say who it was and what it did"
     assert line["accuracy with"] >= line["accuracy without"] - 1.0
 
 

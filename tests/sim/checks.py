@@ -23,6 +23,7 @@ from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.lifecycle import Phase
+from shoal.gossip.matchmaking.standing import MAX_OF_A_PREFIX
 from shoal.gossip.member import commands
 from shoal.gossip.member.asks import LEFT_OUT
 from shoal.gossip.run_spec import Combine
@@ -55,6 +56,7 @@ COMPANY: Final = "nothing is made alone by who had company"
 COUNTED: Final = "what an honest member contributed is in the mean or counted"
 ALIKE: Final = "who is in one mean asked for the same"
 IN_TURN: Final = "a proposal out of turn forms no group"
+CROWDED: Final = "few newcomers of one prefix are in a group"
 MESSAGES_PER_EXCHANGE: Final = 40
 """From one peer to another; a vector here has at most thirteen chunks."""
 
@@ -205,6 +207,7 @@ class Oracle:
                 group.members, group.parts, tainted, self.sim.now, newcomers=group.newcomers
             )
             seen.combine = self.sim.scenario.combine
+            check_prefixes(self, seen)
         # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
         is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
         if node.me in seen.exchanges and is_again:
@@ -474,8 +477,16 @@ def check_turn(oracle: Oracle, node: SimNode, convener: PeerId) -> None:
         oracle.violate(IN_TURN, f"{node.me} accepted the stranger {convener} before {sorted(earlier)}")
     has_same_place = is_stranger == (not standing.colleagues and is_stranger)
     better = [peer for peer in earlier if has_same_place and key(peer) < key(convener)]
-    if better and not any(search.ready[peer].has_colleagues for peer in search.ready):
+    words = [word for peer, word in search.ready.items() if not oracle.is_liar(peer)]
+    if better and not any(word.has_colleagues for word in words):
         oracle.violate(IN_TURN, f"{node.me} accepted {convener} before {better}")
+
+
+def check_prefixes(oracle: Oracle, seen: Grouping) -> None:
+    """An honest convener seats few newcomers with addresses of one prefix."""
+    house = sorted(seen.newcomers & {oracle.sim.name(number) for number in oracle.sim.scenario.house})
+    if not seen.is_tainted and len(house) > MAX_OF_A_PREFIX:
+        oracle.violate(CROWDED, f"{house} are newcomers in one group")
 
 
 def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -> Any:

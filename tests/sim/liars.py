@@ -16,6 +16,7 @@ Others convene groups of their own making, and finish them:
 
     convene     of one peer and itself, and owns it all     ghosts   the same, with members that do not exist
     takes-all   of everyone, and owns it all                leaves   of half of those that are there
+    settled     of all that are ready, before its turn, since it claims to have colleagues
     promises    of everyone, and then says nothing          greedy   claims a line that carries all parts
 
 All of it passes the wire's bounds: what does not is refused there, and tested there.
@@ -35,7 +36,8 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
 from shoal.gossip.averaging.attendance import UNNAMED
 from shoal.gossip.events import Received, Send
-from shoal.gossip.matchmaking.proposals import group_id
+from shoal.gossip.matchmaking.bandwidth import MOST
+from shoal.gossip.matchmaking.proposals import derived_shares, group_id
 
 if TYPE_CHECKING:
     from sim.node import SimNode
@@ -463,6 +465,27 @@ _CONVENERS: Final[dict[str, type[Convener]]] = {
 
 KINDS: Final = (*_LIES, *_EXTRAS, *_CONVENERS)
 """Lies that are drawn for every seed."""
+
+
+class SettledConvener(AllConvener):
+    """Says that it has colleagues, so as to convene before all others, and offers what follows from that."""
+
+    def say(self, sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
+        """Say that it is ready, and offer a group of all that are, whoever's turn it is."""
+        member, early = node.member, node.member.group_search.early
+        mine = {other: ready for other, (ready, _) in early.items() if ready.round == member.round}
+        if peer not in mine:
+            return []
+        word = msgspec.structs.replace(mine[peer], wait=0.0, uplink=0, unreached=0, has_colleagues=True)
+        ready = {node.me: word, **mine}
+        members = tuple(sorted(ready))
+        shares = derived_shares(members, ready, frozenset(), MOST["open"])
+        offer = m.Propose(word.round, word.base, 0, node.dice.randrange(1 << 53), members, shares)
+        self._offers[offer.nonce], self._accepts[offer.nonce] = offer, {node.me}
+        return [Send(other, said) for other in sorted(mine) for said in (word, offer)]
+
+
+_CONVENERS["settled"] = SettledConvener
 
 
 def _edicts(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:

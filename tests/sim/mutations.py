@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pytest
-from sim.checks import ALIKE, COUNTED, IN_TURN
+from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN
 from sim.rosters import SAME as ROSTER
 from sim.rosters import UNSIGNED, WIDER
 from sim.runs import CLASSES, EVERYTHING
@@ -46,6 +46,7 @@ from shoal.gossip.member.member import Member
 from shoal.gossip.membership.dial_plan import DialPlan
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.lineages import Voters, swarm_state
+from shoal.gossip.membership.nearby import Nearby
 from shoal.gossip.membership.presence import PresenceTable
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.membership.tellers import Tellers
@@ -452,6 +453,10 @@ def _keeps_no_uses_in_the_hash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Roster, "buckets", lambda self: bytes(128))
 
 
+def _counts_no_prefix(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Nearby, "prefix_of", lambda self, peer: "")
+
+
 MUTATIONS: Final = (
     Mutation("the edict that was heard first wins a tie", (ROSTER,), _lets_arrival_win_ties),
     Mutation("signatures are counted, not signers", (UNSIGNED,), _counts_signatures),
@@ -476,6 +481,7 @@ MUTATIONS: Final = (
     Mutation("a member leaves before the others are done", (SURVIVORS, ONE_SWARM), _leaves_early),
     Mutation("a group of an earlier search is joined again", (TWICE,), _reuses_nonces, ("lie",)),
     Mutation("anybody convenes at any time", (IN_TURN,), _lets_anybody_convene),
+    Mutation("newcomers of one prefix get all seats", (CROWDED,), _counts_no_prefix),
     Mutation("nobody looks whether it is in the mean", (COUNTED,), _misses_nothing),
     Mutation("the quorum is ignored", ("a mean has its quorum",), _ignores_the_quorum),
     Mutation("who lost its company goes on alone", (COMPANY,), _goes_on_alone, ("crash", "split", "outage")),

@@ -34,6 +34,10 @@ PAIRWISE: Final = 0.25
 """Share of the seeds, of those whose rounds ask for one mean, in which all average pairwise."""
 COMBINING: Final = 0.5
 """Share of the seeds, of those whose peers average in groups, in which how they combine is drawn."""
+HOUSES: Final = 0.01
+"""Share of the seeds in which several newcomers have addresses of one prefix."""
+SETTLED: Final = 9
+"""Peers beside whom there is a seat for a third newcomer."""
 LAST_FAULT: Final = 20.0
 """Virtual seconds in which faults begin."""
 
@@ -92,7 +96,10 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
             faults.append(
                 (round(roster.uniform(0.5, LAST_FAULT), 2), "lie", roster.randrange(count), "edicts", 9.0)
             )
-    return replace(scenario, faults=tuple(sorted(faults)))
+    scenario = replace(scenario, faults=tuple(sorted(faults)))
+    crowd = Random(f"crowd {seed}")
+    is_full = nodes is None and "lie" in kinds and crowd.random() < HOUSES
+    return _of_one_house(crowd, scenario) if is_full else scenario
 
 
 def _draw_acquainted(dice: Random, scenario: Scenario, faults: list[Fault]) -> tuple[int, ...]:
@@ -103,6 +110,20 @@ def _draw_acquainted(dice: Random, scenario: Scenario, faults: list[Fault]) -> t
         return ()
     trainers = range(scenario.nodes - scenario.helpers)
     return tuple(number for number in trainers if number not in lies or dice.random() < 0.5)
+
+
+def _of_one_house(dice: Random, scenario: Scenario) -> Scenario:
+    """Return an open run of nine that know each other, in which newcomers from one house ask for seats."""
+    count = SETTLED + dice.choice((3, 4))
+    return Scenario(
+        scenario.seed,
+        count,
+        starts=(0.0,) * SETTLED + (6.0,) * (count - SETTLED),
+        acquainted=tuple(range(SETTLED)),
+        house=tuple(range(SETTLED, count)),
+        calm_rounds=5,
+        weather=scenario.weather,
+    )
 
 
 def _draw_kinds(dice: Random, kinds: tuple[str, ...]) -> list[str]:
@@ -195,6 +216,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "wait_for",
         "alone",
         "acquainted",
+        "house",
         "pushes",
         "combine",
         "mode",

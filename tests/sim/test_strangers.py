@@ -3,12 +3,13 @@
 from typing import Any
 
 import pytest
-from sim.checks import MEMORY
+from sim.checks import IN_TURN, MEMORY
 from sim.lineage_liars import state_of
 from sim.node import SimNode
 from sim.world import Scenario, Sim
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.matchmaking.turns import Turns
 from shoal.gossip.member.commands import Averaged, Event
 
 OUTSIDER = 3
@@ -62,6 +63,17 @@ def test_one_of_three_that_cuts_everybody_stops_no_round_and_is_shut_out() -> No
         assert len(averaged[name]) >= 12
         assert min(averaged[name]) >= 2
         assert sim.nodes[name].member.admission.counts["cut out too early"] == 3
+
+
+def test_who_claims_to_have_colleagues_in_a_young_run_convenes_no_earlier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenario = Scenario(1, 4, ((8.0, "lie", 3, "settled", 40.0),))
+    assert not Sim(scenario).run().violations
+    # The lie would be one, if it were believed.
+    monkeypatch.setattr(Turns, "is_settled", lambda self, peer: self._ready[peer].has_colleagues)
+    (violation,) = Sim(scenario).run().violations
+    assert violation.invariant == IN_TURN
 
 
 def test_a_liar_does_not_keep_the_dead_alive() -> None:

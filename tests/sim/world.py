@@ -36,6 +36,7 @@ from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import peer_in
 from shoal.gossip.messages import Record
 from shoal.gossip.run_spec import Combine
+from shoal.gossip.scope import endpoint
 from shoal.gossip.wire import OTHER_RUN, Codec
 
 MAX_SAID: Final = 300
@@ -102,6 +103,8 @@ class Scenario:
     """kB/s, of the nodes in a circle, by which parts are sized; 0: not known."""
     mode: str = ""
     """Who may take part, where the run has a roster: closed, invite or open; empty: it has none."""
+    house: tuple[int, ...] = ()
+    """Nodes with addresses of one /24."""
     checked: bool = False
     """Every message goes through the real wire: slow, and proves that it can be said."""
 
@@ -259,6 +262,15 @@ class Sim:
         is_real = self.scenario.checked or self.scenario.mode
         return peer_id_of(bytes(_key(number).verify_key)) if is_real else PeerId(f"p{number}")
 
+    def host(self, peer: PeerId) -> str:
+        """Return the IP address at which others see a node."""
+        number = self._index[peer]
+        if number in self.scenario.house:
+            return f"20.0.0.{number + 1}"
+        spot = endpoint(address_of(peer))
+        assert spot is not None
+        return spot.host
+
     def _knows(self, number: int) -> list[int]:
         last = self.scenario.nodes - 1
         match self.scenario.topology:
@@ -366,7 +378,9 @@ class Sim:
         ):
             self._dial_failed(node, address, "unreachable", 0.1)
         elif self.network.is_up(node.me, peer):
-            self.at(self.now + 0.001, self._tell, node, node.life, PeerFound(peer, address))
+            self.at(
+                self.now + 0.001, self._tell, node, node.life, PeerFound(peer, address, host=self.host(peer))
+            )
         else:
             delay = 4 * self.network.latency(node.me, peer)
             self.at(self.now + delay, self._dialled, node, node.life, peer, address)
@@ -404,12 +418,12 @@ class Sim:
                 self._lives[peer, node.me], self._lives[node.me, peer] = life, other.life
                 if node.me not in other.linked:
                     other.linked.add(node.me)
-                    other.hear(PeerFound(node.me))
+                    other.hear(PeerFound(node.me, host=self.host(node.me)))
                 else:
                     # It still trusts the former link, and sends into the void until it doubts it.
                     self.network.deafen(peer, node.me, self.now + DOUBT * self.dice.random())
             node.linked.add(peer)
-            node.hear(PeerFound(peer, address))
+            node.hear(PeerFound(peer, address, host=self.host(peer)))
 
     def _dial_failed(self, node: SimNode, address: str, reason: str, delay: float) -> None:
         self.at(self.now + delay, self._tell, node, node.life, DialFailed(address, reason))

@@ -231,6 +231,14 @@ function drawTables(status) {
       [short(each.peer), "mono", each.peer], [each.reason], [each.count, "number"], [seconds(each.age_seconds), "number"]]));
 }
 
+function drawLineages(status) {
+  table($("lineages"), "Nobody claims a later state than this node's own swarm.",
+    [["Round", "number"], ["State"], ["Peers", "number"], ["Who"], ["Reason"]],
+    status.refused_lineages.map((each) => [
+      [each.round, "number"], [each.state_hash.slice(0, 6), "mono"], [each.n_peers, "number"],
+      [each.peers.map(short).join(" "), "mono", each.peers.join(" ")], [each.reason]]));
+}
+
 function drawRun(status) {
   $("join").textContent = status.join_command || "Nobody can reach this node yet; once a relay carries it, its address stands here.";
   const facts = { "Peer id": status.peer_id, Addresses: status.addresses.join("  "), Trainer: status.trainer };
@@ -265,7 +273,7 @@ function draw(status) {
   for (const card of document.querySelectorAll(".training")) card.hidden = status.run === null;
   if (status.run !== null && !$("chart").matches(":hover")) drawChart(status);
   if (status.run !== null && !$("times").matches(":hover")) drawTimes(status);
-  if (!window.getSelection().toString()) { drawTables(status); drawRun(status); }
+  if (!window.getSelection().toString()) { drawTables(status); drawLineages(status); drawRun(status); }
   before = status;
 }
 

@@ -10,7 +10,14 @@ from pairs import WAIT, Edges, Floats, Pairs, directed_ring, line, ring, star
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.plausible import LONGEST, NEWCOMERS, OWN_SHARES
-from shoal.gossip.averaging.push_sum import LEAST_HELD, MAX_DOUBTFUL, PushSum, PushSumConfig
+from shoal.gossip.averaging.push_sum import (
+    LEAST_HELD,
+    MAX_DOUBTFUL,
+    TOO_HEAVY,
+    TOO_LONG,
+    PushSum,
+    PushSumConfig,
+)
 from shoal.gossip.events import Send
 from shoal.gossip.messages import Applied, Push, Settle
 from shoal.gossip.sequence import Sequence
@@ -376,9 +383,12 @@ def test_a_heavy_push_counts_as_much_as_its_giver_can_plausibly_have(is_stranger
     core.mint(np.ones(4, np.float32), 2.0)
     core.accounts.strangers = frozenset({giver} if is_stranger else ())
     last = settled(core, giver)
+    core.handle(giver, Push(1, last, 0, 0.1), np.full(4, 0.1, np.float32).tobytes(), 0.0)
+    assert not core.partial
     for id_ in range(1, 20):
         numbers = np.full(4, -1e10, np.float32)
         core.handle(giver, Push(1, last + id_, 0, 1e10), numbers.tobytes(), 0.0)
+    assert (giver, TOO_HEAVY) in core.partial
     most = 2.0 * (NEWCOMERS if is_stranger else OWN_SHARES + 2)
     assert core.weights[0] == pytest.approx(2.0 + most)
     out = np.empty(4, np.float32)
@@ -403,6 +413,9 @@ def test_newcomers_that_go_on_pushing_draw_no_farther_than_a_colleague_does() ->
         for peer in newcomers:
             core.handle(peer, Push(1, last[peer] + count, 0, 1.0), far, 0.0)
     assert core.weights[0] == pytest.approx(held + NEWCOMERS)
+    # That little of it counts is told; to bring more than there is room for is no fault.
+    assert {peer for peer, _ in core.partial} == set(newcomers)
+    assert (newcomers[1], "") in core.partial
     out = np.empty(4, np.float32)
     core.read(out)
     assert np.all(np.abs(out - 1.0) < 0.02)
@@ -436,3 +449,4 @@ def test_a_push_of_little_weight_brings_no_more_than_that_weight_can() -> None:
     out = np.empty(4, np.float32)
     core.read(out)
     assert out == pytest.approx((2.0 + 0.5 * LONGEST) / 2.5)
+    assert core.partial == [(giver, TOO_LONG)]

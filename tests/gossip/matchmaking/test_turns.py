@@ -100,12 +100,57 @@ def test_what_a_stranger_says_of_its_links_changes_no_order_of_a_node_with_colle
     ]
 
 
-def test_a_node_without_colleagues_lets_those_convene_first_that_have_some() -> None:
-    ready = dict_of(NAMES[:3])
-    ready[NAMES[2]] = SETTLED
-    assert places(Standing(), ready) == [NAMES[2], NAMES[0], NAMES[1]]
-    mine = Standing(colleagues=frozenset(NAMES[1:2]))
-    assert places(mine, ready) == NAMES[:3], "a node with colleagues goes by no such word"
+def test_a_newcomer_to_an_old_run_lets_those_convene_first_that_have_colleagues() -> None:
+    ready = dict_of(NAMES[:4])
+    ready[NAMES[2]] = ready[NAMES[3]] = SETTLED
+    linked = Standing(linked_before=frozenset(NAMES[1:4]), is_run_older=True)
+    assert places(linked, ready) == [NAMES[2], NAMES[3], NAMES[0], NAMES[1]]
+    mine = Standing(colleagues=frozenset(NAMES[1:2]), is_run_older=True)
+    assert places(mine, ready) == NAMES[:4], "a node with colleagues goes by no such word"
+
+
+def settled(*names: PeerId) -> dict[PeerId, Ready]:
+    """Return five that are ready, of whom these say that they have colleagues."""
+    return {**dict_of(NAMES[:5]), **dict_of(list(names), SETTLED)}
+
+
+LIAR = NAMES[4]
+
+
+@pytest.mark.parametrize(
+    ("standing", "ready"),
+    [
+        # In a young run nobody can have colleagues: none of its rounds was without us, or they are too few.
+        (Standing(linked_before=frozenset(NAMES[1:5])), settled(*NAMES[1:5])),
+        # Most of those we know would say so too.
+        (Standing(linked_before=frozenset(NAMES[1:5]), is_run_older=True), settled(LIAR)),
+        # However many say it, those that the user named know better.
+        (
+            Standing(named=frozenset(NAMES[1:2]), linked_before=frozenset(NAMES[2:5]), is_run_older=True),
+            settled(*NAMES[2:5]),
+        ),
+        (Standing(is_run_older=True), settled(LIAR)),
+    ],
+)
+def test_who_merely_claims_to_have_colleagues_convenes_no_earlier_and_seats_no_newcomers(
+    standing: Standing, ready: dict[PeerId, Ready]
+) -> None:
+    assert places(standing, ready) == NAMES[:5]
+    for convener in (NAMES[3], LIAR):  # a supporter, or none
+        one = core(NAMES[0], {peer: each for peer, each in ready.items() if peer != NAMES[0]}, standing)
+        mask = (1 << 0).to_bytes(8, "big")
+        offer = Propose(ROUND, BASE, 0, 5, tuple(NAMES[:5]), (0, 1, 1, 1, 1), newcomers=mask)
+        assert not one._may_seat(convener, offer.members, frozenset(NAMES[:1]))
+        assert said(one.handle_propose(convener, offer, 0.1)) == ["Decline"]
+
+
+def test_the_named_who_say_it_are_believed_and_so_are_those_that_are_nearly_colleagues() -> None:
+    named = Standing(named=frozenset(NAMES[1:2]), linked_before=frozenset(NAMES[2:5]), is_run_older=True)
+    assert places(named, settled(NAMES[1], LIAR)) == [NAMES[1], LIAR, NAMES[0], *NAMES[2:4]]
+    nearly = Standing(nearly=frozenset((LIAR,)))
+    turns = Turns(NAMES[0], RUN, ROUND, nearly, settled(LIAR))
+    assert turns.is_settled(LIAR)
+    assert not turns.is_settled(PeerId("somebody who is not ready"))
 
 
 def test_who_is_nearly_a_colleague_comes_neither_before_nor_after() -> None:

@@ -14,16 +14,30 @@ from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import digest_of, pack_norms
 from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.averaging.push_sum import TOO_HEAVY
 from shoal.gossip.events import Drop, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
 from shoal.gossip.member.asks import LEFT_OUT, MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
-from shoal.gossip.member.pairwise_rounds import PairwiseRounds
+from shoal.gossip.member.pairwise_rounds import PARTIAL, PairwiseRounds
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
-from shoal.gossip.messages import Abandon, Alive, Announce, Cut, Digest, Done, Part, Record, Reduced
+from shoal.gossip.messages import (
+    Abandon,
+    Alive,
+    Announce,
+    Applied,
+    Cut,
+    Digest,
+    Done,
+    Part,
+    Push,
+    Record,
+    Reduced,
+    Settle,
+)
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.sequence import Sequence
 
@@ -366,6 +380,30 @@ def test_what_is_as_long_as_the_params_ends_in_buffers_that_travel_as_they_are()
         one.begin(GROUP, 0.1)
         assert isinstance(one.current, AllReduce)
         assert one.current.config.exact == exact
+
+
+def test_a_push_that_counts_in_part_is_counted_and_who_pushed_too_much_is_named() -> None:
+    view = SwarmView(ME, 12.0)
+    view.spec = RunSpec(method="m", task="t", tensors=SPEC.tensors, exchange="pairwise")
+    pairwise = PairwiseRounds(view, 15.0, Sequence(0))
+    pairwise.attach(0.0)
+    assert pairwise.core is not None
+    numel = pairwise.core.sums.size
+    pairwise.core.mint(np.ones(numel, np.float32), 1.0)
+    view.link_up(A)
+    pairwise.found(A, 0.0)
+    (answer,) = pairwise.handle(A, Settle(1), b"", 0.0)
+    assert isinstance(answer, Send)
+    assert isinstance(answer.message, Applied)
+    numbers = np.full(numel, 0.1, np.float32)
+    pairwise.handle(A, Push(1, answer.message.id + 1, 0, 0.1), numbers.tobytes(), 0.0)
+    assert not view.admission.counts
+    heavy = (numbers * 1e11).tobytes()
+    for number in (2, 3):
+        pairwise.handle(A, Push(1, answer.message.id + number, 0, 1e10), heavy, 0.0)
+    assert view.admission.counts == {PARTIAL: 2}
+    (fault,) = view.admission.named_faults.newest_first()
+    assert (fault.peer, fault.reason, fault.count) == (A, TOO_HEAVY, 2)
 
 
 def test_a_pairwise_run_knows_its_buffers_too() -> None:

@@ -5,13 +5,14 @@ import random
 import pytest
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Send
+from shoal.gossip.events import PeerFound, PeerLost, Send
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
 from shoal.gossip.member.commands import Attach, NewState
 from shoal.gossip.member.group_search import LATE, SILENT, TARDY, GroupSearch
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
+from shoal.gossip.membership.nearby import CIRCUITS
 from shoal.gossip.messages import Accept, Commit, Propose, Ready
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 
@@ -162,3 +163,33 @@ def test_colleagues_that_leave_us_waiting_are_no_newcomers() -> None:
         one.search.silent = {B}
         one.learn(0.0, 0.0)
     assert not one._view.admission.named_faults.newest_first()
+
+
+def test_a_run_is_older_than_our_part_in_it_only_where_it_went_on_without_us() -> None:
+    member = Member(ME, MemberConfig(colleague_rounds=3), random.Random(1), 1)
+    member.handle(Attach(run_id(SPEC), SPEC, True), 0.0)
+    said = []
+    for round_, is_fetched in ((0, False), (1, False), (4, False), (4, True), (5, False)):
+        member.view.take_state(round_, bytes([round_ + 1]) * 32, b"p" * 32)
+        member.group_search.new_round(1.0, is_fetched=is_fetched)
+        said.append(member.group_search._standing(1.0).is_run_older)
+    # Two rounds make no colleague in this run, whoever was there.
+    assert said == [False, False, True, True, True]
+
+
+def test_newcomers_count_to_the_prefix_at_which_we_see_them_and_colleagues_to_none() -> None:
+    member = Member(ME, MemberConfig(), random.Random(1), 1)
+    known = (Acquaintance(A, 20, 600.0, 8),)
+    member.handle(Attach(run_id(SPEC), SPEC, True, True, known), 0.0)
+    lan, there, six, hop = (PeerId(name) for name in ("lan", "there", "six", "hop"))
+    hosts = {A: "8.8.8.9", B: "8.8.8.8", there: "8.8.8.200", lan: "192.168.1.9", six: "2600:1:2:3::4"}
+    for peer, host in hosts.items():
+        member.handle(PeerFound(peer, host=host), 0.1)
+    member.handle(PeerFound(hop, link="relayed"), 0.1)
+    prefixes = member.group_search._standing(0.2).prefixes
+    assert prefixes == {B: "8.8.8.0/24", there: "8.8.8.0/24", six: "2600:1:2::/48", hop: CIRCUITS}
+    member.handle(PeerFound(hop, host="8.8.4.4"), 0.3)
+    member.handle(PeerLost(six), 0.3)
+    prefixes = member.group_search._standing(0.4).prefixes
+    assert prefixes[hop] == "8.8.4.0/24", "a direct link tells more than a circuit"
+    assert six not in prefixes

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Notify, PeerFound, Received
@@ -12,9 +13,11 @@ from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
+from shoal.gossip.membership.foreign_lineages import NOT_FOLLOWED, REMEMBERED
 from shoal.gossip.membership.lineages import Basis
 from shoal.gossip.messages import Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec
+from shoal.gossip.state.movement import GAVE_NOT_FINITE
 
 ME, A, B, C = (PeerId(name) for name in ("me", "a", "b", "c"))
 SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),))
@@ -76,6 +79,76 @@ def test_a_state_that_the_node_refused_is_not_fetched_again_and_its_holders_are_
     assert node.hear(A, 14, b"\3" * 32) == []
     node.now += 3.0
     assert node.hear(A, 15, b"\4" * 32) == [commands.Behind(15)]
+
+
+@pytest.mark.parametrize(("fault", "named"), [(GAVE_NOT_FINITE, [(A, GAVE_NOT_FINITE)]), ("", [])])
+def test_who_gave_a_state_that_was_refused_is_named_with_what_was_wrong_with_it(
+    fault: str, named: list[tuple[PeerId, str]]
+) -> None:
+    node = Node(A)
+    node.hear(A, 12, THEIRS)
+    node.member.state_sync._served = (A,)
+    node.tell(commands.RefuseState(THEIRS, fault))
+    found = node.member.admission.named_faults.newest_first()
+    assert [(each.peer, each.reason) for each in found] == named
+
+
+def claims(node: Node) -> list[tuple[int, bytes, int, tuple[PeerId, ...]]]:
+    """Return what the node does not follow, after another beat."""
+    node.member.foreign_lineages.beat(node.now)
+    found = node.member.foreign_lineages.found(node.now)
+    return [(each.round, each.state, each.n_peers, each.peers) for each in found]
+
+
+def crowd(node: Node, round_: int) -> list[PeerId]:
+    """Let a linked peer and ten that nobody is linked with claim a state."""
+    made_up = [PeerId(f"made up {number:02}") for number in range(20)]
+    for peer in (C, *made_up):
+        node.hear(peer, round_, THEIRS)
+    return made_up
+
+
+def test_a_lineage_that_colleagues_do_not_hold_is_told_and_the_linked_ones_of_it_are_named() -> None:
+    node = Node(A, B)
+    node.hear(A, 8, OURS)
+    node.hear(B, 9, b"\3" * 32, previous=OURS)
+    made_up = crowd(node, 12)  # so many that there might be several groups
+    assert claims(node) == [(12, THEIRS, 21, (C, *made_up[:7]))]
+    (fault,) = node.member.admission.named_faults.newest_first()
+    assert (fault.peer, fault.reason) == (C, NOT_FOLLOWED)
+    node.now += REMEMBERED + 0.1
+    assert not node.member.foreign_lineages.found(node.now), "it is told for a while"
+    assert node.member.phase is not Phase.SYNCING
+
+
+def test_what_one_round_explains_is_foreign_at_the_second_beat() -> None:
+    node = Node(A, B)
+    node.hear(A, 8, OURS)
+    node.hear(C, 9, THEIRS)
+    assert claims(node) == []
+    assert [each[2] for each in claims(node)] == [1]
+
+
+def test_a_claim_that_the_rounds_of_others_have_passed_by_the_next_beat_is_seen_when_it_comes() -> None:
+    node = Node(A, B)
+    node.hear(A, 8, OURS)
+    node.now += 1.0
+    node.hear(C, 12, THEIRS)
+    node.hear(A, 14, b"\4" * 32, previous=OURS)
+    assert [each.peers for each in node.member.foreign_lineages.found(node.now)] == [(C,)]
+
+
+def test_what_a_colleague_holds_or_comes_from_our_own_state_is_not_foreign() -> None:
+    node = Node(A, B)
+    node.hear(A, 12, THEIRS, previous=OURS)
+    crowd(node, 12)
+    assert claims(node) == []
+    alone = Node()
+    crowd(alone, 12)
+    assert claims(alone) == [], "who has nobody to go by follows the most"
+    far = Node(PeerId("nobody that is linked"))
+    crowd(far, 12)
+    assert claims(far) == [], "nobody who is linked tells where the others are"
 
 
 def test_trust_that_is_reset_forgets_colleagues_and_what_was_refused() -> None:

@@ -19,7 +19,7 @@ from shoal.node.cli import show
 from shoal.node.cli.start import flags_of
 from shoal.node.config.settings import NodeConfig, load
 from shoal.node.errors import UserError
-from shoal.node.status import FaultStatus
+from shoal.node.status import FaultStatus, LineageStatus
 from shoal.node.storage.home import Home
 from shoal.node.storage.run_trust import RunTrust, save_trust
 
@@ -373,6 +373,23 @@ def test_a_peer_at_fault_is_named_with_the_reason(shoal: Run, home: Path, tmp_pa
         assert "12D3KooWevil: offered a group (3, 5 min ago)" in shoal("status").out
 
 
+def test_a_state_that_is_not_followed_is_told_with_those_that_claim_it(
+    shoal: Run, home: Path, tmp_path: Path
+) -> None:
+    crowd = LineageStatus(
+        round=93,
+        state_hash="3fa2c1d0aa00",
+        n_peers=21,
+        peers=["12D3KooWevil1234"],
+        reason="claims a later state",
+    )
+    status = make_status(refused_lineages=[crowd])
+    with FakeNode(home, lambda: status, tmp_path):
+        told = " ".join(shoal("status").out.split())
+        assert "round 93, state 3fa2c1d0aa00 of 21 peers" in told
+        assert "20 more): claims a later state" in told
+
+
 def test_what_a_peer_sends_moves_no_cursor(shoal: Run, home: Path, tmp_path: Path) -> None:
     first = make_status().peers[0]
     peer = type(first)(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1, HOSTILE, 0.0, 0, 0)
@@ -382,6 +399,9 @@ def test_what_a_peer_sends_moves_no_cursor(shoal: Run, home: Path, tmp_path: Pat
         problems=[HOSTILE],
         drops={HOSTILE: 1},
         named_faults=[FaultStatus(HOSTILE, HOSTILE, 1, 0.0)],
+        refused_lineages=[
+            LineageStatus(round=1, state_hash=HOSTILE, n_peers=1, peers=[HOSTILE], reason=HOSTILE)
+        ],
         phase=HOSTILE,
     )
     with FakeNode(home, lambda: status, tmp_path):

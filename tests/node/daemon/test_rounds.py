@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.crypto.keys import PeerId
+from shoal.crypto.keys import PeerId, short
 from shoal.gossip.events import Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.member import commands
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.state.movement import GAVE_NOT_FINITE, GAVE_TOO_FAR, MAX_APART
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.daemon.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
 from shoal.node.daemon.utilisation import Utilisation
@@ -559,9 +560,17 @@ def test_a_state_of_others_is_taken_over_only_where_its_rounds_account_for_it(
         return
     assert (table.rounds.round, table.rounds.state) == (0, hashed(1.0))
     assert refused == [state_hash(full(value).data)]
-    assert "round 5 was not taken over" in table.problems["trust"]
+    faults = [each.fault for each in table.commands if isinstance(each, commands.RefuseState)]
+    assert faults == [GAVE_NOT_FINITE if math.isnan(value) else GAVE_TOO_FAR]
+    assert f"round 5 (given by {short(PEER)}) was not taken over" in table.problems["trust"]
     assert table.told[-1] == ipc.Begin(round=0, slot=0)
     assert [each.vector[0] for each in table.saved] == [1.0]
+
+
+def test_who_was_away_for_too_long_blames_nobody_for_a_state_that_is_far() -> None:
+    table = with_history(1.0)
+    offer(table, 500, 5000.0, MAX_APART + 1)
+    assert table.commands[-1] == commands.RefuseState(state_hash(full(5000.0).data), "")
 
 
 def test_a_node_without_rounds_of_its_own_takes_over_what_is_finite() -> None:
