@@ -132,9 +132,15 @@ def reasons(effects: Effects) -> list[str]:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (msgspec.to_builtins(SPEC) | {"quorum": 3}, "quorum: 1 here, 3 there"),
-        (msgspec.to_builtins(SPEC) | {"telepathy": 1}, "it has settings that this node does not know"),
-        (msgspec.to_builtins(SPEC) | {"max_chunk_numel": 1 << 20}, "settings that this node does not know"),
+        (msgspec.to_builtins(SPEC, builtin_types=(bytes,)) | {"quorum": 3}, "quorum: 1 here, 3 there"),
+        (
+            msgspec.to_builtins(SPEC, builtin_types=(bytes,)) | {"telepathy": 1},
+            "it has settings that this node does not know",
+        ),
+        (
+            msgspec.to_builtins(SPEC, builtin_types=(bytes,)) | {"max_chunk_numel": 1 << 20},
+            "settings that this node does not know",
+        ),
     ],
 )
 def test_a_peer_of_another_run_is_told_apart_in_words_whatever_build_it_is_of(
