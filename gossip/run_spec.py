@@ -117,12 +117,16 @@ class RunSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True
     buffers: Annotated[int, msgspec.Meta(ge=0)] = 0
     """So many numbers at the end of the params are a model's buffers, such as the running variances of batch
     norm: they are averaged, never stepped, and travel as float32 whatever the codec."""
+    pinned: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=MAX_TENSORS)] = ()
+    """Tensors of the model that never change and do not travel, in the order of their names."""
+    pinned_hash: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+    """The hash of their bytes: see gossip/state/pinned_hash.py."""
     shared: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=1_000)] = ()
     """Further vectors equal on all peers, such as an outer momentum."""
 
     @property
     def params_numel(self) -> int:
-        """How many numbers the model has."""
+        """How many numbers of the model travel."""
         return sum(t.numel for t in self.tensors)
 
     @property
@@ -161,6 +165,7 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
             parts.append(f"{key}: {mine} here, {other} there")
     for label, mine_all, other_all in (
         ("tensor", ours.tensors, theirs.tensors),
+        ("pinned tensor", ours.pinned, theirs.pinned),
         ("shared vector", ours.shared, theirs.shared),
     ):
         for mine_t, other_t in zip(mine_all, other_all, strict=False):
@@ -170,4 +175,8 @@ def difference(ours: RunSpec, theirs: RunSpec) -> str:
         else:
             if len(mine_all) != len(other_all):
                 parts.append(f"{len(mine_all)} {label}s here, {len(other_all)} there")
+    if ours.pinned == theirs.pinned and ours.pinned_hash != theirs.pinned_hash:
+        parts.append(
+            "other numbers in the frozen tensors: take the same base, in the same revision, on all peers"
+        )
     return "; ".join(parts)[:600]

@@ -228,7 +228,7 @@ class ModelSize(msgspec.Struct, frozen=True, kw_only=True):
     """What of a node's model and tasks decides how many bytes a method sends (node/trainer/model_size.py)."""
 
     numel: int
-    """Numbers in all."""
+    """Numbers that travel in all."""
     body: int
     """Of these, the ones whose role is body."""
     head: int

@@ -21,8 +21,9 @@ from torch.func import functional_call
 from shoal.gossip.events import Vector
 from shoal.methods.errors import BadTask
 from shoal.methods.learning.learner import TorchLearner
-from shoal.methods.learning.model_tensors import float_tensors
+from shoal.methods.learning.model_tensors import travelling
 from shoal.methods.learning.objective import Objective
+from shoal.methods.learning.parts import stays_of
 from shoal.methods.learning.task import Role, Task
 
 
@@ -35,7 +36,7 @@ def names_of(task: Task, model: nn.Module, role: Role) -> list[str]:
     parameters = dict(model.named_parameters())
     return [
         name
-        for name in float_tensors(model)
+        for name in travelling(model, stays_of(task, model))
         if task.role(name) == role and (role != "body" or name in parameters)
     ]
 

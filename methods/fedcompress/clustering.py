@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from shoal.gossip.events import Vector
 from shoal.methods.coding.kmeans1d import cluster
-from shoal.methods.learning.model_tensors import read_model
+from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.learning.objective import Objective, shuffled
+from shoal.methods.learning.parts import stays_of
 from shoal.methods.learning.task import Examples, Task
 
 
@@ -50,7 +51,7 @@ class ClusterAware(Objective):
         Other clusters, found anew by k-means, would be those of the weights, not those that were trained.
         """
         self.snap(model)
-        vector = read_model(model)
+        vector = ModelVector(model, stays_of(self.task, model)).read()
         self.before_step(model)
         return vector
 

@@ -22,6 +22,7 @@ from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
 from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.learning.objective import Objective, Penultimate
 from shoal.methods.learning.optimizer_memory import BadMemory, groups_of, load_memory, save_memory
+from shoal.methods.learning.parts import freeze, hold, stays_of
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
 
@@ -128,7 +129,10 @@ class TorchLearner:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
         with seeded(seed, self.device):
             self.model = task.model().to(self.device)
-        self._vector = ModelVector(self.model)
+        self.stays = stays_of(task, self.model)
+        """What does not travel."""
+        freeze(self.model, self.stays)
+        self._vector = ModelVector(self.model, self.stays)
         self.manifest = self._vector.manifest
         self.buffers = self._vector.buffers
         """How many numbers at the end of the params are the model's buffers."""
@@ -301,6 +305,7 @@ class TorchLearner:
         is_new: bool,
     ) -> tuple[float, int]:
         self.model.train()
+        hold(self.model, self.stays)
         anchors = [p.detach().clone() for p in weights] if work.proximal else []
         total = torch.zeros((), device=self.device)
         taken = 0

@@ -3,8 +3,9 @@
     vector  [ fc.weight | fc.bias | ... | norm.running_mean | norm.running_var ]
               parameters                  buffers: `buffers` numbers at the end, averaged and never stepped
 
-All that is trained travels, or `check_model` refuses the start. Frozen parameters and floating buffers that
-belong to the saved model travel as well; integer buffers, such as batch counters, stay on the node.
+All that is trained travels, or `check_model` refuses the start; so do floating buffers that belong to the
+saved model. What is left out of that, pinned or a node's own, is said by `Staying` (parts.py). Integer
+buffers, such as batch counters, stay on the node.
 
 Names are those of the bare model: what torch.compile and DDP put before them is left out, so that a node
 that compiles its model averages with one that does not.
@@ -14,8 +15,9 @@ of which the model holds the rounded numbers, and reads the model as vector + (m
 number that training has not changed comes back to the last bit, and rounding is never taken for progress.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
@@ -36,6 +38,23 @@ _WRAPPERS: Final = {
 }
 """Classes of torch that add nothing to a model but a name: the child that is the model."""
 _SHARDED: Final = frozenset({"DTensor", "FlatParameter", "ShardedTensor"})
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """Floating tensors and parameters of a model that do not travel, by name."""
+
+    pinned: frozenset[str] = frozenset()
+    """They never change."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Name -> the part of the node's own that it belongs to."""
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether a tensor stays."""
+        return name in self.pinned or name in self.own
+
+
+NOTHING: Final = Staying()
 
 
 def naming(model: nn.Module) -> Callable[[str], str]:
@@ -63,7 +82,7 @@ def _wrapped(module: nn.Module) -> str:
 
 
 def float_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a model that travel, in order; a tensor with two names comes once."""
+    """Return the tensors of a model that may travel, in order; a tensor with two names comes once."""
     bare = naming(model)
     saved = model.state_dict(keep_vars=True).keys()
     trained = [(name, t) for name, t in model.named_buffers() if t.requires_grad]
@@ -73,28 +92,42 @@ def float_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def count_buffers(model: nn.Module) -> int:
+def travelling(model: nn.Module, stays: Staying = NOTHING) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model that travel, in the order of its vector."""
+    return {name: tensor for name, tensor in float_tensors(model).items() if name not in stays}
+
+
+def pinned_ids(model: nn.Module, stays: Staying) -> frozenset[int]:
+    """Return the identities of the tensors of a model that are pinned."""
+    if not stays.pinned:
+        return frozenset()
+    bare = naming(model)
+    held = chain(model.named_parameters(), model.named_buffers())
+    return frozenset(id(tensor) for name, tensor in held if bare(name) in stays.pinned)
+
+
+def count_buffers(model: nn.Module, stays: Staying = NOTHING) -> int:
     """Return how many of a model's numbers, at the end of its vector, belong to buffers."""
-    return sum(t.numel() for t in float_tensors(model).values() if _is_buffer(t))
+    return sum(t.numel() for t in travelling(model, stays).values() if _is_buffer(t))
 
 
 def _is_buffer(tensor: torch.Tensor) -> bool:
     return not (isinstance(tensor, nn.Parameter) or tensor.requires_grad)
 
 
-def manifest(model: nn.Module) -> tuple[TensorSpec, ...]:
+def manifest(model: nn.Module, stays: Staying = NOTHING) -> tuple[TensorSpec, ...]:
     """Return the manifest of a model.
 
     Raises:
         BadTask: it has no parameters, something in it is trained but cannot travel, or it is too large.
     """
     check_model(model)
-    found = float_tensors(model).items()
+    found = travelling(model, stays).items()
     if not found:
-        raise BadTask("the model has no floating parameters; there is nothing to train")
+        raise BadTask("no floating parameter of the model travels; there is nothing to train together")
     # What travels is float32, whatever the model computes in.
     specs = tuple(TensorSpec(name, "float32", tuple(t.shape)) for name, t in found)
-    _check_bounds(specs)
+    check_bounds(specs)
     return specs
 
 
@@ -133,7 +166,7 @@ def _reason_to_stay(tensor: torch.Tensor) -> str:
     return ""
 
 
-def _check_bounds(specs: Sequence[TensorSpec]) -> None:
+def check_bounds(specs: Sequence[TensorSpec]) -> None:
     """Refuse a manifest that no node would take.
 
     Raises:
@@ -170,15 +203,15 @@ def write_model(model: nn.Module, params: Vector) -> None:
 class ModelVector:
     """A model and the float32 vector that it stands for; see the module's docstring."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, stays: Staying = NOTHING) -> None:
         """`model` as it is now; what travels is decided here.
 
         Raises:
             BadTask: see `manifest`.
         """
-        self._model = model
-        self.manifest = manifest(model)
-        self.buffers = count_buffers(model)
+        self._model, self._stays = model, stays
+        self.manifest = manifest(model, stays)
+        self.buffers = count_buffers(model, stays)
         """How many numbers at the end are buffers."""
         self._sizes = [spec.numel for spec in self.manifest]
         self._masters: dict[str, torch.Tensor] = {}
@@ -233,8 +266,10 @@ class ModelVector:
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
-        """Leave all tensors of the model afterwards as they were before, whatever is written meanwhile."""
-        tensors = [*self._model.parameters(), *self._model.buffers()]
+        """Leave all tensors of the model but pinned ones afterwards as they were before."""
+        # A large base is not copied for what cannot touch it.
+        pinned = pinned_ids(self._model, self._stays)
+        tensors = [t for t in (*self._model.parameters(), *self._model.buffers()) if id(t) not in pinned]
         before, masters = [tensor.detach().clone() for tensor in tensors], dict(self._masters)
         try:
             yield
@@ -247,12 +282,28 @@ class ModelVector:
     def _parts(self, vector: Vector) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """Yield each tensor with its name and its place in the vector, in the tensor's shape."""
         check_model(self._model)
-        tensors = float_tensors(self._model)
-        self._check(tensors)
+        tensors = self.tensors()
         # A vector that must not be written is only read here.
         flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
         for (name, tensor), part in zip(tensors.items(), flat.split(self._sizes), strict=True):
             yield name, tensor, part.view(tensor.shape)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of the model that travel, in the order of the vector.
+
+        Raises:
+            BadTask: the model has other tensors than at the start.
+        """
+        found = float_tensors(self._model)
+        for name in self._stays.pinned & found.keys():
+            if found[name].requires_grad:
+                raise BadTask(
+                    f"{name} was frozen at the start and is trained now: freeze it, or start a new run in"
+                    " which it travels"
+                )
+        tensors = {name: tensor for name, tensor in found.items() if name not in self._stays}
+        self._check(tensors)
+        return tensors
 
     def _check(self, tensors: dict[str, torch.Tensor]) -> None:
         """Refuse a model that has changed.

@@ -25,6 +25,7 @@ from shoal.gossip.run_spec import Scalar
 from shoal.methods.errors import BadTask, TaskNotFound
 from shoal.methods.extras import how_to_get
 from shoal.methods.learning.noise_inputs import coloured_noise
+from shoal.methods.learning.parts import Travels
 from shoal.methods.learning.task_identity import Identity
 from shoal.methods.options import call_with_options
 
@@ -138,6 +139,19 @@ class Task:
         `body`: fine-tuned, or masked. `head`: the classifier on top. `frozen`: left as it is.
         """
         return "body"
+
+    travels: Travels = "trained"
+    """What travels between the nodes: ``trained``, ``all``, a set of the names of tensors, or a function of a
+    name and a tensor. The rest is frozen, and the same on all nodes. It is read after `model` was called,
+    which may set it: ``self.travels = shoal.select(model, "lora")``."""
+
+    def part(self, name: str) -> str:
+        """Say where a tensor of the model belongs, if `travels` is not to decide.
+
+        ``params``: it travels. ``base``: it is frozen, and the same on all nodes. ``own:NAME``, such as
+        ``own:head``: it stays on this node, which trains, measures and saves it.
+        """
+        return ""
 
     def optimizer(self, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """Return the optimizer of local work; SGD without momentum unless overridden."""

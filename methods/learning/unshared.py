@@ -1,8 +1,9 @@
 """Unshared entries: what belongs to a saved model but does not travel, and under which names tensors stand.
 
 Integer buffers, such as batch norm's counters, differ from node to node and stay there; a saved model needs
-them all the same, and a node that starts again goes on from them. The same holds for extra state that modules
-save, and for the second names of tied tensors. They are arrays by name, and one entry of JSON:
+them all the same, and a node that starts again goes on from them. The same holds for a node's own parts, for
+extra state that modules save, and for the second names of tied tensors. They are arrays by name, and one
+entry of JSON:
 
     num_batches_tracked  int64 []        ABOUT  {"aliases": {"head.weight": "embed.weight"}, ...}
 """
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from shoal.methods.base import Array
-from shoal.methods.learning.model_tensors import float_tensors, naming
+from shoal.methods.learning.model_tensors import NOTHING, Staying, naming, pinned_ids, travelling
 from shoal.methods.learning.optimizer_memory import is_plain
 
 ABOUT: Final = "shoal"
@@ -34,23 +35,26 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """Tensors that travel, but that the model does not save."""
 
 
-def read_unshared(model: nn.Module) -> dict[str, Array]:
-    """Return all entries of a model's state that do not travel."""
+def read_unshared(model: nn.Module, stays: Staying = NOTHING) -> dict[str, Array]:
+    """Return all entries of a model's state that do not travel, but pinned ones: the base has those."""
     bare = naming(model)
-    travelling = {id(tensor): name for name, tensor in float_tensors(model).items()}
+    pinned = pinned_ids(model, stays)
+    travels = {id(tensor): name for name, tensor in travelling(model, stays).items()}
     arrays: dict[str, Array] = {}
     aliases, packed, seen = {}, [], set()
     for name, value in ((bare(name), v) for name, v in model.state_dict(keep_vars=True).items()):
-        if id(value) in travelling:
-            seen.add(travelling[id(value)])
-            if name != travelling[id(value)]:
-                aliases[name] = travelling[id(value)]
+        if id(value) in travels:
+            seen.add(travels[id(value)])
+            if name != travels[id(value)]:
+                aliases[name] = travels[id(value)]
+        elif id(value) in pinned:
+            continue
         elif isinstance(value, torch.Tensor) and _has_array(value):
             arrays[name] = value.detach().cpu().numpy().copy()
         elif is_plain(value):
             arrays[name] = _pack(value)
             packed.append(name)
-    left_out = tuple(name for name in travelling.values() if name not in seen)
+    left_out = tuple(name for name in travels.values() if name not in seen)
     if aliases or packed or left_out:
         about = About(aliases=aliases, packed=tuple(packed), left_out=left_out)
         arrays[ABOUT] = np.frombuffer(msgspec.json.encode(about), np.uint8)

@@ -266,6 +266,8 @@ def model_save(
     smaller = exact / written
     than = f" ({smaller:.1f} times smaller than float32)" if smaller >= 1.05 else ""
     print(f"on {spec.task}, {size(written)}{than}")
+    if spec.pinned:
+        print(f"without the {len(spec.pinned)} frozen tensors: load these first, then it with strict=False")
 
 
 def version(json: JsonOption = False) -> None:

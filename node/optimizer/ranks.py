@@ -11,9 +11,9 @@ from os import environ
 from typing import Final
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 
-from shoal.methods.learning.model_tensors import float_tensors
+from shoal.methods.learning.model_tensors import ModelVector
 from shoal.node.errors import UserError
 
 SPEAKER: Final = 0
@@ -26,13 +26,13 @@ class NoRanks(UserError):
 class Ranks:
     """The processes that train one model; mostly this one alone."""
 
-    def __init__(self, model: nn.Module, environment: Mapping[str, str] = environ) -> None:
-        """Find out who is there.
+    def __init__(self, vector: ModelVector, environment: Mapping[str, str] = environ) -> None:
+        """Find out who is there. `vector`: of the model, what travels of it.
 
         Raises:
             NoRanks: there are others, and no way to reach them.
         """
-        self._model = model
+        self._vector = vector
         self.count = self.rank = 0
         if distributed.is_available() and distributed.is_initialized():
             self.count, self.rank = distributed.get_world_size(), distributed.get_rank()
@@ -69,11 +69,11 @@ class Ranks:
         return rounds, bool(is_finished)
 
     def _share(self, numbers: list[int]) -> list[int]:
-        device = next(iter(float_tensors(self._model).values())).device
+        device = next(iter(self._vector.tensors().values())).device
         told = torch.tensor(numbers, device=device)
         distributed.broadcast(told, SPEAKER)
         return [int(number) for number in told.tolist()]
 
     def _share_model(self) -> None:
-        for tensor in float_tensors(self._model).values():
+        for tensor in self._vector.tensors().values():
             distributed.broadcast(tensor.detach(), SPEAKER)

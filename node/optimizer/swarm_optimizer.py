@@ -40,6 +40,7 @@ from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, BadTask, Interrupted
 from shoal.methods.learning.learner import as_number
 from shoal.methods.learning.model_tensors import ModelVector
+from shoal.methods.learning.parts import Travels, check_frozen, pinned_of, staying
 from shoal.methods.options import build_config
 from shoal.methods.overlap import Moved
 from shoal.methods.params import shared_specs, views
@@ -75,6 +76,7 @@ class SwarmOptimizer(WrappedOptimizer):
         model: nn.Module,
         *,
         every: int = 50,
+        travels: Travels = "trained",
         home: str | PathLike[str] | None = None,
         join: Sequence[str] = (),
         weight: float = 1.0,
@@ -87,6 +89,8 @@ class SwarmOptimizer(WrappedOptimizer):
         """Attach to the node in `home`, or start one that joins `join`; the model may change right here.
 
         `every`: local steps per round (H). `weight`: how much this peer counts, such as its examples.
+        `travels`: what of the model travels: what is ``trained``, ``all``, a set of names of tensors, or a
+        function of a name and a tensor. The rest must be frozen, and the same on all peers.
         `settings`: what the peers of the run agree on (gossip/run_spec.py); each of its fields is an argument
         too, such as ``method="diloco"``, ``options={"outer_lr": 0.7}``, ``rounds=100``, ``delay=1`` or
         ``codec="int8"``.
@@ -100,7 +104,7 @@ class SwarmOptimizer(WrappedOptimizer):
 
         Raises:
             BadOption: the method's exchange makes no sense after a loop of one's own, or an option is bad.
-            BadTask: something is trained that cannot travel; the message names it.
+            BadTask: something is trained that cannot travel or is not to; the message names it.
             BadConfig: codec, exchange, quorum and method do not fit each other.
             MethodNotFound: no such method.
             NoRanks: there are other ranks that cannot be reached, or rank 0 has failed.
@@ -119,7 +123,9 @@ class SwarmOptimizer(WrappedOptimizer):
         self._method = _load(run.method, dict(run.options), every)
         self._weight = checked_weight(weight)
         check_run(run, self._method)
-        self._vector = ModelVector(model)
+        stays = staying(model, travels)
+        check_frozen(model, stays)
+        self._vector = ModelVector(model, stays)
         check_groups(optimizer.param_groups, model)
         self._base = self._initial()
         self._spec = run_spec(
@@ -128,8 +134,9 @@ class SwarmOptimizer(WrappedOptimizer):
             self._vector.manifest,
             shared_specs(self._base),
             self._vector.buffers,
+            *pinned_of(model, stays),
         )
-        self._ranks = Ranks(model)
+        self._ranks = Ranks(self._vector)
         self._steps = self._seen_steps = 0
         self._metrics: dict[str, float] = {}
         self._unmeasured: dict[str, str] = {}
@@ -147,7 +154,7 @@ class SwarmOptimizer(WrappedOptimizer):
             join,
             ("--alone", alone, *(("--invite", invite) if invite else ()), *node_options),
         )
-        self._unshared = UnsharedFile(self._node.home.state_dir, self._spec, model)
+        self._unshared = UnsharedFile(self._node.home.state_dir, self._spec, model, stays)
         self._in_step(self._first_attach)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

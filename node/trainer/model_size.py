@@ -18,6 +18,7 @@ from shoal.methods.deltamask.masking import names_of
 from shoal.methods.errors import BadTask, MethodsError
 from shoal.methods.learning.model_tensors import manifest
 from shoal.methods.learning.objective import head_of
+from shoal.methods.learning.parts import stays_of
 from shoal.methods.learning.task import Task, load_task
 from shoal.methods.learning.task_fit import fit_of
 from shoal.methods.needs import Measured
@@ -33,7 +34,8 @@ def size_of(task: Task) -> ModelSize:
         BadTask: there is no model, or it has no parameters.
     """
     model = task.model()
-    tensors = manifest(model)
+    stays = stays_of(task, model)
+    tensors = manifest(model, stays)
     body, head = (set(names_of(task, model, role)) for role in ("body", "head"))
     return ModelSize(
         numel=sum(spec.numel for spec in tensors),

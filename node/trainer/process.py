@@ -24,6 +24,7 @@ from shoal.gossip.errors import GossipError
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.methods.learning.learner import TorchLearner, as_number
+from shoal.methods.learning.parts import pinned_of
 from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
@@ -138,6 +139,7 @@ class _Trainer:
             self._learner.manifest,
             shared_specs(initial),
             self._learner.buffers,
+            *pinned_of(self._learner.model, self._learner.stays),
         )
         self._private = private_rounds(self._method, initial, self._spec, state_dir)
         self._overlap: Overlap | None = None
@@ -150,7 +152,7 @@ class _Trainer:
             initial,
             self._private,
         )
-        self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model)
+        self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
         if self._session.restored:
             self._unshared.restore()
 
@@ -165,6 +167,7 @@ class _Trainer:
             try:
                 state, report = session.answer(begin, steps)
             except (GossipError, Interrupted) as error:
+                self._unshared.put_back()
                 session.idle(begin, f"{type(error).__name__}: {error}")
                 continue
             session.finish(begin, state, self._saved(state, report))

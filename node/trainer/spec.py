@@ -55,16 +55,26 @@ def run_spec(
     tensors: tuple[TensorSpec, ...],
     shared: tuple[TensorSpec, ...],
     buffers: int = 0,
+    pinned: tuple[TensorSpec, ...] = (),
+    pinned_hash: bytes = b"",
 ) -> RunSpec:
     """Return the run spec: `options` has every hyperparameter, so that defaults are agreed upon too.
 
-    `buffers`: how many numbers at the end of the params are the model's buffers.
+    `buffers`: how many numbers at the end of the params are the model's buffers. `pinned`: the tensors that
+    never change, with their hash.
 
     Raises:
         BadOption: something in it is beyond what a node takes.
     """
     agreed = settings_of(run) | {"options": options}
-    made = RunSpec(**agreed, tensors=tensors, shared=shared, buffers=buffers)
+    made = RunSpec(
+        **agreed,
+        tensors=tensors,
+        shared=shared,
+        buffers=buffers,
+        pinned=pinned,
+        pinned_hash=pinned_hash,
+    )
     try:
         msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=RunSpec)
     except (msgspec.ValidationError, OverflowError) as error:

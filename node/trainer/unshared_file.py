@@ -8,6 +8,7 @@ from torch import nn
 
 from shoal.gossip.run_spec import RunSpec
 from shoal.methods.base import Array
+from shoal.methods.learning.model_tensors import NOTHING, Staying
 from shoal.methods.learning.unshared import read_unshared, write_unshared
 from shoal.node.storage.private_state import PrivateState
 
@@ -17,8 +18,9 @@ KIND = "unshared"
 class UnsharedFile:
     """The unshared entries of one model in one run."""
 
-    def __init__(self, state_dir: Path, spec: RunSpec, model: nn.Module) -> None:
+    def __init__(self, state_dir: Path, spec: RunSpec, model: nn.Module, stays: Staying = NOTHING) -> None:
         """`state_dir`: the node's own."""
+        self._stays = stays
         self._file = PrivateState(state_dir, spec, KIND)
         self._state_dir, self._model = state_dir, model
         self._saved: dict[str, Array] | None = None
@@ -35,12 +37,17 @@ class UnsharedFile:
 
     def save(self) -> None:
         """Save what has changed."""
-        now = read_unshared(self._model)
+        now = read_unshared(self._model, self._stays)
         if self._saved is None or not _are_equal(now, self._saved):
             with suppress(OSError):  # which is said when it is written
                 self._state_dir.mkdir(parents=True, exist_ok=True)
             self._file.save(now)
             self._saved = now
+
+    def put_back(self) -> None:
+        """Put back what was saved last in this life: a round that came to nothing changes nothing."""
+        if self._saved:
+            write_unshared(self._model, self._saved)
 
 
 def _are_equal(one: dict[str, Array], other: dict[str, Array]) -> bool:

@@ -2,6 +2,7 @@
 
     Task              what is learned; subclass it, then: shoal start --task mypackage.mymodule:MyTask
     SwarmOptimizer    takes a PyTorch loop of your own into a swarm
+    select            names of a model's tensors that a fine-tuning trains: lora, bias, head, prompt, adapter
     load_model        the tensors of a file that shoal model save wrote
     Method, State, Report, all_reduce, gather    what a training method of your own is made of
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from shoal.methods.base import Method, Report, State, all_reduce, gather
+    from shoal.methods.learning.parts import select
     from shoal.methods.learning.task import Task
     from shoal.node.optimizer.swarm_optimizer import SwarmOptimizer
 
@@ -32,6 +34,7 @@ __all__ = [
     "all_reduce",
     "gather",
     "load_model",
+    "select",
 ]
 
 _WHERE: Final = {
@@ -42,6 +45,7 @@ _WHERE: Final = {
     "Task": "shoal.methods.learning.task",
     "all_reduce": "shoal.methods.base",
     "gather": "shoal.methods.base",
+    "select": "shoal.methods.learning.parts",
 }
 
 

@@ -15,6 +15,8 @@ from shoal.methods.tasks.digits import Digits
 class Line(Task):
     """y = w · x with x = 1, whose loss is ½ (w − 4)²; a frozen number and a buffer stand around w."""
 
+    travels = "all"
+
     def model(self) -> nn.Module:
         class Model(nn.Module):  # type: ignore[misc]
             def __init__(self) -> None:

@@ -32,7 +32,9 @@ class Line(Task):
 
 
 class Normed(Task):
-    """A model with batch norm, dropout, an integer buffer, a frozen and a tied tensor."""
+    """A model with batch norm, dropout, an integer buffer, a frozen tensor that travels, and a tied one."""
+
+    travels = "all"
 
     def __init__(self) -> None:
         self.x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))

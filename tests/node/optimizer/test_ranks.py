@@ -9,6 +9,7 @@ import pytest
 from fake_daemon import FakeDaemon, in_thread
 from torch import nn
 
+from shoal.methods.learning.model_tensors import ModelVector
 from shoal.node.framing import frame
 from shoal.node.optimizer.ranks import NoRanks, Ranks
 from shoal.node.trainer import ipc
@@ -30,12 +31,12 @@ def daemon(home: Path) -> Iterator[FakeDaemon]:
 @pytest.mark.parametrize("rank", ["0", "3"])
 def test_ranks_that_cannot_reach_each_other_are_told_what_to_type(rank: str) -> None:
     with pytest.raises(NoRanks, match=rf"rank {rank} of 4.*init_process_group.*or unset RANK"):
-        Ranks(nn.Linear(1, 1), {"RANK": rank, "WORLD_SIZE": "4"})
+        Ranks(ModelVector(nn.Linear(1, 1)), {"RANK": rank, "WORLD_SIZE": "4"})
 
 
 @pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "x"}])
 def test_a_process_of_its_own_speaks_for_itself(environment: dict[str, str]) -> None:
-    ranks = Ranks(nn.Linear(1, 1), environment)
+    ranks = Ranks(ModelVector(nn.Linear(1, 1)), environment)
     assert ranks.is_speaker
     ranks.tell(moved=True, rounds=1, is_finished=False)
 

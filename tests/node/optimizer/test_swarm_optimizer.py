@@ -428,3 +428,22 @@ def test_a_half_precision_model_shares_a_run_with_a_full_one(daemon: FakeDaemon,
         # Nothing was learned, so nothing is new.
         assert np.array_equal(beside.trainer.segment.slots[0], beside.trainer.segment.slots[1])
     assert specs[0] == specs[1]
+
+
+def test_a_frozen_base_is_in_the_name_of_the_run_and_in_no_vector(home: Path, daemon: FakeDaemon) -> None:
+    model = nn.Sequential(nn.Linear(3, 3).requires_grad_(False), nn.Linear(3, 2))
+    beside = Beside(daemon)
+    loop = Loop(home, model=model)
+    base = model[0].weight.clone()
+    for _ in range(4):
+        loop.step()
+    loop.swarm.close()
+    asked = [message.numel for message in beside.end() if isinstance(message, ipc.AskAllReduce)]
+    assert set(asked) == {8}
+    spec = loop.swarm._spec
+    assert [each.name for each in spec.tensors] == ["1.weight", "1.bias"]
+    assert [each.name for each in spec.pinned] == ["0.bias", "0.weight"]
+    assert len(spec.pinned_hash) == 32
+    assert torch.equal(model[0].weight, base)
+    with pytest.raises(BadTask, match="travels= leaves it out"):
+        Loop(home, model=nn.Linear(3, 2), travels={"weight"})
