@@ -11,7 +11,7 @@ A failed ask is thrown into the generator as a `shoal.gossip.errors.GossipError`
 better lets it out: the node runs the round again from the old state, which nothing has touched.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -305,6 +305,22 @@ class SeveralMeans(Protocol):
 
     def exchanged_numel(self, params_numel: int) -> int:
         """Return how many numbers they have in all."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A method that trains a part of a model, to which it may add modules."""
+
+    def prepare(self, model: Any) -> Collection[str] | None:
+        """Change a new torch model, and return the names of what travels; None: what the task says.
+
+        It is called once, before anything is read of the model. The same model must come to the same on all
+        peers: torch's random numbers are seeded by the run.
+
+        Raises:
+            BadTask: the model has no place for it.
+        """
         ...
 
 

@@ -36,6 +36,18 @@ NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
     "fedspeed": (),
     "scaffold": (),
     "feddyn": (),
+    "fedpeft": (
+        Need(
+            what="a pre-trained model()",
+            must=False,
+            why="the same on all nodes: what is frozen never changes, and its hash is in the run's name",
+        ),
+        Need(
+            what=_LINEAR,
+            must=False,
+            why="the head, which is trained in every family but trained",
+        ),
+    ),
     "fedstar": (
         Need(
             what="unlabelled_data()",

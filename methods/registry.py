@@ -44,6 +44,10 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
         "unlike data: local steps corrected by control variates; twice the bytes",
     ),
     "feddyn": ("shoal.methods.feddyn:FedDyn", "unlike data: each node's loss regularised anew every round"),
+    "fedpeft": (
+        "shoal.methods.fedpeft.method:FedPEFT",
+        "a small part of a frozen model: head, biases, adapters or a prompt",
+    ),
     "fedstar": (
         "shoal.methods.fedstar.method:FedSTAR",
         "few labels: pseudo-labels for the rest, behind a gate",

@@ -37,6 +37,7 @@ STUDIES: Final[Mapping[str, str]] = {
     "fedcompress": "reproduce_fedcompress",
     "feddyn": "reproduce_duals",
     "fedln": "reproduce_fedln",
+    "fedpeft": "reproduce_fedpeft",
     "fedprox": "reproduce_averaging",
     "fedspeed": "reproduce_duals",
     "fedstar": "reproduce_fedstar",

@@ -50,7 +50,7 @@ class Run(lockstep.Run):
 
 def run(method: Method, tasks: Sequence[Task], rounds: int, seed: int) -> Run:
     """Run whole rounds from the first peer's initial model, which the seed decides."""
-    learners = [TorchLearner(task, seed=seed) for task in tasks]
+    learners = [TorchLearner(task, seed=seed, method=method) for task in tasks]
     done = lockstep.run(method, learners, learners[0].initial, rounds)
     return Run(done.states, done.reports, done.body_bytes, done.vector_bytes, learners)
 

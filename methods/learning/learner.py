@@ -22,7 +22,7 @@ from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
 from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.learning.objective import Objective, Penultimate
 from shoal.methods.learning.optimizer_memory import BadMemory, groups_of, load_memory, save_memory
-from shoal.methods.learning.parts import freeze, hold, stays_of
+from shoal.methods.learning.parts import hold, prepared
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
 
@@ -102,12 +102,13 @@ class TorchLearner:
         interrupt: Callable[[], bool] = _never,
         hurry: Callable[[], bool] = _never,
         problem: Callable[[str, str], None] = _log,
+        method: object = None,
     ) -> None:
         """Build the task's model; `seed` decides its initial params and the batches.
 
         `interrupt` is asked before every step, and ends the work with `Interrupted`; `hurry` after every
         step, and ends it with what there is. `problem(source, text)` is told what a person should see to but
-        training goes on without; an empty text ends it.
+        training goes on without; an empty text ends it. `method`: what may prepare the model.
 
         Raises:
             BadTask: the task has no examples, or a model without parameters.
@@ -128,10 +129,9 @@ class TorchLearner:
         if self.examples == 0 and task.unlabelled_data() is None:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
         with seeded(seed, self.device):
-            self.model = task.model().to(self.device)
-        self.stays = stays_of(task, self.model)
+            self.model, self.stays = prepared(task, method)
+            self.model.to(self.device)
         """What does not travel."""
-        freeze(self.model, self.stays)
         self._vector = ModelVector(self.model, self.stays)
         self.manifest = self._vector.manifest
         self.buffers = self._vector.buffers

@@ -16,7 +16,7 @@ from torch import nn
 
 from shoal.gossip.run_spec import TensorSpec
 from shoal.gossip.state.pinned_hash import pinned_hash
-from shoal.methods.base import Array
+from shoal.methods.base import Array, Prepares
 from shoal.methods.errors import BadTask
 from shoal.methods.learning.model_tensors import Staying, check_bounds, float_tensors, naming
 
@@ -59,6 +59,10 @@ class Divides(Protocol):
 
     travels: Travels
 
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        ...
+
     def part(self, name: str) -> str:
         """See `Task`."""
         ...
@@ -71,6 +75,19 @@ def stays_of(task: Divides, model: nn.Module) -> Staying:
         BadTask: see `staying`.
     """
     return staying(model, task.travels, task.part)
+
+
+def prepared(task: Divides, method: object = None) -> tuple[nn.Module, Staying]:
+    """Return a new model of a task as a method wants it, with what does not travel frozen or the node's own.
+
+    Raises:
+        BadTask: see `staying`; or the method has no place in the model.
+    """
+    model = task.model()
+    names = method.prepare(model) if isinstance(method, Prepares) else None
+    stays = staying(model, task.travels if names is None else names, task.part)
+    freeze(model, stays)
+    return model, stays
 
 
 def freeze(model: nn.Module, stays: Staying) -> None:

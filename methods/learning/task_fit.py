@@ -27,7 +27,7 @@ def fit_of(task: Task, name: str, options: Mapping[str, Scalar]) -> Fit:
     """
     method = load_method(name, options)
     try:
-        learner = TorchLearner(task)
+        learner = TorchLearner(task, method=method)
         if isinstance(method, Demands):
             method.check(learner)
     except MethodsError as error:

@@ -35,7 +35,8 @@ def check(spec: TrainerSpec) -> None:
     """
     method = load_method(spec.method, spec.options)
     choose_device(spec.device)
-    learner = TorchLearner(load_task(spec.task, spec.task_options), device=spec.device, seed=spec.seed)
+    task = load_task(spec.task, spec.task_options)
+    learner = TorchLearner(task, device=spec.device, seed=spec.seed, method=method)
     if isinstance(method, Demands):
         try:
             method.check(learner)

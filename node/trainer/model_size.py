@@ -18,23 +18,23 @@ from shoal.methods.deltamask.masking import names_of
 from shoal.methods.errors import BadTask, MethodsError
 from shoal.methods.learning.model_tensors import manifest
 from shoal.methods.learning.objective import head_of
-from shoal.methods.learning.parts import stays_of
+from shoal.methods.learning.parts import prepared
 from shoal.methods.learning.task import Task, load_task
 from shoal.methods.learning.task_fit import fit_of
 from shoal.methods.needs import Measured
+from shoal.methods.registry import load_method
 from shoal.node.text import log_to_stderr
 from shoal.node.trainer.spec import FAILED
 from shoal.node.trainer.user_folder import search_user_folder
 
 
-def size_of(task: Task) -> ModelSize:
-    """Measure a task's model.
+def size_of(task: Task, method: object = None) -> ModelSize:
+    """Measure a task's model, as a method wants it.
 
     Raises:
         BadTask: there is no model, or it has no parameters.
     """
-    model = task.model()
-    stays = stays_of(task, model)
+    model, stays = prepared(task, method)
     tensors = manifest(model, stays)
     body, head = (set(names_of(task, model, role)) for role in ("body", "head"))
     return ModelSize(
@@ -62,7 +62,7 @@ def main() -> int:
     try:
         task = load_task(name, msgspec.json.decode(text, type=dict[str, Scalar]))
         options = msgspec.json.decode(method_text, type=dict[str, Scalar])
-        found = Measured(size=size_of(task), fit=fit_of(task, method, options))
+        found = Measured(size=size_of(task, load_method(method, options)), fit=fit_of(task, method, options))
     except MethodsError as error:
         print(error, file=sys.stderr)
         return FAILED

@@ -129,6 +129,7 @@ class _Trainer:
             interrupt=lambda: self._is_interrupted(),
             hurry=lambda: (self._overlap or self._session).is_hurried(),
             problem=self._tell,
+            method=self._method,
         )
         if isinstance(self._method, Demands):
             self._method.check(self._learner)

@@ -1,0 +1,1 @@
+"""FedPEFT: only a small part of a frozen model is trained, and travels."""
