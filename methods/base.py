@@ -19,6 +19,7 @@ import msgspec
 import numpy.typing as npt
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.charter import Mode
 from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.events import Vector
 
@@ -255,6 +256,9 @@ class About:
     """What leaves the node in a round."""
     use: str
     """When to use it and when not."""
+    body_bound: str = ""
+    """Of a method that gathers: how far one body can move the result, whatever is in it, in a sentence.
+    Without it the method runs in closed runs alone."""
 
 
 class Method(Protocol):
@@ -356,3 +360,14 @@ class OuterMethod(Method, Protocol):
 def averages_changes(method: Method) -> bool:
     """Tell whether all all-reduces of a method are of small changes: the coarsest codecs are for these."""
     return bool(getattr(method, "averages_changes", False))
+
+
+def why_not_gather(name: str, method: Method, mode: Mode) -> str:
+    """Say why a method may gather nothing in a run of this mode; empty if it may. `name`: the method's."""
+    if mode == "closed" or method.about.body_bound:
+        return ""
+    return (
+        f"method {name} gathers bodies and does not say how far one can move the result, so that in a run of"
+        f" mode {mode} one peer may decide it: declare about.body_bound (CONTRIBUTING.md), or give --charter"
+        " of a closed run (shoal found --mode closed)"
+    )

@@ -88,6 +88,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers in the all-reduces of a round."""
     needs: tuple[Need, ...] = ()
     """What it asks of a task beside a model and training data."""
+    body_bound: str = ""
+    """How far one gathered body can move the result; empty where none is gathered, or nothing is declared."""
     body_bytes: int = 0
     """What a node has everyone gather in a typical round, about; 0: it all-reduces."""
 
@@ -192,5 +194,6 @@ def describe(
         size=size,
         exchange_numel=counted(size.numel),
         needs=needs_of(name, found),
+        body_bound=found.about.body_bound,
         body_bytes=method.body_bytes(size) if isinstance(method, Gathers) else 0,
     )

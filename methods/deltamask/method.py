@@ -111,6 +111,8 @@ class DeltaMask:
         " about a tenth of a bit per weight. It shows which weights a node's data move",
         use="To fit a pre-trained model to new data over thin links. Not from random weights, and not where"
         " full fine-tuning is affordable and every point counts.",
+        body_bound="One vote of n on a weight's chance to be kept, at `density_cap` of the positions at most"
+        " and at what a filter has of false ones.",
     )
 
     config: DeltaMaskConfig = field(default_factory=DeltaMaskConfig)

@@ -24,7 +24,8 @@ What is ours, and why:
 - `after = recluster`, the default, clusters the mean without distillation; `distil` elects a student.
 - All tensors are clustered, not only kernels of convolutions, so that it serves other networks too.
 - In delta mode the E2 epochs are plain: a delta has clusters only once it is made.
-- No update counts more than three times the median norm, no peer more than three times the median data.
+- No update counts more than three times the median norm, its change of the buffers neither, and no peer more
+  than three times the median data. Running variances stay positive.
 - A Gram matrix travels in 16 bits: directions below a two-thousandth of the whole count for nothing.
 - Kappa is fixed unless `kappa_max` is given: at 8, or at 6 for a model below 10,000 numbers. Then nothing is
   kept out of training and no Gram matrix is sent. With the paper's rule (`kappa_max=30`) the small
@@ -40,6 +41,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 import msgspec
 import numpy as np
 
+from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import TensorSpec
@@ -169,6 +171,9 @@ class FedCompress:
         " every other peer; how many validation examples are right; the Gram matrix of their embeddings",
         use="Slow links and small groups: a node sends group - 1 bodies of a tenth of the model or less. In"
         " groups beyond some 16 an all-reduce with a codec sends less.",
+        body_bound="One update counts three times the median examples at most, and its change of params and"
+        " of buffers `clip` times the median change; it moves kappa by one at most, and a student needs the"
+        " votes of two thirds of the others.",
     )
 
     config: FedCompressConfig = field(default_factory=FedCompressConfig)
@@ -203,7 +208,7 @@ class FedCompress:
         mine = self._update(state.params, trained.params, learner, held_out, progress.kappa)
         told = yield from self._exchange(mine, learner, progress.kappa)
         contributions = [contribution for _, contribution in told.values]
-        teacher = self.reduce(state.params, contributions)
+        teacher = self.reduce(state.params, contributions, variances_of(learner.manifest))
         if c.is_adaptive:
             progress = self._advance(progress, contributions)
         params, student = teacher, None
@@ -267,8 +272,16 @@ class FedCompress:
             trained = Trained(params, loss, trained.examples + part.examples, steps)
         return trained
 
-    def reduce(self, params: Vector, contributions: Sequence[Contribution]) -> Vector:
+    def reduce(
+        self,
+        params: Vector,
+        contributions: Sequence[Contribution],
+        variances: tuple[tuple[int, int], ...] = (),
+    ) -> Vector:
         """Return the weighted mean of what all told, in fixed point, as params.
+
+        Buffers are told as they are; here their changes count, as long as `clip` median ones at most. Running
+        `variances`, told by their places, stay positive.
 
         Raises:
             Diverged: not even our own update could be read.
@@ -276,15 +289,19 @@ class FedCompress:
         if not contributions:
             raise Diverged("no update of this round could be read, not even our own; lower lr")
         vectors = [contribution.vector for contribution in contributions]
-        params = params[: vectors[0].size]
+        stepped, before = params[: vectors[0].size], params[vectors[0].size :]
         if self.config.target == "weights":
-            vectors = [np.subtract(vector, params) for vector in vectors]
+            vectors = [np.subtract(vector, stepped) for vector in vectors]
+        buffers = [np.subtract(contribution.buffers, before) for contribution in contributions]
         examples = [contribution.update.examples for contribution in contributions]
         most = cap(examples)
         weights = [min(count, most) for count in examples]
-        stepped = np.add(params, weighted_mean(clip_to_median(vectors, self.config.clip), weights))
-        buffers = weighted_mean([contribution.buffers for contribution in contributions], weights)
-        return np.concatenate([stepped, buffers])
+        moved = [
+            weighted_mean(clip_to_median(each, self.config.clip), weights) for each in (vectors, buffers)
+        ]
+        reduced = np.add(params, np.concatenate(moved))
+        Origin("params", state=params, variances=variances).keep_positive(reduced, 0)
+        return reduced
 
     def _update(
         self, before: Vector, trained: Vector, learner: "TorchLearner", held_out: "Examples", kappa: int

@@ -68,5 +68,6 @@ def merge(histograms: list[Counts], most: int) -> Counts:
     total = np.zeros(BINS, np.int64)
     for counts in histograms:
         examples = int(counts.sum())
-        total += counts if examples <= most else counts * most // examples
+        # Rounded from bin to bin as a whole, or each bin would lose an example.
+        total += counts if examples <= most else np.diff(np.cumsum(counts) * most // examples, prepend=0)
     return total

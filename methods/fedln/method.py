@@ -15,9 +15,10 @@ and three remedies for noisy peers, of which one is chosen,
 
 Without a server: A is local. Each round every peer tells (n_k, e_k), e_k in 8 bits; who is noisy follows
 from these for everyone alike, and who is makes itself lighter (`all_reduce(..., discount=...)`); a newcomer
-needs nothing else. For B nobody tells a score: peers count their energies into 64 common bins and tell the
-counts, once, in the first round of a window that they are in; the sum is part of the shared state. A peer
-that missed the window counts as clean, but no more than the median.
+needs nothing else. For B nobody tells a score: peers count their energies into 64 common bins, in the
+first round of a window that they are in, and tell these counts until the window is over; the sum over the
+group of its last round is part of the shared state. A peer that missed the window counts as clean, but no
+more than the median.
 
 What is ours, and why:
 
@@ -28,8 +29,10 @@ What is ours, and why:
   then, each peer warns once.
 - `correct` and `distil` act on what the group told in the round before: the first round is FedAvg's.
 - A is the default. On our digits it tells noisy peers from clean ones; B, at that scale, does not.
-- B's energies are counted over a window of rounds, not in one round in which all must be present; before and
-  after are of the same round of the same peer. Both ends at 25 are the paper's code.
+- B's energies are counted within a window of rounds, not in one round in which all must be present; before
+  and after are of the same round of the same peer. Both ends at 25 are the paper's code. In no round does a
+  peer's histogram count more examples than the median, and none adds up over rounds: who told one in every
+  round while others told theirs once would have chosen the percentile.
 - The examples that count of a peer are capped at three times the median of what peers tell. A mean caps them
   at twice; so a noisy peer's share is no smaller weight, but a discount, which comes after that cap.
 - The paper's l2 has no published weight; it is 0 here unless given.
@@ -64,7 +67,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENERGY: Final = "energy"
-"""Shared, float32 [64]: everyone's energies before local work, counted."""
+"""Shared, float32 [64]: everyone's energies before local work, as told in the last round of the window."""
 NOISE: Final = "noise"
 """Private, float32 [1]: e_k; absent until it is estimated."""
 NOISY_FROM: Final = "noisy_from"
@@ -75,8 +78,10 @@ HEAD: Final = "head"
 """Private: the head g of a noisy peer."""
 WARNED: Final = "warned"
 """Private, float32 [1]: there once it was said that nobody stands apart."""
+BEFORE: Final = "energy_before"
+"""Private, float32 [64]: our energies before the local work of our first round in the window, counted."""
 AFTER: Final = "energy_after"
-"""Private, float32 [n]: our energies after the local work of the round in which we told those before."""
+"""Private, float32 [n]: our energies after the local work of that round."""
 LEVELS: Final = 255
 """e_k travels as a whole number of 255ths."""
 
@@ -195,9 +200,12 @@ class FedLN:
         paper="Tsouvalas et al., Labeling Chaos to Learning Harmony: Federated Learning with Noisy Labels,"
         " ACM TIST, 2024, https://arxiv.org/abs/2208.09378",
         exchanges="the params, once per round, as a weighted mean; how many examples a peer has and which"
-        " share of its labels it thinks wrong; with estimator = energy, a histogram of 64 counts, once",
+        " share of its labels it thinks wrong; with estimator = energy, a histogram of 64 counts in the"
+        " rounds of a window",
         use="Where many peers label badly and each in its own way. Take remedy = average; correct only for"
         " noise without a system and with 30 or more examples per class and peer.",
+        body_bound="One claim can make another peer count as a noisy one does, or as a clean one, and never"
+        " more; one histogram counts no more examples than the median one.",
     )
 
     config: FedLNConfig = field(default_factory=FedLNConfig)
@@ -343,18 +351,23 @@ class FedLN:
     def _count_energies(
         self, state: State, private: dict[str, Vector], trained: Trained, learner: "TorchLearner"
     ) -> Steps[tuple[Vector, dict[str, Vector], int]]:
-        """Add everyone's energies to the common histogram; ours once, in the first round that we are in."""
-        energies = self.config.energies
-        counts = np.zeros(histogram.BINS, np.int64)
-        if AFTER not in private:
-            counts = energies.count(_energies(learner, state.params))
-            private = private | {AFTER: _energies(learner, trained.params)}
-        bodies = yield from exchange(histogram.pack(counts), histogram.unpack, tag="energies")
-        told = [counts for _, counts in bodies.values]
-        most = cap([int(counts.sum()) for counts in told])
-        total = state.shared[ENERGY].astype(np.int64) + histogram.merge(told, most)
-        merged = np.minimum(total, histogram.MAX_COUNT).astype(np.float32)
-        return merged, private, bodies.refused
+        """Agree on everyone's energies; ours are those of the first round of the window that we are in."""
+        if not {BEFORE, AFTER} <= private.keys():
+            before = self.config.energies.count(_energies(learner, state.params))
+            private = private | {
+                BEFORE: np.minimum(before, histogram.MAX_COUNT).astype(np.float32),
+                AFTER: _energies(learner, trained.params),
+            }
+        mine = histogram.pack(private[BEFORE].astype(np.int64))
+        bodies = yield from exchange(mine, histogram.unpack, tag="energies")
+        merged = pooled([counts for _, counts in bodies.values])
+        return merged.astype(np.float32), private, bodies.refused
+
+
+def pooled(told: Sequence[histogram.Counts]) -> histogram.Counts:
+    """Return the histogram of all; nobody counts more examples than the median of those who have any."""
+    most = cap([int(counts.sum()) for counts in told]) // CAP
+    return np.minimum(histogram.merge(list(told), most), histogram.MAX_COUNT)
 
 
 def seem_all_wrong(claims: Sequence[Claim], excess: int) -> bool:

@@ -223,6 +223,8 @@ class FedSTAR:
         " once, how many of its held-out labels the common model gets right",
         use="Few labels per peer (some percent) and many unlabelled examples of the same classes. The gain"
         " vanishes at half of the labels. Not where unlabelled examples may be of other classes.",
+        body_bound="One vote on the gate, and of the held-out examples by which n peers decide it at most"
+        " 2 / (n + 1).",
     )
 
     config: FedSTARConfig = field(default_factory=FedSTARConfig)

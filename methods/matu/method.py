@@ -29,7 +29,8 @@ What differs from the paper, and why:
   out of the task for the round. This is what there is against a peer that trains on something else than its
   task id says. It takes three holders; two can only contradict each other (`holders` is reported).
 - A message is also refused if λ is above 8, and vectors and counts of examples are cut at three times the
-  median of the task's holders.
+  median of the task's holders. A neighbour that is mixed into a task is no longer than three times the
+  task's own vector: one holder alone makes a vector of any length.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +113,9 @@ class MaTU:
         " many examples. It shows the sign of what each task changes",
         use="Where nodes have unlike tasks on one pre-trained model, several each. With one task for all,"
         " fedavg is simpler; where tasks contradict each other, training alone may do better.",
+        body_bound="In a task of three or more holders three times the median length and examples at most,"
+        " and one vote on each sign; a task that it holds alone or with one other it decides, and it can fill"
+        " free slots with such tasks.",
     )
 
     config: MaTUConfig = field(default_factory=MaTUConfig)

@@ -112,10 +112,7 @@ def combine(contributions: Sequence[Contribution], rho: float) -> Combined:
     most = cap([c.examples for c in contributions])
     weights = [min(c.examples, most) for c in contributions]
     longest = CLIP * sorted(c.length for c in contributions)[(len(contributions) - 1) // 2]
-    clipped = [
-        c.vector if c.length <= longest else np.multiply(c.vector, np.float32(longest / c.length))
-        for c in contributions
-    ]
+    clipped = [_shortened(c.vector, c.length, longest) for c in contributions]
     mean = weighted_mean(clipped, weights)
     votes = np.sum([np.sign(c.vector).astype(np.int8) for c in contributions], axis=0, dtype=np.int64)
     agreement = np.abs(votes) / len(contributions)
@@ -127,18 +124,26 @@ def mix(tasks: Sequence[Combined], similarities: Vector, *, neighbours: int, lea
     """Add to each task's vector the mean of its most similar ones, each as much as it is similar.
 
     `similarities` [n, n]; at most so many `neighbours`, each at `least` so similar. Ties go to the first.
+    None counts as longer than `CLIP` times the task that it is mixed into: who holds a task alone gives it a
+    vector of any length.
     """
-    mixed = []
+    mixed, lengths = [], [norm(task.vector) for task in tasks]
     for i, task in enumerate(tasks):
         row = similarities[i].copy()
         row[i] = -1.0
         chosen = [j for j in np.argsort(-row, kind="stable")[:neighbours].tolist() if row[j] >= least]
         total = np.zeros_like(task.vector)
         for j in chosen:
-            total = np.add(total, np.multiply(row[j], tasks[j].vector))
+            added = _shortened(tasks[j].vector, lengths[j], CLIP * lengths[i])
+            total = np.add(total, np.multiply(row[j], added))
         mean = np.divide(total, np.float32(max(1, len(chosen))))
         mixed.append(np.add(task.vector, np.multiply(task.agreement, mean)))
     return mixed
+
+
+def _shortened(vector: Vector, length: float, longest: float) -> Vector:
+    """Return a vector of this length, no longer than `longest`."""
+    return vector if length <= longest else np.multiply(vector, np.float32(longest / length))
 
 
 def _scale(vector: Vector, mask: Bits, tau: Vector) -> float:

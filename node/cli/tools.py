@@ -84,6 +84,8 @@ def methods_show(
     print(f"paper      {found.paper}")
     print(f"exchanges  {found.exchanges}")
     print(f"use        {found.use}")
+    if found.body_bound:
+        print(f"one body   {found.body_bound}")
     each_way = f"about {size(per_round)} each way per round of {peers} peers"
     print(f"bytes      {each_way}, for {_described(model, task)}")
     for line in _fit_lines(task, measured.fit) if measured else _need_lines(found.needs):

@@ -10,10 +10,11 @@ import socket
 import sys
 from importlib.machinery import PathFinder
 
+from shoal.gossip.admission.charter import Mode, parse
 from shoal.gossip.averaging.bounds import TRIMMING
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Method
+from shoal.methods.base import Gathers, Method, why_not_gather
 from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
 from shoal.node.config.codec_preflight import check_codec
@@ -50,11 +51,11 @@ def check(config: NodeConfig) -> None:
             _check_task(config.run.task)
 
 
-def check_run(run: RunSettings, method: Method) -> None:
-    """Refuse what a run's method cannot be combined with.
+def check_run(run: RunSettings, method: Method, mode: Mode | None = None) -> None:
+    """Refuse what a run's method cannot be combined with. `mode`: of the run, where its charter comes later.
 
     Raises:
-        BadConfig: codec, exchange and quorum do not fit it or each other.
+        BadConfig: codec, exchange, quorum and mode do not fit it or each other.
         MethodsError: it cannot train while means travel.
     """
     check_delay(run.delay, method, run.method)
@@ -66,6 +67,19 @@ def check_run(run: RunSettings, method: Method) -> None:
     check_codec(run, method)
     check_exchange(run, method)
     check_combine(run, method)
+    check_bodies(run, method, mode or parse(run.charter).mode)
+
+
+def check_bodies(run: RunSettings, method: Method, mode: Mode) -> None:
+    """Refuse a method that gathers and declares no bound, where not all members were chosen by founders.
+
+    One of which is not known that it gathers is refused when it does (node/trainer/session.py).
+
+    Raises:
+        BadConfig: it is such a method.
+    """
+    if isinstance(method, Gathers) and (why_not := why_not_gather(run.method, method, mode)):
+        raise BadConfig(why_not)
 
 
 def check_exchange(run: RunSettings, method: Method) -> None:

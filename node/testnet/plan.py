@@ -209,7 +209,7 @@ def check(plan: Plan) -> None:
     """
     try:
         method = load_method(plan.method, plan.options)
-        check_run(plan, method)
+        check_run(plan, method, plan.mode)
         check_engine(plan.engine, method, plan.method, plan.codec)
         if plan.engine != NATIVE and plan.exchange != "group":
             raise BadPlan(f"engine {plan.engine} averages in groups: leave out --exchange or --engine")

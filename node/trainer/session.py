@@ -22,6 +22,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import errors
+from shoal.gossip.admission.charter import parse
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec
 from shoal.gossip.state.tree_hash import state_hash
@@ -37,6 +38,7 @@ from shoal.methods.base import (
     Report,
     State,
     Steps,
+    why_not_gather,
 )
 from shoal.methods.errors import BadOption
 from shoal.methods.params import read_state, write_state
@@ -93,6 +95,7 @@ class Session:
         self.work_seconds = 0.0
         """Spent computing since the last round ended, without the waiting for answers."""
         self._line = line
+        self._why_not_gather = why_not_gather(spec.method, method, parse(spec.charter).mode)
         self._asked = 0
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""
@@ -223,7 +226,7 @@ class Session:
         """Send an ask on its way; `receive_answer` waits for what comes of it.
 
         Raises:
-            BadOption: the method asks for more than it said it would.
+            BadOption: the method asks for more than it said it would, or gathers where it may not.
             LineLost: the daemon is gone.
         """
         self._asked += 1
@@ -247,6 +250,8 @@ class Session:
                     discount=ask.discount,
                 )
             case Gather():
+                if self._why_not_gather:
+                    raise BadOption(self._why_not_gather)
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body, tag=ask.tag)
         self._send(message)
 

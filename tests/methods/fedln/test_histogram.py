@@ -38,6 +38,13 @@ def test_nobody_counts_more_than_allowed() -> None:
     assert (merged[0], merged[63]) == (100, 300)
 
 
+def test_who_has_one_example_too_many_loses_one_and_no_more() -> None:
+    counts = np.ones(BINS, np.int64)
+    merged = merge([counts], BINS - 1)
+    assert merged.sum() == BINS - 1
+    assert np.abs(merged - counts).sum() == 1
+
+
 def test_counts_travel_exactly() -> None:
     counts = np.arange(BINS)
     assert np.array_equal(unpack(pack(counts)), counts)

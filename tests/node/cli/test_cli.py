@@ -474,7 +474,9 @@ def test_methods_are_listed_and_explained(shoal: Run) -> None:
     assert "paper" in shown
     assert "each way per round of 8 peers, for 1,000,000 parameters" in shown
     assert json.loads(shoal("methods", "show", "fedavg", "--json").out)["method"]["name"] == "fedavg"
+    assert "one body" not in shown
     asked = shoal("methods", "show", "deltamask").out
+    assert "one body   One vote of n on a weight's chance to be kept" in asked
     assert "gives model() and train_data()" in asked
     assert "must give role(): which tensors are the body" in asked
     assert "should give a pre-trained model()" in asked

@@ -4,13 +4,15 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from fake_daemon import Attached, FakeDaemon, in_thread
 
+from shoal.gossip.admission.charter import Charter, Mode
 from shoal.gossip.errors import GossipError, LeftOut, Mismatch, TooFew, Unreachable
 from shoal.gossip.run_spec import RunSpec, TensorSpec
-from shoal.methods.base import Gathered, Report, State, Steps, all_reduce, gather
+from shoal.methods.base import About, Gathered, Method, Report, State, Steps, all_reduce, gather
 from shoal.methods.diloco import DiLoCo
 from shoal.methods.errors import BadOption
 from shoal.methods.params import shared_specs
@@ -34,11 +36,23 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
     made.close()
 
 
-def talk(daemon: FakeDaemon, work: Callable[[Attached], None], trainer: Callable[[Session], None]) -> None:
+class Gathering(DiLoCo):
+    """A method that says how far one body can move the result."""
+
+    about = About(paper="", exchanges="", use="", body_bound="One vote.")
+
+
+def talk(
+    daemon: FakeDaemon,
+    work: Callable[[Attached], None],
+    trainer: Callable[[Session], None],
+    method: Method | None = None,
+    spec: RunSpec = SPEC,
+) -> None:
     """Run the daemon's side beside the trainer's."""
     background = in_thread(lambda: work(daemon.attach()))
     line = ipc.Line(daemon.path)
-    session = Session(line, SPEC, DiLoCo(), INITIAL)
+    session = Session(line, spec, method or DiLoCo(), INITIAL)
     try:
         trainer(session)
     finally:
@@ -105,7 +119,29 @@ def test_bodies_are_gathered(daemon: FakeDaemon) -> None:
         answer = session.answer(begun(session), gather(b"mine"))
         assert answer == Gathered((("a", b"mine"), ("b", b"theirs")), "b")  # type: ignore[arg-type]
 
-    talk(daemon, work, trainer)
+    talk(daemon, work, trainer, Gathering())
+
+
+@pytest.mark.parametrize("mode", ["open", "invite", "closed"])
+def test_a_method_that_says_not_how_far_a_body_moves_the_result_gathers_in_closed_runs_alone(
+    daemon: FakeDaemon, mode: Mode
+) -> None:
+    def work(one: Attached) -> None:
+        one.begin()
+        if mode == "closed":
+            assert one.receive() == ipc.AskGather(round=0, index=0, body=b"mine", tag="bodies")
+            one.send(ipc.Gathered(bodies=(("a", b"mine"),), me="a"))
+
+    def trainer(session: Session) -> None:
+        begin = begun(session)
+        if mode == "closed":
+            session.answer(begin, gather(b"mine"))
+            return
+        with pytest.raises(BadOption, match=f"in a run of mode {mode} one peer may decide it: declare about"):
+            session.answer(begin, gather(b"mine"))
+
+    charter = str(Charter(mode=mode, founders=(bytes(32),))) if mode != "open" else ""
+    talk(daemon, work, trainer, spec=msgspec.structs.replace(SPEC, charter=charter))
 
 
 @pytest.mark.parametrize(
