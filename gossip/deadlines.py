@@ -21,6 +21,10 @@ MARGIN: Final = 2.0
 """Never below this many medians: on quiet machines the MAD is near zero."""
 WINDOW: Final = 12
 """Observations that count: after half as many the deadline follows a network that changed."""
+SHORTEST_TIMEOUT: Final = 2.0
+"""Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
+BEAT: Final = SHORTEST_TIMEOUT / 4
+"""Seconds between signs of life."""
 SLOWEST_LINE: Final = 8000.0
 """Bytes per second: where nothing is learned yet, bulk is waited for as if lines carried 64 kbit/s."""
 LONGEST: Final = 3600.0

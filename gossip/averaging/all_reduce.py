@@ -46,7 +46,7 @@ from shoal.gossip.averaging.chunks import mean_alike
 from shoal.gossip.averaging.ledger import Verdict
 from shoal.gossip.averaging.origin import STANDS_ALONE, Origin
 from shoal.gossip.averaging.tensor_codecs import Feedback
-from shoal.gossip.deadlines import Progress
+from shoal.gossip.deadlines import BEAT, SHORTEST_TIMEOUT, Progress
 from shoal.gossip.errors import LocalViolation
 from shoal.gossip.events import Data, Effects, Loan, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged, Group
@@ -66,10 +66,6 @@ from shoal.gossip.messages import (
     Yield,
 )
 
-SHORTEST_TIMEOUT: Final = 2.0
-"""Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
-BEAT: Final = SHORTEST_TIMEOUT / 4
-"""Seconds between signs of life."""
 OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 DONE_GRACE: Final = 2.0
@@ -134,7 +130,7 @@ class AllReduce(Announcing):
         self._done_since = 0.0
         self._next_tick = 0.0
         self._lent: dict[int, list[Loan]] = {}
-        """By member: the means on their way to it."""
+        """By member: the numbers on their way to it."""
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -397,7 +393,9 @@ class AllReduce(Announcing):
                 effects.append(self._mean_message(owner, part, chunk, self._at_ballot[part][chunk]))
             else:
                 head = Part(self.group.id, self.index, part, chunk, ballot)
-                effects.append(Send(self._members[owner], head, self._chunks.contribution(part, chunk)))
+                loan = self._chunks.contribution(part, chunk)
+                self._lent.setdefault(owner, []).append(loan)
+                effects.append(Send(self._members[owner], head, loan))
         return effects
 
     def _mean_message(self, member: int, part: int, chunk: int, ballot: int) -> Send:
@@ -622,8 +620,7 @@ class AllReduce(Announcing):
     def moved_elsewhere(self, peer: PeerId, n_bytes: int, now: float) -> None:
         """So much has come to a member in what this exchange is a part of: it is not here yet, and moves."""
         member = self._number.get(peer, self._mine)
-        if member in self._progress:
-            self._progress[member].moved(n_bytes, now)
+        self._earn(member, n_bytes, now - BEAT)
 
     @property
     def _expected_bytes(self) -> int:
@@ -636,9 +633,6 @@ class AllReduce(Announcing):
         """Let what waits for a member that is lost be sent no more: its line may have better to do."""
         for loan in self._lent.pop(member, ()):
             loan.end()
-        for part in self._all():
-            if self._owner(part, self._ballot[part]) == member:
-                self._chunks.take_part_back(part)
 
     def _take_back(self) -> None:
         """Let nothing more be sent: the exchange is over."""
@@ -695,11 +689,11 @@ class AllReduce(Announcing):
 
     def _why(self, member: int, now: float) -> str:
         """Say why a member is waited for no longer."""
-        if (silence := now - self._heard[member]) >= self.config.silence_timeout:
-            return f"sent nothing for {silence:.0f} s"
-        if self._progress[member].is_spent:
+        if self._progress[member].is_spent and now >= self._progress[member].due:
             return f"was too slow: {now - self._began:.0f} s were not enough"
-        return f"gave nothing for {self.config.slow_timeout:.0f} s"
+        silence = now - self._heard[member]
+        what = "sent nothing" if silence > SHORTEST_TIMEOUT else "gave nothing, though it lives,"
+        return f"{what} for {max(silence, min(self.config.slow_timeout, now - self._began)):.0f} s"
 
     def _overdue(self, now: float) -> list[int]:
         """Members that are waited for no longer: too slow, or silent for too long."""

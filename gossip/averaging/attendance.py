@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import Final
 
 from shoal.crypto.keys import PeerId, short
-from shoal.gossip.deadlines import Progress
+from shoal.gossip.deadlines import BEAT, Progress
 from shoal.gossip.events import Data, Effects, Send
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Abandon, Announce, Cut, Digest, ExchangeMessage
@@ -31,6 +31,7 @@ UNNAMED: Final = bytes(8)
 def ask_name(kind: str, tag: str) -> bytes:
     """Return the digest by which members compare asks."""
     return blake2b(f"{kind} {tag}".encode(), digest_size=8, person=b"shoal/ask").digest()
+
 
 MEGABYTE: Final = 1e6
 
@@ -111,8 +112,7 @@ class Attendance:
     def _has_come(self, member: int, n_bytes: int, now: float) -> None:
         """So many bytes more have come of a member's bulk."""
         self._arrived += n_bytes
-        if member in self._progress:
-            self._progress[member].moved(n_bytes, now)
+        self._earn(member, n_bytes, now)
 
     def _note_moved(self, member: int, moved: int, now: float) -> int:
         """A member says how much has come to it: it may be waiting for what we do not see.
@@ -121,9 +121,15 @@ class Attendance:
         """
         known = self._told_moved.get(member, 0)
         self._told_moved[member] = max(known, moved)
-        if moved > known and member in self._progress:
-            self._progress[member].moved(moved - known, now)
-        return max(0, moved - known)
+        more = max(0, moved - known)
+        # It came to it at some time since it spoke last.
+        self._earn(member, more, now - BEAT)
+        return more
+
+    def _earn(self, member: int, n_bytes: int, now: float) -> None:
+        """Bytes renew the patience with a member, from the beat in which they came: all then tell alike."""
+        if n_bytes and member in self._progress:
+            self._progress[member].moved(n_bytes, now - (now - self._began) % BEAT)
 
     def _note_failure(self, member: int, what: str, expected: int) -> None:
         """Take note of why a member is lost; the first reason is the one that counts."""

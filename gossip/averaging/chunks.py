@@ -212,12 +212,6 @@ class Chunks:
         for loan in self._loans.values():
             loan.end()
 
-    def take_part_back(self, part: int) -> None:
-        """Let no more of a part go to its owner, which is lost."""
-        for (lent, _), loan in self._loans.items():
-            if lent == part:
-                loan.end()
-
     def _put(self, part: int, chunk: int, mean: Vector) -> None:
         if (loan := self._loans.get((part, chunk))) is not None:
             loan.end()

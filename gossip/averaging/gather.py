@@ -25,11 +25,11 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, Talk
+from shoal.gossip.averaging.all_reduce import AllReduce, Talk
 from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import UNNAMED, Attendance
 from shoal.gossip.averaging.origin import EXACT
-from shoal.gossip.deadlines import Progress
+from shoal.gossip.deadlines import BEAT, Progress
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Bodies, Group
 from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, ExchangeMessage, Missing, Reveal

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId, short
-from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce
+from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
 from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
-from shoal.gossip.deadlines import LONGEST, SLOWEST_LINE, Deadline, bulk_seconds
+from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
 from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import trio
 
 from shoal.crypto.keys import short
-from shoal.gossip.averaging.all_reduce import BEAT
+from shoal.gossip.deadlines import BEAT
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Arriving, Data, TakenBack
 from shoal.gossip.host import FrameReceived

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, Final
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT
+from shoal.gossip.deadlines import BEAT
 from shoal.gossip.events import Arriving, Loan, Received
 
 KEEP_ALIVE: Final = 35.0

@@ -238,8 +238,8 @@ class SimTrainer:
                 for peer, body in message.bodies:
                     self._sum += POOL[(len(body) + body[0] + len(peer)) % len(POOL)]
                 self._answered()
-            case ipc.AskFailed():
-                self._later(self.step, lambda: self._idle("the ask failed"))
+            case ipc.AskFailed(text=text):
+                self._later(self.step, lambda: self._idle(text))
             case ipc.Stop():
                 self._working = False
 

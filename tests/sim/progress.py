@@ -9,8 +9,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce
-from shoal.gossip.deadlines import LONGEST
+from shoal.gossip.averaging.all_reduce import AllReduce
+from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT
 from shoal.gossip.events import Arriving, Received
 from shoal.gossip.messages import Cut, Part, Reduced
 

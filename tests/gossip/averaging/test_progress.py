@@ -11,9 +11,9 @@ from core_net import peers
 from sim.network import Network, Weather
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT, DONE_GRACE, AllReduce
+from shoal.gossip.averaging.all_reduce import DONE_GRACE, AllReduce
 from shoal.gossip.averaging.announcing import ExchangeConfig
-from shoal.gossip.deadlines import LONGEST, SLOWEST_LINE, Deadline, bulk_seconds
+from shoal.gossip.deadlines import BEAT, LONGEST, SLOWEST_LINE, Deadline, bulk_seconds
 from shoal.gossip.events import Arriving, Effects, Loan, Received, Send, SetTimer, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Alive, Cut, Part

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT
+from shoal.gossip.deadlines import BEAT
 from shoal.gossip.events import Arriving
 from shoal.gossip.net.frame_streams import LaneService
 from shoal.gossip.net.peers import Events, Peer, Reading
@@ -28,7 +28,7 @@ def test_a_frame_that_takes_longer_than_a_beat_is_told_of_as_far_as_it_has_come(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service._watch, Peer(PEER), stream, reading)
             nursery.start_soon(listen)
-            # A frame of 3000, of which nothing comes for a while; one of 10 that is here at once; half a third.
+            # A frame of 3000, of which nothing comes for a while; one of 10 at once; a third of the next.
             for frames, taken in ((0, 1000), (0, 2000), (0, 2000), (3010, 3010), (3010, 3510), (3010, 4010)):
                 reading.taken, stream.taken = frames, taken
                 await trio.sleep(1.01 * BEAT)
