@@ -5,6 +5,11 @@ A deadline is the median of recent durations plus `SPREAD` times their median ab
 bound ever after, it is `patience`: the one knob a user has. When somebody alive was missed all the same, the
 next waits are doubled, until nobody is missed any more: the slow are not left out for ever, and cost
 little while there are none.
+
+Bulk has no deadline of its own: it may take minutes on a slow line, and whoever sends it shows that it is
+there. So each byte that moves renews the patience with a member by what a byte may take (`Progress`). A
+member that stops is waited for as long as ever; one that moves a byte now and then earns less than the time
+takes, and is found out.
 """
 
 from collections import deque
@@ -16,6 +21,16 @@ MARGIN: Final = 2.0
 """Never below this many medians: on quiet machines the MAD is near zero."""
 WINDOW: Final = 12
 """Observations that count: after half as many the deadline follows a network that changed."""
+SHORTEST_TIMEOUT: Final = 2.0
+"""Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
+BEAT: Final = SHORTEST_TIMEOUT / 4
+"""Seconds between signs of life."""
+SLOWEST_LINE: Final = 8000.0
+"""Bytes per second: where nothing is learned yet, bulk is waited for as if lines carried 64 kbit/s."""
+LONGEST: Final = 3600.0
+"""Seconds that bulk may take at most, however large it is."""
+SLOWER: Final = 2.0
+"""Bulk may take so many times as long as its learned deadline, which is at least twice as long as usual."""
 
 
 def median(values: list[float]) -> float:
@@ -55,3 +70,41 @@ class Deadline:
         spread = median([abs(value - middle) for value in values])
         learned = max(middle + SPREAD * spread, MARGIN * middle, self._floor)
         return min(self._stretch * learned, self._patience)
+
+
+def bulk_seconds(n_bytes: float, line: float, usual: Deadline, patience: float) -> float:
+    """Return how long bulk may take that keeps moving, in seconds; `patience` at least.
+
+    `n_bytes`: what each line carries of it; `line`: the slowest that is waited for, in bytes per second;
+    `usual`: how long it took before, at most `LONGEST`.
+    """
+    most = min(n_bytes / line, LONGEST, SLOWER * usual.seconds())
+    return max(most, patience)
+
+
+class Progress:
+    """How long a member is waited for whose bulk is on its way."""
+
+    def __init__(self, now: float, patience: float, longest: float, n_bytes: int) -> None:
+        """`patience`: seconds without a byte; `n_bytes`: of bulk, which may take `longest` seconds more."""
+        self.due = now + patience
+        """When it is given up, if nothing more comes."""
+        self._patience = patience
+        self._left = longest
+        self._seconds_per_byte = longest / max(1, n_bytes)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it has had all the time that its bulk may take."""
+        return self._left <= 0
+
+    def moved(self, n_bytes: int, now: float) -> None:
+        """So many bytes have come: they earn as much time as so many may take, and never more patience."""
+        earned = min(n_bytes * self._seconds_per_byte, now + self._patience - self.due, self._left)
+        if earned > 0:
+            self.due += earned
+            self._left -= earned
+
+    def put_off(self, seconds: float) -> None:
+        """Our own process slept for so long."""
+        self.due += seconds

@@ -88,6 +88,15 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Arriving:
+    """A bulk message of a peer is on its way, and not here yet."""
+
+    peer: PeerId
+    n_bytes: int
+    """As much of it has come."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerFound:
     """A link to this peer is up."""
 
@@ -225,7 +234,7 @@ class Notify:
     notice: "Notice"
 
 
-Happening: TypeAlias = Received | PeerFound | PeerLost | TimerFired | DialFailed | Learned
+Happening: TypeAlias = Received | Arriving | PeerFound | PeerLost | TimerFired | DialFailed | Learned
 """What happens to a member, but for the commands of its node (member/commands.py)."""
 Effect: TypeAlias = Send | Publish | Dial | Drop | ProbeLink | SetTimer | Notify
 Effects: TypeAlias = list[Effect]

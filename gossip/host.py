@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Data, DialFailed, Learned, Loan, PeerFound, PeerLost
+from shoal.gossip.events import Arriving, Data, DialFailed, Learned, Loan, PeerFound, PeerLost
 from shoal.gossip.scope import USER, Here, Teller
 
 
@@ -30,7 +30,7 @@ class Announced:
     sealed: bytes
 
 
-HostEvent: TypeAlias = FrameReceived | Announced | PeerFound | PeerLost | DialFailed | Learned
+HostEvent: TypeAlias = FrameReceived | Arriving | Announced | PeerFound | PeerLost | DialFailed | Learned
 
 
 @dataclass(frozen=True, slots=True)

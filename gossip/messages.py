@@ -40,6 +40,7 @@ Halvings = Annotated[int, msgspec.Meta(ge=0, le=3)]
 AskName = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 """A digest of what an ask is, and of its tag: equal on all members, or nothing is exchanged."""
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Slot = Annotated[int, msgspec.Meta(ge=0, lt=MAX_GROUP)]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400.0)]
@@ -356,6 +357,9 @@ class Claim(Exchange, frozen=True):
 
 class Alive(Exchange, frozen=True):
     """I am still at it: what you wait for from me waits for others."""
+
+    moved: Bytes = 0
+    """Bytes of bulk that have come to me in this exchange: while they grow, so does what I can give."""
 
 
 class Cut(Exchange, frozen=True):

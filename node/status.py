@@ -88,7 +88,7 @@ class RoundStatus(msgspec.Struct, frozen=True):
     state_hash: str
     """After the round; first 12 hex digits."""
     reason: str = ""
-    """Why it failed, where it did."""
+    """Why it failed, where it did; at most 200 characters."""
 
 
 class RunStatus(msgspec.Struct, frozen=True):

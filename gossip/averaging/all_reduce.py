@@ -24,7 +24,9 @@ where members were told different things, since links failed between some of the
 stands and the others give up: they fetch the state of those that went on.
 
 Waiting: a member that sends nothing for `silence_timeout` seconds is lost (all say that they are alive),
-sooner where half of the others are done; one that is alive but slow is cut at `slow_timeout`. It is told, and
+sooner where half of the others are done; one that lives is cut when nothing has moved for `slow_timeout`: no
+byte has come of it, nor, as it says, to it. What moves earns time (deadlines.py), so a slow line is no reason
+to be cut, and a byte now and then is. A member that is cut is told, and
 a member cut by half of the others gives up, unless somebody has the means that it has: the round went on
 without it. A member that is not linked to us is lost from the start; parts reach it through others.
 
@@ -44,8 +46,9 @@ from shoal.gossip.averaging.chunks import mean_alike
 from shoal.gossip.averaging.ledger import Verdict
 from shoal.gossip.averaging.origin import STANDS_ALONE, Origin
 from shoal.gossip.averaging.tensor_codecs import Feedback
+from shoal.gossip.deadlines import BEAT, SHORTEST_TIMEOUT, Progress
 from shoal.gossip.errors import LocalViolation
-from shoal.gossip.events import Data, Effects, Send, SetTimer, Timer, Vector
+from shoal.gossip.events import Data, Effects, Loan, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged, Group
 from shoal.gossip.messages import (
     Abandon,
@@ -63,10 +66,6 @@ from shoal.gossip.messages import (
     Yield,
 )
 
-SHORTEST_TIMEOUT: Final = 2.0
-"""Seconds: nobody learns to wait for less, since a busy machine pauses for as long."""
-BEAT: Final = SHORTEST_TIMEOUT / 4
-"""Seconds between signs of life."""
 OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 DONE_GRACE: Final = 2.0
@@ -130,6 +129,8 @@ class AllReduce(Announcing):
         self._open: dict[int, dict[int, _Collected]] = {}
         self._done_since = 0.0
         self._next_tick = 0.0
+        self._lent: dict[int, list[Loan]] = {}
+        """By member: the numbers on their way to it."""
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -138,6 +139,7 @@ class AllReduce(Announcing):
         self._since = [now] * len(self._members)
         self._heard = dict.fromkeys(self._all(), now)
         self._began = now
+        self._renew(now)
         effects = self._announce() if self._is_bounded else []
         mine = (self._mine - self.group.turn) % len(self._members)
         for step in range(1, len(self._members)):
@@ -153,9 +155,10 @@ class AllReduce(Announcing):
             self._forgive(now - self._next_tick)
         effects: Effects = []
         for member in self._overdue(now):
+            self._note_failure(member, self._why(member, now), self._expected_bytes)
             effects += self._tell_cut(member) + self._go_on_without(member, now)
         if not self.is_over:
-            effects += self._to_all(Alive(self.group.id, self.index))
+            effects += self._to_all(Alive(self.group.id, self.index, self._arrived))
         return [*effects, *self._tick(now)]
 
     def _forgive(self, seconds: float) -> None:
@@ -163,10 +166,16 @@ class AllReduce(Announcing):
         self._heard = {member: heard + seconds for member, heard in self._heard.items()}
         self._since = [since + seconds for since in self._since]
         self._done_since += seconds
+        for progress in self._progress.values():
+            progress.put_off(seconds)
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a member whose link is gone."""
-        return self._lose(self._number[peer], now) if peer in self._number else []
+        member = self._number.get(peer, self._mine)
+        if self.is_over or member not in self._others:
+            return []
+        self._note_failure(member, "is no longer linked", self._expected_bytes)
+        return self._lose(member, now)
 
     def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
         """A member speaks in an earlier exchange of the group, or `is_ahead` in a later one."""
@@ -180,7 +189,7 @@ class AllReduce(Announcing):
 
     def abandon(self) -> Effects:
         """Tell the others not to wait for us."""
-        self._chunks.take_back()
+        self._take_back()
         return self._tell_abandon()
 
     # --- messages ---------------------------------------------------------------------------------
@@ -216,6 +225,7 @@ class AllReduce(Announcing):
             case Digest():
                 return []
             case Abandon():
+                self._note_failure(member, "left the round", self._expected_bytes)
                 return self._lose(member, now)
             case Cut():
                 return self._handle_cut(member, message, now)
@@ -223,8 +233,10 @@ class AllReduce(Announcing):
             return self._handle_announced(member, message, now)
         if self.is_over or member not in self._alive:
             return self._turn_away(member, message)
+        self._take_bulk(member, data, now)
         match message:
             case Alive():
+                self._note_moved(member, message.moved, now)
                 return []
             case Done():
                 self._done[member] = message.outcome
@@ -346,6 +358,8 @@ class AllReduce(Announcing):
         # With every mean in hand it does not matter that others left, if somebody says that it has the same.
         # Else there may be in ours what its giver had overwritten before it left: it had lost us by then.
         has_same = bool(self._outcome) and self._outcome in self._done.values()
+        if not self.is_over:
+            self._note_failure(member, "waited no longer for this node", self._expected_bytes)
         if is_cut and not has_same and not self.is_over:
             return self._fail()
         return self._go_on_without(member, now)
@@ -379,14 +393,18 @@ class AllReduce(Announcing):
                 effects.append(self._mean_message(owner, part, chunk, self._at_ballot[part][chunk]))
             else:
                 head = Part(self.group.id, self.index, part, chunk, ballot)
-                effects.append(Send(self._members[owner], head, self._chunks.contribution(part, chunk)))
+                loan = self._chunks.contribution(part, chunk)
+                self._lent.setdefault(owner, []).append(loan)
+                effects.append(Send(self._members[owner], head, loan))
         return effects
 
     def _mean_message(self, member: int, part: int, chunk: int, ballot: int) -> Send:
         mask = self._masks[part][chunk].to_bytes(8, "big")
         made_by = self._made_by[part][chunk]
         head = Reduced(self.group.id, self.index, part, chunk, ballot, mask, made_by)
-        return Send(self._members[member], head, self._chunks.mean(part, chunk))
+        loan = Loan(memoryview(self._chunks.mean(part, chunk)))
+        self._lent.setdefault(member, []).append(loan)
+        return Send(self._members[member], head, loan)
 
     # --- reducing ---------------------------------------------------------------------------------
 
@@ -531,7 +549,7 @@ class AllReduce(Announcing):
                 everyone &= mask
         contributors = tuple(sorted(peer for i, peer in enumerate(self._members) if everyone >> i & 1))
         takeovers = sum(ballot > 0 for ballot in self._ballot)
-        self._chunks.take_back()
+        self._take_back()
         self.result = Exchanged(tuple(tuple(masks) for masks in self._masks), contributors, takeovers)
         return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
@@ -540,7 +558,7 @@ class AllReduce(Announcing):
 
     def _leave_out(self) -> Effects:
         self.is_left_out = True
-        self._chunks.take_back()
+        self._take_back()
         return [SetTimer(float("inf"), Timer.ALL_REDUCE)]
 
     # --- losing members ---------------------------------------------------------------------------
@@ -548,6 +566,8 @@ class AllReduce(Announcing):
     def _lose(self, member: int, now: float) -> Effects:
         if self.is_over or not self._is_new_loss(member):
             return []
+        self._stop_sending(member)
+        self._renew(now)
         effects: Effects = []
         for part in self._all():
             if self._owner(part, self._ballot[part]) == member and not all(self._masks[part]):
@@ -584,6 +604,42 @@ class AllReduce(Announcing):
         was_open = bool(self._open.pop(part, None))
         return self._to_all(Yield(self.group.id, self.index, part, ballot)) if was_open else []
 
+    # --- what is on its way -----------------------------------------------------------------------
+
+    def _renew(self, now: float) -> None:
+        """Give everyone the time that its bulk may take; anew where a lost member's parts go round again."""
+        ours = self._chunks.n_bytes(self._part_of(self._mine))
+        for member in self._others:
+            n_bytes = ours + self._chunks.n_bytes(self._part_of(member))
+            self._progress[member] = Progress(now, self.config.slow_timeout, self.config.longest, n_bytes)
+
+    def _part_of(self, member: int) -> int:
+        """Return the part that a member owns at first."""
+        return (member - self.group.turn) % len(self._members)
+
+    def moved_elsewhere(self, peer: PeerId, n_bytes: int, now: float) -> None:
+        """So much has come to a member in what this exchange is a part of: it is not here yet, and moves."""
+        member = self._number.get(peer, self._mine)
+        self._earn(member, n_bytes, now - BEAT)
+
+    @property
+    def _expected_bytes(self) -> int:
+        """Bytes that come to us if nobody is lost: all contributions to our part, and the other parts."""
+        mine = self._part_of(self._mine)
+        others = sum(self._chunks.n_bytes(part) for part in self._all() if part != mine)
+        return others + self._chunks.n_bytes(mine) * (len(self._members) - 1)
+
+    def _stop_sending(self, member: int) -> None:
+        """Let what waits for a member that is lost be sent no more: its line may have better to do."""
+        for loan in self._lent.pop(member, ()):
+            loan.end()
+
+    def _take_back(self) -> None:
+        """Let nothing more be sent: the exchange is over."""
+        self._chunks.take_back()
+        for member in list(self._lent):
+            self._stop_sending(member)
+
     # --- small things -----------------------------------------------------------------------------
 
     def _all(self) -> range:
@@ -614,20 +670,30 @@ class AllReduce(Announcing):
     def _waited_for(self) -> dict[int, float]:
         """Members without whom the exchange cannot go on, and when they are cut."""
         due: dict[int, float] = {}
+        patience = self.config.slow_timeout
 
-        def wait(members: set[int], until: float) -> None:
+        def wait(members: set[int], since: float, grace: float = 1.0) -> None:
             for member in (members & self._alive) - {self._mine}:
+                until = max(since + patience, self._progress[member].due) + (grace - 1) * patience
                 due[member] = min(until, due.get(member, until))
 
         for part in self._all():
             since, owner = self._since[part], self._owner(part, self._ballot[part])
             for held in self._open.get(part, {}).values():
-                wait(self._unanswered(held), since + self.config.slow_timeout)
+                wait(self._unanswered(held), since)
             if part not in self._owning and not all(self._masks[part]):
-                wait({owner}, since + OWNER_GRACE * self.config.slow_timeout)
+                wait({owner}, since, OWNER_GRACE)
         if not self._missing:
-            wait(self._alive - self._done.keys(), self._done_since + DONE_GRACE * self.config.slow_timeout)
+            wait(self._alive - self._done.keys(), self._done_since, DONE_GRACE)
         return due
+
+    def _why(self, member: int, now: float) -> str:
+        """Say why a member is waited for no longer."""
+        if self._progress[member].is_spent and now >= self._progress[member].due:
+            return f"was too slow: {now - self._began:.0f} s were not enough"
+        silence = now - self._heard[member]
+        what = "sent nothing" if silence > SHORTEST_TIMEOUT else "gave nothing, though it lives,"
+        return f"{what} for {max(silence, min(self.config.slow_timeout, now - self._began)):.0f} s"
 
     def _overdue(self, now: float) -> list[int]:
         """Members that are waited for no longer: too slow, or silent for too long."""

@@ -18,6 +18,7 @@ from shoal.gossip.averaging.chunks import Chunks
 from shoal.gossip.averaging.ledger import Ledger, Verdict, members_of
 from shoal.gossip.averaging.origin import Origin
 from shoal.gossip.averaging.tensor_codecs import Feedback
+from shoal.gossip.deadlines import LONGEST
 from shoal.gossip.events import Data, Drop, Effects, Send, Vector
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Announce, Announcements, SignedAnnounce, Unannounced
@@ -35,7 +36,9 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     silence_timeout: float = 15.0
     """Seconds without a sign of a member we wait for, after which it counts as lost; learned."""
     slow_timeout: float = 60.0
-    """Seconds after which members that are merely slow are left out; learned."""
+    """Seconds without a byte of a member that lives and is waited for, after which it is cut; learned."""
+    longest: float = LONGEST
+    """Seconds by which bytes that move put that off, all in all; learned."""
     max_norm: float = 1e15
     """The largest Euclidean norm of a chunk that is believed."""
     codec: str = "float32"

@@ -18,7 +18,8 @@ from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import Final
 
-from shoal.crypto.keys import PeerId
+from shoal.crypto.keys import PeerId, short
+from shoal.gossip.deadlines import BEAT, Progress
 from shoal.gossip.events import Data, Effects, Send
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Abandon, Announce, Cut, Digest, ExchangeMessage
@@ -30,6 +31,9 @@ UNNAMED: Final = bytes(8)
 def ask_name(kind: str, tag: str) -> bytes:
     """Return the digest by which members compare asks."""
     return blake2b(f"{kind} {tag}".encode(), digest_size=8, person=b"shoal/ask").digest()
+
+
+MEGABYTE: Final = 1e6
 
 
 class Attendance:
@@ -60,6 +64,15 @@ class Attendance:
         self._told: set[int] = set()
         """Members that know, from us or by themselves, that we do not wait for each other."""
         self._heard: dict[int, float] = {}
+        self.failure = ""
+        """Why a member was lost first, for whoever asks why nothing came of it."""
+        self._arrived = 0
+        """Bytes of bulk that have come."""
+        self._progress: dict[int, Progress] = {}
+        self._told_moved: dict[int, int] = {}
+        """By member: how many bytes have come to it, as it says."""
+        self._partial: dict[int, int] = {}
+        """By member: how much has come of a message that is not here yet."""
 
     @property
     @abstractmethod
@@ -80,6 +93,50 @@ class Attendance:
 
     def _to_all(self, message: ExchangeMessage, data: Data = b"") -> Effects:
         return [Send(self._members[member], message, data) for member in sorted(self._others)]
+
+    def arriving(self, peer: PeerId, n_bytes: int, now: float) -> None:
+        """So many bytes have come of a message of this peer that is not here yet."""
+        member = self._number.get(peer, self._mine)
+        if member == self._mine:
+            return
+        self._heard[member] = now
+        known = self._partial.get(member, 0)
+        self._partial[member] = n_bytes
+        self._has_come(member, max(0, n_bytes - known), now)
+
+    def _take_bulk(self, member: int, data: Data, now: float) -> None:
+        """A message with bulk is here: what is not yet counted of it is."""
+        if len(data):
+            self._has_come(member, max(0, len(data) - self._partial.pop(member, 0)), now)
+
+    def _has_come(self, member: int, n_bytes: int, now: float) -> None:
+        """So many bytes more have come of a member's bulk."""
+        self._arrived += n_bytes
+        self._earn(member, n_bytes, now)
+
+    def _note_moved(self, member: int, moved: int, now: float) -> int:
+        """A member says how much has come to it: it may be waiting for what we do not see.
+
+        Returns how much more that is than it said before.
+        """
+        known = self._told_moved.get(member, 0)
+        self._told_moved[member] = max(known, moved)
+        more = max(0, moved - known)
+        # It came to it at some time since it spoke last.
+        self._earn(member, more, now - BEAT)
+        return more
+
+    def _earn(self, member: int, n_bytes: int, now: float) -> None:
+        """Bytes renew the patience with a member, from the beat in which they came: all then tell alike."""
+        if n_bytes and member in self._progress:
+            self._progress[member].moved(n_bytes, now - (now - self._began) % BEAT)
+
+    def _note_failure(self, member: int, what: str, expected: int) -> None:
+        """Take note of why a member is lost; the first reason is the one that counts."""
+        if not self.failure:
+            came, all_ = min(self._arrived, expected) / MEGABYTE, expected / MEGABYTE
+            progress = f"; {came:.3g} of {all_:.3g} MB had come" if expected else ""
+            self.failure = f"{short(self._members[member])} {what}{progress}"
 
     def _tell_abandon(self) -> Effects:
         return self._to_all(Abandon(self.group.id, self.index))

@@ -89,14 +89,21 @@ class Chunks:
             return False
         return len(data) == self._codec(part, chunk).size(self.view(part, chunk).size)
 
-    def contribution(self, part: int, chunk: int) -> Data | Loan:
-        """Return our contribution as it travels; the same bytes whenever asked."""
+    def contribution(self, part: int, chunk: int) -> Loan:
+        """Return our contribution as it travels; the same bytes whenever asked, to one owner at a time."""
         view = self.view(part, chunk)
-        if self._is_exact:
-            return self._loans.setdefault((part, chunk), Loan(view.data.cast("B")))
-        if (part, chunk) not in self._sent:
+        if not self._is_exact and (part, chunk) not in self._sent:
             self._encode(part, chunk, view)
-        return self._sent[part, chunk]
+        data = view.data.cast("B") if self._is_exact else memoryview(self._sent[part, chunk])
+        if (former := self._loans.get((part, chunk))) is not None:
+            former.end()
+        loan = self._loans[part, chunk] = Loan(data)
+        return loan
+
+    def n_bytes(self, part: int) -> int:
+        """Return how many bytes a part is on its way."""
+        chunks = range(self.count(part))
+        return sum(self._codec(part, chunk).size(self.view(part, chunk).size) for chunk in chunks)
 
     def own(self, part: int, chunk: int) -> Vector:
         """Return our contribution as others read it."""

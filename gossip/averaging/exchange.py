@@ -21,6 +21,8 @@ class GroupExchange(Protocol):
     """Members that the exchange went on without, in the order in which they were lost."""
     unlike: list[PeerId]
     """Members that ask for something else: nothing was exchanged with them."""
+    failure: str
+    """Why a member was lost first, in words; empty while none is."""
     unfair_cuts: list[PeerId]
     """Members that cut this node before they can have waited for it."""
 
@@ -44,6 +46,10 @@ class GroupExchange(Protocol):
 
     def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """Take a message of this exchange."""
+        ...
+
+    def arriving(self, peer: PeerId, n_bytes: int, now: float) -> None:
+        """Take note of as many bytes of a peer's bulk message that is not here yet."""
         ...
 
     def fire(self, timer: Timer, now: float) -> Effects:

@@ -25,10 +25,11 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import BEAT, AllReduce, Talk
+from shoal.gossip.averaging.all_reduce import AllReduce, Talk
 from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import UNNAMED, Attendance
 from shoal.gossip.averaging.origin import EXACT
+from shoal.gossip.deadlines import BEAT, Progress
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Bodies, Group
 from shoal.gossip.messages import Abandon, Alive, Cut, Digest, Done, ExchangeMessage, Missing, Reveal
@@ -134,6 +135,9 @@ class Gather(Attendance):
         self._heard = dict.fromkeys(range(len(self._members)), now)
         self._began = now
         self._due = now + self.config.silence_timeout
+        for member in self._others:
+            patience, longest = self.config.silence_timeout, self.config.longest
+            self._progress[member] = Progress(now, patience, longest, MAX_BODY_BYTES)
         digest = Digest(self.group.id, self.index, self._digests[self._mine], self.ask)
         return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
 
@@ -159,7 +163,12 @@ class Gather(Attendance):
             return []
         if member not in self._alive:
             return self._turn_away(member)
+        self._take_bulk(member, data, now)
         match message:
+            case Alive():
+                moved = self._note_moved(member, message.moved, now)
+                if self.inner is not None:
+                    self.inner.moved_elsewhere(peer, moved, now)
             case Digest():
                 self._digests.setdefault(member, message.digest)
                 early = self._unproved.pop(member, None)
@@ -185,8 +194,11 @@ class Gather(Attendance):
             # Our own process slept: that is nobody's silence.
             self._due += now - self._next_tick
             self._heard = dict.fromkeys(self._heard, now)
-        effects = self._to_all(Alive(self.group.id, self.index))
+            for progress in self._progress.values():
+                progress.put_off(now - self._next_tick)
+        effects = self._to_all(Alive(self.group.id, self.index, self._arrived))
         for member in sorted(self._overdue(now)):
+            self._note_failure(member, f"gave nothing for {self.config.silence_timeout:.0f} s", 0)
             effects += self._tell_cut(member) + self._go_on_without(member, now)
         return effects + self._tick(now)
 
@@ -254,6 +266,8 @@ class Gather(Attendance):
         is_cut = self._note_cut(member, cut, now, self.config.silence_timeout)
         if cut != self._mine:
             return self._lose(cut, now) if is_cut else []
+        if not self.is_over:
+            self._note_failure(member, "waited no longer for this node", 0)
         if self._is_incomplete and is_cut:
             return self._fail()
         return self._go_on_without(member, now)
@@ -295,10 +309,11 @@ class Gather(Attendance):
 
     def _overdue(self, now: float) -> set[int]:
         silence = self.config.silence_timeout
+        due = {member: max(self._due, self._progress[member].due) for member in self._others}
         if self.step is not Step.FINISHING:
-            return self._awaited() if now >= self._due else set()
+            return {member for member in self._awaited() if now >= due.get(member, self._due)}
         # They may be waiting for others whom we do not see, and say that they live.
-        return {m for m in self._awaited() if now >= min(self._due + silence, self._heard[m] + silence)}
+        return {m for m in self._awaited() if now >= min(due[m] + silence, self._heard[m] + silence)}
 
     def _advance(self, now: float) -> Effects:
         effects: Effects = []

@@ -30,6 +30,9 @@ WINDOW: Final = 5
 """Rounds that count."""
 STICKY: Final = 0.8
 """In powers of two: how far the measured rate must be from the one in use to change it."""
+QUICK_LINE: Final = 6250
+"""kB/s, 50 Mbit/s: a group of such lines has chunks of the run's full size, 2 MiB if nobody set another."""
+MOST_HALVINGS: Final = 3
 MAX_RATE: Final = 1 << 30
 MOST: Final = {"open": 1.5, "invite": 1.5, "closed": 2.0}
 """By the mode of a run: how many equal shares one member may reduce at most, whatever line it claims."""
@@ -55,6 +58,15 @@ def shares_by(uplinks: Sequence[int]) -> tuple[int, ...]:
         reducing -= idle
     sized = [(time * rate - 1) / others if i in reducing else 0.0 for i, rate in enumerate(rates)]
     return tuple(round(PARTS * share) for share in sized)
+
+
+def halvings_by(uplinks: Sequence[int]) -> int:
+    """Return how often the chunks of a group are halved for its slowest known line: kB/s, 0: not known.
+
+    A chunk is checked and added when all of it is here; a slow line so does not wait for its own chunks.
+    """
+    slowest = min((uplink for uplink in uplinks if uplink), default=QUICK_LINE)
+    return next((times for times in range(MOST_HALVINGS) if slowest << times >= QUICK_LINE), MOST_HALVINGS)
 
 
 def capped(shares: tuple[int, ...], most: float) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send, SetTimer, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.accepted import Accepted
-from shoal.gossip.matchmaking.bandwidth import MOST
+from shoal.gossip.matchmaking.bandwidth import MOST, halvings_by
 from shoal.gossip.matchmaking.grid import deal
 from shoal.gossip.matchmaking.offering import Offering
 from shoal.gossip.matchmaking.proposals import (
@@ -111,7 +111,7 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
     patience: float = 15.0
     """Seconds until we go on with whoever is there."""
     max_chunk_numel: int = CHUNK_NUMEL
-    """Of the run: what a commit's `halvings` halve."""
+    """Of the run: what a commit's `halvings` halve, once for each half of `QUICK_LINE`."""
     several: bool = False
     """Whether there are more peers than fit into a group, as far as we know."""
     mode: str = "open"
@@ -616,7 +616,10 @@ class Matchmaking:
         members, newcomers = self._seat(dealt)
         shares = derived_shares(members, self.ready, newcomers, MOST[self.config.mode])
         mask = mask_of(members, newcomers)
-        proposal = Propose(self.round, self.base, self._ballot, self._nonce, members, shares, newcomers=mask)
+        halvings = halvings_by([self.ready[member].uplink for member in members])
+        proposal = Propose(
+            self.round, self.base, self._ballot, self._nonce, members, shares, halvings, newcomers=mask
+        )
         self._offering, self.state = Offering(self.me, proposal), State.PROPOSING
         self._asked_at = now
         self._waiting_for = None
@@ -653,7 +656,7 @@ class Matchmaking:
         return self._fire(INFINITY)
 
     def _group_of(self, commit: Commit) -> Group:
-        chunk_numel = self.config.max_chunk_numel >> commit.halvings
+        chunk_numel = max(1, self.config.max_chunk_numel >> commit.halvings)
         newcomers = frozenset(named_by(commit.members, commit.newcomers))
         id_ = group_id(self.run, commit)
         return Group(id_, commit.round, commit.members, commit.shares, chunk_numel, newcomers)

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId, short
-from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT, AllReduce
+from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
-from shoal.gossip.averaging.gather import INNER_INDEX, Gather
+from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
 from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
-from shoal.gossip.deadlines import Deadline
+from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
 from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase
@@ -44,13 +44,26 @@ LEFT_OUT: Final = "mean without this node's contribution"
 class AskQueue:
     """The exchanges of one node. See the module's docstring."""
 
-    def __init__(self, view: SwarmView, patience: float, dissemination: Dissemination) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline."""
+    def __init__(
+        self,
+        view: SwarmView,
+        patience: float,
+        dissemination: Dissemination,
+        slowest_line: float = SLOWEST_LINE,
+    ) -> None:
+        """`patience`: seconds without a byte, the upper bound of the learned deadline.
+
+        `slowest_line`: see `MemberConfig`.
+        """
+        self._slowest_line = slowest_line
         self._view, self._dissemination = view, dissemination
+        self._patience = patience
         self.current: GroupExchange | None = None
         self.asked_at = 0.0
         """When the trainer asked."""
         self.wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
+        self._usual: dict[int, Deadline] = {}
+        """By ask of a round: how long its exchange takes."""
         self.feedback: dict[int, Feedback] = {}
         """By ask of a round: what lossy codecs owe."""
         self._state: Data = b""
@@ -109,7 +122,11 @@ class AskQueue:
         if self.current is None:
             self._formed_at = now
         wait = self.wait.seconds()
-        config = ExchangeConfig(silence_timeout=wait, slow_timeout=wait, chunk_numel=group.chunk_numel)
+        usual, n_bytes = self._usual_of(pending.index), self._bulk_bytes(pending, len(group.members))
+        longest = bulk_seconds(n_bytes, self._slowest_line, usual, self._patience)
+        config = ExchangeConfig(
+            silence_timeout=wait, slow_timeout=wait, longest=longest, chunk_numel=group.chunk_numel
+        )
         self._formed_at = max(self._formed_at, self.asked_at)
         self._linked = frozenset(self._view.table.connected)
         if isinstance(pending, Contribute):
@@ -166,6 +183,11 @@ class AskQueue:
         return load(group.shares, group.members.index(self._view.me))
 
     # --- events -----------------------------------------------------------------------------------
+
+    def arriving(self, peer: PeerId, n_bytes: int, now: float) -> None:
+        """So many bytes have come of a bulk message of this peer."""
+        if self.current is not None:
+            self.current.arriving(peer, n_bytes, now)
 
     def lost(self, peer: PeerId, now: float) -> Effects:
         """A peer is gone."""
@@ -267,7 +289,8 @@ class AskQueue:
             case None:
                 if len(exchange.group.members) == 2:
                     self._learn(exchange, now)
-                return [Notify(Failed("LeftOut", "the others went on without this node"))]
+                why = exchange.failure or "the others went on without this node"
+                return [Notify(Failed("LeftOut", why))]
             case Exchanged():
                 result = Averaged(self._view.round, exchange.index, outcome, *times)
             case Bodies():
@@ -276,6 +299,8 @@ class AskQueue:
         if not is_in_all(self._view.me, exchange.group, outcome):
             self._view.admission.count(LEFT_OUT)
         too_few = self._too_few(exchange.group, outcome)
+        if too_few and exchange.failure:
+            too_few = f"{too_few}: {exchange.failure}"
         return [Notify(Failed("TooFew", too_few) if too_few else result)]
 
     # --- inside -----------------------------------------------------------------------------------
@@ -303,11 +328,14 @@ class AskQueue:
 
     def _learn(self, exchange: GroupExchange, now: float) -> None:
         lost = self._view.table.connected & set(exchange.lost_members)
+        usual = self._usual_of(exchange.index)
         if lost - self._lost:
             self.wait.miss()
+            usual.miss()
         elif not lost and len(exchange.group.members) > 1:
             # Alone everything is quick, and nothing is learned.
             self.wait.observe(now - self._formed_at)
+            usual.observe(now - self._formed_at)
         # Who is lost time after time is no reason to wait longer and longer.
         self._lost = lost
         self._view.note_round(exchange.group.members, lost)
@@ -325,6 +353,18 @@ class AskQueue:
         mixes = view.pattern.has_own_states or view.states_differ()
         state = np.frombuffer(self._state, np.float32, count=numel)
         return Origin(pending.kind, view.state, mixes, state, self._variances)
+
+    def _usual_of(self, index: int) -> Deadline:
+        return self._usual.setdefault(index, Deadline(LONGEST, floor=self._patience))
+
+    def _bulk_bytes(self, pending: Contribute | ContributeBody, n_members: int) -> int:
+        """Return what each member sends in an exchange."""
+        others, spec = n_members - 1, self._view.spec
+        if isinstance(pending, ContributeBody):
+            # Of the others' bodies only the bound is known.
+            return others * MAX_BODY_BYTES
+        codec = CODECS[spec.codec if spec is not None else "float32"]
+        return 2 * others * codec.size(pending.vector.size) // n_members
 
     def _feedback(self, pending: Contribute) -> Feedback | None:
         """What lossy codecs owe; per ask of a round, and only for vectors of one size."""

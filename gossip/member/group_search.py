@@ -15,8 +15,7 @@ from typing import Final
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.charter import parse
-from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT
-from shoal.gossip.deadlines import Deadline
+from shoal.gossip.deadlines import SHORTEST_TIMEOUT, Deadline
 from shoal.gossip.events import Effects, ProbeLink, SetTimer, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Phase

@@ -19,8 +19,10 @@ from shoal.gossip.admission.admission import Admission
 from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.tensor_codecs import Feedback
+from shoal.gossip.deadlines import SLOWEST_LINE
 from shoal.gossip.events import (
     BANNED,
+    Arriving,
     DialFailed,
     Drop,
     Effects,
@@ -126,7 +128,9 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How this node behaves among its peers."""
 
     patience: float = 15.0
-    """Seconds: the upper bound of every learned deadline, and the deadline until one is learned."""
+    """Seconds without a sign of a wanted peer: what deadlines are at most, and until they are learned."""
+    slowest_line: float = SLOWEST_LINE
+    """Bytes per second: how slow a line may be, where it is not known yet how long exchanges take."""
     lease: float = 12.0
     """Seconds for which a presence record holds; a silent peer is forgotten after this."""
     beat: float = 3.0
@@ -172,7 +176,7 @@ class Member:
         self._numbers = Sequence(sequence)
         self.dissemination = Dissemination(self.view, dice, self._numbers, config.beat)
         self.serving = Serving(config.serving, self.admission)
-        self.asks = AskQueue(self.view, config.patience, self.dissemination)
+        self.asks = AskQueue(self.view, config.patience, self.dissemination, config.slowest_line)
         self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
         self.pairwise = PairwiseRounds(self.view, config.patience, self._numbers)
         self.admission.keep_places("colleagues", self.view.colleagues.colleagues)
@@ -211,6 +215,10 @@ class Member:
         match event:
             case Received():
                 return self._received(event, now)
+            case Arriving():
+                self.asks.arriving(event.peer, event.n_bytes, now)
+                self.state_sync.arriving(event.peer, now)
+                return []
             case TimerFired():
                 return self._timer(event.name, now)
             case PeerFound():

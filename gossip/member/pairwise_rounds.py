@@ -17,9 +17,8 @@ from typing import Final
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.all_reduce import SHORTEST_TIMEOUT
 from shoal.gossip.averaging.push_sum import PushSum, PushSumConfig
-from shoal.gossip.deadlines import Deadline
+from shoal.gossip.deadlines import SHORTEST_TIMEOUT, Deadline
 from shoal.gossip.events import Data, Effects, Notify, ProbeLink, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.member.commands import Averaged, Contribute

@@ -94,6 +94,11 @@ class StateSync:
         """A peer is gone."""
         return [] if self.fetching is None else self._note_arrived(self.fetching.lost(peer, now))
 
+    def arriving(self, peer: PeerId, now: float) -> None:
+        """Bytes have come of a chunk that is on its way."""
+        if self.fetching is not None:
+            self.fetching.arriving(peer, now)
+
     def timer(self, now: float) -> Effects:
         """Look at who is silent."""
         return [] if self.fetching is None else self._note_arrived(self.fetching.timer(now))

@@ -13,8 +13,9 @@ from typing import Final, Protocol
 import trio
 
 from shoal.crypto.keys import short
+from shoal.gossip.deadlines import BEAT
 from shoal.gossip.errors import RemoteViolation
-from shoal.gossip.events import Data, TakenBack
+from shoal.gossip.events import Arriving, Data, TakenBack
 from shoal.gossip.host import FrameReceived
 from shoal.gossip.net.frames import BULK, CONTROL, FrameReader, LinkBroken, Meter, read_frame
 from shoal.gossip.net.libp2p_adapters import LaneStream
@@ -89,11 +90,32 @@ class LaneService:
             link.uses.discard(scope)
 
     async def read(self, link: Link, lane: str, stream: LaneStream) -> None:
-        """Hand on frames until the stream ends."""
-        peer, reading = link.peer, Reading()
+        """Hand on frames until the stream ends, and word of bulk that is on its way."""
+        reading = Reading()
+        if lane != BULK:
+            await self._read(link, lane, stream, reading)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, link.peer, stream, reading)
+            await self._read(link, lane, stream, reading)
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self, peer: Peer, stream: LaneStream, reading: Reading) -> None:
+        """Tell how much has come of a frame that takes longer than a beat."""
+        told, began = 0, 0
+        while True:
+            await trio.sleep(BEAT)
+            came = stream.taken - reading.taken
+            if reading.taken == began and came > told:
+                self._events.put(Arriving(peer.id, came))
+            told, began = came, reading.taken
+
+    async def _read(self, link: Link, lane: str, stream: LaneStream, reading: Reading) -> None:
+        peer = link.peer
         stream.claim()
 
         def take(head: bytes, data: Data) -> bool:
+            reading.taken = stream.taken
             peer.received += len(head) + len(data)
             self._events.put(FrameReceived(peer.id, head, data), peer)
             return not peer.is_full

@@ -57,11 +57,17 @@ class LaneStream:
         """`stream`: the library's, negotiated."""
         self._stream = stream
         self._fast = stream.muxed_stream if isinstance(stream.muxed_stream, FastStream) else None
+        self._taken = 0
         self.connection = stream.swarm_conn
 
     def claim(self) -> None:
         """Say that it is read as fast as frames are taken; see `claim`."""
         claim(self._stream)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that have come and were read, also those of a frame that is not here yet."""
+        return self._taken if self._fast is None else self._fast.taken
 
     async def write(self, data: Data, more: Data | Loan = b"") -> None:
         """See `ByteStream`."""
@@ -93,6 +99,7 @@ class LaneStream:
             if not piece:
                 raise LinkBroken("the stream ended")
             view[: len(piece)] = piece
+            self._taken += len(piece)
             view = view[len(piece) :]
 
     async def read_into(self, view: memoryview) -> None:

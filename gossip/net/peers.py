@@ -119,6 +119,8 @@ class Reading:
     """A stream on which a lane of a peer is being read."""
 
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    taken: int = 0
+    """Bytes of the stream that the frames so far were made of."""
     done: trio.Event = field(default_factory=trio.Event)
 
 

@@ -57,6 +57,8 @@ class _Donor:
     """What we asked it for and did not get yet, in this order, and when we asked."""
     moved: float = 0.0
     """When its last chunk came, or when it was asked after it owed nothing."""
+    seen: float = 0.0
+    """When bytes of a chunk came that was not here yet: on a slow line that is no reason to ask anew."""
     seconds: float = 0.0
     """Decayed seconds that the chunks took that it brought."""
     chunks: float = 0.0
@@ -190,6 +192,11 @@ class Fetching:
             case Chunk():
                 return self._handle_chunk(peer, donor, message, data, now)
 
+    def arriving(self, peer: PeerId, now: float) -> None:
+        """Bytes of a donor have come: a chunk is on its way."""
+        if (donor := self._donors.get(peer)) is not None:
+            donor.heard = donor.seen = now
+
     def lost(self, peer: PeerId, now: float) -> Effects:
         """Go on without a donor."""
         if peer in self._spare:
@@ -212,7 +219,7 @@ class Fetching:
             still = now - donor.moved if self._waits(donor) else 0.0
             if self._waits(donor) and (now >= donor.heard + self._silence_timeout or still >= LONGEST_CHUNK):
                 effects += self._fail(peer, now)
-            elif still >= ASK_AGAIN and donor.owed and not donor.is_doubted:
+            elif still >= ASK_AGAIN <= now - donor.seen and donor.owed and not donor.is_doubted:
                 donor.is_doubted = True
                 lists = (Fetch(self.state, ()), Fetch(self.state, tuple(donor.owed)))
                 effects += [Send(peer, each) for each in lists]

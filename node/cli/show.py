@@ -11,6 +11,8 @@ from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, prin
 from shoal.node.config.settings import HIDDEN, load, settings, toml_value
 from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable, size
 
+MAX_FAILED: Final = 3
+"""Rounds whose failure is shown."""
 UNREACHED: Final = "nobody can reach this node yet; once a relay carries it, its address stands here"
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
     if status.quorum:
         facts.append(("quorum", status.quorum))
     facts += [("problem", line) for line in status.problems]
+    failed = [done for done in status.history if done.outcome == "failed"]
+    facts += [("round failed", f"{done.round}: {done.reason}") for done in failed[-MAX_FAILED:]]
     facts += [("refused", line) for line in status.refusals[-3:]]
     facts += [("dropped", f"{count} messages: {reason}") for reason, count in status.drops.items()]
     facts += [("not followed", lineage_line(each)) for each in status.refused_lineages]

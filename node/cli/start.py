@@ -95,7 +95,7 @@ def start(
     no_mdns: Annotated[bool, _network("--no-mdns", "Do not look in the local network.")] = False,
     no_dht: Annotated[bool, _network("--no-dht", "Do not use the Kademlia table.")] = False,
     patience: Annotated[
-        float | None, _network("--patience", "Seconds that bound every wait for peers.")
+        float | None, _network("--patience", "Seconds to wait for a peer that shows nothing.")
     ] = None,
     uplink_mbit: Annotated[
         float | None, _network("--uplink-mbit", "What your line carries up: names the codec that fits.")

@@ -59,7 +59,8 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long peers wait for each other, and what they give to newcomers."""
 
     patience: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 15.0
-    """Seconds that bound every wait for peers. Deadlines below it are learned; nothing else needs tuning."""
+    """Seconds to wait at most for a peer that shows nothing. Deadlines below it are learned. A peer whose
+    bytes keep coming is waited for as long as they take over a line of 64 kbit/s, and an hour at most."""
     uplink_mbit: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     """Mbit per second that your line carries up: the status then says before the first round which codec
     fits the model. 0: what the rounds measure. Nothing is limited by it."""

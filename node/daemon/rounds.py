@@ -47,6 +47,8 @@ MAX_HISTORY: Final = 200
 MAX_LINES: Final = 20
 MAX_GIVERS: Final = 8
 """Peers that are told by name where their state was not taken over."""
+MAX_REASON: Final = 200
+"""Characters of why a round failed."""
 MAX_NOT_FINITE: Final = 2
 """Rounds in a row from one state without finite numbers, after which the node goes back to an earlier one."""
 REFUSED: Final = {
@@ -542,7 +544,7 @@ class Rounds:
                 exchange_seconds=0.0,
                 finished_at=time.time(),
                 state_hash=self.state.hex()[:12],
-                reason=reason,
+                reason=reason[:MAX_REASON],
             )
         )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.gossip.deadlines import WINDOW, Deadline, median
+from shoal.gossip.deadlines import LONGEST, SLOWER, WINDOW, Deadline, Progress, bulk_seconds, median
 
 
 def learned(*seconds: float, patience: float = 15.0, floor: float = 0.5) -> Deadline:
@@ -55,3 +55,33 @@ def test_who_is_missed_again_and_again_is_waited_for_longer_each_time() -> None:
 @pytest.mark.parametrize(("values", "middle"), [([3.0], 3.0), ([4.0, 1.0], 2.5), ([9.0, 1.0, 2.0], 2.0)])
 def test_the_median_is_the_middle(values: list[float], middle: float) -> None:
     assert median(values) == middle
+
+
+def test_bulk_may_take_what_the_slowest_line_needs_until_it_is_known_how_long_it_takes() -> None:
+    usual = Deadline(LONGEST, floor=15.0)
+    assert bulk_seconds(100.0, 8000.0, usual, 15.0) == 15.0
+    assert bulk_seconds(8e5, 8000.0, usual, 15.0) == 100.0
+    assert bulk_seconds(8e9, 8000.0, usual, 15.0) == LONGEST
+    for _ in range(3):
+        usual.observe(20.0)
+    assert bulk_seconds(8e9, 8000.0, usual, 15.0) == SLOWER * 40.0
+
+
+def test_bytes_renew_patience_as_far_as_they_may_take_time() -> None:
+    progress = Progress(0.0, 15.0, 100.0, 1000)
+    progress.moved(500, 0.0)
+    assert progress.due == 15.0
+    progress.moved(50, 10.0)
+    assert progress.due == 20.0
+    progress.moved(500, 19.0)
+    assert progress.due == 19.0 + 15.0
+
+
+def test_what_moves_as_fast_as_it_must_is_never_late_and_what_is_slower_is() -> None:
+    for rate, ends in ((10, 115.0), (9, 115.0), (5, 30.0), (1, 17.0)):
+        progress, now = Progress(0.0, 15.0, 100.0, 1000), 0.0
+        while now < progress.due:
+            now += 1.0
+            progress.moved(rate, now)
+        assert now == pytest.approx(ends, abs=1.1), rate
+        assert progress.is_spent == (rate > 8)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from sim.progress import Movements
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
@@ -79,6 +80,7 @@ class Grouping:
     is_tainted: bool
     """A member lied: nothing is promised."""
     began: float
+    chunk_numel: int
     unlinked: set[tuple[PeerId, PeerId]] = field(default_factory=set)
     """(member, other): there was no link when the member joined."""
     exchanges: dict[PeerId, GroupExchange] = field(default_factory=dict)
@@ -139,6 +141,7 @@ class Oracle:
         self.had_company: dict[PeerId, int] = {}
         """In which life a node last made a state with others."""
         self.mass = Mass()
+        self.movements = Movements(self)
         self._settled_round = 0
         faults = sim.scenario.faults
         # A second fault can break up the larger half of a swarm that is in two: then the other half, which
@@ -195,6 +198,7 @@ class Oracle:
 
     def joined(self, node: SimNode) -> None:
         """A member is in another exchange now, or in none."""
+        self.movements.joined(node)
         exchange = node.member.exchange
         if exchange is None:
             return
@@ -204,7 +208,12 @@ class Oracle:
         if seen is None:
             tainted = any(self.is_liar(peer) for peer in group.members)
             seen = self.groups[key] = Grouping(
-                group.members, group.parts, tainted, self.sim.now, newcomers=group.newcomers
+                group.members,
+                group.parts,
+                tainted,
+                self.sim.now,
+                group.chunk_numel,
+                newcomers=group.newcomers,
             )
             seen.combine = self.sim.scenario.combine
             check_prefixes(self, seen)
@@ -249,6 +258,8 @@ class Oracle:
     def noticed(self, node: SimNode, notice: Any) -> None:
         """A member told its node something."""
         self.sim.counts[type(notice).__name__] += 1
+        if isinstance(notice, commands.Averaged | commands.Failed):
+            self.movements.left(node)
         if isinstance(notice, commands.Averaged | commands.Gathered):
             check_counted(self, node, notice)
         match notice:
@@ -328,6 +339,8 @@ class Oracle:
     def finish(self) -> None:
         """Check what can only be told at the end."""
         self.look_back()
+        for node in self.sim.nodes.values():
+            self.movements.left(node)
         check_survivors_agree(self)
         check_losses(self)
         check_bounded(self)
@@ -426,7 +439,7 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
 def check_mean(oracle: Oracle, seen: Grouping, notice: commands.Averaged, mean: Any) -> None:
     """Every mean is the bounded weighted mean of what its contributors really gave, each counted once."""
     edges = bounds(mean.size, seen.parts)
-    chunk_numel = oracle.sim.scenario.chunk_numel
+    chunk_numel = seen.chunk_numel
     masks = notice.exchanged.masks
     flat = {mask for part in masks for mask in part}
     if min(mask.bit_count() for mask in flat) < oracle.sim.scenario.quorum:

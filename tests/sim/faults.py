@@ -157,7 +157,7 @@ def _slow(sim: Sim, when: float, number: int, rate: float, seconds: float) -> No
     sim.at(when, lambda: sim.network.bandwidth.update({peer: rate}))
 
     def end() -> None:
-        sim.network.bandwidth.pop(peer, None)
+        sim.network.quicken(peer, sim.now)
 
     sim.at(when + seconds, end)
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN
+from sim.progress import MOVING, TRICKLE, WASTED
 from sim.rosters import SAME as ROSTER
 from sim.rosters import UNSIGNED, WIDER
 from sim.runs import CLASSES, EVERYTHING
@@ -36,7 +37,7 @@ from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.averaging.ledger import Ledger, Verdict
 from shoal.gossip.averaging.origin import weighted_sum
 from shoal.gossip.averaging.push_sum import PushSum, Stage
-from shoal.gossip.deadlines import Deadline
+from shoal.gossip.deadlines import Deadline, Progress
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.accepted import Accepted
 from shoal.gossip.matchmaking.matchmaking import Matchmaking
@@ -457,7 +458,26 @@ def _counts_no_prefix(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Nearby, "prefix_of", lambda self, peer: "")
 
 
+def _earns_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Progress, "moved", lambda self, n_bytes, now: None)
+
+
+def _renews_all_patience(patch: pytest.MonkeyPatch) -> None:
+    def moved(self: Progress, n_bytes: int, now: float) -> None:
+        self.due = now + self._patience
+
+    patch.setattr(Progress, "moved", moved)
+
+
+def _sends_to_the_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(AllReduce, "_stop_sending", lambda self, member: None)
+    patch.setattr(AllReduce, "_take_back", lambda self: None)
+
+
 MUTATIONS: Final = (
+    Mutation("bulk that moves earns no time", (MOVING,), _earns_nothing, ("slow",)),
+    Mutation("any byte renews all patience", (TRICKLE,), _renews_all_patience, ("slow",)),
+    Mutation("who is given up is sent the rest", (WASTED,), _sends_to_the_lost, ("slow",)),
     Mutation("the edict that was heard first wins a tie", (ROSTER,), _lets_arrival_win_ties),
     Mutation("signatures are counted, not signers", (UNSIGNED,), _counts_signatures),
     Mutation("a grant may be wider than its parent", (WIDER,), _compares_no_depth),

@@ -9,13 +9,15 @@ queued, as the real lanes do: whoever overwrites it too soon sends garbage.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.events import Loan, Received
+from shoal.gossip.deadlines import BEAT
+from shoal.gossip.events import Arriving, Loan, Received
 
 KEEP_ALIVE: Final = 35.0
 """Seconds after which a link without an answer counts as broken."""
@@ -30,8 +32,10 @@ class Direction:
 
     arrived: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """When the last frame of each lane, control and bulk, arrives."""
-    free_at: float = 0.0
-    """When the last bulk frame has left."""
+    queue: deque[tuple[Any, Any]] = field(default_factory=deque)
+    """Bulk frames that wait for a slow line."""
+    leaving: tuple[Any, bytes] | None = None
+    """The one that leaves it."""
     deaf_until: float = 0.0
     """Frames before this go into the void, and nobody is told."""
     held: list[tuple[Any, Any]] = field(default_factory=list)
@@ -81,9 +85,9 @@ class Network:
         dice: Random,
         weather: Weather,
         at: Callable[..., None],
-        deliver: Callable[[PeerId, Received], None],
+        deliver: Callable[[PeerId, Received | Arriving], None],
     ) -> None:
-        """`at(time, function, *arguments)` plans; `deliver` hands a frame over."""
+        """`at(time, function, *arguments)` plans; `deliver` hands a frame over, or word of part of one."""
         self.weather = weather
         self.links: dict[tuple[PeerId, PeerId], Link] = {}
         self.blocked: set[tuple[PeerId, PeerId]] = set()
@@ -91,6 +95,8 @@ class Network:
         self.bandwidth: dict[PeerId, float] = {}
         """Bytes per second out of a peer; none: unlimited."""
         self.messages = 0
+        self.on_bulk: Callable[[PeerId, PeerId, Any, int], None] = lambda sender, to, message, n_bytes: None
+        """Told of each bulk frame that begins to leave over a slow line: sender, receiver, message, bytes."""
         self._dice, self._at, self._deliver = dice, at, deliver
         self._latency: dict[tuple[PeerId, PeerId], float] = {}
         self._born = 0
@@ -137,8 +143,10 @@ class Network:
             return
         if self.blocked and (sender, to) in self.blocked:
             way.held.append((message, data))
-        elif len(data) and sender in self.bandwidth:
-            self._queue(link, way, sender, to, message, data, now)
+        elif len(data) and (sender in self.bandwidth or way.leaving is not None):
+            way.queue.append((message, data))
+            if way.leaving is None:
+                self._leave(link, way, sender, to, now)
         else:
             self._travel(link, way, sender, to, message, data, now)
 
@@ -154,19 +162,45 @@ class Network:
             self.send(sender, to, message, data, now)
         return bool(held)
 
-    def _queue(
-        self, link: Link, way: Direction, sender: PeerId, to: PeerId, message: Any, data: Any, now: float
+    def quicken(self, sender: PeerId, now: float) -> None:
+        """Let a peer's line be as fast as ever; what waits for it leaves at once."""
+        self.bandwidth.pop(sender, None)
+        for link in list(self.links.values()):
+            way = link.ways.get(sender)
+            if way is not None and way.leaving is not None:
+                to = link.ends[0] if link.ends[1] == sender else link.ends[1]
+                self._has_left(link, way, sender, to, way.leaving, now)
+
+    def _leave(self, link: Link, way: Direction, sender: PeerId, to: PeerId, now: float) -> None:
+        """Let the first bulk frame that waits begin to leave; it is read now."""
+        while way.queue:
+            message, data = way.queue.popleft()
+            if isinstance(data, Loan) and data.is_over:
+                continue
+            rate = self.bandwidth.get(sender)
+            seconds = (len(data) + BULK_HEAD_BYTES) / rate if rate else 0.0
+            self.on_bulk(sender, to, message, len(data))
+            frame = way.leaving = (message, bytes(data))
+            self._tell_of(link, to, sender, len(data), now, now + seconds)
+            self._at(now + seconds, self._has_left, link, way, sender, to, frame, now + seconds)
+            return
+
+    def _has_left(
+        self, link: Link, way: Direction, sender: PeerId, to: PeerId, frame: tuple[Any, bytes], now: float
     ) -> None:
-        """Let a bulk frame leave when those before it have."""
-        leaves = max(way.free_at, now)
-        way.free_at = leaves + (len(data) + BULK_HEAD_BYTES) / self.bandwidth[sender]
-        gone = way.free_at
+        if self.links.get(link.ends) is link and way.leaving is frame:
+            way.leaving = None
+            self._travel(link, way, sender, to, *frame, now)
+            self._leave(link, way, sender, to, now)
 
-        def leave() -> None:
-            if self.links.get(link.ends) is link:
-                self._travel(link, way, sender, to, message, data, gone)
-
-        self._at(leaves, leave)
+    def _tell_of(
+        self, link: Link, to: PeerId, sender: PeerId, n_bytes: int, leaves: float, gone: float
+    ) -> None:
+        """Tell the receiver how much has come of a frame that takes longer than a beat."""
+        for beat in range(1, int((gone - leaves) / BEAT)):
+            share = beat * BEAT / (gone - leaves)
+            when = leaves + beat * BEAT + link.latency
+            self._at(when, self._arrived, link, to, Arriving(sender, int(share * n_bytes)))
 
     def _travel(
         self, link: Link, way: Direction, sender: PeerId, to: PeerId, message: Any, data: Any, now: float
@@ -187,6 +221,6 @@ class Network:
         frame = Received(sender, message, bytes(data) if lane else b"")
         self._at(when, self._arrived, link, to, frame)
 
-    def _arrived(self, link: Link, to: PeerId, frame: Received) -> None:
+    def _arrived(self, link: Link, to: PeerId, frame: Received | Arriving) -> None:
         if self.links.get(link.ends) is link:
             self._deliver(to, frame)

@@ -41,7 +41,7 @@ from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acquaintance
-from shoal.gossip.messages import Accept, Record
+from shoal.gossip.messages import Accept, Cut, Record
 from shoal.gossip.run_spec import Combine, RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.failpoints import Failpoint
@@ -238,8 +238,8 @@ class SimTrainer:
                 for peer, body in message.bodies:
                     self._sum += POOL[(len(body) + body[0] + len(peer)) % len(POOL)]
                 self._answered()
-            case ipc.AskFailed():
-                self._later(self.step, lambda: self._idle("the ask failed"))
+            case ipc.AskFailed(text=text):
+                self._later(self.step, lambda: self._idle(text))
             case ipc.Stop():
                 self._working = False
 
@@ -379,6 +379,7 @@ class SimNode:
         scenario = self.sim.scenario
         config = MemberConfig(
             patience=scenario.patience,
+            slowest_line=scenario.slowest_line,
             wait_for=scenario.wait_for,
             alone=scenario.alone,
             colleague_rounds=scenario.trust[0],
@@ -525,6 +526,8 @@ class SimNode:
                 case Send():
                     if effect.is_void:
                         continue
+                    if type(effect.message) is Cut:
+                        sim.oracle.movements.cut(self, effect.peer, effect.message)
                     if self.lie is None:
                         if type(effect.message) is Accept:
                             sim.oracle.accepted(self, effect.peer)

@@ -38,6 +38,8 @@ HOUSES: Final = 0.01
 """Share of the seeds in which several newcomers have addresses of one prefix."""
 SETTLED: Final = 9
 """Peers beside whom there is a seat for a third newcomer."""
+SLOW_LINES: Final = 0.15
+"""Share of the seeds in which some lines are slow for a minute or two."""
 LAST_FAULT: Final = 20.0
 """Virtual seconds in which faults begin."""
 
@@ -96,10 +98,22 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
             faults.append(
                 (round(roster.uniform(0.5, LAST_FAULT), 2), "lie", roster.randrange(count), "edicts", 9.0)
             )
+    if "slow" in kinds:
+        faults += _draw_slow_lines(Random(f"slow lines {seed}"), count)
     scenario = replace(scenario, faults=tuple(sorted(faults)))
     crowd = Random(f"crowd {seed}")
     is_full = nodes is None and "lie" in kinds and crowd.random() < HOUSES
     return _of_one_house(crowd, scenario) if is_full else scenario
+
+
+def _draw_slow_lines(dice: Random, count: int) -> list[Fault]:
+    """Return lines that are slow for longer than anybody is patient, or that hardly carry anything."""
+    if dice.random() >= SLOW_LINES:
+        return []
+    rates = dice.choice(((1.0,), (1.0, 2.0), (8.0, 20.0), (50.0, 100.0)))
+    slow = sorted(dice.sample(range(count), dice.randrange(1, count + 1)))
+    when, seconds = round(dice.uniform(0.0, LAST_FAULT), 2), round(dice.uniform(50.0, 110.0), 2)
+    return [(when, "slow", number, dice.choice(rates), seconds) for number in slow]
 
 
 def _draw_acquainted(dice: Random, scenario: Scenario, faults: list[Fault]) -> tuple[int, ...]:

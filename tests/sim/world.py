@@ -29,7 +29,7 @@ from sim.rosters import SimRoster
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.errors import RemoteViolation
-from shoal.gossip.events import DialFailed, PeerFound, PeerLost, Received, Send
+from shoal.gossip.events import Arriving, DialFailed, PeerFound, PeerLost, Received, Send
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.company import Policy
@@ -85,6 +85,8 @@ class Scenario:
     wait_for: int = 1
     alone: Policy = "wait"
     patience: float = 15.0
+    slowest_line: float = 4.0
+    """Bytes per second: a vector here is so much smaller than a model."""
     trust: tuple[int, float] = (20, 600.0)
     """Rounds, and seconds, that make a peer a colleague."""
     acquainted: tuple[int, ...] = ()
@@ -150,6 +152,7 @@ class Sim:
         self.dice = Random(scenario.seed)
         self.network = Network(self.dice, scenario.weather, self.at, self._deliver)
         self.oracle = Oracle(self)
+        self.network.on_bulk = self.oracle.movements.leaves
         self.counts: Counter[str] = Counter()
         self.calm_from = max([fault_end(fault) for fault in scenario.faults], default=0.0)
         self.calm_from = max(self.calm_from, *self._circle(scenario.starts))
@@ -324,9 +327,10 @@ class Sim:
             message = self.codecs[node.me].encode(message)
         self.network.send(node.me, effect.peer, message, effect.data, self.now)
 
-    def _deliver(self, to: PeerId, frame: Received) -> None:
+    def _deliver(self, to: PeerId, frame: Received | Arriving) -> None:
         node = self.nodes[to]
-        if self.scenario.checked and node.is_alive:
+        self.oracle.movements.came(to, frame)
+        if self.scenario.checked and node.is_alive and isinstance(frame, Received):
             message = self._decode(to, frame)
             if message is None:
                 return

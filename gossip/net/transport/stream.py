@@ -114,6 +114,8 @@ class FastStream(IMuxedStream):
         self.window = BASE_WINDOW
         self.credit = BASE_WINDOW
         self._untold = 0
+        self.taken = 0
+        """Bytes that have come and were read."""
         self.send_window = BASE_WINDOW
         self.send_closed = False
         self.recv_closed = False
@@ -324,6 +326,7 @@ class FastStream(IMuxedStream):
 
     def _consumed(self, size: int) -> None:
         """Grant again what was read, in batches, and more to a stream that is read quickly."""
+        self.taken += size
         self._untold += size
         if self._untold < self.window // 4 or self.recv_closed or self.was_reset:
             return

@@ -158,7 +158,8 @@ function drawChart(status) {
   mark(-1);
   hover(holder, svg, box, points.length, x, (index) => {
     const done = status.history[index];
-    return `round ${done.round}: ${number(points[index])} · ${done.outcome}, ${done.contributors} contributors`;
+    const why = done.reason ? `: ${done.reason}` : "";
+    return `round ${done.round}: ${number(points[index])} · ${done.outcome}, ${done.contributors} contributors${why}`;
   }, mark);
 }
 
@@ -221,6 +222,9 @@ function drawTables(status) {
     status.bootstrap.map((each) => [
       [each.address, "mono"], [each.state, stateKind[each.state] ?? ""], [each.reason || "–"], [each.attempts, "number"],
       [each.state === "failed" ? seconds(Math.max(0, each.next_try_seconds)) : "–", "number"]]));
+  table($("failed"), "None that is remembered.", [["Round", "number"], ["When"], ["Why"]],
+    status.history.filter((done) => done.outcome === "failed").slice(-8).reverse().map((done) => [
+      [done.round, "number"], [new Date(1000 * done.finished_at).toLocaleTimeString()], [done.reason || "–"]]));
   const refusals = [...status.refusals].reverse().map((line) => node("li", {}, line));
   $("refusals").replaceChildren(refusals.length ? node("ul", {}, ...refusals) : node("p", { class: "none" }, "None."));
   table($("drops"), "Nothing was refused.", [["Reason"], ["Messages", "number"]],

@@ -5,7 +5,6 @@ import pytest
 
 from shoal.gossip.averaging.chunks import Chunks
 from shoal.gossip.averaging.tensor_codecs import CODECS
-from shoal.gossip.events import Loan
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16"])
@@ -20,10 +19,16 @@ def test_a_contribution_is_taken_back_before_its_memory_is_written(codec: str, h
         chunks.make(1, 0, mean)
     else:
         chunks.take_back()
-    # What is encoded lies in memory of its own.
-    assert isinstance(lent, Loan) == (codec == "float32")
-    assert not isinstance(lent, Loan) or lent.is_over
-    assert not isinstance(other, Loan) or other.is_over == (how == "take_back")
+    assert lent.is_over
+    assert other.is_over == (how == "take_back")
+
+
+def test_a_part_is_lent_to_one_owner_at_a_time() -> None:
+    chunks = Chunks(np.zeros(8, dtype=np.float32), (1, 1), 2, "int8", None)
+    lent = [chunks.contribution(part, chunk) for part in range(2) for chunk in range(2)]
+    again = chunks.contribution(0, 1)
+    assert [loan.is_over for loan in lent] == [False, True, False, False]
+    assert not again.is_over
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16", "int8"])

@@ -13,6 +13,7 @@ from shoal.gossip.matchmaking.bandwidth import (
     PARTS,
     UplinkEstimate,
     capped,
+    halvings_by,
     load,
     shares_by,
 )
@@ -125,3 +126,21 @@ def test_shares_below_the_cap_stay_as_they_are() -> None:
 def test_what_is_above_the_cap_goes_to_those_that_reduce_anything() -> None:
     assert capped((924, 100, 0, 0), 1.5) == (384, 384, 128, 128)
     assert capped((600, 300, 100), 1.5) == (500, 375, 125)
+
+
+@pytest.mark.parametrize(
+    ("uplinks", "halvings"),
+    [
+        ((), 0),
+        ((0, 0), 0),
+        ((8192, 0), 0),
+        ((8192, 4096), 1),
+        ((2048, 1 << 20), 2),
+        ((1024, 0), 3),
+        ((1, 8192), 3),
+    ],
+)
+def test_chunks_are_halved_for_the_slowest_line_that_is_known(
+    uplinks: tuple[int, ...], halvings: int
+) -> None:
+    assert halvings_by(uplinks) == halvings

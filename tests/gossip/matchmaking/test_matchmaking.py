@@ -203,6 +203,17 @@ def test_the_chunk_of_a_group_follows_from_its_commit_and_the_run(halvings: int)
     assert core.group.chunk_numel == 1 << 17 - halvings
 
 
+def test_a_convener_halves_chunks_for_the_slowest_line_that_its_group_knows() -> None:
+    names = in_order(2)
+    core = one(names, 0, max_chunk_numel=1 << 17)
+    slow = msgspec.structs.replace(READY, uplink=1024)
+    effects = core.begin(names[1:], [(names[1], slow)], 0.0)
+    assert [effect.message.halvings for effect in sent(effects, Propose)] == [3]
+    core.handle_accept(names[1], Accept(ROUND, 0, 99, (3).to_bytes(8, "big")), 0.1)
+    assert core.group is not None
+    assert core.group.chunk_numel == 1 << 14
+
+
 def test_groups_of_other_chunks_have_other_names() -> None:
     """A convener that tells two members other chunks makes two groups: neither drops the other's numbers."""
     names = in_order(2)

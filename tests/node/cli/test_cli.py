@@ -349,6 +349,18 @@ def test_status_shows_the_node(shoal: Run, node: FakeNode) -> None:
     assert "shoal start --join" in out
 
 
+def test_status_says_why_the_last_rounds_failed(shoal: Run, home: Path, tmp_path: Path) -> None:
+    why = "LeftOut: 2NBnB1u sent nothing for 15 s; 3 of 48 MB had come"
+    rounds = [
+        msgspec.structs.replace(a_round(each), outcome="failed", reason=f"{each} {why}") for each in range(4)
+    ]
+    with FakeNode(home, lambda: make_status(history=[a_round(0), *rounds]), tmp_path):
+        out = " ".join(shoal("status").out.split())
+    assert f"round failed 3: 3 {why}" in out
+    assert f"1: 1 {why}" in out
+    assert "0: 0" not in out
+
+
 def test_status_of_a_helper_has_no_run(shoal: Run, home: Path, tmp_path: Path) -> None:
     helper = make_status(
         run=None, role="helper", phase="helping", loss=None, metrics={}, peers=[], history=[]

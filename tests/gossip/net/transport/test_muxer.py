@@ -121,6 +121,7 @@ def test_read_into_fills_buffers_of_any_size_from_records_of_any_size(first: int
             view[first : first + len(some)] = some
             await far.read_into(view[first + len(some) :])
             assert received == data
+            assert far.taken == len(data)
 
     run(main)
 
