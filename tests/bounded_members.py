@@ -34,7 +34,9 @@ class Members:
         buffers: int = 0,
         combine: Combine = "mean",
         discounts: Sequence[float] = (),
+        lasts: Sequence[tuple[Vector | None, bytes]] = (),
     ) -> None:
+        """`lasts`: the last change that each knows, and its name."""
         self.net, self.names = Net(seed), peers(count)
         self.group = Group(b"g" * 16, 0, tuple(self.names), (1,) * count)
         rng = np.random.default_rng(seed)
@@ -48,9 +50,12 @@ class Members:
             exact=buffers,
             combine=combine,
         )
-        origin = Origin("params", b"s" * 32, False, STATE)
+        knows = lasts or [(None, b"")] * count
+        origins = [Origin("params", b"s" * 32, False, STATE, (), *each) for each in knows]
         self.cores = {
-            name: AllReduce(name, self.group, 0, self.vectors[i], 1.0, config, None, origin, discount=less)
+            name: AllReduce(
+                name, self.group, 0, self.vectors[i], 1.0, config, None, origins[i], discount=less
+            )
             for i, (name, less) in enumerate(zip(self.names, discounts or [1.0] * count, strict=True))
         }
         for name, core in self.cores.items():
