@@ -67,6 +67,22 @@ class Members:
             self.net.carry_out(name, core.begin(0.0))
         self.net.wait(40.0)
 
+    def run_with_a_death(self, dead: int, steps: int) -> list[int]:
+        """Let a member die after so many messages; returns the others, which all end with the same bytes."""
+        for name, core in self.cores.items():
+            self.net.carry_out(name, core.begin(0.0))
+        for _ in range(steps):
+            self.net.step()
+        self.net.kill(self.names[dead])
+        left = self.honest(dead)
+        for i in left:
+            self.net.carry_out(self.names[i], self.cores[self.names[i]].lost(self.names[dead], 0.0))
+        self.net.wait(60.0)
+        assert not self.net.dropped
+        assert all(self.cores[self.names[i]].result is not None for i in left)
+        assert len({self.vectors[i].tobytes() for i in left}) == 1
+        return left
+
     def honest(self, liar: int) -> list[int]:
         return [i for i in range(len(self.names)) if i != liar]
 

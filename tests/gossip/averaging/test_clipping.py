@@ -183,15 +183,4 @@ def test_a_member_that_dies_midway_leaves_the_others_with_the_same_bytes(
     lacking: tuple[int, ...], steps: int
 ) -> None:
     members = clipping(5, seed=steps, lacking=lacking)
-    for name, core in members.cores.items():
-        members.net.carry_out(name, core.begin(0.0))
-    for _ in range(steps):
-        members.net.step()
-    members.net.kill(members.names[4])
-    for name in members.names[:4]:
-        members.net.carry_out(name, members.cores[name].lost(members.names[4], 0.0))
-    members.net.wait(60.0)
-    left = members.honest(4)
-    assert not members.net.dropped
-    assert all(members.cores[members.names[i]].result is not None for i in left)
-    assert len({members.vectors[i].tobytes() for i in left}) == 1
+    members.run_with_a_death(4, steps)
