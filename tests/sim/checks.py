@@ -20,6 +20,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.bounds import (
     LOOSE,
+    TRIMMING,
     Stated,
     agreed_base,
     agreed_last,
@@ -416,7 +417,7 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
         return
     for (names, _), made in exchange._announced._terms.items():
         # Whoever counts in a trimmed mean or a median counts once, whatever it takes off.
-        is_weighted = seen.combine == "mean"
+        is_weighted = seen.combine not in TRIMMING
         discounts = [exchange._announced._said[name].discount if is_weighted else 1.0 for name in names]
         for discounted in (made.numbers.weights, made.buffers.weights):
             weights = [weight / discount for weight, discount in zip(discounted, discounts, strict=True)]
