@@ -19,7 +19,7 @@ MAX_NEAR: Final = 32
 """Addresses in one `Near`."""
 MAX_RECORD_BYTES: Final = 4096
 """Of a sealed presence; a larger one could be heard but not be handed on."""
-MAX_ANNOUNCE_BYTES: Final = 1536
+MAX_ANNOUNCE_BYTES: Final = 1984
 """Of a sealed announcement."""
 MAX_WORD_BYTES: Final = 512
 """Of a sealed word about a group."""
@@ -285,12 +285,15 @@ class Announce(Exchange, frozen=True):
     """The hash of the state I started from."""
     mixes: bool
     """Whether I take the members' states to differ, since there are several groups."""
-    norms: Annotated[bytes, msgspec.Meta(max_length=16 * MAX_GROUP)]
+    norms: Annotated[bytes, msgspec.Meta(max_length=24 * MAX_GROUP)]
     """Euclidean norms by part, little-endian float32 [4, members]: of the distance from my state, without
-    and of buffers; of the vector itself, without and of buffers."""
+    and of buffers; of the vector itself, without and of buffers. Where the run clips [6, members]: of the
+    distance from the last change, too, without and of buffers."""
     ask: AskName = bytes(8)
     discount: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     """What is left of my weight, by my own wish, once it was capped."""
+    last: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    """Names the last change, where the run clips and I hold it."""
 
 
 class SignedAnnounce(msgspec.Struct, frozen=True):

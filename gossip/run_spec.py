@@ -30,7 +30,7 @@ CHUNK_NUMEL: Final = 524_288
 time, for messages, and twice as much a tenth more memory."""
 ChunkNumel: TypeAlias = Literal[65_536, 131_072, 262_144, 524_288]
 """Numbers in a chunk: one of four powers of two."""
-Combine: TypeAlias = Literal["mean", "trimmed", "median"]
+Combine: TypeAlias = Literal["mean", "clip", "trimmed", "median"]
 """How a group makes one change of its contributions: see gossip/averaging/bounds.py."""
 Scalar = bool | int | float | str
 Name = Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
@@ -80,9 +80,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64, extra={"flag": "--pushes"})] = 4
     """With pairwise: to how many neighbours, one after the other, a round gives."""
     combine: Combine = "mean"
-    """What a group makes of its contributions. mean: the weighted mean. trimmed: the mean without the largest
-    and the smallest quarter of every number. median: the middle one of every number. The last two count each
-    peer once, whatever weight it claims; where data are unlike they cost accuracy."""
+    """What a group makes of its contributions. mean: the weighted mean. clip: the same, but what is far
+    from the last change is drawn towards it. trimmed: the mean without the largest and smallest quarter of
+    every number. median: the middle one of every number. The last two count each peer once, whatever it
+    claims; where data are unlike they cost accuracy. A node that is not told clips in an open run whose peers
+    average in groups, and takes the mean in any other; a testnet takes the mean."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel: float32, float16, bfloat16, int8, int4, int2, topk or sign. float32 is exact, int8
     sends a quarter of its bytes, int4 an eighth; the last three are for changes, as diloco averages them."""
@@ -104,6 +106,12 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """
         if self.charter and canonical(self.charter) != self.charter:
             raise BadCharter("a charter stands in a run as shoal found prints it")
+
+
+def usual_combine(run: RunSettings) -> Combine:
+    """Return how a run combines whose user does not say so: who is open to all guards against all."""
+    is_guarded = bool(run.charter) or run.exchange != "group" or run.engine != NATIVE
+    return "mean" if is_guarded else "clip"
 
 
 class RunSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

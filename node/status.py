@@ -101,6 +101,8 @@ class RunStatus(msgspec.Struct, frozen=True):
     rounds: int
     parameters: int
     options: dict[str, bool | int | float | str]
+    combine: str = "mean"
+    """What a group makes of contributions: mean, clip, trimmed or median."""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

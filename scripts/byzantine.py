@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shoal.gossip.averaging.bounds import Stated, terms, trim_of
+from shoal.gossip.averaging.bounds import Stated, Terms, clipped_terms, terms, trim_of
 from shoal.gossip.run_spec import Combine
 from shoal.methods.tasks.partition import dirichlet
 
@@ -100,21 +100,30 @@ def by_part(combine: Callable[[Floats, npt.NDArray[np.float64], Floats], Floats]
     return reduce
 
 
+def clip(given: Round) -> Floats:
+    """Return what a step of centred clipping around the last update makes of every part, as nodes do."""
+    found = np.empty(NUMEL, np.float32)
+    for here in parts(len(given.weights)):
+        made = clipping(given, here)
+        moved = np.array(made.shares) @ given.deltas[:, here] + made.last * given.last[here]
+        found[here] = moved.astype(np.float32)
+    return found
+
+
+def clipping(given: Round, here: slice | npt.NDArray[np.int64]) -> Terms:
+    """Return what the contributions come to in a part that is clipped around the last update."""
+    vectors, last = given.deltas[:, here].astype(np.float64), given.last[here].astype(np.float64)
+    norms, aparts = np.linalg.norm(vectors, axis=1), np.linalg.norm(vectors - last, axis=1)
+    stated = [
+        Stated(weight, float(norm), apart=float(apart))
+        for weight, norm, apart in zip(given.weights, norms, aparts, strict=True)
+    ]
+    return clipped_terms(stated, float(np.linalg.norm(last)))
+
+
 def weighted(vectors: Floats, weights: npt.NDArray[np.float64], last: Floats) -> Floats:
     """Return the weighted mean."""
     return (weights @ vectors).astype(np.float32)
-
-
-def clipped(vectors: Floats, weights: npt.NDArray[np.float64], last: Floats) -> Floats:
-    """Return the centre after three steps of centred clipping (Karimireddy, He, Jaggi, ICML 2021)."""
-    centre = last.astype(np.float64)
-    for _ in range(3):
-        apart = vectors - centre
-        distances = np.linalg.norm(apart, axis=1)
-        radius = np.sort(distances)[(len(distances) - 1) // 2]
-        factors = np.minimum(1.0, radius / np.maximum(distances, 1e-30))
-        centre = centre + (weights * factors) @ apart
-    return centre.astype(np.float32)
 
 
 def trimmed(vectors: Floats, weights: npt.NDArray[np.float64], last: Floats) -> Floats:
@@ -136,7 +145,7 @@ def _without_ends(combine: Combine, vectors: Floats) -> Floats:
 REDUCERS: Final[dict[str, Reducer]] = {
     "mean": mean,
     "bounded": by_part(weighted),
-    "clip": by_part(clipped),
+    "clip": clip,
     "trimmed": by_part(trimmed),
     "median": by_part(median),
 }
@@ -264,7 +273,7 @@ def turn(
         combine: Combine = "mean" if reducer not in ("trimmed", "median") else reducer  # type: ignore[assignment]
         norms = np.linalg.norm(given.deltas[:, here].astype(np.float64), axis=1)
         stated = [Stated(weight, float(norm)) for weight, norm in zip(given.weights, norms, strict=True)]
-        allowed = terms(stated, 1.0, combine).bound
+        allowed = (clipping(given, here) if reducer == "clip" else terms(stated, 1.0, combine)).bound
     told[here] *= np.float32(-allowed / max(length, 1e-30))
     return told
 

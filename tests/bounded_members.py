@@ -34,7 +34,9 @@ class Members:
         buffers: int = 0,
         combine: Combine = "mean",
         discounts: Sequence[float] = (),
+        lasts: Sequence[tuple[Vector | None, bytes]] = (),
     ) -> None:
+        """`lasts`: the last change that each knows, and its name."""
         self.net, self.names = Net(seed), peers(count)
         self.group = Group(b"g" * 16, 0, tuple(self.names), (1,) * count)
         rng = np.random.default_rng(seed)
@@ -48,9 +50,12 @@ class Members:
             exact=buffers,
             combine=combine,
         )
-        origin = Origin("params", b"s" * 32, False, STATE)
+        knows = lasts or [(None, b"")] * count
+        origins = [Origin("params", b"s" * 32, False, STATE, (), *each) for each in knows]
         self.cores = {
-            name: AllReduce(name, self.group, 0, self.vectors[i], 1.0, config, None, origin, discount=less)
+            name: AllReduce(
+                name, self.group, 0, self.vectors[i], 1.0, config, None, origins[i], discount=less
+            )
             for i, (name, less) in enumerate(zip(self.names, discounts or [1.0] * count, strict=True))
         }
         for name, core in self.cores.items():
@@ -61,6 +66,22 @@ class Members:
         for name, core in self.cores.items():
             self.net.carry_out(name, core.begin(0.0))
         self.net.wait(40.0)
+
+    def run_with_a_death(self, dead: int, steps: int) -> list[int]:
+        """Let a member die after so many messages; returns the others, which all end with the same bytes."""
+        for name, core in self.cores.items():
+            self.net.carry_out(name, core.begin(0.0))
+        for _ in range(steps):
+            self.net.step()
+        self.net.kill(self.names[dead])
+        left = self.honest(dead)
+        for i in left:
+            self.net.carry_out(self.names[i], self.cores[self.names[i]].lost(self.names[dead], 0.0))
+        self.net.wait(60.0)
+        assert not self.net.dropped
+        assert all(self.cores[self.names[i]].result is not None for i in left)
+        assert len({self.vectors[i].tobytes() for i in left}) == 1
+        return left
 
     def honest(self, liar: int) -> list[int]:
         return [i for i in range(len(self.names)) if i != liar]

@@ -47,6 +47,7 @@ def make_status(**changes: Any) -> Status:
             rounds=40,
             parameters=8970,
             options={"lr": 0.1},
+            combine="clip",
         ),
         loss=0.5,
         metrics={"accuracy": 0.75},

@@ -435,6 +435,9 @@ class AllReduce(Announcing):
         if held.means:
             return self._adopt(part, chunk, held, now)
         made = self._mean(part, chunk, held)
+        if made == []:
+            # Most of them clip around a change that we lack: the part is for one of them.
+            return self._next_owner(part, now)
         if isinstance(made, list):
             return self._blame(part, chunk, held, made, now)
         if made is None:
@@ -478,7 +481,10 @@ class AllReduce(Announcing):
     def _mean(
         self, part: int, chunk: int, held: _Collected
     ) -> tuple[Vector, list[int], bytes] | list[int] | None:
-        """Return the mean, contributors and their announcements; or who made it impossible; or nothing."""
+        """Return the mean, contributors and their announcements; or who made it impossible; or nothing.
+
+        Nobody made it impossible where this member lacks what the others clip around.
+        """
         # In member order, so that the sum rounds alike whatever arrived first.
         members, names = sorted(held.parts), tuple[bytes, ...]()
         if self._is_bounded:
@@ -486,19 +492,22 @@ class AllReduce(Announcing):
         base = self._announced.base(names)
         if not members or (base and base != self._chunks.origin.name):
             return None
+        terms = self._announced.terms(members, names, part) if self._is_bounded else None
+        last = terms.last_name if terms is not None else b""
+        if last != self._chunks.origin.last_name and last:
+            return []
         vectors, guilty = [], []
         for member in members:
             numbers = self._numbers(part, chunk, held, member)
-            if numbers is None or not self._is_as_announced(part, chunk, member, numbers, base):
+            if numbers is None or not self._is_as_announced(part, chunk, member, numbers, base, last):
                 guilty.append(member)
             else:
                 vectors.append(numbers)
         if guilty:
             return guilty
-        if not self._is_bounded:
+        if terms is None:
             mean = mean_alike(vectors)
         else:
-            terms = self._announced.terms(members, names, part)
             both = (terms.numbers, terms.buffers)
             mean = self._chunks.combine(part, chunk, vectors, both, is_based=bool(base))
             if self._owning[part]:

@@ -10,14 +10,16 @@ signed announcements are then in one place. The mean stands, since its owner wen
 author of the two is dropped.
 
 Norms are in four rows, a number per part: of the distance from the state that the member starts from, without
-and for the model's buffers, and of the vector itself, again without and for the buffers.
+and for the model's buffers, and of the vector itself, again without and for the buffers. Where a run clips
+around the last change two more follow, of the distance from that, which are zero of a member that lacks it.
 """
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import product
+from math import inf
 from typing import Final
 
 import msgspec
@@ -30,6 +32,7 @@ from shoal.gossip.messages import MAX_WEIGHT, Announce, SignedAnnounce
 from shoal.gossip.run_spec import Combine
 
 ROWS: Final = 4
+CLIPPED_ROWS: Final = 6
 MAX_VERSIONS: Final = 2
 """Of one member: the second is the proof that it lies, and a third adds nothing."""
 MAX_TRIES: Final = 64
@@ -44,6 +47,8 @@ class PartTerms:
     """The state that norms are distances from; empty: the vectors' own norms are meant."""
     numbers: Terms
     buffers: Terms
+    last_name: bytes = b""
+    """The last change that contributions are clipped around; empty: they are not."""
 
 
 def pack_norms(rows: Iterable[Iterable[float]]) -> bytes:
@@ -61,6 +66,11 @@ class Announced:
     ) -> None:
         """`newcomers`: members that count for little; `max_norm`: of a part, that is believed."""
         self._combine = combine
+        self._rows = CLIPPED_ROWS if combine == "clip" else ROWS
+        self.lengths: list[tuple[float, float]] = []
+        """Norms of the last change by part, without and of buffers, where this member knows it."""
+        self.last_name = b""
+        """Which one it knows."""
         self._n, self._newcomers, self._max_norm = n_members, newcomers, max_norm
         self._held: dict[int, list[tuple[bytes, SignedAnnounce]]] = {}
         self._norms: dict[bytes, Vector] = {}
@@ -71,7 +81,7 @@ class Announced:
 
     def is_sound(self, announce: Announce) -> bool:
         """Tell whether an announcement is one: of this group's size, and finite."""
-        if len(announce.norms) != 4 * ROWS * self._n:
+        if len(announce.norms) != 4 * self._rows * self._n:
             return False
         if not (0 <= announce.weight <= MAX_WEIGHT and 0 < announce.discount <= 1):
             return False
@@ -87,7 +97,7 @@ class Announced:
             self._common = None
             self._ceilings.clear()
             self._said[name] = signed.announce
-            self._norms[name] = np.frombuffer(signed.announce.norms, "<f4").reshape(ROWS, self._n)
+            self._norms[name] = np.frombuffer(signed.announce.norms, "<f4").reshape(self._rows, self._n)
         return len(known) > 1
 
     @property
@@ -131,6 +141,20 @@ class Announced:
         """Return the state that the author of an announcement starts from."""
         return self._said[name].base
 
+    def last(self, members: list[int], names: tuple[bytes, ...]) -> bytes:
+        """Return the last change that most of those know who said this, newcomers aside; or nothing."""
+        if self._combine != "clip":
+            return b""
+        old = [name for member, name in zip(members, names, strict=True) if member not in self._newcomers]
+        return bounds.agreed_last([self._said[name].last for name in old or names])
+
+    def aparts(self, name: bytes, part: int, last_name: bytes) -> tuple[float, float] | None:
+        """Return the norms of a contribution's distance from a change; nothing where its author lacks it."""
+        if not last_name or self._said[name].last != last_name:
+            return None
+        norms = self._norms[name]
+        return float(norms[ROWS, part]), float(norms[ROWS + 1, part])
+
     def norms(self, name: bytes, part: int, base: bytes) -> tuple[float, float]:
         """Return the norms of a contribution to a part, without and of buffers; from `base` if not empty."""
         row, norms = self._row(base), self._norms[name]
@@ -162,11 +186,27 @@ class Announced:
 
     def _make_terms(self, members: list[int], names: tuple[bytes, ...], part: int, base: bytes) -> PartTerms:
         row, loose = self._row(base), 1.0 if base else LOOSE
+        last = self.last(members, names) if base else b""
+        if last:
+            return self._clip(members, names, part, base, last)
         made = bounds.terms(self._claims(members, names, part, row), loose, self._combine)
         if not self._has_any(names, part, row + 1):
             return PartTerms(base, made, Terms(made.weights, made.weights, 0.0))
         buffers = self._claims(members, names, part, row + 1)
         return PartTerms(base, made, bounds.terms(buffers, loose, self._combine))
+
+    def _clip(
+        self, members: list[int], names: tuple[bytes, ...], part: int, base: bytes, last: bytes
+    ) -> PartTerms:
+        known = self.lengths[part] if last == self.last_name else (inf, inf)
+        made = []
+        for row in range(2):
+            claims = []
+            for claim, name in zip(self._claims(members, names, part, row), names, strict=True):
+                aparts = self.aparts(name, part, last)
+                claims.append(claim if aparts is None else replace(claim, apart=aparts[row]))
+            made.append(bounds.clipped_terms(claims, known[row]))
+        return PartTerms(base, made[0], made[1], last)
 
     def _claims(self, members: list[int], names: tuple[bytes, ...], part: int, row: int) -> list[Stated]:
         return [

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.averaging.announced import Announced, pack_norms
+from shoal.gossip.averaging.announced import CLIPPED_ROWS, ROWS, Announced, pack_norms
 from shoal.gossip.averaging.attendance import UNNAMED, Attendance
 from shoal.gossip.averaging.chunks import Chunks
 from shoal.gossip.averaging.ledger import Ledger, Verdict, members_of
@@ -88,6 +88,11 @@ class Announcing(Attendance):
         self._asked_of: dict[int, set[bytes]] = {}
         """By member: about which announcements we have asked it."""
 
+    @property
+    def origin(self) -> Origin:
+        """What the contribution is measured from."""
+        return self._chunks.origin
+
     @abstractmethod
     def _lose(self, member: int, now: float) -> Effects:
         """Go on without a member."""
@@ -101,16 +106,22 @@ class Announcing(Attendance):
 
     def _announce(self) -> Effects:
         """Tell all how much our contribution weighs, and how large it is in each part."""
-        origin, rows = self._chunks.origin, np.zeros((4, len(self._members)))
+        origin, clips = self._chunks.origin, self.config.combine == "clip"
+        rows = np.zeros((CLIPPED_ROWS if clips else ROWS, len(self._members)))
+        last = origin.last_name if clips and origin.name else b""
         for part in range(len(self._members)):
             for chunk in range(self._chunks.count(part)):
                 numbers = self._chunks.own(part, chunk)
                 raw = self._chunks.squares(part, chunk, numbers, is_based=False)
                 based = self._chunks.squares(part, chunk, numbers, is_based=True) if origin.name else raw
-                rows[:, part] += (*based, *raw)
+                apart = self._chunks.squares_apart(part, chunk, numbers) if last else (0.0, 0.0)
+                rows[:, part] += (*based, *raw, *apart)[: len(rows)]
         norms = pack_norms(np.sqrt(rows))
-        said = (self._weight, origin.name, origin.mixes, norms, self.ask, self._discount)
+        said = (self._weight, origin.name, origin.mixes, norms, self.ask, self._discount, last)
         announce = Announce(self.group.id, self.index, *said)
+        if last:
+            self._announced.last_name = last
+            self._announced.lengths = [self._chunks.last_lengths(part) for part in range(len(self._members))]
         self._announced.add(self._mine, SignedAnnounce(self._members[self._mine], announce))
         return self._to_all(announce)
 
@@ -169,10 +180,12 @@ class Announcing(Attendance):
             return Verdict.FINE if self._is_sane(mean) else Verdict.OUTSIDE
         return self._ledger.judge(part, chunk, ballot, mask, digest, mean)
 
-    def _is_as_announced(self, part: int, chunk: int, member: int, numbers: Vector, base: bytes) -> bool:
+    def _is_as_announced(
+        self, part: int, chunk: int, member: int, numbers: Vector, base: bytes, last: bytes
+    ) -> bool:
         if not self._is_bounded:
             return self._is_sane(numbers)
-        return self._ledger.is_given(part, chunk, member, numbers, base)
+        return self._ledger.is_given(part, chunk, member, numbers, base, last)
 
     def _is_sane(self, numbers: Vector, slack: float = 1.0) -> bool:
         # `slack` for means: rounding must not make a mean worse than everything in it.

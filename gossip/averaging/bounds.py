@@ -24,6 +24,19 @@ over the coordinates of a part: the squared norm of the result is at most the su
 K - f. The median (1, 1, 1) of (1, 1, 0), (1, 0, 1) and (0, 1, 1) is as large as that. Yin, Chen, Ramchandran,
 Bartlett, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates (ICML 2018), section 4.
 
+clip       centred clipping around the last change v that the members have in common (`agreed_last`), one step
+               of it: v + the weighted mean of min(1, radius / apart) (x - v); x is a contribution as its
+               distance from the base, apart the norm of x - v, and radius the lower median of these. Who
+               does not know v is taken to be as far apart as it can be: its norm + length, length being the
+               lower median of norm + apart, at least the norm of v
+    bound      of that: sum of share * min(norm, apart + length) + what the shares lack of 1 * length, since
+               the result is what shares make of the contributions, and v for the rest. A receiver that
+               holds v takes its norm for length, where that is less
+
+So a result of clipping is bounded by its distance from the base, not from v: whoever owns a part and lies in
+every round turns v, and with it the next result, no farther each time.
+Karimireddy, He, Jaggi (as below), algorithm 2. Where more than half have no v in common it is the mean.
+
 Medians are taken among the members that are no newcomers, where there are any. Norms are distances from the
 state that the members have in common (`agreed_base`). Where they have none in common, norms are those of the
 vectors themselves; there the cap is looser (`LOOSE`), since a vector that is scaled down below the others is
@@ -51,6 +64,8 @@ LOOSE: Final = 1.25
 """Times the median norm that a vector counts where the members have no state in common."""
 TOLERANCE: Final = 1e-3
 """By how much more than announced a contribution may have, for sums that round unlike."""
+CLIPPED: Final = 1.5
+"""Times the cap that a result of clipping has at most where honest changes are alike: the last is in it."""
 CEILING: Final = 2.0
 """Times the lower median of all norms that a receiver knows: no part of a mean has more, whoever is in it."""
 
@@ -65,6 +80,8 @@ class Stated:
     is_newcomer: bool = False
     discount: float = 1.0
     """Above 0 and at most 1: what is left of its weight by its own wish."""
+    apart: float | None = None
+    """Its distance from the last change, where it knows that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,8 @@ class Terms:
     """The largest norm of the part that an honest result can have."""
     trim: int = 0
     """So many of the largest and of the smallest of every number are left out, of those with a weight."""
+    last: float = 0.0
+    """How much of the last change is in it."""
 
 
 def lower_median(values: Sequence[float]) -> float:
@@ -112,12 +131,34 @@ def cap_of(claims: Sequence[Stated], looseness: float = 1.0) -> float:
 def trim_of(combine: Combine, count: int) -> int:
     """Return how many of the largest, and of the smallest, of so many contributions are left out."""
     most = (count - 1) // 2
-    return {"mean": 0, "trimmed": min(most, max(1, (count - 1) // 4)), "median": most}[combine]
+    return {"trimmed": min(most, max(1, (count - 1) // 4)), "median": most}.get(combine, 0)
 
 
 def stretch(combine: Combine, count: int) -> float:
     """Return how many times the cap the result of so many contributions can have."""
+    if combine == "clip":
+        return CLIPPED
     return sqrt(count / (count - trim_of(combine, count))) if count else 1.0
+
+
+def clipped_terms(claims: Sequence[Stated], length: float = inf) -> Terms:
+    """Return what the contributors of a chunk come to around a last change that some of them know.
+
+    `length`: the norm of that change, where it is known.
+    """
+    knowing = _established([claim for claim in claims if claim.apart is not None])
+    most = lower_median([claim.norm + claim.apart for claim in knowing if claim.apart is not None])
+    radius = lower_median([claim.apart for claim in knowing if claim.apart is not None])
+    weights = weights_of(claims)
+    total, length, shares, bound = sum(weights), min(length, most), [], 0.0
+    for claim, weight in zip(claims, weights, strict=True):
+        apart = claim.norm + most if claim.apart is None else claim.apart
+        share = weight / total * (radius / apart if apart > radius else 1.0)
+        shares.append(share)
+        bound += share * min(claim.norm, apart + length)
+    last = max(0.0, 1.0 - sum(shares))
+    alike = tuple(weight / total for weight in weights)
+    return Terms(tuple(shares), alike, bound + last * length, last=last)
 
 
 def terms(claims: Sequence[Stated], looseness: float = 1.0, combine: Combine = "mean") -> Terms:
@@ -146,6 +187,12 @@ def agreed_base(bases: Sequence[bytes]) -> bytes:
     """
     name, count = max(Counter(bases).items(), key=lambda each: (each[1], each[0]), default=(b"", 0))
     return name if 2 * count >= len(bases) else b""
+
+
+def agreed_last(names: Sequence[bytes]) -> bytes:
+    """Return the last change that more than half know, or nothing. `names`: empty where one knows none."""
+    name, count = max(Counter(names).items(), key=lambda each: (each[1], each[0]), default=(b"", 0))
+    return name if 2 * count > len(names) else b""
 
 
 def _established(claims: Sequence[Stated]) -> Sequence[Stated]:

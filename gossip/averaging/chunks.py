@@ -6,6 +6,8 @@ are lent: before a place is written they are taken back, also when the exchange 
 written anew next round while a slow member's copy may still wait to be sent.
 """
 
+from math import inf, sqrt
+
 import numpy as np
 
 from shoal.gossip.averaging.bounds import Terms
@@ -137,6 +139,26 @@ class Chunks:
         of_buffers = self.origin.of_buffers(split, hi) if is_based else None
         return square(numbers[: split - lo], of_numbers), square(numbers[split - lo :], of_buffers)
 
+    def squares_apart(self, part: int, chunk: int, numbers: Vector) -> tuple[float, float]:
+        """Return the squared distances from the last change, without and of the buffers of a chunk."""
+        lo, split, hi = self._span(part, chunk)
+        last = self.origin.last
+        if last is None:
+            return 0.0, 0.0
+        of_numbers, of_buffers = self.origin.of_numbers(lo, split), self.origin.of_buffers(split, hi)
+        return (
+            square(numbers[: split - lo], of_numbers, last[lo:split]),
+            square(numbers[split - lo :], of_buffers, last[split:hi]),
+        )
+
+    def last_lengths(self, part: int) -> tuple[float, float]:
+        """Return the norms of the last change in a part, without and of its buffers."""
+        last, lo, hi = self.origin.last, self._edges[part], self._edges[part + 1]
+        if last is None:
+            return inf, inf
+        split = min(max(self._exact_from, lo), hi)
+        return sqrt(square(last[lo:split], None)), sqrt(square(last[split:hi], None))
+
     def combine(
         self, part: int, chunk: int, vectors: list[Vector], terms: tuple[Terms, Terms], *, is_based: bool
     ) -> Vector:
@@ -156,6 +178,8 @@ class Chunks:
             # What factors take from the contributions stays where the origin is.
             if origin is not None and (left := 1.0 - sum(shares)) > 1e-12:
                 given, shares = [*given, origin], [*shares, left]
+            if each.last and self.origin.last is not None:
+                given, shares = [*given, self.origin.last[first:last]], [*shares, each.last]
             weighted_sum(given, shares, mean[here])
         return mean
 

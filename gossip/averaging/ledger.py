@@ -9,7 +9,7 @@ A mean names its contributors chunk by chunk, and the bound of a part depends on
 of several sets, two such bounds are allowed for in all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from math import inf, sqrt
 from typing import Final
@@ -40,7 +40,7 @@ class Ledger:
         """`mine`: this member's number."""
         self.announced = announced
         self._mine, self._chunks = mine, chunks
-        self._given: dict[tuple[int, int], dict[int, tuple[float, float]]] = {}
+        self._given: dict[tuple[int, int, bytes], dict[int, tuple[float, float]]] = {}
         self._means: dict[int, tuple[int, dict[int, tuple[tuple[float, float], PartTerms]]]] = {}
         self._rounding: dict[int, float] = {}
 
@@ -53,15 +53,24 @@ class Ledger:
         named = [member for member in named if not base or said.base_of(said.first([member])[0]) == base]
         return named, said.first(named)
 
-    def is_given(self, part: int, chunk: int, member: int, numbers: Vector, base: bytes) -> bool:
-        """Note a member's chunk; tells whether its part has no more than was announced."""
-        sums = self._given.setdefault((part, member), {})
-        sums[chunk] = self._chunks.squares(part, chunk, numbers, is_based=bool(base))
-        norms = self.announced.norms(self.announced.first([member])[0], part, base)
-        totals = _totals(sums.values())
-        return all(
-            _is_within(total, norm * (1 + TOLERANCE)) for total, norm in zip(totals, norms, strict=True)
-        )
+    def is_given(
+        self, part: int, chunk: int, member: int, numbers: Vector, base: bytes, last: bytes = b""
+    ) -> bool:
+        """Note a member's chunk; tells whether its part has no more than was announced.
+
+        `last`: names the change that it is clipped around, where it is.
+        """
+        (name,) = self.announced.first([member])
+        aparts = self.announced.aparts(name, part, last)
+        squares = self._chunks.squares(part, chunk, numbers, is_based=bool(base))
+        if aparts is not None:
+            apart = self._given.setdefault((part, member, last), {})
+            apart[chunk] = self._chunks.squares_apart(part, chunk, numbers)
+            if not _are_within(apart, aparts):
+                return False
+        sums = self._given.setdefault((part, member, b""), {})
+        sums[chunk] = squares
+        return _are_within(sums, self.announced.norms(name, part, base))
 
     # --- means ------------------------------------------------------------------------------------
 
@@ -136,6 +145,12 @@ def _totals(sums: Iterable[tuple[float, float]]) -> tuple[float, float]:
     for one, other in sums:
         numbers, buffers = numbers + one, buffers + other
     return numbers, buffers
+
+
+def _are_within(sums: Mapping[int, tuple[float, float]], norms: tuple[float, float]) -> bool:
+    """Tell whether sums of squares by chunk are of no more than was announced."""
+    totals = _totals(sums.values())
+    return all(_is_within(total, norm * (1 + TOLERANCE)) for total, norm in zip(totals, norms, strict=True))
 
 
 def _is_within(square: float, norm: float) -> bool:

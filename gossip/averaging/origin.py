@@ -39,6 +39,10 @@ class Origin:
     """float32, at least as long as the vector where that is measured from it."""
     variances: tuple[tuple[int, int], ...] = ()
     """Where the vector has running variances, as half-open intervals: they stay positive."""
+    last: Vector | None = None
+    """float32, as long as the vector: the last mean, as its distance from what it was measured from."""
+    last_name: bytes = b""
+    """Names that change; empty where it is not at hand."""
 
     def of_numbers(self, lo: int, hi: int) -> Vector | None:
         """Return what numbers that are no buffers are measured from; nothing stands for zero."""
@@ -74,10 +78,15 @@ def variances_of(tensors: Sequence[TensorSpec]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def square(numbers: Vector, origin: Vector | None) -> float:
-    """Return the squared distance of numbers from an origin or zero; not finite if they are not."""
+def square(numbers: Vector, origin: Vector | None, last: Vector | None = None) -> float:
+    """Return the squared distance of numbers from an origin or zero; not finite if they are not.
+
+    `last`: a change, which is subtracted from the distance.
+    """
     if not numbers.size:
         return 0.0
+    if origin is None:
+        origin, last = last, None
     if origin is None:
         with np.errstate(over="ignore", invalid="ignore"):
             return float(np.dot(numbers, numbers))
@@ -86,6 +95,8 @@ def square(numbers: Vector, origin: Vector | None) -> float:
         for at in range(0, numbers.size, PIECE):
             piece = numbers[at : at + PIECE]
             apart = np.subtract(piece, origin[at : at + PIECE], out=scratch[: piece.size])
+            if last is not None:
+                np.subtract(apart, last[at : at + PIECE], out=apart)
             total += float(np.dot(apart, apart))
     return total
 

@@ -6,6 +6,8 @@ over for us: they are told so, once a second.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -20,7 +22,7 @@ from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
 from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
-from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer
+from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer, Vector
 from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
@@ -39,6 +41,17 @@ MAX_PAST: Final = 64
 """Groups that are remembered as over, so that who still waits there is told, and none is formed again."""
 MAX_TOLD: Final = 128
 LEFT_OUT: Final = "mean without this node's contribution"
+
+
+@dataclass(frozen=True, slots=True)
+class LastChange:
+    """What the last mean of an ask was."""
+
+    base: bytes
+    """The state that it was measured from."""
+    name: bytes
+    change: Vector
+    """Its distance from there."""
 
 
 class AskQueue:
@@ -67,6 +80,8 @@ class AskQueue:
         self.feedback: dict[int, Feedback] = {}
         """By ask of a round: what lossy codecs owe."""
         self._state: Data = b""
+        self._last: dict[int, LastChange] = {}
+        """By ask of a round, where the run clips."""
         self._variances: tuple[tuple[int, int], ...] = ()
         self._pending: Contribute | ContributeBody | None = None
         self._formed_at = 0.0
@@ -85,10 +100,14 @@ class AskQueue:
     def attach(self, spec: RunSpec) -> None:
         """A trainer of a run is there."""
         self._variances = variances_of(spec.tensors)
+        self._last.clear()
 
-    def note_state(self, data: Data) -> None:
+    def note_state(self, data: Data, *, is_fetched: bool = False) -> None:
         """The trainer's next contributions are made from this state, which stays until the next."""
         self._state = data
+        if is_fetched:
+            # What led to it is not known here.
+            self._last.clear()
 
     def ask(self, pending: Contribute | ContributeBody, now: float) -> None:
         """Take note of what the trainer gives."""
@@ -301,6 +320,9 @@ class AskQueue:
         too_few = self._too_few(exchange.group, outcome)
         if too_few and exchange.failure:
             too_few = f"{too_few}: {exchange.failure}"
+        if isinstance(outcome, Exchanged) and isinstance(exchange, AllReduce) and not too_few:
+            assert isinstance(pending, Contribute)
+            self._note_change(pending, exchange, outcome)
         return [Notify(Failed("TooFew", too_few) if too_few else result)]
 
     # --- inside -----------------------------------------------------------------------------------
@@ -352,7 +374,28 @@ class AskQueue:
         # Of a pairwise run the last round has a group, whose members have a state each.
         mixes = view.pattern.has_own_states or view.states_differ()
         state = np.frombuffer(self._state, np.float32, count=numel)
-        return Origin(pending.kind, view.state, mixes, state, self._variances)
+        last = self._last.get(pending.index)
+        # A round that failed left its state: what it came to is no change of it.
+        if last is None or mixes or last.change.size != numel or last.base == view.state:
+            return Origin(pending.kind, view.state, mixes, state, self._variances)
+        return Origin(pending.kind, view.state, mixes, state, self._variances, last.change, last.name)
+
+    def _note_change(self, pending: Contribute, exchange: AllReduce, outcome: Exchanged) -> None:
+        """Remember what a mean changed, where the next is clipped around it."""
+        origin, size = exchange.origin, pending.vector.size
+        if exchange.config.combine != "clip" or origin.mixes or origin.state is None:
+            return
+        known, split = self._last.get(pending.index), size - exchange.config.exact
+        is_as_long = known is not None and known.change.size == size
+        change = known.change if known is not None and is_as_long else np.empty(size, np.float32)
+        np.copyto(change, pending.vector)
+        if (numbers := origin.of_numbers(0, split)) is not None:
+            change[:split] -= numbers
+        if (buffers := origin.of_buffers(split, size)) is not None:
+            change[split:] -= buffers
+        text = origin.name + msgspec.msgpack.encode((pending.index, outcome.masks))
+        name = blake2b(text, digest_size=16).digest()
+        self._last[pending.index] = LastChange(origin.name, name, change)
 
     def _usual_of(self, index: int) -> Deadline:
         return self._usual.setdefault(index, Deadline(LONGEST, floor=self._patience))

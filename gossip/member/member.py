@@ -364,7 +364,7 @@ class Member:
         self.view.take_state(event.round, event.state, event.previous)
         self.serving.hold(event.round, event.state, event.previous, event.data, event.leaves)
         self.pairwise.note_state(event.data)
-        self.asks.note_state(event.data)
+        self.asks.note_state(event.data, is_fetched=is_fetched)
         self._enter(Trigger.STATE_TAKEN)
         # The trainer writes its next contribution where this exchange has its mean.
         self._end_round(finished=True)

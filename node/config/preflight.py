@@ -121,7 +121,7 @@ def check_combine(run: RunSettings, method: Method) -> None:
     if run.codec == "topk":
         raise BadConfig(
             f"combine {run.combine} leaves nothing of codec topk: most peers send nothing of a number, and so"
-            " the middle one is zero; take --combine mean, or --codec int4"
+            " the middle one is zero; take --combine clip, or --codec int4"
         )
     if getattr(method, "weighs_peers", False):
         raise BadConfig(

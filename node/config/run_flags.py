@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import typer
 
-from shoal.gossip.run_spec import RunSettings, Scalar
+from shoal.gossip.run_spec import RunSettings, Scalar, usual_combine
 from shoal.methods.options import field_docs
 from shoal.node.config.settings import default_of, scalars
 
@@ -109,6 +109,8 @@ def run_words(run: RunSettings) -> list[str]:
         value = getattr(run, name)
         if isinstance(value, dict):
             words += option_words(flag, dict(sorted(value.items())))
+        elif name == "combine":
+            words += [flag, str(value)] if value != usual_combine(run) else []
         elif name == "method" or value != getattr(plain, name):
             words += [flag, str(value)]
     return words

@@ -23,7 +23,7 @@ from shoal.gossip.admission.tokens import MAX_TEXT as MAX_TOKEN
 from shoal.gossip.admission.tokens import token_of
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS
 from shoal.gossip.net.host_config import HostConfig
-from shoal.gossip.run_spec import RunSettings, Scalar
+from shoal.gossip.run_spec import Combine, RunSettings, Scalar, usual_combine
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
 
@@ -33,6 +33,7 @@ Text = Annotated[str, msgspec.Meta(max_length=200)]
 class RunConfig(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is trained, and how: what peers agree on (gossip/run_spec.py), then this node's own."""
 
+    combine: Combine = "clip"
     task_options: dict[str, Scalar] = msgspec.field(default_factory=dict)
     """Arguments of the task. They may differ between nodes, as a node's own share of the data does."""
     wait_for: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
@@ -217,6 +218,9 @@ def load(
             values[name] = _checked(place, name, known[name], raw, is_text=origin == "environment")
             origins[name] = origin
     config: NodeConfig = _built(NodeConfig, "", values, home=home)
+    if origins["run.combine"] == "default":
+        run = msgspec.structs.replace(config.run, combine=usual_combine(config.run))
+        config = msgspec.structs.replace(config, run=run)
     return config, origins
 
 
@@ -234,7 +238,9 @@ def _from_invite(
         token = token_of(raw)
     except BadToken as error:
         raise BadConfig(f"{place}: {error}") from None
-    said: dict[str, object] = {f"run.{name}": value for name, value in token.settings.items()}
+    # It leaves out what is as everywhere, and of this the default depends on the rest.
+    said: dict[str, object] = {"run.combine": RunSettings().combine}
+    said |= {f"run.{name}": value for name, value in token.settings.items()}
     said |= {"network.swarm": token.swarm}
     said |= {"join": [f"{address}/p2p/{token.anchor}" for address in token.addresses]}
     if unknown := sorted(said.keys() - known.keys()):

@@ -600,7 +600,8 @@ def door_line(config: NodeConfig) -> str:
     charter = parse(config.run.charter)
     if charter.founders:
         return f"{charter.mode} run: who takes part is told by shoal members"
-    return "open run: anyone may take part; for one with a door that can be locked: shoal found"
+    how = f", and combines by {config.run.combine}" if config.run.task else ""
+    return f"open run: anyone may take part{how}; for one with a door that can be locked: shoal found"
 
 
 async def run(config: NodeConfig, show: Show) -> int:

@@ -293,6 +293,7 @@ class Reporter:
             spec.rounds,
             spec.params_numel,
             dict(spec.options),
+            spec.combine,
         )
 
     def _peer(self, peer: str, entry: Entry, statistics: HostStatistics, now: float) -> PeerStatus:

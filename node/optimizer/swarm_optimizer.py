@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, cast
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ from shoal.gossip.errors import GossipError
 from shoal.gossip.events import Vector
 from shoal.gossip.membership.company import Policy
 from shoal.gossip.messages import MAX_WEIGHT
-from shoal.gossip.run_spec import RunSettings, Scalar
+from shoal.gossip.run_spec import RunSettings, Scalar, usual_combine
 from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, BadTask, Interrupted
 from shoal.methods.learning.learner import as_number
@@ -120,6 +121,8 @@ class SwarmOptimizer(WrappedOptimizer):
         said = token_settings(invite) if invite else _OWN
         chosen: dict[str, Any] = (settings_of(settings) if settings is not None else said) | changes
         run = build_config(RunSettings, chosen, "SwarmOptimizer")
+        if "combine" not in chosen and not invite:
+            run = msgspec.structs.replace(run, combine=usual_combine(run))
         self._method = _load(run.method, dict(run.options), every)
         self._weight = checked_weight(weight)
         check_run(run, self._method)

@@ -51,7 +51,17 @@ class Silent:
 
 @pytest.mark.parametrize("lie", ["sign-flip-10", "weight", "lying-owner"])
 def test_one_of_six_that_lies_does_not_keep_the_others_from_learning(lie: str, tmp_path: Path) -> None:
-    plan = Plan(nodes=6, liars=1, lie=lie, alpha=1.0, rounds=60, seeds=0, options={"steps": 20})
+    plan = Plan(
+        nodes=6,
+        liars=1,
+        lie=lie,
+        alpha=1.0,
+        rounds=60,
+        seeds=0,
+        options={"steps": 20},
+        mode="open",
+        combine="clip",
+    )
     result = launcher.up(
         plan, tmp_path, screen=Silent(), tools=Tools(environ=dict(os.environ)), network="bare"
     )

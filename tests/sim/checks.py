@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +19,17 @@ from sim.progress import Movements
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
-from shoal.gossip.averaging.bounds import LOOSE, Stated, agreed_base, lower_median, stretch, terms
+from shoal.gossip.averaging.bounds import (
+    LOOSE,
+    TRIMMING,
+    Stated,
+    agreed_base,
+    agreed_last,
+    clipped_terms,
+    lower_median,
+    stretch,
+    terms,
+)
 from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import Gather
@@ -94,6 +104,8 @@ class Grouping:
     """The state that each started from, whether it took the states to differ, and the state itself."""
     newcomers: frozenset[PeerId] = frozenset()
     combine: Combine = "mean"
+    lasts: dict[PeerId, tuple[bytes, Any]] = field(default_factory=dict)
+    """The last change that each knows: its name, and the change itself."""
     believed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
     """Means that have been checked, by place and mask."""
 
@@ -228,6 +240,8 @@ class Oracle:
             origin = exchange._chunks.origin
             state = origin.state.copy() if origin.state is not None else None
             seen.origins[node.me] = (origin.name, origin.mixes, state)
+            if origin.last is not None:
+                seen.lasts[node.me] = (origin.last_name, origin.last.copy())
         seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
 
     def watch_mass(self, node: SimNode) -> None:
@@ -416,7 +430,7 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
         return
     for (names, _), made in exchange._announced._terms.items():
         # Whoever counts in a trimmed mean or a median counts once, whatever it takes off.
-        is_weighted = seen.combine == "mean"
+        is_weighted = seen.combine not in TRIMMING
         discounts = [exchange._announced._said[name].discount if is_weighted else 1.0 for name in names]
         for discounted in (made.numbers.weights, made.buffers.weights):
             weights = [weight / discount for weight, discount in zip(discounted, discounts, strict=True)]
@@ -431,7 +445,10 @@ def check_bounded_mean(oracle: Oracle, seen: Grouping, node: SimNode, exchange: 
     for lo, hi in pairwise(bounds(mean.size, seen.parts)):
         norms = [np.linalg.norm(seen.given[peer][0][lo:hi] - seen.origins[peer][2][lo:hi]) for peer in honest]
         moved = np.linalg.norm(mean[lo:hi].astype(np.float64) - state[lo:hi])
-        if not moved <= 2 * 1.5 * stretch(seen.combine, len(seen.members)) * max(norms) + 1e-4:
+        # Who clips goes a part of the way that it went last.
+        last = max((float(np.linalg.norm(change[lo:hi])) for _, change in seen.lasts.values()), default=0.0)
+        most = 2 * 1.5 * stretch(seen.combine, len(seen.members)) * (max(norms) + last)
+        if not moved <= most + 1e-4:
             text = f"{node.me} moved {lo}:{hi} by {moved:.3g}, honest members by at most {max(norms):.3g}"
             oracle.violate("a mean outside its bound is never applied", text)
 
@@ -504,27 +521,48 @@ def check_prefixes(oracle: Oracle, seen: Grouping) -> None:
 
 def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -> Any:
     """Return what is the mean of what these members gave, by what they truly have to announce."""
-    first, last = bounds(seen.given[members[0]][0].size, seen.parts)[part : part + 2]
+    first, last_ = bounds(seen.given[members[0]][0].size, seen.parts)[part : part + 2]
     bases = [b"" if seen.origins[peer][1] else seen.origins[peer][0] for peer in members]
-    base = seen.origins[members[0]][2] if agreed_base(bases) else np.zeros(last, np.float64)
+    base = seen.origins[members[0]][2] if agreed_base(bases) else np.zeros(last_, np.float64)
     given = [seen.given[peer][0].astype(np.float64) for peer in members]
     stated = [
         Stated(
             seen.given[peer][1],
-            float(np.linalg.norm(vector[first:last] - base[first:last])),
+            float(np.linalg.norm(vector[first:last_] - base[first:last_])),
             peer in seen.newcomers,
             seen.given[peer][2],
         )
         for peer, vector in zip(members, given, strict=True)
     ]
-    made = terms(stated, 1.0 if agreed_base(bases) else LOOSE, seen.combine)
+    if agreed_base(bases) and (last := _agreed_change(seen, members)) is not None:
+        name, change = last
+        knowing = [name == seen.lasts.get(peer, (b"",))[0] for peer in members]
+        stated = [
+            replace(each, apart=float(np.linalg.norm((vector - base - change)[first:last_])))
+            if knows
+            else each
+            for each, vector, knows in zip(stated, given, knowing, strict=True)
+        ]
+        made = clipped_terms(stated)
+    else:
+        change = np.zeros(last_)
+        made = terms(stated, 1.0 if agreed_base(bases) else LOOSE, seen.combine)
+    moves = [vector[lo:hi] - base[lo:hi] for vector in given]
     if made.trim:
         counting = [i for i, weight in enumerate(made.weights) if weight]
-        moves = [made.shares[i] / made.weights[i] * (given[i][lo:hi] - base[lo:hi]) for i in counting]
+        moves = [made.shares[i] / made.weights[i] * moves[i] for i in counting]
         return base[lo:hi] + np.sort(moves, axis=0)[made.trim : len(moves) - made.trim].mean(axis=0)
-    shares = made.shares
-    moved = sum(share * vector[lo:hi] for share, vector in zip(shares, given, strict=True))
-    return moved + (1 - sum(shares)) * base[lo:hi]
+    moved = sum(share * move for share, move in zip(made.shares, moves, strict=True))
+    return base[lo:hi] + moved + made.last * change[lo:hi]
+
+
+def _agreed_change(seen: Grouping, members: list[PeerId]) -> tuple[bytes, Any] | None:
+    """Return the last change around which these members clip."""
+    if seen.combine != "clip":
+        return None
+    old = [peer for peer in members if peer not in seen.newcomers] or members
+    name = agreed_last([seen.lasts.get(peer, (b"", None))[0] for peer in old])
+    return next((known for known in seen.lasts.values() if name and known[0] == name), None)
 
 
 def check_counted(oracle: Oracle, node: SimNode, notice: commands.Averaged | commands.Gathered) -> None:

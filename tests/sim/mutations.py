@@ -33,6 +33,7 @@ from shoal.gossip.admission.roster import Roster
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import Announced
 from shoal.gossip.averaging.attendance import Attendance
+from shoal.gossip.averaging.bounds import Terms, clipped_terms
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.averaging.ledger import Ledger, Verdict
 from shoal.gossip.averaging.origin import weighted_sum
@@ -110,6 +111,15 @@ def _trims_only_the_largest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("shoal.gossip.averaging.chunks.trimmed_mean", one_sided)
 
 
+def _clips_around_nothing(patch: pytest.MonkeyPatch) -> None:
+    honest = clipped_terms
+
+    def around_nothing(*arguments: Any) -> Terms:
+        return replace(honest(*arguments), last=0.0)
+
+    patch.setattr("shoal.gossip.averaging.bounds.clipped_terms", around_nothing)
+
+
 def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
     honest = Announced._claims
 
@@ -143,7 +153,7 @@ def _takes_any_mean(patch: pytest.MonkeyPatch) -> None:
 
 
 def _believes_norms(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ledger, "is_given", lambda self, part, chunk, member, numbers, base: True)
+    patch.setattr(Ledger, "is_given", lambda *_: True)
     _takes_any_mean(patch)
 
 
@@ -485,6 +495,7 @@ MUTATIONS: Final = (
     Mutation("unlike asks are answered together", (ALIKE,), _compares_no_asks, ("unlike",)),
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("only the largest are left out of a median", (EXACT,), _trims_only_the_largest),
+    Mutation("what clipping takes away is lost", (EXACT,), _clips_around_nothing),
     Mutation("weights are forgotten", (EXACT,), _forgets_weights),
     Mutation("discounts are forgotten", (EXACT,), _forgets_discounts),
     Mutation("no weight is capped", (WEIGHTS,), _caps_no_weight, ("lie",)),

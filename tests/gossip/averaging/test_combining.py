@@ -161,17 +161,7 @@ def test_a_member_that_dies_midway_is_in_a_chunk_or_not_and_the_others_agree(
     combine: Combine, steps: int
 ) -> None:
     members = Members(5, seed=steps, combine=combine)
-    for name, core in members.cores.items():
-        members.net.carry_out(name, core.begin(0.0))
-    for _ in range(steps):
-        members.net.step()
-    members.net.kill(members.names[4])
-    for name in members.names[:4]:
-        members.net.carry_out(name, members.cores[name].lost(members.names[4], 0.0))
-    members.net.wait(60.0)
-    left = members.honest(4)
-    assert not members.net.dropped
-    assert len({members.vectors[i].tobytes() for i in left}) == 1
+    left = members.run_with_a_death(4, steps)
     for part in range(5):
         lo, hi = members.edges(part)
         with_it = expected(members, combine, [*range(5)], part)

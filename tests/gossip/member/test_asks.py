@@ -14,6 +14,7 @@ from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import digest_of, pack_norms
 from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.averaging.origin import Kind, Origin
 from shoal.gossip.averaging.push_sum import TOO_HEAVY
 from shoal.gossip.events import Drop, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Group
@@ -451,3 +452,81 @@ def test_a_discount_is_announced_and_in_a_pairwise_run_it_lessens_the_mass(disco
     pairwise.attach(0.0)
     given = Contribute(0, np.full(view.spec.params_numel, 2.0, np.float32), 8.0, "params", discount=discount)
     assert pairwise.close(given).weight == 8.0 * discount
+
+
+CLIPPING = RunSpec(method="m", task="t", tensors=SPEC.tensors, combine="clip", buffers=1)
+
+
+def clipping() -> Asks:
+    """Return asks of a run that clips, after a round alone that moved the state by (1, 1, 1, 2)."""
+    one = exchanges(CLIPPING)
+    one.attach(CLIPPING)
+    round_alone(one, [1, 1, 1, 1], [2, 2, 2, 3])
+    return one
+
+
+def round_alone(one: Asks, state: list[float], given: list[float]) -> None:
+    one.note_state(np.array(state, np.float32).data.cast("B"))
+    one.ask(Contribute(0, np.array(given, np.float32), 1.0, "params"), 0.0)
+    one.begin(ALONE, 0.1)
+    one.end(finished=True)
+    one._view.lifecycle = Lifecycle(ME, Phase.WORKING)
+
+
+def next_origin(one: Asks, kind: Kind = "params") -> Origin:
+    one.ask(Contribute(0, np.full(4, 9.0, np.float32), 1.0, kind), 0.0)
+    one.begin(GROUP, 0.1)
+    assert isinstance(one.current, AllReduce)
+    return one.current.origin
+
+
+def moved_on(one: Asks, *, is_fetched: bool = False) -> None:
+    one._view.state = b"t" * 32
+    one.note_state(np.array([2, 2, 2, 3], np.float32).data.cast("B"), is_fetched=is_fetched)
+
+
+def test_the_next_round_is_clipped_around_what_the_last_one_changed() -> None:
+    one = clipping()
+    moved_on(one)
+    origin = next_origin(one)
+    assert origin.last is not None
+    assert origin.last.tolist() == [1, 1, 1, 2]
+    assert len(origin.last_name) == 16
+
+
+def test_of_a_delta_the_change_is_the_mean_itself_and_of_its_buffers_what_they_moved() -> None:
+    one = exchanges(CLIPPING)
+    one.note_state(np.array([1, 1, 1, 1], np.float32).data.cast("B"))
+    one.ask(Contribute(0, np.array([2, 2, 2, 3], np.float32), 1.0, "delta"), 0.0)
+    one.begin(ALONE, 0.1)
+    one.end(finished=True)
+    one._view.lifecycle = Lifecycle(ME, Phase.WORKING)
+    moved_on(one)
+    origin = next_origin(one, "delta")
+    assert origin.last is not None
+    assert origin.last.tolist() == [2, 2, 2, 2]
+
+
+def test_a_change_that_did_not_lead_to_this_state_is_none() -> None:
+    # The round failed after its mean: the state is what it was.
+    assert next_origin(clipping()).last is None
+    fetched = clipping()
+    moved_on(fetched, is_fetched=True)
+    assert next_origin(fetched).last is None
+    restarted = clipping()
+    moved_on(restarted)
+    restarted.attach(CLIPPING)
+    assert next_origin(restarted).last is None
+
+
+def test_only_runs_that_clip_remember_changes_and_a_statistic_is_never_clipped() -> None:
+    plain = exchanges(RunSpec(method="m", task="t", tensors=SPEC.tensors, combine="median"))
+    round_alone(plain, [1, 1, 1, 1], [2, 2, 2, 3])
+    moved_on(plain)
+    assert next_origin(plain).last is None
+    one = clipping()
+    moved_on(one)
+    one.ask(Contribute(0, np.full(4, 9.0, np.float32), 1.0, "statistic"), 0.0)
+    one.begin(GROUP, 0.1)
+    assert isinstance(one.current, AllReduce)
+    assert one.current.config.combine == "mean"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -345,6 +346,7 @@ def test_status_shows_the_node(shoal: Run, node: FakeNode) -> None:
         "direct",
     ):
         assert word in out
+    assert re.search(r"combines by +clip", out)
     assert "bad signature" in out
     assert "shoal start --join" in out
 

@@ -3,13 +3,18 @@
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
+from shoal.gossip.admission.charter import Charter
+from shoal.gossip.admission.tokens import Token
 from shoal.node.config.settings import NodeConfig, load, settings, variable
 from shoal.node.errors import BadConfig
+
+CHARTER = str(Charter(mode="closed", founders=(bytes(range(32)),)))
 
 
 def problem(
@@ -99,6 +104,33 @@ def test_a_slip_in_the_file_is_one_line_with_file_key_and_fix(tmp_path: Path, to
     message = problem(tmp_path, toml)
     assert message.startswith(str(tmp_path / "config.toml"))
     assert words in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "combine"),
+    [
+        ({}, "clip"),
+        ({"run.method": "diloco", "run.codec": "int4", "run.delay": 1}, "clip"),
+        ({"run.combine": "mean"}, "mean"),
+        ({"run.exchange": "pairwise"}, "mean"),
+        ({"run.engine": "hivemind"}, "mean"),
+        ({"run.charter": CHARTER}, "mean"),
+        ({"run.charter": CHARTER, "run.combine": "clip"}, "clip"),
+    ],
+)
+def test_an_open_run_clips_unless_it_cannot_or_is_told_otherwise(
+    tmp_path: Path, flags: dict[str, object], combine: str
+) -> None:
+    config, _ = load(tmp_path, flags, {})
+    assert config.run.combine == combine
+
+
+def test_an_invited_node_combines_as_the_invite_says(tmp_path: Path) -> None:
+    plain = Token(run=bytes(32), swarm="s", settings={}, inviter=bytes(range(32)), addresses=())
+    clips = msgspec.structs.replace(plain, settings={"combine": "clip"})
+    for token, combine in ((plain, "mean"), (clips, "clip")):
+        config, origins = load(tmp_path, {"invite": token.text()}, {})
+        assert (config.run.combine, origins["run.combine"]) == (combine, "invite")
 
 
 def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:

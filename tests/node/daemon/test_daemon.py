@@ -17,7 +17,7 @@ from shoal.gossip.net.host_config import HostConfig
 from shoal.node.cli import main as cli
 from shoal.node.cli import start
 from shoal.node.config.settings import NodeConfig, RunConfig, load
-from shoal.node.daemon.daemon import Daemon, _advice, _is_owed, _only_user_error
+from shoal.node.daemon.daemon import Daemon, _advice, _is_owed, _only_user_error, door_line
 from shoal.node.daemon.status_report import added, best_address, dialled_at, join_command
 from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.storage.home import Home
@@ -75,6 +75,14 @@ def test_the_printed_command_joins_the_same_run(
     assert joined.join == (ADDRESS,)
     assert joined.network.swarm == config.network.swarm
     assert joined.run == config.run
+
+
+@pytest.mark.parametrize(("flags", "said"), [({}, "by clip"), ({"run.combine": "mean"}, "by mean")])
+def test_an_open_run_says_at_its_start_how_it_combines(
+    tmp_path: Path, flags: dict[str, object], said: str
+) -> None:
+    config, _ = load(tmp_path, {"run.task": "digits", **flags}, {})
+    assert f"open run: anyone may take part, and combines {said};" in door_line(config)
 
 
 def test_the_address_shown_is_one_that_others_can_reach() -> None:

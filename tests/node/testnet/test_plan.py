@@ -66,8 +66,9 @@ def test_a_node_is_started_as_a_person_would() -> None:
         *("--log-level", "info", "--no-check"),
         *("--task-option", "share=2/5", "--task-option", "alpha=0.1", "--task-option", "seed=3"),
         *("--task", "digits", "--method", "fedavg", "--option", "lr=0.05", "--option", "weighted=true"),
-        *("--rounds", "7", "--seed", "3", "--quorum", "3", "--wait-for", "5", "--wait-seconds", "50.0"),
-        *("--patience", "4.0", "--join", "/ip4/127.0.0.1/tcp/9/p2p/x"),
+        *("--rounds", "7", "--seed", "3", "--quorum", "3", "--combine", "mean"),
+        *("--wait-for", "5", "--wait-seconds", "50.0", "--patience", "4.0"),
+        *("--join", "/ip4/127.0.0.1/tcp/9/p2p/x"),
     ]
 
 
