@@ -17,7 +17,7 @@ FIRST: Final = 8
 """Numbers of the tensor that the loss looks at."""
 
 
-class Keeping(torch.optim.SGD):
+class Keeping(torch.optim.SGD):  # type: ignore[misc]
     """SGD whose gradients stay where they are."""
 
     def zero_grad(self, set_to_none: bool = False) -> None:

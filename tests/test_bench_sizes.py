@@ -1,14 +1,11 @@
 """The figures of scripts/bench_sizes.py, from what was seen."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import torch
 
+from scripts import bench_sizes as bench
+from scripts.empty_task import Empty
 from shoal.node.status import RoundStatus
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 ROLLUP = """55f0-7ffd ---p 00000000 00:00 0    [rollup]
 Rss:              900 kB
 Pss:              700 kB
@@ -19,18 +16,7 @@ Private_Dirty:    400 kB
 """
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench, task = load("bench_sizes"), load("empty_task")
-
-
-def averaged(number, at):
+def averaged(number: int, at: float) -> RoundStatus:
     return RoundStatus(
         round=number,
         outcome="averaged",
@@ -45,11 +31,11 @@ def averaged(number, at):
     )
 
 
-def test_memory_is_read_from_the_rollup():
+def test_memory_is_read_from_the_rollup() -> None:
     assert bench.memory_of(ROLLUP) == (700 * 1024, 450 * 1024)
 
 
-def test_a_row_tells_the_highest_peak_and_counts_no_warm_up():
+def test_a_row_tells_the_highest_peak_and_counts_no_warm_up() -> None:
     history = [averaged(number, at) for number, at in enumerate((0.0, 50.0, 60.0, 61.0, 62.0))]
     cpu = {0: 0.0, 1: 9.0, 2: 10.0, 4: 10.5}
     small = bench.Seen(400, (1, 1, 1), cpu, history)
@@ -64,8 +50,8 @@ def test_a_row_tells_the_highest_peak_and_counts_no_warm_up():
     assert row["trainer_cpu_seconds"] == 0.25
 
 
-def test_every_tensor_of_the_empty_task_has_a_gradient_that_stays():
-    empty = task.Empty(numel=1000)
+def test_every_tensor_of_the_empty_task_has_a_gradient_that_stays() -> None:
+    empty = Empty(numel=1000)
     model = empty.model()
     assert sum(p.numel() for p in model.parameters()) == 1000
     optimizer = empty.optimizer(model.parameters(), 0.1)

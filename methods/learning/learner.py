@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from shoal.gossip.events import Vector
+from shoal.gossip.state.movement import is_finite
 from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
 from shoal.methods.learning.model_tensors import ModelVector
@@ -137,7 +138,19 @@ class TorchLearner:
         self.buffers = self._vector.buffers
         """How many numbers at the end of the params are the model's buffers."""
         self.initial = self._vector.read()
-        """The params before round 0."""
+        """The params before round 0, until `forget_initial`."""
+        self.out: Vector | None = None
+        """Where `train` leaves the params; new memory unless set. The next `train` overwrites them."""
+        self._is_at_work = False
+
+    @property
+    def numel(self) -> int:
+        """How many numbers the params have."""
+        return self._vector.numel
+
+    def forget_initial(self) -> None:
+        """Give back the memory of `initial`, which nobody needs after the first state was made."""
+        self.initial = np.empty(0, np.float32)
 
     def train(
         self,
@@ -192,10 +205,14 @@ class TorchLearner:
         optimizer = self._optimizer(work.optimizer, weights, work.lr)
         fresh = groups_of(optimizer)
         load_memory(optimizer, memory)
-        with seeded(self.seed * 1_000_003 + work.round, self.device):
-            loss, taken = self._steps(optimizer, weights, work, is_new=not memory)
-        trained = self._vector.read()
-        if not (np.isfinite(loss) and np.isfinite(trained).all()):
+        self._is_at_work = True
+        try:
+            with seeded(self.seed * 1_000_003 + work.round, self.device):
+                loss, taken = self._steps(optimizer, weights, work, is_new=not memory)
+        finally:
+            self._is_at_work = False
+        trained = self._vector.read(self.out)
+        if not (np.isfinite(loss) and is_finite(trained)):
             raise Diverged(
                 f"the training diverged (loss {loss:g} in round {work.round}); lower lr = {work.lr:g}"
             )
@@ -205,10 +222,15 @@ class TorchLearner:
         return Trained(trained, loss, taken * work.seen, taken, kept)
 
     def evaluate(self, params: Vector) -> dict[str, float]:
-        """Return the task's metrics at these params. What cannot be measured is absent, and told once."""
-        # It may be asked in the middle of local work, which goes on afterwards as if nothing had been asked.
+        """Return the task's metrics at these params. What cannot be measured is absent, and told once.
+
+        The model holds these params afterwards, unless it is asked in the middle of local work, which goes on
+        as if nothing had been asked.
+        """
+        if type(self.task).metrics is Task.metrics and self.task.test_data() is None:
+            return {}
         was_training = self.model.training
-        with self._vector.put_back(), seeded(self.seed, self.device):
+        with self._vector.put_back(all_tensors=self._is_at_work), seeded(self.seed, self.device):
             self._vector.write(params)
             self.model.eval()
             try:

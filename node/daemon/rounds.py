@@ -131,7 +131,7 @@ class Rounds:
         """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
         self._reply: Callable[[Message], None] | None = None
         self._segment: ipc.Segment | None = None
-        self._slot = 0
+        self._slot = self._replaced = 0
         self._syncing = False
         self._synced: commands.Synced | None = None
         self._averaged: commands.Averaged | commands.Gathered | None = None
@@ -320,7 +320,7 @@ class Rounds:
         log.info("%s: going back to the state of round %d", lost, found.round)
         self._problem("numbers", f"{lost}: this node went back to round {found.round}")
         self._command(commands.RefuseState(self.state))
-        self._slot = 1 - self._slot
+        self._slot, self._replaced = 1 - self._slot, self._replaced + 1
         self.round, self.previous = found.round, found.previous_hash
         self._name_state(hashes)
         self._state_is_new()
@@ -425,7 +425,7 @@ class Rounds:
         self._command(commands.ResetTrust())
 
     def _take_over(self, synced: commands.Synced) -> None:
-        self._slot = 1 - self._slot
+        self._slot, self._replaced = 1 - self._slot, self._replaced + 1
         self.round, self.state, self.previous = synced.round, synced.state, synced.previous
         self._leaves = synced.leaves
         chunks = [f"{short(peer)} {count}" for peer, count in sorted(synced.donors.items())]
@@ -468,7 +468,7 @@ class Rounds:
         self._averaged = None
         self.trainer = Trainer.WORKING
         if self._reply is not None:
-            self._reply(ipc.Begin(round=self.round, slot=self._slot))
+            self._reply(ipc.Begin(round=self.round, slot=self._slot, replaced=self._replaced))
 
     def _stop_trainer(self) -> None:
         self.trainer = Trainer.STOPPED

@@ -78,6 +78,8 @@ class Begin(Message, frozen=True):
 
     round: int
     slot: int
+    replaced: int = 0
+    """How many states that this trainer did not make have been put into slots so far."""
 
 
 class AskAllReduce(Message, frozen=True):

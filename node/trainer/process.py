@@ -155,6 +155,8 @@ class _Trainer:
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
         if self._session.restored:
             self._unshared.restore()
+        self._learner.out = self._session.lent
+        self._learner.forget_initial()
 
     def run(self) -> None:
         """Run rounds until the daemon wants no more."""
@@ -171,6 +173,8 @@ class _Trainer:
                 session.idle(begin, f"{type(error).__name__}: {error}")
                 continue
             session.finish(begin, state, self._saved(state, report))
+            # Else the state of a round stays for all of the next one.
+            del steps, state
 
     def _tell(self, source: str, text: str) -> None:
         """Let the node show what training goes on without."""
