@@ -105,6 +105,8 @@ class Rounds:
         self.trainer = Trainer.NONE
         self.spec: RunSpec | None = None
         self.run = b""
+        self.needs_every_state = False
+        """Whether the trainer keeps something that makes sense only beside one state."""
         self.round = 0
         self.state = self.previous = b""
         self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
@@ -153,7 +155,7 @@ class Rounds:
 
         def loaded(result: tuple[Checkpoint | None, RunTrust, bytes]) -> None:
             self._segment, self._reply, self._slot = segment, reply, 0
-            self.spec, self.run = message.spec, run
+            self.spec, self.run, self.needs_every_state = message.spec, run, message.needs_every_state
             self._loaded(message, *result)
 
         self._later(load, loaded, segment.slots[0].nbytes)
@@ -444,8 +446,8 @@ class Rounds:
         assert self.spec is not None
         data = self._segment.slots[self._slot].data
         self._had_company = self._had_company or len(contributors) > 1
-        found = Checkpoint(self.run, self.round, self.state, self.previous, self._vector(), self._had_company)
-        self._save(found, self.spec)
+        names = (self.run, self.round, self.state, self.previous)
+        self._save(Checkpoint(*names, self._vector(), self._had_company, self._leaves), self.spec)
         self._command(
             commands.NewState(self.round, self.state, self.previous, data, self._leaves, contributors)
         )

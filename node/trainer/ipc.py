@@ -61,6 +61,8 @@ class Attach(Message, frozen=True):
     mergeable: bool
     asks: bool = True
     """Whether the method ever asks its peers; one that does not trains in a run of its own."""
+    needs_every_state: bool = False
+    """Whether what is private makes sense only beside one state, so that none may be missing on disk."""
 
 
 class Attached(Message, frozen=True):

@@ -110,6 +110,7 @@ class Session:
                     exchange_numel=exchange_numel,
                     mergeable=method.mergeable,
                     asks=method.asks,
+                    needs_every_state=self._private.matches_state,
                 ),
                 (descriptor,),
             )
