@@ -72,7 +72,8 @@ from shoal.node.storage.run_trust import RunTrust, save_trust, trust_path
 from shoal.node.text import LineFormatter, alone_for, duration, printable
 from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
-from shoal.node.trainer.supervisor import Supervisor, trainer_command
+from shoal.node.trainer.memory import advice, machine_bytes
+from shoal.node.trainer.supervisor import Supervisor, trainer_command, why
 from shoal.node.web.server import make_app, serve_http
 
 log = logging.getLogger(__name__)
@@ -418,7 +419,7 @@ class Daemon:
         )
         supervisor = Supervisor(
             command,
-            failure=lambda: self.rounds.failure,
+            reason=self._why_gone,
             has_attached=lambda: self.rounds.spec is not None,
             is_wanted=lambda: not self.rounds.is_finished and not self.is_stopping.is_set(),
             tell=self._trainer_is,
@@ -428,6 +429,10 @@ class Daemon:
         except UserError as error:
             self.failure = error
             self.stop()
+
+    def _why_gone(self, code: int) -> str:
+        rounds = self.rounds
+        return rounds.failure or why(code, advice(rounds.spec, rounds.exchange_numel, machine_bytes()))
 
     def _trainer_is(self, state: str) -> None:
         self.reporter.trainer_state = state
