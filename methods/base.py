@@ -11,6 +11,7 @@ A failed ask is thrown into the generator as a `shoal.gossip.errors.GossipError`
 better lets it out: the node runs the round again from the old state, which nothing has touched.
 """
 
+from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -140,6 +141,18 @@ def here() -> Steps[Me]:
     """Return what this node knows of itself in this round."""
     answer: Me = yield Here()
     return answer
+
+
+class Deferred(Mapping[str, Array]):
+    """Arrays that live on elsewhere, such as in an optimizer, and are made only where somebody reads them.
+
+    What is read is how they are then: those who keep such a mapping keep no copy.
+    """
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """About how many bytes reading them makes."""
 
 
 @dataclass(frozen=True, slots=True)

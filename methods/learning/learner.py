@@ -22,7 +22,15 @@ from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
 from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.learning.objective import Objective, Penultimate
-from shoal.methods.learning.optimizer_memory import BadMemory, groups_of, load_memory, save_memory
+from shoal.methods.learning.optimizer_memory import (
+    BadMemory,
+    Groups,
+    LiveMemory,
+    groups_of,
+    keep_memory,
+    load_memory,
+    save_memory,
+)
 from shoal.methods.learning.parts import freeze, hold, stays_of
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
@@ -141,6 +149,9 @@ class TorchLearner:
         """The params before round 0, until `forget_initial`."""
         self.out: Vector | None = None
         """Where `train` leaves the params; new memory unless set. The next `train` overwrites them."""
+        self.keeps_optimizer = False
+        """Whether an optimizer lives on from round to round, so that its memory is not copied: after a round
+        that failed it goes on from where it stands."""
         self._is_at_work = False
 
     @property
@@ -202,9 +213,7 @@ class TorchLearner:
         self._vector.write(params)
         weights = [p for p in self.model.parameters() if p.requires_grad]
         weights += work.objective.local_parameters()
-        optimizer = self._optimizer(work.optimizer, weights, work.lr)
-        fresh = groups_of(optimizer)
-        load_memory(optimizer, memory)
+        optimizer, fresh = self._resumed(work, weights, memory)
         self._is_at_work = True
         try:
             with seeded(self.seed * 1_000_003 + work.round, self.device):
@@ -216,10 +225,28 @@ class TorchLearner:
             raise Diverged(
                 f"the training diverged (loss {loss:g} in round {work.round}); lower lr = {work.lr:g}"
             )
-        kept, left_out = save_memory(optimizer, fresh)
+        if self.keeps_optimizer:
+            kept, left_out = keep_memory(optimizer, fresh, (work.optimizer, work.lr, weights))
+        else:
+            kept, left_out = save_memory(optimizer, fresh)
         if left_out:
             self.tell("memory", f"{left_out}: that starts anew in every round")
         return Trained(trained, loss, taken * work.seen, taken, kept)
+
+    def _resumed(
+        self, work: "_Work", weights: Sequence[nn.Parameter], memory: Mapping[str, Array]
+    ) -> tuple[torch.optim.Optimizer, Groups]:
+        """Return the optimizer that goes on from a memory, and its settings when it was new.
+
+        Raises:
+            BadMemory: it cannot.
+        """
+        if isinstance(memory, LiveMemory) and memory.fits((work.optimizer, work.lr, weights)):
+            return memory.optimizer, memory.fresh
+        optimizer = self._optimizer(work.optimizer, weights, work.lr)
+        fresh = groups_of(optimizer)
+        load_memory(optimizer, memory)
+        return optimizer, fresh
 
     def evaluate(self, params: Vector) -> dict[str, float]:
         """Return the task's metrics at these params. What cannot be measured is absent, and told once.

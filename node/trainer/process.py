@@ -159,7 +159,7 @@ class _Trainer:
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
         if self._session.restored:
             self._unshared.restore()
-        self._learner.out = self._session.lent
+        self._learner.out, self._learner.keeps_optimizer = self._session.lent, True
         self._learner.forget_initial()
 
     def remedy(self) -> str:

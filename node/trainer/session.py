@@ -29,6 +29,7 @@ from shoal.methods.base import (
     AllReduce,
     Array,
     Averaged,
+    Deferred,
     Exchange,
     Gather,
     Gathered,
@@ -140,6 +141,7 @@ class Session:
                 self._asked = 0
                 return begin
             case ipc.Stop():
+                self._private.settle()
                 return None
             case other:
                 raise LineLost(f"the daemon sent {type(other).__name__} between rounds")
@@ -200,7 +202,9 @@ class Session:
         """
         slot = 1 - begin.slot
         # What is private outlives the slots.
-        private = {name: self._own(array) for name, array in state.private.items()}
+        private = state.private
+        if not isinstance(private, Deferred):
+            private = {name: self._own(array) for name, array in private.items()}
         write_state(state, self._segment.slots[slot])
         # Before anyone learns of the state: if we are killed from here on, what belongs to it is there.
         self._private.made(self._mark(begin.round + 1, slot), private)
