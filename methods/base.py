@@ -11,6 +11,7 @@ A failed ask is thrown into the generator as a `shoal.gossip.errors.GossipError`
 better lets it out: the node runs the round again from the old state, which nothing has touched.
 """
 
+from abc import abstractmethod
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -86,6 +87,7 @@ class Averaged:
     """The answer to `AllReduce`: the same bytes on every member of the group."""
 
     vector: Vector
+    """float32 [n]; the method's own to overwrite. With `one_exchange` valid until the next ask."""
     contributors: tuple[PeerId, ...]
     """The peers in the mean, sorted."""
 
@@ -142,12 +144,27 @@ def here() -> Steps[Me]:
     return answer
 
 
+class Deferred(Mapping[str, Array]):
+    """Arrays that live on elsewhere, such as in an optimizer, and are made only where somebody reads them.
+
+    What is read is how they are then: those who keep such a mapping keep no copy.
+    """
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """About how many bytes reading them makes."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """All that a method carries to the next round.
 
     `params` and `shared` are equal on all peers that agree: they make the state hash and are what a
     newcomer fetches. `private` never leaves the node.
+
+    What a round is given cannot be written, and is valid until the round ends: it may lie in memory that
+    is shared with the daemon.
     """
 
     params: Vector
@@ -155,6 +172,8 @@ class State:
     private: Mapping[str, Array] = field(default_factory=dict)
     buffers: int = 0
     """So many numbers at the end of the params are a model's buffers: to be averaged, never stepped."""
+    room: "State | None" = field(default=None, repr=False, compare=False)
+    """Where the params and shared vectors of the next state may be written, which saves a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +294,8 @@ class Method(Protocol):
     # Optional: `private_matches_state: ClassVar[bool] = True` where the private state makes sense only beside
     # the shared state that it was made with, such as duals. See node/storage/private_rounds.py.
     # Optional: `averages_changes: bool`, whether all its all-reduces are of small changes.
+    # Optional: `one_exchange: ClassVar[bool] = True` where a round trains once and then makes one all-reduce,
+    # of what it trained. Then what it trains and what it is answered stay in the memory that travels.
 
     @property
     def config(self) -> msgspec.Struct:
@@ -351,10 +372,17 @@ class OuterMethod(Method, Protocol):
     def outer(self, state: State, trained: Vector, weight: float) -> Steps[tuple[State, tuple[PeerId, ...]]]:
         """Agree on the state that follows `state` when local work led to `trained`; and with whom.
 
+        `trained` may be overwritten.
+
         Raises:
             GossipError: no group formed, or too few were left.
         """
         ...
+
+
+def has_one_exchange(method: Method) -> bool:
+    """Tell whether a round trains once and then makes one all-reduce, of what it trained."""
+    return bool(getattr(method, "one_exchange", False))
 
 
 def averages_changes(method: Method) -> bool:

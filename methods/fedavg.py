@@ -37,6 +37,7 @@ class FedAvg:
 
     mergeable: ClassVar[bool] = True
     asks: ClassVar[bool] = True
+    one_exchange: ClassVar[bool] = True
     follows_any_loop: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data,"

@@ -57,6 +57,7 @@ class FedDyn:
     # Moves from unlike θ, added to unlike D, mean nothing.
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
+    one_exchange: ClassVar[bool] = True
     private_matches_state: ClassVar[bool] = True
     about: ClassVar[About] = About(
         paper="Acar et al., Federated Learning Based on Dynamic Regularization, ICLR 2021,"

@@ -191,7 +191,7 @@ def train_overlapped(
             bases = {peer: replace(agreed[peer], private=trained[peer].memory) for peer in peers}
             ended = run_round(
                 {
-                    peer: method.outer(bases[peer], trained[peer].params, learner.examples)
+                    peer: method.outer(bases[peer], trained[peer].params.copy(), learner.examples)
                     for peer, learner in zip(peers, learners, strict=True)
                 }
             )

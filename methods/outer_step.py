@@ -16,9 +16,9 @@ Where the step leads to the mean itself, the params travel in place of their cha
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from shoal.methods.base import About, Learner, Report, State, Steps, Trained, al
 from shoal.methods.fedavg import FedAvgConfig
 
 Memory = Mapping[str, Vector]
+
+PIECE: Final = 65_536
+"""Numbers that are stepped at a time."""
 
 
 class OuterStepConfig(FedAvgConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +47,7 @@ class OuterStep(ABC):
     # Pseudo-gradients from unlike θ, applied with unlike memories, mean nothing.
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
+    one_exchange: ClassVar[bool] = True
     follows_any_loop: ClassVar[bool] = True
     about: ClassVar[About]
 
@@ -55,7 +59,10 @@ class OuterStep(ABC):
 
     @abstractmethod
     def step(self, gradient: Vector, memory: Memory) -> tuple[Vector, Memory]:
-        """Return what is subtracted from the params, and the memory after it."""
+        """Return what is subtracted from the params, and the memory after it.
+
+        It is given pieces of the vectors, float32 [k] each: no number may depend on another's place.
+        """
 
     @property
     @abstractmethod
@@ -92,13 +99,27 @@ class OuterStep(ABC):
         if self.is_plain:
             mean = yield from all_reduce(trained, weight=weight)
             return replace(state, params=mean.vector), mean.contributors
-        delta = np.subtract(trained, state.params)
-        stepped = delta.size - state.buffers
-        delta[stepped:] = trained[stepped:]
-        mean = yield from all_reduce(delta, weight=weight, tag="delta")
-        gradient = np.negative(mean.vector)
-        gradient[stepped:] = 0
-        step, memory = self.step(gradient, state.shared)
-        params = np.subtract(state.params, step)
-        params[stepped:] = mean.vector[stepped:]
-        return replace(state, params=params, shared=memory), mean.contributors
+        stepped = trained.size - state.buffers
+        np.subtract(trained[:stepped], state.params[:stepped], out=trained[:stepped])
+        mean = yield from all_reduce(trained, weight=weight, tag="delta")
+        return self._after(state, mean.vector), mean.contributors
+
+    def _after(self, state: State, mean: Vector) -> State:
+        """Step from `state` by the mean change, piece by piece: what is in between stays in the cache."""
+        room = state.room or State(mean, {name: np.empty_like(v) for name, v in state.shared.items()})
+        stepped = mean.size - state.buffers
+        for lo, hi in [*_pieces(0, stepped), *_pieces(stepped, mean.size)]:
+            is_buffer = lo >= stepped
+            gradient = np.zeros(hi - lo, np.float32) if is_buffer else np.negative(mean[lo:hi])
+            step, memory = self.step(gradient, {name: v[lo:hi] for name, v in state.shared.items()})
+            for name, vector in memory.items():
+                room.shared[name][lo:hi] = vector
+            if is_buffer:
+                room.params[lo:hi] = mean[lo:hi]
+            else:
+                np.subtract(state.params[lo:hi], step, out=room.params[lo:hi])
+        return replace(state, params=room.params, shared=room.shared)
+
+
+def _pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
+    return ((lo, min(lo + PIECE, end)) for lo in range(start, end, PIECE))

@@ -57,9 +57,26 @@ def shared_specs(state: State) -> tuple[TensorSpec, ...]:
 
 
 def write_state(state: State, out: Vector) -> None:
-    """Write the shared state into a vector of exactly its size, as memory shared with the daemon is."""
+    """Write the shared state into a vector of exactly its size, as memory shared with the daemon is.
+
+    What stands there already is not copied.
+
+    Raises:
+        ValueError: the vector has another size.
+    """
     parts = [state.params, *(state.shared[name].reshape(-1) for name in sorted(state.shared))]
-    np.concatenate(parts, out=out)
+    if sum(part.size for part in parts) != out.size:
+        raise ValueError(f"a state of {sum(part.size for part in parts)} numbers for memory of {out.size}")
+    start = 0
+    for part in parts:
+        copy_unless_there(part, out[start : start + part.size])
+        start += part.size
+
+
+def copy_unless_there(source: Vector, out: Vector) -> None:
+    """Copy float32 [n] into `out`, unless it is that memory."""
+    if source.__array_interface__["data"][0] != out.__array_interface__["data"][0]:
+        np.copyto(out, source)
 
 
 def read_state(
@@ -68,12 +85,29 @@ def read_state(
     specs: Sequence[TensorSpec],
     private: Mapping[str, Array],
     buffers: int = 0,
+    room: Vector | None = None,
 ) -> State:
-    """Return the state in a vector, as copies: nothing written there later changes it."""
-    shared = {
-        spec.name: part.reshape(spec.shape).copy() for spec, part in _parts(vector[params_numel:], specs)
-    }
-    return State(vector[:params_numel].copy(), shared, private, buffers)
+    """Return the state in a vector, as views that cannot be written.
+
+    `room`: where the next state goes, as long as the vector.
+    """
+    there = None
+    if room is not None:
+        there = State(room[:params_numel], _shared(room, params_numel, specs))
+    given = vector.view()
+    given.flags.writeable = False
+    shared = _shared(given, params_numel, specs)
+    return State(given[:params_numel], shared, private, buffers, there)
+
+
+def copied(state: State) -> State:
+    """Return a state of its own memory, but for what is private."""
+    shared = {name: vector.copy() for name, vector in state.shared.items()}
+    return State(state.params.copy(), shared, state.private, state.buffers)
+
+
+def _shared(vector: Vector, params_numel: int, specs: Sequence[TensorSpec]) -> dict[str, Vector]:
+    return {spec.name: part.reshape(spec.shape) for spec, part in _parts(vector[params_numel:], specs)}
 
 
 def _parts(vector: Vector, specs: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, Vector]]:

@@ -149,7 +149,7 @@ def recluster(vector: Vector, specs: Sequence[TensorSpec], kappa: int) -> Vector
 
 def split_buffers(learner: "TorchLearner") -> tuple[int, tuple[TensorSpec, ...]]:
     """Return how many numbers of a model are parameters, and the manifest of these alone."""
-    stepped, specs, count = learner.initial.size - learner.buffers, learner.manifest, 0
+    stepped, specs, count = learner.numel - learner.buffers, learner.manifest, 0
     for place, spec in enumerate(specs):
         if count == stepped:
             return stepped, specs[:place]

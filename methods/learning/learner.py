@@ -17,11 +17,20 @@ import torch
 from torch import nn
 
 from shoal.gossip.events import Vector
+from shoal.gossip.state.movement import is_finite
 from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
 from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.learning.objective import Objective, Penultimate
-from shoal.methods.learning.optimizer_memory import BadMemory, groups_of, load_memory, save_memory
+from shoal.methods.learning.optimizer_memory import (
+    BadMemory,
+    Groups,
+    LiveMemory,
+    groups_of,
+    keep_memory,
+    load_memory,
+    save_memory,
+)
 from shoal.methods.learning.parts import hold, prepared
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
@@ -137,7 +146,22 @@ class TorchLearner:
         self.buffers = self._vector.buffers
         """How many numbers at the end of the params are the model's buffers."""
         self.initial = self._vector.read()
-        """The params before round 0."""
+        """The params before round 0, until `forget_initial`."""
+        self.out: Vector | None = None
+        """Where `train` leaves the params; new memory unless set. The next `train` overwrites them."""
+        self.keeps_optimizer = False
+        """Whether an optimizer lives on from round to round, so that its memory is not copied: after a round
+        that failed it goes on from where it stands."""
+        self._is_at_work = False
+
+    @property
+    def numel(self) -> int:
+        """How many numbers the params have."""
+        return self._vector.numel
+
+    def forget_initial(self) -> None:
+        """Give back the memory of `initial`, which nobody needs after the first state was made."""
+        self.initial = np.empty(0, np.float32)
 
     def train(
         self,
@@ -189,26 +213,51 @@ class TorchLearner:
         self._vector.write(params)
         weights = [p for p in self.model.parameters() if p.requires_grad]
         weights += work.objective.local_parameters()
-        optimizer = self._optimizer(work.optimizer, weights, work.lr)
-        fresh = groups_of(optimizer)
-        load_memory(optimizer, memory)
-        with seeded(self.seed * 1_000_003 + work.round, self.device):
-            loss, taken = self._steps(optimizer, weights, work, is_new=not memory)
-        trained = self._vector.read()
-        if not (np.isfinite(loss) and np.isfinite(trained).all()):
+        optimizer, fresh = self._resumed(work, weights, memory)
+        self._is_at_work = True
+        try:
+            with seeded(self.seed * 1_000_003 + work.round, self.device):
+                loss, taken = self._steps(optimizer, weights, work, is_new=not memory)
+        finally:
+            self._is_at_work = False
+        trained = self._vector.read(self.out)
+        if not (np.isfinite(loss) and is_finite(trained)):
             raise Diverged(
                 f"the training diverged (loss {loss:g} in round {work.round}); lower lr = {work.lr:g}"
             )
-        kept, left_out = save_memory(optimizer, fresh)
+        if self.keeps_optimizer:
+            kept, left_out = keep_memory(optimizer, fresh, (work.optimizer, work.lr, weights))
+        else:
+            kept, left_out = save_memory(optimizer, fresh)
         if left_out:
             self.tell("memory", f"{left_out}: that starts anew in every round")
         return Trained(trained, loss, taken * work.seen, taken, kept)
 
+    def _resumed(
+        self, work: "_Work", weights: Sequence[nn.Parameter], memory: Mapping[str, Array]
+    ) -> tuple[torch.optim.Optimizer, Groups]:
+        """Return the optimizer that goes on from a memory, and its settings when it was new.
+
+        Raises:
+            BadMemory: it cannot.
+        """
+        if isinstance(memory, LiveMemory) and memory.fits((work.optimizer, work.lr, weights)):
+            return memory.optimizer, memory.fresh
+        optimizer = self._optimizer(work.optimizer, weights, work.lr)
+        fresh = groups_of(optimizer)
+        load_memory(optimizer, memory)
+        return optimizer, fresh
+
     def evaluate(self, params: Vector) -> dict[str, float]:
-        """Return the task's metrics at these params. What cannot be measured is absent, and told once."""
-        # It may be asked in the middle of local work, which goes on afterwards as if nothing had been asked.
+        """Return the task's metrics at these params. What cannot be measured is absent, and told once.
+
+        The model holds these params afterwards, unless it is asked in the middle of local work, which goes on
+        as if nothing had been asked.
+        """
+        if type(self.task).metrics is Task.metrics and self.task.test_data() is None:
+            return {}
         was_training = self.model.training
-        with self._vector.put_back(), seeded(self.seed, self.device):
+        with self._vector.put_back(all_tensors=self._is_at_work), seeded(self.seed, self.device):
             self._vector.write(params)
             self.model.eval()
             try:

@@ -15,6 +15,7 @@ of which the model holds the rounded numbers, and reads the model as vector + (m
 number that training has not changed comes back to the last bit, and rounding is never taken for progress.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -217,13 +218,18 @@ class ModelVector:
         self._masters: dict[str, torch.Tensor] = {}
         """Float32 on the CPU, of tensors that hold less: what was written into them."""
 
-    def read(self) -> Vector:
-        """Return the numbers as float32 [n], a copy.
+    @property
+    def numel(self) -> int:
+        """How many numbers the vector has."""
+        return sum(self._sizes)
+
+    def read(self, out: Vector | None = None) -> Vector:
+        """Return the numbers as float32 [n], a copy; in `out` where that is given.
 
         Raises:
             BadTask: the model has other tensors than at the start.
         """
-        vector = np.empty(sum(self._sizes), np.float32)
+        vector = np.empty(self.numel, np.float32) if out is None else out[: self.numel]
         with torch.no_grad():
             for name, tensor, part in self._parts(vector):
                 master = self._masters.get(name)
@@ -265,16 +271,21 @@ class ModelVector:
         self.write(params)
 
     @contextmanager
-    def put_back(self) -> Iterator[None]:
-        """Leave all tensors of the model but pinned ones afterwards as they were before."""
+    def put_back(self, *, all_tensors: bool) -> Iterator[None]:
+        """Leave the tensors of the model afterwards as they were before, whatever is written meanwhile.
+
+        But for pinned ones, and unless `all_tensors` for those that travel.
+        """
         # A large base is not copied for what cannot touch it.
-        pinned = pinned_ids(self._model, self._stays)
-        tensors = [t for t in (*self._model.parameters(), *self._model.buffers()) if id(t) not in pinned]
+        left = set(pinned_ids(self._model, self._stays))
+        left |= set() if all_tensors else {id(tensor) for tensor in self.tensors().values()}
+        tensors = [t for t in (*self._model.parameters(), *self._model.buffers()) if id(t) not in left]
         before, masters = [tensor.detach().clone() for tensor in tensors], dict(self._masters)
         try:
             yield
         finally:
-            self._masters = masters
+            if all_tensors:
+                self._masters = masters
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):
                     tensor.copy_(value)
@@ -283,8 +294,7 @@ class ModelVector:
         """Yield each tensor with its name and its place in the vector, in the tensor's shape."""
         check_model(self._model)
         tensors = self.tensors()
-        # A vector that must not be written is only read here.
-        flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
+        flat = _as_tensor(vector)
         for (name, tensor), part in zip(tensors.items(), flat.split(self._sizes), strict=True):
             yield name, tensor, part.view(tensor.shape)
 
@@ -327,6 +337,13 @@ class ModelVector:
             f"the model has changed since the start: {listed}; add, remove or prune before the start, and"
             " on all peers alike"
         )
+
+
+def _as_tensor(vector: Vector) -> torch.Tensor:
+    """Return a vector's memory as a tensor; what must not be written is only read by our callers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(vector)
 
 
 def _is_narrow(tensor: torch.Tensor) -> bool:

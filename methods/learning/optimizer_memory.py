@@ -5,21 +5,28 @@ all of a parameter's state is kept, in whatever types, through the optimizer's o
 parameter groups what the optimizer has changed there itself. A parameter without state, such as one that
 never had a gradient, has none afterwards either.
 
-The memory is one array of bytes in torch's format, read back without executing anything.
+The memory is one array of bytes in torch's format, read back without executing anything. It is made where
+somebody reads it: between rounds the optimizer itself goes on (`LiveMemory`), so that moments stay where they
+are. After a round that failed it goes on from where it stands.
 """
 
 import copy
 import io
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from shoal.methods.base import Deferred
+
 Memory: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Groups: TypeAlias = Sequence[Mapping[str, Any]]
+
+MadeOf: TypeAlias = tuple[str, float, Sequence[torch.Tensor]]
+"""Name, learning rate and weights of an optimizer."""
 
 KEY: Final = "optimizer"
 """The only name in a memory."""
@@ -44,6 +51,16 @@ def save_memory(
 
     `fresh`: `groups_of` the optimizer when it was new.
     """
+    said, left_out = _said(optimizer, fresh)
+    if not said:
+        return {}, left_out
+    file = io.BytesIO()
+    torch.save(said, file)
+    return {KEY: np.frombuffer(file.getbuffer(), np.uint8)}, left_out
+
+
+def _said(optimizer: torch.optim.Optimizer, fresh: Groups) -> tuple[dict[str, Any], str]:
+    """Return what an optimizer remembers, as references, and why something is left out."""
     try:
         found = optimizer.state_dict()["state"].items()
     except Exception as error:  # noqa: BLE001  # the user's optimizer may raise anything, and costs no round
@@ -58,9 +75,58 @@ def save_memory(
     if not state and not any(changed):
         return {}, left_out
     said = {"of": _name(optimizer), "shapes": _shapes(optimizer), "state": state, "groups": changed}
-    file = io.BytesIO()
-    torch.save(said, file)
-    return {KEY: np.frombuffer(file.getvalue(), np.uint8)}, left_out
+    return said, left_out
+
+
+class LiveMemory(Deferred):
+    """What an optimizer remembers, as long as it lives: see the module's docstring."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, fresh: Groups, made_of: MadeOf) -> None:
+        """`fresh`: `groups_of` the optimizer when it was new."""
+        self.optimizer, self.fresh, self._made_of = optimizer, fresh, made_of
+
+    def fits(self, made_of: MadeOf) -> bool:
+        """Tell whether an optimizer made of this would be the same one."""
+        (*ours, weights), (*theirs, others) = self._made_of, made_of
+        return (
+            ours == theirs
+            and len(weights) == len(others)
+            and all(one is other for one, other in zip(weights, others, strict=True))
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """See `Deferred`."""
+        return sum(_bytes_of(held) for held in self.optimizer.state.values())
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """Return how it is now, as bytes."""
+        return save_memory(self.optimizer, self.fresh)[0][name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the only name."""
+        return iter((KEY,))
+
+    def __len__(self) -> int:
+        """Return 1."""
+        return 1
+
+
+def keep_memory(optimizer: torch.optim.Optimizer, fresh: Groups, made_of: MadeOf) -> tuple[Memory, str]:
+    """Return what an optimizer remembers as long as it lives, and why something is left out; see above.
+
+    Where something is left out, it is read at once: what starts anew in every round does not live on.
+    """
+    said, left_out = _said(optimizer, fresh)
+    if left_out:
+        return save_memory(optimizer, fresh)
+    return (LiveMemory(optimizer, fresh, made_of) if said else {}), ""
+
+
+def _bytes_of(held: Any) -> int:
+    if isinstance(held, torch.Tensor):
+        return int(held.numel() * held.element_size())
+    return sum(map(_bytes_of, held.values())) if isinstance(held, dict) else 0
 
 
 def load_memory(optimizer: torch.optim.Optimizer, memory: Memory) -> None:

@@ -47,6 +47,9 @@ class RunConfig(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where torch computes: auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Torch's threads; one, because several nodes may share a machine."""
+    checkpoint_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 60.0
+    """A state of 64 MB or more is saved at most this often, and when the node ends. A node that is killed
+    goes on from the last one saved, and fetches a newer one from its peers. 0: every state."""
     trainer: Literal["spawn", "external"] = "spawn"
     """spawn: the node starts its trainer. external: a process of yours attaches to this node."""
 

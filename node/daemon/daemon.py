@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,7 @@ from shoal.node.daemon.engine_choice import ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal
 from shoal.node.daemon.roster_keeper import RosterKeeper, invite_of
 from shoal.node.daemon.rounds import Rounds
+from shoal.node.daemon.saver import Saver
 from shoal.node.daemon.status_report import MAX_MET, Reporter
 from shoal.node.daemon.terminal import Terminal, TerminalHandler
 from shoal.node.errors import Refused as RefusedByNode
@@ -61,7 +61,7 @@ from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
 from shoal.node.roster_status import RosterStatus
 from shoal.node.status import RoundStatus, Status
-from shoal.node.storage.checkpoint import Checkpoint, DiskFull, save
+from shoal.node.storage.checkpoint import KEPT, KEPT_LARGE, LARGE, Checkpoint, DiskFull, save
 from shoal.node.storage.database import KnownPeer, Store
 from shoal.node.storage.home import Home, default_home, typed
 from shoal.node.storage.model_file import remember_spec
@@ -72,7 +72,8 @@ from shoal.node.storage.run_trust import RunTrust, save_trust, trust_path
 from shoal.node.text import LineFormatter, alone_for, duration, printable
 from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
-from shoal.node.trainer.supervisor import Supervisor, trainer_command
+from shoal.node.trainer.memory import advice, machine_bytes
+from shoal.node.trainer.supervisor import Supervisor, trainer_command, why
 from shoal.node.web.server import make_app, serve_http
 
 log = logging.getLogger(__name__)
@@ -113,10 +114,8 @@ class Daemon:
         )
         self.is_stopping = trio.Event()
         self.failure: UserError | None = None
-        # The newest state is what counts: one that was not yet written when the next came is skipped.
-        self._to_save: tuple[Checkpoint, RunSpec] | None = None
+        self._saver = Saver(self._save_state, config.run.checkpoint_seconds)
         self._feedback: PrivateState | None = None
-        self._save_wake = trio.Event()
         self._jobs_in, self._jobs = trio.open_memory_channel[Callable[[], None]](1000)
 
     async def run(self) -> int:
@@ -189,7 +188,7 @@ class Daemon:
 
     async def _start(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._do_jobs)
-        nursery.start_soon(self._save_states)
+        nursery.start_soon(self._saver.run)
         nursery.start_soon(self.keeper.run)
         if self.engine is not None:
             nursery.start_soon(self._run_engine, self.engine)
@@ -420,16 +419,26 @@ class Daemon:
         )
         supervisor = Supervisor(
             command,
-            failure=lambda: self.rounds.failure,
+            reason=self._why_gone,
             has_attached=lambda: self.rounds.spec is not None,
             is_wanted=lambda: not self.rounds.is_finished and not self.is_stopping.is_set(),
-            tell=lambda state: setattr(self.reporter, "trainer_state", state),
+            tell=self._trainer_is,
         )
         try:
             await supervisor.run()
         except UserError as error:
             self.failure = error
             self.stop()
+
+    def _why_gone(self, code: int) -> str:
+        rounds = self.rounds
+        return rounds.failure or why(code, advice(rounds.spec, rounds.exchange_numel, machine_bytes()))
+
+    def _trainer_is(self, state: str) -> None:
+        self.reporter.trainer_state = state
+        if state != "running":
+            # The next trainer brings memory of its own; that of this one is free once its state is saved.
+            self._saver.hurry()
 
     async def _run_engine(self, engine: Engine) -> None:
         try:
@@ -457,30 +466,19 @@ class Daemon:
     # --- disk -------------------------------------------------------------------------------------
 
     def _save_soon(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
-        self._to_save = (checkpoint, spec)
-        self._save_wake.set()
+        is_urgent = self.rounds.needs_every_state or self.rounds.is_finished
+        self._saver.soon(checkpoint, spec, is_urgent=is_urgent)
 
-    async def _save_states(self) -> None:
-        while True:
-            self._save_wake = trio.Event()
-            if self._to_save is not None:
-                (checkpoint, spec), self._to_save = self._to_save, None
-                # The slot is written anew two rounds later; a slow disk gets a copy.
-                vector = checkpoint.vector
-                large = vector.nbytes >= INLINE_BYTES
-                vector = await trio.to_thread.run_sync(vector.copy) if large else vector.copy()
-                copy = replace(checkpoint, vector=vector)
-                owed = self._owed()
-                await trio.to_thread.run_sync(self._save, copy, spec)
-                self.keeper.saved(copy.state_hash)
-                if owed and self._feedback is not None:
-                    await trio.to_thread.run_sync(self._feedback.save, owed)
-                continue
-            await self._save_wake.wait()
+    async def _save_state(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        owed = self._owed()
+        await trio.to_thread.run_sync(self._save, checkpoint, spec)
+        self.keeper.saved(checkpoint.state_hash)
+        if owed and self._feedback is not None:
+            await trio.to_thread.run_sync(self._feedback.save, owed)
 
     def _save_last(self) -> None:
-        if self._to_save is not None:
-            self._save(*self._to_save)
+        if (last := self._saver.take()) is not None:
+            self._save(*last)
         if self._feedback is not None:
             self._feedback.save(self._owed())
 
@@ -515,7 +513,8 @@ class Daemon:
         shared = [(tensor.name, tensor.numel) for tensor in spec.shared]
         try:
             before_rename = partial(self.failpoint.hit, "save", checkpoint.round)
-            save(self.home.state_dir, checkpoint, shared=shared, before_rename=before_rename)
+            keep = KEPT_LARGE if checkpoint.vector.nbytes >= LARGE else KEPT
+            save(self.home.state_dir, checkpoint, shared=shared, keep=keep, before_rename=before_rename)
         except (DiskFull, OSError) as error:
             self._problem("state", _advice(self.home.state_dir, error))
         else:

@@ -107,6 +107,8 @@ class Rounds:
         self.trainer = Trainer.NONE
         self.spec: RunSpec | None = None
         self.run = b""
+        self.needs_every_state = False
+        """Whether the trainer keeps something that makes sense only beside one state."""
         self.round = 0
         self.state = self.previous = b""
         self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
@@ -133,7 +135,7 @@ class Rounds:
         """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
         self._reply: Callable[[Message], None] | None = None
         self._segment: ipc.Segment | None = None
-        self._slot = 0
+        self._slot = self._replaced = 0
         self._syncing = False
         self._synced: commands.Synced | None = None
         self._averaged: commands.Averaged | commands.Gathered | None = None
@@ -155,7 +157,7 @@ class Rounds:
 
         def loaded(result: tuple[Checkpoint | None, RunTrust, bytes]) -> None:
             self._segment, self._reply, self._slot = segment, reply, 0
-            self.spec, self.run = message.spec, run
+            self.spec, self.run, self.needs_every_state = message.spec, run, message.needs_every_state
             self._loaded(message, *result)
 
         self._later(load, loaded, segment.slots[0].nbytes)
@@ -322,7 +324,7 @@ class Rounds:
         log.info("%s: going back to the state of round %d", lost, found.round)
         self._problem("numbers", f"{lost}: this node went back to round {found.round}")
         self._command(commands.RefuseState(self.state))
-        self._slot = 1 - self._slot
+        self._slot, self._replaced = 1 - self._slot, self._replaced + 1
         self.round, self.previous = found.round, found.previous_hash
         self._name_state(hashes)
         self._state_is_new()
@@ -427,7 +429,7 @@ class Rounds:
         self._command(commands.ResetTrust())
 
     def _take_over(self, synced: commands.Synced) -> None:
-        self._slot = 1 - self._slot
+        self._slot, self._replaced = 1 - self._slot, self._replaced + 1
         self.round, self.state, self.previous = synced.round, synced.state, synced.previous
         self._leaves = synced.leaves
         chunks = [f"{short(peer)} {count}" for peer, count in sorted(synced.donors.items())]
@@ -446,8 +448,8 @@ class Rounds:
         assert self.spec is not None
         data = self._segment.slots[self._slot].data
         self._had_company = self._had_company or len(contributors) > 1
-        found = Checkpoint(self.run, self.round, self.state, self.previous, self._vector(), self._had_company)
-        self._save(found, self.spec)
+        names = (self.run, self.round, self.state, self.previous)
+        self._save(Checkpoint(*names, self._vector(), self._had_company, self._leaves), self.spec)
         self._command(
             commands.NewState(self.round, self.state, self.previous, data, self._leaves, contributors)
         )
@@ -470,7 +472,7 @@ class Rounds:
         self._averaged = None
         self.trainer = Trainer.WORKING
         if self._reply is not None:
-            self._reply(ipc.Begin(round=self.round, slot=self._slot))
+            self._reply(ipc.Begin(round=self.round, slot=self._slot, replaced=self._replaced))
 
     def _stop_trainer(self) -> None:
         self.trainer = Trainer.STOPPED

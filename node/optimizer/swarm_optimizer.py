@@ -26,7 +26,6 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 import msgspec
-import numpy as np
 import torch
 from torch import nn
 
@@ -351,7 +350,7 @@ class SwarmOptimizer(WrappedOptimizer):
 
     def _agree(self, session: Session) -> None:
         assert self._begin is not None
-        trained = self._vector.read()
+        trained = self._vector.read(session.lent)
         if not self._is_sane(trained):
             session.idle(self._begin, self._problems["model"])
             self._next_round(session, self._base)
@@ -375,8 +374,7 @@ class SwarmOptimizer(WrappedOptimizer):
             self._end(last)
             return
         state = session.state(begin)
-        is_again = self._begin is not None and begin.round == self._begin.round
-        if not (is_again and np.array_equal(state.params, self._base.params)):
+        if begin != self._begin:
             self._write(state)
         self._begin, self._base, self.rounds = begin, state, begin.round
 

@@ -9,7 +9,8 @@ digest of its header and the state hash of its numbers both hold, else the one b
 
 A file is in the safetensors format (``params``, then ``shared.NAME`` for what travels with the params)
 and opens with any safetensors reader. The header is written here, since the format is a length, a JSON
-map and the raw numbers: so the vector goes to the disk from where it lies, without a copy.
+map and the raw numbers: so the vector goes to the disk from where it lies, without a copy. A chunk that was
+overwritten meanwhile no longer has its hash, and then nothing is saved: the newer state comes next.
 
 Names are RUN-SERIAL-roundN.safetensors. The serial grows with every save, because "newest" means saved
 last: a node that fetched the state of an earlier round must not wake up in the later one it gave up.
@@ -20,7 +21,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -31,13 +32,18 @@ from safetensors import SafetensorError, safe_open
 
 from shoal.gossip.events import Vector
 from shoal.gossip.state.movement import is_finite
-from shoal.gossip.state.tree_hash import state_hash
+from shoal.gossip.state.tree_hash import leaf, leaf_of, n_chunks, span, state_hash
 from shoal.node.errors import UserError
 from shoal.node.storage.files import TEMPORARY, write_whole
 
 log = logging.getLogger(__name__)
 
 FORMAT: Final = "shoal-state-1"
+KEPT: Final = 3
+"""States of a run that are left on the disk."""
+KEPT_LARGE: Final = 2
+LARGE: Final = 1_000_000_000
+"""Bytes from which on a state counts as large."""
 MAX_HEADER_BYTES: Final = 1 << 20
 """A thousand shared vectors with the longest names stay below this; garbage is refused before it is read."""
 _NAME: Final = re.compile(r"([0-9a-f]{16})-(\d{10})-round(\d+)\.safetensors")
@@ -74,6 +80,12 @@ class Checkpoint:
     """The params and what travels with them, flat."""
     had_company: bool = False
     """Whether it was made with others, in this round or before."""
+    leaves: bytes = b""
+    """Hashes of the vector's chunks, where its memory may be written anew while it is saved."""
+
+
+class Overwritten(Exception):
+    """The state is no longer there: a newer one has been written over it."""
 
 
 def save(
@@ -81,7 +93,7 @@ def save(
     checkpoint: Checkpoint,
     *,
     shared: Layout = (),
-    keep: int = 3,
+    keep: int = KEPT,
     before_rename: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a checkpoint; `keep` are left of this run, the new one included.
@@ -89,6 +101,7 @@ def save(
     `before_rename` is called when all is written and nothing is yet in place, for tests of crashes.
 
     Raises:
+        Overwritten: a chunk has other bytes than `Checkpoint.leaves` says; nothing has changed.
         DiskFull: no space, or a quota or file limit is reached; nothing has changed.
         OSError: the disk fails in another way; nothing has changed.
     """
@@ -102,7 +115,8 @@ def save(
     header = _header(checkpoint, shared)
     numbers = np.ascontiguousarray(checkpoint.vector, dtype="<f4").data.cast("B")
     try:
-        write_whole(path, header, numbers, before_rename=before_rename)
+        written = _verified(numbers, checkpoint.leaves) if checkpoint.leaves else numbers
+        write_whole(path, header, written, before_rename=before_rename)
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFull(path.parent, len(header) + len(numbers)) from error
@@ -110,6 +124,15 @@ def save(
     for _, old in mine[: len(mine) + 1 - keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _verified(numbers: memoryview, leaf_hashes: bytes) -> Iterator[bytes]:
+    """Yield a copy of each chunk, after checking that it is what was hashed."""
+    for chunk in range(n_chunks(len(numbers))):
+        copy = bytes(numbers[span(chunk, len(numbers))])
+        if leaf(copy) != leaf_of(leaf_hashes, chunk):
+            raise Overwritten(f"chunk {chunk} was overwritten while it was saved")
+        yield copy
 
 
 def _serials(directory: Path, run: str) -> list[tuple[int, Path]]:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +12,14 @@ TEMPORARY: Final = ".tmp"
 
 def write_whole(
     path: Path,
-    *pieces: bytes | memoryview,
+    *pieces: bytes | memoryview | Iterator[bytes],
     is_durable: bool = True,
     may_replace: bool = True,
     before_rename: Callable[[], None] = lambda: None,
 ) -> None:
     """Put bytes in the place of a file so that nobody ever sees half of them. The file has mode 0600.
 
+    An iterator is asked for its bytes when they are to be written, and may raise to leave all as it was.
     `is_durable`: whether it outlives a loss of power. `may_replace`: whether such a file may exist already.
     `before_rename` is called when all is written and nothing is yet in place, for tests of crashes.
 
@@ -31,9 +32,10 @@ def write_whole(
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             for piece in pieces:
-                done = 0
-                while done < len(piece):
-                    done += file.write(piece[done:]) or 0
+                for part in piece if isinstance(piece, Iterator) else (piece,):
+                    done = 0
+                    while done < len(part):
+                        done += file.write(part[done:]) or 0
             if is_durable:
                 os.fsync(file.fileno())
         before_rename()

@@ -18,6 +18,9 @@ only the round is compared, and the newest is better than none.
 Files are named private-RUN-SERIAL-roundN-HASH-made.safetensors; ``made`` becomes ``agreed`` when the swarm
 has gone on from that state. The serial grows with every file. Nothing here is ever told: the trainer writes
 the files itself, so that they never enter the daemon, whose states others may fetch.
+
+Large moments that live on in an optimizer are written every `WRITE_EVERY` rounds, and when the trainer is
+told to end: one that is killed goes on from older ones.
 """
 
 import logging
@@ -28,16 +31,21 @@ from pathlib import Path
 from typing import Final
 
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from shoal.gossip.run_spec import RunSpec, run_id
-from shoal.methods.base import Array
+from shoal.methods.base import Array, Deferred
+from shoal.node.storage.arrays import pieces
 from shoal.node.storage.checkpoint import newest_round
 from shoal.node.storage.files import TEMPORARY, write_whole
 from shoal.node.storage.private_state import set_aside
 
 log = logging.getLogger(__name__)
 
+WRITE_EVERY: Final = 10
+"""Rounds between two files of large moments."""
+LARGE: Final = 64_000_000
+"""Bytes from which on they are."""
 MAX_KEPT: Final = 8
 """Files at most: where checkpoints cannot be written, older private states are given up."""
 _NAME: Final = re.compile(
@@ -77,6 +85,8 @@ class PrivateRounds:
         self._run = self._run_id.hex()[:16]
         self._kept: list[_Kept] = []
         """By serial."""
+        self._unwritten = 0
+        """How many that were made since the last file."""
         self._used: _Kept | None = None
         """What the round at hand began with; None: with `initial`."""
 
@@ -109,12 +119,34 @@ class PrivateRounds:
         if not vectors:
             return
         serial = 1 + max((kept.serial for kept in [*self._kept, *self._files()]), default=0)
-        new = _Kept(mark, serial, False, vectors, self._path(mark, serial, "made"))
+        is_due = self._unwritten + 1 >= WRITE_EVERY or not self._may_wait(vectors)
+        new = _Kept(mark, serial, False, vectors, self._path(mark, serial, "made") if is_due else None)
         saved = newest_round(self._folder, self._run_id) if self._folder is not None else None
         needed = [kept for kept in self._kept if kept is self._used or _is_needed(kept, saved)]
-        self._kept = [*needed[1 - MAX_KEPT :], new]
-        self._write(new)
-        self._prune()
+        needed = needed[1 - MAX_KEPT :]
+        if is_due:
+            self._unwritten = 0
+            self._kept = [*needed, new]
+            self._write(new)
+            self._prune()
+            return
+        self._unwritten += 1
+        on_disk = [kept for kept in self._kept if kept.path is not None]
+        # What is on the disk stays there until something newer is.
+        self._kept = [*on_disk, *(kept for kept in needed if kept.path is None), new]
+
+    def settle(self) -> None:
+        """Write what was made last, if it is not on the disk yet."""
+        if not self._unwritten:
+            return
+        last, self._unwritten = self._kept[-1], 0
+        last.path = self._path(last.mark, last.serial, "made")
+        self._write(last)
+
+    def _may_wait(self, vectors: Mapping[str, Array]) -> bool:
+        """Tell whether it does no harm that an older one is on the disk for some rounds, and saves much."""
+        is_live = isinstance(vectors, Deferred) and vectors.nbytes >= LARGE
+        return is_live and not self.matches_state and any(kept.path is not None for kept in self._kept)
 
     def set_aside(self, reason: str) -> None:
         """Keep what the round at hand began with out of the way, and say so."""
@@ -178,7 +210,7 @@ class PrivateRounds:
         for stray in self._folder.glob(f"private-{self._run}-*{TEMPORARY}"):
             stray.unlink(missing_ok=True)
         try:
-            write_whole(kept.path, save(dict(kept.vectors)))
+            write_whole(kept.path, *pieces(dict(kept.vectors)))
         except (OSError, SafetensorError, KeyError) as error:
             why = getattr(error, "strerror", None) or error
             log.warning("%s cannot be written (%s); a restart goes on without it", kept.path, why)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from shoal.gossip.run_spec import RunSpec, run_id
 from shoal.methods.base import Array
+from shoal.node.storage.arrays import pieces
 from shoal.node.storage.files import TEMPORARY, write_whole
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class PrivateState:
         for stray in self._path.parent.glob(f"{self._path.name}.*{TEMPORARY}"):
             stray.unlink(missing_ok=True)
         try:
-            write_whole(self._path, save(dict(vectors)))
+            write_whole(self._path, *pieces(dict(vectors)))
         except (OSError, SafetensorError, KeyError) as error:
             why = getattr(error, "strerror", None) or error
             log.warning("%s cannot be written (%s); going on without it", self._path, why)

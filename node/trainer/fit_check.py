@@ -16,13 +16,14 @@ import msgspec
 import torch
 
 from shoal.methods.base import Demands
-from shoal.methods.errors import BadTask, MethodsError
+from shoal.methods.errors import BadOption, BadTask, MethodsError
 from shoal.methods.learning.learner import TorchLearner, choose_device
 from shoal.methods.learning.task import TASKS, Task, load_task
 from shoal.methods.needs import needs_of
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method, method_class
 from shoal.node.text import log_to_stderr
+from shoal.node.trainer.memory import machine_bytes, too_large
 from shoal.node.trainer.spec import FAILED, MARK, TrainerSpec, run_spec
 from shoal.node.trainer.user_folder import search_user_folder
 
@@ -44,7 +45,9 @@ def check(spec: TrainerSpec) -> None:
             fitting = ", ".join(tasks_for(spec.method)) or "one of your own"
             raise BadTask(f"{error}; tasks that fit {spec.method}: {fitting}") from error
     initial = method.init(learner.initial)
-    run_spec(spec, all_options(method), learner.manifest, shared_specs(initial))
+    run = run_spec(spec, all_options(method), learner.manifest, shared_specs(initial))
+    if text := too_large(run, method.exchange_numel(run.params_numel), machine_bytes()):
+        raise BadOption(text)
 
 
 def tasks_for(name: str) -> list[str]:

@@ -61,6 +61,8 @@ class Attach(Message, frozen=True):
     mergeable: bool
     asks: bool = True
     """Whether the method ever asks its peers; one that does not trains in a run of its own."""
+    needs_every_state: bool = False
+    """Whether what is private makes sense only beside one state, so that none may be missing on disk."""
 
 
 class Attached(Message, frozen=True):
@@ -78,6 +80,8 @@ class Begin(Message, frozen=True):
 
     round: int
     slot: int
+    replaced: int = 0
+    """How many states that this trainer did not make have been put into slots so far."""
 
 
 class AskAllReduce(Message, frozen=True):

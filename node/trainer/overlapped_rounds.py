@@ -24,6 +24,7 @@ from shoal.gossip.events import Vector
 from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import Interrupted
 from shoal.methods.overlap import Carrying, Moved, Overlaps
+from shoal.methods.params import copied
 from shoal.node.trainer import ipc
 from shoal.node.trainer.session import Asking, RunOver, Session
 
@@ -121,7 +122,7 @@ class Overlap:
         base = replace(self.agreed, private=private)
         self._contributed = (trained, report)
         self._place = Place.ASKED
-        self._asking = Asking(self._session, self._begin, self._method.outer(base, trained, weight))
+        self._asking = Asking(self._session, self._begin, self._method.outer(base, trained.copy(), weight))
         if self._asking.is_over:
             self._agree(self._asking)
 
@@ -208,7 +209,8 @@ class Overlap:
         expected, begin = self._begin, self._session.wait_begin()
         if begin is None:
             raise RunOver("the run is over")
-        state, known = self._session.state(begin), self.state
+        # Local work goes on while the slots change.
+        state, known = copied(self._session.state(begin)), self.state
         self._begin, self.state, self._place = begin, state, Place.RESTING
         if expected is None or known is None:
             return

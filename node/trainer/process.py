@@ -9,6 +9,7 @@ line, with exit code 3. Ctrl-C, and the end of the terminal, are the daemon's bu
 import argparse
 import logging
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -31,6 +32,7 @@ from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
 from shoal.node.text import log_to_stderr
 from shoal.node.trainer import ipc
+from shoal.node.trainer.memory import BASE, advice, free_bytes, machine_bytes, tight, vector_bytes
 from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
 from shoal.node.trainer.session import LineLost, Session, private_rounds
@@ -66,23 +68,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> int:
+    trainer: _Trainer | None = None
     try:
-        _Trainer(line, spec, state_dir).run()
+        trainer = _Trainer(line, spec, state_dir)
+        trainer.run()
     except LineLost:
         return 0
     except MethodsError as error:
         return _fail(line, str(error))
     except Exception as error:  # noqa: BLE001  # the user's model, data and loss may raise anything
         traceback.print_exc()
-        return _fail(line, explain(error, spec.task))
+        return _fail(line, explain(error, spec.task, trainer.remedy() if trainer is not None else ""))
     return 0
 
 
-def explain(error: Exception, task: str) -> str:
-    """Say in one line what went wrong inside a task, and where."""
+def explain(error: Exception, task: str, remedy: str = "") -> str:
+    """Say in one line what went wrong inside a task, and where; `remedy`: what to do where memory ran out."""
     text = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MemoryError) or "out of memory" in text:
-        return f"out of memory: lower batch_size, or make the model smaller ({text})"
+        return f"out of memory: {remedy or 'make the model smaller'} ({text})"
     frames = traceback.extract_tb(error.__traceback__)
     # The last line that is neither ours nor a library's is where to look first.
     others = (
@@ -156,10 +160,22 @@ class _Trainer:
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
         if self._session.restored:
             self._unshared.restore()
+        self._learner.out, self._learner.keeps_optimizer = self._session.lent, True
+        self._learner.forget_initial()
+
+    def remedy(self) -> str:
+        """Say what to do where memory ran out, by what fills it."""
+        numel = self._method.exchange_numel(self._spec.params_numel)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
+        others = peak - BASE - vector_bytes(self._spec, numel)
+        return advice(self._spec, numel, machine_bytes(), others)
 
     def run(self) -> None:
         """Run rounds until the daemon wants no more."""
         session = self._session
+        numel = self._method.exchange_numel(self._spec.params_numel)
+        if text := tight(self._spec, numel, free_bytes()):
+            session.problem("room", text)
         if self._spec.delay:
             self._overlap = Overlap(session, cast(OuterMethod, self._method), self._saved)
             self._overlap.run(self._learner)
@@ -172,6 +188,8 @@ class _Trainer:
                 session.idle(begin, f"{type(error).__name__}: {error}")
                 continue
             session.finish(begin, state, self._saved(state, report))
+            # Else the state of a round stays for all of the next one.
+            del steps, state
 
     def _tell(self, source: str, text: str) -> None:
         """Let the node show what training goes on without."""

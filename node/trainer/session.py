@@ -28,7 +28,9 @@ from shoal.gossip.run_spec import RunSpec
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.methods.base import (
     AllReduce,
+    Array,
     Averaged,
+    Deferred,
     Exchange,
     Gather,
     Gathered,
@@ -38,10 +40,11 @@ from shoal.methods.base import (
     Report,
     State,
     Steps,
+    has_one_exchange,
     why_not_gather,
 )
 from shoal.methods.errors import BadOption
-from shoal.methods.params import read_state, write_state
+from shoal.methods.params import copy_unless_there, read_state, write_state
 from shoal.node.framing import Message
 from shoal.node.storage.private_rounds import Mark, PrivateRounds
 from shoal.node.trainer import ipc
@@ -99,6 +102,7 @@ class Session:
         self._asked = 0
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""
+        self._is_lent = has_one_exchange(method) and not spec.delay
         exchange_numel = method.exchange_numel(spec.params_numel)
         self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
         write_state(initial, self._segment.slots[0])
@@ -110,6 +114,7 @@ class Session:
                     exchange_numel=exchange_numel,
                     mergeable=method.mergeable,
                     asks=method.asks,
+                    needs_every_state=self._private.matches_state,
                 ),
                 (descriptor,),
             )
@@ -139,16 +144,30 @@ class Session:
                 self._asked = 0
                 return begin
             case ipc.Stop():
+                self._private.settle()
                 return None
             case other:
                 raise LineLost(f"the daemon sent {type(other).__name__} between rounds")
 
     def state(self, begin: ipc.Begin) -> State:
-        """Return the state that a round begins from, as a copy."""
-        slot = self._segment.slots[begin.slot]
+        """Return the state that a round begins from, where it lies: it is there until the round ends."""
+        slot, room = self._segment.slots[begin.slot], self._segment.slots[1 - begin.slot]
         spec = self.spec
         private, self._away = self._private.at(self._mark(begin.round, begin.slot))
-        return read_state(slot, spec.params_numel, spec.shared, private, spec.buffers)
+        return read_state(slot, spec.params_numel, spec.shared, private, spec.buffers, room)
+
+    @property
+    def slots(self) -> tuple[Vector, Vector]:
+        """The memory of the states, of which `Begin.slot` names one."""
+        return self._segment.slots
+
+    @property
+    def lent(self) -> Vector | None:
+        """Where the vector of a round's only all-reduce may be made: the memory that travels.
+
+        Nothing for methods that did not say that they make one. It is ours from an answer to the next ask.
+        """
+        return self._segment.exchange if self._is_lent else None
 
     def here(self, begin: ipc.Begin) -> Me:
         """Return what this node knows of itself in the round whose state was read last."""
@@ -185,9 +204,13 @@ class Session:
             LineLost: the daemon is gone.
         """
         slot = 1 - begin.slot
+        # What is private outlives the slots.
+        private = state.private
+        if not isinstance(private, Deferred):
+            private = {name: self._own(array) for name, array in private.items()}
         write_state(state, self._segment.slots[slot])
         # Before anyone learns of the state: if we are killed from here on, what belongs to it is there.
-        self._private.made(self._mark(begin.round + 1, slot), state.private)
+        self._private.made(self._mark(begin.round + 1, slot), private)
         self._send(
             ipc.Finished(
                 round=begin.round,
@@ -239,7 +262,7 @@ class Session:
                         f"method {self.spec.method} asks for {numel} numbers, but its exchange_numel says"
                         f" {self._segment.exchange.size}; mend exchange_numel"
                     )
-                np.copyto(self._segment.exchange[:numel], ask.vector)
+                copy_unless_there(ask.vector, self._segment.exchange[:numel])
                 message: Message = ipc.AskAllReduce(
                     round=begin.round,
                     index=index,
@@ -264,8 +287,10 @@ class Session:
         """
         match ask, self._receive():
             case AllReduce(), ipc.Averaged(contributors=contributors):
-                # A copy: the next ask of this round will write here.
-                mean: Vector = self._segment.exchange[: ask.vector.size].copy()
+                mean: Vector = self._segment.exchange[: ask.vector.size]
+                if not self._is_lent:
+                    # The next ask of this round will write here.
+                    mean = mean.copy()
                 return Averaged(mean, tuple(PeerId(peer) for peer in contributors))
             case Gather(), ipc.Gathered(bodies=bodies, me=me):
                 return Gathered(tuple((PeerId(peer), body) for peer, body in bodies), PeerId(me))
@@ -275,6 +300,11 @@ class Session:
                 raise LineLost("the node stops")
             case _, other:
                 raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
+
+    def _own(self, array: Array) -> Array:
+        """Return an array that no slot is behind."""
+        shared = (*self._segment.slots, self._segment.exchange)
+        return array.copy() if any(np.may_share_memory(array, each) for each in shared) else array
 
     def _mark(self, round_: int, slot: int) -> Mark:
         if not self._private.matches_state:

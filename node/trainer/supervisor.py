@@ -57,10 +57,10 @@ def spec_text(run: RunConfig) -> str:
     return msgspec.json.encode(spec).decode()
 
 
-def why(code: int) -> str:
-    """Say why a trainer that ended with this code is gone."""
+def why(code: int, remedy: str) -> str:
+    """Say why a trainer that ended with this code is gone; `remedy`: what to do where memory ran out."""
     if code == -signal.SIGKILL:
-        return "trainer killed by signal 9, probably out of memory: lower --option batch_size"
+        return f"trainer killed by signal 9, probably out of memory: {remedy}"
     if code < 0:
         return f"trainer killed by signal {-code} ({signal.Signals(-code).name})"
     return f"trainer ended with exit code {code}; its last lines in the log say why"
@@ -73,15 +73,15 @@ class Supervisor:
         self,
         command: list[str],
         *,
-        failure: Callable[[], str],
+        reason: Callable[[int], str],
         has_attached: Callable[[], bool],
         is_wanted: Callable[[], bool],
         tell: Callable[[str], None],
     ) -> None:
-        """`failure`: what the trainer itself said; `is_wanted`: whether there are rounds left."""
+        """`reason`: why it is gone, by its exit code; `is_wanted`: whether there are rounds left."""
         self._keeper = Keeper(STEADY)
         self._command = command
-        self._failure, self._has_attached, self._is_wanted = failure, has_attached, is_wanted
+        self._reason, self._has_attached, self._is_wanted = reason, has_attached, is_wanted
         self._tell = tell
 
     async def run(self) -> None:
@@ -113,7 +113,7 @@ class Supervisor:
             await end_process(process, GRACE, process.kill)
         if not self._is_wanted():
             return None
-        reason = self._failure() or why(code)
+        reason = self._reason(code)
         if not self._has_attached():
             raise TrainerError(reason)
         self._tell(reason)

@@ -52,7 +52,7 @@ def test_peers_count_by_their_examples_or_all_alike(weighted: bool, expected: fl
 def test_the_outer_step_rounds_as_single_float32_operations() -> None:
     dice = np.random.default_rng(0)
     params, trained, velocity = dice.normal(size=(3, 1000)).astype(np.float32)
-    steps = DiLoCo().outer(State(params, {MOMENTUM: velocity}), trained, 1.0)
+    steps = DiLoCo().outer(State(params, {MOMENTUM: velocity}), trained.copy(), 1.0)
     ask = next(steps)
     from shoal.methods.base import Averaged
 

@@ -1,18 +1,20 @@
 """FedAvgM, FedAdam, FedYogi: by hand, as FedAvg, and what all outer steps have in common."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from lockstep import names, run_round, train
 from toy_learner import ToyLearner
 
-from shoal.methods.base import AllReduce, State, averages_changes
+from shoal.methods.base import AllReduce, Averaged, State, averages_changes
 from shoal.methods.diloco import DiLoCo, DiLoCoConfig
 from shoal.methods.errors import BadOption
 from shoal.methods.fedadam import MEAN, SQUARE, FedAdam, FedAdamConfig
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
 from shoal.methods.fedavgm import MOMENTUM, FedAvgM, FedAvgMConfig
 from shoal.methods.fedyogi import FedYogi, FedYogiConfig
-from shoal.methods.outer_step import OuterStep
+from shoal.methods.outer_step import PIECE, OuterStep
 from shoal.methods.registry import load_method
 
 START = np.array([0.0], np.float32)
@@ -144,3 +146,47 @@ def test_bad_hyperparameters_are_refused_with_what_to_choose(
 ) -> None:
     with pytest.raises(BadOption, match=words):
         load_method(name, options)
+
+
+@pytest.mark.parametrize("method", OUTER, ids=kind)
+def test_a_step_by_pieces_has_the_bytes_of_one_of_the_whole(method: OuterStep) -> None:
+    dice, numel, buffers = np.random.default_rng(0), 2 * PIECE + 77, PIECE + 5
+    params, trained, change = (dice.normal(size=numel).astype(np.float32) for _ in range(3))
+    shared = {name: np.abs(vector + change) for name, vector in method.memory(params).items()}
+    stepped = numel - buffers
+    state = State(params, shared, buffers=buffers)
+    delta = np.subtract(trained, params)
+    delta[stepped:] = trained[stepped:]
+    gradient = np.negative(delta)
+    gradient[stepped:] = 0
+    step, memory = method.step(gradient, shared)
+    expected = np.subtract(params, step)
+    expected[stepped:] = trained[stepped:]
+    (name,) = names(1)
+    after, _ = run_round({name: method.outer(state, trained.copy(), 1.0)}).results[name]
+    assert after.params.tobytes() == expected.tobytes()
+    assert {n: v.tobytes() for n, v in after.shared.items()} == {n: v.tobytes() for n, v in memory.items()}
+
+
+@pytest.mark.parametrize("method", OUTER, ids=kind)
+def test_a_step_takes_no_memory_where_the_next_state_has_room(method: OuterStep) -> None:
+    numel = 20 * PIECE
+    params = np.ones(numel, np.float32)
+    shared, room = method.memory(params), State(np.empty_like(params), method.memory(params))
+    for vector in (params, *shared.values()):
+        vector.flags.writeable = False
+    trained = np.full(numel, 2, np.float32)
+    steps = method.outer(State(params, shared, room=room), trained, 1.0)
+    tracemalloc.start()
+    try:
+        ask = steps.send(None)
+        assert isinstance(ask, AllReduce)
+        assert ask.vector is trained
+        with pytest.raises(StopIteration) as end:
+            steps.send(Averaged(ask.vector, ()))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    state, _ = end.value.value
+    assert state.params is room.params
+    assert peak < params.nbytes

@@ -1,5 +1,7 @@
 """Local training with torch: by hand, repeatable, interruptible, and with everything a model may hold."""
 
+import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -233,3 +235,42 @@ def test_measuring_in_the_middle_of_local_work_changes_nothing_of_it() -> None:
         return learner.train(learner.initial, steps=4, lr=0.1, batch_size=8).params.tobytes()
 
     assert trained(measures=True) == trained(measures=False)
+
+
+def test_what_is_trained_is_left_where_it_is_wanted() -> None:
+    learner, plain = TorchLearner(Normed()), TorchLearner(Normed())
+    learner.out = np.zeros(learner.numel + 3, np.float32)
+    start = learner.initial
+    trained = learner.train(start, steps=2, lr=0.1, batch_size=8).params
+    assert np.shares_memory(trained, learner.out)
+    assert trained.tobytes() == plain.train(start, steps=2, lr=0.1, batch_size=8).params.tobytes()
+
+
+def test_a_task_without_metrics_costs_no_copy_of_the_model() -> None:
+    class Unmeasured(Normed):
+        def test_data(self) -> None:
+            return None
+
+    learner = TorchLearner(Unmeasured())
+    before = copy.deepcopy(learner.model.state_dict())
+    assert learner.evaluate(learner.initial + 1) == {}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())
+
+
+def test_measuring_between_rounds_keeps_no_copy_of_what_travels() -> None:
+    learner = TorchLearner(Normed())
+    other = learner.initial + 1
+    learner.evaluate(other)
+    assert np.array_equal(ModelVector(learner.model).read(), other)
+
+
+def test_params_that_cannot_be_written_are_read_without_a_copy_or_a_warning() -> None:
+    learner = TorchLearner(Normed())
+    start = learner.initial.copy()
+    start.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learner.train(start, steps=1, lr=0.1, batch_size=8)
+    learner.forget_initial()
+    assert learner.initial.size == 0
+    assert learner.numel == start.size

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from shoal.methods.learning.learner import TorchLearner
-from shoal.methods.learning.optimizer_memory import KEY, BadMemory, groups_of, load_memory, save_memory
+from shoal.methods.learning.optimizer_memory import (
+    KEY,
+    BadMemory,
+    LiveMemory,
+    groups_of,
+    load_memory,
+    save_memory,
+)
 from shoal.methods.learning.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
@@ -38,6 +45,20 @@ class Counting(torch.optim.Optimizer):  # type: ignore[misc]
                 state["nested"]["sum"] += p.grad
                 with torch.no_grad():
                     p.sub_(group["scale"] / state["step"] * state["nested"]["sum"] * state["seen"])
+
+
+class Slope(Task):
+    """Fit y = 2x by a slope and nothing else."""
+
+    def model(self) -> nn.Module:
+        return nn.Linear(1, 1, bias=False)
+
+    def train_data(self) -> Any:
+        return torch.ones(4, 1), 2 * torch.ones(4, 1)
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        x, y = batch
+        return ((model(x) - y) ** 2).mean() / 2
 
 
 class Gated(Task):
@@ -215,3 +236,50 @@ def test_a_setting_that_is_new_is_not_put_back_by_the_memory() -> None:
     two = torch.optim.Adam([parameter], lr=0.01)
     load_memory(two, save_memory(one, fresh)[0])
     assert two.param_groups[0]["lr"] == 0.01
+
+
+def rounds_of(count: int, *, keeps: bool, name: str = "adamw") -> tuple[bytes, list[Any]]:
+    learner = TorchLearner(Slope())
+    learner.keeps_optimizer = keeps
+    params = learner.initial
+    memory: Any = {}
+    memories: list[Any] = []
+    for number in range(count):
+        trained = learner.train(
+            params, steps=2, lr=0.1, batch_size=4, optimizer=name, memory=memory, round_=number
+        )
+        params, memory = trained.params, trained.memory
+        memories.append(memory)
+    return params.tobytes(), memories
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_an_optimizer_that_lives_on_does_what_one_of_its_memory_does(name: str) -> None:
+    alive, memories = rounds_of(4, keeps=True, name=name)
+    saved, _ = rounds_of(4, keeps=False, name=name)
+    assert alive == saved
+    optimizers = {id(memory.optimizer) for memory in memories if isinstance(memory, LiveMemory)}
+    assert len(optimizers) == (1 if name == "adamw" else 0)
+
+
+def test_what_lives_on_is_made_into_bytes_where_it_is_read() -> None:
+    _, memories = rounds_of(2, keeps=True)
+    _, saved = rounds_of(2, keeps=False)
+    last = memories[-1]
+    assert isinstance(last, LiveMemory)
+    assert last.nbytes == 2 * 4 + 4  # two moments of one number, and a count of steps
+    assert list(last) == list(saved[-1]) == [KEY]
+    assert last[KEY].tobytes() == saved[-1][KEY].tobytes()
+
+
+def test_an_optimizer_of_another_rate_or_kind_begins_from_the_bytes_of_the_memory() -> None:
+    learner = TorchLearner(Slope())
+    learner.keeps_optimizer = True
+    first = learner.train(learner.initial, steps=2, lr=0.1, batch_size=4, optimizer="adamw").memory
+    assert isinstance(first, LiveMemory)
+    second = learner.train(
+        learner.initial, steps=2, lr=0.2, batch_size=4, optimizer="adamw", memory=first
+    ).memory
+    assert isinstance(second, LiveMemory)
+    assert second.optimizer is not first.optimizer
+    assert float(next(iter(second.optimizer.state.values()))["step"]) == 4

@@ -217,9 +217,9 @@ def test_the_trainers_command_says_all_that_it_has_to_know() -> None:
 
 
 def test_the_end_of_a_trainer_is_put_in_words() -> None:
-    assert why(-9) == "trainer killed by signal 9, probably out of memory: lower --option batch_size"
-    assert why(-11) == "trainer killed by signal 11 (SIGSEGV)"
-    assert why(3) == "trainer ended with exit code 3; its last lines in the log say why"
+    assert why(-9, "take less") == "trainer killed by signal 9, probably out of memory: take less"
+    assert why(-11, "") == "trainer killed by signal 11 (SIGSEGV)"
+    assert why(3, "") == "trainer ended with exit code 3; its last lines in the log say why"
 
 
 class Story:
@@ -232,7 +232,7 @@ class Story:
         self.failure = ""
         self.supervisor = Supervisor(
             ["sh", "-c", f'echo >> "$1"; {script}', "sh", str(self.runs)],
-            failure=lambda: self.failure,
+            reason=lambda code: self.failure or why(code, "take less"),
             has_attached=lambda: has_attached,
             is_wanted=lambda: self.count < ends,
             tell=self.told.append,
@@ -250,7 +250,7 @@ def test_a_trainer_that_dies_is_started_again_and_the_reason_told(
     caplog.set_level("INFO")
     story = Story(tmp_path, "kill -9 $$", ends=3)
     trio.run(story.supervisor.run)
-    reason = why(-9)
+    reason = why(-9, "take less")
     assert story.told == ["running", reason, "running", reason, "running", "none"]
     assert [each.message for each in caplog.records] == [f"{reason}; starting it again in 0 s"] * 2
 

@@ -290,7 +290,7 @@ def test_a_node_that_is_behind_throws_its_work_away_and_takes_the_swarms_state()
     assert (table.segment.slots[1] == 5.0).all()
     new = table.commands[-1]
     assert (new.round, new.state, new.previous) == (9, hashed(5.0), hashed(4.0))
-    assert table.told[told:] == [ipc.Begin(round=9, slot=1)]
+    assert table.told[told:] == [ipc.Begin(round=9, slot=1, replaced=1)]
     assert table.segment.flags[ipc.INTERRUPT] == 0
     assert [(each.round, each.outcome) for each in table.rounds.history] == [(8, "synced")]
     assert table.saved[-1].round == 9
@@ -305,7 +305,7 @@ def test_a_state_that_comes_before_the_trainer_stands_still_waits_for_it() -> No
     assert len(table.commands) == before
     assert (table.segment.slots[0] == 1.0).all()
     table.rounds.from_trainer(ipc.Idle(round=0, reason="Interrupted"))
-    assert table.told[-1] == ipc.Begin(round=9, slot=1)
+    assert table.told[-1] == ipc.Begin(round=9, slot=1, replaced=1)
 
 
 def test_work_that_ends_too_late_to_be_interrupted_is_in_vain_too() -> None:
@@ -316,7 +316,7 @@ def test_work_that_ends_too_late_to_be_interrupted_is_in_vain_too() -> None:
     assert not table.rounds.history
     table.sync(9, 5.0)
     # The trainer has written to slot 1 by itself; the swarm's state lands there all the same.
-    assert table.told[-1] == ipc.Begin(round=9, slot=1)
+    assert table.told[-1] == ipc.Begin(round=9, slot=1, replaced=1)
     assert (table.segment.slots[1] == 5.0).all()
 
 
@@ -484,7 +484,7 @@ def test_a_swarm_that_moves_on_while_a_state_is_hashed_has_the_last_word() -> No
     later.run()
     assert (table.rounds.round, table.rounds.state) == (5, hashed(9.0))
     assert (table.segment.slots[1] == 9.0).all()
-    assert table.told[-1] == ipc.Begin(round=5, slot=1)
+    assert table.told[-1] == ipc.Begin(round=5, slot=1, replaced=1)
 
 
 @pytest.mark.parametrize("how", ["stop", "detached"])
@@ -633,7 +633,7 @@ def test_a_state_that_gives_no_finite_numbers_twice_is_left_for_the_one_before()
     refuse, new = table.commands[-2:]
     assert refuse == commands.RefuseState(hashed(2.0))
     assert (new.round, new.state) == (0, hashed(1.0))
-    assert table.told[-1] == ipc.Begin(round=0, slot=0)
+    assert table.told[-1] == ipc.Begin(round=0, slot=0, replaced=1)
     assert "this node went back to round 0" in table.problems["numbers"]
     table.ask()
     table.agree(ME, PEER)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from shoal.gossip.state.tree_hash import state_hash
-from shoal.node.storage.checkpoint import Checkpoint, DiskFull, load_newest, save
+from shoal.gossip.state.tree_hash import CHUNK_BYTES, leaves, state_hash
+from shoal.node.storage.checkpoint import Checkpoint, DiskFull, Overwritten, load_newest, save
 
 RUN = bytes(range(32))
 OTHER_RUN = bytes(range(1, 33))
@@ -266,3 +267,36 @@ def test_a_writer_killed_at_any_moment_leaves_the_last_state_it_named_or_the_nex
         assert equal(found, checkpoint(found.round, numel=200_000))
         round_ = found.round + 1
     assert round_ > 30
+
+
+def large(value: float) -> Checkpoint:
+    vector = np.full(3 * CHUNK_BYTES // 4 + 5, value, np.float32)
+    hashes = leaves(vector.data)
+    return Checkpoint(RUN, int(value), state_hash(vector.data), b"", vector, leaves=hashes)
+
+
+def test_a_state_is_saved_from_where_it_lies_a_chunk_at_a_time(tmp_path: Path) -> None:
+    state = large(1.0)
+    tracemalloc.start()
+    try:
+        save(tmp_path, state)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * CHUNK_BYTES + 100_000
+    found = load_newest(tmp_path, RUN)
+    assert found is not None
+    assert np.array_equal(found.vector, state.vector)
+
+
+@pytest.mark.parametrize("at", [0, CHUNK_BYTES // 4, -1])
+def test_a_state_that_is_overwritten_while_it_is_saved_leaves_the_old_one(tmp_path: Path, at: int) -> None:
+    save(tmp_path, large(1.0))
+    torn = large(2.0)
+    torn.vector[at] = 3.0
+    with pytest.raises(Overwritten):
+        save(tmp_path, torn)
+    found = load_newest(tmp_path, RUN)
+    assert found is not None
+    assert found.round == 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"{RUN.hex()[:16]}-0000000001-round1.safetensors"]

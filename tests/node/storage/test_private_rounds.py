@@ -1,16 +1,16 @@
 """Private states by round: which one belongs to a shared state, over restarts and disks that fail."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
-from shoal.methods.base import Array
+from shoal.methods.base import Array, Deferred
 from shoal.node.storage.checkpoint import Checkpoint, save
-from shoal.node.storage.private_rounds import MAX_KEPT, Mark, PrivateRounds
+from shoal.node.storage.private_rounds import LARGE, MAX_KEPT, WRITE_EVERY, Mark, PrivateRounds
 
 SPEC = RunSpec(method="fedspeed", task="digits", tensors=(TensorSpec("w", "float32", (2,)),))
 INITIAL: Mapping[str, Array] = {}
@@ -196,3 +196,78 @@ def test_moments_are_of_use_beside_any_state_and_the_newest_are_taken(tmp_path: 
     assert value_of(store(tmp_path, matches_state=False).at(Mark(2))[0]) == 2
     private, away = store(tmp_path, matches_state=False).at(Mark(9))
     assert (value_of(private), away) == (3, 6)
+
+
+class Live(Deferred):
+    """Moments of an optimizer that lives on: what is read is how they are then."""
+
+    reads = 0
+
+    def __init__(self, value: float, nbytes: int) -> None:
+        self.value, self._nbytes = value, nbytes
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes
+
+    def __getitem__(self, name: str) -> Array:
+        type(self).reads += 1
+        return np.array([self.value, 0], np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("dual",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+def run_live(kept: PrivateRounds, first: int, last: int, nbytes: int = LARGE) -> None:
+    for round_ in range(first, last):
+        kept.at(Mark(round_))
+        kept.made(Mark(round_ + 1), Live(round_ + 1, nbytes))
+
+
+def on_disk(folder: Path) -> list[int]:
+    return sorted(int(path.name.split("-round")[1].split("-")[0]) for path in folder.glob("private-*"))
+
+
+def test_large_moments_are_written_now_and_then_and_there_is_always_a_file(tmp_path: Path) -> None:
+    kept = store(tmp_path, matches_state=False)
+    seen = []
+    for round_ in range(2 * WRITE_EVERY + 1):
+        run_live(kept, round_, round_ + 1)
+        seen.append(on_disk(tmp_path)[-1])
+        checkpoint(tmp_path, round_ + 1)
+    assert seen == [1] * WRITE_EVERY + [1 + WRITE_EVERY] * WRITE_EVERY + [1 + 2 * WRITE_EVERY]
+    again = store(tmp_path, matches_state=False)
+    assert value_of(again.at(Mark(2 * WRITE_EVERY + 3))[0]) == 1 + 2 * WRITE_EVERY
+
+
+def test_what_was_made_last_is_written_when_the_trainer_ends(tmp_path: Path) -> None:
+    kept = store(tmp_path, matches_state=False)
+    run_live(kept, 0, 4)
+    assert on_disk(tmp_path) == [1]
+    kept.settle()
+    assert on_disk(tmp_path)[-1] == 4
+    assert value_of(store(tmp_path, matches_state=False).at(Mark(4))[0]) == 4
+
+
+def test_moments_that_are_not_written_are_not_read_either_and_go_on_from_round_to_round(
+    tmp_path: Path,
+) -> None:
+    kept = store(tmp_path, matches_state=False)
+    run_live(kept, 0, 1)
+    Live.reads = 0
+    run_live(kept, 1, 5)
+    assert Live.reads == 0
+    assert isinstance(kept.at(Mark(5))[0], Live)
+
+
+@pytest.mark.parametrize(("nbytes", "matches_state"), [(LARGE - 1, False), (LARGE, True)])
+def test_small_moments_and_those_of_one_state_are_written_every_round(
+    nbytes: int, matches_state: bool, tmp_path: Path
+) -> None:
+    kept = store(tmp_path, matches_state=matches_state)
+    for round_ in range(3):
+        run_live(kept, round_, round_ + 1, nbytes)
+        assert on_disk(tmp_path)[-1] == round_ + 1

@@ -16,6 +16,7 @@ from shoal.methods.base import About, Gathered, Method, Report, State, Steps, al
 from shoal.methods.diloco import DiLoCo
 from shoal.methods.errors import BadOption
 from shoal.methods.params import shared_specs
+from shoal.methods.scaffold import Scaffold
 from shoal.node.framing import Message
 from shoal.node.trainer import ipc, session
 from shoal.node.trainer.session import LineLost, Session
@@ -87,7 +88,70 @@ def test_a_state_goes_to_the_other_slot_and_is_read_from_there(daemon: FakeDaemo
     assert finished.metrics == {"accuracy": 0.25}
 
 
+def test_a_state_is_read_where_it_lies_and_the_next_one_is_made_there(daemon: FakeDaemon) -> None:
+    def work(one: Attached) -> None:
+        daemon.run_rounds([one], 1)
+        one.begin()
+
+    def trainer(session: Session) -> None:
+        begin = begun(session)
+        state = session.state(begin)
+        slots = session.slots
+        assert np.shares_memory(state.params, slots[0])
+        assert np.shares_memory(state.shared["outer_momentum"], slots[0])
+        with pytest.raises(ValueError, match="read-only"):
+            state.params[0] = 1
+        assert state.room is not None
+        assert np.shares_memory(state.room.params, slots[1])
+        state.room.params[:] = 7
+        state.room.shared["outer_momentum"][:] = 8
+        session.finish(begin, state.room, Report(0.5, 10, 2))
+        assert session.state(begun(session)).params.tolist() == [7, 7, 7]
+
+    talk(daemon, work, trainer)
+
+
+def test_the_vector_of_an_only_all_reduce_never_leaves_the_memory_that_travels(daemon: FakeDaemon) -> None:
+    def work(one: Attached) -> None:
+        one.begin()
+        ask = one.receive()
+        assert one.segment.exchange.tolist() == [1, 2, 3]
+        one.segment.exchange[:] *= 10
+        one.send(ipc.Averaged(contributors=("x",)))
+        assert ask.numel == 3
+
+    def trainer(session: Session) -> None:
+        lent = session.lent
+        assert lent is not None
+        lent[:] = [1, 2, 3]
+        begin = begun(session)
+        mean = session.answer(begin, all_reduce(lent, weight=1.0)).vector
+        assert mean.tolist() == [10, 20, 30]
+        assert np.shares_memory(mean, lent)
+
+    talk(daemon, work, trainer)
+
+
+def test_what_is_private_lies_in_no_slot(daemon: FakeDaemon) -> None:
+    def work(one: Attached) -> None:
+        daemon.run_rounds([one], 2)
+        one.begin()
+
+    def trainer(session: Session) -> None:
+        for number in range(2):
+            begin = begun(session)
+            state = session.state(begin)
+            private = {"kept": state.params} if number == 0 else state.private
+            after = State(state.params + 1, state.shared, private)
+            session.finish(begin, after, Report(0.5, 10, 2))
+        assert session.state(begun(session)).private["kept"].tolist() == [1, 2, 3]
+
+    talk(daemon, work, trainer)
+
+
 def test_every_ask_has_its_number_and_an_answer_survives_the_next_ask(daemon: FakeDaemon) -> None:
+    method = Scaffold()
+
     def asking() -> Steps[list[float]]:
         first = yield from all_reduce(np.array([1, 2], np.float32), weight=2.0, tag="a")
         second = yield from all_reduce(np.array([5], np.float32), weight=1.0, tag="b", discount=0.5)
@@ -103,9 +167,10 @@ def test_every_ask_has_its_number_and_an_answer_survives_the_next_ask(daemon: Fa
             one.send(ipc.Averaged(contributors=("x",)))
 
     def trainer(session: Session) -> None:
+        assert session.lent is None
         assert session.answer(begun(session), asking()) == [10, 20, 50]
 
-    talk(daemon, work, trainer)
+    talk(daemon, work, trainer, method)
 
 
 def test_bodies_are_gathered(daemon: FakeDaemon) -> None:
