@@ -186,24 +186,36 @@ def plan_of(lie: str, rounds: int = 0) -> Plan:
     )
 
 
-def old(lie: str, seconds: float, turns: int, directory: Path, guard: Guard) -> dict[str, Any]:
-    """Attack nodes that have averaged for a while; return the line of this lie."""
-    swarm = Swarm(directory, guard, plan_of(lie))
+@contextmanager
+def old_swarm(plan: Plan, directory: Path, guard: Guard) -> Iterator[Swarm]:
+    """Start honest nodes, and wait until they have averaged for a while."""
+    swarm = Swarm(directory, guard, plan)
     try:
         for index in range(1, HONEST + 1):
             swarm.start(index)
         swarm.wait(f"all have made {OLD_ROUNDS} rounds, and have colleagues", swarm.is_old)
-        calm, attacked, did, names = [], [], [], []
-        for _ in range(turns):
-            calm.append(swarm.stretch(seconds))
-            with swarm.attacked(lie, seconds) as log:
-                attacked.append(swarm.stretch(seconds))
-                did.append(told(log))
-                names.append(swarm.named(str(did[-1].get("peer", "?"))))
-        after = swarm.stretch(seconds)
+        yield swarm
     finally:
         swarm.close()
-    return line_of(lie, [*calm, after], attacked, did, names)
+
+
+def attack(swarm: Swarm, lie: str, seconds: float, turns: int) -> dict[str, Any]:
+    """Attack nodes that have averaged for a while; return the line of this lie."""
+    calm, attacked, did, names = [], [], [], []
+    for _ in range(turns):
+        calm.append(swarm.stretch(seconds))
+        with swarm.attacked(lie, seconds) as log:
+            attacked.append(swarm.stretch(seconds))
+            did.append(told(log))
+            names.append(swarm.named(str(did[-1].get("peer", "?"))))
+    calm.append(swarm.stretch(seconds))
+    return line_of(lie, calm, attacked, did, names)
+
+
+def old(lie: str, seconds: float, turns: int, directory: Path, guard: Guard) -> dict[str, Any]:
+    """Attack nodes of a swarm of their own."""
+    with old_swarm(plan_of(lie), directory, guard) as swarm:
+        return attack(swarm, lie, seconds, turns)
 
 
 def line_of(

@@ -34,9 +34,13 @@ COMPUTING: Final = (
     "tests/gossip/membership",
     "tests/gossip/state",
     "tests/methods",
+    "tests/node/trainer/test_fit_check.py",
+    "tests/node/trainer/test_model_size.py",
     "tests/sim",
+    "tests/test_reproduce.py",
+    "tests/test_reproduce_bytes.py",
 )
-"""Folders whose tests start no processes and read no clock, so that they may share the machine."""
+"""Folders and files whose tests start no nodes and read no clock, so that they may share the machine."""
 
 CORE: Final = ("tests/crypto", "tests/gossip", "tests/methods")
 NOT_CORE: Final = (

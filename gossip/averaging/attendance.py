@@ -6,7 +6,7 @@ members ended with different things, the most common outcome stands.
 
 A member that no longer waits for another says so to all (`Cut`). One word alone binds nobody: the member that
 is cut goes on without the one that cut it, and gives up only if more than half of the members that it hears
-cut it; the others go on without it under the same condition. So no member ends a round for the rest. In a
+cut it. The others go on without it under the same condition. So no member ends a round for the rest. In a
 group of two there is no rest, and the exchange ends for both. Newcomers have no voice.
 
 What opens an exchange names the ask. With a member that asks for something else nothing is exchanged. Where

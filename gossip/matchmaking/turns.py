@@ -7,8 +7,8 @@ itself:
     a node without any yet   whoever says that it has colleagues, where that is believed, then all others
 
 A newcomer to an old run so lets its old members convene. Anybody can say it, so the word counts only in a run
-that is older than the node's part in it, and where more than half of those say it that the user named; where
-none of them is ready, of those linked since before the round.
+that is older than the node's part in it, and where more than half of those say it that the user named. Where
+none of them is ready, more than half of those must say it that were linked before the round.
 
 Peers that did not keep to a group that they had offered come last for some rounds. Of those that are no
 colleagues at most one convenes in a round. While a node has no colleagues, the peers

@@ -172,7 +172,7 @@ class FedCompress:
         use="Slow links and small groups: a node sends group - 1 bodies of a tenth of the model or less. In"
         " groups beyond some 16 an all-reduce with a codec sends less.",
         body_bound="One update counts three times the median examples at most, and its change of params and"
-        " of buffers `clip` times the median change; it moves kappa by one at most, and a student needs the"
+        " of buffers `clip` times the median change. It moves kappa by one at most, and a student needs the"
         " votes of two thirds of the others.",
     )
 

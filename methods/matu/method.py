@@ -114,7 +114,7 @@ class MaTU:
         use="Where nodes have unlike tasks on one pre-trained model, several each. With one task for all,"
         " fedavg is simpler; where tasks contradict each other, training alone may do better.",
         body_bound="In a task of three or more holders three times the median length and examples at most,"
-        " and one vote on each sign; a task that it holds alone or with one other it decides, and it can fill"
+        " and one vote on each sign. A task that it holds alone or with one other it decides. It can fill"
         " free slots with such tasks.",
     )
 

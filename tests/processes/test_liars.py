@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from scripts.attacks import old
+from scripts.attacks import Swarm, attack, old_swarm, plan_of
 from shoal.node.testnet import launcher
 from shoal.node.testnet.nodes import Tools
 from shoal.node.testnet.plan import Plan
@@ -16,19 +17,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SECONDS = 6.0
 
 
-@pytest.fixture
-def guard() -> Iterator[Guard]:
-    """Ends what a test leaves behind if it is killed."""
-    guard = Guard()
-    yield guard
-    guard.close()
+OUTSIDERS = ("convene", "fake-quorum", "sybil-lineage", "nan-state")
 
 
-@pytest.mark.parametrize("lie", ["convene", "fake-quorum", "sybil-lineage", "nan-state"])
-def test_nothing_of_an_outsider_is_held_and_no_accuracy_is_lost(
-    lie: str, tmp_path: Path, guard: Guard
-) -> None:
-    line = old(lie, SECONDS, 1, tmp_path, guard)
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
+    """Honest nodes that have averaged for a while; each attacker comes with a key of its own."""
+    directory = tmp_path_factory.mktemp("swarm")
+    with closing(Guard()) as guard, old_swarm(plan_of(OUTSIDERS[0]), directory, guard) as made:
+        yield made
+
+
+@pytest.mark.parametrize("lie", OUTSIDERS)
+def test_nothing_of_an_outsider_is_held_and_no_accuracy_is_lost(lie: str, swarm: Swarm) -> None:
+    line = attack(swarm, lie, SECONDS, 1)
     print(line)
     assert line["did"].get("proposed", 0) + line["did"].get("records told", 0) > 0
     assert line["held"] == 0
