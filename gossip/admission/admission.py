@@ -21,6 +21,7 @@ from shoal.gossip.admission.doors import Doors
 from shoal.gossip.admission.marks import MAX_MARKED, Marks
 from shoal.gossip.admission.mutes import Mutes
 from shoal.gossip.admission.named_faults import NamedFaults
+from shoal.gossip.admission.newcomer_waits import NewcomerWaits
 from shoal.gossip.admission.roster import Roster
 
 MAX_STRIKES: Final = 32
@@ -32,6 +33,7 @@ MAX_UNFAIR_CUTS: Final = 3
 SHUT_OUT: Final = 60.0
 """Seconds; twice as many for every further one in a row, up to `LONGEST_SHUT_OUT`."""
 LONGEST_SHUT_OUT: Final = 3600.0
+TARDY: Final = "newcomer that was waited for and said nothing"
 MAX_LINKS: Final = 64
 MAX_FETCHERS: Final = 64
 """Peers that wait for a state at a time."""
@@ -68,6 +70,8 @@ class Admission:
         """What the person who runs this node is told of peers."""
         self.mutes = Mutes()
         """Who convenes no group with us for some rounds."""
+        self.newcomer_waits = NewcomerWaits()
+        """How long newcomers alone were waited for."""
         self._bans = Marks(MAX_BAN_DOUBLINGS)
         self._unfair_cuts: dict[PeerId, tuple[int, float]] = {}
         """By peer: how many in a row, and until when it is shut out for them."""
@@ -110,6 +114,11 @@ class Admission:
         seconds = min(SHUT_OUT * 2 ** min(max(more, 0), 10), LONGEST_SHUT_OUT)
         self._unfair_cuts[peer] = (count, now + seconds if more >= 0 else 0.0)
         self.count("cut out too early")
+
+    def note_tardy(self, newcomer: PeerId, round_: int, now: float) -> None:
+        """Take note of a newcomer that was waited for in vain: it has no seat for some rounds."""
+        self.named_faults.add(newcomer, TARDY, now)
+        self.mutes.add(newcomer, round_)
 
     def use(self, roster: Roster | None) -> None:
         """Go by a roster from now on."""

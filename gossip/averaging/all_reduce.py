@@ -66,6 +66,8 @@ from shoal.gossip.messages import (
     Yield,
 )
 
+NEWCOMERS_SHARE: Final = 0.5
+"""Of the time that other members have, which newcomers have: they reduce nothing, and wait for nobody."""
 OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 DONE_GRACE: Final = 2.0
@@ -620,7 +622,8 @@ class AllReduce(Announcing):
         ours = self._chunks.n_bytes(self._part_of(self._mine))
         for member in self._others:
             n_bytes = ours + self._chunks.n_bytes(self._part_of(member))
-            self._progress[member] = Progress(now, self.config.slow_timeout, self.config.longest, n_bytes)
+            patience = self.config.slow_timeout * self._patience_with(member)
+            self._progress[member] = Progress(now, patience, self.config.longest, n_bytes)
 
     def _part_of(self, member: int) -> int:
         """Return the part that a member owns at first."""
@@ -683,7 +686,8 @@ class AllReduce(Announcing):
 
         def wait(members: set[int], since: float, grace: float = 1.0) -> None:
             for member in (members & self._alive) - {self._mine}:
-                until = max(since + patience, self._progress[member].due) + (grace - 1) * patience
+                least = since + patience * self._patience_with(member)
+                until = max(least, self._progress[member].due) + (grace - 1) * patience
                 due[member] = min(until, due.get(member, until))
 
         for part in self._all():
@@ -710,8 +714,15 @@ class AllReduce(Announcing):
         is_last = 2 * len(self._done) >= len(self._members) - 1
         longest = self.config.silence_timeout
         silence = min(longest, SHORTEST_TIMEOUT) if is_last else longest
-        waited_for = sorted(self._waited_for().items())
-        return [member for member, due in waited_for if now >= due or now - self._heard[member] >= silence]
+        return [
+            member
+            for member, due in sorted(self._waited_for().items())
+            if now >= due or now - self._heard[member] >= silence * self._patience_with(member)
+        ]
+
+    def _patience_with(self, member: int) -> float:
+        """Return the share of the usual time that a member has."""
+        return NEWCOMERS_SHARE if member in self._newcomers else 1.0
 
     def _tick(self, now: float) -> Effects:
         self._next_tick = now + min(BEAT, self.config.silence_timeout)

@@ -108,6 +108,8 @@ class MatchmakingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from our own readiness until we go on without those still expected; learned."""
     answer_wait: float = 2.0
     """Seconds until a convener or a member that does not answer counts as silent; learned."""
+    newcomer_wait: float = INFINITY
+    """Seconds that newcomers have, once all others are ready."""
     patience: float = 15.0
     """Seconds until we go on with whoever is there."""
     max_chunk_numel: int = CHUNK_NUMEL
@@ -160,6 +162,8 @@ class Matchmaking:
         self._met: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         """Did not answer a proposal: left out of the next."""
+        self.tardy: set[PeerId] = set()
+        """Newcomers among them: they get no seat in this search, however often they are ready again."""
         self.declined: set[PeerId] = set()
         """Promised to others just now: left out of the next proposal, and asked again after a while."""
         self.refused: Counter[str] = Counter()
@@ -188,6 +192,10 @@ class Matchmaking:
         """Seconds from our proposal or our word until the group stood."""
         self._asked_at = 0.0
         self._go_at = INFINITY
+        self._known_at = INFINITY
+        """Since when nobody but newcomers is waited for."""
+        self.newcomers_took = 0.0
+        """Seconds for which nobody but newcomers was waited for, that came after all."""
         self._give_up_at = INFINITY
         self._waiting_for: PeerId | None = None
         self._n_waits = 0
@@ -198,6 +206,11 @@ class Matchmaking:
     def mute(self) -> AbstractSet[PeerId]:
         """Peers that did not convene when it was their turn."""
         return self.turns.passed
+
+    @property
+    def has_convened(self) -> bool:
+        """Whether the group that stands is the one that we offered."""
+        return self._commit is not None and self._commit.convener == self.me
 
     @property
     def lacks_company(self) -> bool:
@@ -253,6 +266,7 @@ class Matchmaking:
         if self.state is State.PROPOSING and self._offering is not None:
             lives = self._offering.reluctant if self._ballot < MAX_PATIENT else set()
             self.silent |= self._missing() - lives
+            self.tardy |= set(filter(self._standing.is_newcomer, self._missing()))
             self._withdraw_offer()
         elif self.state is State.PROMISED and self._promised is not None:
             self.turns.pass_over(self._promised[1])
@@ -356,7 +370,9 @@ class Matchmaking:
             return []
         offering.accept(peer, message, sealed)
         self.declined.discard(peer)
-        return self._commit_if_complete(now) or self._go_on_without_declined(now)
+        return (
+            self._commit_if_complete(now) or self._go_on_without_declined(now) or self._hurry_newcomers(now)
+        )
 
     def handle_commit(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """A group stands: ours, if we accepted it."""
@@ -513,8 +529,11 @@ class Matchmaking:
 
     def _tell_ready(self, peers: frozenset[PeerId], now: float) -> Effects:
         self._told |= peers
-        ready = msgspec.structs.replace(self.ready[self.me], wait=max(0.0, self._go_at - now))
-        return [Send(peer, ready) for peer in sorted(peers)]
+        wait = max(0.0, self._go_at - now)
+        ready = msgspec.structs.replace(self.ready[self.me], wait=wait)
+        sooner = msgspec.structs.replace(ready, wait=min(wait, self.config.newcomer_wait))
+        newcomers = set(filter(self._standing.is_newcomer, peers))
+        return [Send(peer, sooner if peer in newcomers else ready) for peer in sorted(peers)]
 
     def _step_down(self, better: PeerId) -> Effects:
         """Tell those that count on us, or on whom we count, that we are promised to a better convener now."""
@@ -534,6 +553,27 @@ class Matchmaking:
             return []
         self._withdraw_offer()
         return self._evaluate(now)
+
+    def _hurry_newcomers(self, now: float) -> Effects:
+        """Once only newcomers have not answered, give them half of the time that others have."""
+        offering = self._offering
+        if offering is None or not offering.missing:
+            return []
+        newcomers = named_by(offering.proposal.members, offering.proposal.newcomers)
+        if not offering.missing <= set(newcomers):
+            return []
+        return self._fire(min(self._fire_at, now + self.config.answer_wait / 2))
+
+    def _newcomers_until(self, late: AbstractSet[PeerId], now: float) -> float:
+        """Return until when these are waited for, if they are newcomers, and all others are ready."""
+        has_limit = self.config.newcomer_wait < INFINITY
+        if not (late and has_limit and all(map(self._standing.is_newcomer, late))):
+            if self._known_at < INFINITY:
+                self.newcomers_took += now - self._known_at
+            self._known_at = INFINITY
+            return INFINITY
+        self._known_at = min(self._known_at, now)
+        return self._known_at + self.config.newcomer_wait
 
     def _taken_elsewhere(self, peer: PeerId, message: Commit, now: float) -> Effects:
         """Someone we proposed to shows a group without us: they are taken for this round."""
@@ -555,6 +595,8 @@ class Matchmaking:
             return []
         awaited = self.expected - self.silent
         everyone = len(awaited & self.ready.keys()) >= self.config.share * len(awaited)
+        newcomers_until = self._newcomers_until(awaited - self.ready.keys(), now)
+        everyone = everyone or now >= newcomers_until
         enough = self._is_enough()
         if len(self._known()) < self.config.company:
             self._waiting_for = None
@@ -562,7 +604,8 @@ class Matchmaking:
         overdue = (now >= self._go_at or self._is_called) and enough
         if not ((everyone and enough) or overdue or now >= self._give_up_at):
             self._waiting_for = None
-            return self._fire(self._go_at if enough and now < self._go_at else self._give_up_at)
+            go_at = min(self._go_at, newcomers_until)
+            return self._fire(go_at if enough and now < go_at else self._give_up_at)
         groups = deal(self._candidates(), self.round, self.config.group_size)
         members = next(group for group in groups if self.me in group)
         convener = self.turns.next_of(members)
@@ -607,7 +650,7 @@ class Matchmaking:
             return tuple(members), frozenset()
         # Another one in every round.
         found.sort(key=self.turns.place)
-        able = [peer for peer in found if peer not in self._standing.muted]
+        able = [peer for peer in found if peer not in self._standing.muted | self.tardy]
         some = seated(able, len(members) - len(found), self._standing)
         return tuple(peer for peer in members if peer not in found or peer in some), some
 

@@ -6,6 +6,7 @@ over for us: they are told so, once a second.
 """
 
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
@@ -351,7 +352,10 @@ class AskQueue:
     def _learn(self, exchange: GroupExchange, now: float) -> None:
         lost = self._view.table.connected & set(exchange.lost_members)
         usual = self._usual_of(exchange.index)
-        if lost - self._lost:
+        if tardy := lost & exchange.group.newcomers:
+            self._note_tardy(tardy, now)
+        # Newcomers make nobody wait longer for the others.
+        if lost - self._lost - tardy:
             self.wait.miss()
             usual.miss()
         elif not lost and len(exchange.group.members) > 1:
@@ -363,6 +367,13 @@ class AskQueue:
         self._view.note_round(exchange.group.members, lost)
         for peer in set(exchange.group.members).difference(exchange.lost_members):
             self._view.admission.pardon(peer, now)
+
+    def _note_tardy(self, newcomers: AbstractSet[PeerId], now: float) -> None:
+        """Take note of newcomers that joined the group and then gave nothing."""
+        admission = self._view.admission
+        for peer in sorted(newcomers):
+            admission.note_tardy(peer, self._view.round, now)
+        admission.newcomer_waits.charge(now - self._formed_at, now)
 
     def _origin(self, pending: Contribute) -> Origin:
         """Return what a contribution is measured from: this node's state, where it is at hand."""

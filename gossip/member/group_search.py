@@ -36,8 +36,9 @@ MIXING_SHARE: Final = 0.75
 MAX_ANSWER: Final = 4.0
 """Seconds within which a convener that we accepted says something, whatever it waits for."""
 LATE: Final = 5
-"""Times that a peer leaves us waiting until it convenes nothing for a while; as a newcomer, has no seat."""
-TARDY: Final = "newcomer that was waited for and said nothing"
+"""Times that a convener leaves us waiting until it convenes nothing for a while."""
+NEWCOMERS_SHARE: Final = 0.25
+"""Of the learned wait for others, which newcomers have once the others are ready."""
 SILENT: Final = "offered a group and then said nothing"
 HURRY_AFTER: Final = 0.5
 """Share of the others' learned wait after which unfinished local work is cut short."""
@@ -248,9 +249,12 @@ class GroupSearch:
         assert search is not None
         assert search.group is not None
         view, members = self._view, set(search.group.members)
+        has_own = view.pattern.has_own_states
         # Who was silent as a convener, and is not in the group that another convened, answered nobody.
         silent = (search.silent | search.mute - members) & view.table.connected
-        if silent:
+        # Newcomers are waited for less than others, and make nobody wait longer for these.
+        newcomers = self._newcomers()
+        if silent - newcomers:
             self.answer_wait.miss()
         elif search.answered_in is not None and (view.states_differ() or search.ready.keys() <= members):
             # Where somebody was left out, how fast the others were is no measure.
@@ -259,10 +263,10 @@ class GroupSearch:
         view.note_unresponsive(silent - members)
         missed = self._expected(now) - search.ready.keys() - members
         view.note_unresponsive(missed)
-        self._note_tardy((silent - members) | missed, now)
-        if missed and not view.is_large_swarm():
+        self._note_tardy(((silent | search.tardy) - members) & newcomers, missed & newcomers, now)
+        if missed - newcomers and not view.is_large_swarm():
             self.ready_wait.miss()
-        elif len(waited_for := set(search.ready) if view.pattern.has_own_states else members) > 1:
+        elif len(waited_for := (set(search.ready) if has_own else members) - newcomers) > 1:
             lags = [max(0.0, self._arrived.get(peer, now) - asked_at) for peer in waited_for]
             self.ready_wait.observe(max(lags))
         return [ProbeLink(peer) for peer in sorted(silent)]
@@ -270,32 +274,56 @@ class GroupSearch:
     # --- inside -----------------------------------------------------------------------------------
 
     def _expected(self, now: float) -> set[PeerId]:
-        """Return the peers worth waiting for, without newcomers that left us waiting time after time."""
-        view = self._view
-        muted, known = view.admission.mutes.at(view.round), view.colleagues
-        tardy = muted - known.colleagues() - known.nearly() if muted and known.colleagues() else frozenset()
-        return view.expected(now) - tardy
+        """Return the peers worth waiting for, without newcomers that are not waited for now."""
+        return self._view.expected(now) - self._ignored(now)
 
-    def _note_tardy(self, peers: AbstractSet[PeerId], now: float) -> None:
-        """Take note of newcomers that left us waiting: with several, no round would be quick."""
-        standing, admission = self._standing(now), self._view.admission
-        for peer in sorted(filter(standing.is_newcomer, peers)):
-            if admission.named_faults.add(peer, TARDY, now) >= LATE:
-                admission.mutes.add(peer, self._view.round)
+    def _newcomers(self) -> frozenset[PeerId]:
+        """Return the linked peers that are no colleagues, where there are some, and one group."""
+        view, known = self._view, self._view.colleagues
+        colleagues, spec = known.colleagues(), view.spec
+        # Of many groups nobody knows most of the others, and the same are not waited for twice.
+        if not colleagues or spec is None or len(view.linked_trainers()) >= spec.group_size:
+            return frozenset()
+        return frozenset(view.table.connected) - colleagues - known.nearly()
+
+    def _ignored(self, now: float) -> frozenset[PeerId]:
+        """Return the newcomers that left us waiting; all of them where too much time was lost so."""
+        newcomers, admission = self._newcomers(), self._view.admission
+        if not newcomers or not admission.newcomer_waits.may_wait(now):
+            return newcomers
+        return newcomers & admission.mutes.at(self._view.round)
+
+    def _note_tardy(self, silent: AbstractSet[PeerId], missed: AbstractSet[PeerId], now: float) -> None:
+        """Take note of newcomers that did not answer an offer, or were not ready while all others were."""
+        admission = self._view.admission
+        for peer in sorted(silent | missed):
+            admission.note_tardy(peer, self._view.round, now)
+        search = self.search
+        if search is None or not search.has_convened:
+            return
+        seconds = search.newcomers_took + (self._newcomer_wait if missed else 0.0)
+        seconds += self.answer_wait.seconds() / 2 if silent else 0.0
+        # Each of us convenes in turn, and each has an account.
+        admission.newcomer_waits.charge(seconds * (1 + len(self._view.colleagues.colleagues())), now)
+
+    @property
+    def _newcomer_wait(self) -> float:
+        """Seconds that newcomers have, once all others are ready."""
+        return NEWCOMERS_SHARE * self.ready_wait.seconds()
 
     def _standing(self, now: float) -> Standing:
         """Return what we know of our peers."""
         # In the first round of a node nobody was linked before it.
         view = self._view
         colleagues, nearly = view.colleagues.colleagues(), view.colleagues.nearly()
-        newcomers = view.table.connected - colleagues - nearly if colleagues else set()
+        newcomers = frozenset(view.table.connected) - colleagues - nearly if colleagues else frozenset()
         return Standing(
             colleagues=colleagues,
             nearly=nearly,
             halfway=view.colleagues.halfway(),
             named=view.colleagues.named,
             linked_before=self._linked_before or frozenset(view.table.connected),
-            muted=view.admission.mutes.at(view.round),
+            muted=view.admission.mutes.at(view.round) | self._ignored(now),
             has_watched=view.colleagues.has_watched(self._in_a_row),
             is_run_older=self._in_a_row < view.round and view.colleagues.may_have_made_some(view.round),
             prefixes={peer: prefix for peer in newcomers if (prefix := self._nearby.prefix_of(peer))},
@@ -338,6 +366,7 @@ class GroupSearch:
             # Whom the last round of such a run does not wait for is not in the mean that ends it.
             ready_wait=patience if has_own_states and view.is_last else self.ready_wait.seconds(),
             answer_wait=self.answer_wait.seconds(),
+            newcomer_wait=self._newcomer_wait if self._newcomers() else INFINITY,
             patience=patience,
             max_chunk_numel=spec.max_chunk_numel,
             mode=parse(spec.charter).mode,

@@ -12,6 +12,8 @@
     undead      keeps the records of the dead alive
     names_the_lan  names private addresses, and public ones where nobody is, in records and in `Near`
 
+    unanswering never answers in a search      never-ready    says that it works, and is never ready
+
 Others convene groups of their own making, and finish them:
 
     convene     of one peer and itself, and owns it all     ghosts   the same, with members that do not exist
@@ -465,6 +467,15 @@ _CONVENERS: Final[dict[str, type[Convener]]] = {
 
 KINDS: Final = (*_LIES, *_EXTRAS, *_CONVENERS)
 """Lies that are drawn for every seed."""
+
+
+def _without(*kinds: type) -> Lie:
+    return lambda node, effect: [] if isinstance(effect.message, kinds) else [effect]
+
+
+NEGOTIATION: Final = (m.Propose, m.Accept, m.Decline, m.Commit, m.Unheard, m.Shown)
+_LIES["unanswering"] = _without(*NEGOTIATION)
+_LIES["never-ready"] = _without(*NEGOTIATION, m.Ready)
 
 
 class SettledConvener(AllConvener):

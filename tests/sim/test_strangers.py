@@ -1,10 +1,12 @@
 """Strangers in a simulated swarm: what an outsider with many keys comes to, and a member that cuts all."""
 
+from functools import cache
 from typing import Any
 
 import pytest
 from sim.checks import IN_TURN, MEMORY
 from sim.lineage_liars import state_of
+from sim.network import Weather
 from sim.node import SimNode
 from sim.world import Scenario, Sim
 
@@ -90,3 +92,27 @@ def test_a_liar_does_not_keep_the_dead_alive() -> None:
     assert not sim.run().violations
     assert (sim.name(0), sim.name(2)) in known
     assert sim.name(1) not in {peer for _, peer in known}
+
+
+@cache
+def rounds_beside(lie: str) -> int:
+    """Return how many rounds three colleagues make in some seconds beside a newcomer that lies."""
+    faults = ((25.02, "lie", OUTSIDER, lie, 12.0),) if lie else ()
+    starts = (0.0, 0.0, 0.0, 25.0 if lie else 1000.0)
+    # A round takes a seventh of a second; whoever comes now is no colleague before the end.
+    quick = Weather(latency=0.001)
+    sim = Sim(
+        Scenario(1, 4, faults, starts=starts, trust=(20, 24.0), paces=(0.1,), steps=(0.01,), weather=quick)
+    )
+    made: list[int] = []
+    for when in (26.0, 37.0):
+        sim.at(when, lambda: made.append(min(sim.nodes[name].member.round for name in sim.names[:OUTSIDER])))
+    sim.at(37.5, setattr, sim, "is_over", True)
+    assert not sim.run().violations
+    return made[1] - made[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", ["unanswering", "never-ready", "mute", "promises"])
+def test_a_newcomer_that_falls_silent_leaves_the_others_four_fifths_of_their_rounds(lie: str) -> None:
+    assert rounds_beside(lie) >= 0.8 * rounds_beside("")

@@ -5,11 +5,13 @@ import random
 import pytest
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import TARDY
+from shoal.gossip.admission.newcomer_waits import MOST, SHARE
 from shoal.gossip.events import PeerFound, PeerLost, Send
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
 from shoal.gossip.member.commands import Attach, NewState
-from shoal.gossip.member.group_search import LATE, SILENT, TARDY, GroupSearch
+from shoal.gossip.member.group_search import LATE, SILENT, GroupSearch
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.nearby import CIRCUITS
@@ -140,13 +142,13 @@ def test_newcomers_that_leave_us_waiting_are_not_waited_for_and_get_no_seat_for_
     one = seeker()
     view, newcomer = one._view, B
     view.colleagues.restore([Acquaintance(A, 100, 1e6)])
-    for count in range(1, LATE + 1):
-        assert newcomer not in view.admission.mutes.at(view.round)
-        one.search = ended(one, (ME, A))
-        one.search.silent = {newcomer}
-        one.learn(0.0, 0.0)
-        (fault,) = view.admission.named_faults.newest_first()
-        assert (fault.peer, fault.reason, fault.count) == (newcomer, TARDY, count)
+    one.search = ended(one, (ME, A))
+    one.search.tardy = {newcomer}
+    wait = one.answer_wait.seconds()
+    one.learn(0.0, 0.0)
+    (fault,) = view.admission.named_faults.newest_first()
+    assert (fault.peer, fault.reason, fault.count) == (newcomer, TARDY, 1)
+    assert one.answer_wait.seconds() == wait, "nobody waits longer for the others"
     view.unresponsive.clear()
     assert newcomer not in one._expected(0.0)
     one.early = {peer: (Ready(view.round, view.base), 9.0) for peer in (A, newcomer)}
@@ -193,3 +195,21 @@ def test_newcomers_count_to_the_prefix_at_which_we_see_them_and_colleagues_to_no
     prefixes = member.group_search._standing(0.4).prefixes
     assert prefixes[hop] == "8.8.4.0/24", "a direct link tells more than a circuit"
     assert six not in prefixes
+
+
+def test_a_node_that_waited_for_newcomers_for_long_waits_for_none_until_its_time_has_come_back() -> None:
+    one = seeker()
+    view = one._view
+    view.colleagues.restore([Acquaintance(A, 100, 1e6)])
+    assert one._ignored(0.0) == frozenset()
+    view.admission.newcomer_waits.charge(MOST + 1.0, 0.0)
+    assert one._ignored(0.0) == {B}
+    assert one._standing(0.0).muted == {B}
+    assert one._ignored(1.01 / SHARE) == frozenset()
+
+
+def test_where_nobody_is_a_colleague_nobody_is_ignored() -> None:
+    one = seeker()
+    one._view.admission.newcomer_waits.charge(100.0, 0.0)
+    assert one._ignored(0.0) == frozenset()
+    assert one._config().newcomer_wait == float("inf")
