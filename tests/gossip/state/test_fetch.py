@@ -13,7 +13,7 @@ import shoal.gossip.state.tree_hash
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
-from shoal.gossip.state.fetch import Fetching
+from shoal.gossip.state.fetch import ASK_AGAIN, Fetching
 from shoal.gossip.state.serve import Serving, ServingConfig
 from shoal.gossip.state.tree_hash import leaf, leaves, n_chunks, state_hash
 
@@ -307,6 +307,24 @@ def test_a_chunk_that_was_lost_on_its_way_is_asked_for_again() -> None:
     assert lost == [3, 29]
     assert net.sent[PeerId("a")] == 32
     assert seconds < 25.0, "the last one is missed by silence only"
+
+
+@pytest.mark.parametrize("is_moving", [True, False])
+def test_a_chunk_is_asked_for_again_unless_bytes_of_it_come(is_moving: bool) -> None:
+    vector, donor = made(3), PeerId("a")
+    fetching = Fetching(named(vector), 7, vector.nbytes, (donor,), STALL)
+    fetching.begin(0.0)
+    offer = Offer(named(vector), b"p" * 32, 7, vector.nbytes)
+    fetching.handle(donor, offer, leaves(vector.data), 0.0)
+    again: list[Any] = []
+    for second in range(1, int(2 * ASK_AGAIN)):
+        fetching.handle(donor, Wait(named(vector)), b"", float(second))
+        if is_moving:
+            fetching.arriving(donor, float(second))
+        effects = fetching.timer(float(second))
+        again += [each for each in effects if isinstance(each, Send) and isinstance(each.message, Fetch)]
+    assert bool(again) != is_moving
+    assert not fetching.failed
 
 
 def test_a_donor_without_the_state_is_left_and_without_donors_it_fails() -> None:
