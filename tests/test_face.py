@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 import shoal
+from shoal.gossip.run_spec import RunSpec
 from shoal.methods.errors import BadOption
 from shoal.methods.learning.model_tensors import read_model, write_model
 from shoal.methods.tasks.digits import Digits
@@ -195,7 +196,8 @@ def test_a_delay_that_there_is_not_is_refused(home: Path) -> None:
         Loop(home, delay=2)
 
 
-def test_what_peers_must_agree_on_is_in_the_run_that_the_node_is_told(daemon: FakeDaemon, home: Path) -> None:
+def spec_told(daemon: FakeDaemon, home: Path, **options: Any) -> RunSpec:
+    """Return the run that a loop with these options tells its node."""
     heard: list[ipc.Attach] = []
 
     def serve() -> None:
@@ -204,11 +206,22 @@ def test_what_peers_must_agree_on_is_in_the_run_that_the_node_is_told(daemon: Fa
         attached.begin()
 
     serving = in_thread(serve)
-    loop = Loop(home, codec="int8", exchange="pairwise")
+    loop = Loop(home, **options)
     serving.join()
     loop.swarm.close()
-    spec = heard[0].spec
-    assert (spec.codec, spec.exchange, spec.quorum) == ("int8", "pairwise", 1)
+    return heard[0].spec
+
+
+def test_what_peers_must_agree_on_is_in_the_run_that_the_node_is_told(daemon: FakeDaemon, home: Path) -> None:
+    spec = spec_told(daemon, home, codec="int8", exchange="pairwise")
+    assert (spec.codec, spec.exchange, spec.quorum, spec.combine) == ("int8", "pairwise", 1, "mean")
+
+
+@pytest.mark.parametrize(("options", "combine"), [({}, "clip"), ({"combine": "median"}, "median")])
+def test_a_loop_in_an_open_run_clips_as_a_node_does_unless_it_is_told(
+    daemon: FakeDaemon, home: Path, options: dict[str, Any], combine: str
+) -> None:
+    assert spec_told(daemon, home, **options).combine == combine
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,10 @@ def check_combine(run: RunSettings, method: Method) -> None:
         raise BadConfig(f"engine {run.engine} makes means: take --combine mean, or leave out --engine")
     if run.combine not in TRIMMING:
         return
-    if run.codec == "topk":
+    if run.codec in ("topk", "int2"):
         raise BadConfig(
-            f"combine {run.combine} leaves nothing of codec topk: most peers send nothing of a number, and so"
-            " the middle one is zero; take --combine clip, or --codec int4"
+            f"combine {run.combine} leaves little of codec {run.codec}: most peers send zero for a number, so"
+            " that the middle one is zero; take --combine clip, or --codec int4"
         )
     if getattr(method, "weighs_peers", False):
         raise BadConfig(

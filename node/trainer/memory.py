@@ -1,6 +1,7 @@
 """Memory: what a run's vectors take of it, in words for a person whose machine is too small. Torch-free.
 
     the model and its gradients, two states, the vector that travels        float32; docs/sizes.md
+    the last change of the params, where the run clips
 
 Batches, activations and an optimizer's moments come on top, and are known to nobody before they are there.
 """
@@ -23,7 +24,9 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 
 def vector_bytes(spec: RunSpec, exchange_numel: int) -> int:
     """Return how many bytes a node has at least for the vectors of a run, in both its processes."""
-    return 4 * (2 * spec.params_numel + 2 * spec.state_numel + exchange_numel)
+    # What the last mean changed, where the next is clipped around it.
+    last = spec.params_numel if spec.combine == "clip" else 0
+    return 4 * (2 * spec.params_numel + 2 * spec.state_numel + exchange_numel + last)
 
 
 def machine_bytes(cgroup: Path = CGROUP) -> int:
