@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -204,7 +205,10 @@ def attack(swarm: Swarm, lie: str, seconds: float, turns: int) -> dict[str, Any]
     calm, attacked, did, names = [], [], [], []
     for _ in range(turns):
         calm.append(swarm.stretch(seconds))
-        with swarm.attacked(lie, seconds) as log:
+        with swarm.attacked(lie, LOADING + seconds) as log:
+            if lie_of(lie).who == "outsider":
+                # It speaks a second after its start, which on a busy machine takes long.
+                swarm.wait("the attacker has begun", partial(told, log))
             attacked.append(swarm.stretch(seconds))
             did.append(told(log))
             names.append(swarm.named(str(did[-1].get("peer", "?"))))

@@ -19,6 +19,8 @@ from shoal.gossip.admission.edicts import TEXT_PREFIX, Edict, Verb, edict_of
 from shoal.gossip.admission.errors import AdmissionError
 from shoal.gossip.admission.grants import MAX_USES, Grant, check_chain
 from shoal.gossip.admission.roster import Roster
+from shoal.gossip.admission.tokens import PREFIX as TOKEN_PREFIX
+from shoal.gossip.admission.tokens import token_of
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_flag, home_of, print_json, row, table
 from shoal.node.config.settings import load
 from shoal.node.errors import BadConfig, BadHome, NotRunning, Refused
@@ -219,7 +221,11 @@ def _grant(
 
 def admit(
     peer: Annotated[
-        str, typer.Argument(help="The peer id of a node: shoal id prints it.", show_default=False)
+        str,
+        typer.Argument(
+            help="The peer id of a node, as shoal id prints it, or the word of its shoal invite.",
+            show_default=False,
+        ),
     ],
     home: HomeOption = None,
     sign: Keys = None,
@@ -232,7 +238,8 @@ def admit(
     place = home_of(home)
     if not sign:
         raise BadConfig("sign it with a founder's key: --sign founder-1.key")
-    _decide(place, "admit", peer, sign, long, reason, charter, json=json)
+    whom = _sender(peer, _charter(place, charter)) if peer.startswith(f"{TOKEN_PREFIX}1") else peer
+    _decide(place, "admit", whom, sign, long, reason, charter, json=json)
 
 
 def ban(
@@ -599,6 +606,22 @@ def _subject(peer: str) -> bytes:
         return public_key_of(PeerId(peer))
     except BadKey as error:
         raise BadConfig(f"{peer[:80]!r}: {error}; shoal id prints that of a node") from None
+
+
+def _sender(word: str, charter: Charter) -> str:
+    """Return the peer that a word is for, where it names one, else the node that printed it.
+
+    Raises:
+        BadConfig: it is no invite, or of another run.
+    """
+    try:
+        token = token_of(word)
+    except AdmissionError as error:
+        raise BadConfig(str(error)) from None
+    if token.settings.get("charter", "") != str(charter):
+        raise BadConfig("this word is of another run: its charter is not that of this node's run")
+    named = token.chain[-1].key if token.chain and token.chain[-1].is_named else token.inviter
+    return peer_id_of(named)
 
 
 def _edict_of(text: str) -> Edict:

@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from shoal.crypto.keys import PeerId, public_key_of
+from shoal.gossip.admission.grants import Grant
+from shoal.gossip.admission.tokens import Token
 from shoal.node.cli.main import main
 
 
@@ -74,6 +78,39 @@ def test_one_founder_of_one_admits_bans_and_pardons(homes: Homes) -> None:
     homes.run("pardon", dora, *sign)
     assert dora in members(homes)
     assert [each["verb"] for each in homes.json("edict", "list")].count("ban") == 1
+
+
+def word_of(charter: str, inviter: PeerId, **changes: Any) -> str:
+    """Return what `shoal invite` of a node prints."""
+    token = Token(run=bytes(32), swarm="s", settings={"charter": charter}, inviter=public_key_of(inviter))
+    return msgspec.structs.replace(token, **changes).text()
+
+
+def test_a_newcomer_is_admitted_by_the_word_that_its_own_node_printed(homes: Homes) -> None:
+    charter = homes.found("--mode", "closed")["charter"]
+    other = PeerId(homes.peer("two"))
+    homes.json("admit", word_of(charter, other), "--sign", homes.key(1))
+    assert other in members(homes)
+
+
+def test_a_word_for_one_node_admits_that_node_and_not_the_one_that_printed_it(homes: Homes) -> None:
+    charter = homes.found("--mode", "closed")["charter"]
+    inviter, guest = PeerId(homes.peer("two")), PeerId(homes.peer("three"))
+    grant = Grant(bytes(32), public_key_of(inviter), public_key_of(guest), bytes(16), 1, is_named=True)
+    homes.json("admit", word_of(charter, inviter, chain=(grant,)), "--sign", homes.key(1))
+    assert guest in members(homes)
+    assert inviter not in members(homes)
+
+
+def test_a_word_of_another_run_or_a_cut_one_admits_nobody(homes: Homes) -> None:
+    charter = homes.found()["charter"]
+    other = PeerId(homes.peer("two"))
+    word = word_of("", other)
+    sign = ("--sign", homes.key(1))
+    assert "of another run" in homes.run("admit", word, *sign, code=2)
+    cut = word_of(charter, other)[:-3]
+    assert "copy all of what shoal invite printed" in homes.run("admit", cut, *sign, code=2)
+    assert len(members(homes)) == 1
 
 
 def test_two_of_three_founders_sign_one_after_the_other_in_any_place(homes: Homes) -> None:

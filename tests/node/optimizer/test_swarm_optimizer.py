@@ -7,15 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from fake_daemon import Attached, Background, FakeDaemon, in_thread
+from rosters import NOW, World, key, peer, public
 from torch import nn
 from torch.optim import lr_scheduler
 
 import shoal
+from shoal.gossip.admission.tokens import token_of
+from shoal.gossip.run_spec import RunSpec, run_id
 from shoal.methods.errors import BadOption, BadTask
+from shoal.node.config.settings import load
+from shoal.node.daemon.roster_keeper import invite_of
 from shoal.node.optimizer.wrapped import NotCopied
 from shoal.node.trainer import ipc
 
@@ -447,3 +453,41 @@ def test_a_frozen_base_is_in_the_name_of_the_run_and_in_no_vector(home: Path, da
     assert torch.equal(model[0].weight, base)
     with pytest.raises(BadTask, match="travels= leaves it out"):
         Loop(home, model=nn.Linear(3, 2), travels={"weight"})
+
+
+def attached_by(home: Path, **said: Any) -> tuple[RunSpec, list[str]]:
+    """Return the run that a loop attaches with, and the arguments of the node that it would start."""
+    (home / "run").mkdir(parents=True)
+    daemon = FakeDaemon(home / "run" / "trainer.sock")
+    beside = Beside(daemon)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with shoal.SwarmOptimizer(optimizer, model, every=2, home=home, **said) as swarm:
+        options = swarm._node._arguments
+    beside.end()
+    daemon.close()
+    assert beside.trainer is not None
+    return beside.trainer.attach.spec, options
+
+
+def test_an_invite_is_all_that_a_loop_of_ones_own_is_given_to_join_a_run(tmp_path: Path) -> None:
+    world = World(founders=("ann",), threshold=1)
+    spec, _ = attached_by(tmp_path / "member", method="diloco", rounds=7, charter=str(world.charter))
+    # What `shoal invite` prints, for anybody who has the word.
+    token = invite_of(spec, run_id(spec), "den", public("member"), ["/ip4/20.0.0.1/tcp/4710"])
+    chain = (world.grant("member", "bearer"),)
+    word = msgspec.structs.replace(token, chain=chain, seed=bytes(key("bearer"))).text()
+    joined, options = attached_by(tmp_path / "newcomer", invite=word)
+    assert joined == spec
+    # The node that is started beside the loop joins by the same word: where to, and by what.
+    assert options[options.index("--invite") + 1] == word
+    config, _ = load(tmp_path / "newcomer", {"invite": word}, {})
+    assert config.network.swarm == "den"
+    assert config.join[0].startswith("/ip4/20.0.0.1/tcp/4710")
+    roster = world.roster()
+    roster.add(world.edict("admit", "member", by=("ann",)))
+    redeem = token_of(word).redeem(key("newcomer"), NOW)
+    assert redeem is not None
+    assert roster.add_redeem(redeem)
+    assert roster.is_member(peer("newcomer"), NOW)
