@@ -28,8 +28,10 @@ from shoal.node.trainer.spec import FAILED, MARK, TrainerSpec, run_spec
 from shoal.node.trainer.user_folder import search_user_folder
 
 
-def check(spec: TrainerSpec) -> None:
+def check(spec: TrainerSpec, machine: int | None = None) -> None:
     """Make what a trainer makes before its first round.
+
+    `machine`: its memory in bytes; this machine's unless given.
 
     Raises:
         MethodsError: method, task, options or device do not fit; the message names what does.
@@ -46,7 +48,7 @@ def check(spec: TrainerSpec) -> None:
             raise BadTask(f"{error}; tasks that fit {spec.method}: {fitting}") from error
     initial = method.init(learner.initial)
     run = run_spec(spec, all_options(method), learner.manifest, shared_specs(initial))
-    if text := too_large(run, method.exchange_numel(run.params_numel), machine_bytes()):
+    if text := too_large(run, method.exchange_numel(run.params_numel), machine or machine_bytes()):
         raise BadOption(text)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.methods.errors import MethodsError
+from shoal.methods.errors import BadOption, MethodsError
 from shoal.node.cli.main import main
 from shoal.node.trainer import fit
 from shoal.node.trainer.fit_check import check
@@ -37,6 +37,13 @@ def test_what_does_not_fit_names_what_does(changes: dict[str, object], words: li
         check(spec)
     for word in words:
         assert word in str(raised.value)
+
+
+def test_a_model_that_no_memory_of_this_machine_holds_is_refused() -> None:
+    with pytest.raises(
+        BadOption, match="needs at least 450 MB of memory, .* this machine has 100 MB: train a part"
+    ):
+        check(TrainerSpec(task="digits"), machine=100_000_000)
 
 
 def test_what_fits_passes() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -381,3 +382,37 @@ def test_integer_buffers_outlive_a_restart_and_are_in_the_saved_model(
     again = model(Digits())
     again.load_state_dict(shoal.load_model(file))
     assert again[1].num_batches_tracked.item() == 10
+
+
+@pytest.mark.parametrize("method", ["fedavg", "diloco"])
+def test_a_round_makes_no_array_as_large_as_the_model(method: str, daemon: FakeDaemon) -> None:
+    numel = 2_000_000
+    peaks: list[int] = []
+
+    def run_round(one: Attached) -> None:
+        one.begin()
+        one.receive()
+        one.send(ipc.Averaged(contributors=("x",)))
+        one.slot, one.round = one.receive().slot, one.round + 1
+
+    def work() -> None:
+        one = daemon.attach()
+        run_round(one)
+        tracemalloc.start()
+        try:
+            run_round(one)
+            run_round(one)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        stop(one)
+
+    given = spec(
+        task="scripts.empty_task:Empty",
+        task_options={"numel": numel},
+        method=method,
+        options={"steps": 2},
+    )
+    assert run_trainer(daemon, given, work) == 0
+    assert [m.round for m in daemon.trainers[0].heard if isinstance(m, ipc.Finished)] == [0, 1, 2]
+    assert peaks[0] < 2 * numel  # half a vector
