@@ -42,6 +42,7 @@ TASKS: Final[Mapping[str, str]] = {
     "speech_commands": "shoal.methods.tasks.speech_commands:SpeechCommands",
     "tones": "shoal.methods.tasks.tones:Tones",
     "digits_body": "shoal.methods.tasks.digits_pretrained:DigitsBody",
+    "instructions": "shoal.methods.tasks.instructions:Instructions",
     "shifted": "shoal.methods.tasks.shifted:Shifted",
     "digit_tasks": "shoal.methods.tasks.digits_multitask:DigitTasks",
     "images": "shoal.methods.tasks.image_tasks:Images",
