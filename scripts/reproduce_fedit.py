@@ -1,8 +1,8 @@
 """The study of reproduce.py for FedIT. See reproduction.py.
 
 Four peers, each with one kind of question of the toy grammar, tune the same frozen GPT of one layer: ten
-rounds of 15 steps of AdamW in batches of 16, rate 0.01. Nothing is chosen. `unseen` is the loss on the kinds of questions
-that a peer has none of.
+rounds of 15 steps of AdamW in batches of 16, rate 0.01. Nothing is chosen. `unseen` is the loss on the kinds
+of questions that a peer has none of.
 """
 
 from collections.abc import Callable, Sequence

@@ -43,7 +43,7 @@ TASKS: Final[Mapping[str, str]] = {
     "tones": "shoal.methods.tasks.tones:Tones",
     "digits_body": "shoal.methods.tasks.digits_pretrained:DigitsBody",
     "instructions": "shoal.methods.tasks.instructions:Instructions",
-    "shifted": "shoal.methods.tasks.shifted:Shifted",
+    "shifted": "shoal.methods.fedpeft.shifted:Shifted",
     "digit_tasks": "shoal.methods.tasks.digits_multitask:DigitTasks",
     "images": "shoal.methods.tasks.image_tasks:Images",
     "image_tasks": "shoal.methods.tasks.image_tasks:ImageTasks",
