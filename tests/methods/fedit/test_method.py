@@ -222,7 +222,7 @@ def test_a_model_of_hugging_face_peft_is_taken_as_it_is() -> None:
 
 @pytest.mark.slow
 def test_on_questions_that_a_peer_never_saw_it_does_better_than_alone() -> None:
-    ours = method(steps=15, lr=0.01, batch_size=16)
+    ours = method(steps=15, lr=0.03, batch_size=16)
     learners = [TorchLearner(Instructions(f"{i}/4", layers=1), method=ours) for i in range(1, 5)]
     together = learners[0].evaluate(train(ours, learners, learners[0].initial, 10)[0][0].params)
     alone = learners[0].evaluate(train(ours, learners[:1], learners[0].initial, 10)[0][0].params)
