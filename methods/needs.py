@@ -48,6 +48,14 @@ NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
             why="the head, which is trained in every family but trained",
         ),
     ),
+    "fedit": (
+        Need(
+            what="a pre-trained model()",
+            must=False,
+            why="the same on all nodes, with linear layers: what is frozen never changes, and its hash is in"
+            " the run's name",
+        ),
+    ),
     "fedstar": (
         Need(
             what="unlabelled_data()",

@@ -48,6 +48,10 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
         "shoal.methods.fedpeft.method:FedPEFT",
         "a small part of a frozen model: head, biases, adapters or a prompt",
     ),
+    "fedit": (
+        "shoal.methods.fedit.method:FedIT",
+        "low-rank changes (LoRA) of a frozen language model",
+    ),
     "fedstar": (
         "shoal.methods.fedstar.method:FedSTAR",
         "few labels: pseudo-labels for the rest, behind a gate",

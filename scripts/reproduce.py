@@ -36,6 +36,7 @@ STUDIES: Final[Mapping[str, str]] = {
     "fedavgm": "reproduce_duals",
     "fedcompress": "reproduce_fedcompress",
     "feddyn": "reproduce_duals",
+    "fedit": "reproduce_fedit",
     "fedln": "reproduce_fedln",
     "fedpeft": "reproduce_fedpeft",
     "fedprox": "reproduce_averaging",

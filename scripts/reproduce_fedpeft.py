@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from scripts.reproduction import Case, Metrics, Run, Study, System
 from shoal.methods.base import Method
+from shoal.methods.fedpeft.shifted import Shifted
 from shoal.methods.learning.task import Task
 from shoal.methods.registry import load_method
-from shoal.methods.tasks.shifted import Shifted
 
 PEERS: Final = 8
 ROUNDS: Final = 20

@@ -40,6 +40,22 @@ class Paced(Task):
         return functional.cross_entropy(model(x), y)
 
 
+class OnBase(Paced):
+    """The same under a frozen first layer, all of whose weights are `base`."""
+
+    def __init__(self, base: float = 0.1, **options: Any) -> None:
+        """`options`: of `Paced`."""
+        super().__init__(**options)
+        self._base = base
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        model = super().model()
+        model[0].requires_grad_(False)
+        nn.init.constant_(model[0].weight, self._base)
+        return model
+
+
 class PacedDigits(Digits):
     """Digits whose steps take `pause` seconds more, in which other nodes may have the processor."""
 

@@ -14,12 +14,12 @@ from shoal.methods.errors import BadTask
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
 from shoal.methods.fedpeft.adapters import blocks_of
 from shoal.methods.fedpeft.method import FedPEFT, FedPEFTConfig
+from shoal.methods.fedpeft.shifted import Shifted
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.parts import pinned_of, prepared
 from shoal.methods.learning.task import Task
 from shoal.methods.lockstep import run
 from shoal.methods.registry import describe
-from shoal.methods.tasks.shifted import Shifted
 from shoal.node.trainer.model_size import size_of
 
 

@@ -1,0 +1,1 @@
+"""FedIT: instruction tuning of a language model by low-rank changes, which alone travel."""
