@@ -26,8 +26,9 @@ from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import TensorSpec
 from shoal.methods.base import About, Array, Learner, ModelSize, Report, State, Steps, Trained, all_reduce
+from shoal.methods.coding.fixed_point import clip_to_median
 from shoal.methods.coding.gathered import cap, exchange, unpack
-from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedavg import FedAvgConfig
 from shoal.methods.fedit.products import Factors, mean_product
 from shoal.methods.params import flatten, views
 
@@ -67,9 +68,11 @@ _decode = msgspec.msgpack.Decoder(Body).decode
 
 
 @dataclass(frozen=True, slots=True)
-class FedIT(FedAvg):
+class FedIT:
     """See `Method`."""
 
+    mergeable: ClassVar[bool] = True
+    asks: ClassVar[bool] = True
     # What is trained is chosen before the first step.
     follows_any_loop: ClassVar[bool] = False
     about: ClassVar[About] = About(
@@ -79,6 +82,9 @@ class FedIT(FedAvg):
         " exact all gather both, and average what comes of it",
         use="To tune a language model that all nodes have, each on its own instructions. freeze-a sends half"
         " of what separate does, and averages without an error; exact costs more with every peer.",
+        body_bound="With exact, one body counts three times the median examples at most, and in each layer"
+        " its product counts for no more than the median one; any other tensor changes by the median change"
+        " at most.",
     )
 
     config: FedITConfig = field(default_factory=FedITConfig)
@@ -100,11 +106,19 @@ class FedIT(FedAvg):
             return [pair.b for pair in pairs]
         return [name for pair in pairs for name in pair]
 
+    def init(self, params: Vector) -> State:
+        """See `Method`."""
+        return State(params)
+
+    def exchange_numel(self, params_numel: int) -> int:
+        """See `Method`."""
+        return params_numel
+
     def body_bytes(self, size: ModelSize) -> int:
         """See `Gathers`; of the variant ``exact``, with at most what its all-reduce sends."""
         return 2 * (4 * size.numel + HEAD_BYTES) if self.config.variant == "exact" else 0
 
-    def local(self, state: State, learner: Learner, round_: int) -> Trained:
+    def _tune(self, state: State, learner: Learner, round_: int) -> Trained:
         """Tune the changes; AdamW begins anew in each round, as in Shepherd."""
         c = self.config
         return learner.train(
@@ -118,14 +132,15 @@ class FedIT(FedAvg):
 
     def round(self, state: State, learner: Any, round_: int) -> Steps[tuple[State, Report]]:
         """Tune, then agree."""
-        trained = self.local(state, learner, round_)
+        trained = self._tune(state, learner, round_)
         specs: Sequence[TensorSpec] = getattr(learner, "manifest", ())
         metrics: Mapping[str, float] = {}
         if self.config.variant == "exact" and _pairs(specs):
-            after, contributors, refused = yield from _exact(trained.params, learner.examples, specs)
+            after, contributors, refused = yield from _exact(state, trained.params, learner.examples, specs)
             metrics = {"refused": float(refused)} if refused else {}
         else:
-            after, contributors = yield from self.outer(state, trained.params, learner.examples)
+            mean = yield from all_reduce(trained.params, weight=learner.examples)
+            after, contributors = State(mean.vector), mean.contributors
             if self.config.variant == "separate" and _pairs(specs):
                 metrics = yield from _gap(trained.params, after.params, learner.examples, specs, round_)
         return after, replace(Report.of(trained, contributors), metrics=metrics)
@@ -139,7 +154,7 @@ def _pairs(specs: Sequence[TensorSpec]) -> Sequence[tuple[str, str]]:
 
 
 def _exact(
-    trained: Vector, examples: int, specs: Sequence[TensorSpec]
+    state: State, trained: Vector, examples: int, specs: Sequence[TensorSpec]
 ) -> Steps[tuple[State, tuple[PeerId, ...], int]]:
     """Agree on the mean of everyone's products."""
 
@@ -163,10 +178,12 @@ def _exact(
     for a, b in _pairs(specs):
         factors: list[Factors] = [(each[a], each[b]) for each in held]
         tensors[a], tensors[b] = mean_product(factors, [weight / total for weight in weights])
+    before = views(state.params, specs)
     for spec in specs:
-        if spec.name not in tensors:
-            weighted = (w / total * each[spec.name] for w, each in zip(weights, held, strict=True))
-            tensors[spec.name] = np.sum(list(weighted), 0)
+        if (name := spec.name) not in tensors:
+            moves = clip_to_median([(each[name] - before[name]).ravel() for each in held], 1.0)
+            mean_move = np.average(moves, axis=0, weights=weights).astype(np.float32)
+            tensors[name] = before[name] + mean_move.reshape(spec.shape)
     mean = yield from all_reduce(flatten(tensors, specs), weight=1.0)
     return State(mean.vector), mean.contributors, told.refused
 

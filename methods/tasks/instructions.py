@@ -3,10 +3,13 @@
     first: horse\n=h\n        last: horse\n=e\n        length: horse\n=5\n        repeat: horse\n=hh\n
 
 Each node has questions of one kind. Bytes are the tokens, so there is no tokenizer to agree on. Only the
-answer counts in the loss: what stands before it is masked. The model is random and the same on all nodes, bit
-for bit on any machine, since nothing is computed to make it; it stands for a base that was trained elsewhere.
+answer counts in the loss: what stands before it is masked. No word of a test stands in training. The model is
+random and the same on all nodes, bit for bit on any machine, since nothing is computed to make it. It stands
+for a base that was trained elsewhere.
 """
 
+from collections.abc import Iterator
+from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
@@ -143,14 +146,20 @@ class Layer(nn.Module):  # type: ignore[misc]
 
 def examples(kinds: tuple[str, ...], data: str, count: int, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return tokens and targets, int64 [n, LENGTH] each: so many questions of each kind."""
-    dice = Random(f"{data} {seed}")
-    rows = [
-        encode(*question(kind, "".join(dice.choices(ALPHABETS[data], k=dice.randint(2, 5)))))
-        for kind in kinds
-        for _ in range(count)
-    ]
+    words = words_of(data, seed)
+    rows = [encode(*question(kind, next(words))) for kind in kinds for _ in range(count)]
     tokens, targets = zip(*rows, strict=True)
     return torch.tensor(tokens), torch.tensor(targets)
+
+
+def words_of(data: str, seed: str) -> Iterator[str]:
+    """Yield random words; `seed`: for "test" and "validation" an eighth of all each, else of the others."""
+    dice = Random(f"{data} {seed}")
+    while True:
+        word = "".join(dice.choices(ALPHABETS[data], k=dice.randint(2, 5)))
+        place = blake2b(word.encode(), digest_size=1).digest()[0] % 8
+        if (place == 0, place == 1) == (seed == "test", seed == "validation"):
+            yield word
 
 
 def question(kind: str, word: str) -> tuple[str, str]:

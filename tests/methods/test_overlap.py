@@ -84,7 +84,7 @@ def test_methods_that_cannot_are_refused_and_those_that_can_are_named(name: str)
     check_delay(0, method, name)
     if isinstance(method, Overlaps):
         check_delay(1, method, name)
-        assert name in ("diloco", "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
+        assert name in ("diloco", "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedpeft")
     else:
         with pytest.raises(
             BadOption, match=f"{name} cannot train .* take --method diloco, fedavg or fedprox"

@@ -12,9 +12,17 @@ from shoal.methods.learning.task import TASKS, Task, load_task
 from shoal.methods.tasks.regrouped import OnePart, on_validation
 from shoal.methods.tasks.shapes import KINDS, draw, load_shapes
 
-CUT = ("digits", "digits_few_labels", "digits_noisy", "digits_compressible", "digits_body", "digit_tasks")
+CUT = (
+    "digits",
+    "digits_few_labels",
+    "digits_noisy",
+    "digits_compressible",
+    "digits_body",
+    "digit_tasks",
+    "shifted",
+)
 """Tasks that put examples aside when asked."""
-GIVEN = ("shapes", "tables", "tones")
+GIVEN = ("shapes", "tables", "tones", "instructions")
 """Tasks that always have them."""
 LOCAL_COPY = ("images", "image_tasks", "speech_commands")
 """Tasks of a user's own folder, in test_image_tasks.py and test_speech_commands.py."""

@@ -20,10 +20,10 @@ from shoal.node.testnet.lies.sight import Sight
 SPEC: Final = RunSpec(
     method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (1000,)),), quorum=2
 )
-CONFIG: Final = MemberConfig(patience=5.0, wait_for=3, colleague_rounds=3, colleague_seconds=1.0)
-OLD_ROUNDS: Final = 4
+CONFIG: Final = MemberConfig(patience=5.0, wait_for=3, colleague_rounds=8, colleague_seconds=1.0)
+OLD_ROUNDS: Final = 9
 """Rounds after which all three are colleagues of each other."""
-ROUNDS: Final = 10
+ROUNDS: Final = 15
 ATTACKER: Final = peer_id_of(bytes(KEYS[3].verify_key))
 
 
@@ -68,7 +68,7 @@ def check_that_nothing_was_lost(workers: list[Worker]) -> None:
 def test_who_has_no_turn_convenes_nothing_and_costs_no_round(name: str) -> None:
     workers, sight = attacked(name)
     assert sight.count["proposed"] > 100
-    assert sight.count["declined"] > 0
+    assert sight.count["readies heard"] > 0, "it was spoken to in a search"
     assert not sight.count.keys() & {"accepted", "means made", "means believed"}
     check_that_nothing_was_lost(workers)
 
