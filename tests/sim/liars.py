@@ -36,7 +36,7 @@ from sim.lineage_liars import lineage, nan_state, undead
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
-from shoal.gossip.averaging.attendance import UNNAMED
+from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.events import Received, Send
 from shoal.gossip.matchmaking.bandwidth import MOST
 from shoal.gossip.matchmaking.proposals import derived_shares, group_id
@@ -277,7 +277,7 @@ def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
                 base,
                 nonce > 0,
                 dice.choice((b"", dice.randbytes(16 * len(names)))),
-                UNNAMED,
+                ask_name("all_reduce", node.tag),
                 dice.choice((0.0, 0.5, 2.0, float("nan"))),
             ),
             b"",
@@ -291,7 +291,7 @@ def _nonsense(sim: Sim, node: SimNode, dice: Random) -> Send:
         (m.Cut(group, index, dice.choice(sim.names)), b""),
         (m.Abandon(group, index), b""),
         (m.Done(group, index, dice.randbytes(16)), b""),
-        (m.Digest(group, index, dice.randbytes(32)), b""),
+        (m.Digest(group, index, dice.randbytes(32), ask_name("gather", node.tag)), b""),
         (m.Reveal(group, index, part), numbers),
         (m.Missing(group, index, (part, 63)), b""),
         (m.Want(state), b""),

@@ -20,7 +20,6 @@ from sim.rosters import UNSIGNED, WIDER
 from sim.runs import CLASSES, EVERYTHING
 
 import shoal.gossip.admission.grants
-import shoal.gossip.averaging.all_reduce
 import shoal.gossip.averaging.gather
 import shoal.gossip.member.asks
 import shoal.gossip.membership.dial_plan
@@ -34,6 +33,7 @@ from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import Announced
 from shoal.gossip.averaging.attendance import Attendance
 from shoal.gossip.averaging.bounds import Terms, clipped_terms
+from shoal.gossip.averaging.chunks import Chunks
 from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.averaging.ledger import Ledger, Verdict
 from shoal.gossip.averaging.origin import weighted_sum
@@ -296,8 +296,8 @@ def _forgives_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AllReduce, "_forgive", lambda self, seconds: None)
 
 
-def _takes_any_message(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shoal.gossip.averaging.all_reduce, "Talk", object)
+def _takes_chunks_of_any_size(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Chunks, "fits", lambda *_: True)
 
 
 def _remembers_all_addresses(patch: pytest.MonkeyPatch) -> None:
@@ -532,7 +532,7 @@ MUTATIONS: Final = (
     ),
     Mutation("what overtook its commit is dropped", (CAUSELESS, STARVED), _drops_what_comes_early, ()),
     Mutation("our own sleep counts as others' silence", (CAUSELESS,), _forgives_nobody, ("jump",)),
-    Mutation("an all-reduce takes any message", ("handle never raises",), _takes_any_message, ("lie",)),
+    Mutation("chunks of any size are taken", ("handle never raises",), _takes_chunks_of_any_size, ("lie",)),
     Mutation("all addresses are remembered", ("memory is bounded",), _remembers_all_addresses, ("lie",)),
     Mutation("private addresses are dialled on any word", (FORBIDDEN,), _dials_what_it_hears, ("lie",)),
     Mutation("untried addresses are charged to nobody", (FORBIDDEN,), _charges_nobody, ("lie",)),
