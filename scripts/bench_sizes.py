@@ -30,6 +30,7 @@ import psutil
 
 from shoal.node.errors import NotRunning, Refused
 from shoal.node.status import RoundStatus, Status
+from shoal.node.testnet.processes import Guard
 from shoal.node.web import client
 
 SCRIPTS: Final = Path(__file__).resolve().parent
@@ -168,6 +169,7 @@ def swarm(
     options = ["--option", "steps=2"] + (["--option", f"inner={inner}"] if inner != "task" else [])
     flags = [part.format(nodes=nodes) for part in (*STATIC, *LISTEN)]
     train = ["--task", "empty_task:Empty", "--task-option", f"numel={numel}", "--method", method, *options]
+    guard = Guard()
     try:
         for number in range(nodes):
             home = folder / f"node{number}"
@@ -183,6 +185,7 @@ def swarm(
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                     start_new_session=True,
                 )
+            guard.watch(process.pid)
             running.append((home, process))
         yield running
     finally:
@@ -190,6 +193,7 @@ def swarm(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        guard.close()
 
 
 def _address(home: Path) -> str:
