@@ -151,6 +151,8 @@ class Oracle:
         self.dials: dict[tuple[PeerId, int], deque[float]] = {}
         """When each node, in each life, last dialled an address where nobody is."""
         self.had_company: dict[PeerId, int] = {}
+        self._company: dict[PeerId, set[PeerId]] = {}
+        """With whom each made its state, but for those whose trainers ended since."""
         """In which life a node last made a state with others."""
         self.mass = Mass()
         self.movements = Movements(self)
@@ -189,6 +191,14 @@ class Oracle:
         # Back with the state of the others it is one of them again when it has averaged with them.
         self._last_contributors.pop(node.me, None)
         self.forget_what_nobody_knows()
+
+    def trainer_went(self, node: SimNode) -> None:
+        """A trainer ended, and its node lives: it may have ended for good, unlike who is lost."""
+        self.movements.gone(node)
+        for peer, others in self._company.items():
+            others.discard(node.me)
+            if not others and self.sim.scenario.alone == "wait-for-lost":
+                self.had_company.pop(peer, None)
 
     def line(self, key: tuple[int, bytes]) -> set[tuple[int, bytes]]:
         """Return a state and all those it was made from."""
@@ -318,6 +328,7 @@ class Oracle:
         check_succession(self, node)
         if len(self._last_contributors.get(node.me, ())) > 1:
             self.had_company[node.me] = node.life
+            self._company[node.me] = set(self._last_contributors[node.me]) - {node.me}
         alive = sum(other.is_alive for other in self.sim.nodes.values())
         if not self._was_one and alive == len(self.sim.nodes):
             states = {other.member.state for other in self.sim.trainers()}

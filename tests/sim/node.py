@@ -431,6 +431,7 @@ class SimNode:
     def kill_trainer(self) -> None:
         """The trainer process is gone."""
         self.sim.oracle.went(self)
+        self.sim.oracle.trainer_went(self)
         self.trainer = None
         self.rounds.detached()
 

@@ -45,12 +45,13 @@ class Movements:
     def came(self, to: PeerId, frame: Received | Arriving) -> None:
         """Bytes have arrived at a node."""
         key = (to, frame.peer)
-        known = self._partial.pop(key, 0)
         if isinstance(frame, Arriving):
+            more = frame.n_bytes - self._partial.get(key, 0)
             self._partial[key] = frame.n_bytes
-            more = frame.n_bytes - known
+        elif not len(frame.data):
+            return
         else:
-            more = len(frame.data) - known if len(frame.data) else 0
+            more = len(frame.data) - self._partial.pop(key, 0)
         if more > 0:
             seen = self._came.setdefault(key, deque())
             seen.append((self._oracle.sim.now, more))
@@ -79,6 +80,11 @@ class Movements:
         if sim.now - began > bound:
             text = f"{node.me} is in an exchange of {members} for {sim.now - began:.0f} s"
             self._oracle.violate(TRICKLE, text)
+
+    def gone(self, node: SimNode) -> None:
+        """A node's trainer ended, and with it the exchange that it was in."""
+        self.left(node)
+        self._began.pop(node.me, None)
 
     def cut(self, node: SimNode, to: PeerId, message: Cut) -> None:
         """A node tells a member that it waits for another, or for it, no longer."""
