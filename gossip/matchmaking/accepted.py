@@ -9,6 +9,8 @@ from shoal.gossip.messages import Accept, Commit, Propose, Ready, Shown, Signed
 
 MAX_ACCEPTED: Final = 64
 """Proposals that are remembered: an honest search needs a few, a liar could make any number."""
+MAX_QUESTIONS: Final = 8
+"""Proposals of one convener in a search about which it is asked for signed words."""
 MAX_SAME: Final = 4
 """Proposals of one convener that need not be smaller than those before: its line may be slow."""
 Offer: TypeAlias = tuple[PeerId, int, int, int, bytes, tuple[PeerId, ...]]
@@ -29,8 +31,8 @@ class Accepted:
         self._round, self._base = round_, base
         self.offers: deque[Offer] = deque(maxlen=MAX_ACCEPTED)
         self._shares: dict[Offer, tuple[int, ...]] = {}
-        self._questions: dict[PeerId, tuple[int, int]] = {}
-        """About which proposal of whom we have asked for signed words."""
+        self._questions: dict[PeerId, set[tuple[int, int]]] = {}
+        """About which proposals of whom we have asked for signed words."""
         self._shown_by = PeerId("")
         self._ready: dict[PeerId, Ready] = {}
         self._accepts: dict[PeerId, Signed] = {}
@@ -79,10 +81,12 @@ class Accepted:
     # --- what was shown ---------------------------------------------------------------------------
 
     def asks(self, convener: PeerId, message: Propose) -> bool:
-        """Take note that we ask about a proposal; tells whether we had not yet."""
-        question = (message.ballot, message.nonce)
-        is_new = self._questions.get(convener) != question
-        self._questions[convener] = question
+        """Take note that we ask about a proposal; tells whether we may, and had not yet."""
+        question, asked = (message.ballot, message.nonce), self._questions.setdefault(convener, set())
+        # One that offers group after group would be asked for ever.
+        is_new = question not in asked and len(asked) < MAX_QUESTIONS
+        if is_new:
+            asked.add(question)
         return is_new
 
     def awaits(self, peer: PeerId) -> bool:

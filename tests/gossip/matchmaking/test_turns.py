@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from core_net import peers
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send
-from shoal.gossip.matchmaking.accepted import MAX_SAME
+from shoal.gossip.matchmaking.accepted import MAX_QUESTIONS, MAX_SAME
 from shoal.gossip.matchmaking.matchmaking import (
     LEAVES_OUT,
     NOT_DERIVED,
@@ -252,6 +253,15 @@ def test_a_member_that_we_have_not_heard_is_taken_once_its_signed_word_is_shown(
     assert asked.message == Unheard(ROUND, 0, 5, (0b010).to_bytes(8, "big"))
     one.handle_shown(convener, Shown(ROUND, (Signed(unheard, READY),)))
     assert said(one.handle_propose(convener, offer, 0.2)) == ["Accept"]
+
+
+def test_who_offers_group_after_group_is_asked_a_few_times_and_not_for_ever() -> None:
+    convener, me = NAMES[0], NAMES[2]
+    one, offer = core(me, dict_of([convener]), young(convener)), propose(NAMES[:3])
+    offers = [msgspec.structs.replace(offer, nonce=nonce) for nonce in range(20)]
+    answers = [said(one.handle_propose(convener, each, 0.1)) for _ in range(3) for each in offers]
+    assert answers.count(["Unheard"]) == MAX_QUESTIONS
+    assert answers.count(["Decline"]) == len(answers) - MAX_QUESTIONS
 
 
 @pytest.mark.parametrize("word", [Ready(ROUND + 1, BASE), Ready(ROUND, b"o" * 32)])
