@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from scripts.reproduction import Case, Run, Study, System
+from scripts.reproduction import Case, Study, System
 from shoal.methods.base import Method
 from shoal.methods.deltamask.method import DeltaMask, DeltaMaskConfig
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.learning.in_lockstep import LockstepRun as Run
 from shoal.methods.learning.task import Task, load_task
 
 PEERS: Final = 5

@@ -12,11 +12,12 @@ Five peers, Dirichlet 0.5, 20 rounds. Digits with a perceptron of 4,810 paramete
 from collections.abc import Sequence
 from typing import Any, Final
 
-from scripts.reproduction import Case, Run, Study, System
+from scripts.reproduction import Case, Study, System
 from shoal.methods.base import Method
 from shoal.methods.coding import codebook
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
 from shoal.methods.fedcompress.method import FedCompress, FedCompressConfig
+from shoal.methods.learning.in_lockstep import LockstepRun as Run
 from shoal.methods.learning.task import Task, load_task
 from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from scripts.reproduction import Case, Metrics, Run, Study, System
+from scripts.reproduction import Case, Metrics, Study, System
 from shoal.methods.base import Method
+from shoal.methods.learning.in_lockstep import LockstepRun as Run
 from shoal.methods.learning.task import Task
 from shoal.methods.registry import load_method
 from shoal.methods.tasks.instructions import KINDS, Instructions

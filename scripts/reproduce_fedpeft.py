@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from scripts.reproduction import Case, Metrics, Run, Study, System
+from scripts.reproduction import Case, Metrics, Study, System
 from shoal.methods.base import Method
 from shoal.methods.fedpeft.shifted import Shifted
+from shoal.methods.learning.in_lockstep import LockstepRun as Run
 from shoal.methods.learning.task import Task
 from shoal.methods.registry import load_method
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from scripts.reproduction import Case, Run, Study, System
+from scripts.reproduction import Case, Study, System
 from shoal.methods.base import Method
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.learning.in_lockstep import LockstepRun as Run
 from shoal.methods.learning.task import Task, load_task
 from shoal.methods.local_sgd import LocalSGD, LocalSGDConfig
 from shoal.methods.matu.method import MaTU, MaTUConfig

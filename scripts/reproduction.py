@@ -16,10 +16,10 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from shoal.methods import lockstep
 from shoal.methods.base import Method
 from shoal.methods.errors import Diverged
-from shoal.methods.learning.learner import TorchLearner
+from shoal.methods.learning.in_lockstep import LockstepRun as Run
+from shoal.methods.learning.in_lockstep import lockstep as run
 from shoal.methods.learning.task import Task
 from shoal.methods.tasks.regrouped import OnePart, Pooled, on_validation
 
@@ -31,28 +31,6 @@ TINY_ROUNDS: Final = 2
 
 Among: TypeAlias = Literal["nodes", "each", "each part", "one", "holders"]
 Metrics: TypeAlias = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Run(lockstep.Run):
-    """What a run led to."""
-
-    learners: list[TorchLearner]
-
-    @property
-    def accuracy(self) -> float:
-        """The mean over the peers; of a method whose peers have several models, as they report it."""
-        return fmean(
-            report.metrics.get("accuracy", learner.evaluate(state.params)["accuracy"])
-            for learner, state, report in zip(self.learners, self.states, self.reports[-1], strict=True)
-        )
-
-
-def run(method: Method, tasks: Sequence[Task], rounds: int, seed: int) -> Run:
-    """Run whole rounds from the first peer's initial model, which the seed decides."""
-    learners = [TorchLearner(task, seed=seed, method=method) for task in tasks]
-    done = lockstep.run(method, learners, learners[0].initial, rounds)
-    return Run(done.states, done.reports, done.body_bytes, done.vector_bytes, learners)
 
 
 @dataclass(frozen=True, slots=True)

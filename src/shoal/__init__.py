@@ -4,7 +4,12 @@
     SwarmOptimizer    takes a PyTorch loop of your own into a swarm
     select            names of a model's tensors that a fine-tuning trains: lora, bias, head, prompt, adapter
     load_model        the tensors of a file that shoal model save wrote
-    Method, State, Report, all_reduce, gather    what a training method of your own is made of
+
+For the author of a method or a task (CONTRIBUTING.md, examples/plugin):
+
+    Method, About, State, Report, all_reduce, gather, here, Learner, Objective    what a method is made of
+    BadTask, BadOption    what it says where a task or an option does not fit
+    lockstep, load_task, dirichlet, parse_share    how it is tried without a network
 
 Everything is loaded when first used: importing shoal loads neither torch nor the network.
 """
@@ -17,34 +22,58 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import torch
 
-    from shoal.methods.base import Method, Report, State, all_reduce, gather
+    from shoal.methods.base import About, Learner, Method, Report, State, all_reduce, gather, here
+    from shoal.methods.errors import BadOption, BadTask
+    from shoal.methods.learning.in_lockstep import lockstep
+    from shoal.methods.learning.objective import Objective
     from shoal.methods.learning.parts import select
-    from shoal.methods.learning.task import Task
+    from shoal.methods.learning.task import Task, load_task
+    from shoal.methods.tasks.partition import dirichlet, parse_share
     from shoal.node.optimizer.swarm_optimizer import SwarmOptimizer
 
     __version__: str
 
 __all__ = [
+    "About",
+    "BadOption",
+    "BadTask",
+    "Learner",
     "Method",
+    "Objective",
     "Report",
     "State",
     "SwarmOptimizer",
     "Task",
     "__version__",
     "all_reduce",
+    "dirichlet",
     "gather",
+    "here",
     "load_model",
+    "load_task",
+    "lockstep",
+    "parse_share",
     "select",
 ]
 
 _WHERE: Final = {
+    "About": "shoal.methods.base",
+    "BadOption": "shoal.methods.errors",
+    "BadTask": "shoal.methods.errors",
+    "Learner": "shoal.methods.base",
     "Method": "shoal.methods.base",
+    "Objective": "shoal.methods.learning.objective",
     "Report": "shoal.methods.base",
     "State": "shoal.methods.base",
     "SwarmOptimizer": "shoal.node.optimizer.swarm_optimizer",
     "Task": "shoal.methods.learning.task",
     "all_reduce": "shoal.methods.base",
+    "dirichlet": "shoal.methods.tasks.partition",
     "gather": "shoal.methods.base",
+    "here": "shoal.methods.base",
+    "load_task": "shoal.methods.learning.task",
+    "lockstep": "shoal.methods.learning.in_lockstep",
+    "parse_share": "shoal.methods.tasks.partition",
     "select": "shoal.methods.learning.parts",
 }
 

@@ -1,0 +1,1 @@
+"""A method for shoal in a package of its own."""
