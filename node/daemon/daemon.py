@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import trio
@@ -30,6 +30,7 @@ from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.tokens import Token
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import PeerFound, Vector
+from shoal.gossip.member import commands
 from shoal.gossip.member.commands import (
     AddAddress,
     Goodbye,
@@ -53,6 +54,7 @@ from shoal.node.daemon.roster_keeper import RosterKeeper, invite_of
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.daemon.saver import Saver
 from shoal.node.daemon.status_report import MAX_MET, Reporter
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.daemon.terminal import Terminal, TerminalHandler
 from shoal.node.errors import Refused as RefusedByNode
 from shoal.node.errors import UserError
@@ -78,6 +80,8 @@ from shoal.node.web.server import make_app, serve_http
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 GOODBYE_SECONDS = 0.3
 """How long a leaving node waits for its last words to be sent."""
 ADDRESSES_EVERY = 0.5
@@ -95,6 +99,47 @@ INLINE_BYTES = 2 << 20
 machine."""
 SEQUENCE_MARGIN = 1_000_000
 """Messages since the last round at most: a restart goes on above them, even where the clock was set back."""
+
+
+class _Around(Surroundings):
+    """What the rounds of a node need of its other parts."""
+
+    def __init__(self, daemon: "Daemon") -> None:
+        """Reach the parts when they are needed: some are made later."""
+        self._daemon = daemon
+        self.has_engine = daemon.config.run.engine != NATIVE
+
+    def command(self, event: commands.Event) -> None:
+        """See `Surroundings`."""
+        self._daemon.driver.command(event)
+
+    def save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        """See `Surroundings`."""
+        self._daemon.save_soon(checkpoint, spec)
+
+    def record(self, run: bytes, status: RoundStatus) -> None:
+        """See `Surroundings`."""
+        self._daemon.record(run, status)
+
+    def set_run(self, run: bytes) -> None:
+        """See `Surroundings`."""
+        self._daemon.set_run(run)
+
+    def remember(self, trust: RunTrust) -> None:
+        """See `Surroundings`."""
+        self._daemon.remember_trust(trust)
+
+    def compute(self, work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
+        """See `Surroundings`."""
+        self._daemon.compute(work, then, n_bytes)
+
+    def average(self, ask: ipc.AskAllReduce, vector: Vector) -> None:
+        """See `Surroundings`."""
+        self._daemon.average(ask, vector)
+
+    def problem(self, source: str, text: str) -> None:
+        """See `Surroundings`."""
+        self._daemon.problem_of_rounds(source, text)
 
 
 class Daemon:
@@ -147,19 +192,7 @@ class Daemon:
             self.roster_keeper.on_own = partial(setattr, host.links, "invite")
             self.roster_keeper.use(self.config.run.charter)
             self.roster_keeper.join(self.config.invite)
-            self.rounds = Rounds(
-                host.me,
-                self.home.state_dir,
-                self.failpoint,
-                command=self.driver.command,
-                save=self._save_soon,
-                record=self._record,
-                set_run=self._set_run,
-                compute=self._compute,
-                remember=lambda trust: self._job(partial(self._save_trust, trust)),
-                average=self._average if self.config.run.engine != NATIVE else None,
-                problem=self._problem_of_rounds,
-            )
+            self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, _Around(self))
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._found
@@ -304,7 +337,8 @@ class Daemon:
             [Event(time=time.time(), event="company", level="warning", text=text, fields=fields)], None
         )
 
-    def _problem_of_rounds(self, source: str, text: str) -> None:
+    def problem_of_rounds(self, source: str, text: str) -> None:
+        """Say what the rounds have found that a person should see to."""
         if source == "trust" and text:
             text += f"; if it was away for long, and you trust its peers: shoal trust reset{self._home_flag}"
         self._problem(source, text)
@@ -447,12 +481,13 @@ class Daemon:
             self.failure = error
             self.stop()
 
-    def _average(self, message: ipc.AskAllReduce, vector: Vector) -> None:
+    def average(self, message: ipc.AskAllReduce, vector: Vector) -> None:
+        """Have the engine make a mean."""
         assert self.engine is not None
         member, strangers = self.driver.member, self.engine.strangers
         self.engine.average(ask_of(message, vector, member, self.config, strangers, trio.current_time()))
 
-    def _compute(self, work: Callable[[], Any], then: Callable[[Any], None], n_bytes: int) -> None:
+    def compute(self, work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
         """Go through many bytes in a thread, so that the network is answered meanwhile."""
 
         async def run() -> None:
@@ -465,7 +500,8 @@ class Daemon:
 
     # --- disk -------------------------------------------------------------------------------------
 
-    def _save_soon(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+    def save_soon(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        """Save a state when the disk is free."""
         is_urgent = self.rounds.needs_every_state or self.rounds.is_finished
         self._saver.soon(checkpoint, spec, is_urgent=is_urgent)
 
@@ -490,7 +526,7 @@ class Daemon:
             for side in ("sent", "made")
         }
 
-    def _set_run(self, run: bytes) -> None:
+    def set_run(self, run: bytes) -> None:
         """Tell the codec of messages the run, and find what lossy codecs owe from before a restart."""
         self.driver.codec.run = run
         assert self.rounds.spec is not None
@@ -520,6 +556,10 @@ class Daemon:
         else:
             self.reporter.problems.pop("state", None)
 
+    def remember_trust(self, trust: RunTrust) -> None:
+        """Keep what is known of peers in the run."""
+        self._job(partial(self._save_trust, trust))
+
     def _save_trust(self, trust: RunTrust) -> None:
         try:
             save_trust(self.home.state_dir, trust)
@@ -528,7 +568,8 @@ class Daemon:
         else:
             self.reporter.problems.pop("trust", None)
 
-    def _record(self, run: bytes, status: RoundStatus) -> None:
+    def record(self, run: bytes, status: RoundStatus) -> None:
+        """Keep what became of a round."""
         self._job(partial(self.store.add_round, run.hex(), status))
         self._job(partial(self._keep_sequence, self._last_sequence()))
 

@@ -26,17 +26,17 @@ import msgspec
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.events import Vector
 from shoal.gossip.member import commands
-from shoal.gossip.member.commands import Event
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.movement import Movement, Movements, fault_of
 from shoal.gossip.state.tree_hash import leaves, root
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
 from shoal.node.status import RoundStatus
-from shoal.node.storage.checkpoint import Checkpoint, load_newest
-from shoal.node.storage.run_trust import RunTrust, load_trust
+from shoal.node.storage.checkpoint import Checkpoint
+from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
 
 log = logging.getLogger(__name__)
@@ -68,41 +68,14 @@ class Trainer(Enum):
     STOPPED = "stopped"
 
 
-def inline(work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
-    """Do a computation here and now."""
-    then(work())
-
-
 class Rounds:
     """The loop of rounds of one node. See the module's docstring."""
 
     run_id = staticmethod(run_id)
     """How a run is named; the simulator keeps the names of its runs as settings are added."""
 
-    def __init__(
-        self,
-        me: PeerId,
-        state_dir: Path,
-        failpoint: Failpoint,
-        *,
-        command: Callable[[Event], None],
-        save: Callable[[Checkpoint, RunSpec], None],
-        record: Callable[[bytes, RoundStatus], None],
-        set_run: Callable[[bytes], None],
-        load: Callable[..., Checkpoint | None] = load_newest,
-        recall: Callable[[Path, bytes], RunTrust] = load_trust,
-        remember: Callable[[RunTrust], None] = lambda trust: None,
-        compute: Callable[[Callable[[], Any], Callable[[Any], None], int], None] = inline,
-        average: Callable[[ipc.AskAllReduce, Vector], None] | None = None,
-        problem: Callable[[str, str], None] = lambda source, text: None,
-    ) -> None:
-        """`command` reaches the member; `save` and `record` return at once; `set_run` tells the codec.
-
-        `recall` and `remember` read and keep what is known of peers in a run; the second returns at once.
-        `compute(work, then, n_bytes)` goes through so many bytes, maybe elsewhere, and calls `then`.
-        `average(ask, vector)` makes means where the run has an engine of its own, and ends in a notice.
-        `problem(source, text)` shows what a person should see to, until the text is empty.
-        """
+    def __init__(self, me: PeerId, state_dir: Path, failpoint: Failpoint, surroundings: Surroundings) -> None:
+        """Wait for a trainer."""
         self.me = me
         self.trainer = Trainer.NONE
         self.spec: RunSpec | None = None
@@ -119,10 +92,8 @@ class Rounds:
         self.failure = ""
         """Why the trainer said it cannot go on."""
         self._state_dir, self._failpoint = state_dir, failpoint
-        self._command, self._save, self._record, self._set_run = command, save, record, set_run
-        self._load, self._compute, self._average = load, compute, average
-        self._problem, self._problems = problem, set[str]()
-        self._recall, self._remember = recall, remember
+        self._around = surroundings
+        self._problems = set[str]()
         self._trust = RunTrust(run="")
         self._movements: Movements | None = None
         self._not_finite = 0
@@ -150,10 +121,10 @@ class Rounds:
             run = blake2b(run + self.me.encode(), digest_size=32).digest()
 
         def load() -> tuple[Checkpoint | None, RunTrust, bytes]:
-            found = self._load(self._state_dir, run, numel=message.spec.state_numel)
+            found = self._around.load(self._state_dir, run, numel=message.spec.state_numel)
             if found is not None:
                 segment.slots[0][:] = found.vector
-            return found, self._recall(self._state_dir, run), leaves(segment.slots[0].data)
+            return found, self._around.recall(self._state_dir, run), leaves(segment.slots[0].data)
 
         def loaded(result: tuple[Checkpoint | None, RunTrust, bytes]) -> None:
             self._segment, self._reply, self._slot = segment, reply, 0
@@ -166,7 +137,7 @@ class Rounds:
         assert self._reply is not None
         self._trust, self._not_finite = trust, 0
         self._movements = Movements(message.spec, trust.movements)
-        self._set_run(self.run)
+        self._around.set_run(self.run)
         self.round, self.previous, self._had_company = 0, b"", False
         if found is not None:
             self.round, self.previous = found.round, found.previous_hash
@@ -179,7 +150,7 @@ class Rounds:
         reply(ipc.Attached(round=self.round, slot=0, restored=found is not None, me=self.me))
         self.trainer = Trainer.IDLE
         kept = (self._had_company, trust.known, trust.is_unanchored)
-        self._command(commands.Attach(self.run, message.spec, message.mergeable, *kept))
+        self._around.command(commands.Attach(self.run, message.spec, message.mergeable, *kept))
         self._state_is_new()
 
     def detached(self) -> None:
@@ -187,10 +158,10 @@ class Rounds:
         self._life += 1
         # One that was told to stop leaves nothing to tell: the run is over, or the peers know that we go.
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
-            self._command(commands.Detach())
+            self._around.command(commands.Detach())
         self.trainer, self._reply = Trainer.NONE, None
         for source in self._problems:
-            self._problem(f"training: {source}", "")
+            self._around.problem(f"training: {source}", "")
         self._problems.clear()
         self.utilisation.pause()
 
@@ -203,14 +174,14 @@ class Rounds:
                 self._ask(message)
             case ipc.AskGather():
                 self.trainer = Trainer.ASKING
-                self._command(commands.ContributeBody(message.index, message.body, message.tag))
+                self._around.command(commands.ContributeBody(message.index, message.body, message.tag))
             case ipc.Finished():
                 self._finished(message)
             case ipc.Idle():
                 self._idle(message)
             case ipc.Problem(source=source, text=text):
                 self._problems.add(source)
-                self._problem(f"training: {source}", text)
+                self._around.problem(f"training: {source}", text)
             case ipc.TrainerFailed():
                 self.failure = message.text
 
@@ -225,18 +196,18 @@ class Rounds:
             self._ask_engine(message, vector)
             return
         given = (message.weight, message.kind, message.tag, message.discount)
-        self._command(commands.Contribute(message.index, vector, *given))
+        self._around.command(commands.Contribute(message.index, vector, *given))
 
     def _ask_engine(self, message: ipc.AskAllReduce, vector: Vector) -> None:
         assert self.spec is not None
-        if self._average is None:
+        if not self._around.has_engine:
             text = f"this node runs without engine {self.spec.engine}: start it with --engine"
             self._answer(ipc.AskFailed(kind="GossipError", text=text))
             return
-        self._command(commands.BeginExternalExchange())
+        self._around.command(commands.BeginExternalExchange())
         # Unless the swarm went on without us, which has been answered.
         if self.trainer is Trainer.ASKING:
-            self._average(message, vector)
+            self._around.average(message, vector)
 
     def _finished(self, message: ipc.Finished) -> None:
         if message.slot != 1 - self._slot or message.round != self.round:
@@ -265,10 +236,10 @@ class Rounds:
             self._made_nothing(message.round, "the new state has numbers that are not finite")
             return
         self._not_finite = 0
-        self._problem("numbers", "")
-        self._problem("asks", "")
+        self._around.problem("numbers", "")
+        self._around.problem("asks", "")
         if len(self._contributors) > 1:
-            self._problem("trust", "")
+            self._around.problem("trust", "")
         self._note_movement(moved)
         self._slot = message.slot
         self.previous = self.state
@@ -289,7 +260,7 @@ class Rounds:
         """Run the round again from the old state, or from an earlier one if that gives no finite numbers."""
         log.info("round %d ended without a new state: %s", round_, reason)
         self._note_stateless(round_, "failed", reason)
-        self._command(commands.AbortRound())
+        self._around.command(commands.AbortRound())
         if self._syncing:
             return
         if self._not_finite < MAX_NOT_FINITE:
@@ -304,7 +275,7 @@ class Rounds:
         run, round_, numel = self.run, self.round, slot.size
 
         def load() -> tuple[Checkpoint | None, bytes]:
-            found = self._load(self._state_dir, run, numel=numel, before=round_)
+            found = self._around.load(self._state_dir, run, numel=numel, before=round_)
             if found is not None:
                 slot[:] = found.vector
             return found, leaves(slot.data)
@@ -318,12 +289,12 @@ class Rounds:
         lost = f"{MAX_NOT_FINITE} rounds in a row from the state of round {self.round} had no finite numbers"
         if found is None:
             advice = "lower the learning rate, or start anew with another --home"
-            self._problem("numbers", f"{lost}, and there is no earlier state to go back to: {advice}")
+            self._around.problem("numbers", f"{lost}, and there is no earlier state to go back to: {advice}")
             self._begin()
             return
         log.info("%s: going back to the state of round %d", lost, found.round)
-        self._problem("numbers", f"{lost}: this node went back to round {found.round}")
-        self._command(commands.RefuseState(self.state))
+        self._around.problem("numbers", f"{lost}: this node went back to round {found.round}")
+        self._around.command(commands.RefuseState(self.state))
         self._slot, self._replaced = 1 - self._slot, self._replaced + 1
         self.round, self.previous = found.round, found.previous_hash
         self._name_state(hashes)
@@ -349,7 +320,7 @@ class Rounds:
             case commands.Failed():
                 self._not_finite += notice.kind == "NotFinite"
                 if notice.kind == "Mismatch":
-                    self._problem("asks", notice.text)
+                    self._around.problem("asks", notice.text)
                 self._answer(ipc.AskFailed(kind=notice.kind, text=notice.text))
             case commands.Behind():
                 self._syncing, self._synced = True, None
@@ -367,7 +338,7 @@ class Rounds:
                 self._trust = msgspec.structs.replace(
                     self._trust, known=notice.known, is_unanchored=notice.is_unanchored
                 )
-                self._remember(self._trust)
+                self._around.remember(self._trust)
             case Alone(waits=waits):
                 self._waits_alone = waits
                 self._set_flag(ipc.ALONE, waits)
@@ -412,9 +383,9 @@ class Rounds:
         given = f" (given by {some})" if some else ""
         text = f"the state that others hold at round {synced.round}{given} was not taken over: {objection}"
         log.info("%s", text)
-        self._problem("trust", text)
+        self._around.problem("trust", text)
         self._note_stateless(self.round, "failed", text)
-        self._command(commands.RefuseState(synced.state, fault_of(objection, synced.rounds_apart)))
+        self._around.command(commands.RefuseState(synced.state, fault_of(objection, synced.rounds_apart)))
         if not self._syncing:
             self._go_on()
 
@@ -424,9 +395,9 @@ class Rounds:
             return
         self._trust = RunTrust(run=self.run.hex())
         self._movements = Movements(self.spec)
-        self._remember(self._trust)
-        self._problem("trust", "")
-        self._command(commands.ResetTrust())
+        self._around.remember(self._trust)
+        self._around.problem("trust", "")
+        self._around.command(commands.ResetTrust())
 
     def _take_over(self, synced: commands.Synced) -> None:
         self._slot, self._replaced = 1 - self._slot, self._replaced + 1
@@ -437,7 +408,7 @@ class Rounds:
             chunks.append(f"known already {synced.reused}")
         log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, ", ".join(chunks))
         self._note_stateless(synced.round - 1, "synced")
-        self._problem("trust", "")
+        self._around.problem("trust", "")
         self._had_company, self._not_finite = True, 0
         self._state_is_new()
 
@@ -449,8 +420,8 @@ class Rounds:
         data = self._segment.slots[self._slot].data
         self._had_company = self._had_company or len(contributors) > 1
         names = (self.run, self.round, self.state, self.previous)
-        self._save(Checkpoint(*names, self._vector(), self._had_company, self._leaves), self.spec)
-        self._command(
+        self._around.save(Checkpoint(*names, self._vector(), self._had_company, self._leaves), self.spec)
+        self._around.command(
             commands.NewState(self.round, self.state, self.previous, data, self._leaves, contributors)
         )
         if not self._syncing:
@@ -460,7 +431,7 @@ class Rounds:
         """Begin the next round, or end the run; its last state may still turn out to be another's."""
         if self._is_over():
             self._stop_trainer()
-            self._command(commands.Finish())
+            self._around.command(commands.Finish())
         else:
             self._begin()
 
@@ -552,7 +523,7 @@ class Rounds:
 
     def _append(self, status: RoundStatus) -> None:
         self.history.append(status)
-        self._record(self.run, status)
+        self._around.record(self.run, status)
 
     def _vector(self) -> Vector:
         assert self._segment is not None
@@ -580,7 +551,7 @@ class Rounds:
             if self._life == life:
                 then(result)
 
-        self._compute(work, go_on, n_bytes)
+        self._around.compute(work, go_on, n_bytes)
 
     def _set_flag(self, flag: int, value: bool = True) -> None:
         if self._segment is not None:

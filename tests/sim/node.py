@@ -44,6 +44,7 @@ from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acqu
 from shoal.gossip.messages import Accept, Cut, Record
 from shoal.gossip.run_spec import Combine, RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
 from shoal.node.storage.checkpoint import Checkpoint
@@ -164,6 +165,44 @@ class Disk:
     def remember(self, trust: RunTrust) -> None:
         """See `shoal.node.storage.run_trust.save_trust`."""
         self.trust = trust
+
+
+class Around(Surroundings):
+    """What the rounds of a simulated node need of it."""
+
+    def __init__(self, node: SimNode) -> None:
+        """`node`: of this life."""
+        self._node = node
+
+    def command(self, event: Event) -> None:
+        """See `Surroundings`."""
+        self._node.command(event)
+
+    def save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        """See `Surroundings`."""
+        self._node.save(checkpoint)
+
+    def set_run(self, run: bytes) -> None:
+        """See `Surroundings`."""
+        self._node.sim.set_run(self._node, run)
+
+    def load(
+        self, directory: Path, run: bytes, *, numel: int, before: int | None = None
+    ) -> Checkpoint | None:
+        """See `Surroundings`."""
+        return self._node.disk.load(directory, run, numel=numel, before=before)
+
+    def recall(self, directory: Path, run: bytes) -> RunTrust:
+        """See `Surroundings`."""
+        return self._node.disk.recall(directory, run)
+
+    def remember(self, trust: RunTrust) -> None:
+        """See `Surroundings`."""
+        self._node.disk.remember(trust)
+
+    def problem(self, source: str, text: str) -> None:
+        """See `Surroundings`."""
+        self._node.problems[source] = text
 
 
 class Flags:
@@ -391,19 +430,7 @@ class SimNode:
         self.sim.codec_started(self, sequence)
         if rate := scenario.lines[self.number % len(scenario.lines)]:
             self.member.handle(commands.Measured(rate * 2000, 2.0), 0.0)
-        self.rounds = PinnedRounds(
-            self.me,
-            Path("/nowhere"),
-            Failpoint(""),
-            command=self.command,
-            save=lambda checkpoint, spec: self._save(checkpoint),
-            record=lambda run, status: None,
-            set_run=lambda run: self.sim.set_run(self, run),
-            load=self.disk.load,
-            recall=self.disk.recall,
-            remember=self.disk.remember,
-            problem=lambda source, text: self.problems.update({source: text}),
-        )
+        self.rounds = PinnedRounds(self.me, Path("/nowhere"), Failpoint(""), Around(self))
         self.trainer = None
 
         def boot() -> None:
@@ -579,7 +606,7 @@ class SimNode:
 
     # --- disk -------------------------------------------------------------------------------------
 
-    def _save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         # As the daemon does: one write at a time, and the newest state is what counts.
         self._to_save = replace(checkpoint, vector=checkpoint.vector.copy())
         if not self._saving:

@@ -2,11 +2,13 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.state.movement import GAVE_NOT_FINITE, GAVE_TOO_FAR, MAX_APART
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.daemon.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
 from shoal.node.status import RoundStatus
@@ -33,6 +36,51 @@ NUMEL = 6
 def spec(**changes: Any) -> RunSpec:
     tensors = (TensorSpec("w", "float32", (NUMEL,)),)
     return RunSpec(**{"method": "fedavg", "task": "digits", "tensors": tensors, **changes})
+
+
+class Around(Surroundings):
+    """What the rounds of a table do to their node."""
+
+    def __init__(self, table: "Table") -> None:
+        self._table = table
+        self.later: Deferred | None = None
+        """Takes computations, to do them when the test says so."""
+        self.trust: RunTrust | None = None
+        """What is known from before."""
+        self.kept: list[RunTrust] = []
+
+    def compute(self, work: Callable[[], Any], then: Callable[[Any], None], n_bytes: int) -> None:
+        if self.later is not None:
+            self.later(work, then, n_bytes)
+        else:
+            then(work())
+
+    def recall(self, directory: Path, run: bytes) -> RunTrust:
+        known = self.trust or RunTrust(run="")
+        return msgspec.structs.replace(known, run=run.hex())
+
+    def remember(self, trust: RunTrust) -> None:
+        self.kept.append(trust)
+
+    def command(self, event: Any) -> None:
+        self._table.commands.append(event)
+
+    def save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        self._table.saved.append(checkpoint)
+
+    def record(self, run: bytes, status: RoundStatus) -> None:
+        self._table.recorded.append(status)
+
+    def set_run(self, run: bytes) -> None:
+        self._table.runs.append(run)
+
+    def load(
+        self, directory: Path, run: bytes, *, numel: int, before: int | None = None
+    ) -> Checkpoint | None:
+        return self._table.earlier if before is not None else self._table.found
+
+    def problem(self, source: str, text: str) -> None:
+        self._table.problems[source] = text
 
 
 class Table:
@@ -52,17 +100,8 @@ class Table:
         self.problems: dict[str, str] = {}
         self.earlier: Checkpoint | None = None
         """What is on the disk of earlier rounds."""
-        self.rounds = Rounds(
-            ME,
-            Path("state"),
-            Failpoint(""),
-            command=self.commands.append,
-            save=lambda checkpoint, _: self.saved.append(checkpoint),
-            record=lambda _, status: self.recorded.append(status),
-            set_run=self.runs.append,
-            load=lambda *_, before=None, **__: self.earlier if before is not None else found,
-            problem=lambda source, text: self.problems.update({source: text}),
-        )
+        self.found, self.around = found, Around(self)
+        self.rounds = Rounds(ME, Path("state"), Failpoint(""), self.around)
         self.segment, descriptor = ipc.Segment.create(NUMEL, NUMEL)
         os.close(descriptor)
 
@@ -448,7 +487,7 @@ class Deferred:
 def deferred() -> tuple[Table, Deferred]:
     """A table whose first state is computed already."""
     table, later = Table(), Deferred()
-    table.rounds._compute = later
+    table.around.later = later
     table.attach(1.0)
     later.run()
     return table, later
@@ -457,7 +496,7 @@ def deferred() -> tuple[Table, Deferred]:
 def test_nothing_is_told_before_the_state_of_the_disk_is_read() -> None:
     found = Checkpoint(run_id(spec()), 7, hashed(3.0), hashed(2.0), full(3.0))
     table, later = Table(found), Deferred()
-    table.rounds._compute = later
+    table.around.later = later
     table.attach(1.0)
     assert table.told == table.commands == []
     later.run()
@@ -514,15 +553,15 @@ def test_what_the_trainer_says_a_person_should_see_to_is_shown_until_it_ends_or_
 
 def test_whom_a_node_knows_in_a_run_is_read_at_the_start_and_kept_round_by_round(tmp_path: Path) -> None:
     known = (Acquaintance(PEER, 3, 9.0),)
-    kept: list[RunTrust] = []
     table = Table()
-    table.rounds._recall = lambda _, run: RunTrust(run=run.hex(), known=known, movements=((1.0, 0.0, 0.0),))
-    table.rounds._remember = kept.append
+    table.around.trust = RunTrust(run="", known=known, movements=((1.0, 0.0, 0.0),))
     table.attach()
     assert table.commands[0].known == known
     more = (Acquaintance(PEER, 4, 12.0),)
     table.rounds.notice(commands.Acquainted(more))
-    assert kept == [RunTrust(run=run_id(table.spec).hex(), known=more, movements=((1.0, 0.0, 0.0),))]
+    assert table.around.kept == [
+        RunTrust(run=run_id(table.spec).hex(), known=more, movements=((1.0, 0.0, 0.0),))
+    ]
 
 
 # --- which states are taken over ------------------------------------------------------------------
@@ -532,7 +571,7 @@ def with_history(movement: float, **changes: Any) -> Table:
     """Return a table whose node remembers three rounds that moved its state so far."""
     table = Table(**changes)
     past = ((movement, 0.0, 0.0),) * 3
-    table.rounds._recall = lambda _, run: RunTrust(run=run.hex(), movements=past)
+    table.around.trust = RunTrust(run="", movements=past)
     return table.attach(1.0)
 
 
@@ -593,12 +632,10 @@ def test_the_movement_of_every_round_is_remembered() -> None:
 
 def test_trust_that_is_reset_takes_over_what_was_too_far() -> None:
     table = with_history(1.0)
-    kept: list[RunTrust] = []
-    table.rounds._remember = kept.append
     offer(table, 5, 50.0, 1)
     table.rounds.reset_trust()
     assert isinstance(table.commands[-1], commands.ResetTrust)
-    assert kept == [RunTrust(run=run_id(table.spec).hex())]
+    assert table.around.kept == [RunTrust(run=run_id(table.spec).hex())]
     assert table.problems["trust"] == ""
     offer(table, 6, 50.0, 1)
     assert table.rounds.round == 6

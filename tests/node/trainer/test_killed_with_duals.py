@@ -30,6 +30,7 @@ from shoal.methods.fedspeed import FedSpeed, FedSpeedConfig
 from shoal.methods.params import shared_specs, write_state
 from shoal.methods.scaffold import Scaffold, ScaffoldConfig
 from shoal.node.daemon.rounds import Rounds
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
 from shoal.node.storage.checkpoint import Checkpoint, save
@@ -162,24 +163,29 @@ class Swarm:
         return vector
 
 
+class Around(Surroundings):
+    """What the rounds of a line do to their node."""
+
+    def __init__(self, line: "Line") -> None:
+        self._line = line
+
+    def command(self, event: Any) -> None:
+        self._line.commands.append(event)
+
+    def save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+        self._line.save(checkpoint, spec)
+
+
 class Line:
     """Daemon and trainer in one thread; see the module's docstring."""
 
     def __init__(self, folder: Path, swarm: Swarm, life: Life, lag: int) -> None:
         self._swarm, self._life = swarm, life
         self._inbox: deque[Message] = deque()
-        self._commands: deque[Any] = deque()
+        self.commands: deque[Any] = deque()
         self._unsaved: deque[Checkpoint] = deque()
         self._lag, self._folder = lag, folder
-        self._rounds = Rounds(
-            US,
-            folder,
-            Failpoint(""),
-            command=self._commands.append,
-            save=self._save,
-            record=lambda *_: None,
-            set_run=lambda _: None,
-        )
+        self._rounds = Rounds(US, folder, Failpoint(""), Around(self))
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         self._life.effect(f"trainer: {type(message).__name__}")
@@ -210,7 +216,7 @@ class Line:
         self._life.effect(f"node: {type(message).__name__}")
         self._inbox.append(message)
 
-    def _save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+    def save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
         """A disk that is `lag` states behind."""
         self._unsaved.append(replace(checkpoint, vector=checkpoint.vector.copy()))
         if len(self._unsaved) > self._lag:
@@ -218,8 +224,8 @@ class Line:
             save(self._folder, oldest, shared=[(tensor.name, tensor.numel) for tensor in spec.shared])
 
     def _obey(self) -> None:
-        while self._commands:
-            match self._commands.popleft():
+        while self.commands:
+            match self.commands.popleft():
                 case commands.Contribute() as ask:
                     self._life.effect("to the swarm: contribution")
                     ours = AllReduce(ask.vector.copy(), ask.weight, "")
