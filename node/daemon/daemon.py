@@ -37,6 +37,7 @@ from shoal.gossip.member.commands import (
     PeerAddresses,
     Refused,
     RemoveAddress,
+    RosterChanged,
     SetAddresses,
 )
 from shoal.gossip.member.member import Member, MemberConfig
@@ -298,8 +299,7 @@ class Daemon:
         """Tell what happens, as it is seen in the status."""
         while True:
             self.roster_keeper.set_clock()
-            if self.roster_keeper.is_unsaved:
-                self._job(self.roster_keeper.snapshot())
+            self._keep_roster()
             self._tell()
             await trio.sleep(max(LOOK_EVERY, len(self.driver.member.table) / PEERS_PER_SECOND))
 
@@ -319,6 +319,9 @@ class Daemon:
         elif isinstance(notice, Alone | InCompany):
             self.rounds.notice(notice)
             self._say_company(notice)
+        elif isinstance(notice, RosterChanged):
+            # At once: a node that is killed now may find nobody to hear it from again.
+            self._keep_roster()
         else:
             self.keeper.notice(notice)
             self.rounds.notice(notice)
@@ -401,6 +404,10 @@ class Daemon:
             raise RefusedByNode(UNREACHED)
         me = public_key_of(self.driver.member.me)
         return invite_of(spec, self.rounds.run, self.config.network.swarm, me, addresses)
+
+    def _keep_roster(self) -> None:
+        if self.roster_keeper.is_unsaved:
+            self._job(self.roster_keeper.snapshot())
 
     def _save_roster(self) -> None:
         try:
