@@ -10,17 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+from rosters import World
 
-from shoal.crypto.keys import PeerId
+from shoal.crypto.keys import PeerId, key_from_seed
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.host import HostStatistics
+from shoal.gossip.member.commands import RosterChanged
 from shoal.gossip.net.host_config import HostConfig
 from shoal.node.cli import main as cli
 from shoal.node.cli import start
 from shoal.node.config.settings import NodeConfig, RunConfig, load
 from shoal.node.daemon.daemon import Daemon, _advice, _is_owed, _only_user_error, door_line
+from shoal.node.daemon.roster_keeper import RosterKeeper
 from shoal.node.daemon.status_report import added, best_address, dialled_at, join_command
 from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.storage.home import Home
+from shoal.node.storage.roster_file import load_roster
 
 ADDRESS = "/ip4/192.0.2.1/tcp/4710/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
@@ -143,6 +148,26 @@ def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
     assert first >= now // 1000
     monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
     assert trio.run(start_and_die) > first
+
+
+def test_what_founders_signed_is_on_its_way_to_the_disk_as_soon_as_it_is_heard(tmp_path: Path) -> None:
+    world = World()
+
+    async def hear_and_die() -> None:
+        daemon = Daemon(NodeConfig(home=tmp_path), Home(tmp_path), lambda events, status: None)
+        admission = Admission(8)
+        daemon.roster_keeper = RosterKeeper(
+            daemon.home, key_from_seed(bytes(32)), admission, lambda event: None
+        )
+        daemon.roster_keeper.use(str(world.charter))
+        assert admission.roster is not None
+        admission.roster.add(world.edict("admit", "dora"))
+        daemon._notice(RosterChanged())
+        daemon._jobs.receive_nowait()()
+        daemon.store._database.close()
+
+    trio.run(hear_and_die)
+    assert load_roster(Home(tmp_path), world.charter)[0].words
 
 
 @pytest.mark.parametrize(
