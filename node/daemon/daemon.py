@@ -102,49 +102,8 @@ SEQUENCE_MARGIN = 1_000_000
 """Messages since the last round at most: a restart goes on above them, even where the clock was set back."""
 
 
-class _Around(Surroundings):
-    """What the rounds of a node need of its other parts."""
-
-    def __init__(self, daemon: "Daemon") -> None:
-        """Reach the parts when they are needed: some are made later."""
-        self._daemon = daemon
-        self.has_engine = daemon.config.run.engine != NATIVE
-
-    def command(self, event: commands.Event) -> None:
-        """See `Surroundings`."""
-        self._daemon.driver.command(event)
-
-    def save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
-        """See `Surroundings`."""
-        self._daemon.save_soon(checkpoint, spec)
-
-    def record(self, run: bytes, status: RoundStatus) -> None:
-        """See `Surroundings`."""
-        self._daemon.record(run, status)
-
-    def set_run(self, run: bytes) -> None:
-        """See `Surroundings`."""
-        self._daemon.set_run(run)
-
-    def remember(self, trust: RunTrust) -> None:
-        """See `Surroundings`."""
-        self._daemon.remember_trust(trust)
-
-    def compute(self, work: Callable[[], T], then: Callable[[T], None], n_bytes: int) -> None:
-        """See `Surroundings`."""
-        self._daemon.compute(work, then, n_bytes)
-
-    def average(self, ask: ipc.AskAllReduce, vector: Vector) -> None:
-        """See `Surroundings`."""
-        self._daemon.average(ask, vector)
-
-    def problem(self, source: str, text: str) -> None:
-        """See `Surroundings`."""
-        self._daemon.problem_of_rounds(source, text)
-
-
-class Daemon:
-    """One running node."""
+class Daemon(Surroundings):
+    """One running node, and what its loop of rounds (rounds.py) needs of it."""
 
     member_type: type[Member] = Member
     """What decides; only the lying nodes of a testnet bring another."""
@@ -152,6 +111,7 @@ class Daemon:
     def __init__(self, config: NodeConfig, home: Home, show: Show) -> None:
         """`show` gets what happens, and the status, for the person at the terminal; it returns at once."""
         self.config, self.home = config, home
+        self.has_engine = config.run.engine != NATIVE
         self._show = show
         self._journal = Journal()
         self.store = Store(home.database)
@@ -193,7 +153,7 @@ class Daemon:
             self.roster_keeper.on_own = partial(setattr, host.links, "invite")
             self.roster_keeper.use(self.config.run.charter)
             self.roster_keeper.join(self.config.invite)
-            self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, _Around(self))
+            self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, self)
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._found
@@ -340,7 +300,11 @@ class Daemon:
             [Event(time=time.time(), event="company", level="warning", text=text, fields=fields)], None
         )
 
-    def problem_of_rounds(self, source: str, text: str) -> None:
+    def command(self, event: commands.Event) -> None:
+        """Tell the member."""
+        self.driver.command(event)
+
+    def problem(self, source: str, text: str) -> None:
         """Say what the rounds have found that a person should see to."""
         if source == "trust" and text:
             text += f"; if it was away for long, and you trust its peers: shoal trust reset{self._home_flag}"
@@ -507,7 +471,7 @@ class Daemon:
 
     # --- disk -------------------------------------------------------------------------------------
 
-    def save_soon(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
+    def save(self, checkpoint: Checkpoint, spec: RunSpec) -> None:
         """Save a state when the disk is free."""
         is_urgent = self.rounds.needs_every_state or self.rounds.is_finished
         self._saver.soon(checkpoint, spec, is_urgent=is_urgent)
@@ -563,7 +527,7 @@ class Daemon:
         else:
             self.reporter.problems.pop("state", None)
 
-    def remember_trust(self, trust: RunTrust) -> None:
+    def remember(self, trust: RunTrust) -> None:
         """Keep what is known of peers in the run."""
         self._job(partial(self._save_trust, trust))
 
