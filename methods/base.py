@@ -294,6 +294,7 @@ class Method(Protocol):
     # Optional: `private_matches_state: ClassVar[bool] = True` where the private state makes sense only beside
     # the shared state that it was made with, such as duals. See node/storage/private_rounds.py.
     # Optional: `averages_changes: bool`, whether all its all-reduces are of small changes.
+    # Optional: `weighs_peers: bool`, whether what it does for a run lies in what each peer counts.
     # Optional: `one_exchange: ClassVar[bool] = True` where a round trains once and then makes one all-reduce,
     # of what it trained. Then what it trains and what it is answered stay in the memory that travels.
 
@@ -388,6 +389,11 @@ def has_one_exchange(method: Method) -> bool:
 def averages_changes(method: Method) -> bool:
     """Tell whether all all-reduces of a method are of small changes: the coarsest codecs are for these."""
     return bool(getattr(method, "averages_changes", False))
+
+
+def weighs_peers(method: Method) -> bool:
+    """Tell whether nothing is left of a method where all peers count alike."""
+    return bool(getattr(method, "weighs_peers", False))
 
 
 def why_not_gather(name: str, method: Method, mode: Mode) -> str:

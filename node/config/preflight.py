@@ -14,7 +14,7 @@ from shoal.gossip.admission.charter import Mode, parse
 from shoal.gossip.averaging.bounds import TRIMMING
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Gathers, Method, why_not_gather
+from shoal.methods.base import Gathers, Method, weighs_peers, why_not_gather
 from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
 from shoal.node.config.codec_preflight import check_codec
@@ -123,7 +123,7 @@ def check_combine(run: RunSettings, method: Method) -> None:
             f"combine {run.combine} leaves little of codec {run.codec}: most peers send zero for a number, so"
             " that the middle one is zero; take --combine clip, or --codec int4"
         )
-    if getattr(method, "weighs_peers", False):
+    if weighs_peers(method):
         raise BadConfig(
             f"combine {run.combine} counts each peer once, and {run.method} works by what each counts: take"
             " --combine mean, or --method fedavg"
