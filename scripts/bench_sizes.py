@@ -30,7 +30,7 @@ import psutil
 
 from shoal.node.errors import NotRunning, Refused
 from shoal.node.status import RoundStatus, Status
-from shoal.node.testnet.processes import Guard
+from shoal.node.testnet.processes import Guard, environment, spawn
 from shoal.node.web import client
 
 SCRIPTS: Final = Path(__file__).resolve().parent
@@ -175,16 +175,8 @@ def swarm(
             home = folder / f"node{number}"
             home.mkdir()
             join = ["--join", _address(running[0][0])] if running else []
-            with (home / "out.log").open("wb") as log:
-                process = subprocess.Popen(
-                    [*NODE, "start", "--home", str(home), *flags, *train, *join],
-                    cwd=SCRIPTS,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    start_new_session=True,
-                )
+            command = [*NODE, "start", "--home", str(home), *flags, *train, *join]
+            process = spawn(command, home / "out.log", environment(os.environ), str(SCRIPTS))
             guard.watch(process.pid)
             running.append((home, process))
         yield running

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from shoal.methods import lockstep as rounds_of
 from shoal.methods.base import Method
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.task import Task
+from shoal.methods.lockstep import Run, run
 
 
 @dataclass(frozen=True, slots=True)
-class LockstepRun(rounds_of.Run):
+class LockstepRun(Run):
     """What whole rounds led to."""
 
     learners: list[TorchLearner]
@@ -39,5 +39,5 @@ def lockstep(method: Method, tasks: Sequence[Task], rounds: int, seed: int = 0) 
         Mismatch: the peers asked for unlike things.
     """
     learners = [TorchLearner(task, seed=seed, method=method) for task in tasks]
-    done = rounds_of.run(method, learners, learners[0].initial, rounds)
+    done = run(method, learners, learners[0].initial, rounds)
     return LockstepRun(done.states, done.reports, done.body_bytes, done.vector_bytes, learners)
