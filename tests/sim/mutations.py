@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN
+from sim.node import Around
 from sim.progress import MOVING, TRICKLE, WASTED
 from sim.rosters import SAME as ROSTER
 from sim.rosters import UNSIGNED, WIDER
@@ -24,7 +25,6 @@ import shoal.gossip.averaging.gather
 import shoal.gossip.member.asks
 import shoal.gossip.membership.dial_plan
 import shoal.gossip.state.fetch
-import shoal.node.daemon.rounds
 from shoal.gossip.admission.charter import Founders
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.errors import BadEdict
@@ -330,13 +330,7 @@ def _waits_for_nobody_slow(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forgets_its_disk(patch: pytest.MonkeyPatch) -> None:
-    honest = shoal.node.daemon.rounds.Rounds.__init__
-
-    def init(self: Any, *arguments: Any, **named: Any) -> None:
-        named["load"] = lambda *_, **__: None
-        honest(self, *arguments, **named)
-
-    patch.setattr(shoal.node.daemon.rounds.Rounds, "__init__", init)
+    patch.setattr(Around, "load", lambda *_, **__: None)
 
 
 def _skips_rounds(patch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,16 @@ from sim.mutations import MUTATIONS, Mutation
 from sim.runs import run_seed
 
 SEEDS: Final = 200
+RAISES: Final = "handle never raises"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_a_bug_can_still_be_planted(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation.plant(monkeypatch)
+    violations = run_seed(0, kinds=mutation.kinds).violations
+    raised = [each.detail for each in violations if each.invariant == RAISES]
+    stale = [each for each in raised if "TypeError:" in each or "AttributeError:" in each]
+    assert not stale, "the code that this bug is planted in has changed"
 
 
 @pytest.mark.slow
