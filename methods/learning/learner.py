@@ -86,17 +86,25 @@ class _Work:
     ascent: float
 
 
-def _never() -> bool:
-    return False
-
-
 def _nothing() -> None:
     return None
 
 
-def _log(source: str, text: str) -> None:
-    if text:
-        log.warning("%s", text)
+class Callbacks:
+    """What a learner asks, and tells, whom it works for; here nobody."""
+
+    def is_interrupted(self) -> bool:
+        """Tell, before every step, whether to end the work with `Interrupted`."""
+        return False
+
+    def is_hurried(self) -> bool:
+        """Tell, after every step, whether to end the work with what there is."""
+        return False
+
+    def problem(self, source: str, text: str) -> None:
+        """Show what a person should see to but training goes on without; an empty text ends it."""
+        if text:
+            log.warning("%s", text)
 
 
 class TorchLearner:
@@ -108,16 +116,12 @@ class TorchLearner:
         *,
         device: str = "cpu",
         seed: int = 0,
-        interrupt: Callable[[], bool] = _never,
-        hurry: Callable[[], bool] = _never,
-        problem: Callable[[str, str], None] = _log,
+        callbacks: Callbacks | None = None,
         method: object = None,
     ) -> None:
         """Build the task's model; `seed` decides its initial params and the batches.
 
-        `interrupt` is asked before every step, and ends the work with `Interrupted`; `hurry` after every
-        step, and ends it with what there is. `problem(source, text)` is told what a person should see to but
-        training goes on without; an empty text ends it. `method`: what may prepare the model.
+        `method`: what may prepare the model.
 
         Raises:
             BadTask: the task has no examples, or a model without parameters.
@@ -126,10 +130,7 @@ class TorchLearner:
         self.device = choose_device(device)
         self.task = task
         self.seed = seed
-        self._interrupt = interrupt
-        self._hurry = hurry
-        self.tell = problem
-        """Told what a person should see to and what it is about; an empty text ends it."""
+        self.callbacks = callbacks or Callbacks()
         self._unmeasured: Mapping[str, str] = {}
         self.arrived: Callable[[], Moved | None] = _nothing
         """Asked after every step: what has arrived since the last one, if means travel meanwhile."""
@@ -200,7 +201,9 @@ class TorchLearner:
         try:
             return self._train(params, work, memory or {})
         except BadMemory as error:
-            self.tell("memory", f"what the optimizer remembered cannot be used ({error}): it starts anew")
+            self.callbacks.problem(
+                "memory", f"what the optimizer remembered cannot be used ({error}): it starts anew"
+            )
             return self._train(params, work, {})
 
     def _train(self, params: Vector, work: "_Work", memory: Mapping[str, Array]) -> Trained:
@@ -230,7 +233,7 @@ class TorchLearner:
         else:
             kept, left_out = save_memory(optimizer, fresh)
         if left_out:
-            self.tell("memory", f"{left_out}: that starts anew in every round")
+            self.callbacks.problem("memory", f"{left_out}: that starts anew in every round")
         return Trained(trained, loss, taken * work.seen, taken, kept)
 
     def _resumed(
@@ -288,7 +291,9 @@ class TorchLearner:
     def _tell_unmeasured(self, reasons: Mapping[str, str]) -> None:
         """Say what is not measured: once, until that changes."""
         if reasons.keys() != self._unmeasured.keys():
-            self.tell("metrics", "; ".join(text.splitlines()[0] for text in reasons.values())[:2000])
+            self.callbacks.problem(
+                "metrics", "; ".join(text.splitlines()[0] for text in reasons.values())[:2000]
+            )
         self._unmeasured = reasons
 
     def carry(self, params: Vector, moved: Moved) -> Vector:
@@ -359,7 +364,7 @@ class TorchLearner:
         total = torch.zeros((), device=self.device)
         taken = 0
         for batch in work.objective.batches(work.batch_size):
-            if self._interrupt():
+            if self.callbacks.is_interrupted():
                 raise Interrupted("the node asked to stop")
             on_device = to_device(batch, self.device)
             loss = self._gradient(optimizer, work.objective, on_device)
@@ -373,7 +378,7 @@ class TorchLearner:
             moved = self.arrived()
             if moved is not None:
                 self._move(moved, weights, anchors)
-            if taken == work.steps or self._hurry():
+            if taken == work.steps or self.callbacks.is_hurried():
                 break
         return float(total) / taken, taken
 

@@ -52,7 +52,7 @@ class Part:
         except Exception as error:  # noqa: BLE001  # the user's task may raise anything
             if not self._has_failed:
                 name = type(self._task).__name__
-                self._learner.tell(
+                self._learner.callbacks.problem(
                     f"metrics of {name}", f"{name} cannot be measured: {type(error).__name__}: {error}"
                 )
             self._has_failed = True

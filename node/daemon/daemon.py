@@ -49,7 +49,7 @@ from shoal.gossip.state.serve import ServingConfig
 from shoal.gossip.wire import Codec
 from shoal.methods.base import Array
 from shoal.node.config.settings import LogConfig, NodeConfig
-from shoal.node.daemon.engine_choice import ask_of, engine_of
+from shoal.node.daemon.engine_choice import Owned, ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal
 from shoal.node.daemon.roster_keeper import RosterKeeper, invite_of
 from shoal.node.daemon.rounds import Rounds
@@ -149,7 +149,7 @@ class Daemon(Surroundings):
             )
             member = self.member_type(host.me, limits, random.Random(), sequence, admission=admission)
             self.driver = Driver(host, member, codec, self._notice)
-            self.roster_keeper = RosterKeeper(self.home, key, admission, self.driver.command)
+            self.roster_keeper = RosterKeeper(self.home, key, admission, self)
             self.roster_keeper.on_own = partial(setattr, host.links, "invite")
             self.roster_keeper.use(self.config.run.charter)
             self.roster_keeper.join(self.config.invite)
@@ -160,11 +160,7 @@ class Daemon(Surroundings):
             self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
             self.reporter.roster = self.roster_keeper
             self.reporter.engine = self.engine = engine_of(
-                self.config,
-                member,
-                command=self.driver.command,
-                answer=self.rounds.notice,
-                problem=lambda text: self._problem("engine", text),
+                self.config, Owned(self, member, self.rounds), host.me
             )
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -422,24 +418,27 @@ class Daemon(Surroundings):
             self.home.state_dir,
             module,
         )
-        supervisor = Supervisor(
-            command,
-            reason=self._why_gone,
-            has_attached=lambda: self.rounds.spec is not None,
-            is_wanted=lambda: not self.rounds.is_finished and not self.is_stopping.is_set(),
-            tell=self._trainer_is,
-        )
         try:
-            await supervisor.run()
+            await Supervisor(command, self).run()
         except UserError as error:
             self.failure = error
             self.stop()
 
-    def _why_gone(self, code: int) -> str:
+    def why_gone(self, code: int) -> str:
+        """Say why the trainer ended with this exit code."""
         rounds = self.rounds
         return rounds.failure or why(code, advice(rounds.spec, rounds.exchange_numel, machine_bytes()))
 
-    def _trainer_is(self, state: str) -> None:
+    def is_attached(self) -> bool:
+        """Tell whether a trainer has ever been attached."""
+        return self.rounds.spec is not None
+
+    def is_wanted(self) -> bool:
+        """Tell whether there are rounds left for a trainer."""
+        return not self.rounds.is_finished and not self.is_stopping.is_set()
+
+    def trainer_is(self, state: str) -> None:
+        """Show what the trainer does, or why it ended."""
         self.reporter.trainer_state = state
         if state != "running":
             # The next trainer brings memory of its own; that of this one is free once its state is saved.

@@ -1,43 +1,51 @@
 """Which engine a node averages with, and what is asked of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
 from shoal.gossip.member.commands import Averaged, Event, Failed
 from shoal.gossip.member.member import Member
 from shoal.gossip.run_spec import NATIVE
 from shoal.node.config.settings import NodeConfig
+from shoal.node.daemon.rounds import Rounds
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.hivemind_engine.engine import Ask, Engine
 from shoal.node.trainer import ipc
 
 
-def engine_of(
-    config: NodeConfig,
-    member: Member,
-    *,
-    command: Callable[[Event], None],
-    answer: Callable[[Averaged | Failed], None],
-    problem: Callable[[str], None],
-) -> Engine | None:
+class Owned:
+    """A node, as its engine sees it; see `Owner`."""
+
+    def __init__(self, node: Surroundings, member: Member, rounds: Rounds) -> None:
+        """`rounds` get what becomes of an ask."""
+        self._node, self._member, self._rounds = node, member, rounds
+
+    def command(self, event: Event) -> None:
+        """See `Owner`."""
+        self._node.command(event)
+
+    def others(self) -> Iterator[str]:
+        """See `Owner`."""
+        for _, entry in self._member.table.in_run(self._member.run):
+            yield from entry.presence.engine
+
+    def answer(self, result: Averaged | Failed) -> None:
+        """See `Owner`."""
+        self._rounds.notice(result)
+
+    def problem(self, text: str) -> None:
+        """See `Owner`."""
+        self._node.problem("engine", text)
+
+
+def engine_of(config: NodeConfig, owner: Owned, me: PeerId) -> Engine | None:
     """Return the engine that a node is set to, unless that is the member itself."""
     if config.run.engine == NATIVE:
         return None
     port = config.averaging.hivemind_port
     listen = tuple(f"{address.rpartition('/')[0]}/{port}" for address in config.network.listen)
-
-    def others() -> Iterator[str]:
-        for _, entry in member.table.in_run(member.run):
-            yield from entry.presence.engine
-
-    return Engine(
-        member.me,
-        listen,
-        config.gossip.patience,
-        command=command,
-        others=others,
-        answer=answer,
-        problem=problem,
-    )
+    return Engine(me, listen, config.gossip.patience, owner)
 
 
 def ask_of(

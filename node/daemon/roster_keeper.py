@@ -19,8 +19,9 @@ from shoal.gossip.admission.errors import AdmissionError, BadToken
 from shoal.gossip.admission.grants import Redeem
 from shoal.gossip.admission.roster import Word
 from shoal.gossip.admission.tokens import MAX_ADDRESSES, Setting, Token, token_of
-from shoal.gossip.member.commands import Event, JoinBy, Submit
+from shoal.gossip.member.commands import JoinBy, Submit
 from shoal.gossip.run_spec import RunSettings, RunSpec
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.errors import BadConfig, Refused
 from shoal.node.roster_status import RosterStatus, roster_status
 from shoal.node.storage.home import Home
@@ -34,11 +35,10 @@ SOURCE: Final = "roster"
 class RosterKeeper:
     """See the module's docstring."""
 
-    def __init__(
-        self, home: Home, key: SigningKey, admission: Admission, command: Callable[[Event], None]
-    ) -> None:
-        """`command` reaches the member core."""
-        self._home, self._key, self._admission, self._command = home, key, admission, command
+    def __init__(self, home: Home, key: SigningKey, admission: Admission, node: Surroundings) -> None:
+        """`node` reaches the member core."""
+        self._home, self._key, self._admission = home, key, admission
+        self._command = node.command
         self._me = peer_id_of(bytes(key.verify_key))
         self._charter = OPEN
         self._own: Redeem | None = None

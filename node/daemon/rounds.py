@@ -226,7 +226,7 @@ class Rounds:
 
     def _made_state(self, message: ipc.Finished, hashes: bytes, moved: Movement | None) -> None:
         self.trainer = Trainer.IDLE
-        self.utilisation.round_ended(message.work_seconds)
+        self.utilisation.round_ended(message.work_seconds, self._around.now())
         if self._syncing:
             # The swarm moved on while it worked, and it asked for nothing: its work is in vain.
             self._go_on_synced()
@@ -250,7 +250,7 @@ class Rounds:
 
     def _idle(self, message: ipc.Idle) -> None:
         self.trainer = Trainer.IDLE
-        self.utilisation.round_ended(message.work_seconds)
+        self.utilisation.round_ended(message.work_seconds, self._around.now())
         if self._syncing:
             self._go_on_synced()
             return

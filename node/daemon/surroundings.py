@@ -3,6 +3,7 @@
 The daemon, the simulator and tests each have their own. What only some need does nothing here.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,10 @@ class Surroundings:
 
     has_engine = False
     """Whether the run has an engine of its own, which makes means in place of the member."""
+
+    def now(self) -> float:
+        """Return seconds on a clock that never goes back."""
+        return time.monotonic()
 
     def command(self, event: Event) -> None:
         """Tell the member."""

@@ -4,25 +4,23 @@ Counted from the end of the trainer's first round on, so that what nodes wait fo
 start is no part of it. Measuring the new model on test data, between rounds, counts as waiting.
 """
 
-import time
-from collections.abc import Callable
-
 
 class Utilisation:
     """Two growing sums and their ratio."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         """Nothing was counted yet."""
         self.work_seconds = 0.0
         """Computing."""
         self.wall_seconds = 0.0
         """Computing, waiting and all else."""
-        self._clock = clock
         self._since: float | None = None
 
-    def round_ended(self, work_seconds: float) -> None:
-        """Count the time since the last call, of which the trainer says that it computed so long."""
-        now = self._clock()
+    def round_ended(self, work_seconds: float, now: float) -> None:
+        """Count the time since the last call, of which the trainer says that it computed so long.
+
+        `now`: seconds on a clock that never goes back.
+        """
         if self._since is not None:
             self.wall_seconds += now - self._since
             self.work_seconds += min(max(0.0, work_seconds), now - self._since)

@@ -17,11 +17,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -96,6 +96,23 @@ class _Ended(Exception):
     """The process is gone or of no use; the message says why."""
 
 
+class Owner(Protocol):
+    """What an engine needs of its node. Nothing here waits."""
+
+    def command(self, event: Event) -> None:
+        """Tell the member."""
+
+    def others(self) -> Iterable[str]:
+        """Return the hivemind addresses of the run's other nodes."""
+        ...
+
+    def answer(self, result: Averaged | Failed) -> None:
+        """Take what became of an ask."""
+
+    def problem(self, text: str) -> None:
+        """Show what a person should see to, until the text is empty."""
+
+
 class Engine:
     """See the module's docstring."""
 
@@ -104,17 +121,10 @@ class Engine:
         me: PeerId,
         listen: tuple[str, ...],
         patience: float,
-        *,
-        command: Callable[[Event], None],
-        others: Callable[[], Iterable[str]],
-        answer: Callable[[Averaged | Failed], None],
-        problem: Callable[[str], None],
+        owner: Owner,
         argv: tuple[str, ...] = (sys.executable, "-P", "-m", "shoal.node.hivemind_engine.process"),
     ) -> None:
-        """`command` reaches the member; `others` gives the hivemind addresses of the run's other nodes.
-
-        `answer` gets what becomes of an ask, `problem` what a person should see to, or an empty text.
-        """
+        """`listen`: addresses for hivemind; `patience`: seconds; `argv`: what runs the process."""
         self.addresses: tuple[str, ...] = ()
         """Where hivemind is reached; empty while it is not up."""
         self.prefix = ""
@@ -124,7 +134,7 @@ class Engine:
         self._keeper = Keeper(STEADY)
         self._has_been_up = False
         self._me, self._listen, self._patience, self._argv = me, listen, patience, argv
-        self._command, self._others, self._answer, self._problem = command, others, answer, problem
+        self._owner = owner
         self._numel, self._codec = 0, ""
         self._wanted = trio.Event()
         self._changed = trio.CancelScope()
@@ -172,11 +182,11 @@ class Engine:
                 self._has_been_up = self._has_been_up or bool(self.addresses)
                 if not self._has_been_up:
                     raise NoEngine(f"{end}; or leave out --engine hivemind") from None
-                self._problem(f"{end}; it is started again, and rounds wait for it")
+                self._owner.problem(f"{end}; it is started again, and rounds wait for it")
                 return str(end)
             finally:
                 self.addresses, self.pid = (), 0
-                self._command(SetEngine(()))
+                self._owner.command(SetEngine(()))
         return ""
 
     async def _live(self) -> None:
@@ -228,8 +238,8 @@ class Engine:
         if not isinstance(up, Up):
             raise _Ended("the hivemind engine does not speak as it should: reinstall shoal")
         self.addresses = up.addresses
-        self._command(SetEngine(up.addresses[:4]))
-        self._problem("")
+        self._owner.command(SetEngine(up.addresses[:4]))
+        self._owner.problem("")
         log.info("hivemind is up at %s, prefix %s", ", ".join(up.addresses), self.prefix)
         results_in, results = trio.open_memory_channel[Mean | Unmet | Unmade](8)
         try:
@@ -262,7 +272,7 @@ class Engine:
         told: dict[str, float] = {}
         while True:
             now = trio.current_time()
-            known = {address for address in self._others() if address not in self.addresses}
+            known = {address for address in self._owner.others() if address not in self.addresses}
             told = {address: at for address, at in told.items() if address in known and now < at + MEET_AGAIN}
             new = sorted(known - told.keys())[:16]
             if new:
@@ -282,7 +292,7 @@ class Engine:
             finally:
                 # Also where the process is gone: the trainer must not wait for a mean that was lost with it.
                 if life == self._life:
-                    self._answer(answer)
+                    self._owner.answer(answer)
 
     async def _average(self, line: "_Line", memory: Vector, results: Any, ask: Ask) -> Averaged | Failed:
         self._number += 1

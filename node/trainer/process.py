@@ -24,7 +24,7 @@ import shoal.methods
 from shoal.gossip.errors import GossipError
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State
 from shoal.methods.errors import Interrupted, MethodsError
-from shoal.methods.learning.learner import TorchLearner, as_number
+from shoal.methods.learning.learner import Callbacks, TorchLearner, as_number
 from shoal.methods.learning.parts import pinned_of
 from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
@@ -118,7 +118,7 @@ def _fail(line: ipc.Line, text: str) -> int:
     return FAILED
 
 
-class _Trainer:
+class _Trainer(Callbacks):
     """A task, a method, and the session that joins them to the daemon."""
 
     def __init__(self, line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> None:
@@ -130,9 +130,7 @@ class _Trainer:
             task,
             device=spec.device,
             seed=spec.seed,
-            interrupt=lambda: self._is_interrupted(),
-            hurry=lambda: (self._overlap or self._session).is_hurried(),
-            problem=self._tell,
+            callbacks=self,
             method=self._method,
         )
         if isinstance(self._method, Demands):
@@ -191,8 +189,8 @@ class _Trainer:
             # Else the state of a round stays for all of the next one.
             del steps, state
 
-    def _tell(self, source: str, text: str) -> None:
-        """Let the node show what training goes on without."""
+    def problem(self, source: str, text: str) -> None:
+        """See `Callbacks`: the node shows it."""
         if source == "memory" and text:
             self._private.set_aside(f"is of no use: {text}")
         self._session.problem(source, text)
@@ -211,15 +209,20 @@ class _Trainer:
         bad = sorted(name for name, value in metrics.items() if as_number(value) is None)
         if bad != self._not_finite:
             listed = ", ".join(bad)
-            self._tell("method", f"the method measured no finite number: {listed}"[:2000] if bad else "")
+            self.problem("method", f"the method measured no finite number: {listed}"[:2000] if bad else "")
         self._not_finite = bad
         return {name: value for name, value in metrics.items() if name not in bad}
 
-    def _is_interrupted(self) -> bool:
+    def is_interrupted(self) -> bool:
+        """See `Callbacks`."""
         if os.getppid() != self._parent:
             # A daemon that was killed cannot say so, and a step may be long.
             raise LineLost("the daemon is gone")
         return self._session.is_interrupted()
+
+    def is_hurried(self) -> bool:
+        """See `Callbacks`."""
+        return (self._overlap or self._session).is_hurried()
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
@@ -66,23 +65,32 @@ def why(code: int, remedy: str) -> str:
     return f"trainer ended with exit code {code}; its last lines in the log say why"
 
 
+class Owner(Protocol):
+    """What a supervisor needs of its node. Nothing here waits."""
+
+    def why_gone(self, code: int) -> str:
+        """Say why the trainer ended with this exit code."""
+        ...
+
+    def is_attached(self) -> bool:
+        """Tell whether a trainer has ever been attached."""
+        ...
+
+    def is_wanted(self) -> bool:
+        """Tell whether there are rounds left for a trainer."""
+        ...
+
+    def trainer_is(self, state: str) -> None:
+        """Show what the trainer does, or why it ended."""
+
+
 class Supervisor:
     """Runs the trainer, and again when it dies."""
 
-    def __init__(
-        self,
-        command: list[str],
-        *,
-        reason: Callable[[int], str],
-        has_attached: Callable[[], bool],
-        is_wanted: Callable[[], bool],
-        tell: Callable[[str], None],
-    ) -> None:
-        """`reason`: why it is gone, by its exit code; `is_wanted`: whether there are rounds left."""
+    def __init__(self, command: list[str], owner: Owner) -> None:
+        """`command`: the trainer's command line."""
         self._keeper = Keeper(STEADY)
-        self._command = command
-        self._reason, self._has_attached, self._is_wanted = reason, has_attached, is_wanted
-        self._tell = tell
+        self._command, self._owner = command, owner
 
     async def run(self) -> None:
         """Keep a trainer running until cancelled or no longer wanted.
@@ -91,7 +99,7 @@ class Supervisor:
             TrainerError: it could not even start.
         """
         await self._keeper.run(self._live)
-        self._tell("none")
+        self._owner.trainer_is("none")
 
     @property
     def restarts(self) -> int:
@@ -100,23 +108,23 @@ class Supervisor:
 
     async def _live(self) -> str | None:
         """Run one trainer; return why it ended, or None where none is wanted any more."""
-        if not self._is_wanted():
+        if not self._owner.is_wanted():
             return None
         process = await trio.lowlevel.open_process(
             self._command, stdin=subprocess.DEVNULL, env={"OMP_NUM_THREADS": "1", **os.environ}
         )
         _step_back(process.pid)
-        self._tell("running")
+        self._owner.trainer_is("running")
         try:
             code = await process.wait()
         finally:
             await end_process(process, GRACE, process.kill)
-        if not self._is_wanted():
+        if not self._owner.is_wanted():
             return None
-        reason = self._reason(code)
-        if not self._has_attached():
+        reason = self._owner.why_gone(code)
+        if not self._owner.is_attached():
             raise TrainerError(reason)
-        self._tell(reason)
+        self._owner.trainer_is(reason)
         return reason
 
 

@@ -174,6 +174,10 @@ class Around(Surroundings):
         """`node`: of this life."""
         self._node = node
 
+    def now(self) -> float:
+        """See `Surroundings`."""
+        return self._node.sim.now
+
     def command(self, event: Event) -> None:
         """See `Surroundings`."""
         self._node.command(event)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
-from shoal.methods.learning.learner import TorchLearner, choose_device
+from shoal.methods.learning.learner import Callbacks, TorchLearner, choose_device
 from shoal.methods.learning.model_tensors import ModelVector, float_tensors, manifest, read_model, write_model
 from shoal.methods.learning.task import Task
 from shoal.methods.overlap import Moved
@@ -137,14 +137,23 @@ def test_the_vector_is_a_copy() -> None:
 
 def test_interrupt_stops_between_steps() -> None:
     asked = iter([False, False, True])
-    learner = TorchLearner(Line(), interrupt=lambda: next(asked))
+
+    class Asked(Callbacks):
+        def is_interrupted(self) -> bool:
+            return next(asked)
+
+    learner = TorchLearner(Line(), callbacks=Asked())
     with pytest.raises(Interrupted):
         learner.train(ONE, steps=9, lr=0.1, batch_size=4)
     assert list(asked) == []
 
 
 def test_hurry_takes_at_least_one_step() -> None:
-    assert TorchLearner(Line(), hurry=lambda: True).train(ONE, steps=9, lr=0.1, batch_size=4).steps == 1
+    class Hurried(Callbacks):
+        def is_hurried(self) -> bool:
+            return True
+
+    assert TorchLearner(Line(), callbacks=Hurried()).train(ONE, steps=9, lr=0.1, batch_size=4).steps == 1
 
 
 def test_divergence_is_named() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from callbacks import Told
 from torch import nn
 
 from shoal.methods.errors import BadTask
@@ -58,7 +59,7 @@ def test_what_cannot_be_measured_is_absent_and_said_once(name: str) -> None:
     measure, test, words = BAD[name]
     told: list[tuple[str, str]] = []
     task = Measured(measure, test)
-    learner = TorchLearner(task, problem=lambda *said: told.append(said))
+    learner = TorchLearner(task, callbacks=Told(told))
     for _ in range(3):
         assert learner.evaluate(learner.initial) in ({}, {"good": 1.0})
     ((source, text),) = told
@@ -81,7 +82,7 @@ def meddling(model: Any) -> Any:
 
 def test_measuring_in_the_middle_of_local_work_changes_nothing_of_it_whatever_it_does() -> None:
     def trained(*, measures: bool) -> tuple[bytes, int]:
-        learner = TorchLearner(Measured(meddling), problem=lambda *said: None)
+        learner = TorchLearner(Measured(meddling), callbacks=Told([]))
 
         def measure() -> None:
             learner.evaluate(learner.initial + 1)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from callbacks import Told
 from torch import nn
 
 from shoal.methods.learning.learner import TorchLearner
@@ -187,7 +188,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_memory_of_no_use_costs_a_message_and_no_round(name: str) -> None:
     told: list[tuple[str, str]] = []
-    learner = TorchLearner(Gated(MAKERS["adam"]), problem=lambda *said: told.append(said))
+    learner = TorchLearner(Gated(MAKERS["adam"]), callbacks=Told(told))
     after = rounds(learner, BAD[name])
     assert [source for source, _ in told] == ["memory"]
     assert "cannot be used" in told[0][1]
@@ -200,7 +201,7 @@ def test_a_memory_of_no_use_costs_a_message_and_no_round(name: str) -> None:
 def test_the_memory_of_another_optimizer_is_not_taken(one: str, other: str) -> None:
     memory = rounds(TorchLearner(Gated(MAKERS[one]))).memory
     told: list[tuple[str, str]] = []
-    rounds(TorchLearner(Gated(MAKERS[other]), problem=lambda *said: told.append(said)), memory)
+    rounds(TorchLearner(Gated(MAKERS[other]), callbacks=Told(told)), memory)
     assert "and the optimizer is" in told[0][1]
 
 
@@ -214,7 +215,7 @@ def test_a_memory_that_only_the_step_finds_bad_is_not_taken() -> None:
     for state in optimizer.state.values():
         state["nested"] = {"name": "its sum is gone"}
     told: list[tuple[str, str]] = []
-    again = TorchLearner(Gated(Counting), problem=lambda *said: told.append(said))
+    again = TorchLearner(Gated(Counting), callbacks=Told(told))
     rounds(again, save_memory(optimizer, fresh)[0])
     assert "KeyError" in told[0][1]
 

@@ -15,7 +15,7 @@ from rosters import World
 from shoal.crypto.keys import PeerId, key_from_seed
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.host import HostStatistics
-from shoal.gossip.member.commands import RosterChanged
+from shoal.gossip.member.commands import Event, RosterChanged
 from shoal.gossip.net.host_config import HostConfig
 from shoal.node.cli import main as cli
 from shoal.node.cli import start
@@ -23,6 +23,7 @@ from shoal.node.config.settings import NodeConfig, RunConfig, load
 from shoal.node.daemon.daemon import Daemon, _advice, _is_owed, _only_user_error, door_line
 from shoal.node.daemon.roster_keeper import RosterKeeper
 from shoal.node.daemon.status_report import added, best_address, dialled_at, join_command
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.storage.home import Home
 from shoal.node.storage.roster_file import load_roster
@@ -150,15 +151,18 @@ def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
     assert trio.run(start_and_die) > first
 
 
+class Deaf(Surroundings):
+    def command(self, event: Event) -> None:
+        pass
+
+
 def test_what_founders_signed_is_on_its_way_to_the_disk_as_soon_as_it_is_heard(tmp_path: Path) -> None:
     world = World()
 
     async def hear_and_die() -> None:
         daemon = Daemon(NodeConfig(home=tmp_path), Home(tmp_path), lambda events, status: None)
         admission = Admission(8)
-        daemon.roster_keeper = RosterKeeper(
-            daemon.home, key_from_seed(bytes(32)), admission, lambda event: None
-        )
+        daemon.roster_keeper = RosterKeeper(daemon.home, key_from_seed(bytes(32)), admission, Deaf())
         daemon.roster_keeper.use(str(world.charter))
         assert admission.roster is not None
         admission.roster.add(world.edict("admit", "dora"))

@@ -232,11 +232,21 @@ class Story:
         self.failure = ""
         self.supervisor = Supervisor(
             ["sh", "-c", f'echo >> "$1"; {script}', "sh", str(self.runs)],
-            reason=lambda code: self.failure or why(code, "take less"),
-            has_attached=lambda: has_attached,
-            is_wanted=lambda: self.count < ends,
-            tell=self.told.append,
+            self,
         )
+        self._ends, self._has_attached = ends, has_attached
+
+    def why_gone(self, code: int) -> str:
+        return self.failure or why(code, "take less")
+
+    def is_attached(self) -> bool:
+        return self._has_attached
+
+    def is_wanted(self) -> bool:
+        return self.count < self._ends
+
+    def trainer_is(self, state: str) -> None:
+        self.told.append(state)
 
     @property
     def count(self) -> int:

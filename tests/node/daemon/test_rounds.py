@@ -22,7 +22,6 @@ from shoal.gossip.state.movement import GAVE_NOT_FINITE, GAVE_TOO_FAR, MAX_APART
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.daemon.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
 from shoal.node.daemon.surroundings import Surroundings
-from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
@@ -43,11 +42,15 @@ class Around(Surroundings):
 
     def __init__(self, table: "Table") -> None:
         self._table = table
+        self.time = 0.0
         self.later: Deferred | None = None
         """Takes computations, to do them when the test says so."""
         self.trust: RunTrust | None = None
         """What is known from before."""
         self.kept: list[RunTrust] = []
+
+    def now(self) -> float:
+        return self.time
 
     def compute(self, work: Callable[[], Any], then: Callable[[Any], None], n_bytes: int) -> None:
         if self.later is not None:
@@ -150,15 +153,6 @@ def full(value: float) -> Vector:
 
 def hashed(value: float) -> bytes:
     return state_hash(full(value).data)
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # --- a trainer comes ------------------------------------------------------------------------------
@@ -452,16 +446,15 @@ def test_the_history_is_bounded() -> None:
 
 
 def test_what_the_trainer_computed_is_counted_and_waiting_is_not() -> None:
-    table, clock = Table().attach(1.0), Clock()
-    table.rounds.utilisation = Utilisation(clock)
+    table = Table().attach(1.0)
     for value in (2.0, 3.0):
         table.finish(value)
-        clock.now += 4
+        table.around.time += 4
     assert table.rounds.utilisation.share == 0.25
     table.rounds.from_trainer(ipc.Idle(round=2, reason="TooFew: 1 of 2", work_seconds=3.0))
     assert table.rounds.utilisation.share == 0.5
     table.rounds.detached()
-    clock.now += 1000
+    table.around.time += 1000
     table.attach(1.0).finish(2.0)
     assert table.rounds.utilisation.wall_seconds == 8.0
 

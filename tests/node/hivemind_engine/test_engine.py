@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.member.commands import Averaged, Failed, SetEngine
+from shoal.gossip.member.commands import Averaged, Event, Failed, SetEngine
 from shoal.methods.registry import load_method
 from shoal.node import children
 from shoal.node.config import engine_preflight, preflight
@@ -36,13 +36,23 @@ class Table:
             ME,
             ("/ip4/127.0.0.1/tcp/0",),
             1.0,
-            command=self.commands.append,
-            others=lambda: others,
-            answer=self.answers_in.send_nowait,
-            problem=self.problems.append,
+            self,
             argv=(sys.executable, str(FAKE), manner),
         )
+        self._others = others
         self.engine.attached("shoal-1", 8, "float32")
+
+    def command(self, event: Event) -> None:
+        self.commands.append(event)
+
+    def others(self) -> tuple[str, ...]:
+        return self._others
+
+    def answer(self, result: Averaged | Failed) -> None:
+        self.answers_in.send_nowait(result)
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
 
     def ask(self, vector: np.ndarray, quorum: int = 1) -> None:
         self.engine.average(Ask(3, 0, vector, 64.0, expected=2, seconds=5.0, quorum=quorum))
