@@ -8,8 +8,9 @@
 
 What follows the tier is handed to pytest: `python scripts/run_tests.py fast -k config`.
 
-Slow tests that only compute run in parallel. Slow tests that start processes run one at a time, because they
-wait for real clocks and a second swarm would take the processor from the first. Such a test can fail because
+Slow tests that start processes run one at a time, because they wait for real clocks and a second swarm would
+take the processor from the first. They leave half of it idle. Slow tests that only compute take that half, at
+the lowest priority; what they print comes when they have ended. A test that starts processes can fail because
 the machine was busy, so it is run once more at the end, alone, and the last lines name it. The gate fails if
 a test fails twice, or if more than two tests need a second run. No other test is ever repeated.
 
@@ -17,9 +18,13 @@ Exit code: 0 if everything passed, else 1. The times above are for two idle core
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -76,6 +81,9 @@ FAILED: Final = 1
 NOTHING_COLLECTED: Final = 5
 """Exit codes of pytest."""
 
+PATIENT: Final = ("--patience", "5")
+"""How many times as long a test may take that others leave little of the processor."""
+
 Pytest = Callable[[Sequence[str]], int]
 """Runs pytest with arguments and returns its exit code."""
 
@@ -89,12 +97,44 @@ def run_pytest(arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
 
 
+class Low:
+    """Runs pytest with what others leave of the processor, and prints its output at the end."""
+
+    def __init__(self) -> None:
+        """Nothing runs."""
+        self._process: subprocess.Popen[str] | None = None
+
+    def __call__(self, arguments: Sequence[str]) -> int:
+        """Run pytest; return its exit code."""
+        command = ["nice", "-n", "19", sys.executable, "-m", "pytest", *PATIENT, *arguments]
+        self._process = process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        # Linux shares the processor among sessions first: a session has a priority of its own.
+        with suppress(OSError):
+            Path(f"/proc/{process.pid}/autogroup").write_text("19")
+        print(process.communicate()[0], end="", flush=True)
+        return process.returncode
+
+    def end(self) -> None:
+        """End what runs."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+
 @dataclass
 class Gate:
     """Runs the stages of a tier, and remembers what failed and what needed a second run."""
 
     pytest: Pytest = run_pytest
     root: Path = ROOT
+    low: Pytest = field(default_factory=Low)
+    """Runs pytest beside another."""
     more: Sequence[str] = ()
     """Arguments that the caller added; with a selection among them a stage may collect nothing."""
     failures: list[str] = field(default_factory=list)
@@ -121,6 +161,23 @@ class Gate:
             self.second_runs += failed
         else:
             self._judge(title, code)
+
+    @contextmanager
+    def beside(self, title: str, *arguments: str) -> Iterator[None]:
+        """Run tests that are never repeated, beside what is done meanwhile; print them afterwards."""
+        codes: list[int] = []
+        thread = threading.Thread(target=lambda: codes.append(self.low([*arguments, *self.more])))
+        print(f"== {title}: they have begun", flush=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            if isinstance(self.low, Low):
+                self.low.end()
+            raise
+        print(f"== {title}", flush=True)
+        thread.join()
+        self._judge(title, *codes)
 
     def run_again(self) -> None:
         """Run what failed over processes once more, alone."""
@@ -178,9 +235,16 @@ def run_test(gate: Gate) -> None:
 
 def run_rest(gate: Gate) -> None:
     """Run the slow tests that `run_test` leaves out."""
-    gate.stage("slow tests that only compute", "-m", "slow", *parallel("worksteal"), *COMPUTING)
     ignored = [f"--ignore={each}" for each in COMPUTING]
-    gate.processes("slow tests over processes, one at a time", "-m", "slow", f"--deselect={SWARM}", *ignored)
+    with gate.beside("slow tests that only compute", "-m", "slow", *parallel("worksteal"), *COMPUTING):
+        gate.processes(
+            "slow tests over processes, one at a time",
+            "-m",
+            "slow",
+            "--durations=60",
+            f"--deselect={SWARM}",
+            *ignored,
+        )
 
 
 def run_all(gate: Gate) -> None:
@@ -219,7 +283,7 @@ def main(arguments: Sequence[str], pytest: Pytest = run_pytest, root: Path = ROO
         print(f"usage: python scripts/run_tests.py {'|'.join(TIERS)} [arguments of pytest]", file=sys.stderr)
         return 2
     tier = arguments[0]
-    gate = Gate(pytest, root, arguments[1:])
+    gate = Gate(pytest, root, Low() if pytest is run_pytest else pytest, arguments[1:])
     if tier == "rest":
         take_count(gate)
     TIERS[tier](gate)

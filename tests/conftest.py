@@ -19,6 +19,22 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for a run that has little of the processor."""
+    parser.addoption("--patience", type=float, default=1.0, help="how many times as long a test may take")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every test the time that `--patience` says."""
+    patience = config.getoption("--patience")
+    if patience == 1:
+        return
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0] if marker else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(patience * seconds), append=False)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One thread for torch in this process, if it is loaded at all: tests share the cores."""

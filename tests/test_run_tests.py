@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.run_tests import CACHE, FAILED, NOTHING_COLLECTED, PASSED, SWARM, main
+from scripts.run_tests import CACHE, FAILED, NOTHING_COLLECTED, PASSED, SWARM, Low, main
 
 INTERNAL_ERROR = 3
 
@@ -124,6 +124,23 @@ def test_a_selection_of_the_caller_may_leave_a_stage_without_over_processes(tmp_
     nothing = FakePytest(tmp_path, processes=NOTHING_COLLECTED)
     assert main(["test", "-k", "config"], nothing, tmp_path) == 0
     assert main(["test"], nothing, tmp_path) == 1
+
+
+def test_a_failure_beside_others_fails_the_gate_and_is_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakePytest(tmp_path, fast=FAILED)
+    assert main(["rest"], fake, tmp_path) == 1
+    assert fake.again() == []
+    assert "FAILED: slow tests that only compute" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_runs_beside_others_prints_its_output_and_tells_its_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert Low()(["--patience", "2", "--co", "-q", __file__]) == PASSED
+    assert "test_run_tests.py" in capsys.readouterr().out
 
 
 def test_the_short_run_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
