@@ -1,9 +1,12 @@
-"""What can go wrong with keys and envelopes.
+"""What can go wrong with keys, envelopes and encrypted sums.
 
 CryptoError
 ├── BadKey         these bytes are no Ed25519 key, or no peer id
-└── BadEnvelope    not sealed by whom it says, altered, or of another domain
-    └── Replayed   sealed rightly, but seen before
+├── BadEnvelope    not sealed by whom it says, altered, or of another domain
+│   └── Replayed   sealed rightly, but seen before
+├── BadCiphertext  a peer's ciphertext or key share that no correct peer sends
+├── NotOpened      an encrypted sum did not open
+└── AlreadyUsed    a one-time secret was to be used twice: a bug of ours
 """
 
 
@@ -21,3 +24,15 @@ class BadEnvelope(CryptoError):
 
 class Replayed(BadEnvelope):
     """The envelope is genuine but was seen before, or is older than what was seen."""
+
+
+class BadCiphertext(CryptoError):
+    """A peer's ciphertext or key share has a form that no correct peer gives it. Drop the peer."""
+
+
+class NotOpened(CryptoError):
+    """The sum is out of bounds: a part of it is missing or of another sum, or a peer lied. Try anew."""
+
+
+class AlreadyUsed(CryptoError):
+    """A one-time secret was to be used a second time, which would show what it hides."""

@@ -1,0 +1,1 @@
+"""Functional encryption for inner products: of encrypted numbers only a weighted sum opens."""
