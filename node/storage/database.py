@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_PEERS: Final = 1000
-MAX_ROUNDS: Final = 10_000
+MAX_ROUNDS: Final = 200_000
+"""Of all runs together: some 40 MB."""
 MAX_ADDRESSES: Final = 16
 """Per peer; a peer that announces more is not better reached by the rest."""
 
@@ -54,6 +55,7 @@ MIGRATIONS: Final = (
     CREATE INDEX rounds_run ON rounds (run, id);
     CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
     """,
+    "ALTER TABLE rounds ADD COLUMN reason TEXT NOT NULL DEFAULT '';",
 )
 """What leads from each schema version to the next. Never edit one that was released: append."""
 
@@ -68,6 +70,7 @@ _ROUND_FIELDS: Final = (
     "exchange_seconds",
     "finished_at",
     "state_hash",
+    "reason",
 )
 """The columns of `rounds` after id and run; named here, since a field of `RoundStatus` is no column yet."""
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -89,6 +92,15 @@ class KnownPeer:
     """Unix seconds."""
     failures: int = 0
     """Dials that failed since it was last seen."""
+
+
+class KeptRound(msgspec.Struct, frozen=True):
+    """A round as the store holds it."""
+
+    id: int
+    """Grows from round to round, over all runs."""
+    run_id: str
+    round: RoundStatus
 
 
 class Store:
@@ -156,17 +168,19 @@ class Store:
     def rounds(self, run: str, limit: int = 200) -> list[RoundStatus]:
         """Return the last rounds of a run, oldest first."""
         query = f"SELECT {', '.join(_ROUND_FIELDS)} FROM rounds WHERE run = ? ORDER BY id DESC LIMIT ?"
-        found = (dict(zip(_ROUND_FIELDS, row, strict=True)) for row in self._read(query, (run, limit)))
-        # SQLite keeps no NaN, only NULL: a loss that was none comes back as one.
-        restored = [
-            row
-            | {
-                "metrics": json.loads(row["metrics"]),
-                "loss": math.nan if row["loss"] is None else row["loss"],
-            }
-            for row in found
-        ]
-        return [RoundStatus(**row) for row in reversed(restored)]
+        return [_round_of(row) for row in reversed(self._read(query, (run, limit)))]
+
+    def kept_rounds(self, *, after: int = 0, since: float = 0.0, limit: int = MAX_ROUNDS) -> list[KeptRound]:
+        """Return the last rounds of all runs, oldest first.
+
+        `after`: an id; `since`: Unix seconds at which they ended.
+        """
+        query = (
+            f"SELECT id, run, {', '.join(_ROUND_FIELDS)} FROM rounds WHERE id > ? AND finished_at >= ?"
+            " ORDER BY id DESC LIMIT ?"
+        )
+        found = self._read(query, (after, since, limit))
+        return [KeptRound(row[0], row[1], _round_of(row[2:])) for row in reversed(found)]
 
     def put(self, name: str, value: bytes) -> None:
         """Keep a small value under a name."""
@@ -223,6 +237,13 @@ class Store:
                 beside.rename(aside.with_name(aside.name + suffix))
         log.error("database %s is damaged (%s); moved to %s, a new one begins", self._path, why, aside.name)
         return _open(self._path)
+
+
+def _round_of(row: Sequence[Any]) -> RoundStatus:
+    fields = dict(zip(_ROUND_FIELDS, row, strict=True))
+    # SQLite keeps no NaN, only NULL: a loss that was none comes back as one.
+    loss = math.nan if fields["loss"] is None else fields["loss"]
+    return RoundStatus(**fields | {"metrics": json.loads(fields["metrics"]), "loss": loss})
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
