@@ -11,6 +11,7 @@ import msgspec
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.grants import Redeem
+from shoal.gossip.admission.rotations import Rotation
 
 MAX_GROUP: Final = 64
 MAX_ASKED: Final = 64
@@ -160,7 +161,13 @@ class RosterHave(RosterMessage, frozen=True):
     """Whether the receiver should say the same where it lacks something."""
 
 
-RosterWord: TypeAlias = RosterNews | RosterDigest | RosterHave
+class RosterKeys(RosterMessage, frozen=True):
+    """A new key of the private network, which only members can open."""
+
+    rotations: Annotated[tuple[Rotation, ...], msgspec.Meta(min_length=1, max_length=8)]
+
+
+RosterWord: TypeAlias = RosterNews | RosterDigest | RosterHave | RosterKeys
 """What peers say of the roster of a run."""
 
 # --- a group for a round --------------------------------------------------------------------------
@@ -524,6 +531,7 @@ Wire: TypeAlias = (
     | RosterNews
     | RosterDigest
     | RosterHave
+    | RosterKeys
     | Ready
     | Propose
     | Accept

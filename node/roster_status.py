@@ -9,6 +9,7 @@ from shoal.crypto.keys import PeerId, peer_id_of
 from shoal.gossip.admission.charter import key_text
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.roster import Roster
+from shoal.gossip.admission.rotations import Rotation
 
 FOR_EVER: Final = float(1 << 40)
 """As the end of what a user refuses: a time that no clock shows, and that JSON can hold."""
@@ -101,15 +102,25 @@ class EdictStatus(msgspec.Struct, frozen=True, kw_only=True):
     """First 12 hex digits."""
     verb: str
     subject: str
-    """A peer id; in hex where it is a grant or a set of founders."""
+    """A peer id; in hex where it is a grant, a set of founders, or the fingerprint of a key."""
     epoch: int
     until: int
     reason: str
     signatures: int
 
 
-def edict_status(edict: Edict) -> EdictStatus:
-    """Return what is shown of an edict."""
+def edict_status(edict: Edict | Rotation) -> EdictStatus:
+    """Return what is shown of an edict, or of a new key of the private network."""
+    if isinstance(edict, Rotation):
+        return EdictStatus(
+            id=edict.id.hex()[:12],
+            verb="rotate_key",
+            subject=edict.former.hex(),
+            epoch=edict.epoch,
+            until=edict.until,
+            reason=f"a new key for {len(edict.boxes)} members",
+            signatures=len(edict.signatures),
+        )
     is_peer = edict.verb in ("admit", "ban", "pardon")
     return EdictStatus(
         id=edict.id.hex()[:12],

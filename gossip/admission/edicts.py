@@ -11,6 +11,7 @@ by hash. The order is of the edicts alone, so it is the same for whoever hears t
 
 import base64
 import binascii
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -30,6 +31,8 @@ OF_FOUNDERS: Final = ("set_founders", "set_threshold")
 """Verbs whose subject is a set of founders."""
 Hash32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+Signatures: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Of founders by their public keys, in order."""
 UnixTime = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 """Seconds since 1970 by the wall clock."""
 
@@ -63,11 +66,8 @@ class Edict(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     def signed_by(self, *keys: SigningKey) -> "Edict":
         """Return the edict with further signatures."""
-        digest = DOMAIN + self.id
-        known = dict(self.signatures)
-        for key in keys:
-            known[bytes(key.verify_key)] = key.sign(digest).signature
-        return msgspec.structs.replace(self, signatures=tuple(sorted(known.items())))
+        signatures = add_signatures(DOMAIN + self.id, self.signatures, keys)
+        return msgspec.structs.replace(self, signatures=signatures)
 
     def signers(self) -> frozenset[bytes]:
         """Return whose signatures hold.
@@ -75,16 +75,7 @@ class Edict(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         Raises:
             BadEdict: one of them does not, or a key signed twice.
         """
-        digest = DOMAIN + self.id
-        for key, signature in self.signatures:
-            try:
-                verify(key, digest, signature)
-            except BadEnvelope:
-                raise BadEdict("a signature on the edict does not verify") from None
-        found = frozenset(key for key, _ in self.signatures)
-        if len(found) < len(self.signatures):
-            raise BadEdict("a key signed the edict twice")
-        return found
+        return signers_of(DOMAIN + self.id, self.signatures)
 
     def successor(self, former: Founders) -> Founders:
         """Return the set of founders that this edict puts in the place of `former`.
@@ -129,6 +120,29 @@ class Edict(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     def text(self) -> str:
         """Return the edict as text to hand on, of letters and digits."""
         return TEXT_PREFIX + base64.b32encode(_encode(self)).decode().rstrip("=").lower()
+
+
+def add_signatures(signed: bytes, known: Signatures, keys: Iterable[SigningKey]) -> Signatures:
+    """Return the signatures with those of further keys, in order."""
+    more = {bytes(key.verify_key): key.sign(signed).signature for key in keys}
+    return tuple(sorted((dict(known) | more).items()))
+
+
+def signers_of(signed: bytes, signatures: Signatures) -> frozenset[bytes]:
+    """Return whose signatures hold.
+
+    Raises:
+        BadEdict: one of them does not, or a key signed twice.
+    """
+    for key, signature in signatures:
+        try:
+            verify(key, signed, signature)
+        except BadEnvelope:
+            raise BadEdict("a signature of a founder does not verify") from None
+    found = frozenset(key for key, _ in signatures)
+    if len(found) < len(signatures):
+        raise BadEdict("a founder signed twice")
+    return found
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -23,15 +23,18 @@ from hashlib import blake2b
 from typing import Final, TypeAlias
 
 import msgspec
+from nacl.signing import SigningKey
 
 from shoal.crypto.keys import PeerId, peer_id_of, public_key_of
 from shoal.gossip.admission.charter import Charter, Founders
 from shoal.gossip.admission.edicts import OF_FOUNDERS, Edict
 from shoal.gossip.admission.errors import AdmissionError, BadEdict, BadGrant
 from shoal.gossip.admission.grants import Redeem, check_redeem, is_too_late
+from shoal.gossip.admission.rotations import Line, Rotation, line_of
 
 MAX_EDICTS: Final = 10_000
 MAX_REDEEMS: Final = 10_000
+MAX_ROTATIONS: Final = 256
 MAX_REDEEMS_OF_ONE: Final = 1_000
 """Under all grants that begin with one issuer."""
 MAX_WAITING: Final = 256
@@ -41,7 +44,7 @@ SETTLED: Final = 20
 N_BUCKETS: Final = 16
 BUCKET_BYTES: Final = 8
 INFINITY: Final = float("inf")
-Word: TypeAlias = Edict | Redeem
+Word: TypeAlias = Edict | Redeem | Rotation
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +94,13 @@ class Roster:
         """Every set of founders that somebody with the right to it has named."""
         self._edicts: dict[bytes, Edict] = {}
         self._redeems: dict[bytes, Redeem] = {}
+        self._rotations: dict[bytes, Rotation] = {}
         self._used_by: defaultdict[bytes, set[bytes]] = defaultdict(set)
         """By grant: the ids of its uses."""
         self._rooted_in: defaultdict[bytes, set[bytes]] = defaultdict(set)
         """By the first issuer of their chains: the ids of uses."""
         self._ever_admitted: set[bytes] = set()
-        self._waiting: OrderedDict[bytes, Edict | Redeem] = OrderedDict()
+        self._waiting: OrderedDict[bytes, Word] = OrderedDict()
         self._presented: OrderedDict[bytes, Redeem] = OrderedDict()
         """By subject: words that peers showed of themselves and that found no place in the set."""
         self._view = _View({}, {}, INFINITY, INFINITY)
@@ -110,6 +114,8 @@ class Roster:
         Raises:
             AdmissionError: it is not signed by those who may say it.
         """
+        if isinstance(word, Rotation):
+            return self.add_rotation(word)
         return self.add_edict(word) if isinstance(word, Edict) else self.add_redeem(word)
 
     def add_edict(self, edict: Edict) -> bool:
@@ -139,6 +145,28 @@ class Roster:
         if edict.verb in OF_FOUNDERS or edict.verb == "admit":
             self._retry()
         return id_ in self._edicts
+
+    def add_rotation(self, rotation: Rotation) -> bool:
+        """Take in a new key of the private network; tells whether it is news.
+
+        Raises:
+            BadEdict: it is of another charter, or not signed by those who may.
+        """
+        id_ = rotation.id
+        if id_ in self._rotations:
+            return False
+        if rotation.charter != self.charter.id:
+            raise BadEdict("the rotation is of another charter")
+        founders = self._sets.get(rotation.under)
+        if founders is None:
+            return self._wait(rotation)
+        rotation.check(founders)
+        self._rotations[id_] = rotation
+        if len(self._rotations) > MAX_ROTATIONS:
+            oldest = min(self._rotations, key=lambda each: (self._rotations[each].until, each))
+            del self._rotations[oldest]
+        self._changed()
+        return id_ in self._rotations
 
     def add_redeem(self, redeem: Redeem) -> bool:
         """Take in that a grant was used; tells whether it is news. One whose issuer is unknown waits.
@@ -248,6 +276,15 @@ class Roster:
         """Return the epoch for a further edict of a subject."""
         return 1 + max((each.epoch for each in self._edicts.values() if each.subject == subject), default=0)
 
+    def network_keys(self, first: bytes, own: SigningKey, wall: float) -> Line:
+        """Return the keys of the private network that a node takes, the newest first; see `line_of`."""
+        generations = {each.id: place for place, each in enumerate(self._line())}
+        return line_of(first, self._rotations.values(), generations, own, wall)
+
+    def next_rotation(self, former: bytes) -> int:
+        """Return the epoch for a further rotation of the key with this fingerprint."""
+        return 1 + max((each.epoch for each in self._rotations.values() if each.former == former), default=0)
+
     @property
     def founders(self) -> Founders:
         """The set of founders that governs now."""
@@ -256,13 +293,14 @@ class Roster:
     @property
     def hash(self) -> bytes:
         """32 bytes: equal where two nodes have heard the same."""
-        text = b"".join(sorted(self._edicts)) + b"/" + b"".join(sorted(self._redeems))
+        text = b"/".join(b"".join(sorted(each)) for each in (self._edicts, self._redeems))
+        text += b"".join(sorted(self._rotations))
         return blake2b(text, digest_size=32, person=b"shoal/roster").digest()
 
     @property
     def words(self) -> list[Word]:
         """All that is worth keeping, what others need to be checked first."""
-        return [*self.edicts, *self.redeems]
+        return [*self.edicts, *self.redeems, *self.rotations]
 
     @property
     def edicts(self) -> list[Edict]:
@@ -275,6 +313,11 @@ class Roster:
         return [edict for _, edict in kept]
 
     @property
+    def rotations(self) -> list[Rotation]:
+        """All rotations of the private network's key that are kept."""
+        return [each for _, each in sorted(self._rotations.items())]
+
+    @property
     def redeems(self) -> list[Redeem]:
         """All uses of grants that are kept, and those that peers show of themselves."""
         return [*self._redeems.values(), *self._presented.values()]
@@ -285,7 +328,7 @@ class Roster:
         """Return 16 hashes of 8 bytes: of what is kept, by the first four bits of its id."""
         if self._buckets[0] != self.version:
             parts: list[list[bytes]] = [[] for _ in range(N_BUCKETS)]
-            for id_ in sorted([*self._edicts, *self._redeems]):
+            for id_ in sorted([*self._edicts, *self._redeems, *self._rotations]):
                 parts[id_[0] >> 4].append(id_)
             digests = (blake2b(b"".join(part), digest_size=BUCKET_BYTES).digest() for part in parts)
             self._buckets = self.version, b"".join(digests)
@@ -299,7 +342,7 @@ class Roster:
             for i in range(N_BUCKETS)
             if ours[i * BUCKET_BYTES :][:BUCKET_BYTES] != theirs[i * BUCKET_BYTES :][:BUCKET_BYTES]
         }
-        words: list[Word] = [*self.edicts, *self._redeems.values()]
+        words: list[Word] = [*self.edicts, *self._redeems.values(), *self.rotations]
         return [each for each in words if each.id[0] >> 4 in other]
 
     # --- inside: bounds ---------------------------------------------------------------------------
@@ -308,7 +351,7 @@ class Roster:
         self.version += 1
         self._view = _View({}, {}, INFINITY, INFINITY)
 
-    def _wait(self, word: Edict | Redeem) -> bool:
+    def _wait(self, word: Word) -> bool:
         id_ = blake2b(msgspec.msgpack.encode(word), digest_size=32).digest()
         if id_ not in self._waiting:
             if len(self._waiting) >= MAX_WAITING:

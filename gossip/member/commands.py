@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.grants import Redeem
+from shoal.gossip.admission.roster import Word
 from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
@@ -155,7 +155,7 @@ class Measured:
 class Submit:
     """Our node has put these on the roster, which has checked them: tell the others."""
 
-    words: tuple[Edict | Redeem, ...]
+    words: tuple[Word, ...]
 
 
 @dataclass(frozen=True, slots=True)

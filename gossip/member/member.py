@@ -103,6 +103,7 @@ from shoal.gossip.messages import (
     Records,
     RosterDigest,
     RosterHave,
+    RosterKeys,
     RosterMessage,
     RosterNews,
     Settle,
@@ -484,7 +485,7 @@ class Member:
                 return self._left(peer, now)
             case Describe():
                 return self.run_mismatch.handle(peer, message)
-            case RosterNews() | RosterDigest() | RosterHave():
+            case RosterNews() | RosterDigest() | RosterHave() | RosterKeys():
                 return self.roster_sync.handle(peer, message, now)
             case Ready():
                 return self.group_search.ready(peer, message, now, event.head)

@@ -18,15 +18,18 @@ from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.errors import AdmissionError
 from shoal.gossip.admission.grants import Redeem, is_too_late
 from shoal.gossip.admission.roster import BUCKET_BYTES, N_BUCKETS, Roster, Word
+from shoal.gossip.admission.rotations import Rotation
 from shoal.gossip.events import BANNED, Drop, Effects, Notify, Send
 from shoal.gossip.member.commands import RosterChanged
 from shoal.gossip.membership.dial_plan import Dice
 from shoal.gossip.membership.swarm_view import SwarmView
-from shoal.gossip.messages import RosterDigest, RosterHave, RosterNews, RosterWord
+from shoal.gossip.messages import RosterDigest, RosterHave, RosterKeys, RosterNews, RosterWord
 
 WORDS_PER_MESSAGE: Final = 8
 WORD_BYTES: Final = 1024
-"""What a word counts for; few are larger."""
+"""What a word counts for; few are larger, but for rotations."""
+BOXED_BYTES: Final = 128
+"""What each box of a rotation counts for besides."""
 RATE: Final = 64 << 10
 """Bytes a second that one peer is told, and that are read of one peer."""
 OUTSIDER_RATE: Final = 4 << 10
@@ -141,19 +144,20 @@ class RosterSync:
         if roster is None or message.charter != roster.charter.id:
             return []
         if isinstance(message, RosterNews):
-            return self._news(roster, peer, message, now)
+            return self._news(roster, peer, [*message.edicts, *message.redeems], now)
+        if isinstance(message, RosterKeys):
+            return self._news(roster, peer, message.rotations, now)
         if isinstance(message, RosterHave):
             return self._lacks(roster, peer, message, now)
         is_same = message.buckets == roster.buckets()
         return [] if is_same else self._have(roster, peer, message.buckets, now, reply=True)
 
-    def _news(self, roster: Roster, peer: PeerId, message: RosterNews, now: float) -> Effects:
+    def _news(self, roster: Roster, peer: PeerId, words: Sequence[Word], now: float) -> Effects:
         is_inside = roster.is_member(peer, now)
         rate = RATE if is_inside else OUTSIDER_RATE
         news: list[Word] = []
-        words: list[Word] = [*message.edicts, *message.redeems]
         for word in words:
-            if not self._read.take(peer, WORD_BYTES, rate, now):
+            if not self._read.take(peer, _bytes_of(word), rate, now):
                 self._view.admission.count("too much said of the roster")
                 break
             try:
@@ -169,8 +173,8 @@ class RosterSync:
         return [*self._look(now), *self._push(news, peer, now), Notify(RosterChanged())]
 
     def _take(self, roster: Roster, peer: PeerId, word: Word, now: float) -> bool:
-        if isinstance(word, Edict):
-            return roster.add_edict(word)
+        if not isinstance(word, Redeem):
+            return roster.add(word)
         if peer_id_of(word.subject) != peer:
             return roster.add_redeem(word)
         if roster.charter.mode != "invite":
@@ -229,11 +233,15 @@ class RosterSync:
         effects: Effects = []
         for begin in range(0, len(words), WORDS_PER_MESSAGE):
             some = words[begin : begin + WORDS_PER_MESSAGE]
-            if not self._told.take(peer, WORD_BYTES * len(some), RATE, now):
+            if not self._told.take(peer, sum(map(_bytes_of, some)), RATE, now):
                 break  # the rest is told when hashes are compared again
             edicts = tuple(each for each in some if isinstance(each, Edict))
             redeems = tuple(each for each in some if isinstance(each, Redeem))
-            effects.append(Send(peer, RosterNews(roster.charter.id, edicts, redeems)))
+            rotations = tuple(each for each in some if isinstance(each, Rotation))
+            if edicts or redeems:
+                effects.append(Send(peer, RosterNews(roster.charter.id, edicts, redeems)))
+            if rotations:
+                effects.append(Send(peer, RosterKeys(roster.charter.id, rotations)))
         return effects
 
     def _look(self, now: float) -> Effects:
@@ -258,6 +266,10 @@ class RosterSync:
             digest = RosterDigest(roster.charter.id, roster.buckets())
             effects += [Send(peer, digest) for peer in sorted(view.table.connected)]
         return effects
+
+
+def _bytes_of(word: Word) -> int:
+    return WORD_BYTES + (len(word.boxes) * BOXED_BYTES if isinstance(word, Rotation) else 0)
 
 
 assert N_BUCKETS * BUCKET_BYTES == 128  # as RosterDigest has it

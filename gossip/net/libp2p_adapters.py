@@ -142,7 +142,8 @@ class Transport(TCP):
         if spot is None or scope_of(spot.host, self._internet) is not Scope.PUBLIC:
             raise OpenConnectionError(f"{maddr} is not for us to dial")
         raw = await super().dial(maddr)
-        return RawConnection(watched(raw.stream.stream, self._traffic), True)
+        key = next(iter(self._traffic.network_keys), b"")
+        return RawConnection(watched(raw.stream.stream, self._traffic, key), True)
 
     def create_listener(self, handler_function: Any) -> TCPListener:
         """See `TCP`."""
@@ -153,23 +154,24 @@ class Transport(TCP):
         return TCPListener(handle)
 
 
-def watched(stream: trio.SocketStream, traffic: Traffic) -> TcpStream:
+def watched(stream: trio.SocketStream, traffic: Traffic, key: bytes = b"") -> TcpStream:
     """Return the connection, counted, and ended by the system when the other machine is gone.
 
-    Our muxer pings; the standard one does not end a link that nobody answers on.
+    Our muxer pings; the standard one does not end a link that nobody answers on. `key`: the one of a private
+    network with which this node speaks first; without it the other end may take any of ours.
     """
     if stream.socket.family == socket.AF_UNIX:
-        return _counted(stream, traffic)
+        return _counted(stream, traffic, key)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in TCP_WATCH.items():
         if hasattr(socket, name):  # no two systems know the same ones
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return _counted(stream, traffic)
+    return _counted(stream, traffic, key)
 
 
-def _counted(stream: trio.SocketStream, traffic: Traffic) -> TcpStream:
-    key = traffic.network_key
-    return PrivateStream(stream, traffic, key) if key else TcpStream(stream, traffic)
+def _counted(stream: trio.SocketStream, traffic: Traffic, key: bytes) -> TcpStream:
+    keys = (key,) if key else traffic.network_keys
+    return PrivateStream(stream, traffic, *keys) if keys else TcpStream(stream, traffic)
 
 
 class DialOnDemandSwarm(Swarm):

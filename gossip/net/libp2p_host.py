@@ -81,7 +81,7 @@ class Libp2pHost:
             internet=tuple(ipaddress.ip_network(each) for each in config.internet),
             dial_private=config.dial_private,
         )
-        self.network.traffic.network_key = network_key
+        self.use_network_keys((network_key,) if network_key else ())
         self._events = Events()
         self._peers: dict[PeerId, Peer] = {}
         self._tasks = Tasks()
@@ -101,6 +101,10 @@ class Libp2pHost:
         self.network.observations = self.links.observations
         self._reservations = Reservations(self.network, self._dialled)
         self._announcements = Announcements(self.network, config, self._events.put)
+
+    def use_network_keys(self, keys: tuple[bytes, ...]) -> None:
+        """Take these keys of the private network from now on, and say the first; links stay as they are."""
+        self.network.traffic.network_keys = keys
 
     # What the protocol calls.
 

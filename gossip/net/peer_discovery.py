@@ -27,6 +27,8 @@ MDNS_TYPE: Final = "_shoal._udp.local."
 RESTART_AFTER: Final = 2.0
 """Seconds; doubled after every failure."""
 MAX_RESTART_AFTER: Final = 300.0
+LOOK_EVERY: Final = 60.0
+"""Seconds between looks at whether the key of the private network has changed."""
 
 Emit = Callable[[Learned], None]
 
@@ -55,7 +57,7 @@ class LocalNetwork(ServiceListener):
     def __init__(self, network: Network, config: HostConfig, me: PeerId, emit: Emit) -> None:
         """`emit` is handed the addresses found, in the trio thread."""
         self._network = network
-        self._swarm = _announced(config.swarm, network.traffic.network_key)
+        self._name = config.swarm
         self._me = me
         self._emit = emit
         self._token: trio.lowlevel.TrioToken | None = None
@@ -70,7 +72,9 @@ class LocalNetwork(ServiceListener):
                 zeroconf,
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # old stubs
             )
-            await trio.sleep_forever()
+            told = self._swarms()
+            while self._swarms() == told:  # else the network's key has changed, and we are registered anew
+                await trio.sleep(LOOK_EVERY)
         finally:
             # Saying goodbye waits for the network; nobody here waits for that.
             threading.Thread(target=_close, args=(zeroconf,), daemon=True).start()
@@ -80,7 +84,7 @@ class LocalNetwork(ServiceListener):
         ServiceBrowser(zeroconf, MDNS_TYPE, self)
         if not addresses:
             return
-        properties: dict[bytes, bytes | None] = {b"swarm": self._swarm}
+        properties: dict[bytes, bytes | None] = {b"swarm": self._swarms()[0]}
         properties |= {b"dnsaddr%d" % i: str(each).encode() for i, each in enumerate(addresses)}
         label = blake2b(self._me.encode(), digest_size=16).hexdigest()
         info = ServiceInfo(
@@ -94,11 +98,15 @@ class LocalNetwork(ServiceListener):
         with contextlib.suppress(NonUniqueNameException):  # ours, from before a crash
             zeroconf.register_service(info)
 
+    def _swarms(self) -> list[bytes]:
+        """What stands for the swarm in the local network, the one that we say first."""
+        return [_announced(self._name, key) for key in self._network.traffic.network_keys or (b"",)]
+
     def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
         """Read who is there."""
         info = zc.get_service_info(type_, name, timeout=3000)
         properties = info.properties if info is not None else {}
-        if properties.get(b"swarm") != self._swarm or self._token is None:
+        if properties.get(b"swarm") not in self._swarms() or self._token is None:
             return
         texts = [value for key, value in properties.items() if key.startswith(b"dnsaddr") and value]
         for text in texts[:8]:

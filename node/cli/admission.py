@@ -19,6 +19,8 @@ from shoal.gossip.admission.edicts import TEXT_PREFIX, Edict, Verb, edict_of
 from shoal.gossip.admission.errors import AdmissionError
 from shoal.gossip.admission.grants import MAX_USES, Grant, check_chain
 from shoal.gossip.admission.roster import Roster
+from shoal.gossip.admission.rotations import TEXT_PREFIX as ROTATION_PREFIX
+from shoal.gossip.admission.rotations import Rotation, rotation_of
 from shoal.gossip.admission.tokens import PREFIX as TOKEN_PREFIX
 from shoal.gossip.admission.tokens import token_of
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_flag, home_of, print_json, row, table
@@ -187,7 +189,7 @@ def _grant(
     Raises:
         Refused: this node may not invite so far.
     """
-    key, roster = home.load_key(), _roster(home, charter)
+    key, roster = home.load_key(), roster_of(home, charter)
     own = roster.chain_of(peer_id_of(bytes(key.verify_key)), time.time())
     before = own.chain if own is not None else ()
     if before:
@@ -238,7 +240,7 @@ def admit(
     place = home_of(home)
     if not sign:
         raise BadConfig("sign it with a founder's key: --sign founder-1.key")
-    whom = _sender(peer, _charter(place, charter)) if peer.startswith(f"{TOKEN_PREFIX}1") else peer
+    whom = _sender(peer, charter_of(place, charter)) if peer.startswith(f"{TOKEN_PREFIX}1") else peer
     _decide(place, "admit", whom, sign, long, reason, charter, json=json)
 
 
@@ -256,7 +258,7 @@ def ban(
     if sign:
         _decide(place, "ban", peer, sign, long, reason, charter, json=json)
         return
-    _refuse(place, peer, time.time() + _seconds(long) if long else FOR_EVER)
+    _refuse(place, peer, time.time() + seconds(long) if long else FOR_EVER)
     if json:
         print_json({"peer": peer, "scope": "this node", "for": long})
         return
@@ -295,13 +297,13 @@ def cosign(
     """Add a founder's signature to an edict; it is put on the roster once enough have signed."""
     if not sign:
         raise BadConfig("sign it with a founder's key: --sign founder-2.key")
-    signed = _edict_of(edict).signed_by(*map(_founder_key, sign))
+    signed = _word_of(edict).signed_by(*map(founder_key, sign))
     place = home_of(home)
     try:
-        roster = _roster(place, _charter(place, ""))
+        roster = roster_of(place, charter_of(place, ""))
     except BadConfig:
         roster = None  # a founder need not have a node
-    _finish(place, roster, signed, json=json)
+    finish(place, roster, signed, json=json)
 
 
 edict_app = typer.Typer(no_args_is_help=True, help="What founders have said of who takes part.")
@@ -318,19 +320,20 @@ def edict_add(
 ) -> None:
     """Put an edict that enough founders signed on the roster of this node, which tells the others."""
     place = home_of(home)
-    found = _edict_of(edict)
-    _submit(place, _roster(place, _charter(place, charter)), found)
+    found = _word_of(edict)
+    _submit(place, roster_of(place, charter_of(place, charter)), found)
     if json:
         print_json({"added": True, "edict": edict_status(found)})
     else:
-        print(f"added: {found.verb} {edict_status(found).subject}")
+        print(f"added: {edict_status(found).verb} {edict_status(found).subject}")
 
 
 @edict_app.command("list")
 def edict_list(home: HomeOption = None, charter: CharterOption = "", json: JsonOption = False) -> None:
     """Show every edict that this node keeps."""
     place = home_of(home)
-    shown = [edict_status(each) for each in _roster(place, _charter(place, charter)).edicts]
+    roster = roster_of(place, charter_of(place, charter))
+    shown = [*map(edict_status, roster.edicts), *map(edict_status, roster.rotations)]
     if json:
         print_json(shown)
         return
@@ -344,7 +347,7 @@ def edict_list(home: HomeOption = None, charter: CharterOption = "", json: JsonO
             each.verb,
             each.subject,
             each.epoch,
-            _moment(each.until),
+            moment(each.until),
             each.signatures,
             each.reason,
         )
@@ -368,10 +371,10 @@ def edict_revoke(
         raise BadConfig("the id of a grant has 64 hex digits; shoal invite --json prints it")
     if not sign:
         raise BadConfig("sign it with a founder's key: --sign founder-1.key")
-    roster = _roster(place, _charter(place, charter))
-    keys = list(map(_founder_key, sign))
+    roster = roster_of(place, charter_of(place, charter))
+    keys = list(map(founder_key, sign))
     made = _edict(roster, "revoke_grant", bytes.fromhex(grant), keys=keys, reason=reason)
-    _finish(place, roster, made, json=json)
+    finish(place, roster, made, json=json)
 
 
 @edict_app.command("founders")
@@ -385,26 +388,26 @@ def edict_founders(
 ) -> None:
     """Put other founders in the place of those that govern now; the old ones and all new ones must sign."""
     place = home_of(home)
-    roster = _roster(place, _charter(place, charter))
+    roster = roster_of(place, charter_of(place, charter))
     try:
         new = tuple(sorted({key_of(each) for each in keys}))
     except AdmissionError as error:
         raise BadConfig(str(error)) from None
     made = _edict(
-        roster, "set_founders", roster.founders.id, keys=list(map(_founder_key, sign or [])), new=new,
+        roster, "set_founders", roster.founders.id, keys=list(map(founder_key, sign or [])), new=new,
         threshold=threshold,
     )  # fmt: skip
-    _finish(place, roster, made, json=json)
+    finish(place, roster, made, json=json)
 
 
 def _decide(
     place: Home, verb: Verb, peer: str, sign: list[Path], long: str, reason: str, charter: str, *, json: bool
 ) -> None:
-    roster = _roster(place, _charter(place, charter))
-    until = int(time.time() + _seconds(long)) if long else 0
-    keys = list(map(_founder_key, sign))
+    roster = roster_of(place, charter_of(place, charter))
+    until = int(time.time() + seconds(long)) if long else 0
+    keys = list(map(founder_key, sign))
     made = _edict(roster, verb, _subject(peer), keys=keys, until=until, reason=reason)
-    _finish(place, roster, made, json=json)
+    finish(place, roster, made, json=json)
 
 
 def _edict(
@@ -436,41 +439,49 @@ def _edict(
     return made.signed_by(*keys)
 
 
-def _finish(place: Home, roster: Roster | None, edict: Edict, *, json: bool) -> None:
+def finish(place: Home, roster: Roster | None, edict: Edict | Rotation, *, json: bool) -> None:
     """Put an edict on the roster if enough have signed it; else print it for the next founder."""
-    lacking = ""
-    try:
-        if roster is None or roster.charter.id != edict.charter:
-            lacking = "this home has no run with that charter: add it at a node that has"
-        else:
-            edict.check(roster.founders)
-    except AdmissionError as error:
-        lacking = str(error)
-    if not lacking and roster is not None:
-        _submit(place, roster, edict)
+    lacking = put(place, roster, edict)
     if json:
         print_json(
             {"added": not lacking, "lacking": lacking, "text": edict.text(), "edict": edict_status(edict)}
         )
         return
     if not lacking:
-        print(f"done: {edict.verb} {edict_status(edict).subject}")
+        print(f"done: {edict_status(edict).verb} {edict_status(edict).subject}")
         return
     print(edict.text())
+    tell_next(lacking)
+
+
+def put(place: Home, roster: Roster | None, word: Edict | Rotation) -> str:
+    """Put a word on the roster; returns why not, where it lacks something."""
+    if roster is None or roster.charter.id != word.charter:
+        return "this home has no run with that charter: add it at a node that has"
+    try:
+        word.check(roster.founders)
+    except AdmissionError as error:
+        return str(error)
+    _submit(place, roster, word)
+    return ""
+
+
+def tell_next(lacking: str) -> None:
+    """Say how a printed word gets further signatures."""
     print(
         f"{lacking}. The next founder signs it with: shoal cosign TEXT --sign founder-2.key", file=sys.stderr
     )
     print("and any node of the run takes it with: shoal edict add TEXT", file=sys.stderr)
 
 
-def _submit(place: Home, roster: Roster, edict: Edict) -> None:
+def _submit(place: Home, roster: Roster, edict: Edict | Rotation) -> None:
     from shoal.node.web import client
 
     try:
-        client.add_edicts(place.path, (edict,))
+        client.add_words(place.path, (edict,))
     except NotRunning:
         try:
-            roster.add_edict(edict)
+            roster.add(edict)
         except AdmissionError as error:
             raise Refused(str(error)) from None
         _keep(place, roster)
@@ -501,12 +512,12 @@ def members(
         made = table("member", "invited by", "until", "")
         for each in status.members:
             held = "held back: its invite was overused" if each.is_held_back else ""
-            row(made, each.peer, each.issuer or "the founders", _moment(each.until), held)
+            row(made, each.peer, each.issuer or "the founders", moment(each.until), held)
         console().print(made)
     if status.bans:
         made = table("kept out", "by", "until", "reason")
         for out in status.bans:
-            row(made, out.peer, out.by, _moment(out.until), out.reason)
+            row(made, out.peer, out.by, moment(out.until), out.reason)
         console().print(made)
     if status.is_split:
         print("The founders contradict each other: two sets of keys claim to follow the same one.")
@@ -531,7 +542,7 @@ def _roster_status(place: Home, charter: str) -> RosterStatus:
         except NotRunning:
             charter = load(place.path, {}, os.environ)[0].run.charter
     chosen = _parsed(charter)
-    roster = _roster(place, chosen) if chosen.founders else None
+    roster = roster_of(place, chosen) if chosen.founders else None
     me = place.peer_id() if place.key_file.exists() else PeerId("")
     return roster_status(roster, load_refused(place), me, time.time())
 
@@ -539,7 +550,7 @@ def _roster_status(place: Home, charter: str) -> RosterStatus:
 # --- small things -------------------------------------------------------------------------------------
 
 
-def _charter(place: Home, chosen: str) -> Charter:
+def charter_of(place: Home, chosen: str) -> Charter:
     """Return the charter that is meant: the one given, the running node's, or that of the settings.
 
     Raises:
@@ -568,7 +579,7 @@ def _parsed(text: str) -> Charter:
         raise BadConfig(f"--charter: {error}") from None
 
 
-def _roster(place: Home, charter: Charter) -> Roster:
+def roster_of(place: Home, charter: Charter) -> Roster:
     from shoal.node.storage.roster_file import load_roster
 
     return load_roster(place, charter)[0]
@@ -624,49 +635,34 @@ def _sender(word: str, charter: Charter) -> str:
     return peer_id_of(named)
 
 
-def _edict_of(text: str) -> Edict:
-    """Return the edict of a text, or of a file that holds one.
+def _word_of(text: str) -> Edict | Rotation:
+    """Return the edict or the rotation of a text, or of a file that holds one.
 
     Raises:
         BadConfig: it is none.
     """
-    if not text.startswith(TEXT_PREFIX):
+    if not text.startswith((TEXT_PREFIX, ROTATION_PREFIX)):
         try:
             text = Path(text).read_text("utf-8")[:100_000]
         except (OSError, UnicodeDecodeError, ValueError):
             raise BadConfig(f"{text[:60]!r} is neither an edict nor a file with one") from None
     try:
-        return edict_of(text)
+        return rotation_of(text) if text.startswith(ROTATION_PREFIX) else edict_of(text)
     except AdmissionError as error:
         raise BadConfig(str(error)) from None
 
 
-def _founder_key(path: Path) -> "SigningKey":
+def founder_key(path: Path) -> "SigningKey":
     advice = "sign with another founder's key, or copy this one back"
     return read_seed(path, f"there is no {path}; {advice}", advice)
 
 
-def _moment(until: int) -> str:
+def moment(until: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(until)) if until else "-"
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     number, unit = text[:-1], text[-1:]
     if unit not in UNITS or not number.isdecimal() or not 0 < int(number) < 10_000:
         raise BadConfig(f"--for {text!r}: write a number and m, h, d or w, such as 7d")
     return int(number) * UNITS[unit]
-
-
-key_app = typer.Typer(no_args_is_help=True, help="The key of a private network, which all its nodes share.")
-
-
-@key_app.command("new")
-def key_new(json: JsonOption = False) -> None:
-    """Print a new key; keep it with: shoal key new > swarm.key, and set key_file under [network]."""
-    from shoal.gossip.psk_file import KEY_BYTES, text_of
-
-    text = text_of(secrets.token_bytes(KEY_BYTES))
-    if json:
-        print_json({"key": text})
-    else:
-        print(text, end="")

@@ -16,9 +16,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shoal.methods.errors import MethodsError
-from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, key_app, members, pardon
+from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, members, pardon
 from shoal.node.cli.common import RUNNING, SETUP, TRAINING, WHO, show_any_character, show_version
 from shoal.node.cli.history import history, track
+from shoal.node.cli.network_key import key_app
 from shoal.node.cli.node import bootstrap_app, id_, init, stop
 from shoal.node.cli.show import config_app, peers, status
 from shoal.node.cli.start import start

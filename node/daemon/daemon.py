@@ -26,7 +26,7 @@ import trio
 from shoal.crypto.keys import PeerId, public_key_of, short
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.charter import parse
-from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.roster import Word
 from shoal.gossip.admission.tokens import Token
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import PeerFound, Vector
@@ -151,6 +151,8 @@ class Daemon(Surroundings):
             self.driver = Driver(host, member, codec, self._notice)
             self.roster_keeper = RosterKeeper(self.home, key, admission, self)
             self.roster_keeper.on_own = partial(setattr, host.links, "invite")
+            self.roster_keeper.on_keys = host.use_network_keys
+            self.roster_keeper.network_key = network_key
             self.roster_keeper.use(self.config.run.charter)
             self.roster_keeper.join(self.config.invite)
             self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, self)
@@ -255,6 +257,7 @@ class Daemon(Surroundings):
         """Tell what happens, as it is seen in the status."""
         while True:
             self.roster_keeper.set_clock()
+            self.roster_keeper.see_to_keys()
             self._keep_roster()
             self._tell()
             await trio.sleep(max(LOOK_EVERY, len(self.driver.member.table) / PEERS_PER_SECOND))
@@ -278,6 +281,7 @@ class Daemon(Surroundings):
         elif isinstance(notice, RosterChanged):
             # At once: a node that is killed now may find nobody to hear it from again.
             self._keep_roster()
+            self.roster_keeper.see_to_keys()
         else:
             self.keeper.notice(notice)
             self.rounds.notice(notice)
@@ -347,9 +351,9 @@ class Daemon(Surroundings):
         """Return who takes part in the run."""
         return self.roster_keeper.status(trio.current_time())
 
-    def add_edicts(self, edicts: tuple[Edict, ...]) -> None:
-        """Put edicts on the roster, and tell the peers."""
-        self.roster_keeper.submit(edicts)
+    def add_words(self, words: tuple[Word, ...]) -> None:
+        """Put what founders signed on the roster, and tell the peers."""
+        self.roster_keeper.submit(words)
 
     def refuse(self, peer: str, until: float) -> None:
         """Have no link to a peer until a time."""

@@ -27,6 +27,7 @@ ADVICE: Final = {
     "wrong key": "another node answers there: take the address that it prints itself",
     "wrong swarm": "that node is of another swarm: start with its --swarm",
     "same identity": "that node has this node's key: give one of them its own with shoal init --force",
+    "other private network": "its key is another; ask a member for that of: shoal key show",
     "not a shoal node": "something else listens there: look at the port",
     "other protocol version": "that node has another version of shoal: install the same on both",
     "own fault": "this node cannot do what it should: its log says why; install the newest shoal",

@@ -17,7 +17,8 @@ from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.charter import OPEN, parse
 from shoal.gossip.admission.errors import AdmissionError, BadToken
 from shoal.gossip.admission.grants import Redeem
-from shoal.gossip.admission.roster import Word
+from shoal.gossip.admission.roster import Roster, Word
+from shoal.gossip.admission.rotations import INFINITY, Line
 from shoal.gossip.admission.tokens import MAX_ADDRESSES, Setting, Token, token_of
 from shoal.gossip.member.commands import JoinBy, Submit
 from shoal.gossip.run_spec import RunSettings, RunSpec
@@ -47,6 +48,12 @@ class RosterKeeper:
         self._token: Token | None = None
         self.on_own: Callable[[bytes], None] = lambda words: None
         """Told by what this node joins, for the hello of its links."""
+        self.network_key = b""
+        """Of the private network, as it stands in the node's file."""
+        self.on_keys: Callable[[tuple[bytes, ...]], None] = lambda keys: None
+        """Told which keys of the private network are taken from now on."""
+        self._line: Line = ()
+        self._line_of: tuple[Roster | None, int] = None, -1
         admission.refused = load_refused(home)
         admission.is_invited = self._is_invited
         self.set_clock()
@@ -54,6 +61,18 @@ class RosterKeeper:
     def set_clock(self) -> None:
         """Look at the wall clock."""
         self._admission.set_clock(time.time() - trio.current_time())
+
+    def see_to_keys(self) -> None:
+        """Take the keys of the private network that are to be taken now."""
+        roster, wall = self._admission.roster, time.time()
+        of = roster, roster.version if roster is not None else 0
+        if not self.network_key or (of == self._line_of and all(until > wall for _, until in self._line)):
+            return
+        before, self._line_of = [key for key, _ in self._line], of
+        line: Line = ((self.network_key, INFINITY),)
+        self._line = roster.network_keys(self.network_key, self._key, wall) if roster is not None else line
+        if (keys := [key for key, _ in self._line]) != before:
+            self.on_keys(tuple(keys))
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -70,6 +89,7 @@ class RosterKeeper:
         if self._token is not None:
             self._redeem(self._token)
         self._show_own()
+        self.see_to_keys()
 
     def _show_own(self) -> None:
         self.on_own(msgspec.msgpack.encode(self._own) if self._own is not None else b"")
@@ -133,6 +153,7 @@ class RosterKeeper:
         except AdmissionError as error:
             raise Refused(str(error)) from None
         self.save()
+        self.see_to_keys()
         self._command(Submit(words))
 
     def refuse(self, peer: PeerId, until: float) -> None:
@@ -160,6 +181,11 @@ class RosterKeeper:
             )
         if roster is None:
             return found
+        if self._line and self._line[0][1] < INFINITY:
+            found.append(
+                "the founders gave this private network a new key, and none to this node: get it from a"
+                " member, where it is printed by: shoal key show"
+            )
         if roster.is_split:
             found.append("the founders contradict each other: two sets of keys claim to follow the same one")
         if roster.is_banned(me, now):

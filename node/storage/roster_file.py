@@ -16,7 +16,15 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.charter import Charter
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.grants import Redeem
-from shoal.gossip.admission.roster import MAX_EDICTS, MAX_PRESENTED, MAX_REDEEMS, Roster, Word
+from shoal.gossip.admission.roster import (
+    MAX_EDICTS,
+    MAX_PRESENTED,
+    MAX_REDEEMS,
+    MAX_ROTATIONS,
+    Roster,
+    Word,
+)
+from shoal.gossip.admission.rotations import Rotation
 from shoal.node.storage.files import write_whole
 from shoal.node.storage.home import Home
 
@@ -35,6 +43,7 @@ class RosterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     redeems: Annotated[tuple[Redeem, ...], msgspec.Meta(max_length=MAX_REDEEMS + MAX_PRESENTED)] = ()
     own: Redeem | None = None
     """The words with which this node joins."""
+    rotations: Annotated[tuple[Rotation, ...], msgspec.Meta(max_length=MAX_ROTATIONS)] = ()
 
 
 def roster_path(home: Home, charter: Charter) -> Path:
@@ -58,7 +67,7 @@ def load_roster(home: Home, charter: Charter) -> tuple[Roster, Redeem | None]:
         if path.exists():
             path.replace(aside)
         return roster, None
-    words: list[Word] = [*found.edicts, *found.redeems]
+    words: list[Word] = [*found.edicts, *found.redeems, *found.rotations]
     n_bad = roster.merge(words)
     if n_bad:
         log.warning("%s holds %d words that nobody with the right to them signed", path, n_bad)
@@ -75,6 +84,7 @@ def save_roster(home: Home, charter: Charter, words: Iterable[Word], own: Redeem
     file = RosterFile(
         edicts=tuple(each for each in said if isinstance(each, Edict)),
         redeems=tuple(each for each in said if isinstance(each, Redeem)),
+        rotations=tuple(each for each in said if isinstance(each, Rotation)),
         own=own,
     )
     path = roster_path(home, charter)

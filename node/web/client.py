@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ import msgspec
 import psutil
 
 from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.rotations import Rotation
 from shoal.gossip.admission.tokens import Token
 from shoal.node.errors import NotRunning, Refused
 from shoal.node.roster_status import RosterStatus
@@ -79,9 +81,11 @@ def fetch_invite(home: Path) -> Token:
     return msgspec.msgpack.decode(_ask(home, "GET", "/invite.msgpack"), type=Token)
 
 
-def add_edicts(home: Path, edicts: tuple[Edict, ...]) -> None:
-    """Put edicts on the running node's roster. Raises like `fetch_status`."""
-    _ask(home, "POST", "/roster", msgspec.msgpack.encode({"edicts": edicts}))
+def add_words(home: Path, words: Sequence[Edict | Rotation]) -> None:
+    """Put what founders signed on the running node's roster. Raises like `fetch_status`."""
+    kinds = {"edicts": Edict, "rotations": Rotation}
+    body = {name: [each for each in words if isinstance(each, kind)] for name, kind in kinds.items()}
+    _ask(home, "POST", "/roster", msgspec.msgpack.encode(body))
 
 
 def refuse(home: Path, peer: str, until: float) -> None:

@@ -38,6 +38,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal.gossip.admission.edicts import Edict
+from shoal.gossip.admission.roster import Word
+from shoal.gossip.admission.rotations import Rotation
 from shoal.gossip.admission.tokens import Token
 from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.roster_status import RosterStatus
@@ -96,8 +98,8 @@ class Door(Protocol):
         """Return who takes part in the run."""
         ...
 
-    def add_edicts(self, edicts: tuple[Edict, ...]) -> None:
-        """Put edicts on the roster, and tell the peers.
+    def add_words(self, words: tuple[Word, ...]) -> None:
+        """Put what founders signed on the roster, and tell the peers.
 
         Raises:
             UserError: they do not count.
@@ -121,6 +123,7 @@ class RosterWords(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The body of POST /roster."""
 
     edicts: Annotated[tuple[Edict, ...], msgspec.Meta(max_length=64)] = ()
+    rotations: Annotated[tuple[Rotation, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -247,10 +250,11 @@ def _admitting(door: Door) -> list[Route]:
         return PlainTextResponse("done\n")
 
     async def add(request: Request) -> Response:
-        return await tell(
-            request,
-            lambda body: door.add_edicts(msgspec.msgpack.decode(body, type=RosterWords).edicts),
-        )
+        def act(body: bytes) -> None:
+            told = msgspec.msgpack.decode(body, type=RosterWords)
+            door.add_words((*told.edicts, *told.rotations))
+
+        return await tell(request, act)
 
     async def refuse(request: Request) -> Response:
         def act(body: bytes) -> None:

@@ -8,11 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 from nacl.signing import VerifyKey
-from rosters import World
+from rosters import World, key, public
 
 from shoal.crypto.envelope import seal
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip import messages, wire
+from shoal.gossip.admission.rotations import Rotation
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.messages import Presence, Record, Records
 from shoal.gossip.wire import OTHER_RUN, PLAIN, SIGNED, Codec, swarm_id
@@ -30,6 +31,15 @@ ANNOUNCE = messages.Announce(GROUP, 0, 64.0, BASE, False, b"\0\0\x80\x3f" * 8, b
 WORLD = World(delegates=1)
 EDICT = WORLD.edict("ban", "mallory", until=1_700_000_000)
 REDEEM = WORLD.redeem("dora", "token", WORLD.grant("carl", "token", uses=3))
+ROTATION = Rotation(
+    charter=WORLD.charter.id,
+    under=WORLD.charter.first_founders.id,
+    epoch=1,
+    former=HASH,
+    new=BASE,
+    until=1_700_000_000,
+    boxes=((public("dora"), b"x" * 80),),
+).signed_by(key("ann"), key("bob"))
 
 SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Leave(),
@@ -37,6 +47,7 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.RosterNews(WORLD.charter.id, (EDICT,), (REDEEM,)),
     messages.RosterDigest(WORLD.charter.id, bytes(range(128))),
     messages.RosterHave(WORLD.charter.id, bytes(range(128)), b"eight..." * 2, True),
+    messages.RosterKeys(WORLD.charter.id, (ROTATION,)),
     messages.Ready(7, BASE, 300, 1.5, 2, True),
     messages.Propose(7, BASE, 1, 12345, (ME, OTHER), (1, 2), 3, MASK),
     messages.Accept(7, 1, 12345, MASK),
@@ -117,6 +128,19 @@ BODIES = {
         "303132333435363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f"
         "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7fc41065696768742e2e2e65696768742e"
         "2e2ec3"
+    ),
+    "RosterKeys": (
+        "93aa526f737465724b657973c42016bc4b43d6bdab7a4b47764ddfd8d94a71e5ad7c70149d8ef5ff4a498bb847229198"
+        "c42016bc4b43d6bdab7a4b47764ddfd8d94a71e5ad7c70149d8ef5ff4a498bb84722c420650d9771feee857db932bc57"
+        "418f2dda80434d43c3197bcd4c76c91cb8e5abdb01c42068686868686868686868686868686868686868686868686868"
+        "68686868686868c4206262626262626262626262626262626262626262626262626262626262626262ce6553f1009192"
+        "c4206922ccfa637219b800c5978c77eb8bbc2d6cb9d96cd0c0e5ede9a625e27d9188c450787878787878787878787878"
+        "787878787878787878787878787878787878787878787878787878787878787878787878787878787878787878787878"
+        "78787878787878787878787878787878787878789292c420108806cd5ef9c9367d9d5e620c71ecaf69c2d6034544b4e3"
+        "1482273c0217fe73c440b6675389975b3ff77c95a06ab564d6532f3c6b3b3c147ce70900f31825f888057b4673b2bf0e"
+        "5b9cd3a7548e74100f6b7cc5497b9e185bf3e7a1b95ad771690a92c42066681631128accf1095288e8f0bb5b6adcdad3"
+        "d3a4d780e1198fd5ff8cfede65c44049db294274c72ed16e6a789941b17ab35e7be933d9beb13fa2f4b75f36a48962dc"
+        "ed550deecbdd949a6017d78736e87125d2d3ec0e917827431f66fa020c7404"
     ),
     "Ready": (
         "97a5526561647907c4206262626262626262626262626262626262626262626262626262626262626262cd012ccb3ff8"

@@ -103,3 +103,41 @@ def test_without_the_key_of_a_private_network_nobody_gets_in(tmp_path: Path) -> 
             node.wait("is refused", lambda status: any(each.state == "failed" for each in status.bootstrap))
         assert other.status.bootstrap[0].reason == "other private network"
         assert not none.status.peers
+
+
+def test_the_key_of_a_private_network_changes_under_a_running_swarm(tmp_path: Path) -> None:
+    path = tmp_path / "swarm.key"
+    path.write_text(shoal("key", "new") + "\n")
+    path.chmod(0o600)
+    private = {"SHOAL_NETWORK_KEY_FILE": str(path), **LIGHT}
+    with Swarm(tmp_path) as swarm:
+        shoal("found", "--home", str(tmp_path / "one"), "--out", str(tmp_path))
+        one = swarm.start("one", *TRAIN, environ=private)
+        one.wait("trains", lambda status: status.round >= 1)
+        word = shoal("invite", "--uses", "2", "--home", str(one.home))
+        two = swarm.start("two", "--invite", word, environ=private)
+        two.wait("averages", lambda status: averaged_with(status, 2))
+        two.kill()
+
+        sign = ("--sign", str(tmp_path / "founder-1.key"))
+        environ = environment(**private)
+        said = subprocess.run(
+            [*NODE, "key", "rotate", *sign, "--home", str(one.home), "--json"],
+            capture_output=True, text=True, env=environ, check=True,
+        )  # fmt: skip
+        assert json.loads(said.stdout)["added"]
+        shown = subprocess.run(
+            [*NODE, "key", "show", "--home", str(one.home)],
+            capture_output=True, text=True, env=environ, check=True,
+        ).stdout  # fmt: skip
+        assert shown.split() != path.read_text().split()
+
+        two.start("--invite", word, environ=private)  # it was away, and comes with the former key
+        two.wait("averages again", lambda status: averaged_with(status, 2))
+        new = tmp_path / "new.key"
+        new.write_text(shown)
+        new.chmod(0o600)
+        three = swarm.start(
+            "three", "--invite", word, environ={**private, "SHOAL_NETWORK_KEY_FILE": str(new)}
+        )
+        three.wait("averages with the new key alone", lambda status: averaged_with(status, 3))

@@ -17,9 +17,9 @@ from rosters import World, key
 
 from shoal.crypto.keys import PeerId, public_key_of
 from shoal.gossip import messages as m
-from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.grants import Grant, Redeem
 from shoal.gossip.admission.roster import Roster, Word
+from shoal.gossip.admission.rotations import BOX_BYTES, Rotation
 from shoal.gossip.events import Send
 from shoal.gossip.member import commands
 
@@ -58,7 +58,11 @@ class SimRoster:
         self._dice = Random(f"roster {sim.scenario.seed}")
         peers = [bytes(each.verify_key) for each in keys]
         self.first: list[Word] = [self.world.edict("admit", each) for each in peers]
-        self.said = [*self._edicts(), *(self._uses() if self.world.mode == "invite" else ())]
+        self.said = [
+            *self._edicts(),
+            *(self._uses() if self.world.mode == "invite" else ()),
+            *self._keys_told(),
+        ]
         self.legit = {each.id for each in (*self.first, *(said.word for said in self.said))}
 
     def _told(self, word: Word) -> Said:
@@ -78,6 +82,24 @@ class SimRoster:
             later = new.successor(founders)
             found += [self._told(new), self._told(world.edict("ban", "s3", by=("ann", "gus"), under=later))]
         return found
+
+    def _keys_told(self) -> list[Said]:
+        """Return new keys of the private network for nodes of the run; sometimes two at once."""
+        dice = Random(f"keys {self._sim.scenario.seed}")
+        members = [bytes(each.verify_key) for each in self._keys][:4]
+        words = [
+            Rotation(
+                charter=self.world.charter.id,
+                under=self.world.charter.first_founders.id,
+                epoch=1,
+                former=bytes(32),
+                new=bytes([number + 1]) * 32,
+                until=int(WALL) + 5,
+                boxes=tuple((member, bytes([number]) * BOX_BYTES) for member in sorted(members)),
+            ).signed_by(key("ann"), key("bob"))
+            for number in range(dice.choice((0, 1, 2)))
+        ]
+        return [Said(dice.uniform(0.5, LAST_WORD), dice.randrange(len(self._keys)), word) for word in words]
 
     def _uses(self) -> list[Said]:
         """Return that strangers use grants of a node: one that may be passed on, more often than it may."""
@@ -126,7 +148,21 @@ class SimRoster:
         parent = self.grant("parent", uses=2, depth=1)
         wide = world.grant("s4", "wide", uses=dice.choice((3, 9)), parent=parent)
         redeems: tuple[Redeem, ...] = (world.redeem("mallory", "wide", parent, wide),)
+        if dice.random() < 0.3:
+            return [Send(peer, m.RosterKeys(world.charter.id, (self._false_key(),)))]
         return [Send(peer, m.RosterNews(world.charter.id, (edict,), redeems))]
+
+    def _false_key(self) -> Rotation:
+        """Return a new key that one founder of the two signed."""
+        return Rotation(
+            charter=self.world.charter.id,
+            under=self.world.charter.first_founders.id,
+            epoch=9,
+            former=bytes(32),
+            new=b"f" * 32,
+            until=int(WALL),
+            boxes=(),
+        ).signed_by(key("ann"))
 
     # --- what must hold ---------------------------------------------------------------------------
 
@@ -140,7 +176,7 @@ class SimRoster:
         for peer, roster in self._rosters():
             for word in roster.words:
                 if word.id not in self.legit:
-                    oracle.violate(UNSIGNED if isinstance(word, Edict) else WIDER, f"{peer} took {word}")
+                    oracle.violate(WIDER if isinstance(word, Redeem) else UNSIGNED, f"{peer} took {word}")
             again, words = Roster(roster.charter), roster.words
             self._dice.shuffle(words)
             again.merge([*words, *words[::2]])

@@ -23,6 +23,7 @@ from shoal.gossip.net.connecting.handshakes import HANDSHAKE_PATIENCE, OWN_FAULT
 from shoal.gossip.net.connecting.negotiation import FastLinkDenied
 from shoal.gossip.net.connecting.sockets import Forbidden, connect_to, places_of, speaks_first
 from shoal.gossip.net.libp2p_adapters import watched
+from shoal.gossip.net.transport.pnet import NONCE_BYTES, OTHER_NETWORK
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
 from shoal.gossip.net.transport.unix_sockets import open_local, own_name
 from shoal.gossip.scope import USER, Here, Teller
@@ -88,10 +89,21 @@ class Outbound:
         Raises:
             DialFault: with the reason.
         """
+        *others, last = self._traffic.network_keys or (b"",)
+        if address.via is None:
+            for key in others:  # of a private network whose key changes: not all have heard of it
+                try:
+                    return await self._dial(address, on_secured, teller, key)
+                except DialFault as fault:
+                    if fault.reason != OTHER_NETWORK:
+                        raise
+        return await self._dial(address, on_secured, teller, last)
+
+    async def _dial(self, address: Address, on_secured: OnSecured, teller: Teller, key: bytes) -> Any:
         stream: TcpStream | Circuit = (
             await self._circuit(address, teller)
             if address.via is not None
-            else watched(await self._connect(address, teller), self._traffic)
+            else watched(await self._connect(address, teller), self._traffic, key)
         )
         is_standard = self._handshakes.is_standard
         try:
@@ -110,7 +122,7 @@ class Outbound:
             if self._handshakes.note_own_fault(f"handshake with {address}", error):
                 if is_standard:
                     raise DialFault(OWN_FAULT) from error
-                return await self.dial(address, on_secured, teller)
+                return await self._dial(address, on_secured, teller, key)
             # Who closes without a word is full, or starting, or stopping.
             raise DialFault(stream.fault or ("not a shoal node" if stream.heard else "refused")) from error
 
@@ -133,7 +145,8 @@ class Outbound:
             raise DialFault(NOT_FOR_US) from error
         except OSError as error:
             raise DialFault(_why(error)) from error
-        if teller.source in ("peer", "dht") and not await speaks_first(stream):
+        first = NONCE_BYTES if self._traffic.network_keys else 0
+        if teller.source in ("peer", "dht") and not await speaks_first(stream, first):
             await trio.aclose_forcefully(stream)
             raise DialFault("not a shoal node")
         return stream

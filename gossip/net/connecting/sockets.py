@@ -114,15 +114,18 @@ async def _open(place: Endpoint, own: tuple[str, int] | None) -> trio.SocketStre
     return trio.SocketStream(made)
 
 
-async def speaks_first(stream: trio.SocketStream) -> bool:
-    """Wait for what a libp2p listener says first, and leave it unread; whatever else listens gets no byte."""
-    data = b""
+async def speaks_first(stream: trio.SocketStream, n_noise: int = 0) -> bool:
+    """Wait for what a libp2p listener says first, and leave it unread; whatever else listens gets no byte.
+
+    `n_noise`: bytes that a listener of a private network says first, which may be any; 0: there is none.
+    """
+    data, size = b"", n_noise or len(FIRST_LINE)
     with trio.move_on_after(SPEAK_PATIENCE):
-        while len(data) < len(FIRST_LINE) and FIRST_LINE.startswith(data):
+        while len(data) < size and (n_noise or FIRST_LINE.startswith(data)):
             before = data
-            data = await stream.socket.recv(len(FIRST_LINE), socket.MSG_PEEK)
+            data = await stream.socket.recv(size, socket.MSG_PEEK)
             if not data:
                 return False
             if data == before:
                 await trio.sleep(0.01)  # a part of it has come, and stays to be read
-    return data == FIRST_LINE
+    return len(data) == size and (n_noise > 0 or data == FIRST_LINE)

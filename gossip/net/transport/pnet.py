@@ -7,6 +7,9 @@ https://github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md
 
     XSalsa20(key, nonce) = Salsa20(HSalsa20(key, nonce[:16]), nonce[16:])
 
+A dialler says one key. The other end may hold several, while a key changes (admission/rotations.py): its
+nonce is of no key, and it says nothing more until it knows in which of them the dialler speaks.
+
 A wrong key is no error of the cipher: it gives other bytes. So the first that comes must be what every libp2p
 connection begins with, else the other end is in another network.
 
@@ -73,12 +76,13 @@ def xsalsa20(key: bytes, nonce: bytes) -> Any:
 class PrivateStream(TcpStream):
     """A connection within a private network; to all above it the bytes are plain."""
 
-    def __init__(self, stream: trio.SocketStream, traffic: Traffic, key: bytes) -> None:
-        """`key`: 32 bytes."""
+    def __init__(self, stream: trio.SocketStream, traffic: Traffic, *keys: bytes) -> None:
+        """`keys`: of 32 bytes each; with several, the other end has to speak first."""
         super().__init__(stream, traffic)
-        self._key = key
-        nonce = os.urandom(NONCE_BYTES)
-        self._out, self._in = xsalsa20(key, nonce), None
+        self._keys = keys
+        self._own_nonce = nonce = os.urandom(NONCE_BYTES)
+        self._out = xsalsa20(keys[0], nonce) if len(keys) == 1 else None
+        self._in: Any = None
         self._unsent = memoryview(nonce)
         """Ciphertext that the system has not taken yet; all but `_lead` of it is bytes of a caller."""
         self._lead = NONCE_BYTES
@@ -86,11 +90,14 @@ class PrivateStream(TcpStream):
         """Of the other side, as far as it has come."""
         self._greeting = GREETING
         """What of it has not come yet."""
+        self._early = b""
+        """What was read to find the key, and not asked for yet."""
 
     # --- out --------------------------------------------------------------------------------------
 
     def send_nowait(self, data: memoryview) -> int:
         """See `TcpStream`; a caller sends what was not taken again, and nothing else in between."""
+        assert self._out is not None
         held = len(self._unsent) - self._lead
         if len(data) > held:
             self._unsent = memoryview(bytes(self._unsent) + self._out.encrypt(bytes(data[held:])))
@@ -107,6 +114,8 @@ class PrivateStream(TcpStream):
     async def send_all(self, data: memoryview) -> None:
         """See `TcpStream`."""
         await trio.lowlevel.checkpoint()
+        if self._out is None:
+            await self._find_key()
         await super().send_all(data)
 
     # --- in ---------------------------------------------------------------------------------------
@@ -117,6 +126,12 @@ class PrivateStream(TcpStream):
         Raises:
             OtherNetwork: what came first is not what it must be.
         """
+        if self._out is None:
+            await self._find_key()
+        if self._early:
+            size = len(self._early) if n is None else n
+            early, self._early = self._early[:size], self._early[size:]
+            return early
         while self._in is None:
             some = await super().read(NONCE_BYTES - len(self._nonce))
             if not some:
@@ -136,12 +151,34 @@ class PrivateStream(TcpStream):
             self._in.encrypt(view[:count], output=view[:count])
         return count
 
+    async def _find_key(self) -> None:
+        """Say our nonce, and read the other's greeting to see in which of the keys it is."""
+        while self._lead:
+            sent = TcpStream.send_nowait(self, self._unsent)
+            self._unsent, self._lead = self._unsent[sent:], self._lead - sent
+            if not sent:
+                await self.wait_writable()
+        said = b""
+        while len(said) < NONCE_BYTES + len(GREETING):
+            some = await super().read(NONCE_BYTES + len(GREETING) - len(said))
+            said += some
+            if not some or said.startswith(GREETING):
+                raise self._other()
+        nonce, greeting = said[:NONCE_BYTES], said[NONCE_BYTES:]
+        for key in self._keys:
+            cipher = xsalsa20(key, nonce)
+            if cipher.encrypt(greeting) == GREETING:
+                self._in, self._out = cipher, xsalsa20(key, self._own_nonce)
+                self._early, self._greeting = GREETING, b""
+                return
+        raise self._other()
+
     def _take_nonce(self, some: bytes) -> None:
         self._nonce += some
         if self._nonce.startswith(GREETING):  # said plainly, by somebody who has no key at all
             raise self._other()
         if len(self._nonce) == NONCE_BYTES:
-            self._in = xsalsa20(self._key, self._nonce)
+            self._in = xsalsa20(self._keys[0], self._nonce)
 
     def _check(self, data: bytes) -> None:
         expected = self._greeting[: len(data)]

@@ -31,12 +31,12 @@ _HAS_LOW_WATER: Final = sys.platform == "linux"
 
 @dataclass(slots=True)
 class Traffic:
-    """What all connections of a node share: the count of their bytes, and a key."""
+    """What all connections of a node share: the count of their bytes, and keys."""
 
     sent: int = 0
     received: int = 0
-    network_key: bytes = b""
-    """Of the private network (pnet.py); empty: there is none."""
+    network_keys: tuple[bytes, ...] = ()
+    """Of the private network (pnet.py), the one to say first; none: there is no such network."""
 
 
 class TcpStream(TrioTCPStream):

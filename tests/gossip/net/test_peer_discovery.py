@@ -40,7 +40,7 @@ def test_a_part_that_fails_is_tried_again_and_said_once(caplog: pytest.LogCaptur
     ]
 
 
-PUBLIC = SimpleNamespace(traffic=SimpleNamespace(network_key=b""))
+PUBLIC = SimpleNamespace(traffic=SimpleNamespace(network_keys=()))
 """What is read of a network that anybody may enter."""
 
 
@@ -74,7 +74,7 @@ def heard(properties: dict[bytes, bytes | None]) -> list[Learned]:
 def service(*addresses: bytes, swarm: str = "shoal") -> dict[bytes, bytes | None]:
     network: Any = PUBLIC
     own = LocalNetwork(network, config(swarm=swarm), ME, lambda _: None)
-    return {b"swarm": own._swarm, **{b"dnsaddr%d" % i: each for i, each in enumerate(addresses)}}
+    return {b"swarm": own._swarms()[0], **{b"dnsaddr%d" % i: each for i, each in enumerate(addresses)}}
 
 
 def test_a_node_in_the_local_network_is_learned() -> None:

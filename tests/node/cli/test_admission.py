@@ -183,3 +183,81 @@ def test_a_key_of_a_private_network_is_printed_whole(
     capsys.readouterr()
     assert main(["key", "new"]) == 0
     assert len(key_of(capsys.readouterr().out)) == 32
+
+
+def private(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Put the homes into a private network; returns its key."""
+    from shoal.gossip.psk_file import key_of, text_of
+
+    text = text_of(bytes(range(32)))
+    path = homes.folder / "swarm.key"
+    path.write_text(text)
+    path.chmod(0o600)
+    monkeypatch.setenv("SHOAL_NETWORK_KEY_FILE", str(path))
+    return key_of(text)
+
+
+def shown(homes: Homes, *words: str, home: str = "one") -> bytes:
+    from shoal.gossip.psk_file import key_of
+
+    return key_of(homes.json("key", "show", *words, home=home)["key"])
+
+
+def test_a_founder_changes_the_key_of_a_private_network(
+    homes: Homes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = private(homes, monkeypatch)
+    made = homes.found()
+    dora, sign = homes.peer("dora"), ("--sign", homes.key(1))
+    homes.run("admit", dora, *sign)
+    assert shown(homes) == former
+    told = homes.json("key", "rotate", *sign)
+    assert (told["added"], told["members"]) == (True, 2)
+    new = shown(homes)
+    assert new != former
+    # A member that was away hears it as text, in whatever way; nobody else can open it.
+    of = ("--charter", made["charter"])
+    homes.peer("emil")
+    for home, expected in (("dora", new), ("emil", former)):
+        homes.run("edict", "add", told["texts"][0], *of, home=home)
+        assert shown(homes, *of, home=home) == expected
+    assert [each["verb"] for each in homes.json("edict", "list")].count("rotate_key") == 1
+    homes.run("key", "rotate", *sign)
+    assert shown(homes) not in (former, new)
+
+
+def test_two_founders_change_the_key_one_after_the_other(
+    homes: Homes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = private(homes, monkeypatch)
+    homes.found("--founders", "3", "--threshold", "2")
+    told = homes.json("key", "rotate", "--sign", homes.key(1))
+    assert not told["added"]
+    assert "1 of the 2" in told["lacking"]
+    assert shown(homes) == former
+    homes.run("cosign", told["texts"][0], "--sign", homes.key(3))
+    assert shown(homes) != former
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_private", "words", "why"),
+    [
+        ("invite", False, (), "in no private network"),
+        ("invite", True, ("--keep", "soon"), "write a number"),
+        ("open", True, (), "no list of members"),
+    ],
+)
+def test_a_key_that_cannot_be_changed_is_said_in_one_line(
+    homes: Homes,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    is_private: bool,
+    words: tuple[str, ...],
+    why: str,
+) -> None:
+    if is_private:
+        private(homes, monkeypatch)
+    homes.found("--mode", mode)
+    said = homes.run("key", "rotate", "--sign", homes.key(1), *words, code=2)
+    assert why in said
+    assert len(said.splitlines()) == 1

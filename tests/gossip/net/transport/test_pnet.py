@@ -8,7 +8,7 @@ from hosts import config, link, wait_for
 from nacl.secret import SecretBox
 
 from shoal.crypto.keys import new_key
-from shoal.gossip.events import DialFailed
+from shoal.gossip.events import DialFailed, PeerFound
 from shoal.gossip.host import FrameReceived
 from shoal.gossip.net.libp2p_host import Libp2pHost, open_host
 from shoal.gossip.net.transport.pnet import (
@@ -21,6 +21,7 @@ from shoal.gossip.net.transport.pnet import (
 )
 from shoal.gossip.net.transport.tcp import Traffic
 from shoal.gossip.psk_file import BadNetworkKey, key_of, text_of
+from shoal.gossip.scope import Teller
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 FIRST_KEY = bytes.fromhex("1b27556473e985d462cd51197a9a46c76009549eac6474f206c4ee0844f68389")
@@ -165,5 +166,82 @@ def test_a_scanner_gets_nothing_but_noise() -> None:
                     got = b"".join([each async for each in stream])
                 assert len(got) in (0, NONCE_BYTES, NONCE_BYTES + len(GREETING))
                 assert GREETING[1:10] not in got
+
+    trio.run(main)
+
+
+# --- while the key changes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unix", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ((KEY,), (OTHER_KEY, KEY)),  # the dialler was away when the key changed
+        ((OTHER_KEY,), (OTHER_KEY, KEY)),  # it is new, and knows the new key alone
+        ((OTHER_KEY, KEY), (KEY,)),  # the one that is dialled was away
+        ((OTHER_KEY, KEY), (OTHER_KEY, KEY)),
+    ],
+)
+def test_nodes_talk_that_know_one_key_of_the_two(
+    ours: tuple[bytes, ...], theirs: tuple[bytes, ...], unix: bool
+) -> None:
+    async def main() -> None:
+        settings = config(local_sockets=unix)
+        with trio.fail_after(30):
+            async with (
+                open_host(new_key(), settings, None, KEY) as one,
+                open_host(new_key(), settings, None, KEY) as other,
+            ):
+                one.use_network_keys(ours)
+                other.use_network_keys(theirs)
+                await link(one, other)
+                data = bytes(i % 253 for i in range(300_000))
+                one.send_nowait(other.me, b"head", memoryview(data))
+                event = await wait_for(other, FrameReceived)
+                assert (event.head, bytes(event.data)) == (b"head", data)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [((KEY,), (OTHER_KEY,)), ((b"x" * 32,), (OTHER_KEY, KEY))])
+def test_a_key_that_has_ended_lets_nobody_in(ours: tuple[bytes, ...], theirs: tuple[bytes, ...]) -> None:
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with (
+                open_host(new_key(), config(), None, KEY) as one,
+                open_host(new_key(), config(), None, KEY) as other,
+            ):
+                one.use_network_keys(ours)
+                other.use_network_keys(theirs)
+                assert await refused(one, other) == OTHER_NETWORK
+                assert other.admission.counts[OTHER_NETWORK] == 1
+
+    trio.run(main)
+
+
+def test_who_holds_two_keys_says_nothing_but_noise_before_it_knows_which() -> None:
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_host(new_key(), config(local_sockets=False), None, KEY) as host:
+                host.use_network_keys((OTHER_KEY, KEY))
+                port = int(host.addresses()[0].split("/")[4])
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                    await stream.send_all(GREETING)
+                    got = b"".join([each async for each in stream])
+                assert len(got) in (0, NONCE_BYTES)
+
+    trio.run(main)
+
+
+def test_a_peer_of_a_private_network_that_another_named_is_dialled() -> None:
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with (
+                open_host(new_key(), config(local_sockets=False), None, KEY) as one,
+                open_host(new_key(), config(local_sockets=False), None, KEY) as other,
+            ):
+                one.dial_nowait(other.addresses()[0], Teller("peer", "127.0.0.1"))
+                await wait_for(one, PeerFound)
 
     trio.run(main)
