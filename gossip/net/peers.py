@@ -12,7 +12,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.host import FrameReceived, HostEvent
 from shoal.gossip.net.frames import BULK, CONTROL, PREFIX, Outbox
 
-WIRE: Final = (3, 0)
+WIRE: Final = (3, 1)
 """(major, minor) of what this build says on the wire; docs/wire.md lists each.
 
 Nodes of different majors part at the hello. The minor counts additions that older nodes can do without."""
