@@ -457,7 +457,14 @@ class Applied(Pairing, frozen=True):
     id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 
 
-PairingMessage: TypeAlias = Push | Settle | Applied
+class Coming(Pairing, frozen=True):
+    """I have applied what you gave up to this id, and so many bytes of bulk have come of you since."""
+
+    id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+    moved: Bytes
+
+
+PairingMessage: TypeAlias = Push | Settle | Applied | Coming
 
 
 # --- fetching a state -----------------------------------------------------------------------------
@@ -562,4 +569,5 @@ Wire: TypeAlias = (
     | Push
     | Settle
     | Applied
+    | Coming
 )

@@ -22,6 +22,9 @@ ask, since the link is gone, keeps what is in doubt until the link is back. Who 
 say what it applied, and may have passed that on: whom it does not know it answers with a number it has never
 used, from which ids go on; its giver sees that none of its own are meant, and takes nothing back.
 
+A push may take minutes. Its receiver tells once a beat how much has come (`Coming`), and each byte earns time
+(deadlines.py). A giver that has waited in vain takes back what its line has not sent yet, and then asks.
+
 Invariant: the mass of all peers and all that is under way is constant, but for what is minted, moved, or
 dies. A peer that dies takes its mass with it, and what was in doubt with it (`forget`); one that comes back
 mints new mass. Each chunk of the vector has a weight of its own, so that none waits for the others.
@@ -40,8 +43,9 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.averaging.plausible import LONGEST, Accounts, plausible_share
 from shoal.gossip.averaging.tensor_codecs import CODECS, BadCode, Codec, encode_with_feedback, with_exact_end
-from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
-from shoal.gossip.messages import Applied, PairingMessage, Push, Settle
+from shoal.gossip.deadlines import BEAT, Progress
+from shoal.gossip.events import Data, Drop, Effects, Loan, Send, SetTimer, Timer, Vector
+from shoal.gossip.messages import Applied, Coming, PairingMessage, Push, Settle
 from shoal.gossip.run_spec import CHUNK_NUMEL
 from shoal.gossip.sequence import Sequence
 
@@ -96,6 +100,20 @@ class _Given:
     """By id, what is not acknowledged: chunk, weight and numbers."""
     due: float = INFINITY
     asks: int = 0
+    progress: Progress | None = None
+    """Of the push that is under way."""
+    lent: list[Loan] = field(default_factory=list)
+    """Its numbers, on their way."""
+    applied: int = 0
+    """Bytes of it that were applied."""
+    came: int = 0
+    """Bytes of it that have come, as its receiver says."""
+
+    def take_back(self) -> None:
+        """Let no more of the push be sent: nobody would apply it."""
+        for loan in self.lent:
+            loan.end()
+        self.lent = []
 
 
 class PushSum:
@@ -105,7 +123,11 @@ class PushSum:
         """`epochs`: of what we give, and of our answers to those whom we do not know."""
         self.config, self.run = config, run
         self.wait = 15.0
-        """Seconds after which a push that is not acknowledged is asked about; learned."""
+        """Seconds without a byte after which a push is asked about; learned."""
+        self.longest = self.wait
+        """Seconds that a push may take at most beyond them, while it moves."""
+        self.given_up: list[PeerId] = []
+        """Peers to which a push was too slow, until the owner of this core takes them."""
         self.sums: Vector = np.zeros(numel, dtype=np.float32)
         self.weights: npt.NDArray[np.float64] = np.zeros(-(-numel // config.chunk_numel), dtype=np.float64)
         """By chunk."""
@@ -133,6 +155,8 @@ class PushSum:
         self._given: OrderedDict[PeerId, _Given] = OrderedDict()
         self._applied: OrderedDict[PeerId, tuple[int, int]] = OrderedDict()
         """By giver: its epoch, and the id of the last chunk we applied."""
+        self._told: dict[PeerId, float] = {}
+        """By giver: when we told it last how much has come."""
         self._last = PeerId("")
         self._has_pushed = False
         """Whether the step that is under way has given what it gives."""
@@ -211,6 +235,7 @@ class PushSum:
         if given is None:
             return []
         given.stage, given.due = Stage.UNKNOWN, INFINITY
+        given.take_back()
         if self.target == peer:
             self.target = None
         if not given.sent:
@@ -222,7 +247,8 @@ class PushSum:
 
     def forget(self, peer: PeerId) -> None:
         """A peer is dead: what was in doubt went with it."""
-        self._given.pop(peer, None)
+        if (given := self._given.pop(peer, None)) is not None:
+            given.take_back()
         if self.target == peer:
             self.target = None
 
@@ -234,6 +260,8 @@ class PushSum:
                 continue
             if given.asks >= MAX_ASKS and self.target == peer:
                 self.target = None
+            if given.stage is Stage.PUSHING:
+                self.given_up.append(peer)
             if given.sent or self.target == peer:
                 effects += self._ask(peer, now)
             else:
@@ -244,14 +272,23 @@ class PushSum:
         """A message of this protocol arrived."""
         match message:
             case Push():
-                return self._handle_push(peer, message, data)
+                return self._handle_push(peer, message, data, now)
             case Settle():
-                return self._handle_settle(peer, message)
+                return self._handle_settle(peer, message, now)
             case Applied():
                 return self._handle_applied(peer, message, now)
-        return []
+            case Coming():
+                return self._handle_coming(peer, message, now)
 
-    def _handle_push(self, peer: PeerId, message: Push, data: Data) -> Effects:
+    def arriving(self, peer: PeerId, n_bytes: int, now: float) -> Effects:
+        """So many bytes have come of a bulk message of this peer that is not here yet: tell it."""
+        epoch, last = self._applied.get(peer, (-1, 0))
+        if epoch < 0 or now < self._told.get(peer, 0.0) + BEAT:
+            return []
+        self._told[peer] = now
+        return [Send(peer, Coming(epoch, last, n_bytes))]
+
+    def _handle_push(self, peer: PeerId, message: Push, data: Data, now: float) -> Effects:
         epoch, last = self._applied.get(peer, (-1, 0))
         if message.epoch != epoch or message.id != last + 1:
             return []
@@ -267,8 +304,9 @@ class PushSum:
         self._applied[peer] = (epoch, message.id)
         self._take(message.chunk, *self._plausible(peer, message, numbers))
         self.givers.add(peer)
-        is_last = message.chunk == self.weights.size - 1
-        return [Send(peer, Applied(epoch, message.id))] if is_last else []
+        if message.chunk == self.weights.size - 1:
+            return [Send(peer, Applied(epoch, message.id))]
+        return self.arriving(peer, 0, now)
 
     def _plausible(self, peer: PeerId, message: Push, numbers: Vector) -> tuple[float, Vector]:
         """Return as much of a push as its giver can plausibly have to give."""
@@ -311,23 +349,25 @@ class PushSum:
         self.partial.append((peer, ""))
         return near + apart * np.float32(reach / distance)
 
-    def _handle_settle(self, peer: PeerId, message: Settle) -> Effects:
+    def _handle_settle(self, peer: PeerId, message: Settle, now: float) -> Effects:
         epoch, last = self._applied.get(peer) or (-1, self._epochs.next())
         if message.epoch < epoch:
             return []
         self._applied[peer] = (message.epoch, last)
         self._applied.move_to_end(peer)
+        self._told[peer] = now
         if len(self._applied) > MAX_GIVERS:
             strangers = (each for each in self._applied if each not in self._linked)
-            del self._applied[next(strangers, next(iter(self._applied)))]
+            forgotten = next(strangers, next(iter(self._applied)))
+            del self._applied[forgotten]
+            self._told.pop(forgotten, None)
         return [Send(peer, Applied(message.epoch, last))]
 
     def _handle_applied(self, peer: PeerId, message: Applied, now: float) -> Effects:
         given = self._given.get(peer)
         if given is None or message.epoch != given.epoch:
             return []
-        for id_ in [id_ for id_ in given.sent if id_ <= message.id]:
-            del given.sent[id_]
+        given.applied += self._let_go(given, message.id)
         if given.stage is Stage.ASKING:
             # Else it knows nothing of what we gave: what was in doubt died with its former life.
             if next(iter(given.sent), 0) == message.id + 1:
@@ -345,7 +385,35 @@ class PushSum:
             self.target = None
         return self._set_timer()
 
+    def _handle_coming(self, peer: PeerId, message: Coming, now: float) -> Effects:
+        """A push moves: wait on for it."""
+        given = self._given.get(peer)
+        if given is None or message.epoch != given.epoch or given.stage is not Stage.PUSHING:
+            return []
+        given.applied += self._let_go(given, message.id)
+        # More than the next chunk cannot be on its way.
+        rest = min(message.moved, max((self._n_bytes(sent[0]) for sent in given.sent.values()), default=0))
+        more, given.came = given.applied + rest - given.came, max(given.came, given.applied + rest)
+        if more > 0 and given.progress is not None:
+            given.progress.moved(more, now)
+            given.due = given.progress.due
+        return self._set_timer()
+
+    def _let_go(self, given: _Given, last: int) -> int:
+        """Keep no more of what was applied, up to this id; return how many bytes that was."""
+        applied = [id_ for id_ in given.sent if id_ <= last]
+        return sum(self._n_bytes(given.sent.pop(id_)[0]) for id_ in applied)
+
     # --- inside -----------------------------------------------------------------------------------
+
+    @property
+    def push_bytes(self) -> int:
+        """Bytes of numbers that a push carries."""
+        return sum(self._n_bytes(chunk) for chunk in range(self.weights.size))
+
+    def _n_bytes(self, chunk: int) -> int:
+        here = self._slice(chunk)
+        return self._codec_of(here).size(here.stop - here.start)
 
     def _push(self, peer: PeerId, now: float) -> Effects:
         """Give half of every chunk."""
@@ -362,13 +430,17 @@ class PushSum:
             self.sums[here] -= numbers
             self.weights[chunk] -= weight
             given.sent[given.next_id] = (chunk, weight, numbers)
-            effects.append(Send(peer, Push(given.epoch, given.next_id, chunk, weight), data))
+            loan = Loan(memoryview(data))
+            given.lent.append(loan)
+            effects.append(Send(peer, Push(given.epoch, given.next_id, chunk, weight), loan))
             given.next_id += 1
-        given.stage, given.due = Stage.PUSHING, now + self.wait
+        given.progress = Progress(now, self.wait, self.longest, self.push_bytes)
+        given.stage, given.due, given.applied, given.came = Stage.PUSHING, given.progress.due, 0, 0
         return [*effects, *self._set_timer()]
 
     def _ask(self, peer: PeerId, now: float) -> Effects:
         given = self._given[peer]
+        given.take_back()
         if given.stage is not Stage.ASKING:
             given.stage, given.epoch, given.asks = Stage.ASKING, self._epochs.next(), 0
         given.asks += 1
@@ -376,7 +448,7 @@ class PushSum:
         return [Send(peer, Settle(given.epoch)), *self._set_timer()]
 
     def _settled(self, given: _Given) -> None:
-        given.stage, given.due, given.asks = Stage.SETTLED, INFINITY, 0
+        given.stage, given.due, given.asks, given.lent = Stage.SETTLED, INFINITY, 0, []
 
     def _is_doubtful(self, peer: PeerId) -> bool:
         given = self._given.get(peer)

@@ -86,6 +86,7 @@ from shoal.gossip.messages import (
     Accept,
     Applied,
     Chunk,
+    Coming,
     Commit,
     Decline,
     Describe,
@@ -179,7 +180,7 @@ class Member:
         self.serving = Serving(config.serving, self.admission)
         self.asks = AskQueue(self.view, config.patience, self.dissemination, config.slowest_line)
         self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
-        self.pairwise = PairwiseRounds(self.view, config.patience, self._numbers)
+        self.pairwise = PairwiseRounds(self.view, config.patience, self._numbers, config.slowest_line)
         self.admission.keep_places("colleagues", self.view.colleagues.colleagues)
         self.admission.keep_places("named, or of the book", self.dial_plan.known)
         self.group_search = GroupSearch(
@@ -219,7 +220,7 @@ class Member:
             case Arriving():
                 self.asks.arriving(event.peer, event.n_bytes, now)
                 self.state_sync.arriving(event.peer, now)
-                return []
+                return self.pairwise.arriving(event.peer, event.n_bytes, now)
             case TimerFired():
                 return self._timer(event.name, now)
             case PeerFound():
@@ -497,7 +498,7 @@ class Member:
                 return self.serving.fetch(peer, message, now, yields=self.asks.is_busy)
             case Wait() | Offer() | NotHeld() | Chunk():
                 return self.state_sync.handle(peer, message, event.data, now)
-            case Push() | Settle() | Applied():
+            case Push() | Settle() | Applied() | Coming():
                 return self.pairwise.handle(peer, message, event.data, now)
 
     def _near(self, peer: PeerId, message: Near, now: float) -> Effects:

@@ -18,7 +18,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.push_sum import PushSum, PushSumConfig
-from shoal.gossip.deadlines import SHORTEST_TIMEOUT, Deadline
+from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
 from shoal.gossip.events import Data, Effects, Notify, ProbeLink, SetTimer, Timer, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.member.commands import Averaged, Contribute
@@ -29,6 +29,7 @@ from shoal.gossip.sequence import Sequence
 GRACE: Final = 0.5
 """Seconds at most for which a round with steps left waits to be given something to give; learned."""
 PARTIAL: Final = "push that counted in part, or not"
+TOO_SLOW: Final = "push that was given up, since nothing of it came any more"
 SHORTEST_GRACE: Final = 0.05
 EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 
@@ -36,11 +37,18 @@ EMPTY: Final[Vector] = np.empty(0, dtype=np.float32)
 class PairwiseRounds:
     """The pairwise side of one node. See the module's docstring."""
 
-    def __init__(self, view: SwarmView, patience: float, epochs: Sequence) -> None:
-        """`patience`: seconds, the upper bound of the learned deadline."""
+    def __init__(
+        self, view: SwarmView, patience: float, epochs: Sequence, slowest_line: float = SLOWEST_LINE
+    ) -> None:
+        """`patience`: seconds, the upper bound of the learned deadline.
+
+        `slowest_line`: see `MemberConfig`.
+        """
         self._view, self._epochs = view, epochs
+        self._patience, self._slowest_line = patience, slowest_line
         self.core: PushSum | None = None
         self._wait = Deadline(patience, floor=SHORTEST_TIMEOUT)
+        self._usual = Deadline(LONGEST, floor=patience)
         self._since: Vector = EMPTY
         self._pending: Contribute | None = None
         self._steps_left = 0
@@ -116,6 +124,12 @@ class PairwiseRounds:
         self._note_partial(self.core, now)
         return self._go_on(effects, now)
 
+    def arriving(self, peer: PeerId, n_bytes: int, now: float) -> Effects:
+        """So many bytes have come of a bulk message of this peer."""
+        if self.core is None or not self._view.admission.may_group(peer, now):
+            return []
+        return self.core.arriving(peer, n_bytes, now)
+
     def found(self, peer: PeerId, now: float) -> Effects:
         """A link to a peer is up."""
         return self.core.found(peer, now) if self.core is not None else []
@@ -146,6 +160,7 @@ class PairwiseRounds:
             self._stepped_at = None
             self._view.note_unresponsive({target})
             effects = [*effects, ProbeLink(target)]
+        self._note_given_up(self.core)
         return self._go_on(effects, now)
 
     # --- what came of it --------------------------------------------------------------------------
@@ -169,6 +184,16 @@ class PairwiseRounds:
         return [Notify(Averaged(self._view.round, pending.index, exchanged, *times))]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _note_given_up(self, core: PushSum) -> None:
+        """Count pushes that were too slow, and wait longer for the next: nothing is learned of their time."""
+        for peer in core.given_up:
+            self._view.admission.count(TOO_SLOW)
+            if peer == core.target:
+                self._wait.miss()
+                self._usual.miss()
+                self._stepped_at = None
+        core.given_up.clear()
 
     def _note_partial(self, core: PushSum, now: float) -> None:
         """Count what did not count, or in part, and name those that did what no correct peer does."""
@@ -200,6 +225,7 @@ class PairwiseRounds:
                 return effects
             self._steps_left -= 1
             core.wait = self._wait.seconds()
+            core.longest = bulk_seconds(core.push_bytes, self._slowest_line, self._usual, self._patience)
             effects = effects + core.step(takers, now)
         if core.target is not None:
             self._stepped_at = now
@@ -209,5 +235,6 @@ class PairwiseRounds:
         """Take note of how long a step has taken that was acknowledged."""
         if self._stepped_at is not None:
             self._wait.observe(now - self._stepped_at)
+            self._usual.observe(now - self._stepped_at)
             self._grace.observe(now - self._stepped_at)
             self._stepped_at = None

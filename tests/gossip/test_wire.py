@@ -70,6 +70,7 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Wait(HASH),
     messages.Settle(1 << 50),
     messages.Applied(1 << 50, 5),
+    messages.Coming(1 << 50, 5, 1 << 20),
 )
 BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Part(GROUP, 0, 2, 70000, 1),
@@ -92,6 +93,7 @@ BODIES = {
     "Push": "95a450757368cf000400000000000005ce00011170cb3fe8000000000000",
     "Settle": "92a6536574746c65cf0004000000000000",
     "Applied": "93a74170706c696564cf000400000000000005",
+    "Coming": "94a6436f6d696e67cf000400000000000005ce00100000",
     "Near": (
         "92a44e65617291d9522f6970342f3139322e3136382e312e372f7463702f343731302f7032702f313244334b6f6f5741"
         "34586f70314a6154334d487877594d6b436570597376346950566f704d5877437a35694859644266655342"

@@ -50,6 +50,7 @@ KINDS: Final[tuple[messages.Message, ...]] = (
     messages.Claim(GROUP, 0, 1, 2),
     messages.Settle(9),
     messages.Applied(9, 1),
+    messages.Coming(9, 1, 1 << 20),
     messages.SealedRecords(((b"\x00\x04junk", 1.0),)),
 )
 BULK: Final[tuple[messages.Message, ...]] = (

@@ -187,6 +187,7 @@ class Oracle:
 
     def went(self, node: SimNode) -> None:
         """A node or its trainer ended."""
+        self.movements.ended(node)
         self.gone.setdefault(node.me, []).append(self.sim.now)
         # Back with the state of the others it is one of them again when it has averaged with them.
         self._last_contributors.pop(node.me, None)

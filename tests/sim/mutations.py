@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN
 from sim.node import Around
-from sim.progress import MOVING, TRICKLE, WASTED
+from sim.progress import MOVING, PUSH_MOVES, PUSH_TRICKLES, PUSH_WASTED, TRICKLE, WASTED
 from sim.rosters import SAME as ROSTER
 from sim.rosters import UNSIGNED, WIDER
 from sim.runs import CLASSES, EVERYTHING
@@ -408,9 +408,9 @@ def _writes_into_what_it_sent(patch: pytest.MonkeyPatch) -> None:
 def _takes_any_push(patch: pytest.MonkeyPatch) -> None:
     honest = PushSum._handle_push
 
-    def handle(self: PushSum, peer: Any, message: Any, data: Any) -> Effects:
+    def handle(self: PushSum, peer: Any, message: Any, data: Any, now: float) -> Effects:
         self._applied[peer] = (message.epoch, message.id - 1)
-        return honest(self, peer, message, data)
+        return honest(self, peer, message, data, now)
 
     patch.setattr(PushSum, "_handle_push", handle)
 
@@ -478,7 +478,30 @@ def _sends_to_the_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AllReduce, "_take_back", lambda self: None)
 
 
+def _hears_of_no_push(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PushSum, "_handle_coming", lambda self, peer, message, now: [])
+
+
+def _believes_any_word_of_a_push(patch: pytest.MonkeyPatch) -> None:
+    def handle(self: PushSum, peer: Any, message: Any, now: float) -> Effects:
+        given = self._given.get(peer)
+        if given is not None and given.stage is Stage.PUSHING:
+            given.due = now + self.wait
+        return self._set_timer()
+
+    patch.setattr(PushSum, "_handle_coming", handle)
+
+
+def _sends_void_pushes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("shoal.gossip.averaging.push_sum._Given.take_back", lambda self: None)
+
+
 MUTATIONS: Final = (
+    Mutation("a push that moves earns no time", (PUSH_MOVES,), _hears_of_no_push, ("slow",)),
+    Mutation(
+        "any word of a push renews all patience", (PUSH_TRICKLES,), _believes_any_word_of_a_push, ("slow",)
+    ),
+    Mutation("a push that is void is sent on", (PUSH_WASTED,), _sends_void_pushes, ("slow",)),
     Mutation("bulk that moves earns no time", (MOVING,), _earns_nothing, ("slow",)),
     Mutation("any byte renews all patience", (TRICKLE,), _renews_all_patience, ("slow",)),
     Mutation("who is given up is sent the rest", (WASTED,), _sends_to_the_lost, ("slow",)),

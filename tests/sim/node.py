@@ -41,7 +41,7 @@ from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acquaintance
-from shoal.gossip.messages import Accept, Cut, Record
+from shoal.gossip.messages import Accept, Cut, Record, Settle
 from shoal.gossip.run_spec import Combine, RunSpec, TensorSpec
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.daemon.surroundings import Surroundings
@@ -533,6 +533,8 @@ class SimNode:
             sim.oracle.watch_mass(self)
         if effects:
             self._carry_out(effects)
+        if self.seen_mass is not None:
+            sim.oracle.movements.pushes(self)
         if isinstance(event, commands.NewState | commands.Finish):
             sim.oracle.new_state(self)
 
@@ -560,6 +562,8 @@ class SimNode:
                         continue
                     if type(effect.message) is Cut:
                         sim.oracle.movements.cut(self, effect.peer, effect.message)
+                    elif type(effect.message) is Settle:
+                        sim.oracle.movements.asks(self, effect.peer)
                     if self.lie is None:
                         if type(effect.message) is Accept:
                             sim.oracle.accepted(self, effect.peer)

@@ -3,6 +3,8 @@
 import pytest
 from sim.world import Scenario, Sim
 
+from shoal.gossip.member.pairwise_rounds import TOO_SLOW
+
 PATIENCE = 5.0
 
 
@@ -41,3 +43,20 @@ def test_a_round_that_a_trickler_spoils_says_so_in_the_status() -> None:
     ]
     assert reasons
     assert any("MB had come" in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize("rate", [5.0, 20.0])
+def test_a_push_over_a_line_on_which_it_takes_many_patiences_is_taken(rate: float) -> None:
+    sim = played(rate, 200.0, slowest_line=0.25, pushes=1)
+    nodes = list(sim.nodes.values())
+    assert all(node.member.admission.counts[TOO_SLOW] == 0 for node in nodes)
+    rounds = [done for node in nodes for done in node.rounds.history if done.finished_at is not None]
+    # Who was given nothing while it gave counts its round as one that it made alone.
+    assert {done.outcome for done in rounds} <= {"averaged", "alone"}
+    assert all(any(done.outcome == "averaged" for done in node.rounds.history) for node in nodes)
+    assert max(done.exchange_seconds for done in rounds) > 3 * PATIENCE
+
+
+def test_a_push_that_trickles_is_given_up_and_said() -> None:
+    sim = played(0.5, 60.0, pushes=1)
+    assert any(node.member.admission.counts[TOO_SLOW] for node in sim.nodes.values())

@@ -18,8 +18,9 @@ from shoal.gossip.averaging.push_sum import (
     PushSum,
     PushSumConfig,
 )
-from shoal.gossip.events import Send
-from shoal.gossip.messages import Applied, Push, Settle
+from shoal.gossip.deadlines import BEAT
+from shoal.gossip.events import Loan, Send
+from shoal.gossip.messages import Applied, Coming, Push, Settle
 from shoal.gossip.sequence import Sequence
 
 NUMEL = 10
@@ -450,3 +451,64 @@ def test_a_push_of_little_weight_brings_no_more_than_that_weight_can() -> None:
     core.read(out)
     assert out == pytest.approx((2.0 + 0.5 * LONGEST) / 2.5)
     assert core.partial == [(giver, TOO_LONG)]
+
+
+def pushing(longest: float = 100.0) -> tuple[PushSum, PeerId, list[Loan], int]:
+    """Return a giver whose push of three chunks is under way, its taker, what is lent, and the epoch."""
+    pairs, _ = make([(0, 1)], 2)
+    giver, taker = pairs.names
+    core = pairs.cores[giver]
+    core.longest = longest
+    (ask, _) = core.step({taker}, 0.0)
+    assert isinstance(ask, Send)
+    assert isinstance(ask.message, Settle)
+    effects = core.handle(taker, Applied(ask.message.epoch, 0), b"", 0.0)
+    lent = [each.data for each in effects if isinstance(each, Send) and isinstance(each.data, Loan)]
+    assert len(lent) == 3
+    return core, taker, lent, ask.message.epoch
+
+
+def asked(core: PushSum, now: float) -> bool:
+    """Whether the giver asks about its push now."""
+    return any(isinstance(each, Send) and isinstance(each.message, Settle) for each in core.timer(now))
+
+
+def test_a_push_that_moves_is_waited_for_and_one_that_stops_is_asked_about_a_patience_later() -> None:
+    core, taker, lent, epoch = pushing()
+    for second in range(1, 9):
+        # Of 40 bytes one in 0.9 s, each of which earns two and a half.
+        core.handle(taker, Coming(epoch, 0, second), b"", 0.9 * second)
+        assert not asked(core, 0.9 * second)
+    core.handle(taker, Coming(epoch, 1, 0), b"", 8.0)
+    assert core.given_up == []
+    assert not any(loan.is_over for loan in lent)
+    assert not asked(core, 8.0 + 0.9 * WAIT)
+    assert asked(core, 8.0 + 1.1 * WAIT)
+    assert core.given_up == [taker]
+    assert all(loan.is_over for loan in lent), "nobody applies what is sent from now on"
+
+
+def test_words_of_bytes_earn_no_more_than_the_bulk_may_take() -> None:
+    core, taker, _, epoch = pushing(longest=5.0)
+    now = 0.0
+    while not asked(core, now):
+        now += WAIT / 4
+        core.handle(taker, Coming(epoch, 0, 1 << 50), b"", now)
+        assert now < 10.0
+    # More than the next chunk is not believed: two fifths of the time, and the patience.
+    assert now <= 5.0 * 16 / 40 + 2 * WAIT
+
+
+def test_a_taker_tells_once_a_beat_how_much_has_come() -> None:
+    pairs, _ = make([(0, 1)], 2)
+    giver, taker = pairs.names
+    core = pairs.cores[taker]
+    assert core.arriving(giver, 5, 0.0) == [], "it gave nothing"
+    (answer,) = core.handle(giver, Settle(3), b"", 0.0)
+    assert isinstance(answer, Send)
+    assert isinstance(answer.message, Applied)
+    assert core.arriving(giver, 5, 0.9 * BEAT) == []
+    assert core.arriving(giver, 5, BEAT) == [Send(giver, Coming(3, answer.message.id, 5))]
+    first = Push(3, answer.message.id + 1, 0, 1.0)
+    assert core.handle(giver, first, np.zeros(4, np.float32).tobytes(), 1.5 * BEAT) == []
+    assert core.arriving(giver, 7, 2 * BEAT) == [Send(giver, Coming(3, first.id, 7))]

@@ -53,6 +53,7 @@ def frame(head: bytes) -> bytes:
     return PREFIX.pack(len(head), 0) + head
 
 
+OURS = ".".join(map(str, WIRE))
 BAD_HELLOS = [
     frame(b""),
     frame(b"\xc1"),
@@ -87,7 +88,7 @@ def test_another_major_is_refused_with_a_sentence(hello: bytes) -> None:
         _, stream = await attack(network, host, hello)
         await ended(stream)
         assert (await wait_for(host, DialFailed)).reason == (
-            "wire 3.0 and wire 99.0 do not fit: update shoal on the node of wire 3.0"
+            f"wire {OURS} and wire 99.0 do not fit: update shoal on the node of wire {OURS}"
         )
 
     with_an_attacker(body)
@@ -95,7 +96,7 @@ def test_another_major_is_refused_with_a_sentence(hello: bytes) -> None:
 
 def test_both_sides_say_which_node_is_to_be_updated() -> None:
     assert Hello(1, "shoal", b"i").mismatch() == (
-        "wire 1.0 and wire 3.0 do not fit: update shoal on the node of wire 1.0"
+        f"wire 1.0 and wire {OURS} do not fit: update shoal on the node of wire 1.0"
     )
     assert Hello(WIRE[0], "shoal", b"i", minor=9).mismatch() == ""
 
