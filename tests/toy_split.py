@@ -68,7 +68,7 @@ class ToySplit:
             body = learner.body
             yield from reply((each, _one(body * float(each.tensors["v"][0]))) for each in grads.calls)
             step = [float(each.tensors["v"][0]) * seen.get(each.peer, 0.0) for each in grads.calls]
-            learner.body = body - LR * sum(step) / len(step)
+            learner.body = body - LR * sum(step) / max(1, len(step))
             learner.steps.append({(each.peer, each.step) for each in grads.calls})
 
 

@@ -63,10 +63,14 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Everyone:
-    """A call of each of these peers, or as many as have come when the learned deadline is over."""
+    """A call of each of these peers, or as many as have come when the learned deadline is over.
+
+    Who is gone is not waited for.
+    """
 
     among: tuple[PeerId, ...] = ()
-    """Empty: those that called this verb before and were not missed since, nor said that it was the last."""
+    """These are waited for at once: where none of them calls, the answer to `Next` has no calls. Empty: those that called this verb before and were not missed since, nor said that
+    it was the last; the wait begins with the first call."""
 
 
 Until: TypeAlias = Count | Everyone
@@ -74,7 +78,7 @@ Until: TypeAlias = Count | Everyone
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Ask for the calls of others; answered with `Requests`, as soon as there is one at least."""
+    """Ask for the calls of others; answered with `Requests`."""
 
     verbs: tuple[str, ...]
     until: Until = Count(1)
@@ -97,7 +101,7 @@ class Requests:
     """The answer to `Next`."""
 
     calls: tuple[Request, ...]
-    """At least one; of each peer and verb at most one; sorted by peer, verb and step."""
+    """Of each peer and verb at most one; sorted by peer, verb and step. None only with `Everyone.among`."""
     is_complete: bool
     """Whether all came that were waited for."""
 

@@ -19,6 +19,7 @@ from shoal.gossip.calls.asks import (
     Attend,
     Call,
     Count,
+    Everyone,
     Holder,
     Holders,
     Look,
@@ -250,7 +251,8 @@ class Play(Generic[T]):
                 continue
             chosen = self._chosen(peer, task.ask)
             is_complete = self._is_complete(peer, task.ask, chosen)
-            if chosen and (is_complete or at_deadline):
+            is_named = isinstance(task.ask.until, Everyone) and bool(task.ask.until.among)
+            if (chosen or is_named) and (is_complete or at_deadline):
                 self._give_calls(peer, task, chosen, is_complete)
                 moved = True
                 if at_deadline:
@@ -271,7 +273,7 @@ class Play(Generic[T]):
         if isinstance(ask.until, Count):
             return len(chosen) >= ask.until.n
         expected = {p for verb in ask.verbs for p in self._expected.get((peer, verb), set())}
-        return set(ask.until.among or expected - self.gone) <= {each.peer for each in chosen}
+        return set(ask.until.among or expected) - self.gone <= {each.peer for each in chosen}
 
     def _give_calls(self, peer: PeerId, task: _Task, chosen: list[Request], is_complete: bool) -> None:
         self._batches[peer] += 1

@@ -106,7 +106,7 @@ def push(to: str | PeerId | Iterable[PeerId], verb: str, tensors: Tensors, *, st
 
 
 def next_calls(*verbs: str, until: Until = ONE) -> Steps[Requests]:
-    """Return calls of these verbs, one at least."""
+    """Return calls of these verbs, one at least unless `until` names peers."""
     asked: Requests = yield Next(verbs, until)
     return asked
 
