@@ -116,6 +116,8 @@ class Me:
     """The roles that it holds: see methods/roles/serves.py."""
     only_hosts: bool = False
     """Whether its user wants it to do nothing else (``--role host``)."""
+    is_hurried: bool = False
+    """Whether the peers wait for this node: a round of calls should end at this step."""
 
 
 def all_reduce(

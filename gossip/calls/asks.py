@@ -69,8 +69,10 @@ class Everyone:
     """
 
     among: tuple[PeerId, ...] = ()
-    """These are waited for at once: where none of them calls, the answer to `Next` has no calls. Empty: those that called this verb before and were not missed since, nor said that
-    it was the last; the wait begins with the first call."""
+    """These are waited for at once: where none of them calls, the answer to `Next` has no calls.
+
+    Empty: those that called this verb before, were not missed since, and did not say that it was the last.
+    Then the wait begins with the first call."""
 
 
 Until: TypeAlias = Count | Everyone

@@ -15,20 +15,13 @@ import numpy.typing as npt
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.errors import GossipError, RemoteViolation
+from shoal.gossip.messages import Named, Shape, Shapes
 
 MAX_BYTES: Final = 4 << 20
 """Of all tensors of a call or an answer: what a bulk frame holds."""
 MAX_TENSORS: Final = 16
-MAX_DIMENSIONS: Final = 6
 MAX_VERBS: Final = 32
-MAX_NAME: Final = 32
-"""Characters of a verb's name, of a tensor's and of a role's."""
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
-Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 22)]
-Shape: TypeAlias = Annotated[tuple[Size, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
-Shapes: TypeAlias = Annotated[tuple[tuple[Name, Shape], ...], msgspec.Meta(max_length=MAX_TENSORS)]
-"""Name and sizes of each tensor, sorted by name."""
 Tensors: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 """float32, of any shape within the form; finite."""
 Number = Literal["float32", "float16", "int8"]
@@ -60,9 +53,9 @@ class TensorForm(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a verb takes and gives. What breaks it is refused before memory is taken for it."""
 
-    takes: Annotated[dict[Name, TensorForm], msgspec.Meta(max_length=MAX_TENSORS)]
+    takes: Annotated[dict[Named, TensorForm], msgspec.Meta(max_length=MAX_TENSORS)]
     """By name; all of them are in every call."""
-    gives: Annotated[dict[Name, TensorForm], msgspec.Meta(max_length=MAX_TENSORS)] | None
+    gives: Annotated[dict[Named, TensorForm], msgspec.Meta(max_length=MAX_TENSORS)] | None
     """By name; all of them are in every answer. None: a push, which nobody answers."""
 
     def __post_init__(self) -> None:
@@ -76,7 +69,7 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"a call or an answer of up to {most} bytes; at most {MAX_BYTES} travel")
 
 
-Forms: TypeAlias = Annotated[dict[Name, Form], msgspec.Meta(max_length=MAX_VERBS)]
+Forms: TypeAlias = Annotated[dict[Named, Form], msgspec.Meta(max_length=MAX_VERBS)]
 """By verb."""
 
 
