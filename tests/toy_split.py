@@ -35,6 +35,9 @@ class ToySplit:
     def __init__(self, steps: int = 2, number: Number = "float32") -> None:
         self._steps, self._number = steps, number
 
+    def init(self, params: Any) -> State:
+        return State(params)
+
     def verbs(self, learner: Any) -> Mapping[str, Form]:
         one = {"v": TensorForm((1,), self._number)}
         return {"forward": Form(one, one), "grad": Form(one, one)}
