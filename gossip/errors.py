@@ -5,6 +5,7 @@ GossipError              the ask failed; the round can be run again from the old
 ├── LeftOut              the round went on without us; the new state will be fetched
 ├── Mismatch             members of the group asked for unlike things
 ├── NotFinite            what this node would give has numbers that are not finite
+├── Unanswered           no peer answered a call
 └── Unreachable          no address of the peer answered
 RemoteViolation          a peer broke the protocol: drop it, count it, go on
 LocalViolation           we broke it: a bug of ours, loud
@@ -29,6 +30,10 @@ class Mismatch(GossipError):
 
 class NotFinite(GossipError):
     """What this node would have given to the round has numbers that are not finite."""
+
+
+class Unanswered(GossipError):
+    """No peer that a call was for answered it in time; some may have acted on it all the same."""
 
 
 class Unreachable(GossipError):

@@ -130,6 +130,7 @@ class Timer(Enum):
     PUSH_SUM_GRACE = "push-sum grace"
     SERVING = "serving"
     FETCH = "fetch"
+    CALLS = "calls"
 
 
 @dataclass(frozen=True, slots=True)

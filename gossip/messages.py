@@ -1,7 +1,7 @@
 """Every message that peers exchange, with the bounds that hold before anything is believed.
 
 Decoding checks types, lengths and ranges (msgspec); the cores check meaning. Bulk bytes travel
-beside `Part`, `Reduced`, `Reveal`, `Offer`, `Chunk` and `Push`, in the link's bulk lane.
+beside `Part`, `Reduced`, `Reveal`, `Offer`, `Chunk`, `Push`, `Call` and `Answer`, in the link's bulk lane.
 """
 
 from typing import Annotated, Final, TypeAlias
@@ -49,6 +49,16 @@ Members = Annotated[tuple[Peer, ...], msgspec.Meta(min_length=1, max_length=MAX_
 Shares = Annotated[
     tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 20)], ...], msgspec.Meta(max_length=MAX_GROUP)
 ]
+
+
+Named = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+"""A verb, a tensor of a call or a role."""
+Shape: TypeAlias = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 22)], ...], msgspec.Meta(max_length=6)
+]
+Shapes: TypeAlias = Annotated[tuple[tuple[Named, Shape], ...], msgspec.Meta(max_length=16)]
+"""Name and sizes of each tensor of a call, sorted by name; the numbers travel as data."""
+Step = Annotated[bytes, msgspec.Meta(max_length=64)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -467,6 +477,59 @@ class Coming(Pairing, frozen=True):
 PairingMessage: TypeAlias = Push | Settle | Applied | Coming
 
 
+# --- calls ----------------------------------------------------------------------------------------
+
+
+class RoleOffer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a peer says of one role."""
+
+    role: Named
+    holds: bool
+    """Whether I hold it; else I am willing to."""
+
+
+class Roles(Message, frozen=True):
+    """Which roles of the run I hold or would take."""
+
+    roles: Annotated[tuple[RoleOffer, ...], msgspec.Meta(max_length=16)]
+    ability: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+    """How much I can compute beside others, such as processors; the ablest takes what nobody holds."""
+    only_hosts: bool
+    """Whether I have no data: whoever waits for me in a round waits for nothing."""
+    lease: Annotated[float, msgspec.Meta(gt=0, le=600.0)]
+    """Seconds after which this means nothing."""
+
+
+class Called(Message, frozen=True):
+    """The base of what two peers say of one call. It travels unsigned, so it names its run."""
+
+    run: Hash
+    verb: Named
+    step: Step
+
+
+class Call(Called, frozen=True):
+    """Do this, and answer; or do it once, if its form has no answer. Tensors as data."""
+
+    shapes: Shapes
+    is_last: bool = False
+    """Whether I do not call this verb again soon."""
+
+
+class Answer(Called, frozen=True):
+    """This came of your call. Tensors as data."""
+
+    shapes: Shapes
+
+
+class Unserved(Called, frozen=True):
+    """I do not answer this call: ask somebody else."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=100)]
+
+
+CallMessage: TypeAlias = Call | Answer | Unserved
+
 # --- fetching a state -----------------------------------------------------------------------------
 
 
@@ -524,6 +587,8 @@ PeerMessage: TypeAlias = (
     | Negotiation
     | ExchangeMessage
     | PairingMessage
+    | Roles
+    | CallMessage
     | Want
     | Fetch
     | FromDonor
@@ -570,4 +635,8 @@ Wire: TypeAlias = (
     | Settle
     | Applied
     | Coming
+    | Roles
+    | Call
+    | Answer
+    | Unserved
 )

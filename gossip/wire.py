@@ -25,6 +25,8 @@ from shoal.gossip.messages import (
     Accept,
     Announce,
     Announcements,
+    Answer,
+    Call,
     Chunk,
     Commit,
     Decline,
@@ -43,6 +45,7 @@ from shoal.gossip.messages import (
     Records,
     Reduced,
     Reveal,
+    Roles,
     SealedAnnouncements,
     SealedRecords,
     SealedWords,
@@ -50,6 +53,7 @@ from shoal.gossip.messages import (
     Signed,
     SignedAnnounce,
     Unheard,
+    Unserved,
     Wire,
 )
 
@@ -57,11 +61,23 @@ SIGNED: Final = b"\x00"
 PLAIN: Final = b"\x01"
 PRESENCE: Final = "Presence"
 MAX_CONTROL_BYTES: Final = 256 << 10
-BULK: Final = (Part, Reduced, Reveal, Offer, Chunk, Push)
+BULK: Final = (Part, Reduced, Reveal, Offer, Chunk, Push, Call, Answer)
 """What goes unsigned in the bulk lane."""
 UNSIGNED: Final = (*BULK, Near)
 """What is proved by the link alone; everything else is signed."""
-OF_A_RUN: Final = (Ready, Propose, Accept, Decline, Commit, Unheard, SealedWords, Exchange, Pairing)
+OF_A_RUN: Final = (
+    Ready,
+    Propose,
+    Accept,
+    Decline,
+    Commit,
+    Unheard,
+    SealedWords,
+    Exchange,
+    Pairing,
+    Roles,
+    Unserved,
+)
 """What means nothing to a peer of another run."""
 OTHER_RUN: Final = "other run"
 """A reason that is nobody's fault: peers of several runs meet in one swarm."""
@@ -264,5 +280,7 @@ def _check_numbers(message: Wire) -> None:
     # A NaN passes every comparison of a bound.
     if isinstance(message, Announce | Push) and not math.isfinite(message.weight):
         raise RemoteViolation("weight is not finite")
+    if isinstance(message, Roles) and not (math.isfinite(message.ability) and math.isfinite(message.lease)):
+        raise RemoteViolation("ability is not finite")
     if isinstance(message, Announce) and not math.isfinite(message.discount):
         raise RemoteViolation("discount is not finite")

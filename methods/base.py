@@ -22,6 +22,7 @@ import numpy.typing as npt
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.charter import Mode
 from shoal.gossip.averaging.origin import Kind
+from shoal.gossip.calls.asks import CallAsk
 from shoal.gossip.events import Vector
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class Here:
 
 Exchange: TypeAlias = AllReduce | Gather
 """The asks that peers answer."""
-Ask: TypeAlias = Exchange | Here
+Ask: TypeAlias = Exchange | Here | CallAsk
 Steps: TypeAlias = Generator[Ask, Any, T]
 
 
@@ -111,6 +112,12 @@ class Me:
     away: int = 0
     """Rounds that the swarm made without this node since `State.private` was made; all of them for a node
     that has none. A node that missed nothing has 0."""
+    hosts: tuple[str, ...] = ()
+    """The roles that it holds: see methods/roles/serves.py."""
+    only_hosts: bool = False
+    """Whether its user wants it to do nothing else (``--role host``)."""
+    is_hurried: bool = False
+    """Whether the peers wait for this node: a round of calls should end at this step."""
 
 
 def all_reduce(

@@ -79,8 +79,7 @@ def run_round(
         failing = {peer: (failures or {}).get((peer, turn)) for peer in waiting}
         asks = {peer: ask for peer, ask in waiting.items() if failing[peer] is None}
         ended.asked.append(tuple(waiting.values()))
-        unlike = _mismatch(asks)
-        answers = {peer: unlike or _answer(peer, asks) for peer in asks}
+        answers = answers_of(asks)
         peers, waiting = list(waiting), {}
         for peer in peers:
             _advance(ended, waiting, peer, running[peer], failing[peer] or answers[peer])
@@ -231,6 +230,8 @@ def _advance(
         ask = steps.throw(answer) if isinstance(answer, GossipError) else steps.send(answer)
         while isinstance(ask, Here):
             ask = steps.send(ended.here[peer])
+        if not isinstance(ask, AllReduce | Gather):
+            raise TypeError(f"{type(ask).__name__} is for methods with roles: see methods/roles/lockstep.py")
         waiting[peer] = ask
     except StopIteration as stop:
         ended.results[peer] = stop.value
@@ -241,6 +242,12 @@ def _advance(
 def _buffers(learner: Learner) -> int:
     """Return how many of a learner's params are buffers; a learner on paper has none."""
     return int(getattr(learner, "buffers", 0))
+
+
+def answers_of(asks: Mapping[PeerId, Exchange]) -> dict[PeerId, Averaged | Gathered | GossipError]:
+    """Return what each peer is told, of the asks that all of them make at once."""
+    unlike = _mismatch(asks)
+    return {peer: unlike or _answer(peer, asks) for peer in asks}
 
 
 def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered:

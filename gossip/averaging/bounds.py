@@ -37,7 +37,8 @@ So a result of clipping is bounded by its distance from the base, not from v: wh
 every round turns v, and with it the next result, no farther each time.
 Karimireddy, He, Jaggi (as below), algorithm 2. Where more than half have no v in common it is the mean.
 
-Medians are taken among the members that are no newcomers, where there are any. Norms are distances from the
+Medians are taken among the members that claim a weight, and of these among those that are no newcomers, where
+there are any. Norms are distances from the
 state that the members have in common (`agreed_base`). Where they have none in common, norms are those of the
 vectors themselves; there the cap is looser (`LOOSE`), since a vector that is scaled down below the others is
 a damage in itself.
@@ -196,4 +197,6 @@ def agreed_last(names: Sequence[bytes]) -> bytes:
 
 
 def _established(claims: Sequence[Stated]) -> Sequence[Stated]:
-    return [claim for claim in claims if not claim.is_newcomer] or claims
+    # Who weighs nothing gives nothing to the mean, such as a peer that only hosts: its norm is no measure.
+    weighing = [claim for claim in claims if claim.weight > 0] or claims
+    return [claim for claim in weighing if not claim.is_newcomer] or weighing

@@ -7,10 +7,16 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.grants import Redeem
 from shoal.gossip.admission.roster import Word
 from shoal.gossip.averaging.origin import Kind
+from shoal.gossip.calls.answering import HandedOut, StepName
+from shoal.gossip.calls.asking import Ended
+from shoal.gossip.calls.asks import Holder, Next
+from shoal.gossip.calls.calls import RoleTaken
+from shoal.gossip.calls.forms import Forms
 from shoal.gossip.events import Data, Happening, Vector
 from shoal.gossip.group import Exchanged
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.company import Alone, InCompany
+from shoal.gossip.messages import Shapes
 from shoal.gossip.run_spec import RunSpec
 from shoal.gossip.scope import NOWHERE, Here
 
@@ -170,6 +176,70 @@ class Goodbye:
     """The node leaves; its peers are told."""
 
 
+@dataclass(frozen=True, slots=True)
+class OfferRoles:
+    """The trainer's method has roles; what this node makes of them. Follows `Attach`."""
+
+    forms: Forms
+    roles: tuple[str, ...]
+    ability: float
+    is_willing: bool
+    """Whether it takes a role that nobody holds."""
+    takes: frozenset[str]
+    """The roles that it has at once; then it does nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPeer:
+    """The trainer calls: see gossip/calls/asks.py. Tensors come packed."""
+
+    id: int
+    to: tuple[PeerId, ...] | str
+    verb: str
+    step: bytes
+    shapes: Shapes
+    data: Data
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WantCalls:
+    """The trainer, in one of its roles, asks for the calls of others."""
+
+    role: str
+    ask: Next
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCalls:
+    """The trainer answers calls: the step, packed tensors, and why not where it refuses."""
+
+    answers: tuple[tuple[StepName, Shapes, Data, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookForRole:
+    """The trainer asks who holds a role."""
+
+    id: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRole:
+    """The trainer serves this role no longer."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttendRound:
+    """The trainer only hosts: it contributes once the peers that train are ready."""
+
+
+CallCommand: TypeAlias = (
+    OfferRoles | CallPeer | WantCalls | AnswerCalls | LookForRole | LeaveRole | AttendRound
+)
 Command: TypeAlias = (
     Attach
     | NewState
@@ -189,6 +259,7 @@ Command: TypeAlias = (
     | Submit
     | JoinBy
     | Goodbye
+    | CallCommand
 )
 Event: TypeAlias = Happening | AddAddress | Command
 """All that a member is told."""
@@ -296,6 +367,15 @@ class Refused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RoleFound:
+    """Who holds the role that was looked for."""
+
+    id: int
+    holders: tuple[Holder, ...]
+
+
+CallNotice: TypeAlias = HandedOut | Ended | RoleTaken | RoleFound
 Notice: TypeAlias = (
     Averaged
     | Gathered
@@ -310,5 +390,6 @@ Notice: TypeAlias = (
     | Refused
     | Alone
     | InCompany
+    | CallNotice
 )
 """All that a member tells its node."""

@@ -132,7 +132,7 @@ class GroupSearch:
             self._standing(now),
             self._sealed,
         )
-        return self.search.begin(self._expected(now), early, now)
+        return self.search.begin(self.expected(now), early, now)
 
     def end(self) -> None:
         """The round is over, or given up."""
@@ -212,7 +212,7 @@ class GroupSearch:
         search = self.under_way
         if search is None:
             return []
-        expected = self._expected(now)
+        expected = self.expected(now)
         if search.lacks_company and (
             expected - search.expected or self._view.company < search.config.company
         ):
@@ -224,7 +224,7 @@ class GroupSearch:
         """Ask anew who is there, for a node that waits for company: what was lost is not said twice."""
         search = self.under_way
         if search is not None and search.lacks_company:
-            self.is_stale = self._view.company < search.config.company or bool(self._expected(now))
+            self.is_stale = self._view.company < search.config.company or bool(self.expected(now))
 
     def timer(self, now: float) -> Effects:
         """Something that was waited for did not come."""
@@ -261,7 +261,7 @@ class GroupSearch:
             self.answer_wait.observe(search.answered_in)
         # Whoever is in the group all the same answered somebody: that it lives is known.
         view.note_unresponsive(silent - members)
-        missed = self._expected(now) - search.ready.keys() - members
+        missed = self.expected(now) - search.ready.keys() - members
         view.note_unresponsive(missed)
         self._note_tardy(((silent | search.tardy) - members) & newcomers, missed & newcomers, now)
         if missed - newcomers and not view.is_large_swarm():
@@ -271,11 +271,15 @@ class GroupSearch:
             self.ready_wait.observe(max(lags))
         return [ProbeLink(peer) for peer in sorted(silent)]
 
-    # --- inside -----------------------------------------------------------------------------------
-
-    def _expected(self, now: float) -> set[PeerId]:
+    def expected(self, now: float) -> set[PeerId]:
         """Return the peers worth waiting for, without newcomers that are not waited for now."""
         return self._view.expected(now) - self._ignored(now)
+
+    def ready_peers(self) -> set[PeerId]:
+        """Return who is ready for our round."""
+        return {peer for peer, (ready, _) in self.early.items() if self._view.is_mine(ready)}
+
+    # --- inside -----------------------------------------------------------------------------------
 
     def _newcomers(self) -> frozenset[PeerId]:
         """Return the linked peers that are no colleagues, where there are some, and one group."""

@@ -19,6 +19,7 @@ from shoal.gossip.admission.admission import Admission
 from shoal.gossip.averaging.announcing import is_sane
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.tensor_codecs import Feedback
+from shoal.gossip.calls.calls import Calls
 from shoal.gossip.deadlines import SLOWEST_LINE
 from shoal.gossip.events import (
     BANNED,
@@ -40,13 +41,17 @@ from shoal.gossip.events import (
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Phase, Trigger
 from shoal.gossip.member.asks import AskQueue
+from shoal.gossip.member.calling import Calling
 from shoal.gossip.member.commands import (
     AbortRound,
     Acquainted,
     AddAddress,
+    AnswerCalls,
     Attach,
+    AttendRound,
     BeginExternalExchange,
     CachedChunks,
+    CallPeer,
     Command,
     Contribute,
     ContributeBody,
@@ -57,8 +62,11 @@ from shoal.gossip.member.commands import (
     FinishEarly,
     Goodbye,
     JoinBy,
+    LeaveRole,
+    LookForRole,
     Measured,
     NewState,
+    OfferRoles,
     PeerAddresses,
     Refused,
     RefuseState,
@@ -68,6 +76,7 @@ from shoal.gossip.member.commands import (
     SetEngine,
     Submit,
     Synced,
+    WantCalls,
 )
 from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.pairwise_rounds import PairwiseRounds
@@ -84,7 +93,9 @@ from shoal.gossip.membership.presence import PresenceTable
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import (
     Accept,
+    Answer,
     Applied,
+    Call,
     Chunk,
     Coming,
     Commit,
@@ -102,6 +113,7 @@ from shoal.gossip.messages import (
     Ready,
     Record,
     Records,
+    Roles,
     RosterDigest,
     RosterHave,
     RosterKeys,
@@ -110,6 +122,7 @@ from shoal.gossip.messages import (
     Settle,
     Shown,
     Unheard,
+    Unserved,
     Wait,
     Want,
 )
@@ -193,6 +206,10 @@ class Member:
             wait_for=config.wait_for,
             wait_seconds=config.wait_seconds,
         )
+        linked = self.view.table.connected
+        counts = (self.admission.count, self.admission.strike)
+        self.calls = Calls(me, config.patience, config.lease, linked, *counts)
+        self.calling = Calling(self.view, self.group_search, self.calls)
         self.run_mismatch = RunMismatch(self.view)
         self.roster_sync = RosterSync(self.view, dice)
         self.foreign_lineages = ForeignLineages(self.view)
@@ -220,6 +237,7 @@ class Member:
             case Arriving():
                 self.asks.arriving(event.peer, event.n_bytes, now)
                 self.state_sync.arriving(event.peer, now)
+                self.calls.arriving(event.peer, now)
                 return self.pairwise.arriving(event.peer, event.n_bytes, now)
             case TimerFired():
                 return self._timer(event.name, now)
@@ -275,6 +293,10 @@ class Member:
             case Measured():
                 self.group_search.uplink.observe(event.n_bytes, event.busy, self.asks.load)
                 return []
+            case OfferRoles() | CallPeer() | WantCalls() | AnswerCalls() | LookForRole() | LeaveRole():
+                return self.calling.command(event, now)
+            case AttendRound():
+                return self.calling.command(event, now)
             case Submit():
                 return self.roster_sync.submitted(event.words, now)
             case JoinBy():
@@ -435,6 +457,7 @@ class Member:
         self.state_sync.stop()
         self.view.trainer_left()
         self._enter(Trigger.TRAINER_LEFT)
+        effects += self.calls.detach(now)
         return [*effects, *self.dissemination.push(now)]
 
     # --- links ------------------------------------------------------------------------------------
@@ -449,6 +472,7 @@ class Member:
         self.view.colleagues.named = self.dial_plan.named()
         effects += self.dissemination.greet(event.peer, now)
         effects += self.roster_sync.greet(event.peer, now)
+        effects += self.calls.found(event.peer, now)
         return effects + self.pairwise.found(event.peer, now) + self._view_changed(now)
 
     def _peer_lost(self, peer: PeerId, now: float) -> Effects:
@@ -462,7 +486,7 @@ class Member:
         return self._gone(peer, now, is_dead=True)
 
     def _gone(self, peer: PeerId, now: float, *, is_dead: bool = False) -> Effects:
-        effects = self.pairwise.lost(peer, now, is_dead=is_dead)
+        effects = [*self.pairwise.lost(peer, now, is_dead=is_dead), *self.calls.lost(peer, now)]
         self.serving.lost(peer)
         # A group that comes about without it begins its exchange, before that loses it too.
         effects = [*effects, *self.group_search.lost(peer, now), *self._settle(now)]
@@ -500,6 +524,8 @@ class Member:
                 return self.state_sync.handle(peer, message, event.data, now)
             case Push() | Settle() | Applied() | Coming():
                 return self.pairwise.handle(peer, message, event.data, now)
+            case Roles() | Call() | Answer() | Unserved():
+                return self.calls.handle(peer, message, event.data, now)
 
     def _near(self, peer: PeerId, message: Near, now: float) -> Effects:
         before = self.nearby.said_by(peer)
@@ -607,7 +633,7 @@ class Member:
             effects += self.pairwise.answer(now)
         if self.state_sync.is_over:
             effects += self._fetch_ended(now)
-        return effects
+        return effects + self.calling.settle(now)
 
     def _group_formed(self, group: Group, now: float) -> Effects:
         """Begin the exchange."""
@@ -666,6 +692,8 @@ class Member:
                 return self.serving.go_on(now, yields=self.asks.is_busy)
             case Timer.FETCH:
                 return self.state_sync.timer(now)
+            case Timer.CALLS:
+                return self.calls.timer(now)
             case Timer.FINISH_EARLY:
                 return [Notify(FinishEarly())] if self.phase is Phase.WORKING else []
 
@@ -682,6 +710,7 @@ class Member:
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
         self.foreign_lineages.beat(now)
+        effects += self.calls.beat(now)
         return [*effects, *self._check_behind(now), SetTimer(self._next_beat, Timer.BEAT)]
 
     def _look_for_company(self, now: float) -> Effects:
@@ -726,6 +755,7 @@ class Member:
         self.asks.end(finished=finished)
         self.pairwise.end()
         self.group_search.end()
+        self.calling.new_round()
 
     def _enter(self, trigger: Trigger) -> None:
         self.view.lifecycle.enter(trigger)

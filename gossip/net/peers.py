@@ -16,7 +16,7 @@ WIRE: Final = (3, 1)
 """(major, minor) of what this build says on the wire; docs/wire.md lists each.
 
 Nodes of different majors part at the hello. The minor counts additions that older nodes can do without."""
-FEATURES: Final[tuple[str, ...]] = ()
+FEATURES: Final[tuple[str, ...]] = ("calls",)
 """Words for what this build can do beyond its wire version. A receiver ignores those it does not know."""
 MAX_HELLO_BYTES: Final = 4096
 MAX_BACKLOG_BYTES: Final = 16 << 20

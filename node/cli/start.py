@@ -20,6 +20,7 @@ _SETTINGS: Final = {
     "wait_for": "run.wait_for",
     "wait_seconds": "run.wait_seconds",
     "alone": "run.alone",
+    "role": "run.role",
     "device": "run.device",
     "threads": "run.threads",
     "listen": "network.listen",
@@ -79,6 +80,9 @@ def start(
     ] = None,
     alone: Annotated[
         Policy | None, _train("--alone", "When the others are gone: wait, wait-for-lost or go-on.")
+    ] = None,
+    role: Annotated[
+        str | None, _train("--role", "auto, client, host, or a role of the method: who hosts for others.")
     ] = None,
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,

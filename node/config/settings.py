@@ -50,6 +50,9 @@ class RunConfig(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 60.0
     """A state of 64 MB or more is saved at most this often, and when the node ends. A node that is killed
     goes on from the last one saved, and fetches a newer one from its peers. 0: every state."""
+    role: Annotated[str, msgspec.Meta(min_length=1, max_length=32)] = "auto"
+    """Of a method with roles, such as a host's. auto: train, and take a role that nobody holds. client: train
+    only. host, or the name of one role: hold it, and train nothing."""
     trainer: Literal["spawn", "external"] = "spawn"
     """spawn: the node starts its trainer. external: a process of yours attaches to this node."""
 

@@ -155,7 +155,7 @@ class Daemon(Surroundings):
             self.roster_keeper.network_key = network_key
             self.roster_keeper.use(self.config.run.charter)
             self.roster_keeper.join(self.config.invite)
-            self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, self)
+            self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, self, self.config.run.role)
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._found

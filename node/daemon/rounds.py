@@ -24,12 +24,16 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from shoal.crypto.keys import PeerId, short
+from shoal.gossip.calls.answering import HandedOut
+from shoal.gossip.calls.asking import Ended
+from shoal.gossip.calls.calls import RoleTaken
 from shoal.gossip.events import Vector
 from shoal.gossip.member import commands
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.movement import Movement, Movements, fault_of
 from shoal.gossip.state.tree_hash import leaves, root
+from shoal.node.daemon.roles import command_of, message_of, offer_of
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
@@ -74,9 +78,16 @@ class Rounds:
     run_id = staticmethod(run_id)
     """How a run is named; the simulator keeps the names of its runs as settings are added."""
 
-    def __init__(self, me: PeerId, state_dir: Path, failpoint: Failpoint, surroundings: Surroundings) -> None:
-        """Wait for a trainer."""
-        self.me = me
+    def __init__(
+        self,
+        me: PeerId,
+        state_dir: Path,
+        failpoint: Failpoint,
+        surroundings: Surroundings,
+        role: str = "auto",
+    ) -> None:
+        """Wait for a trainer. `role`: as `RunConfig.role` has it."""
+        self.me, self.role = me, role
         self.trainer = Trainer.NONE
         self.spec: RunSpec | None = None
         self.run = b""
@@ -147,10 +158,13 @@ class Rounds:
         self._syncing, self._synced = False, None
         self._waits_alone = False
         reply = self._reply
-        reply(ipc.Attached(round=self.round, slot=0, restored=found is not None, me=self.me))
+        restored = found is not None
+        reply(ipc.Attached(round=self.round, slot=0, restored=restored, me=self.me, role=self.role))
         self.trainer = Trainer.IDLE
         kept = (self._had_company, trust.known, trust.is_unanchored)
         self._around.command(commands.Attach(self.run, message.spec, message.mergeable, *kept))
+        if message.roles:
+            self._around.command(offer_of(message, self.role))
         self._state_is_new()
 
     def detached(self) -> None:
@@ -184,6 +198,8 @@ class Rounds:
                 self._around.problem(f"training: {source}", text)
             case ipc.TrainerFailed():
                 self.failure = message.text
+            case _ if (command := command_of(message)) is not None:
+                self._around.command(command)
 
     def _ask(self, message: ipc.AskAllReduce) -> None:
         assert self._segment is not None
@@ -332,6 +348,9 @@ class Rounds:
                 self._synced = notice
                 if self.trainer not in (Trainer.WORKING, Trainer.ASKING):
                     self._go_on_synced()
+            case HandedOut() | Ended() | RoleTaken() | commands.RoleFound():
+                if self.trainer is not Trainer.STOPPED and self._reply is not None:
+                    self._reply(message_of(notice))
             case commands.FinishEarly():
                 self._set_flag(ipc.HURRY)
             case commands.Acquainted():

@@ -10,6 +10,8 @@
       or Idle(round, reason)                   -->        the round did not end in a new state
       Problem(source, text)                    -->        at any time: what a person should see to
                                                <--  Begin(...) | Stop()
+      CallPeer, WantCalls, AnswerCalls, ...    -->        at any time: of calls and roles, with their tensors
+                                               <--  CallEnded, HandedOut, RoleTaken, RoleFound
 
 With a delay the trainer works on while it waits, be it for an answer or for `Begin`; the order is the same.
 
@@ -38,8 +40,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.origin import Kind
+from shoal.gossip.calls.asks import Holder
+from shoal.gossip.calls.forms import Forms
 from shoal.gossip.events import Vector
+from shoal.gossip.messages import Shapes
 from shoal.gossip.run_spec import RunSpec
 from shoal.node.framing import Message, Text, frame, read_frame
 
@@ -63,6 +69,12 @@ class Attach(Message, frozen=True):
     """Whether the method ever asks its peers; one that does not trains in a run of its own."""
     needs_every_state: bool = False
     """Whether what is private makes sense only beside one state, so that none may be missing on disk."""
+    roles: tuple[str, ...] = ()
+    """Those of the run, where the method has any."""
+    forms: Forms = msgspec.field(default_factory=dict)
+    """What peers may call each other for."""
+    ability: float = 0.0
+    """How much this machine can compute beside others."""
 
 
 class Attached(Message, frozen=True):
@@ -73,6 +85,8 @@ class Attached(Message, frozen=True):
     restored: bool
     me: str = ""
     """The node's own peer id."""
+    role: Text = "auto"
+    """What the node's user wants of it; see `RunConfig.role`."""
 
 
 class Begin(Message, frozen=True):
@@ -159,6 +173,90 @@ class Problem(Message, frozen=True):
     text: Text
 
 
+# --- calls and roles: at any time, beside the asks of a round ---------------------------------------
+
+
+class CallPeer(Message, frozen=True):
+    """Call a peer: the first of these that answers, or else the holders of a role."""
+
+    id: int
+    peers: tuple[PeerId, ...]
+    name: str
+    """A role or a peer; empty where there are `peers`."""
+    verb: str
+    step: bytes
+    shapes: Shapes
+    data: bytes
+    is_last: bool
+
+
+class CallEnded(Message, frozen=True):
+    """What came of a call: tensors of a peer, or why not, or neither of a push."""
+
+    id: int
+    peer: str
+    shapes: Shapes
+    data: bytes
+    failure: str
+
+
+class WantCalls(Message, frozen=True):
+    """Hand out calls of these verbs to the generator of a role."""
+
+    role: str
+    verbs: tuple[str, ...]
+    count: int
+    """So many; 0: of `among`, or everyone."""
+    among: tuple[PeerId, ...]
+
+
+class HandedOut(Message, frozen=True):
+    """Calls: caller, verb, step, and packed tensors."""
+
+    role: str
+    calls: tuple[tuple[str, str, bytes, Shapes, bytes], ...]
+    is_complete: bool
+
+
+class AnswerCalls(Message, frozen=True):
+    """Answers: caller, verb, step, packed tensors, and why not where the call is refused."""
+
+    answers: tuple[tuple[str, str, bytes, Shapes, bytes, str], ...]
+
+
+class LookForRole(Message, frozen=True):
+    """Who holds this role?"""
+
+    id: int
+    role: str
+
+
+class RoleFound(Message, frozen=True):
+    """These hold it, in the order in which a call tries them."""
+
+    id: int
+    holders: tuple[Holder, ...]
+
+
+class RoleTaken(Message, frozen=True):
+    """The node holds this role from now on: serve it."""
+
+    role: str
+
+
+class LeaveRole(Message, frozen=True):
+    """The trainer serves this role no longer."""
+
+    role: str
+
+
+class AttendRound(Message, frozen=True):
+    """Hurry this round's trainer once all peers that train are ready."""
+
+
+ForRoles: TypeAlias = CallEnded | HandedOut | RoleFound | RoleTaken
+
+
 class TrainerFailed(Message, frozen=True):
     """The trainer cannot go on; the text is one line that a person can act on."""
 
@@ -169,8 +267,10 @@ class Stop(Message, frozen=True):
     """End; nothing more will come."""
 
 
-FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | Problem | TrainerFailed
-FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop
+OfRoles: TypeAlias = CallPeer | WantCalls | AnswerCalls | LookForRole | LeaveRole | AttendRound
+OfRounds: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle
+FromTrainer: TypeAlias = OfRounds | Problem | TrainerFailed | OfRoles
+FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop | ForRoles
 
 from_trainer: Final[msgspec.msgpack.Decoder[FromTrainer]] = msgspec.msgpack.Decoder(FromTrainer)
 from_daemon: Final[msgspec.msgpack.Decoder[FromDaemon]] = msgspec.msgpack.Decoder(FromDaemon)

@@ -154,6 +154,7 @@ class _Trainer(Callbacks):
             self._method,
             initial,
             self._private,
+            self._learner,
         )
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
         if self._session.restored:

@@ -16,13 +16,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import errors
 from shoal.gossip.admission.charter import parse
+from shoal.gossip.calls.asks import Attend, Call, Look, Next, Reply
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec
 from shoal.gossip.state.tree_hash import state_hash
@@ -43,16 +44,21 @@ from shoal.methods.base import (
     has_one_exchange,
     why_not_gather,
 )
-from shoal.methods.errors import BadOption
+from shoal.methods.errors import BadOption, Interrupted
 from shoal.methods.params import copy_unless_there, read_state, write_state
 from shoal.node.framing import Message
 from shoal.node.storage.private_rounds import Mark, PrivateRounds
 from shoal.node.trainer import ipc
+from shoal.node.trainer.role_work import ROUND, RoleWork, ability
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Waited: TypeAlias = Exchange | Call | Look | Next | Attend
+"""The asks whose answers take time."""
+ATTEND_EVERY: Final = 0.02
+"""Seconds between two looks at whether the peers wait for a node that only hosts."""
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at why no answer comes."""
 _FAILURES: Final[Mapping[str, type[errors.GossipError]]] = {
@@ -86,11 +92,15 @@ class Session:
         method: Method,
         initial: State,
         private: PrivateRounds | None = None,
+        learner: Any = None,
     ) -> None:
         """Attach; afterwards `begun` says where to go on. `private`: what never leaves the node, by round.
 
+        `learner`: what a method with roles serves with; without it the node holds none.
+
         Raises:
             LineLost: the daemon has another trainer already, or is gone.
+            BadOption: the node's user wants a role of it that the method does not have.
         """
         self.spec = spec
         self._private = private or private_rounds(method, initial, spec, None)
@@ -103,6 +113,7 @@ class Session:
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""
         self._is_lent = has_one_exchange(method) and not spec.delay
+        self._roles = RoleWork(method, learner, self._send, self.problem)
         exchange_numel = method.exchange_numel(spec.params_numel)
         self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
         write_state(initial, self._segment.slots[0])
@@ -115,6 +126,9 @@ class Session:
                     mergeable=method.mergeable,
                     asks=method.asks,
                     needs_every_state=self._private.matches_state,
+                    roles=self._roles.roles,
+                    forms=dict(self._roles.forms),
+                    ability=ability() if self._roles.roles else 0.0,
                 ),
                 (descriptor,),
             )
@@ -129,6 +143,7 @@ class Session:
         self.restored = answer.restored
         """Whether the daemon had a state on disk."""
         self._peer = PeerId(answer.me)
+        self._roles.attached(self._peer, answer.role, spec.method)
         # Without the state that they were made with, moments are in vain; duals find theirs by its hash.
         if self.restored or self._private.matches_state:
             self._private.restore()
@@ -142,6 +157,7 @@ class Session:
         match self._receive():
             case ipc.Begin() as begin:
                 self._asked = 0
+                self._roles.me = self.here(begin)
                 return begin
             case ipc.Stop():
                 self._private.settle()
@@ -171,7 +187,8 @@ class Session:
 
     def here(self, begin: ipc.Begin) -> Me:
         """Return what this node knows of itself in the round whose state was read last."""
-        return Me(self._peer, begin.round, self._away)
+        of_roles = (self._roles.hosts, self._roles.only_hosts, self.is_hurried())
+        return Me(self._peer, begin.round, self._away, *of_roles)
 
     def is_interrupted(self) -> bool:
         """Whether the daemon wants this round's work thrown away."""
@@ -245,13 +262,23 @@ class Session:
         """Close the line; the daemon keeps the last state."""
         self._line.close()
 
-    def post(self, begin: ipc.Begin, ask: Exchange) -> None:
+    def post(self, begin: ipc.Begin, ask: Waited) -> None:
         """Send an ask on its way; `receive_answer` waits for what comes of it.
 
         Raises:
+            BadTensors: tensors of a call do not fit the verb's form.
             BadOption: the method asks for more than it said it would, or gathers where it may not.
             LineLost: the daemon is gone.
         """
+        match ask:
+            case AllReduce() | Gather():
+                self._post_exchange(begin, ask)
+            case Call() | Look() | Next():
+                self._call = self._roles.post(ask, ROUND)
+            case Attend():
+                self._send(ipc.AttendRound())
+
+    def _post_exchange(self, begin: ipc.Begin, ask: Exchange) -> None:
         self._asked += 1
         index = self._asked - 1
         match ask:
@@ -278,13 +305,26 @@ class Session:
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body, tag=ask.tag)
         self._send(message)
 
-    def receive_answer(self, ask: Exchange) -> Averaged | Gathered:
+    def reply(self, ask: Reply) -> None:
+        """Answer calls.
+
+        Raises:
+            BadTensors: an answer does not fit its verb's form.
+        """
+        self._roles.reply(ask)
+
+    def receive_answer(self, ask: Waited) -> Any:
         """Wait for the answer to the ask that was posted last.
 
         Raises:
             GossipError: it failed.
+            Interrupted: the swarm is elsewhere, and a round with calls is to end.
             LineLost: the daemon is gone, or stops.
         """
+        if isinstance(ask, Attend):
+            return self._attend()
+        if isinstance(ask, Call | Look | Next):
+            return self._receive_of_roles(ask)
         match ask, self._receive():
             case AllReduce(), ipc.Averaged(contributors=contributors):
                 mean: Vector = self._segment.exchange[: ask.vector.size]
@@ -300,6 +340,34 @@ class Session:
                 raise LineLost("the node stops")
             case _, other:
                 raise LineLost(f"the daemon sent {type(other).__name__} as an answer")
+
+    def _receive_of_roles(self, ask: Call | Look | Next) -> Any:
+        """Wait for the answer to a call, past those of earlier rounds that were given up."""
+        while True:
+            message = self._receive()
+            match message:
+                case ipc.CallEnded(id=id_) | ipc.RoleFound(id=id_) if id_ != self._call:
+                    continue
+                case ipc.CallEnded() | ipc.RoleFound() | ipc.HandedOut():
+                    answer = self._roles.answer_of(ask, message)
+                case ipc.Stop():
+                    raise LineLost("the node stops")
+                case _:
+                    raise LineLost(f"the daemon sent {type(message).__name__} as an answer")
+            if self.is_interrupted():
+                raise Interrupted("the swarm's state has taken the place of ours")
+            if isinstance(answer, errors.GossipError):
+                raise answer
+            return answer
+
+    def _attend(self) -> None:
+        while not self.is_hurried():
+            if self.is_interrupted():
+                raise Interrupted("the swarm's state has taken the place of ours")
+            if self._line.has_word(ATTEND_EVERY):
+                message = self._line.receive()
+                if not self._serve(message) and not isinstance(message, ipc.CallEnded):
+                    raise LineLost(f"the daemon sent {type(message).__name__} to a node that hosts")
 
     def _own(self, array: Array) -> Array:
         """Return an array that no slot is behind."""
@@ -318,13 +386,24 @@ class Session:
             raise LineLost("the node is gone") from error
 
     def _receive(self) -> ipc.FromDaemon:
+        """Wait for what is for the round; what is for a role is done meanwhile."""
         try:
-            while self.on_alone is not None and not self._line.has_word(LOOK_EVERY):
-                if self._segment.flags[ipc.ALONE]:
-                    self.on_alone()
-            return self._line.receive()
+            while True:
+                while self.on_alone is not None and not self._line.has_word(LOOK_EVERY):
+                    if self._segment.flags[ipc.ALONE]:
+                        self.on_alone()
+                message = self._line.receive()
+                if not self._serve(message):
+                    return message
         except (EOFError, OSError) as error:
             raise LineLost("the node is gone") from error
+
+    def _serve(self, message: ipc.FromDaemon) -> bool:
+        """Go on with what this node serves, if a message is for that."""
+        is_served = self._roles.take(message)
+        self.work_seconds += self._roles.work_seconds
+        self._roles.work_seconds = 0.0
+        return is_served
 
 
 def private_rounds(method: Method, initial: State, spec: RunSpec, folder: Path | None) -> PrivateRounds:
@@ -359,17 +438,21 @@ class Asking(Generic[T]):
             LineLost: the daemon is gone, or stops.
         """
         try:
-            given: Averaged | Gathered | errors.GossipError = self._session.receive_answer(self._ask)
+            given: Any = self._session.receive_answer(self._ask)
         except errors.GossipError as error:
             given = error
         self._go_on(given)
 
-    def _go_on(self, given: Averaged | Gathered | errors.GossipError | None) -> None:
+    def _go_on(self, given: Any) -> None:
         steps, started = self._steps, time.monotonic()
         try:
             ask = steps.throw(given) if isinstance(given, errors.GossipError) else steps.send(given)
-            while isinstance(ask, Here):
-                ask = steps.send(self._session.here(self._begin))
+            while isinstance(ask, Here | Reply):
+                if isinstance(ask, Reply):
+                    self._session.reply(ask)
+                    ask = steps.send(None)
+                else:
+                    ask = steps.send(self._session.here(self._begin))
         except StopIteration as end:
             self._result: T = end.value
             self.is_over = True

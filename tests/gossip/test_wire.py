@@ -71,6 +71,8 @@ SIGNED_KINDS: tuple[messages.Message, ...] = (
     messages.Settle(1 << 50),
     messages.Applied(1 << 50, 5),
     messages.Coming(1 << 50, 5, 1 << 20),
+    messages.Roles((messages.RoleOffer("host", True),), 4.0, False, 12.0),
+    messages.Unserved(RUN, "forward", b"7/0", "busy"),
 )
 BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Part(GROUP, 0, 2, 70000, 1),
@@ -79,11 +81,26 @@ BULK_KINDS: tuple[messages.Message, ...] = (
     messages.Offer(HASH, BASE, 7, 35880),
     messages.Chunk(HASH, 70000),
     messages.Push(1 << 50, 5, 70000, 0.75),
+    messages.Call(RUN, "forward", b"7/0", (("z", (64, 11, 32)),), True),
+    messages.Answer(RUN, "forward", b"7/0", (("y", (64, 10)),)),
     messages.Near((f"/ip4/192.168.1.7/tcp/4710/p2p/{ME}",)),
 )
 OPENED_KINDS: tuple[messages.Message, ...] = (messages.SealedWords(7, (b"sealed",)),)
 """What is made of words that are opened one by one."""
 BODIES = {
+    "Roles": "95a5526f6c65739192a4686f7374c3cb4010000000000000c2cb4028000000000000",
+    "Unserved": (
+        "95a8556e736572766564c4207272727272727272727272727272727272727272727272727272727272727272a7666f72"
+        "77617264c403372f30a462757379"
+    ),
+    "Call": (
+        "96a443616c6cc4207272727272727272727272727272727272727272727272727272727272727272a7666f7277617264"
+        "c403372f309192a17a93400b20c3"
+    ),
+    "Answer": (
+        "95a6416e73776572c4207272727272727272727272727272727272727272727272727272727272727272a7666f727761"
+        "7264c403372f309192a17992400a"
+    ),
     "Unannounced": "94ab556e616e6e6f756e636564c4106767676767676767676767676767676700c4080000000000000005",
     "Announce": (
         "9aa8416e6e6f756e6365c4106767676767676767676767676767676700cb4050000000000000c4206262626262626262"

@@ -79,7 +79,7 @@ def run(line: ipc.Line, spec: TrainerSpec) -> None:
     )
     if tag := os.environ.get("LIGHT_TAG"):
         post = session.post
-        session.post = lambda begin, ask: post(begin, replace(ask, tag=tag))  # type: ignore[method-assign]
+        session.post = lambda begin, ask: post(begin, replace(ask, tag=tag))  # type: ignore[method-assign,arg-type]
     light.is_interrupted, light.is_hurried = session.is_interrupted, session.is_hurried
     if spec.delay:
         overlap = Overlap(session, cast(OuterMethod, method), lambda state, report: report)

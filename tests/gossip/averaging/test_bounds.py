@@ -110,3 +110,10 @@ def test_who_has_nothing_to_add_is_scaled_by_nothing() -> None:
 )
 def test_a_state_in_common_is_that_of_half_or_more(bases: list[bytes], agreed: bytes) -> None:
     assert agreed_base(bases) == agreed
+
+
+@given(members, st.integers(1, 16))
+def test_those_without_a_weight_cap_nobody(stated: list[Stated], n_idle: int) -> None:
+    idle = [Stated(0.0, 0.0)] * n_idle
+    if any(each.weight > 0 for each in stated):
+        assert cap_of([*stated, *idle]) == cap_of([each for each in stated if each.weight > 0])

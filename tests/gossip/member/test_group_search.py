@@ -150,7 +150,7 @@ def test_newcomers_that_leave_us_waiting_are_not_waited_for_and_get_no_seat_for_
     assert (fault.peer, fault.reason, fault.count) == (newcomer, TARDY, 1)
     assert one.answer_wait.seconds() == wait, "nobody waits longer for the others"
     view.unresponsive.clear()
-    assert newcomer not in one._expected(0.0)
+    assert newcomer not in one.expected(0.0)
     one.early = {peer: (Ready(view.round, view.base), 9.0) for peer in (A, newcomer)}
     one.begin((), 0.0)
     assert one.search is not None

@@ -1,0 +1,1 @@
+"""Methods with roles: peers that call, and peers that answer."""
