@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import msgspec
 import typer
 
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
+from shoal.node.cli.round_rows import COLUMNS, cells, flat
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
 from shoal.node.text import duration, figure
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks for new rounds."""
-COLUMNS: Final = (
-    *("id", "run_id", "round", "finished_at", "outcome", "contributors", "loss"),
-    *("work_seconds", "matchmaking_seconds", "exchange_seconds", "state_hash", "reason"),
-)
-"""Of CSV, before the task's own metrics."""
 
 
 def history(
@@ -92,19 +87,6 @@ def seconds_of(text: str) -> float:
     if found is None:
         raise BadConfig(f"{text!r} is no span of time: write 30m, 12h or 2d")
     return int(found[1]) * UNITS[found[2]]
-
-
-def flat(kept: "KeptRound") -> dict[str, Any]:
-    """Return a round as one level of names; the task's metrics stand under ``metrics``."""
-    return {"id": kept.id, "run_id": kept.run_id, **msgspec.structs.asdict(kept.round)}
-
-
-def cells(kept: "KeptRound") -> dict[str, Any]:
-    """Return a round as one row: the time as RFC 3339, and a name of its own for every metric."""
-    fields = flat(kept)
-    metrics = fields.pop("metrics")
-    fields["finished_at"] = datetime.fromtimestamp(fields["finished_at"], UTC).isoformat(timespec="seconds")
-    return {**fields, **{f"metric/{name}": value for name, value in metrics.items()}}
 
 
 def _store(place: Home) -> "Store":

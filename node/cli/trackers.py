@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from shoal.node.cli.history import COLUMNS, cells
+from shoal.node.cli.round_rows import COLUMNS, cells
 from shoal.node.errors import BadConfig
 from shoal.node.storage.database import KeptRound
 
@@ -59,14 +59,24 @@ class TensorboardTracker:
 
     def __init__(self, folder: str) -> None:
         """Open the folder."""
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._writer: Any = SummaryWriter(folder)
+        self._event: Any = Event
+        self._summary: Any = Summary
+        self._writer: Any = EventFileWriter(folder)
 
     def write(self, kept: KeptRound) -> None:
         """See `Tracker`."""
-        for name, value in figures(kept):
-            self._writer.add_scalar(name, value, kept.round.round, walltime=kept.round.finished_at)
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in figures(kept)]
+        self._writer.add_event(
+            self._event(
+                wall_time=kept.round.finished_at,
+                step=kept.round.round,
+                summary=self._summary(value=values),
+            )
+        )
 
     def flush(self) -> None:
         """See `Tracker`."""

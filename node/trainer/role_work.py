@@ -7,9 +7,9 @@ whenever the round waits for the daemon. Torch-free.
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.calls.asks import (
@@ -55,6 +55,16 @@ class _Serving:
     id: int = 0
 
 
+class Line(Protocol):
+    """What reaches the daemon."""
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+
+    def problem(self, source: str, text: str) -> None:
+        """Show what a person should see to, until the text is empty."""
+
+
 class RoleWork:
     """See the module's docstring."""
 
@@ -62,11 +72,10 @@ class RoleWork:
         self,
         method: Method,
         learner: Any,
-        send: Callable[[Message], None],
-        problem: Callable[[str, str], None],
+        session: Line,
     ) -> None:
-        """`send`: to the daemon; `problem`: what a person should see to, by its source."""
-        self._learner, self._send, self._problem = learner, send, problem
+        """`session` reaches the daemon."""
+        self._learner, self._send, self._problem = learner, session.send, session.problem
         self._method = method if isinstance(method, Serves) and learner is not None else None
         self.forms: Mapping[str, Form] = dict(self._method.verbs(learner)) if self._method else {}
         self.roles = tuple(self._method.roles) if self._method else ()
