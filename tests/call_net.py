@@ -1,5 +1,6 @@
 """Cores of calls in virtual time, over a network that loses what a test says."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.calls.answering import HandedOut
 from shoal.gossip.calls.asking import Ended
 from shoal.gossip.calls.asks import Next
@@ -27,7 +29,7 @@ class Node:
 
     calls: Calls
     told: list[Any] = field(default_factory=list)
-    counts: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     timer: float = float("inf")
 
     def of(self, kind: type[Any]) -> list[Any]:
@@ -58,15 +60,9 @@ class CallNet:
         self._mail: list[tuple[float, int, PeerId, PeerId, Any, bytes]] = []
         self._posted = 0
         for name, others in self.linked.items():
-            counts: list[str] = []
-            strikes: dict[PeerId, int] = {}
-
-            def strike(peer: PeerId, strikes: dict[PeerId, int] = strikes) -> bool:
-                strikes[peer] = strikes.get(peer, 0) + 1
-                return strikes[peer] >= 32
-
-            core = Calls(name, PATIENCE, 30.0, others, counts.append, strike)
-            self.nodes[name] = Node(core, counts=counts)
+            admission = Admission()
+            core = Calls(name, PATIENCE, 30.0, others, admission)
+            self.nodes[name] = Node(core, counts=admission.counts)
 
     def attach(
         self, name: str, *, takes: bool = False, is_willing: bool = True, ability: float = 1.0

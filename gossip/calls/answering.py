@@ -13,12 +13,13 @@ What is kept is bounded: per peer and verb by `MAX_QUEUED` calls, over all by by
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.calls.asks import Count, Everyone, Next
 from shoal.gossip.calls.forms import Form, check
 from shoal.gossip.deadlines import SHORTEST_TIMEOUT, Deadline
@@ -100,10 +101,10 @@ class Answering:
     """The callee's side of one node. See the module's docstring."""
 
     def __init__(
-        self, me: PeerId, patience: float, linked: AbstractSet[PeerId], count: Callable[[str], None]
+        self, me: PeerId, patience: float, linked: AbstractSet[PeerId], admission: Admission
     ) -> None:
-        """`linked`: the peers with links, as they are at any time; `count`: told why something is dropped."""
-        self._me, self._patience, self._linked, self._count = me, patience, linked, count
+        """`linked`: the peers with links, as they are at any time; `admission`: counts what is dropped."""
+        self._me, self._patience, self._linked, self._admission = me, patience, linked, admission
         self._run, self._forms = b"", dict[str, Form]()
         self.roles: set[str] = set()
         """Those that this node holds."""
@@ -182,7 +183,7 @@ class Answering:
             expected.discard(peer)
 
     def _refuse(self, message: Call, reason: str) -> tuple[Told, Data]:
-        self._count(f"call refused: {reason}")
+        self._admission.count(f"call refused: {reason}")
         return self._unserved(message.verb, message.step, reason), b""
 
     def _unserved(self, verb: str, step: bytes, reason: str) -> Unserved:

@@ -11,12 +11,13 @@ how quick a peer is, from its answers. Tensors of an answer are checked before t
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.calls.forms import Form, check
 from shoal.gossip.deadlines import SHORTEST_TIMEOUT, Deadline, median
 from shoal.gossip.events import Data, Effects, Send
@@ -66,10 +67,10 @@ class Asking:
     """The caller's side of one node. See the module's docstring."""
 
     def __init__(
-        self, me: PeerId, patience: float, linked: AbstractSet[PeerId], count: Callable[[str], None]
+        self, me: PeerId, patience: float, linked: AbstractSet[PeerId], admission: Admission
     ) -> None:
-        """`linked`: the peers with links, as they are at any time; `count`: told why something is dropped."""
-        self._me, self._patience, self._linked, self._count = me, patience, linked, count
+        """`linked`: the peers with links, as they are at any time; `admission`: counts what is dropped."""
+        self._me, self._patience, self._linked, self._admission = me, patience, linked, admission
         self._run, self._forms = b"", dict[str, Form]()
         self._open: dict[int, _Open] = {}
         self._waits: dict[str, Deadline] = {}
@@ -144,7 +145,7 @@ class Asking:
         """
         found = self._of(peer, message.verb, message.step)
         if found is None or message.run != self._run:
-            self._count(UNASKED)
+            self._admission.count(UNASKED)
             return
         id_, call = found
         gives = self._forms[message.verb].gives

@@ -4,12 +4,13 @@ The member hands it messages, links and timers; the node, what its trainer asks.
 what came of it. It never waits, and nothing of a round waits for it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.calls.answering import Answering, StepName
 from shoal.gossip.calls.asking import Asking
 from shoal.gossip.calls.asks import Holder, Next
@@ -38,19 +39,17 @@ class Calls:
         patience: float,
         lease: float,
         linked: AbstractSet[PeerId],
-        count: Callable[[str], None],
-        strike: Callable[[PeerId], bool],
+        admission: Admission,
     ) -> None:
-        """`linked`: the peers with links, as they are at any time; `count`: told why something is dropped.
+        """`linked`: the peers with links, as they are at any time.
 
-        `strike`: told who broke a form, tells whether its links are to be cut.
+        `admission`: counts what is dropped, and says whose links are to be cut.
         """
-        self._me, self._linked, self._count, self._strike = me, linked, count, strike
-        self._patience = patience
+        self._me, self._linked, self._admission = me, linked, admission
         self._run = b""
         self.roles = RoleTable(me, lease, linked)
-        self.answering = Answering(me, patience, linked, count)
-        self.asking = Asking(me, patience, linked, count)
+        self.answering = Answering(me, patience, linked, admission)
+        self.asking = Asking(me, patience, linked, admission)
         self._timer = INFINITY
 
     @property
@@ -139,11 +138,11 @@ class Calls:
         try:
             effects = self._take(peer, message, data, now)
         except RemoteViolation as violation:
-            self._count(violation.reason)
+            self._admission.count(violation.reason)
             effects = []
             if isinstance(message, Answer):
                 effects = self.asking.broke(peer, message.verb, message.step, now)
-            if self._strike(peer):
+            if self._admission.strike(peer):
                 effects.append(Drop(peer, violation.reason))
         return self._after(effects, now)
 

@@ -207,8 +207,7 @@ class Member:
             wait_seconds=config.wait_seconds,
         )
         linked = self.view.table.connected
-        counts = (self.admission.count, self.admission.strike)
-        self.calls = Calls(me, config.patience, config.lease, linked, *counts)
+        self.calls = Calls(me, config.patience, config.lease, linked, self.admission)
         self.calling = Calling(self.view, self.group_search, self.calls)
         self.run_mismatch = RunMismatch(self.view)
         self.roster_sync = RosterSync(self.view, dice)

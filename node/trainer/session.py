@@ -113,7 +113,7 @@ class Session:
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""
         self._is_lent = has_one_exchange(method) and not spec.delay
-        self._roles = RoleWork(method, learner, self._send, self.problem)
+        self._roles = RoleWork(method, learner, self)
         exchange_numel = method.exchange_numel(spec.params_numel)
         self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
         write_state(initial, self._segment.slots[0])
@@ -228,7 +228,7 @@ class Session:
         write_state(state, self._segment.slots[slot])
         # Before anyone learns of the state: if we are killed from here on, what belongs to it is there.
         self._private.made(self._mark(begin.round + 1, slot), private)
-        self._send(
+        self.send(
             ipc.Finished(
                 round=begin.round,
                 slot=slot,
@@ -247,7 +247,7 @@ class Session:
         Raises:
             LineLost: the daemon is gone.
         """
-        self._send(ipc.Idle(round=begin.round, reason=reason[:4000], work_seconds=self.work_seconds))
+        self.send(ipc.Idle(round=begin.round, reason=reason[:4000], work_seconds=self.work_seconds))
         self.work_seconds = 0.0
 
     def problem(self, source: str, text: str) -> None:
@@ -256,7 +256,7 @@ class Session:
         Raises:
             LineLost: the daemon is gone.
         """
-        self._send(ipc.Problem(source=source[:4000], text=text[:4000]))
+        self.send(ipc.Problem(source=source[:4000], text=text[:4000]))
 
     def close(self) -> None:
         """Close the line; the daemon keeps the last state."""
@@ -276,7 +276,7 @@ class Session:
             case Call() | Look() | Next():
                 self._call = self._roles.post(ask, ROUND)
             case Attend():
-                self._send(ipc.AttendRound())
+                self.send(ipc.AttendRound())
 
     def _post_exchange(self, begin: ipc.Begin, ask: Exchange) -> None:
         self._asked += 1
@@ -303,7 +303,7 @@ class Session:
                 if self._why_not_gather:
                     raise BadOption(self._why_not_gather)
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body, tag=ask.tag)
-        self._send(message)
+        self.send(message)
 
     def reply(self, ask: Reply) -> None:
         """Answer calls.
@@ -379,7 +379,12 @@ class Session:
             return Mark(round_)
         return Mark(round_, state_hash(self._segment.slots[slot].data))
 
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
+        """Tell the daemon.
+
+        Raises:
+            LineLost: it is gone.
+        """
         try:
             self._line.send(message)
         except OSError as error:

@@ -208,7 +208,7 @@ def test_calls_of_one_peer_and_verb_are_few_and_those_of_others_wait_beside(net:
     net.call(B, 1, (H,), b"1")
     net.run(1)
     assert net.nodes[H].calls.answering.n_queued == MAX_QUEUED + 1
-    assert net.nodes[H].counts.count(f"call refused: {BUSY}") == 10 - MAX_QUEUED
+    assert net.nodes[H].counts[f"call refused: {BUSY}"] == 10 - MAX_QUEUED
 
 
 def test_a_flood_leaves_memory_bounded(net: CallNet) -> None:
@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_counted_and_not_kept(
     net: CallNet, reason: str, message: Any, data: bytes
 ) -> None:
     net.send(A, H, message, data)
-    assert net.nodes[H].counts == [reason]
+    assert net.nodes[H].counts == {reason: 1}
     assert net.nodes[H].calls.answering.n_queued == 0
 
 
@@ -255,7 +255,7 @@ def test_an_answer_outside_the_form_is_followed_by_the_second_choice(net: CallNe
     net.send(H, A, Answer(RUN, "ask", b"1", (("v", (9,)),)), bytes(36))
     net.run(1)
     assert steps(net, J) == [(A, b"1")]
-    assert net.nodes[A].counts == ["call with a shape outside its form"]
+    assert net.nodes[A].counts == {"call with a shape outside its form": 1}
 
 
 def test_without_a_trainer_callers_are_told(net: CallNet) -> None:
