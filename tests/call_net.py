@@ -60,7 +60,7 @@ class CallNet:
         self._mail: list[tuple[float, int, PeerId, PeerId, Any, bytes]] = []
         self._posted = 0
         for name, others in self.linked.items():
-            admission = Admission(8)
+            admission = Admission()
             core = Calls(name, PATIENCE, 30.0, others, admission)
             self.nodes[name] = Node(core, counts=admission.counts)
 

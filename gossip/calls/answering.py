@@ -103,7 +103,7 @@ class Answering:
     def __init__(
         self, me: PeerId, patience: float, linked: AbstractSet[PeerId], admission: Admission
     ) -> None:
-        """`linked`: the peers with links, as they are at any time; `admission` counts what is dropped."""
+        """`linked`: the peers with links, as they are at any time; `admission`: counts what is dropped."""
         self._me, self._patience, self._linked, self._admission = me, patience, linked, admission
         self._run, self._forms = b"", dict[str, Form]()
         self.roles: set[str] = set()

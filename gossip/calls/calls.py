@@ -41,9 +41,11 @@ class Calls:
         linked: AbstractSet[PeerId],
         admission: Admission,
     ) -> None:
-        """`linked`: the peers with links, as they are at any time; `admission` counts what is dropped."""
+        """`linked`: the peers with links, as they are at any time.
+
+        `admission`: counts what is dropped, and says whose links are to be cut.
+        """
         self._me, self._linked, self._admission = me, linked, admission
-        self._patience = patience
         self._run = b""
         self.roles = RoleTable(me, lease, linked)
         self.answering = Answering(me, patience, linked, admission)

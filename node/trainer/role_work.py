@@ -46,6 +46,18 @@ def ability() -> float:
     return float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+class ToDaemon(Protocol):
+    """The session, as far as roles need it."""
+
+    def send(self, message: Message) -> None:
+        """Tell the daemon."""
+        ...
+
+    def problem(self, source: str, text: str) -> None:
+        """Say what a person should see to, by its source."""
+        ...
+
+
 @dataclass(slots=True)
 class _Serving:
     """A generator that serves, and the ask that it waits with."""
@@ -55,16 +67,6 @@ class _Serving:
     id: int = 0
 
 
-class Line(Protocol):
-    """What reaches the daemon."""
-
-    def send(self, message: Message) -> None:
-        """Send a message."""
-
-    def problem(self, source: str, text: str) -> None:
-        """Show what a person should see to, until the text is empty."""
-
-
 class RoleWork:
     """See the module's docstring."""
 
@@ -72,10 +74,10 @@ class RoleWork:
         self,
         method: Method,
         learner: Any,
-        session: Line,
+        line: ToDaemon,
     ) -> None:
-        """`session` reaches the daemon."""
-        self._learner, self._send, self._problem = learner, session.send, session.problem
+        """`learner`: what the method serves with; None: it does not."""
+        self._learner, self._line = learner, line
         self._method = method if isinstance(method, Serves) and learner is not None else None
         self.forms: Mapping[str, Form] = dict(self._method.verbs(learner)) if self._method else {}
         self.roles = tuple(self._method.roles) if self._method else ()
@@ -123,7 +125,7 @@ class RoleWork:
             case Call():
                 form = self._form(ask.verb)
                 shapes, data = pack(ask.tensors, form.takes)
-                self._send(
+                self._line.send(
                     ipc.CallPeer(
                         id=self._last_id,
                         peers=() if isinstance(ask.to, str) else ask.to,
@@ -136,9 +138,9 @@ class RoleWork:
                     )
                 )
             case Look():
-                self._send(ipc.LookForRole(id=self._last_id, role=ask.role))
+                self._line.send(ipc.LookForRole(id=self._last_id, role=ask.role))
             case Next():
-                self._send(
+                self._line.send(
                     ipc.WantCalls(
                         role=role,
                         verbs=ask.verbs,
@@ -164,7 +166,7 @@ class RoleWork:
             elif gives is not None:
                 shapes, data = pack(given, gives)
             answers.append((request.peer, request.verb, request.step, shapes, data, refusal[:100]))
-        self._send(ipc.AnswerCalls(answers=tuple(answers)))
+        self._line.send(ipc.AnswerCalls(answers=tuple(answers)))
 
     def answer_of(self, ask: Call | Look | Next, message: ipc.ForRoles) -> Any:
         """Return what a generator is told, be it an error to be thrown in."""
@@ -196,7 +198,7 @@ class RoleWork:
             except RemoteViolation as violation:
                 bad.append((peer, verb, step, (), b"", str(violation)[:100]))
         if bad:
-            self._send(ipc.AnswerCalls(answers=tuple(bad)))
+            self._line.send(ipc.AnswerCalls(answers=tuple(bad)))
         return Requests(tuple(requests), message.is_complete and not bad)
 
     def _form(self, verb: str) -> Form:
@@ -254,5 +256,7 @@ class RoleWork:
 
     def _leave(self, role: str, why: str) -> None:
         del self._serving[role]
-        self._problem(f"role {role}", f"this node no longer serves as {role}: {why}; start it again to serve")
-        self._send(ipc.LeaveRole(role=role))
+        self._line.problem(
+            f"role {role}", f"this node no longer serves as {role}: {why}; start it again to serve"
+        )
+        self._line.send(ipc.LeaveRole(role=role))

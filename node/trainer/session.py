@@ -380,7 +380,11 @@ class Session:
         return Mark(round_, state_hash(self._segment.slots[slot].data))
 
     def send(self, message: Message) -> None:
-        """Send a message to the daemon."""
+        """Tell the daemon.
+
+        Raises:
+            LineLost: it is gone.
+        """
         try:
             self._line.send(message)
         except OSError as error:
