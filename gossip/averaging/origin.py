@@ -41,7 +41,7 @@ class Change:
         """How many numbers it has."""
         return self._halves.size
 
-    def __getitem__(self, where: "slice[int, int, None]") -> Vector:
+    def __getitem__(self, where: "slice[int | None, int | None, None]") -> Vector:
         """Return some of the numbers, float32, in memory of their own."""
         halves = self._halves[where]
         return _CODEC.decode(halves.data.cast("B"), halves.size)
