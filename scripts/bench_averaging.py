@@ -3,12 +3,17 @@
     python scripts/bench_averaging.py                                  # the full table, many minutes
     python scripts/bench_averaging.py --peers 4 --numel 25000000 --systems shoal-float32,hivemind-float32,gloo
     python scripts/bench_averaging.py --json                           # one line per row
+    python scripts/bench_averaging.py --repeats 5                      # the steadier way, below
 
 Systems: shoal-CODEC; shoal:tcp-float32 (over TCP as between machines; on one, nodes take Unix sockets);
 hivemind-float32, -float16, -uint8 (told the exact group size), hivemind-default (told nothing); gloo
 (torch.distributed, plaintext, no faults: the practical floor); copy (the bytes of one peer through a bare
-loopback socket). A round's time is that of its slowest peer. With --write, docs/benchmarks.md and a plot are
-written.
+loopback socket). A round's time is that of its slowest peer.
+
+With --repeats the systems take turns, so that none has the machine's better minutes to itself. A ratio is
+then the median over the turns, with the smallest and the largest. A system that does not average is a row
+with rounds lost; where it is ours or gloo, the exit code says so too. With --write, docs/benchmarks.md and a
+plot are written.
 """
 
 import argparse
@@ -58,6 +63,10 @@ def worker_of(system: str) -> tuple[str, dict[str, Any]]:
     return "scripts.bench_gloo", {}
 
 
+class WorkerEnded(Exception):
+    """A peer's process ended before its rounds."""
+
+
 class Worker:
     """One peer process."""
 
@@ -93,7 +102,7 @@ class Worker:
                 line: dict[str, Any] = json.loads(text)
                 return line
         self.process.wait()
-        raise RuntimeError("a worker ended early: " + "".join(self.errors)[-800:])
+        raise WorkerEnded("a worker ended early: " + "".join(self.errors)[-800:])
 
     def end(self) -> None:
         """Let it end; kill it if it does not."""
@@ -163,9 +172,8 @@ def summary(
     engine, _, codec = system.partition("-")
     rounds = list(zip(*rows, strict=True))
     good = [round_ for round_ in rounds if max(row["error"] for row in round_) <= MOST_WRONG]
-    if len(good) < (len(rounds) / 2 if engine == "hivemind" else len(rounds)):
-        worst = max(row["error"] for round_ in rounds for row in round_)
-        raise RuntimeError(f"{system} with {peers} peers is off by {worst:.2g}: it did not average")
+    if not good:
+        return lost(system, peers, numel, len(rounds), load)
     seconds = [max(row["seconds"] for row in round_) for round_ in good]
     waits = [max(row["matchmaking_seconds"] for row in round_) for round_ in good]
     whole = [max(row["seconds"] + row["matchmaking_seconds"] for row in round_) for round_ in good]
@@ -185,16 +193,61 @@ def summary(
         "cpu_seconds_per_peer": statistics.median(row["cpu_seconds"] for row in flat),
         "peak_rss_mb": max(row["peak_rss_mb"] for row in flat),
         "vectors_of_memory": max((row.get("vectors") or 0.0 for row in flat), default=0.0) or None,
+        "page_faults": statistics.median(row.get("page_faults", 0) for row in flat),
+        "huge_mb": max(row.get("huge_mb", 0.0) for row in flat),
         "largest_error": max(row["error"] for row in flat),
         "rounds_lost": len(rounds) - len(good),
         "load_before": load,
     }
 
 
+def lost(system: str, peers: int, numel: int, rounds: int, load: float, why: str = "") -> dict[str, Any]:
+    """Return the line of a system of which no round came to the mean."""
+    engine, _, codec = system.partition("-")
+    what = {"system": engine, "codec": codec or "float32", "peers": peers, "numel": numel}
+    return what | {"rounds_lost": rounds, "load_before": load, "why": why}
+
+
+def pooled(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one line for the turns of a system: medians, extremes, and all lost rounds."""
+    good = [turn for turn in turns if "seconds_median" in turn]
+    told = {"rounds_lost": sum(turn["rounds_lost"] for turn in turns), "turns": turns}
+    if not good:
+        return turns[0] | told
+    middles = (
+        "seconds_median",
+        "matchmaking_seconds",
+        "round_seconds",
+        "cpu_seconds_per_peer",
+        "page_faults",
+    )
+    line = good[0] | {name: statistics.median(turn[name] for turn in good) for name in middles}
+    line["seconds_min"] = min(turn["seconds_min"] for turn in good)
+    line["seconds_max"] = max(turn["seconds_max"] for turn in good)
+    return line | told
+
+
+def ratio(one: dict[str, Any], other: dict[str, Any], name: str) -> str:
+    """Return the median ratio over the turns of two systems, with its spread where there are several."""
+    pairs = zip(one.get("turns", [one]), other.get("turns", [other]), strict=False)
+    found = [mine[name] / its[name] for mine, its in pairs if mine.get(name) and its.get(name)]
+    if not found:
+        return ""
+    middle = f"{statistics.median(found):.2f}"
+    return middle if len(found) == 1 else f"{middle} ({min(found):.2f} to {max(found):.2f})"
+
+
 MOST_WRONG: Final = 0.1
 """Eight bits round values from -8 to 8 by less; a peer that kept its own is off by 0.5."""
-WIDE: Final = ("min to max", "CPU s/peer", "MB/peer", "memory", "lost", "load")
+WIDE: Final = ("min to max", "MB/peer", "memory", "faults", "huge MB", "load")
 """Columns that a terminal has no room for."""
+
+
+COLUMNS: Final = (
+    *("numbers", "peers", "system", "all-reduce s", "min to max", "whole round s", "x gloo", "CPU x gloo"),
+    *("hivemind x", "its round x", "default round x", "CPU s/peer", "faults", "huge MB", "MB/peer", "memory"),
+    *("lost", "load"),
+)
 
 
 def ratios(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, str]:
@@ -205,29 +258,37 @@ def ratios(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, str]
     hivemind = group.get(("hivemind", twin)) if is_ours else None
     default = group.get(("hivemind", "default")) if is_ours and row["codec"] == "float32" else None
     return {
-        "x gloo": f"{row['seconds_median'] / gloo['seconds_median']:.2f}" if gloo else "",
-        "hivemind x": f"{hivemind['seconds_median'] / row['seconds_median']:.1f}" if hivemind else "",
-        "its round x": f"{hivemind['round_seconds'] / row['round_seconds']:.1f}" if hivemind else "",
-        "default round x": f"{default['round_seconds'] / row['round_seconds']:.0f}" if default else "",
+        "x gloo": ratio(row, gloo, "seconds_median") if gloo else "",
+        "CPU x gloo": ratio(row, gloo, "cpu_seconds_per_peer") if gloo else "",
+        "hivemind x": ratio(hivemind, row, "seconds_median") if hivemind else "",
+        "its round x": ratio(hivemind, row, "round_seconds") if hivemind else "",
+        "default round x": ratio(default, row, "round_seconds") if default else "",
     }
 
 
 def cells_of(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, str]:
     """Return a row as a reader sees it."""
-    mega = row["bytes_per_peer"] and f"{row['bytes_per_peer'] / 1e6:.0f}"
-    return {
+    name = {
         "numbers": f"{row['numel'] / 1e6:g} M",
         "peers": str(row["peers"]),
         "system": f"{row['system']} {row['codec']}",
+    }
+    end = {"lost": str(row.get("rounds_lost", 0) or ""), "load": f"{row['load_before']:.1f}"}
+    if "seconds_median" not in row:
+        return dict.fromkeys(COLUMNS, "") | name | end
+    mega = row["bytes_per_peer"] and f"{row['bytes_per_peer'] / 1e6:.0f}"
+    return {
+        **name,
         "all-reduce s": f"{row['seconds_median']:.3f}",
         "min to max": f"{row['seconds_min']:.3f} to {row['seconds_max']:.3f}",
         "whole round s": f"{row['round_seconds']:.3f}",
         **ratios(row, results),
         "CPU s/peer": f"{row['cpu_seconds_per_peer']:.3f}",
+        "faults": f"{row.get('page_faults', 0):.0f}",
+        "huge MB": f"{row.get('huge_mb', 0):.0f}",
         "MB/peer": mega or "",
         "memory": f"{vectors:.2f}" if (vectors := row.get("vectors_of_memory")) else "",
-        "lost": str(row.get("rounds_lost", 0) or ""),
-        "load": f"{row['load_before']:.1f}",
+        **end,
     }
 
 
@@ -252,9 +313,11 @@ the rounds; *whole round s* adds the matchmaking. *x gloo* is that time divided 
 speed of plaintext without any fault tolerance); *hivemind x* is hivemind's time with the same codec divided
 by ours (uint8 is its 8-bit codec); *its round x* and *default round x* compare whole rounds, with hivemind
 told the exact group size and with its defaults. *CPU s/peer* is user and system time of one peer process in
-one round: on a busy machine it is the steadier figure. *memory* is the most that a round took beyond the bare
-process, in vectors: 1 is the vector itself. *lost*: rounds that did not end in the mean of all peers, and are
-left out. *load* is the one-minute load average before the row
+one round: on a busy machine it is the steadier figure; *CPU x gloo* compares it. *faults* are pages that the
+process touched for the first time in a round, and *huge MB* is what of it lay in huge pages. *memory* is the
+most that a round took beyond the bare process, in vectors: 1 is the vector itself. *lost*: rounds that did
+not end in the mean of all peers, and are left out. A row with nothing else is a system of which no round
+ended so. *load* is the one-minute load average before the row
 was measured: it holds what the rows before left behind, and whatever else ran. *copy* is a bare socket pair.
 """
 
@@ -290,7 +353,7 @@ def plot(results: list[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     largest = max(results, key=lambda r: (r["numel"], r["peers"] == 4))
-    shown = [r for r in results if _same(r, largest) and r["codec"] != "default"]
+    shown = [r for r in results if _same(r, largest) and r["codec"] != "default" and "seconds_median" in r]
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(shown) + 1.4))
     names = [
         f"{r['system']} {r['codec']}" if r["system"] not in ("gloo", "copy") else r["system"] for r in shown
@@ -312,8 +375,18 @@ def _machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {python}"
 
 
-def main() -> None:
-    """Run what was asked for."""
+def measured(system: str, peers: int, numel: int, rounds: int) -> dict[str, Any]:
+    """Let a system take its turn; where it does not average, say so in its line."""
+    load = os.getloadavg()[0]
+    run = run_copy if system == "copy" else partial(run_group, system)
+    try:
+        return summary(system, peers, numel, run(peers, numel, rounds), load)
+    except WorkerEnded as error:
+        return lost(system, peers, numel, rounds, load, str(error))
+
+
+def main() -> int:
+    """Run what was asked for; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -321,6 +394,7 @@ def main() -> None:
     parser.add_argument("--numel", default="1000000,10000000,25000000")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=1, help="turns of all systems, one after the other")
     parser.add_argument("--json", action="store_true", help="a line per row instead of the table")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and its plot")
     parser.add_argument("--append", action="store_true", help="like --write, and keep rows of earlier runs")
@@ -333,29 +407,30 @@ def main() -> None:
         systems = [system for system in systems if not system.startswith("hivemind")]
         print("hivemind is not installed (pip install hivemind): left out", file=sys.stderr)
     command = " ".join(["python scripts/bench_averaging.py", *sys.argv[1:]])
-    cells = [
-        (int(numel), int(peers), system)
-        for numel in options.numel.split(",")
-        for peers in options.peers.split(",")
-        for system in systems
-    ]
+    sizes = [(int(n), int(k)) for n in options.numel.split(",") for k in options.peers.split(",")]
     results = []
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("averaging", total=len(cells))
-        for numel, peers, system in cells:
-            progress.update(task, description=f"{system}, {peers} peers, {numel / 1e6:g} M")
-            load = os.getloadavg()[0]
-            run = run_copy if system == "copy" else partial(run_group, system)
-            rows = run(peers, numel, options.rounds)
-            results.append(summary(system, peers, numel, rows, load) | {"command": command})
-            if options.json:
-                print(json.dumps(results[-1]), flush=True)
-            progress.advance(task)
+        task = progress.add_task("averaging", total=len(sizes) * len(systems) * options.repeats)
+        for numel, peers in sizes:
+            turns: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
+            for _ in range(options.repeats):
+                for system in systems:
+                    progress.update(task, description=f"{system}, {peers} peers, {numel / 1e6:g} M")
+                    turns[system].append(measured(system, peers, numel, options.rounds))
+                    progress.advance(task)
+            for each in turns.values():
+                results.append(pooled(each) | {"command": command})
+                if options.json:
+                    print(json.dumps(results[-1]), flush=True)
     if not options.json:
         Console().print(table_of(results))
     if options.write or options.append:
         write_docs(kept(results, append=options.append))
+    failed = [row for row in results if row["rounds_lost"] and row["system"] != "hivemind"]
+    for row in failed:
+        print(f"{row['system']} {row['codec']} lost rounds: {row['rounds_lost']}", file=sys.stderr)
+    return bool(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from scripts.bench_memory import huge_mb
+
 
 def main() -> None:
     """Join, and average."""
@@ -47,6 +49,8 @@ def main() -> None:
             "cpu_seconds": used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime,
             "error": float((tensor - (base * (options["peers"] + 1) / 2 + round_)).abs().max()),
             "peak_rss_mb": used.ru_maxrss / 1024,
+            "page_faults": used.ru_minflt - usage.ru_minflt,
+            "huge_mb": huge_mb(),
         }
         print(json.dumps(row), flush=True)
     print(json.dumps({"done": True}), flush=True)

@@ -11,14 +11,13 @@ import random
 import resource
 import sys
 import time
-from contextlib import suppress
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trio
 
+from scripts.bench_memory import forget_peak, huge_mb, memory
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import Vector
 from shoal.gossip.member.commands import (
@@ -37,21 +36,6 @@ from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import open_host
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.wire import Codec
-
-
-def memory(line: str) -> int:
-    """Return bytes of this process's memory by its name in the system's table; 0 where there is none."""
-    try:
-        text = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    return next((1024 * int(each.split()[1]) for each in text.splitlines() if each.startswith(line)), 0)
-
-
-def forget_peak() -> None:
-    """Let the system measure the largest memory anew, where it can."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def contribution(index: int, numel: int, round_: int) -> Vector:
@@ -150,6 +134,8 @@ class Peer:
                 "cpu_seconds": used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime,
                 "error": error_of(vector, options["peers"], round_),
                 "peak_rss_mb": peak / 1e6 if peak else used.ru_maxrss / 1024,
+                "page_faults": used.ru_minflt - usage.ru_minflt,
+                "huge_mb": huge_mb(),
                 "vectors": (peak - without) / vector.nbytes if peak else None,
                 "digest": blake2b(vector.data, digest_size=8).hexdigest(),
             }

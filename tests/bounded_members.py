@@ -8,6 +8,7 @@ import numpy as np
 from core_net import Net, peers
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.averaging import origin as origins_of
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.chunks import bounds
@@ -34,7 +35,7 @@ class Members:
         buffers: int = 0,
         combine: Combine = "mean",
         discounts: Sequence[float] = (),
-        lasts: Sequence[tuple[Vector | None, bytes]] = (),
+        lasts: Sequence[tuple[origins_of.Change | None, bytes]] = (),
     ) -> None:
         """`lasts`: the last change that each knows, and its name."""
         self.net, self.names = Net(seed), peers(count)

@@ -157,7 +157,7 @@ class Chunks:
         if last is None:
             return inf, inf
         split = min(max(self._exact_from, lo), hi)
-        return sqrt(square(last[lo:split], None)), sqrt(square(last[split:hi], None))
+        return sqrt(last.norm_squared(lo, split)), sqrt(last.norm_squared(split, hi))
 
     def combine(
         self, part: int, chunk: int, vectors: list[Vector], terms: tuple[Terms, Terms], *, is_based: bool

@@ -9,14 +9,17 @@ exact       this node's own protocol (gather.py)      nothing is capped, and all
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
+from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import TensorSpec
 
 Kind: TypeAlias = Literal["params", "delta", "statistic", "exact"]
+_CODEC: Final = CODECS["bfloat16"]
 PIECE: Final = 65_536
 """Numbers that are worked on at a time: what is in between stays in the cache."""
 SORTED_PIECE: Final = 8_192
@@ -24,6 +27,36 @@ SORTED_PIECE: Final = 8_192
 LEAST_VARIANCE: Final = np.float32(2.0**-10)
 """Times its last value: less is left of no running variance in one round, whoever contributes what."""
 SMALLEST: Final = np.float32(2.0**-100)
+
+
+class Change:
+    """A change of a whole vector in bfloat16. A round is clipped around it: it is equal on all, not exact."""
+
+    def __init__(self, size: int) -> None:
+        """`size`: numbers; they are those of whatever lay there."""
+        self._halves = np.empty(size, np.uint16)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return self._halves.size
+
+    def __getitem__(self, where: "slice[int | None, int | None, None]") -> Vector:
+        """Return some of the numbers, float32, in memory of their own."""
+        halves = self._halves[where]
+        return _CODEC.decode(halves.data.cast("B"), halves.size)
+
+    def norm_squared(self, lo: int, hi: int) -> float:
+        """Return the squared norm of the numbers from `lo` to before `hi`."""
+        ends = [*range(lo, hi, PIECE), hi]
+        return sum(square(self[a:b], None) for a, b in pairwise(ends))
+
+    def note(self, lo: int, numbers: Vector, origin: Vector | None) -> None:
+        """Keep numbers as their distance from an origin or zero; `lo`: where they begin."""
+        for at in range(0, numbers.size, PIECE):
+            piece = numbers[at : at + PIECE]
+            apart = piece if origin is None else piece - origin[at : at + PIECE]
+            self._halves[lo + at : lo + at + piece.size] = np.frombuffer(_CODEC.encode(apart), np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +72,8 @@ class Origin:
     """float32, at least as long as the vector where that is measured from it."""
     variances: tuple[tuple[int, int], ...] = ()
     """Where the vector has running variances, as half-open intervals: they stay positive."""
-    last: Vector | None = None
-    """float32, as long as the vector: the last mean, as its distance from what it was measured from."""
+    last: Change | None = None
+    """As long as the vector: the last mean, as its distance from what it was measured from."""
     last_name: bytes = b""
     """Names that change; empty where it is not at hand."""
 

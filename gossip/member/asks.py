@@ -20,10 +20,10 @@ from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
-from shoal.gossip.averaging.origin import Origin, variances_of
+from shoal.gossip.averaging.origin import Change, Origin, variances_of
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
-from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer, Vector
+from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
@@ -51,7 +51,7 @@ class LastChange:
     base: bytes
     """The state that it was measured from."""
     name: bytes
-    change: Vector
+    change: Change
     """Its distance from there."""
 
 
@@ -398,12 +398,9 @@ class AskQueue:
             return
         known, split = self._last.get(pending.index), size - exchange.config.exact
         is_as_long = known is not None and known.change.size == size
-        change = known.change if known is not None and is_as_long else np.empty(size, np.float32)
-        np.copyto(change, pending.vector)
-        if (numbers := origin.of_numbers(0, split)) is not None:
-            change[:split] -= numbers
-        if (buffers := origin.of_buffers(split, size)) is not None:
-            change[split:] -= buffers
+        change = known.change if known is not None and is_as_long else Change(size)
+        change.note(0, pending.vector[:split], origin.of_numbers(0, split))
+        change.note(split, pending.vector[split:], origin.of_buffers(split, size))
         text = origin.name + msgspec.msgpack.encode((pending.index, outcome.masks))
         name = blake2b(text, digest_size=16).digest()
         self._last[pending.index] = LastChange(origin.name, name, change)

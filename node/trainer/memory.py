@@ -24,9 +24,9 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 
 def vector_bytes(spec: RunSpec, exchange_numel: int) -> int:
     """Return how many bytes a node has at least for the vectors of a run, in both its processes."""
-    # What the last mean changed, where the next is clipped around it.
-    last = spec.params_numel if spec.combine == "clip" else 0
-    return 4 * (2 * spec.params_numel + 2 * spec.state_numel + exchange_numel + last)
+    # What the last mean changed, in bfloat16, where the next is clipped around it.
+    last = 2 * spec.params_numel if spec.combine == "clip" else 0
+    return 4 * (2 * spec.params_numel + 2 * spec.state_numel + exchange_numel) + last
 
 
 def machine_bytes(cgroup: Path = CGROUP) -> int:

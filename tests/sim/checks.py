@@ -252,7 +252,7 @@ class Oracle:
             state = origin.state.copy() if origin.state is not None else None
             seen.origins[node.me] = (origin.name, origin.mixes, state)
             if origin.last is not None:
-                seen.lasts[node.me] = (origin.last_name, origin.last.copy())
+                seen.lasts[node.me] = (origin.last_name, origin.last[:])
         seen.unlinked |= {(node.me, peer) for peer in group.members if peer not in node.linked}
 
     def watch_mass(self, node: SimNode) -> None:

@@ -78,3 +78,16 @@ class WideDigits(Digits):
         return nn.Sequential(
             nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
         )
+
+
+class Half(Paced):
+    """The same in bfloat16."""
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        return super().model().bfloat16()
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """See `Task`."""
+        x, y = batch
+        return super().loss(model, (x.bfloat16(), y))

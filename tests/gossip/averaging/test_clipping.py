@@ -10,17 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.gossip.averaging.bounds import Stated, agreed_last, clipped_terms
-from shoal.gossip.averaging.origin import square
+from shoal.gossip.averaging.origin import PIECE, Change, square
 from shoal.gossip.messages import Announce, Part, Reduced
 
-LAST = np.linspace(-0.1, 0.3, STATE.size, dtype=np.float32)
+CHANGE = Change(STATE.size)
+CHANGE.note(0, np.linspace(-0.1, 0.3, STATE.size, dtype=np.float32), None)
+LAST = CHANGE[:]
 NAME = b"c" * 16
 small = st.floats(-8, 8, width=32)
 
 
 def clipping(count: int, seed: int = 0, lacking: tuple[int, ...] = (), **more: Any) -> Members:
     """Return members that clip around a change, which some of them lack."""
-    known = [(None, b"") if i in lacking else (LAST, NAME) for i in range(count)]
+    known = [(None, b"") if i in lacking else (CHANGE, NAME) for i in range(count)]
     return Members(count, seed, combine="clip", lasts=known, **more)
 
 
@@ -184,3 +186,16 @@ def test_a_member_that_dies_midway_leaves_the_others_with_the_same_bytes(
 ) -> None:
     members = clipping(5, seed=steps, lacking=lacking)
     members.run_with_a_death(4, steps)
+
+
+def test_a_change_is_kept_to_the_nearest_in_bfloat16_piece_by_piece() -> None:
+    dice = np.random.default_rng(0)
+    size = 2 * PIECE + 7
+    state, vector = dice.normal(size=(2, size)).astype(np.float32)
+    change = Change(size)
+    change.note(0, vector[:-5], state[:-5])
+    change.note(size - 5, vector[-5:], None)
+    exact = np.concatenate([vector[:-5] - state[:-5], vector[-5:]])
+    np.testing.assert_allclose(change[:], exact, rtol=2.0**-8)
+    assert np.array_equal(change[PIECE - 3 : PIECE + 3], change[:][PIECE - 3 : PIECE + 3])
+    assert change.norm_squared(3, size) == pytest.approx(float(np.square(change[3:size]).sum()), rel=1e-5)

@@ -490,7 +490,7 @@ def test_the_next_round_is_clipped_around_what_the_last_one_changed() -> None:
     moved_on(one)
     origin = next_origin(one)
     assert origin.last is not None
-    assert origin.last.tolist() == [1, 1, 1, 2]
+    assert origin.last[:].tolist() == [1, 1, 1, 2]
     assert len(origin.last_name) == 16
 
 
@@ -504,7 +504,7 @@ def test_of_a_delta_the_change_is_the_mean_itself_and_of_its_buffers_what_they_m
     moved_on(one)
     origin = next_origin(one, "delta")
     assert origin.last is not None
-    assert origin.last.tolist() == [2, 2, 2, 2]
+    assert origin.last[:].tolist() == [2, 2, 2, 2]
 
 
 def test_a_change_that_did_not_lead_to_this_state_is_none() -> None:

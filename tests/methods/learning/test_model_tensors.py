@@ -181,6 +181,18 @@ def test_a_hundred_small_outer_steps_add_up_in_a_bfloat16_model() -> None:
     np.testing.assert_allclose(vector.read() - start, 1e-2, rtol=0.01)
 
 
+def test_an_outer_change_that_bfloat16_would_round_away_is_kept_in_all_of_twenty_numbers() -> None:
+    model = nn.Linear(20, 1, bias=False).bfloat16()
+    with torch.no_grad():
+        model.weight.fill_(0.3)
+        rounded = (model.weight + 1e-4).bfloat16()
+    assert torch.equal(rounded, model.weight), "the dtype of the model keeps none of them"
+    vector = ModelVector(model)
+    start = vector.read()
+    vector.write(start + np.float32(1e-4))
+    assert int(np.isclose(vector.read() - start, 1e-4, rtol=0.01).sum()) == 20
+
+
 def test_a_mean_that_arrives_in_training_is_not_rounded_either() -> None:
     model = nn.Linear(1, 1, bias=False).bfloat16()
     vector = ModelVector(model)

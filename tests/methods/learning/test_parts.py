@@ -12,12 +12,14 @@ from lockstep import train
 from torch import nn
 
 import shoal
+from scripts.home_lora import Gpt2
 from shoal.gossip.run_spec import RunSpec, difference, run_id
 from shoal.gossip.state.pinned_hash import BLOCK_BYTES, pinned_hash
 from shoal.methods.errors import BadTask
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.fedit.lora import add_lora
 from shoal.methods.learning.learner import TorchLearner
-from shoal.methods.learning.model_tensors import ModelVector, Staying
+from shoal.methods.learning.model_tensors import ModelVector, Staying, travelling
 from shoal.methods.learning.parts import Travels, check_frozen, pinned_of, staying
 from shoal.methods.learning.task import Task
 from shoal.methods.learning.unshared import read_unshared
@@ -256,3 +258,13 @@ def test_usual_choices_have_a_name(family: Any) -> None:
 def test_a_choice_that_a_model_does_not_have_is_refused() -> None:
     with pytest.raises(BadTask, match="no tensor of the family lora"):
         shoal.select(nn.Linear(1, 1), "lora")
+
+
+def test_of_gpt_2_small_with_low_rank_changes_of_rank_eight_294912_numbers_travel() -> None:
+    with torch.device("meta"):
+        model = Gpt2()
+        whole = sum(each.numel() for each in model.parameters())
+        add_lora(model, 8, 16.0, 0.0, ["c_attn"])
+    stays = staying(model, shoal.select(model, "lora"))
+    assert whole == 124_439_808
+    assert sum(each.numel() for each in travelling(model, stays).values()) == 294_912
