@@ -25,6 +25,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
 _LINEAR: Final = "a last nn.Linear"
 _MANY: Final = "fedcompress keeps a tenth out of training, to see whether kappa should grow"
+_NO_BUFFERS: Final = "a secure sum carries changes of parameters; GroupNorm in place of BatchNorm"
 NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
     "local": (),
     "fedavg": (),
@@ -90,6 +91,7 @@ NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
         ),
         Need(what="10 labelled examples", must=False, why=_MANY),
     ),
+    "enccluster": (Need(what="a model without buffers", must=True, why=_NO_BUFFERS),),
     "matu": (
         Need(
             what="parts()",

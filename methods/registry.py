@@ -64,6 +64,10 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
         "shoal.methods.fedcompress.method:FedCompress",
         "a few shared values per tensor, gathered",
     ),
+    "enccluster": (
+        "shoal.methods.enccluster.method:EncCluster",
+        "a mean of which only the sum is opened, by masks or functional encryption",
+    ),
     "matu": (
         "shoal.methods.matu.method:MaTU",
         "one vector for all tasks of a node, where nodes hold unlike tasks",

@@ -1,0 +1,1 @@
+"""EncCluster: a mean of clustered or quantised changes, of which only the sum is opened."""
