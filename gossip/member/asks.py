@@ -235,7 +235,7 @@ class AskQueue:
             return self._tell_stale(event.peer, message, now)
         if exchange.owns(message.index):
             return self._hand_on(exchange, event, message, now)
-        if isinstance(message, Abandon) and message.index < exchange.index:
+        if isinstance(message, Abandon) and message.index % INNER_INDEX < exchange.index:
             return exchange.lost(event.peer, now)
         is_ahead = message.index % INNER_INDEX > exchange.index
         if is_ahead and event.peer in exchange.group.members:
