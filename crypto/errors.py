@@ -39,6 +39,7 @@ class NotOpened(CryptoError):
 class AlreadyUsed(CryptoError):
     """A one-time secret was to be used a second time, which would show what it hides."""
 
+
 class BadShare(CryptoError):
     """Too few shares of a secret, shares of unlike lengths, or ones that give another secret."""
 

@@ -84,6 +84,6 @@ def _at_zero(x: int, others: list[int]) -> int:
 
 def _times(values: _Bytes, factor: int) -> _Bytes:
     """Return the products; the factor is not zero."""
-    products = _POWERS[_LOGS[values] + _LOGS[factor]]
+    products: _Bytes = _POWERS[_LOGS[values] + _LOGS[factor]]
     products[values == 0] = 0
     return products

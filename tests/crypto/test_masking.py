@@ -47,7 +47,7 @@ class Round:
         for i in (min(reveals), max(reveals)):
             opened = self.masks[i].mask_of(reveals)
             for label, contributors in enumerate(lists):
-                total = np.sum([self.hidden[j, label] for j in contributors], axis=0, dtype=np.uint64)
+                total: Words = np.sum([self.hidden[j, label] for j in contributors], axis=0, dtype=np.uint64)
                 opened.unhide(label, total)
                 plain = [self.plain[j, label] for j in contributors]
                 assert np.array_equal(total, np.sum(plain, axis=0, dtype=np.uint64))
@@ -134,7 +134,7 @@ def test_holders_that_reveal_other_shares_than_they_hold_are_left_out(liars: tup
     for liar in liars:
         reveals[liar] = bytes(byte if at % 65 == 0 else byte ^ 1 for at, byte in enumerate(reveals[liar]))
     opened = run.masks[3].mask_of(reveals)
-    total = np.sum([run.hidden[j, 1] for j in lists[1]], axis=0, dtype=np.uint64)
+    total: Words = np.sum([run.hidden[j, 1] for j in lists[1]], axis=0, dtype=np.uint64)
     opened.unhide(1, total)
     assert np.array_equal(total, np.sum([run.plain[j, 1] for j in lists[1]], axis=0, dtype=np.uint64))
 
@@ -186,7 +186,7 @@ def test_masks_and_what_is_dealt_are_those_of_the_golden_vector() -> None:
     found = [run.keys[2].public, run.masks[2].dealt, words.astype("<u8").tobytes()]
     found += [run.masks[2].transcript([frozenset({0, 1, 2, 3})] * LABELS)]
     digests = [blake2b(each, digest_size=8).hexdigest() for each in found]
-    assert digests == ["9d188d9697daad09", "9d188d9697daad09"]
+    assert digests == ["9d188d9697daad09", "3b139c6e80b95e7c", "01d53fbf6706c845", "011f0bb8bfe9d2d7"]
 
 
 def test_secrets_stand_in_no_repr_and_no_exception() -> None:
