@@ -76,7 +76,8 @@ class Grid:
                 stop = min(start + PIECE, (field + 1) * self.n_words, self.count)
                 if start < stop:
                     codes = self._codes(numbers[start:stop], dice)
-                    codes *= np.uint64(factor)
+                    if factor != 1:
+                        codes *= np.uint64(factor)
                     codes <<= np.uint64(field * self.width)
                     words[lo : lo + codes.size] |= codes
         return words
@@ -113,9 +114,13 @@ class Grid:
         """Return codes, each one of the two neighbours of a number; the nearer one is the likelier."""
         if not self.clip:
             return np.zeros(numbers.size, np.uint64)
-        scaled = np.clip(numbers, -self.clip, self.clip)
-        scaled += np.float32(self.clip)
+        scaled = numbers + np.float32(self.clip)
         scaled *= np.float32(1 / self.step)
-        scaled += dice.random(numbers.size, np.float32)
-        # What float32 rounds up at the upper end.
-        return np.minimum(scaled, np.float32(self._top)).astype(np.uint64)
+        lots = np.frombuffer(dice.bytes(numbers.size), np.uint8).astype(np.float32)
+        lots += np.float32(0.5)
+        lots *= np.float32(1 / 256)
+        scaled += lots
+        # After the sum, since float32 may round it up at the upper end.
+        np.clip(scaled, 0, self._top, out=scaled)
+        # In two steps: there is no fast way from float32 to 64 bits.
+        return scaled.astype(np.int32).astype(np.uint64)

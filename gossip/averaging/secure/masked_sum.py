@@ -207,6 +207,11 @@ class MaskedSum:
         current = self._exchanges.get(self.stage)
         return [] if current is None else current.abandon()
 
+    @property
+    def origin(self) -> Origin:
+        """What the contribution is measured from."""
+        return self._origin
+
     # --- from stage to stage ----------------------------------------------------------------------
 
     def _gather(self, stage: Stage, group: Group, body: bytes, ask: bytes = UNNAMED) -> Gather:
@@ -389,7 +394,7 @@ class MaskedSum:
         for is_based in (True, False):
             for lo, hi in ((0, self._split), (self._split, self._vector.size)):
                 distance = self._distance(lo, hi, is_based=is_based)
-                rows.append(float(np.max(np.abs(distance))) if distance.size else 0.0)
+                rows.append(float(max(distance.max(), -distance.min())) if distance.size else 0.0)
         return tuple(rows)
 
     def _distance(self, lo: int, hi: int, *, is_based: bool) -> Vector:
