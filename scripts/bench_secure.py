@@ -2,8 +2,8 @@
 
     python scripts/bench_secure.py [--peers 8] [--numel 1000000] [--drop 2] [--bits 6] [--json]
 
-The members' cores hand each other every message in order, signed and checked as on the wire. Some vanish after
-they have sent all their masked words. Prints whether the opened sums are the plain ones bit for bit, and the
+The members' cores hand each other every message in order, signed and checked as on the wire. Some vanish
+after they have sent all their masked words. Prints whether the opened sums are the plain ones, and the
 ratios of processor time and of bytes to those of an all-reduce with codec int8 in which nobody vanishes.
 """
 
@@ -137,15 +137,14 @@ def masked(given: argparse.Namespace) -> tuple[float, int, bool]:
     members.cores = dict(cores)
     going = members.names[1 : 2 * given.drop : 2]
     sent: dict[PeerId, int] = dict.fromkeys(going, 0)
-    deliver = members._deliver
+    deliver, words = members._deliver, given.peers - 1
 
-    def watch(sender: PeerId, message: Send) -> None:
-        if isinstance(message.message, Part) and message.message.index == Stage.SUM * SECURE_INDEX:
+    def watch(sender: PeerId, sent_: Send) -> None:
+        if isinstance(sent_.message, Part) and sent_.message.index == Stage.SUM * SECURE_INDEX:
             sent[sender] = sent.get(sender, 0) + 1
-        deliver(sender, message)
+        deliver(sender, sent_)
 
-    members._deliver = watch  # type: ignore[method-assign]
-    words = given.peers - 1
+    members._deliver = watch  # type: ignore[method-assign, assignment]
     seconds = members.run(lambda name: name in going and sent[name] >= words)
     alive = {name: core for name, core in cores.items() if name not in members.gone}
     numbers = {number: cores[name] for number, name in enumerate(members.names)}

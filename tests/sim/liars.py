@@ -504,7 +504,7 @@ def _two_lists(node: SimNode, effect: Send) -> list[Send]:
     return [Send(effect.peer, bent, bytes(effect.data))]
 
 
-_LIES |= {"residues": _residues, "withholds": _withholds, "two-lists": _two_lists}
+_LIES.update({"residues": _residues, "withholds": _withholds, "two-lists": _two_lists})
 
 
 class SettledConvener(AllConvener):

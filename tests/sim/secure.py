@@ -37,8 +37,9 @@ def secure_scenario(seed: int) -> Scenario:
     dice = Random(f"secure {seed}")
     nodes = dice.choice((5, 6, 7))
     scenario = draw(seed, nodes, FAULTS)
-    plain = {"helpers": 0, "group_size": 16, "quorum": 1, "asks": dice.choice(("r", "r", "rr")), "pushes": 0}
-    scenario = replace(scenario, **plain, combine="mean", mode="", house=(), secure=True, rounds=0)
+    asks = dice.choice(("r", "r", "rr"))
+    scenario = replace(scenario, helpers=0, group_size=16, quorum=1, asks=asks, pushes=0, rounds=0)
+    scenario = replace(scenario, combine="mean", mode="", house=(), secure=True)
     # A model here is smaller than the keys of a member, so that the slowest lines carry no secure sum.
     faults = tuple(fault for fault in scenario.faults if fault[1] != "slow" or fault[3] >= SLOWEST)
     scenario = replace(scenario, faults=faults)

@@ -414,8 +414,10 @@ class MaskedSum:
         if not claims:
             return
         self._factors = dict(zip(adverts, factors_of(weights_of(claims)), strict=True))
-        heard = [advert for number, advert in adverts.items() if number not in newcomers]
-        heard = heard or [*adverts.values()]
+        # Who claims no weight is in no median, nor is a newcomer where there are others.
+        giving = {number: advert for number, advert in adverts.items() if advert.weight > 0} or adverts
+        heard = [advert for number, advert in giving.items() if number not in newcomers]
+        heard = heard or [*giving.values()]
         anchors = {advert.anchor for advert in adverts.values()}
         self._is_based = len(anchors) == 1 and anchors != {b""}
         bits = self._config.grid_bits if self._is_based and anchors != {b"zero"} else FINE_BITS
