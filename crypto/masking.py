@@ -93,7 +93,7 @@ def is_public(half: bytes, labels: int) -> bool:
 
 
 class Roster:
-    """Who takes part in one attempt, with which public keys."""
+    """The members of one attempt, with their public keys."""
 
     def __init__(self, context: bytes, publics: Mapping[int, bytes], labels: int) -> None:
         """`context`: names run, round, attempt and ask. `publics`: by member, each as `is_public` wants it.

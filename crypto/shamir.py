@@ -1,7 +1,7 @@
 """Shamir: a secret in n shares, of which any t give it back and any t - 1 say nothing.
 
-Every byte of the secret is the value at zero of its own random polynomial of degree t - 1 over GF(2^8) with
-x^8 + x^4 + x^3 + x + 1 (that of AES); the share of holder h, counted from 0, is the value at h + 1.
+Every byte of the secret is the value at zero of its own random polynomial of degree t - 1 over GF(2^8), the
+field of AES. The share of holder h, counted from 0, is the value at h + 1.
 Shamir, How to Share a Secret (1979). Shares are not proved: whoever joins them checks what comes of it.
 """
 

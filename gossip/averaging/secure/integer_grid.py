@@ -7,9 +7,9 @@
     word     as many fields as fit in 64 bits: number k * words + j of a span is field k of word j, the
              lowest field first
 
-The sum of the words of members whose factors come to T has sums of fields from 0 to T (2^bits - 1), and
-the mean of a number is (sum / T) * step - clip, which lies in [-clip, clip]. What is outside was made by
-somebody who did not keep to this.
+Of members whose factors come to T the sum of fields is from 0 to T (2^bits - 1). The mean of a number is
+(sum / T) * step - clip, which lies in [-clip, clip]. What is outside was made by somebody
+who did not keep to this.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ PIECE: Final = 65_536
 def factors_of(weights: Sequence[float]) -> tuple[int, ...]:
     """Return by how much members count, as small whole numbers: weights to a sixteenth of the largest.
 
-    Who has a weight has a factor; where all weights are alike every factor is 1.
+    A member with a weight has a factor; where all weights are alike every factor is 1.
     """
     most = max(weights)
     rounded = [max(1, round(MAX_FACTOR * weight / most)) if weight > 0 else 0 for weight in weights]

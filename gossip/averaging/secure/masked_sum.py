@@ -13,8 +13,8 @@ of the members that advertised have to stay to the end, and three at least. A me
 many of them as open a sum have said that they saw the same, so that no two lists are opened. What a body of a
 gather says counts only if its author committed itself to it before this member too.
 
-Whoever fails leaves the vector as it was: it is written when everything has been opened and lies in the range
-that the grid allows. A member may turn a mean to anything in that range, and no farther.
+A member that fails leaves the vector as it was. It is written when everything has been opened and lies in the
+range that the grid allows. A member may turn a mean to anything in that range, and no farther.
 """
 
 from collections.abc import Callable, Mapping
@@ -414,7 +414,7 @@ class MaskedSum:
         if not claims:
             return
         self._factors = dict(zip(adverts, factors_of(weights_of(claims)), strict=True))
-        # Who claims no weight is in no median, nor is a newcomer where there are others.
+        # A member that claims no weight is in no median, nor is a newcomer where there are others.
         giving = {number: advert for number, advert in adverts.items() if advert.weight > 0} or adverts
         heard = [advert for number, advert in giving.items() if number not in newcomers]
         heard = heard or [*giving.values()]
