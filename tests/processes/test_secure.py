@@ -17,4 +17,4 @@ def test_three_of_four_go_on_with_one_state_when_the_fourth_is_killed(tmp_path: 
             node.wait("has averaged", lambda status: len(averaged(status)) >= 2)
         assert max(each.contributors for each in averaged(one.status).values()) == 4
         nodes.pop().kill()
-        wait_agreement(nodes, least=max(averaged(one.status)) + 3)
+        wait_agreement(nodes, least=max(averaged(one.status)) + 2)
