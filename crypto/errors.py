@@ -6,7 +6,9 @@ CryptoError
 │   └── Replayed   sealed rightly, but seen before
 ├── BadCiphertext  a peer's ciphertext or key share that no correct peer sends
 ├── NotOpened      an encrypted sum did not open
-└── AlreadyUsed    a one-time secret was to be used twice: a bug of ours
+├── AlreadyUsed    a one-time secret was to be used twice: a bug of ours
+└── BadShare       too few shares of a secret, or shares that are none
+    └── SecondList a member was asked to open a second list of contributors under one label
 """
 
 
@@ -36,3 +38,11 @@ class NotOpened(CryptoError):
 
 class AlreadyUsed(CryptoError):
     """A one-time secret was to be used a second time, which would show what it hides."""
+
+
+class BadShare(CryptoError):
+    """Too few shares of a secret, shares of unlike lengths, or ones that give another secret."""
+
+
+class SecondList(BadShare):
+    """Shares for two lists under one label would open the contribution of whom they tell apart."""

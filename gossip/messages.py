@@ -25,6 +25,8 @@ MAX_ANNOUNCE_BYTES: Final = 1984
 MAX_WORD_BYTES: Final = 512
 """Of a sealed word about a group."""
 MAX_WEIGHT: Final = 1e15
+SECURE_INDEX: Final = 1000
+"""Stage k of a secure sum, from 1, is exchange `index` + 1000 k of the group."""
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 GroupId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=1, max_length=64)]
@@ -290,8 +292,8 @@ class Exchange(Message, frozen=True):
     """The base of what belongs to one ask of one group."""
 
     group: GroupId
-    index: Annotated[int, msgspec.Meta(ge=0, le=1000)]
-    """Index of this ask within the round, from 0."""
+    index: Annotated[int, msgspec.Meta(ge=0, lt=6 * SECURE_INDEX)]
+    """Index of this ask within the round, from 0; of a stage of a secure sum 1000 more for each stage."""
 
 
 class Announce(Exchange, frozen=True):

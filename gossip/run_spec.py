@@ -28,6 +28,8 @@ TENSOR_DIMENSIONS: Final = 8
 CHUNK_NUMEL: Final = 524_288
 """Numbers in a chunk unless a run says otherwise: 2 MiB of float32. With 8 peers half of it takes 3 % more
 time, for messages, and twice as much a tenth more memory."""
+LEAST_SECURE: Final = 3
+"""Contributors of a secure sum: of two each would know what the other gave."""
 ChunkNumel: TypeAlias = Literal[65_536, 131_072, 262_144, 524_288]
 """Numbers in a chunk: one of four powers of two."""
 Combine: TypeAlias = Literal["mean", "clip", "trimmed", "median"]
@@ -85,6 +87,13 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     every number. median: the middle one of every number. The last two count each peer once, whatever it
     claims; where data are unlike they cost accuracy. A node that is not told clips in an open run whose peers
     average in groups, and takes the mean in any other; a testnet takes the mean."""
+    secure: bool = False
+    """Sum under masks: peers learn the mean of what a group contributes, and nobody sees what one of them
+    does. Needs three peers that stay to the end, and two thirds of those that began."""
+    grid_bits: Annotated[int, msgspec.Meta(ge=2, le=16)] = 8
+    """With secure: bits of a number before the sum, which takes the place of a codec."""
+    accept_unseen_updates: bool = False
+    """With secure, in a run that is not closed: let anybody contribute what nobody can look at."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel: float32, float16, bfloat16, int8, int4, int2, topk or sign. float32 is exact, int8
     sends a quarter of its bytes, int4 an eighth; the last three are for changes, as diloco averages them."""
@@ -110,8 +119,13 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def usual_combine(run: RunSettings) -> Combine:
     """Return how a run combines whose user does not say so: who is open to all guards against all."""
-    is_guarded = bool(run.charter) or run.exchange != "group" or run.engine != NATIVE
+    is_guarded = bool(run.charter) or run.exchange != "group" or run.engine != NATIVE or run.secure
     return "mean" if is_guarded else "clip"
+
+
+def least_of(run: RunSettings) -> int:
+    """Return how many must contribute for a round to count: the quorum, and three where sums are secure."""
+    return max(run.quorum, LEAST_SECURE) if run.secure else run.quorum
 
 
 class RunSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

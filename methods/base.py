@@ -403,6 +403,11 @@ def weighs_peers(method: Method) -> bool:
     return bool(getattr(method, "weighs_peers", False))
 
 
+def why_not_gather_secure(name: str) -> str:
+    """Say why a method that gathers has no place in a secure run. `name`: the method's."""
+    return f"secure: {name} gathers bodies, which all peers see: take --method fedavg, or leave out --secure"
+
+
 def why_not_gather(name: str, method: Method, mode: Mode) -> str:
     """Say why a method may gather nothing in a run of this mode; empty if it may. `name`: the method's."""
     if mode == "closed" or method.about.body_bound:

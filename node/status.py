@@ -103,6 +103,8 @@ class RunStatus(msgspec.Struct, frozen=True):
     options: dict[str, bool | int | float | str]
     combine: str = "mean"
     """What a group makes of contributions: mean, clip, trimmed or median."""
+    secure: bool = False
+    """Whether they are summed under masks."""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

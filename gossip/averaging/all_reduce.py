@@ -508,7 +508,7 @@ class AllReduce(Announcing):
         if guilty:
             return guilty
         if terms is None:
-            mean = mean_alike(vectors)
+            mean = self._mean_alike(vectors)
         else:
             both = (terms.numbers, terms.buffers)
             mean = self._chunks.combine(part, chunk, vectors, both, is_based=bool(base))
@@ -516,6 +516,10 @@ class AllReduce(Announcing):
                 squares = self._chunks.squares(part, chunk, mean, is_based=bool(base))
                 self._ledger.note(part, chunk, self._owning[part], squares, terms)
         return mean, members, digest_of(names) if self._is_bounded else bytes(16)
+
+    def _mean_alike(self, vectors: list[Vector]) -> Vector:
+        """Return what contributions come to that nothing was announced of."""
+        return mean_alike(vectors)
 
     def _blame(self, part: int, chunk: int, held: _Collected, guilty: list[int], now: float) -> Effects:
         """Go on without those who gave what is not finite, or more than they announced."""

@@ -6,7 +6,7 @@ given and what comes of it (ledger.py).
 """
 
 from abc import abstractmethod
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -49,6 +49,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """So many numbers at the end of the vector travel as float32. Equal on all peers."""
     combine: Combine = "mean"
     """What is made of the contributions (gossip/averaging/bounds.py). Equal on all peers."""
+    grid_bits: int = 8
+    """Bits of a number of a secure sum (gossip/averaging/secure/integer_grid.py). Equal on all peers."""
 
 
 def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
@@ -60,6 +62,9 @@ def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
 
 class Announcing(Attendance):
     """See the module's docstring."""
+
+    GRAIN: ClassVar[int] = 1
+    """So many numbers are never cut apart."""
 
     def __init__(
         self,
@@ -79,7 +84,7 @@ class Announcing(Attendance):
         self.config = config
         self._weight, self._discount = weight, discount
         self._chunks = Chunks(
-            vector, group.parts, config.chunk_numel, config.codec, feedback, config.exact, origin
+            vector, group.parts, config.chunk_numel, config.codec, feedback, config.exact, origin, self.GRAIN
         )
         newcomers = frozenset(self._number[peer] for peer in group.newcomers)
         self._announced = Announced(len(group.members), newcomers, config.max_norm, config.combine)

@@ -59,17 +59,18 @@ class Chunks:
         feedback: Feedback | None,
         exact: int = 0,
         origin: Origin = STANDS_ALONE,
+        grain: int = 1,
     ) -> None:
         """`vector` float32 [n]: the contribution, which becomes the mean; the last `exact` go as float32.
 
-        `origin`: from where distances are taken.
+        `origin`: from where distances are taken. `grain`: so many numbers are never cut apart.
         """
         self.origin = origin
         self.codec = CODECS[codec]
         self._exact_from = vector.size - exact
         self._vector, self._chunk_numel = vector, chunk_numel
         self._feedback = feedback if self.codec.needs_feedback else None
-        self._edges = bounds(vector.size, shares)
+        self._edges = [grain * edge for edge in bounds(vector.size // grain, shares)]
         self._is_exact = codec == "float32"
         # By (part, chunk), for lossy codecs: what was sent must be sent again the same.
         self._sent: dict[tuple[int, int], Data] = {}

@@ -122,6 +122,16 @@ class Gather(Attendance):
         """See `shoal.gossip.averaging.exchange`."""
         return Bodies(self.bodies) if self.step is Step.DONE else None
 
+    @property
+    def unproved(self) -> list[PeerId]:
+        """Members whose agreed body is not the one that they committed themselves to before this member."""
+        return [
+            peer
+            for peer, body in self.bodies
+            for member in (self._number[peer],)
+            if self._digests.get(member) != body_digest(self.group.id, self.index, member, body)
+        ]
+
     def owns(self, index: int) -> bool:
         """See `shoal.gossip.averaging.exchange`."""
         return index in (self.index, self.index + INNER_INDEX)
@@ -319,7 +329,8 @@ class Gather(Attendance):
         effects: Effects = []
         if self.step is Step.COMMITTING and not self._awaited():
             self.step = Step.REVEALING
-            self._due = now + self.config.silence_timeout
+            # Others may still wait for the commitment of one that was lost.
+            self._due = now + self.config.silence_timeout + 2 * BEAT
             effects += self._to_all(Reveal(self.group.id, self.index, self._mine), self._held[self._mine])
         if self.step is Step.REVEALING and not self._awaited():
             effects += self._agree(now)

@@ -13,14 +13,17 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from nacl.utils import random
 
 from shoal.crypto.keys import PeerId, short
+from shoal.crypto.shamir import Entropy
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
 from shoal.gossip.averaging.origin import Change, Origin, variances_of
+from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
 from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send, Timer
@@ -32,7 +35,7 @@ from shoal.gossip.member.quorum import counting, fewest_of, is_in_all
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Cut, Exchange, ExchangeMessage
-from shoal.gossip.run_spec import Combine, RunSpec
+from shoal.gossip.run_spec import Combine, RunSpec, least_of
 
 MAX_KEPT_BYTES: Final = 64 << 20
 """What peers may send ahead of us, for an ask that we have not yet reached."""
@@ -69,6 +72,8 @@ class AskQueue:
 
         `slowest_line`: see `MemberConfig`.
         """
+        self.entropy: Entropy = random
+        """What masks are drawn from; another for a simulation alone."""
         self._slowest_line = slowest_line
         self._view, self._dissemination = view, dissemination
         self._patience = patience
@@ -150,16 +155,7 @@ class AskQueue:
         self._formed_at = max(self._formed_at, self.asked_at)
         self._linked = frozenset(self._view.table.connected)
         if isinstance(pending, Contribute):
-            if (spec := self._view.spec) is not None:
-                # What is as long as the params ends in the model's buffers.
-                exact = spec.buffers if pending.vector.size == spec.params_numel else 0
-                # Of a statistic, such as a count, nothing but the mean is meant.
-                combine: Combine = "mean" if pending.kind == "statistic" else spec.combine
-                config = msgspec.structs.replace(config, codec=spec.codec, exact=exact, combine=combine)
-            owed = self._feedback(pending)
-            me, origin, ask = self._view.me, self._origin(pending), ask_name("all_reduce", pending.tag)
-            given = (pending.index, pending.vector, pending.weight, config, owed, origin, ask)
-            self.current = AllReduce(me, group, *given, pending.discount)
+            self.current = self._average(pending, group, config)
         else:
             ask = ask_name("gather", pending.tag)
             self.current = Gather(self._view.me, group, pending.index, pending.body, config, ask)
@@ -171,6 +167,24 @@ class AskQueue:
         for event in kept:
             effects += self.receive(event, now)
         return effects
+
+    def _average(self, pending: Contribute, group: Group, config: ExchangeConfig) -> GroupExchange:
+        """Return the exchange that makes a mean of what the run's members give."""
+        spec, me, origin = self._view.spec, self._view.me, self._origin(pending)
+        given = (pending.index, pending.vector, pending.weight)
+        if spec is not None:
+            # What is as long as the params ends in the model's buffers.
+            exact = spec.buffers if pending.vector.size == spec.params_numel else 0
+            # Of a statistic, such as a count, nothing but the mean is meant.
+            combine: Combine = "mean" if pending.kind == "statistic" else spec.combine
+            config = msgspec.structs.replace(config, codec=spec.codec, exact=exact, combine=combine)
+            if spec.secure:
+                config = msgspec.structs.replace(config, grid_bits=spec.grid_bits)
+                ask = ask_name("masked_sum", f"{pending.vector.size} {pending.tag}")
+                hidden = (*given, config, origin, ask, pending.discount)
+                return MaskedSum(me, group, *hidden, entropy=self.entropy)
+        ask, owed = ask_name("all_reduce", pending.tag), self._feedback(pending)
+        return AllReduce(me, group, *given, config, owed, origin, ask, pending.discount)
 
     def abandon(self) -> Effects:
         """Leave the group of an exchange that is not over."""
@@ -235,7 +249,7 @@ class AskQueue:
             return self._tell_stale(event.peer, message, now)
         if exchange.owns(message.index):
             return self._hand_on(exchange, event, message, now)
-        if isinstance(message, Abandon) and message.index < exchange.index:
+        if isinstance(message, Abandon) and message.index % INNER_INDEX < exchange.index:
             return exchange.lost(event.peer, now)
         is_ahead = message.index % INNER_INDEX > exchange.index
         if is_ahead and event.peer in exchange.group.members:
@@ -306,6 +320,9 @@ class AskQueue:
         match outcome := exchange.outcome:
             case None if exchange.unlike:
                 return [Notify(Failed("Mismatch", _mismatch(pending, exchange)))]
+            case None if isinstance(exchange, MaskedSum) and exchange.is_refused:
+                self._learn(exchange, now)
+                return [Notify(Failed("TooFew", exchange.failure))]
             case None:
                 if len(exchange.group.members) == 2:
                     self._learn(exchange, now)
@@ -336,8 +353,8 @@ class AskQueue:
         counted = fewest_of(counting(view, group, self._linked), group, outcome)
         if outcome.fewest < view.least:
             return f"{outcome.fewest} of at least {view.least} peers contributed"
-        if counted < view.spec.quorum:
-            return f"{counted} of at least {view.spec.quorum} peers that count for the quorum contributed"
+        if counted < (quorum := least_of(view.spec)):
+            return f"{counted} of at least {quorum} peers that count for the quorum contributed"
         return ""
 
     def _leave_group(self, *, finished: bool) -> None:

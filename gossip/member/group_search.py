@@ -27,6 +27,7 @@ from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.nearby import Nearby
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Commit, Negotiation, Presence, Ready, Shown
+from shoal.gossip.run_spec import least_of
 
 INFINITY: Final = float("inf")
 MAX_EARLY: Final = 128
@@ -362,7 +363,7 @@ class GroupSearch:
         patience = (self._wait_seconds or 2 * self._patience) if first else self._patience
         return MatchmakingConfig(
             group_size=view.pattern.group_size(spec.group_size, is_last=view.is_last),
-            quorum=spec.quorum,
+            quorum=least_of(spec),
             company=view.company,
             share=MIXING_SHARE if view.is_large_swarm() and not has_own_states else 1.0,
             # Who has just been started does not go on alone while it looks for those it knew.

@@ -126,7 +126,7 @@ from shoal.gossip.messages import (
     Wait,
     Want,
 )
-from shoal.gossip.run_spec import NATIVE
+from shoal.gossip.run_spec import NATIVE, least_of
 from shoal.gossip.sequence import Sequence
 from shoal.gossip.state.fetch import Fetching
 from shoal.gossip.state.serve import Serving, ServingConfig
@@ -644,9 +644,9 @@ class Member:
                 self._enter(Trigger.EXCHANGE_BEGUN)
                 return effects + self.pairwise.begin(asks.pending, asks.asked_at, now)
             asks.ask(self.pairwise.close(asks.pending), asks.asked_at)
-        if spec is not None and len(group.members) < spec.quorum:
+        if spec is not None and len(group.members) < (least := least_of(spec)):
             self._enter(Trigger.ASK_ENDED)
-            text = f"{len(group.members)} of at least {spec.quorum} peers were ready"
+            text = f"{len(group.members)} of at least {least} peers were ready"
             return [*effects, Notify(Failed("TooFew", text))]
         self._enter(Trigger.EXCHANGE_BEGUN)
         return effects + asks.begin(group, now)

@@ -26,7 +26,7 @@ from shoal.gossip.membership.lineages import Basis, SwarmState, Voters, swarm_st
 from shoal.gossip.membership.presence import Entry, PresenceTable
 from shoal.gossip.messages import Presence, Ready
 from shoal.gossip.patterns import PATTERNS, Pattern
-from shoal.gossip.run_spec import NATIVE, RunSpec
+from shoal.gossip.run_spec import NATIVE, RunSpec, least_of
 
 NO_BASE: Final = bytes(32)
 MAX_PAUSE: Final = 8
@@ -266,7 +266,7 @@ class SwarmView:
     def least(self) -> int:
         """How many must contribute for a round to count: the quorum, or company."""
         assert self.spec is not None
-        return max(self.spec.quorum, self.company)
+        return max(least_of(self.spec), self.company)
 
     @property
     def company(self) -> int:

@@ -84,7 +84,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         facts.append(("trust", UNANCHORED))
     if run is not None:
         facts.append(("run", f"{run.name}: {run.method} on {run.task}, {run.parameters:,} parameters"))
-        facts.append(("combines by", run.combine))
+        masked = " under masks: nobody sees what one peer gives" if run.secure else ""
+        facts.append(("combines by", run.combine + masked))
         facts.append(("figures", "  ".join(f"{name} {figure(value)}" for name, value in measured.items())))
         facts.append(("state", _agreement(status)))
     busy = "" if status.utilisation is None else f", computing {100 * status.utilisation:.0f} % of the time"

@@ -19,6 +19,7 @@ from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
 from shoal.node.config.codec_preflight import check_codec
 from shoal.node.config.engine_preflight import check_engine
+from shoal.node.config.secure_preflight import check_secure
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
 
@@ -68,6 +69,7 @@ def check_run(run: RunSettings, method: Method, mode: Mode | None = None) -> Non
     check_exchange(run, method)
     check_combine(run, method)
     check_bodies(run, method, mode or parse(run.charter).mode)
+    check_secure(run, method, mode or parse(run.charter).mode)
 
 
 def check_bodies(run: RunSettings, method: Method, mode: Mode) -> None:

@@ -59,11 +59,12 @@ def _parameters(struct: type[RunSettings], shows_defaults: bool) -> list[inspect
     made = []
     for name, flag in flag_names().items():
         default = default_of(fields[name])
+        is_worth_saying = default not in ("", {}) and default is not False
         option = typer.Option(
             flag,
             help=docs.get(name, ""),
             rich_help_panel="Training",
-            show_default=str(default) if shows_defaults and default not in ("", {}) else False,
+            show_default=str(default) if shows_defaults and is_worth_saying else False,
             metavar="K=V" if _plain(fields[name].type) == list[str] else None,
         )
         annotation: Any = Annotated[_plain(fields[name].type) | None, option]
@@ -111,6 +112,8 @@ def run_words(run: RunSettings) -> list[str]:
             words += option_words(flag, dict(sorted(value.items())))
         elif name == "combine":
             words += [flag, str(value)] if value != usual_combine(run) else []
+        elif isinstance(value, bool):
+            words += [flag] if value else []
         elif name == "method" or value != getattr(plain, name):
             words += [flag, str(value)]
     return words

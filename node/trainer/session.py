@@ -43,6 +43,7 @@ from shoal.methods.base import (
     Steps,
     has_one_exchange,
     why_not_gather,
+    why_not_gather_secure,
 )
 from shoal.methods.errors import BadOption, Interrupted
 from shoal.methods.params import copy_unless_there, read_state, write_state
@@ -108,7 +109,8 @@ class Session:
         self.work_seconds = 0.0
         """Spent computing since the last round ended, without the waiting for answers."""
         self._line = line
-        self._why_not_gather = why_not_gather(spec.method, method, parse(spec.charter).mode)
+        refused = why_not_gather_secure(spec.method) if spec.secure else ""
+        self._why_not_gather = refused or why_not_gather(spec.method, method, parse(spec.charter).mode)
         self._asked = 0
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""

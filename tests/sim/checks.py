@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from sim.progress import Movements
+from sim.secure import check_left, check_opened
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.all_reduce import AllReduce
@@ -33,6 +34,7 @@ from shoal.gossip.averaging.bounds import (
 from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import Gather
+from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.standing import MAX_OF_A_PREFIX
 from shoal.gossip.member import commands
@@ -247,8 +249,8 @@ class Oracle:
         seen.exchanges[node.me], seen.lives[node.me] = exchange, node.life
         seen.given[node.me] = self._given[node.me]
         seen.tags[node.me] = self._tags.get(node.me, "")
-        if isinstance(exchange, AllReduce):
-            origin = exchange._chunks.origin
+        if isinstance(exchange, AllReduce | MaskedSum):
+            origin = exchange.origin
             state = origin.state.copy() if origin.state is not None else None
             seen.origins[node.me] = (origin.name, origin.mixes, state)
             if origin.last is not None:
@@ -293,6 +295,7 @@ class Oracle:
             case commands.Gathered():
                 self._gathered(node, notice)
             case commands.Failed():
+                check_left(self, node)
                 self.sim.counts[f"Failed {notice.kind}"] += 1
             case commands.Behind():
                 known = node.member.table.in_run(node.member.run)
@@ -384,7 +387,7 @@ class Oracle:
             check_mass(self)
             if not node.member.view.is_last:
                 return
-        assert isinstance(exchange, AllReduce)
+        assert isinstance(exchange, AllReduce | MaskedSum)
         seen = self.groups[exchange.group.id, notice.index]
         mean = node.rounds._segment.exchange  # type: ignore[union-attr]
         # Chunks may have different contributors, and none that is in all.
@@ -394,6 +397,9 @@ class Oracle:
         seen.results[node.me] = mean.tobytes()
         masks = [mask for part in notice.exchanged.masks for mask in part]
         check_alike(self, seen, [p for i, p in enumerate(seen.members) if any(m >> i & 1 for m in masks)])
+        if isinstance(exchange, MaskedSum):
+            check_opened(self, seen, node, mean)
+            return
         check_bounded_mean(self, seen, node, exchange, mean)
         if not seen.is_tainted:
             check_mean(self, seen, notice, mean)

@@ -37,6 +37,7 @@ from sim.lineage_liars import lineage, nan_state, undead
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
 from shoal.gossip.averaging.attendance import ask_name
+from shoal.gossip.averaging.secure.masked_sum import Stage
 from shoal.gossip.events import Received, Send
 from shoal.gossip.matchmaking.bandwidth import MOST
 from shoal.gossip.matchmaking.proposals import derived_shares, group_id
@@ -476,6 +477,34 @@ def _without(*kinds: type) -> Lie:
 NEGOTIATION: Final = (m.Propose, m.Accept, m.Decline, m.Commit, m.Unheard, m.Shown)
 _LIES["unanswering"] = _without(*NEGOTIATION)
 _LIES["never-ready"] = _without(*NEGOTIATION, m.Ready)
+
+
+def _residues(node: SimNode, effect: Send) -> list[Send]:
+    """Give words of a secure sum that are anything but what belongs there."""
+    if not isinstance(effect.message, m.Part) or effect.message.index // m.SECURE_INDEX != Stage.SUM:
+        return [effect]
+    return [Send(effect.peer, effect.message, node.dice.randbytes(len(effect.data)))]
+
+
+def _withholds(node: SimNode, effect: Send) -> list[Send]:
+    """Take part in a secure sum, and reveal no share in the end."""
+    is_share = isinstance(effect.message, m.Reveal) and effect.message.index == Stage.UNMASK * m.SECURE_INDEX
+    return [] if is_share else [effect]
+
+
+def _two_lists(node: SimNode, effect: Send) -> list[Send]:
+    """Tell every other member that somebody is not in the sum of a part."""
+    message = effect.message
+    if not isinstance(message, m.Reduced) or message.index != Stage.SUM * m.SECURE_INDEX:
+        return [effect]
+    mask = int.from_bytes(message.contributors, "big")
+    if ord(effect.peer[-1]) % 2:
+        mask &= mask - 1
+    bent = msgspec.structs.replace(message, contributors=mask.to_bytes(8, "big"))
+    return [Send(effect.peer, bent, bytes(effect.data))]
+
+
+_LIES.update({"residues": _residues, "withholds": _withholds, "two-lists": _two_lists})
 
 
 class SettledConvener(AllConvener):

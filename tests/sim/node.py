@@ -80,6 +80,7 @@ def make_spec(
     pushes: int = 0,
     chunk_numel: int = 8,
     combine: Combine = "mean",
+    secure: bool = False,
 ) -> RunSpec:
     """Return the run spec of a simulated run; `pushes` a round, where all average pairwise."""
     return RunSpec(
@@ -92,6 +93,7 @@ def make_spec(
         exchange="pairwise" if pushes else "group",
         pushes_per_round=pushes or 1,
         combine=combine,
+        secure=secure,
         max_chunk_numel=chunk_numel,  # type: ignore[arg-type]  # smaller than a real run's
     )
 
@@ -430,6 +432,7 @@ class SimNode:
         )
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
         self.member = Member(self.me, config, Random(self.dice.getrandbits(64)), sequence)
+        self.member.asks.entropy = Random(f"{self.me} {sequence} {self.life}").randbytes
         self._use_roster()
         self.sim.codec_started(self, sequence)
         if rate := scenario.lines[self.number % len(scenario.lines)]:

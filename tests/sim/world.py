@@ -93,6 +93,8 @@ class Scenario:
     """Nodes that all others know as colleagues from before."""
     combine: Combine = "mean"
     """What groups make of contributions."""
+    secure: bool = False
+    """They are summed under masks."""
     pushes: int = 0
     """Of a round, where all average pairwise; 0: in groups."""
     asks: str = "r"
@@ -148,6 +150,7 @@ class Sim:
             scenario.pushes,
             scenario.chunk_numel,
             scenario.combine,
+            scenario.secure,
         )
         self.dice = Random(scenario.seed)
         self.network = Network(self.dice, scenario.weather, self.at, self._deliver)

@@ -45,6 +45,7 @@ def test_a_flag_is_the_field_unless_the_field_names_another() -> None:
         RunSettings(method="diloco", options={"nesterov": True, "outer_lr": 0.7}, delay=1, codec="int8"),
         RunSettings(name="other", task="digits", rounds=3, seed=9, group_size=4, quorum=2),
         RunSettings(combine="median", group_size=5),
+        RunSettings(secure=True, grid_bits=6, accept_unseen_updates=True),
         RunSettings(exchange="pairwise", pushes_per_round=7, engine="hivemind", max_chunk_numel=65_536),
     ],
 )

@@ -1,0 +1,1 @@
+"""Secure: sums of which a group learns nothing but the sum."""

@@ -1,0 +1,468 @@
+"""MaskedSum: the weighted mean of a group of which nobody learns anything but the mean.
+
+    advertise   gather     keys for this attempt, weight, and how far the contribution reaches
+    deal        gather     shares of the secrets behind the keys, each sealed to its holder
+    sum         all-reduce masked words (word_sum.py), with its takeovers: owners see masked words only
+    consent     gather     the digest of all that was agreed on, and of who is in the sum of each part
+    unmask      gather     of those in it shares of one secret, of all others shares of the other
+
+Contributions are clipped and put on an integer grid (integer_grid.py), with factors that follow from the
+weights as in every mean (bounds.py), and masked (crypto/masking.py). A member that vanishes before the sum is
+in no mask, or its masks are taken out by shares; one that vanishes afterwards is in the sum. All but a third
+of the members that advertised have to stay to the end, and three at least. A member reveals nothing before as
+many of them as open a sum have said that they saw the same, so that no two lists are opened. What a body of a
+gather says counts only if its author committed itself to it before this member too.
+
+A member that fails leaves the vector as it was. It is written when everything has been opened and lies in the
+range that the grid allows. A member may turn a mean to anything in that range, and no farther.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from math import inf
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+
+from shoal.crypto.errors import BadKey, BadShare
+from shoal.crypto.keys import PeerId
+from shoal.crypto.masking import LEAST, MaskKeys, Masks, Roster, is_public
+from shoal.crypto.shamir import Entropy
+from shoal.gossip.averaging.announcing import ExchangeConfig
+from shoal.gossip.averaging.attendance import UNNAMED
+from shoal.gossip.averaging.bounds import Stated, lower_median, weights_of
+from shoal.gossip.averaging.chunks import bounds
+from shoal.gossip.averaging.exchange import GroupExchange
+from shoal.gossip.averaging.gather import INNER_INDEX, Gather
+from shoal.gossip.averaging.origin import EXACT, Origin
+from shoal.gossip.averaging.secure.integer_grid import Grid, Words, factors_of
+from shoal.gossip.averaging.secure.word_sum import WordSum
+from shoal.gossip.deadlines import BEAT
+from shoal.gossip.errors import LocalViolation
+from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
+from shoal.gossip.group import Bodies, Exchanged, Group
+from shoal.gossip.messages import MAX_WEIGHT, SECURE_INDEX, Abandon, Exchange, ExchangeMessage
+
+FINE_BITS: Final = 20
+"""Of a code of what is no change of a state: of a statistic, of buffers, and where states differ."""
+HEADROOM: Final = 1.25
+"""Times the lower median of what contributions reach, to which all are clipped."""
+SMALLEST: Final = 1e-30
+"""What reaches no farther counts as zero."""
+GRACE: Final = 2 * BEAT
+"""Seconds by which each stage is more patient than the one before."""
+MAX_EARLY: Final = 8 << 20
+"""Bytes of what others send ahead of this member."""
+
+
+class Stage(IntEnum):
+    """Where a masked sum stands."""
+
+    ADVERTISE = 1
+    DEAL = 2
+    SUM = 3
+    CONSENT = 4
+    UNMASK = 5
+    DONE = 6
+    FAILED = 7
+
+
+class Advert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a member says of its contribution, and its keys for one attempt."""
+
+    weight: Annotated[float, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
+    discount: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    anchor: Annotated[bytes, msgspec.Meta(max_length=64)]
+    """Names what the numbers are distances from; empty where that is this member's alone."""
+    reach: Annotated[tuple[float, ...], msgspec.Meta(min_length=4, max_length=4)]
+    """The largest magnitudes: of distances, without and of buffers; of the numbers themselves, likewise."""
+    keys: Annotated[bytes, msgspec.Meta(max_length=32 * 129)]
+
+
+class MaskedSum:
+    """One member's side of one masked sum. See the module's docstring."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        group: Group,
+        index: int,
+        vector: Vector,
+        weight: float,
+        config: ExchangeConfig,
+        origin: Origin,
+        ask: bytes = UNNAMED,
+        discount: float = 1.0,
+        *,
+        entropy: Entropy,
+    ) -> None:
+        """`vector` float32 [n], finite, becomes the mean when all is opened. `ask`: see `ask_name`."""
+        self.group, self.index = group, index
+        self.lost_members: list[PeerId] = []
+        self.unlike: list[PeerId] = []
+        self.unfair_cuts: list[PeerId] = []
+        self.failure = ""
+        self.is_refused = False
+        """Whether all members refuse alike: too few are left, or what they have cannot be opened."""
+        self.stage = Stage.ADVERTISE
+        self._me, self._vector, self._config, self._origin = me, vector, config, origin
+        self._ask, self._entropy = ask, entropy
+        self._mine = group.members.index(me)
+        self._number = {peer: number for number, peer in enumerate(group.members)}
+        self._split = vector.size - config.exact
+        self._keys = MaskKeys(len(group.members), entropy)
+        self._said = (weight, discount)
+        self._adverts: dict[int, Advert] = {}
+        self._factors: dict[int, int] = {}
+        self._masks: Masks | None = None
+        self._grids: list[Grid] = []
+        self._is_based = False
+        self._words: Words = np.zeros(0, np.uint64)
+        self._edges: list[int] = []
+        self._lists: list[frozenset[int]] = []
+        self._exchanges: dict[Stage, GroupExchange] = {}
+        self._early: list[tuple[PeerId, ExchangeMessage, Data]] = []
+        self._early_bytes = 0
+        self.result: Exchanged | None = None
+
+    def __repr__(self) -> str:
+        """Say no secret."""
+        return f"MaskedSum(ask {self.index}, {self.stage.name.lower()})"
+
+    # --- an exchange ------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is waited for."""
+        return self.stage in (Stage.DONE, Stage.FAILED)
+
+    @property
+    def outcome(self) -> Exchanged | None:
+        """See `shoal.gossip.averaging.exchange`."""
+        return self.result
+
+    def owns(self, index: int) -> bool:
+        """See `shoal.gossip.averaging.exchange`."""
+        return 0 < index // SECURE_INDEX < Stage.DONE and index % INNER_INDEX == self.index
+
+    def begin(self, now: float) -> Effects:
+        """Advertise keys."""
+        if len(self.group.members) < LEAST:
+            return self._refuse(
+                f"{len(self.group.members)} of at least {LEAST} peers were ready for a secure sum"
+            )
+        reach = self._reaches()
+        if not all(np.isfinite(reach)):
+            raise LocalViolation("a contribution that is not finite was let in by this node itself")
+        body = msgspec.msgpack.encode(Advert(*self._said, self._anchor(), reach, self._keys.public))
+        return self._enter(Stage.ADVERTISE, self._gather(Stage.ADVERTISE, self.group, body, self._ask), now)
+
+    def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
+        """Take a message of this exchange."""
+        if peer not in self._number or peer == self._me or not isinstance(message, Exchange):
+            return []
+        stage = Stage(message.index // SECURE_INDEX)
+        current = self._exchanges.get(self.stage)
+        if current is None:
+            return self._exchanges[stage].handle(peer, message, data, now) if stage in self._exchanges else []
+        if stage == self.stage:
+            return self._after(current.handle(peer, message, data, now), now)
+        if stage > self.stage:
+            if self._early_bytes + len(data) <= MAX_EARLY and len(self._early) < 64 * len(self._number):
+                self._early.append((peer, message, data))
+                self._early_bytes += len(data)
+            return self._after(current.heard_elsewhere(peer, now, is_ahead=True), now)
+        if isinstance(message, Abandon):
+            return self._after(current.lost(peer, now), now)
+        effects = current.heard_elsewhere(peer, now, is_ahead=False)
+        former = self._exchanges.get(stage)
+        # It tells who still waits there that it is over.
+        return effects + (former.handle(peer, message, data, now) if former is not None else [])
+
+    def arriving(self, peer: PeerId, n_bytes: int, now: float) -> None:
+        """See `shoal.gossip.averaging.exchange`."""
+        if (current := self._exchanges.get(self.stage)) is not None:
+            current.arriving(peer, n_bytes, now)
+
+    def fire(self, timer: Timer, now: float) -> Effects:
+        """See `shoal.gossip.averaging.exchange`."""
+        current = self._exchanges.get(self.stage)
+        return [] if current is None else self._after(current.fire(timer, now), now)
+
+    def lost(self, peer: PeerId, now: float) -> Effects:
+        """Go on without a member whose link is gone."""
+        current = self._exchanges.get(self.stage)
+        return [] if current is None else self._after(current.lost(peer, now), now)
+
+    def heard_elsewhere(self, peer: PeerId, now: float, *, is_ahead: bool) -> Effects:
+        """See `shoal.gossip.averaging.exchange`."""
+        current = self._exchanges.get(self.stage)
+        if current is None:
+            return []
+        return self._after(current.heard_elsewhere(peer, now, is_ahead=is_ahead), now)
+
+    def abandon(self) -> Effects:
+        """Tell the others not to wait for us."""
+        current = self._exchanges.get(self.stage)
+        return [] if current is None else current.abandon()
+
+    @property
+    def origin(self) -> Origin:
+        """What the contribution is measured from."""
+        return self._origin
+
+    # --- from stage to stage ----------------------------------------------------------------------
+
+    def _gather(self, stage: Stage, group: Group, body: bytes, ask: bytes = UNNAMED) -> Gather:
+        return Gather(self._me, group, self.index + SECURE_INDEX * stage, body, self._config_of(stage), ask)
+
+    def _config_of(self, stage: Stage) -> ExchangeConfig:
+        """Return how long a stage waits: longer than who is still in the one before, for one that is lost."""
+        config, more = self._config, (stage - 1) * GRACE
+        return msgspec.structs.replace(
+            config, silence_timeout=config.silence_timeout + more, slow_timeout=config.slow_timeout + more
+        )
+
+    def _enter(self, stage: Stage, exchange: GroupExchange, now: float) -> Effects:
+        self.stage = stage
+        self._exchanges[stage] = exchange
+        effects = self._after(exchange.begin(now), now)
+        for peer in [each for each in self.lost_members if each in exchange.group.members]:
+            effects += self.lost(peer, now)
+        early, self._early, self._early_bytes = self._early, [], 0
+        for peer, message, data in early:
+            effects += self.handle(peer, message, data, now)
+        return effects
+
+    def _after(self, effects: Effects, now: float) -> Effects:
+        """Take note of what came of a stage, and go on with the next when it is over."""
+        current = self._exchanges.get(self.stage)
+        if current is None:
+            return effects
+        for mine, theirs in (
+            (self.lost_members, current.lost_members),
+            (self.unlike, current.unlike),
+            (self.unfair_cuts, current.unfair_cuts),
+        ):
+            mine += [peer for peer in theirs if peer not in mine]
+        self.failure = self.failure or current.failure
+        if not current.is_over:
+            return effects
+        outcome = current.outcome
+        if outcome is None:
+            self.stage = Stage.FAILED
+            return effects
+        if isinstance(current, Gather) and current.unproved:
+            return effects + self._give_up("members were told different things by one of them")
+        try:
+            if isinstance(outcome, Exchanged):
+                return effects + self._summed(current.group, outcome, now)
+            return effects + self._gathered(outcome, now)
+        except (BadKey, BadShare) as error:
+            return effects + self._refuse(str(error))
+
+    def _gathered(self, outcome: Bodies, now: float) -> Effects:
+        bodies = {self._number[peer]: body for peer, body in outcome.bodies}
+        if self._mine not in bodies:
+            return self._give_up("the others went on without this node")
+        step: dict[Stage, Callable[[Mapping[int, bytes], float], Effects]] = {
+            Stage.ADVERTISE: self._advertised,
+            Stage.DEAL: self._dealt,
+            Stage.CONSENT: self._consented,
+            Stage.UNMASK: self._unmasked,
+        }
+        return step[self.stage](bodies, now)
+
+    def _advertised(self, bodies: Mapping[int, bytes], now: float) -> Effects:
+        effects: Effects = []
+        for number, body in bodies.items():
+            advert = _advert(body, len(self.group.members))
+            if advert is None:
+                effects.append(Drop(self.group.members[number], "malformed keys for a secure sum"))
+            else:
+                self._adverts[number] = advert
+        self._choose_grids()
+        context = msgspec.msgpack.encode((self.group.id, self.group.round, self.index))
+        publics = {number: advert.keys for number, advert in self._adverts.items()}
+        roster = Roster(context, publics, len(self.group.members))
+        self._masks = Masks(self._keys, self._mine, roster, self._entropy)
+        dealing = self._gather(Stage.DEAL, self._subgroup(self._adverts), self._masks.dealt)
+        return effects + self._enter(Stage.DEAL, dealing, now)
+
+    def _dealt(self, bodies: Mapping[int, bytes], now: float) -> Effects:
+        assert self._masks is not None
+        dealt = {number: body for number, body in bodies.items() if len(body) == self._masks.dealt_bytes}
+        self._masks.take(dealt)
+        group = self._subgroup(dealt)
+        self._words = self._encode()
+        self._edges = bounds(self._words.size, group.parts)
+        for part in range(len(group.members)):
+            self._masks.hide(part, self._part(part))
+        numel = max(2, self._config.chunk_numel // 2 * 2)
+        plain = {"codec": "float32", "exact": 0, "combine": "mean", "chunk_numel": numel, "max_norm": inf}
+        config = msgspec.structs.replace(self._config_of(Stage.SUM), **plain)
+        index, vector = self.index + SECURE_INDEX * Stage.SUM, self._words.view(np.float32)
+        summing = WordSum(self._me, group, index, vector, 1.0, config, origin=EXACT)
+        return self._enter(Stage.SUM, summing, now)
+
+    def _summed(self, group: Group, outcome: Exchanged, now: float) -> Effects:
+        assert self._masks is not None
+        everybody = frozenset(self._masks.maskers)
+        numbers = [self._number[peer] for peer in group.members]
+        self._lists = [everybody] * len(self.group.members)
+        for part, masks in enumerate(outcome.masks):
+            if len(set(masks)) > 1:
+                return self._refuse("an owner was lost while it gave out the sum of a part in several chunks")
+            for mask in masks:
+                self._lists[part] = frozenset(n for at, n in enumerate(numbers) if mask >> at & 1)
+        if (fewest := min(map(len, self._lists))) < LEAST:
+            return self._refuse(f"{fewest} of at least {LEAST} peers contributed to a secure sum")
+        consent = self._masks.transcript(self._lists)
+        return self._enter(Stage.CONSENT, self._gather(Stage.CONSENT, group, consent), now)
+
+    def _consented(self, bodies: Mapping[int, bytes], now: float) -> Effects:
+        assert self._masks is not None
+        alike = [number for number, body in bodies.items() if body == bodies[self._mine]]
+        if len(alike) < self._masks.roster.threshold:
+            need = self._masks.roster.threshold
+            return self._refuse(f"{len(alike)} of at least {need} peers saw the same secure sum")
+        group = self._subgroup(alike)
+        revealing = self._gather(Stage.UNMASK, group, self._masks.reveal(self._lists))
+        return self._enter(Stage.UNMASK, revealing, now)
+
+    def _unmasked(self, bodies: Mapping[int, bytes], now: float) -> Effects:
+        assert self._masks is not None
+        opened = self._masks.mask_of(bodies)
+        for part in range(len(self._edges) - 1):
+            opened.unhide(part, self._part(part))
+        if (mean := self._decode()) is None:
+            return self._refuse("a secure sum lies outside its range: a member gave what it may not")
+        self._vector[:] = mean
+        self._origin.keep_positive(self._vector, 0)
+        self.result = self._exchanged()
+        self.stage = Stage.DONE
+        return self._stop_timers()
+
+    def _exchanged(self) -> Exchanged:
+        lists = self._lists[: len(self._edges) - 1]
+        masks = tuple(
+            (sum(1 << number for number in each),) if lo < hi else ()
+            for each, lo, hi in zip(lists, self._edges, self._edges[1:], strict=False)
+        )
+        in_all = frozenset.intersection(*(each for each, mask in zip(lists, masks, strict=True) if mask), *())
+        summed = self._exchanges[Stage.SUM].outcome
+        takeovers = summed.takeovers if isinstance(summed, Exchanged) else 0
+        return Exchanged(masks, tuple(sorted(self.group.members[n] for n in in_all)), takeovers)
+
+    def _refuse(self, why: str) -> Effects:
+        """End as all members do that see the same."""
+        self.is_refused = True
+        self.failure = why
+        return self._give_up(why)
+
+    def _give_up(self, why: str) -> Effects:
+        self.failure = self.failure or why
+        gone = Abandon(self.group.id, self.index + SECURE_INDEX * min(self.stage, Stage.UNMASK))
+        self.stage = Stage.FAILED
+        others = [peer for peer in self.group.members if peer != self._me]
+        return [*(Send(peer, gone) for peer in others), *self._stop_timers()]
+
+    def _stop_timers(self) -> Effects:
+        return [SetTimer(inf, Timer.GATHER), SetTimer(inf, Timer.ALL_REDUCE)]
+
+    def _subgroup(self, numbers: Mapping[int, object] | list[int]) -> Group:
+        """Return the group of some of its members, which turns and cuts as it does."""
+        group, some = self.group, sorted(numbers)
+        members = tuple(group.members[number] for number in some)
+        shares = tuple(group.shares[number] for number in some)
+        return Group(
+            group.id, group.round, members, shares, group.chunk_numel, group.newcomers & set(members)
+        )
+
+    # --- numbers ----------------------------------------------------------------------------------
+
+    def _anchor(self) -> bytes:
+        """Name what the numbers are measured from, where all members may have the same."""
+        origin = self._origin
+        if origin.kind == "statistic":
+            return b"zero"
+        return b"" if origin.mixes or origin.state is None else origin.kind.encode() + origin.name
+
+    def _reaches(self) -> tuple[float, ...]:
+        rows = []
+        for is_based in (True, False):
+            for lo, hi in ((0, self._split), (self._split, self._vector.size)):
+                distance = self._distance(lo, hi, is_based=is_based)
+                rows.append(float(max(distance.max(), -distance.min())) if distance.size else 0.0)
+        return tuple(rows)
+
+    def _distance(self, lo: int, hi: int, *, is_based: bool) -> Vector:
+        base = self._base(lo, hi) if is_based else None
+        numbers = self._vector[lo:hi]
+        return numbers if base is None else numbers - base
+
+    def _base(self, lo: int, hi: int) -> Vector | None:
+        """Return what a span of numbers is measured from; nothing stands for zero."""
+        return self._origin.of_buffers(lo, hi) if lo >= self._split else self._origin.of_numbers(lo, hi)
+
+    def _choose_grids(self) -> None:
+        """Choose, as all members do, how numbers are put on the grid, and by how much each counts."""
+        adverts = dict(sorted(self._adverts.items()))
+        newcomers = {number for number in adverts if self.group.members[number] in self.group.newcomers}
+        claims = [Stated(a.weight, 0.0, number in newcomers, a.discount) for number, a in adverts.items()]
+        if not claims:
+            return
+        self._factors = dict(zip(adverts, factors_of(weights_of(claims)), strict=True))
+        # A member that claims no weight is in no median, nor is a newcomer where there are others.
+        giving = {number: advert for number, advert in adverts.items() if advert.weight > 0} or adverts
+        heard = [advert for number, advert in giving.items() if number not in newcomers]
+        heard = heard or [*giving.values()]
+        anchors = {advert.anchor for advert in adverts.values()}
+        self._is_based = len(anchors) == 1 and anchors != {b""}
+        bits = self._config.grid_bits if self._is_based and anchors != {b"zero"} else FINE_BITS
+        spans = ((self._split, bits), (self._vector.size - self._split, FINE_BITS))
+        self._grids = []
+        for row, (count, each) in enumerate(spans):
+            reach = HEADROOM * lower_median([a.reach[row + 2 * (not self._is_based)] for a in heard])
+            clip = reach if reach > SMALLEST else 0.0
+            self._grids.append(Grid(count, clip, each, sum(self._factors.values())))
+
+    def _encode(self) -> Words:
+        dice = np.random.default_rng(int.from_bytes(self._entropy(16), "big"))
+        factor, words, lo = self._factors[self._mine], [], 0
+        for grid in self._grids:
+            numbers = self._distance(lo, lo + grid.count, is_based=self._is_based)
+            words.append(grid.encode(numbers, factor, dice))
+            lo += grid.count
+        return np.concatenate(words)
+
+    def _decode(self) -> Vector | None:
+        """Return the mean, float32 [n], of words without masks; nothing where it is outside its range."""
+        mean, at, start = np.empty_like(self._vector), 0, 0
+        for grid in self._grids:
+            here = mean[start : start + grid.count]
+            for contributors, lo, hi in zip(self._lists, self._edges, self._edges[1:], strict=False):
+                first, last = max(lo, at), min(hi, at + grid.n_words)
+                total = sum(self._factors[number] for number in contributors)
+                if first < last and not (
+                    total and grid.decode(self._words[first:last], first - at, total, here)
+                ):
+                    return None
+            if self._is_based and (base := self._base(start, start + grid.count)) is not None:
+                here += base
+            at, start = at + grid.n_words, start + grid.count
+        return mean
+
+    def _part(self, part: int) -> Words:
+        return self._words[self._edges[part] : self._edges[part + 1]]
+
+
+def _advert(body: bytes, labels: int) -> Advert | None:
+    """Return what a member said, where it is sound."""
+    try:
+        advert = msgspec.msgpack.decode(body, type=Advert)
+    except msgspec.MsgspecError:
+        return None
+    is_sound = all(0 <= reach < inf for reach in advert.reach) and is_public(advert.keys, labels)
+    return advert if is_sound else None
