@@ -130,6 +130,7 @@ class Timer(Enum):
     PUSH_SUM_GRACE = "push-sum grace"
     SERVING = "serving"
     FETCH = "fetch"
+    BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ class RunStatus(msgspec.Struct, frozen=True):
     options: dict[str, bool | int | float | str]
     combine: str = "mean"
     """What a group makes of contributions: mean, clip, trimmed or median."""
+    base: str = ""
+    """The name of the frozen tensors, for ``--base`` of a newcomer without them; empty: nothing is frozen."""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

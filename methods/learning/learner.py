@@ -20,7 +20,7 @@ from shoal.gossip.events import Vector
 from shoal.gossip.state.movement import is_finite
 from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
-from shoal.methods.learning.model_tensors import ModelVector
+from shoal.methods.learning.model_tensors import ModelVector, Staying
 from shoal.methods.learning.objective import Objective, Penultimate
 from shoal.methods.learning.optimizer_memory import (
     BadMemory,
@@ -32,6 +32,7 @@ from shoal.methods.learning.optimizer_memory import (
     save_memory,
 )
 from shoal.methods.learning.parts import hold, prepared
+from shoal.methods.learning.pinned_base import need_base
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
 
@@ -118,10 +119,11 @@ class TorchLearner:
         seed: int = 0,
         callbacks: Callbacks | None = None,
         method: object = None,
+        fill: Callable[[nn.Module, Staying], None] = need_base,
     ) -> None:
         """Build the task's model; `seed` decides its initial params and the batches.
 
-        `method`: what may prepare the model.
+        `method`: what may prepare the model. `fill`: what sees to it that the frozen tensors have numbers.
 
         Raises:
             BadTask: the task has no examples, or a model without parameters.
@@ -140,6 +142,7 @@ class TorchLearner:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
         with seeded(seed, self.device):
             self.model, self.stays = prepared(task, method)
+            fill(self.model, self.stays)
             self.model.to(self.device)
         """What does not travel."""
         self._vector = ModelVector(self.model, self.stays)

@@ -294,6 +294,7 @@ class Reporter:
             spec.params_numel,
             dict(spec.options),
             spec.combine,
+            spec.pinned_hash.hex(),
         )
 
     def _peer(self, peer: str, entry: Entry, statistics: HostStatistics, now: float) -> PeerStatus:

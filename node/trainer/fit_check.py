@@ -18,6 +18,7 @@ import torch
 from shoal.methods.base import Demands
 from shoal.methods.errors import BadOption, BadTask, MethodsError
 from shoal.methods.learning.learner import TorchLearner, choose_device
+from shoal.methods.learning.pinned_base import put_zeros
 from shoal.methods.learning.task import TASKS, Task, load_task
 from shoal.methods.needs import needs_of
 from shoal.methods.params import shared_specs
@@ -39,7 +40,7 @@ def check(spec: TrainerSpec, machine: int | None = None) -> None:
     method = load_method(spec.method, spec.options)
     choose_device(spec.device)
     task = load_task(spec.task, spec.task_options)
-    learner = TorchLearner(task, device=spec.device, seed=spec.seed, method=method)
+    learner = TorchLearner(task, device=spec.device, seed=spec.seed, method=method, fill=put_zeros)
     if isinstance(method, Demands):
         try:
             method.check(learner)

@@ -1,6 +1,8 @@
 """The line between the daemon and its trainer: messages over a Unix socket, vectors in shared memory.
 
     trainer                                        daemon
+      [FetchBase(name)                         -->
+                                               <--  BaseReady(path)]     where the task lacks its base
       Attach + file descriptor of the segment  -->
                                                <--  Attached(round, slot, restored)
                                                <--  Begin(round, slot)
@@ -32,7 +34,7 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -40,7 +42,7 @@ import numpy.typing as npt
 
 from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.events import Vector
-from shoal.gossip.run_spec import RunSpec
+from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.framing import Message, Text, frame, read_frame
 
 PAGE: Final = 4096
@@ -50,6 +52,21 @@ HURRY: Final = 1
 """Flag: end the local work at the next step and contribute what there is."""
 ALONE: Final = 2
 """Flag: the node is alone and waits for company, and so may the trainer; see gossip/membership/company.py."""
+
+
+class FetchBase(Message, frozen=True):
+    """Before `Attach`: the task has no numbers for its frozen tensors; `BaseReady` answers."""
+
+    name: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """The hash of the base, as the run has it."""
+    specs: tuple[TensorSpec, ...]
+
+
+class BaseReady(Message, frozen=True):
+    """The base lies in this file, or there is a reason why it never will."""
+
+    path: Text
+    reason: Text = ""
 
 
 class Attach(Message, frozen=True):
@@ -169,8 +186,10 @@ class Stop(Message, frozen=True):
     """End; nothing more will come."""
 
 
-FromTrainer: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle | Problem | TrainerFailed
-FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop
+FromTrainer: TypeAlias = (
+    FetchBase | Attach | AskAllReduce | AskGather | Finished | Idle | Problem | TrainerFailed
+)
+FromDaemon: TypeAlias = BaseReady | Attached | Begin | Averaged | Gathered | AskFailed | Stop
 
 from_trainer: Final[msgspec.msgpack.Decoder[FromTrainer]] = msgspec.msgpack.Decoder(FromTrainer)
 from_daemon: Final[msgspec.msgpack.Decoder[FromDaemon]] = msgspec.msgpack.Decoder(FromDaemon)

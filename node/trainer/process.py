@@ -32,6 +32,7 @@ from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
 from shoal.node.text import log_to_stderr
 from shoal.node.trainer import ipc
+from shoal.node.trainer.base import fill_base, keep_base
 from shoal.node.trainer.memory import BASE, advice, free_bytes, machine_bytes, tight, vector_bytes
 from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
@@ -132,6 +133,7 @@ class _Trainer(Callbacks):
             seed=spec.seed,
             callbacks=self,
             method=self._method,
+            fill=lambda model, stays: fill_base(model, stays, spec.base, line),
         )
         if isinstance(self._method, Demands):
             self._method.check(self._learner)
@@ -144,6 +146,7 @@ class _Trainer(Callbacks):
             self._learner.buffers,
             *pinned_of(self._learner.model, self._learner.stays),
         )
+        unkept = keep_base(state_dir, self._learner.model, self._spec) if spec.share_base else ""
         self._private = private_rounds(self._method, initial, self._spec, state_dir)
         self._overlap: Overlap | None = None
         self._not_finite: list[str] = []
@@ -155,6 +158,8 @@ class _Trainer(Callbacks):
             initial,
             self._private,
         )
+        if unkept:
+            self._session.problem("base", unkept)
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
         if self._session.restored:
             self._unshared.restore()
