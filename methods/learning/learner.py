@@ -107,6 +107,10 @@ class Callbacks:
         if text:
             log.warning("%s", text)
 
+    def fill_base(self, model: nn.Module, stays: Staying) -> None:
+        """See to it that the frozen tensors of a new model have numbers."""
+        need_base(model, stays)
+
 
 class TorchLearner:
     """See `Learner`."""
@@ -119,11 +123,10 @@ class TorchLearner:
         seed: int = 0,
         callbacks: Callbacks | None = None,
         method: object = None,
-        fill: Callable[[nn.Module, Staying], None] = need_base,
     ) -> None:
         """Build the task's model; `seed` decides its initial params and the batches.
 
-        `method`: what may prepare the model. `fill`: what sees to it that the frozen tensors have numbers.
+        `method`: what may prepare the model.
 
         Raises:
             BadTask: the task has no examples, or a model without parameters.
@@ -142,7 +145,7 @@ class TorchLearner:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
         with seeded(seed, self.device):
             self.model, self.stays = prepared(task, method)
-            fill(self.model, self.stays)
+            self.callbacks.fill_base(self.model, self.stays)
             self.model.to(self.device)
         """What does not travel."""
         self._vector = ModelVector(self.model, self.stays)

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import trio
 
-from shoal.gossip.member.commands import BaseArriving, BaseFetched, Event, FetchBase, HoldBase
+from shoal.gossip.member.commands import BaseArriving, BaseFetched, FetchBase, HoldBase
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.gossip.state.base_blocks import BaseBlocks, NoBlocks
+from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.storage.base_file import BaseFile
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,9 @@ After = Callable[[], None]
 class BaseKeeper:
     """The base of a node's run, on its disk. See the module's docstring."""
 
-    def __init__(
-        self, folder: Path, command: Callable[[Event], None], problem: Callable[[str, str], None]
-    ) -> None:
-        """`problem(source, text)` shows what a person should see to, until the text is empty."""
-        self._folder, self._command, self._problem = folder, command, problem
+    def __init__(self, folder: Path, around: Surroundings) -> None:
+        """`folder`: where the file lies. `around`: the node."""
+        self._folder, self._command, self._problem = folder, around.command, around.problem
         self._file: BaseFile | None = None
         self._base: BaseBlocks | None = None
         """What is mapped."""

@@ -158,7 +158,7 @@ class Daemon(Surroundings):
             self.roster_keeper.join(self.config.invite)
             self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, self)
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
-            self.bases = BaseKeeper(self.home.state_dir, self.driver.command, self._problem)
+            self.bases = BaseKeeper(self.home.state_dir, self)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._found
             self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)

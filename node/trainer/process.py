@@ -25,6 +25,7 @@ from shoal.gossip.errors import GossipError
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.methods.learning.learner import Callbacks, TorchLearner, as_number
+from shoal.methods.learning.model_tensors import Staying
 from shoal.methods.learning.parts import pinned_of
 from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
@@ -123,7 +124,7 @@ class _Trainer(Callbacks):
     """A task, a method, and the session that joins them to the daemon."""
 
     def __init__(self, line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> None:
-        self._parent = os.getppid()
+        self._parent, self._line, self._base = os.getppid(), line, spec.base
         self._method: Method = load_method(spec.method, spec.options)
         check_delay(spec.delay, self._method, spec.method)
         task = load_task(spec.task, spec.task_options)
@@ -133,7 +134,6 @@ class _Trainer(Callbacks):
             seed=spec.seed,
             callbacks=self,
             method=self._method,
-            fill=lambda model, stays: fill_base(model, stays, spec.base, line),
         )
         if isinstance(self._method, Demands):
             self._method.check(self._learner)
@@ -165,6 +165,10 @@ class _Trainer(Callbacks):
             self._unshared.restore()
         self._learner.out, self._learner.keeps_optimizer = self._session.lent, True
         self._learner.forget_initial()
+
+    def fill_base(self, model: torch.nn.Module, stays: Staying) -> None:
+        """See `Callbacks`: from peers where the task lacks it."""
+        fill_base(model, stays, self._base, self._line)
 
     def remedy(self) -> str:
         """Say what to do where memory ran out, by what fills it."""

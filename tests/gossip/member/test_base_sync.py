@@ -11,6 +11,7 @@ from shoal.gossip.events import (
     Data,
     Drop,
     Effects,
+    Loan,
     Notify,
     PeerFound,
     PeerLost,
@@ -92,6 +93,7 @@ class Nodes:
             if self.queue:
                 sender, sent = self.queue.popleft()
                 if sent.peer in self.members and sender in self.members:
+                    assert not isinstance(sent.data, Loan)
                     data = self.bend(sender, sent.message, sent.data)
                     self.blocks[sender] += isinstance(sent.message, Chunk)
                     received = Received(sender, sent.message, bytes(data))

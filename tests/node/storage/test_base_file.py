@@ -1,4 +1,4 @@
-"""A base on the disk: written, mapped, fetched into its place, resumed; damage is found, and room is looked for."""
+"""A base on the disk: written, mapped, fetched into its place, resumed; damage is found, room looked for."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_a_fetch_goes_on_with_the_blocks_that_verify(tmp_path: Path) -> None:
         first.data[first.tree.span(chunk)] = given.data[given.tree.span(chunk)]
     first.data[first.tree.span(3)] = bytes(BLOCK_BYTES)  # torn
     second = BaseFile(tmp_path / "newcomer", NAME, SPECS).begin()
-    assert (second.leaves, second.have) == (given.leaves, {0, 2})
+    assert (second.leaves, second.have) == (given.leaves, frozenset({0, 2}))
     for chunk in (1, 3):
         second.data[second.tree.span(chunk)] = given.data[given.tree.span(chunk)]
     assert not file.is_whole
