@@ -274,7 +274,7 @@ class SwarmOptimizer(WrappedOptimizer):
         elif session.is_interrupted():
             assert self._begin is not None
             session.idle(self._begin, "interrupted")
-            self._next_round(session, self._base)
+            self._next_round(session, self._base, in_vain=True)
         elif is_time or session.is_hurried():
             self._agree(session)
         self._worked_from = time.monotonic()
@@ -293,6 +293,8 @@ class SwarmOptimizer(WrappedOptimizer):
                     overlap.contribute(trained, self._weight, report, self._base.private)
                 self._steps = 0
         except Interrupted:
+            # What was learned since the last state is in vain, in what stays as in what travels.
+            self._unshared.put_back()
             self._take_over(overlap.restart())
         except RunOver:
             self._end(overlap.agreed)
@@ -302,7 +304,6 @@ class SwarmOptimizer(WrappedOptimizer):
         if moved is not None:
             self._vector.move(moved)
             self._moved = True
-            self._unshared.save()
 
     def _take_over(self, state: State) -> None:
         self._write(state)
@@ -353,21 +354,24 @@ class SwarmOptimizer(WrappedOptimizer):
         trained = self._vector.read(session.lent)
         if not self._is_sane(trained):
             session.idle(self._begin, self._problems["model"])
-            self._next_round(session, self._base)
+            self._next_round(session, self._base, in_vain=True)
             return
+        in_vain = False
         try:
             steps = self._method.outer(self._base, trained, self._weight)
             state, contributors = session.answer(self._begin, steps)
         except GossipError as error:
-            state = self._base
+            state, in_vain = self._base, True
             session.idle(self._begin, f"{type(error).__name__}: {error}")
         else:
-            self._unshared.save()
             session.finish(self._begin, state, self._report(contributors))
-        self._next_round(session, state)
+        self._next_round(session, state, in_vain=in_vain)
 
-    def _next_round(self, session: Session, last: State) -> None:
-        """Wait for the next round; take over its state unless it is the one that we went on from."""
+    def _next_round(self, session: Session, last: State, *, in_vain: bool = False) -> None:
+        """Wait for the next round; take over its state unless it is the one that we went on from.
+
+        `in_vain`: the round before came to nothing.
+        """
         begin = session.wait_begin()
         self._steps = 0
         if begin is None:
@@ -375,6 +379,8 @@ class SwarmOptimizer(WrappedOptimizer):
             return
         state = session.state(begin)
         if begin != self._begin:
+            if in_vain:
+                self._unshared.put_back()
             self._write(state)
         self._begin, self._base, self.rounds = begin, state, begin.round
 
@@ -382,7 +388,7 @@ class SwarmOptimizer(WrappedOptimizer):
         initial = self._initial()
         line = self._node.connect()
         try:
-            session = Session(line, self._spec, self._method, initial)
+            session = Session(line, self._spec, self._method, initial, own=self._unshared)
         except LineLost:
             line.close()
             raise
@@ -390,9 +396,6 @@ class SwarmOptimizer(WrappedOptimizer):
         self._session, self._begin = session, None
         for source, text in self._problems.items():
             session.problem(source, text)
-        if session.restored:
-            self._unshared.restore()
-        self._unshared.save()
         if self._spec.delay:
             self._attach_overlap(session, initial)
         else:

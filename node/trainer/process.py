@@ -151,18 +151,10 @@ class _Trainer(Callbacks):
         self._overlap: Overlap | None = None
         self._not_finite: list[str] = []
         """Names of what the method measured last as no finite number."""
-        self._session = Session(
-            line,
-            self._spec,
-            self._method,
-            initial,
-            self._private,
-        )
+        self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
+        self._session = Session(line, self._spec, self._method, initial, self._private, self._unshared)
         if unkept:
             self._session.problem("base", unkept)
-        self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
-        if self._session.restored:
-            self._unshared.restore()
         self._learner.out, self._learner.keeps_optimizer = self._session.lent, True
         self._learner.forget_initial()
 
@@ -184,7 +176,7 @@ class _Trainer(Callbacks):
         if text := tight(self._spec, numel, free_bytes()):
             session.problem("room", text)
         if self._spec.delay:
-            self._overlap = Overlap(session, cast(OuterMethod, self._method), self._saved)
+            self._overlap = Overlap(session, cast(OuterMethod, self._method), self._measured)
             self._overlap.run(self._learner)
         while (begin := session.wait_begin()) is not None:
             steps = self._method.round(session.state(begin), self._learner, begin.round)
@@ -194,7 +186,7 @@ class _Trainer(Callbacks):
                 self._unshared.put_back()
                 session.idle(begin, f"{type(error).__name__}: {error}")
                 continue
-            session.finish(begin, state, self._saved(state, report))
+            session.finish(begin, state, self._measured(state, report))
             # Else the state of a round stays for all of the next one.
             del steps, state
 
@@ -203,10 +195,6 @@ class _Trainer(Callbacks):
         if source == "memory" and text:
             self._private.set_aside(f"is of no use: {text}")
         self._session.problem(source, text)
-
-    def _saved(self, state: State, report: Report) -> Report:
-        self._unshared.save()
-        return self._measured(state, report)
 
     def _measured(self, state: State, report: Report) -> Report:
         # What a method measured itself stands: its params need not be the model that people use.
