@@ -54,6 +54,18 @@ def staying(
     return Staying(frozenset(pinned), own)
 
 
+def part_of_own(model: nn.Module, own: Collection[str]) -> Callable[[str], str]:
+    """Return what `staying` asks, where tensors of these names are the node's own.
+
+    Raises:
+        BadTask: one is no tensor of the model.
+    """
+    unknown = sorted(set(own) - set(candidates(model)))
+    if unknown:
+        raise BadTask(f"own names {unknown[0]}, which is no tensor of the model")
+    return lambda name: f"{OWN}own" if name in own else ""
+
+
 class Divides(Protocol):
     """The side of a task that says where tensors belong."""
 

@@ -18,7 +18,7 @@ in when it has come: the loop waits for peers only where a mean takes longer tha
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, environ
 from pathlib import Path
@@ -40,7 +40,7 @@ from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, BadTask, Interrupted
 from shoal.methods.learning.learner import as_number
 from shoal.methods.learning.model_tensors import ModelVector
-from shoal.methods.learning.parts import Travels, check_frozen, pinned_of, staying
+from shoal.methods.learning.parts import Travels, check_frozen, part_of_own, pinned_of, staying
 from shoal.methods.options import build_config
 from shoal.methods.overlap import Moved
 from shoal.methods.params import shared_specs, views
@@ -77,6 +77,7 @@ class SwarmOptimizer(WrappedOptimizer):
         *,
         every: int = 50,
         travels: Travels = "trained",
+        own: Collection[str] = (),
         home: str | PathLike[str] | None = None,
         join: Sequence[str] = (),
         weight: float = 1.0,
@@ -91,6 +92,7 @@ class SwarmOptimizer(WrappedOptimizer):
         `every`: local steps per round (H). `weight`: how much this peer counts, such as its examples.
         `travels`: what of the model travels: what is ``trained``, ``all``, a set of names of tensors, or a
         function of a name and a tensor. The rest must be frozen, and the same on all peers.
+        `own`: names of tensors that are trained here and never travel, such as a head of one's own labels.
         `settings`: what the peers of the run agree on (gossip/run_spec.py); each of its fields is an argument
         too, such as ``method="diloco"``, ``options={"outer_lr": 0.7}``, ``rounds=100``, ``delay=1`` or
         ``codec="int8"``.
@@ -125,7 +127,7 @@ class SwarmOptimizer(WrappedOptimizer):
         self._method = _load(run.method, dict(run.options), every)
         self._weight = checked_weight(weight)
         check_run(run, self._method)
-        stays = staying(model, travels)
+        stays = staying(model, travels, part_of_own(model, own))
         check_frozen(model, stays)
         self._vector = ModelVector(model, stays)
         check_groups(optimizer.param_groups, model)
