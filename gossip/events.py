@@ -131,6 +131,7 @@ class Timer(Enum):
     SERVING = "serving"
     FETCH = "fetch"
     CALLS = "calls"
+    BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)

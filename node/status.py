@@ -105,6 +105,8 @@ class RunStatus(msgspec.Struct, frozen=True):
     """What a group makes of contributions: mean, clip, trimmed or median."""
     secure: bool = False
     """Whether they are summed under masks."""
+    base: str = ""
+    """The name of the frozen tensors, for ``--base`` of a newcomer without them; empty: nothing is frozen."""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

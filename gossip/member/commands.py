@@ -19,6 +19,7 @@ from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.messages import Shapes
 from shoal.gossip.run_spec import RunSpec
 from shoal.gossip.scope import NOWHERE, Here
+from shoal.gossip.state.base_blocks import BaseBlocks
 
 # --- commands -------------------------------------------------------------------------------------
 
@@ -72,6 +73,20 @@ class CachedChunks:
     """Chunks by leaf hash that were kept from a fetch that broke off; told while another one runs."""
 
     chunks: dict[bytes, Data]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchBase:
+    """The trainer lacks the frozen base of its run: fetch it into this place."""
+
+    base: BaseBlocks
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBase:
+    """The base lies here whole: hand it out to those that lack it."""
+
+    base: BaseBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +261,8 @@ Command: TypeAlias = (
     | RefuseState
     | ResetTrust
     | CachedChunks
+    | FetchBase
+    | HoldBase
     | Contribute
     | ContributeBody
     | BeginExternalExchange
@@ -333,6 +350,27 @@ class ChunksVerified:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseArriving:
+    """More of a base lies verified in its place."""
+
+    name: bytes
+    leaves: bytes
+    missing: int
+    """Blocks that are still to come."""
+    givers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFetched:
+    """A base lies whole in its place."""
+
+    name: bytes
+    leaves: bytes
+    givers: dict[PeerId, int]
+    """Blocks by who sent them."""
+
+
+@dataclass(frozen=True, slots=True)
 class FinishEarly:
     """The others wait: contribute what there is."""
 
@@ -383,6 +421,8 @@ Notice: TypeAlias = (
     | Behind
     | Synced
     | ChunksVerified
+    | BaseArriving
+    | BaseFetched
     | FinishEarly
     | PeerAddresses
     | RosterChanged

@@ -41,6 +41,7 @@ from shoal.gossip.events import (
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Phase, Trigger
 from shoal.gossip.member.asks import AskQueue
+from shoal.gossip.member.base_sync import BaseSync
 from shoal.gossip.member.calling import Calling
 from shoal.gossip.member.commands import (
     AbortRound,
@@ -58,9 +59,11 @@ from shoal.gossip.member.commands import (
     Detach,
     Event,
     Failed,
+    FetchBase,
     Finish,
     FinishEarly,
     Goodbye,
+    HoldBase,
     JoinBy,
     LeaveRole,
     LookForRole,
@@ -193,6 +196,7 @@ class Member:
         self.serving = Serving(config.serving, self.admission)
         self.asks = AskQueue(self.view, config.patience, self.dissemination, config.slowest_line)
         self.state_sync = StateSync(self.view, self.serving, self.asks.wait, self.dissemination)
+        self.base_sync = BaseSync(self.view, self.serving, self.asks.wait)
         self.pairwise = PairwiseRounds(self.view, config.patience, self._numbers, config.slowest_line)
         self.admission.keep_places("colleagues", self.view.colleagues.colleagues)
         self.admission.keep_places("named, or of the book", self.dial_plan.known)
@@ -237,6 +241,7 @@ class Member:
                 self.asks.arriving(event.peer, event.n_bytes, now)
                 self.state_sync.arriving(event.peer, now)
                 self.calls.arriving(event.peer, now)
+                self.base_sync.arriving(event.peer, now)
                 return self.pairwise.arriving(event.peer, event.n_bytes, now)
             case TimerFired():
                 return self._timer(event.name, now)
@@ -267,6 +272,11 @@ class Member:
                 return self._check_behind(now)
             case CachedChunks():
                 return self.state_sync.know(event.chunks, now)
+            case FetchBase():
+                return self.base_sync.begin(event.base, now)
+            case HoldBase():
+                self.serving.hold_base(event.base)
+                return []
             case Contribute() | ContributeBody():
                 return self._contribute(event, now)
             case BeginExternalExchange():
@@ -489,7 +499,8 @@ class Member:
         self.serving.lost(peer)
         # A group that comes about without it begins its exchange, before that loses it too.
         effects = [*effects, *self.group_search.lost(peer, now), *self._settle(now)]
-        return effects + self.asks.lost(peer, now) + self.state_sync.lost(peer, now)
+        effects += self.asks.lost(peer, now) + self.state_sync.lost(peer, now)
+        return effects + self.base_sync.lost(peer, now)
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -519,6 +530,8 @@ class Member:
                 return self.serving.want(peer, message, now)
             case Fetch():
                 return self.serving.fetch(peer, message, now, yields=self.asks.is_busy)
+            case Wait() | Offer() | NotHeld() | Chunk() if self.base_sync.is_of(message.state):
+                return self.base_sync.handle(peer, message, event.data, now)
             case Wait() | Offer() | NotHeld() | Chunk():
                 return self.state_sync.handle(peer, message, event.data, now)
             case Push() | Settle() | Applied() | Coming():
@@ -693,6 +706,8 @@ class Member:
                 return self.state_sync.timer(now)
             case Timer.CALLS:
                 return self.calls.timer(now)
+            case Timer.BASE:
+                return self.base_sync.timer(now)
             case Timer.FINISH_EARLY:
                 return [Notify(FinishEarly())] if self.phase is Phase.WORKING else []
 
@@ -704,7 +719,7 @@ class Member:
             effects += self._view_changed(now)
         self.serving.expire(now)
         effects += self._look_for_company(now)
-        effects += self.roster_sync.beat(now)
+        effects += self.roster_sync.beat(now) + self.base_sync.beat(now)
         effects += self.dissemination.beat(now, seeks_links=self.dial_plan.seeks_links)
         jitter = 0.8 + 0.4 * self._dice.random()
         self._next_beat = now + self.config.beat * jitter
@@ -727,7 +742,7 @@ class Member:
     # --- the view ---------------------------------------------------------------------------------
 
     def _view_changed(self, now: float) -> Effects:
-        effects = [*self.group_search.view_changed(now), *self._settle(now)]
+        effects = [*self.group_search.view_changed(now), *self._settle(now), *self.base_sync.look(now)]
         if self.view.is_large_swarm() and self.view.phase is not Phase.SYNCING:
             # Where there are many something changes all the time, and nothing that cannot wait for the beat.
             return effects

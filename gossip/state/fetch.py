@@ -27,7 +27,8 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
-from shoal.gossip.state.tree_hash import LEAF_BYTES, leaf, leaf_of, n_chunks, root, span
+from shoal.gossip.state.base_blocks import BaseBlocks
+from shoal.gossip.state.tree_hash import LEAF_BYTES, StateTree, Tree, leaf_of
 
 HORIZON: Final = 0.5
 """Seconds of work that a donor is asked for at once: more than a round trip, little to share out anew."""
@@ -104,18 +105,27 @@ class Fetching:
         *,
         known: Mapping[bytes, Data] | None = None,
         paces: Mapping[PeerId, float] | None = None,
+        base: BaseBlocks | None = None,
     ) -> None:
         """`n_bytes`: the size our run spec demands, nothing for a run that is not ours.
 
         `silence_timeout`: seconds until a silent donor is given up. `known`: chunks by leaf hash; they
         are verified before they are used. `paces`: seconds per chunk of donors that we know; the fastest are
-        asked first.
+        asked first. `base`: what is fetched is no state but a base, and this is where it goes.
         """
         self.state, self.round = state, round_
         self.previous = b""
         self.leaves = b""
+        self._missing: set[int]
+        self._timer = Timer.FETCH if base is None else Timer.BASE
         self._is_size_known = n_bytes is not None
-        self._allocate(n_bytes or 0)
+        self.vector: Vector = np.empty((n_bytes or 0) // 4 if base is None else 0, dtype=np.float32)
+        if base is None:
+            self._lay_out(StateTree(n_bytes or 0), self.vector.view(np.uint8).data)
+        else:
+            self._lay_out(base.tree, base.data)
+            self.leaves, self._missing = base.leaves, self._missing - base.have
+            self._todo = deque(sorted(self._missing))
         self.is_done = False
         self.failure = ""
         self.served: dict[PeerId, int] = {}
@@ -135,11 +145,11 @@ class Fetching:
         self._silence_timeout = silence_timeout
         self._next_check = float("inf")
 
-    def _allocate(self, n_bytes: int) -> None:
-        self.n_bytes = n_bytes
-        self.vector: Vector = np.empty(n_bytes // 4, dtype=np.float32)
-        self._missing = set(range(n_chunks(n_bytes)))
-        self._todo = deque(range(n_chunks(n_bytes)))
+    def _lay_out(self, tree: Tree, view: memoryview) -> None:
+        self._tree, self._view = tree, view
+        self.n_bytes = tree.n_bytes
+        self._missing = set(range(tree.n_chunks))
+        self._todo = deque(range(tree.n_chunks))
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -233,17 +243,25 @@ class Fetching:
         return self.is_done or bool(self.failure)
 
     @property
+    def missing(self) -> frozenset[int]:
+        """The chunks that are not here yet."""
+        return frozenset(self._missing)
+
+    def ask_again(self) -> None:
+        """Let those be asked once more that did not have it: they may have come to hold it since."""
+        self.failed = [peer for peer in self.failed if peer in self.liars]
+
+    @property
     def share_missing(self) -> float:
         """How much of the state is not here yet."""
-        return len(self._missing) / max(1, n_chunks(self.n_bytes)) if self.leaves else 1.0
+        return len(self._missing) / max(1, self._tree.n_chunks) if self.leaves else 1.0
 
     def known_chunks(self) -> dict[bytes, Data]:
         """Return what is verified so far, by leaf hash, for whoever fetches after us."""
         if not self.leaves:
             return dict(self._known)
-        view = self.vector.data.cast("B")
-        have = sorted(set(range(n_chunks(self.n_bytes))) - self._missing)
-        return self._known | {leaf_of(self.leaves, each): view[span(each, self.n_bytes)] for each in have}
+        have = sorted(set(range(self._tree.n_chunks)) - self._missing)
+        return self._known | {leaf_of(self.leaves, c): self._view[self._tree.span(c)] for c in have}
 
     def paces(self) -> dict[PeerId, float]:
         """Return the seconds per chunk that were measured."""
@@ -251,8 +269,7 @@ class Fetching:
 
     def take_arrived(self) -> list[tuple[int, memoryview]]:
         """Return the chunks that donors sent since the last call."""
-        view = self.vector.data.cast("B")
-        taken = [(chunk, view[span(chunk, self.n_bytes)]) for chunk in self.arrived]
+        taken = [(chunk, self._view[self._tree.span(chunk)]) for chunk in self.arrived]
         self.arrived = []
         return taken
 
@@ -285,14 +302,16 @@ class Fetching:
         n_bytes = message.n_bytes
         if not self._is_size_known and (n_bytes > MAX_UNKNOWN_BYTES or n_bytes % 4):
             return self._fail(peer, now)
+        tree = self._tree if self._is_size_known else StateTree(n_bytes)
         if (
-            (self._is_size_known and n_bytes != self.n_bytes)
-            or len(leaves) != LEAF_BYTES * n_chunks(n_bytes)
-            or root(leaves, n_bytes) != self.state
+            n_bytes != tree.n_bytes
+            or len(leaves) != LEAF_BYTES * tree.n_chunks
+            or tree.root(leaves) != self.state
         ):
             return self._lied(peer, "offer does not hash to the state", now)
         if not self._is_size_known:
-            self._allocate(n_bytes)
+            self.vector = np.empty(n_bytes // 4, dtype=np.float32)
+            self._lay_out(tree, self.vector.view(np.uint8).data)
             self._is_size_known = True
         # The round is not in the hash; it comes from the records of many and is only checked here.
         if message.round == self.round and not self.previous:
@@ -304,14 +323,14 @@ class Fetching:
         """Take what is known already, and take it off the donors' lists."""
         if not self.leaves or not self._known:
             return []
-        view = self.vector.data.cast("B")
+        view, tree = self._view, self._tree
         for chunk in sorted(self._missing):
-            data, where = self._known.get(leaf_of(self.leaves, chunk)), span(chunk, self.n_bytes)
+            data, where = self._known.get(leaf_of(self.leaves, chunk)), tree.span(chunk)
             if data is None or len(data) != where.stop - where.start:
                 continue
             view[where] = data
             # It may lie in memory that is being written to.
-            if leaf(view[where]) == leaf_of(self.leaves, chunk):
+            if tree.leaf(view[where]) == leaf_of(self.leaves, chunk):
                 self._missing.discard(chunk)
                 self.reused += 1
         self._known = {}
@@ -323,8 +342,8 @@ class Fetching:
         asked = donor.owed.get(chunk)
         if asked is None:
             return []
-        where = span(chunk, self.n_bytes)
-        if len(data) != where.stop - where.start or leaf(data) != leaf_of(self.leaves, chunk):
+        where = self._tree.span(chunk)
+        if len(data) != where.stop - where.start or self._tree.leaf(data) != leaf_of(self.leaves, chunk):
             return self._lied(peer, "chunk of a state does not verify", now)
         donor.note_chunk(asked, now)
         effects = self._give_up_overtaken(peer, donor, chunk)
@@ -332,7 +351,7 @@ class Fetching:
         if chunk not in self._missing:
             return effects + self._go_on(now)
         self._missing.remove(chunk)
-        self.vector.data.cast("B")[where] = data
+        self._view[where] = data
         self.served[peer] = self.served.get(peer, 0) + 1
         self.arrived.append(chunk)
         return effects + self._cancel({peer}) + self._go_on(now)
@@ -364,15 +383,15 @@ class Fetching:
             return []
         if not self._missing and self.leaves:
             self.is_done = True
-            return [*self.end(), SetTimer(float("inf"), Timer.FETCH)]
+            return [*self.end(), SetTimer(float("inf"), self._timer)]
         if not self._donors:
             self.failure = "no peer that holds the swarm's state answered"
-            return [SetTimer(float("inf"), Timer.FETCH)]
+            return [SetTimer(float("inf"), self._timer)]
         effects: Effects = []
         for peer, donor in sorted(self._donors.items(), key=lambda known: known[1].pace):
             if donor.has_offered and len(donor.owed) <= donor.window // 2 and self._ask_more(donor, now):
                 effects.append(Send(peer, Fetch(self.state, tuple(donor.owed))))
-        return [*effects, SetTimer(self._plan_check(now), Timer.FETCH)]
+        return [*effects, SetTimer(self._plan_check(now), self._timer)]
 
     def _ask_more(self, donor: _Donor, now: float) -> bool:
         """Put chunks on a donor's list; tells whether there were any."""

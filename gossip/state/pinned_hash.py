@@ -20,17 +20,26 @@ BLOCK_BYTES: Final = 256 << 10
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def block_leaf(data: Data) -> bytes:
+    """Return the hash of one block."""
+    return blake3(b"\x02").update(data).digest()
+
+
 def block_leaves(data: Data) -> bytes:
     """Return the hashes of a tensor's blocks, one after another."""
     view = memoryview(data).cast("B")
     starts = range(0, len(view), BLOCK_BYTES)
-    return b"".join(blake3(b"\x02").update(view[at : at + BLOCK_BYTES]).digest() for at in starts)
+    return b"".join(block_leaf(view[at : at + BLOCK_BYTES]) for at in starts)
+
+
+def tensor_head(spec: TensorSpec, n_bytes: int) -> bytes:
+    """Return what the name says of a tensor before the hashes of its blocks."""
+    return _encode(spec) + n_bytes.to_bytes(8, "big")
 
 
 def pinned_hash(tensors: Iterable[tuple[TensorSpec, Data]]) -> bytes:
     """Return the 32-byte name of tensors, given with their bytes in the order of their names."""
     whole = blake3(b"\x03")
     for spec, data in tensors:
-        whole.update(_encode(spec)).update(memoryview(data).nbytes.to_bytes(8, "big"))
-        whole.update(block_leaves(data))
+        whole.update(tensor_head(spec, memoryview(data).nbytes)).update(block_leaves(data))
     return whole.digest()

@@ -12,6 +12,9 @@ against its leaf hash. A state that was overwritten meanwhile is not held any mo
 Chunks leave in turns, one per fetcher; at most `fetchers` are served at a time, for `TURN` seconds while
 others wait in line. They leave no faster than `rate`, and while this node exchanges with its group one a
 second at most: averaging goes first. A peer that waits is told so, and does not take us for dead.
+
+A base never changes. It is sent from its mapped file, block by block, and never copied; each block is checked
+when it leaves, since a disk may rot.
 """
 
 from collections import deque
@@ -24,7 +27,8 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.events import Data, Effects, Send, SetTimer, Timer
 from shoal.gossip.messages import Chunk, Fetch, NotHeld, Offer, Wait, Want
-from shoal.gossip.state.tree_hash import leaf, leaf_of, leaves, n_chunks, root, span
+from shoal.gossip.state.base_blocks import BaseBlocks
+from shoal.gossip.state.tree_hash import CHUNK_BYTES, StateTree, Tree, leaf, leaf_of, leaves, root, span
 
 PIN_SECONDS: Final = 20.0
 """A pinned state that nobody fetches is let go after this."""
@@ -75,11 +79,16 @@ class _Pin:
     leaves: bytes
     source: memoryview | None
     """Where the rest is copied from; nothing when all is here."""
-    n_bytes: int
+    tree: Tree
     chunks: dict[int, bytes]
     missing: set[int]
     since: float
     expires: float = 0.0
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it never changes, so that nothing is copied."""
+        return self.source is not None and not self.missing
 
 
 @dataclass(slots=True)
@@ -118,6 +127,8 @@ class Serving:
         """Whether chunks wait for an exchange to end."""
         self._held: list[_Held] = []
         self._pins: dict[bytes, _Pin] = {}
+        self._base: dict[bytes, _Pin] = {}
+        """The base of the run, if this node has a file of it."""
         self._line: dict[PeerId, _Fetcher] = {}
         self._turns = 0
         self._free_at = self._trickle_at = 0.0
@@ -141,6 +152,11 @@ class Serving:
         now_held = _Held(round_, state, previous, data.cast("B"), leaf_hashes)
         former = [held for held in self._held if held.state != state][:1] if keeps_former else []
         self._held = [now_held, *former]
+
+    def hold_base(self, base: BaseBlocks) -> None:
+        """Hand out a base that lies here whole; one at a time."""
+        assert len(base.leaves) == 32 * base.tree.n_chunks
+        self._base = {base.name: _Pin(0, b"", base.leaves, base.data, base.tree, {}, set(), 0.0)}
 
     def known_chunks(self) -> dict[bytes, Data]:
         """Return the current state's chunks by leaf hash, where those are known; the bytes may change."""
@@ -167,7 +183,7 @@ class Serving:
         """Offer a fetcher its state, or let it wait for room."""
         fetcher = self._line[peer]
         state = fetcher.state
-        pin = self._pins.get(state)
+        pin = self._given(state)
         if pin is None:
             pin = self._pin(state, now)
             if pin is None:
@@ -180,15 +196,15 @@ class Serving:
             self._pins[state] = pin
         fetcher.waits_for_room = False
         pin.expires = now + PIN_SECONDS
-        return [Send(peer, Offer(state, pin.previous, pin.round, pin.n_bytes), pin.leaves)]
+        return [Send(peer, Offer(state, pin.previous, pin.round, pin.tree.n_bytes), pin.leaves)]
 
     def fetch(self, peer: PeerId, message: Fetch, now: float, *, yields: bool = False) -> Effects:
         """Put a fetcher in line; `yields`: an exchange goes first."""
-        pin = self._pins.get(message.state)
+        pin = self._given(message.state)
         if pin is None:
             self._line.pop(peer, None)
             return [Send(peer, NotHeld(message.state))]
-        count = n_chunks(pin.n_bytes)
+        count = pin.tree.n_chunks
         wanted = [chunk for chunk in dict.fromkeys(message.chunks) if chunk < count]
         if not wanted:
             self._line.pop(peer, None)
@@ -258,19 +274,35 @@ class Serving:
 
     def _send_chunk(self, peer: PeerId, now: float) -> Effects:
         fetcher = self._line[peer]
-        pin = self._pins[fetcher.state]
+        pin = self._given(fetcher.state)
+        assert pin is not None
         chunk = fetcher.queue.popleft()
-        if chunk in pin.missing and not self._copy(pin, chunk):
+        data = self._chunk_of(pin, chunk)
+        if data is None:
             return self._forget(fetcher.state)
-        data = pin.chunks[chunk]
         fetcher.sent.add(chunk)
         fetcher.told = now
         self._turns += 1
         fetcher.turn = self._turns
         self.sent_bytes += len(data)
         self._free_at = max(self._free_at, now - BURST) + len(data) / self.config.rate
-        self._trickle_at = now + TRICKLE
+        # Blocks of a base are smaller than chunks: as many bytes a second.
+        self._trickle_at = now + (TRICKLE * len(data) / CHUNK_BYTES if pin.is_base else TRICKLE)
         return [Send(peer, Chunk(fetcher.state, chunk), data)]
+
+    def _chunk_of(self, pin: _Pin, chunk: int) -> Data | None:
+        """Return a chunk to send, or nothing where it is not whole any more."""
+        if pin.is_base:
+            assert pin.source is not None
+            block = pin.source[pin.tree.span(chunk)]
+            return block if pin.tree.leaf(block) == leaf_of(pin.leaves, chunk) else None
+        if chunk in pin.missing and not self._copy(pin, chunk):
+            return None
+        return pin.chunks[chunk]
+
+    def _given(self, state: bytes) -> _Pin | None:
+        """Return what is handed out by this name, if it is held or pinned."""
+        return self._base.get(state) or self._pins.get(state)
 
     def _tell(self, now: float) -> Effects:
         """Show those that wait that we live."""
@@ -298,8 +330,9 @@ class Serving:
         hashes = held.leaves or leaves(held.data)
         if root(hashes, held.data.nbytes) != state:
             return None
-        size = held.data.nbytes
-        return _Pin(held.round, held.previous, hashes, held.data, size, {}, set(range(n_chunks(size))), now)
+        tree = StateTree(held.data.nbytes)
+        missing = set(range(tree.n_chunks))
+        return _Pin(held.round, held.previous, hashes, held.data, tree, {}, missing, now)
 
     def _idle_pins(self, now: float) -> list[bytes]:
         """Return the states that may be let go for another, the first one first."""
@@ -314,7 +347,7 @@ class Serving:
     def _copy(self, pin: _Pin, chunk: int) -> bool:
         """Copy a chunk out of memory that others write to; tells whether it was still whole."""
         assert pin.source is not None
-        data = bytes(pin.source[span(chunk, pin.n_bytes)])
+        data = bytes(pin.source[pin.tree.span(chunk)])
         if leaf(data) != leaf_of(pin.leaves, chunk):
             return False
         pin.chunks[chunk] = data
@@ -337,7 +370,8 @@ class Serving:
 
     def _unpin(self, state: bytes) -> Effects:
         """Let a copy go; whoever fetches it looks elsewhere."""
-        del self._pins[state]
+        self._pins.pop(state, None)
+        self._base.pop(state, None)
         gone = [
             peer
             for peer, fetcher in self._line.items()

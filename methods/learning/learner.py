@@ -20,7 +20,7 @@ from shoal.gossip.events import Vector
 from shoal.gossip.state.movement import is_finite
 from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
-from shoal.methods.learning.model_tensors import ModelVector
+from shoal.methods.learning.model_tensors import ModelVector, Staying
 from shoal.methods.learning.objective import Objective, Penultimate
 from shoal.methods.learning.optimizer_memory import (
     BadMemory,
@@ -32,6 +32,7 @@ from shoal.methods.learning.optimizer_memory import (
     save_memory,
 )
 from shoal.methods.learning.parts import hold, prepared
+from shoal.methods.learning.pinned_base import need_base
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
 
@@ -106,6 +107,10 @@ class Callbacks:
         if text:
             log.warning("%s", text)
 
+    def fill_base(self, model: nn.Module, stays: Staying) -> None:
+        """See to it that the frozen tensors of a new model have numbers."""
+        need_base(model, stays)
+
 
 class TorchLearner:
     """See `Learner`."""
@@ -140,6 +145,7 @@ class TorchLearner:
             raise BadTask(f"{type(task).__name__}.train_data() is empty; a node needs at least one example")
         with seeded(seed, self.device):
             self.model, self.stays = prepared(task, method)
+            self.callbacks.fill_base(self.model, self.stays)
             self.model.to(self.device)
         """What does not travel."""
         self._vector = ModelVector(self.model, self.stays)

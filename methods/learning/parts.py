@@ -39,7 +39,7 @@ def staying(
     Raises:
         BadTask: `travels` names a tensor that is none, or `part` says something else.
     """
-    tensors = _candidates(model)
+    tensors = candidates(model)
     _check_names(travels, tensors)
     goes = _rule(model, travels)
     pinned, own = set(), {}
@@ -52,6 +52,18 @@ def staying(
         elif said != PARAMS:
             raise BadTask(f"part({name!r}) is {said!r}: return {PARAMS!r}, {BASE!r}, or {OWN + 'NAME'!r}")
     return Staying(frozenset(pinned), own)
+
+
+def part_of_own(model: nn.Module, own: Collection[str]) -> Callable[[str], str]:
+    """Return what `staying` asks, where tensors of these names are the node's own.
+
+    Raises:
+        BadTask: one is no tensor of the model.
+    """
+    unknown = sorted(set(own) - set(candidates(model)))
+    if unknown:
+        raise BadTask(f"own names {unknown[0]}, which is no tensor of the model")
+    return lambda name: f"{OWN}own" if name in own else ""
 
 
 class Divides(Protocol):
@@ -92,7 +104,7 @@ def prepared(task: Divides, method: object = None) -> tuple[nn.Module, Staying]:
 
 def freeze(model: nn.Module, stays: Staying) -> None:
     """Train nothing that is pinned."""
-    for name, tensor in _candidates(model).items():
+    for name, tensor in candidates(model).items():
         if name in stays.pinned and tensor.requires_grad:
             tensor.requires_grad_(False)
 
@@ -103,7 +115,7 @@ def check_frozen(model: nn.Module, stays: Staying) -> None:
     Raises:
         BadTask: names the tensor.
     """
-    for name, tensor in _candidates(model).items():
+    for name, tensor in candidates(model).items():
         if name in stays.pinned and tensor.requires_grad:
             raise BadTask(f"{name} is trained, and travels= leaves it out: freeze it, or let it travel")
 
@@ -125,12 +137,23 @@ def pinned_of(model: nn.Module, stays: Staying) -> tuple[tuple[TensorSpec, ...],
     Raises:
         BadTask: see `check_bounds`.
     """
-    if not stays.pinned:
+    specs = pinned_specs(model, stays)
+    if not specs:
         return (), b""
-    found = _candidates(model)
+    found = candidates(model)
+    return specs, pinned_hash((spec, tensor_bytes(found[spec.name]).data) for spec in specs)
+
+
+def pinned_specs(model: nn.Module, stays: Staying) -> tuple[TensorSpec, ...]:
+    """Return the manifest of what is pinned, in the order of the names.
+
+    Raises:
+        BadTask: see `check_bounds`.
+    """
+    found = candidates(model)
     specs = tuple(_spec(name, found[name]) for name in sorted(stays.pinned))
     check_bounds(specs)
-    return specs, pinned_hash((spec, _bytes(found[spec.name]).data) for spec in specs)
+    return specs
 
 
 def select(model: nn.Module, family: Family) -> frozenset[str]:
@@ -156,7 +179,7 @@ def select(model: nn.Module, family: Family) -> frozenset[str]:
     return frozenset(found)
 
 
-def _candidates(model: nn.Module) -> dict[str, torch.Tensor]:
+def candidates(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return all tensors that travel or are pinned: the floating ones, and parameters of any kind."""
     bare = naming(model)
     parameters = {bare(name): tensor for name, tensor in model.named_parameters()}
@@ -205,7 +228,7 @@ def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
     return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
 
 
-def _bytes(tensor: torch.Tensor) -> Array:
+def tensor_bytes(tensor: torch.Tensor) -> Array:
     """Return a tensor's numbers in its own dtype, as bytes; a copy only where they lie elsewhere."""
     plain = tensor.detach()
     if plain.layout is not torch.strided:

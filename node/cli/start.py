@@ -23,6 +23,7 @@ _SETTINGS: Final = {
     "role": "run.role",
     "device": "run.device",
     "threads": "run.threads",
+    "base": "run.base",
     "listen": "network.listen",
     "announce": "network.announce",
     "swarm": "network.swarm",
@@ -86,6 +87,7 @@ def start(
     ] = None,
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,
+    base: Annotated[str | None, _train("--base", "Fetch the frozen tensors of this name from peers.")] = None,
     external_trainer: Annotated[
         bool, _train("--external-trainer", "A process of yours attaches to train.")
     ] = False,

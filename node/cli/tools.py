@@ -247,7 +247,7 @@ def model_save(
     """
     from shoal.node.storage.database import Store
     from shoal.node.storage.model_file import NoModel, newest, save_model
-    from shoal.node.storage.private_state import PrivateState
+    from shoal.node.storage.private_rounds import own_parts
 
     place = home_of(home)
     if not place.database.exists():
@@ -257,7 +257,7 @@ def model_save(
         checkpoint, spec = newest(place.state_dir, store)
     finally:
         store.close()
-    unshared = PrivateState(place.state_dir, spec, "unshared").load()
+    unshared = own_parts(place.state_dir, spec, checkpoint.round)
     written = save_model(path, checkpoint.vector[: spec.params_numel], spec.tensors, values, unshared)
     exact = 4 * spec.params_numel
     if json:

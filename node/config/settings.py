@@ -47,6 +47,11 @@ class RunConfig(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where torch computes: auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Torch's threads; one, because several nodes may share a machine."""
+    base: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    """The name of the frozen tensors, as shoal status of a node that has them shows it. They are fetched from
+    peers where the task has other ones or none. Empty: the task brings them."""
+    share_base: bool = True
+    """Keep the frozen tensors in a file of this node, from which newcomers without them fetch them."""
     checkpoint_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 60.0
     """A state of 64 MB or more is saved at most this often, and when the node ends. A node that is killed
     goes on from the last one saved, and fetches a newer one from its peers. 0: every state."""

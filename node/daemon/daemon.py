@@ -49,6 +49,7 @@ from shoal.gossip.state.serve import ServingConfig
 from shoal.gossip.wire import Codec
 from shoal.methods.base import Array
 from shoal.node.config.settings import LogConfig, NodeConfig
+from shoal.node.daemon.base_keeper import BaseKeeper
 from shoal.node.daemon.engine_choice import Owned, ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal
 from shoal.node.daemon.roster_keeper import RosterKeeper, invite_of
@@ -157,6 +158,7 @@ class Daemon(Surroundings):
             self.roster_keeper.join(self.config.invite)
             self.rounds = Rounds(host.me, self.home.state_dir, self.failpoint, self, self.config.run.role)
             self.keeper = ChunkKeeper(self.home.state_dir / "fetching", self.driver.command)
+            self.bases = BaseKeeper(self.home.state_dir, self)
             self.driver.on_effect = lambda effect: self.failpoint.effect(effect, self.rounds.round)
             self.driver.on_found = self._found
             self.reporter = Reporter(self.config, self.driver, self.rounds, self.failpoint)
@@ -182,9 +184,10 @@ class Daemon(Surroundings):
         nursery.start_soon(self._do_jobs)
         nursery.start_soon(self._saver.run)
         nursery.start_soon(self.keeper.run)
+        nursery.start_soon(self.bases.run)
         if self.engine is not None:
             nursery.start_soon(self._run_engine, self.engine)
-        line = TrainerLine(self.home.new_socket("trainer", os.environ), self.rounds)
+        line = TrainerLine(self.home.new_socket("trainer", os.environ), self.rounds, self.bases)
         self.line = line
         await nursery.start(line.run)
         app = partial(make_app, self.status)
@@ -284,6 +287,7 @@ class Daemon(Surroundings):
             self.roster_keeper.see_to_keys()
         else:
             self.keeper.notice(notice)
+            self.bases.notice(notice)
             self.rounds.notice(notice)
 
     def _say_company(self, notice: Alone | InCompany) -> None:
@@ -505,6 +509,7 @@ class Daemon(Surroundings):
         self.driver.codec.run = run
         assert self.rounds.spec is not None
         self.roster_keeper.use(self.rounds.spec.charter)
+        self.bases.hold(self.rounds.spec)
         self._job(partial(remember_spec, self.store, run, self.rounds.spec))
         if self.engine is not None:
             self.engine.attached(prefix_of(run), self.rounds.exchange_numel, self.rounds.spec.codec)

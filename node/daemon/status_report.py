@@ -295,6 +295,7 @@ class Reporter:
             dict(spec.options),
             spec.combine,
             spec.secure,
+            spec.pinned_hash.hex(),
         )
 
     def _peer(self, peer: str, entry: Entry, statistics: HostStatistics, now: float) -> PeerStatus:

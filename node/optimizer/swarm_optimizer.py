@@ -18,7 +18,7 @@ in when it has come: the loop waits for peers only where a mean takes longer tha
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, environ
 from pathlib import Path
@@ -40,7 +40,7 @@ from shoal.methods.base import OuterMethod, Report, State
 from shoal.methods.errors import BadOption, BadTask, Interrupted
 from shoal.methods.learning.learner import as_number
 from shoal.methods.learning.model_tensors import ModelVector
-from shoal.methods.learning.parts import Travels, check_frozen, pinned_of, staying
+from shoal.methods.learning.parts import Travels, check_frozen, part_of_own, pinned_of, staying
 from shoal.methods.options import build_config
 from shoal.methods.overlap import Moved
 from shoal.methods.params import shared_specs, views
@@ -77,6 +77,7 @@ class SwarmOptimizer(WrappedOptimizer):
         *,
         every: int = 50,
         travels: Travels = "trained",
+        own: Collection[str] = (),
         home: str | PathLike[str] | None = None,
         join: Sequence[str] = (),
         weight: float = 1.0,
@@ -91,6 +92,7 @@ class SwarmOptimizer(WrappedOptimizer):
         `every`: local steps per round (H). `weight`: how much this peer counts, such as its examples.
         `travels`: what of the model travels: what is ``trained``, ``all``, a set of names of tensors, or a
         function of a name and a tensor. The rest must be frozen, and the same on all peers.
+        `own`: names of tensors that are trained here and never travel, such as a head of one's own labels.
         `settings`: what the peers of the run agree on (gossip/run_spec.py); each of its fields is an argument
         too, such as ``method="diloco"``, ``options={"outer_lr": 0.7}``, ``rounds=100``, ``delay=1`` or
         ``codec="int8"``.
@@ -125,7 +127,7 @@ class SwarmOptimizer(WrappedOptimizer):
         self._method = _load(run.method, dict(run.options), every)
         self._weight = checked_weight(weight)
         check_run(run, self._method)
-        stays = staying(model, travels)
+        stays = staying(model, travels, part_of_own(model, own))
         check_frozen(model, stays)
         self._vector = ModelVector(model, stays)
         check_groups(optimizer.param_groups, model)
@@ -274,7 +276,7 @@ class SwarmOptimizer(WrappedOptimizer):
         elif session.is_interrupted():
             assert self._begin is not None
             session.idle(self._begin, "interrupted")
-            self._next_round(session, self._base)
+            self._next_round(session, self._base, in_vain=True)
         elif is_time or session.is_hurried():
             self._agree(session)
         self._worked_from = time.monotonic()
@@ -293,6 +295,8 @@ class SwarmOptimizer(WrappedOptimizer):
                     overlap.contribute(trained, self._weight, report, self._base.private)
                 self._steps = 0
         except Interrupted:
+            # What was learned since the last state is in vain, in what stays as in what travels.
+            self._unshared.put_back()
             self._take_over(overlap.restart())
         except RunOver:
             self._end(overlap.agreed)
@@ -302,7 +306,6 @@ class SwarmOptimizer(WrappedOptimizer):
         if moved is not None:
             self._vector.move(moved)
             self._moved = True
-            self._unshared.save()
 
     def _take_over(self, state: State) -> None:
         self._write(state)
@@ -353,21 +356,24 @@ class SwarmOptimizer(WrappedOptimizer):
         trained = self._vector.read(session.lent)
         if not self._is_sane(trained):
             session.idle(self._begin, self._problems["model"])
-            self._next_round(session, self._base)
+            self._next_round(session, self._base, in_vain=True)
             return
+        in_vain = False
         try:
             steps = self._method.outer(self._base, trained, self._weight)
             state, contributors = session.answer(self._begin, steps)
         except GossipError as error:
-            state = self._base
+            state, in_vain = self._base, True
             session.idle(self._begin, f"{type(error).__name__}: {error}")
         else:
-            self._unshared.save()
             session.finish(self._begin, state, self._report(contributors))
-        self._next_round(session, state)
+        self._next_round(session, state, in_vain=in_vain)
 
-    def _next_round(self, session: Session, last: State) -> None:
-        """Wait for the next round; take over its state unless it is the one that we went on from."""
+    def _next_round(self, session: Session, last: State, *, in_vain: bool = False) -> None:
+        """Wait for the next round; take over its state unless it is the one that we went on from.
+
+        `in_vain`: the round before came to nothing.
+        """
         begin = session.wait_begin()
         self._steps = 0
         if begin is None:
@@ -375,6 +381,8 @@ class SwarmOptimizer(WrappedOptimizer):
             return
         state = session.state(begin)
         if begin != self._begin:
+            if in_vain:
+                self._unshared.put_back()
             self._write(state)
         self._begin, self._base, self.rounds = begin, state, begin.round
 
@@ -382,7 +390,7 @@ class SwarmOptimizer(WrappedOptimizer):
         initial = self._initial()
         line = self._node.connect()
         try:
-            session = Session(line, self._spec, self._method, initial)
+            session = Session(line, self._spec, self._method, initial, own=self._unshared)
         except LineLost:
             line.close()
             raise
@@ -390,9 +398,6 @@ class SwarmOptimizer(WrappedOptimizer):
         self._session, self._begin = session, None
         for source, text in self._problems.items():
             session.problem(source, text)
-        if session.restored:
-            self._unshared.restore()
-        self._unshared.save()
         if self._spec.delay:
             self._attach_overlap(session, initial)
         else:

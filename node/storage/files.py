@@ -12,7 +12,7 @@ TEMPORARY: Final = ".tmp"
 
 def write_whole(
     path: Path,
-    *pieces: bytes | memoryview | Iterator[bytes],
+    *pieces: bytes | memoryview | Iterator[bytes | memoryview],
     is_durable: bool = True,
     may_replace: bool = True,
     before_rename: Callable[[], None] = lambda: None,

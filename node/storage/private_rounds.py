@@ -15,9 +15,10 @@ round and its hash: one that was made and then lost, because the swarm agreed on
 Where the private state is worth something beside any shared state, as moments are (`matches_state` is false),
 only the round is compared, and the newest is better than none.
 
-Files are named private-RUN-SERIAL-roundN-HASH-made.safetensors; ``made`` becomes ``agreed`` when the swarm
-has gone on from that state. The serial grows with every file. Nothing here is ever told: the trainer writes
-the files itself, so that they never enter the daemon, whose states others may fetch.
+Files are named KIND-RUN-SERIAL-roundN-HASH-made.safetensors, of kind ``private`` for what methods keep and
+``own`` for a model's own parts; ``made`` becomes ``agreed`` when the swarm has gone on from that state. The
+serial grows with every file. Nothing here is ever told: the trainer writes the files itself, so that they
+never enter the daemon, whose states others may fetch.
 
 Large moments that live on in an optimizer are written every `WRITE_EVERY` rounds, and when the trainer is
 told to end: one that is killed goes on from older ones.
@@ -28,7 +29,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from safetensors import SafetensorError
 from safetensors.numpy import load
@@ -46,10 +47,11 @@ WRITE_EVERY: Final = 10
 """Rounds between two files of large moments."""
 LARGE: Final = 64_000_000
 """Bytes from which on they are."""
+Kind: TypeAlias = Literal["private", "own"]
 MAX_KEPT: Final = 8
 """Files at most: where checkpoints cannot be written, older private states are given up."""
 _NAME: Final = re.compile(
-    r"private-([0-9a-f]{16})-(\d{10})-round(\d+)-([0-9a-f]*)-(made|agreed)\.safetensors"
+    r"(?P<kind>private|own)-(?P<run>[0-9a-f]{16})-(?P<serial>\d{10})-round(?P<round>\d+)-(?P<state>[0-9a-f]*)-(?P<place>made|agreed)\.safetensors"
 )
 
 
@@ -76,9 +78,16 @@ class PrivateRounds:
     """The private states of one node in one run. See the module's docstring."""
 
     def __init__(
-        self, initial: Mapping[str, Array], spec: RunSpec, folder: Path | None, *, matches_state: bool
+        self,
+        initial: Mapping[str, Array],
+        spec: RunSpec,
+        folder: Path | None,
+        *,
+        matches_state: bool,
+        kind: Kind = "private",
     ) -> None:
-        """`initial`: before round 0. `folder`: the node's own for states, it exists; None: keep no files."""
+        """`initial`: before round 0. `folder`: the node's own for states; None: keep no files."""
+        self._kind = kind
         self.matches_state = matches_state
         self.initial = initial
         self._folder, self._run_id = folder, run_id(spec)
@@ -113,6 +122,11 @@ class PrivateRounds:
                 other.vectors = vectors if other is found else other.vectors if is_last else None
             self._used = found
             return vectors, max(0, mark.round - found.mark.round)
+
+    def look(self, mark: Mark) -> Mapping[str, Array]:
+        """Return what belongs to a shared state, and change nothing: the node may be at work."""
+        found = self._choose(mark)
+        return {} if found is None else found.vectors or self._read(found) or {}
 
     def made(self, mark: Mark, vectors: Mapping[str, Array]) -> None:
         """Keep the private state that belongs to a new shared one, before anyone learns of that."""
@@ -159,9 +173,11 @@ class PrivateRounds:
         newest_first = self._kept[::-1]
         exact = [kept for kept in newest_first if kept.mark == mark]
         earlier = [kept for kept in newest_first if kept.is_agreed and kept.mark.round < mark.round]
-        # What was made last may be of a round that is not to be: it is of use only where any is.
-        others = [] if self.matches_state else newest_first
-        return next(iter([*exact, *(earlier if self.matches_state else others)]), None)
+        if self.matches_state:
+            return next(iter([*exact, *earlier]), None)
+        # What was made last may be of a round that is not to be: it is of use only where nothing else is.
+        before = [kept for kept in newest_first if kept.mark.round <= mark.round]
+        return next(iter([*exact, *before, *newest_first]), None)
 
     def _agree(self, kept: _Kept) -> None:
         """Note that the swarm goes on from what this belongs to."""
@@ -182,16 +198,22 @@ class PrivateRounds:
         named = ((_NAME.fullmatch(path.name), path) for path in self._folder.iterdir())
         return [
             _Kept(
-                Mark(int(match[3]), bytes.fromhex(match[4])), int(match[2]), match[5] == "agreed", None, path
+                Mark(int(match["round"]), bytes.fromhex(match["state"])),
+                int(match["serial"]),
+                match["place"] == "agreed",
+                None,
+                path,
             )
             for match, path in named
-            if match and match[1] == self._run
+            if match and match["kind"] == self._kind and match["run"] == self._run
         ]
 
     def _path(self, mark: Mark, serial: int, place: str) -> Path | None:
         if self._folder is None:
             return None
-        name = f"private-{self._run}-{serial:010d}-round{mark.round}-{mark.state.hex()}-{place}.safetensors"
+        name = (
+            f"{self._kind}-{self._run}-{serial:010d}-round{mark.round}-{mark.state.hex()}-{place}.safetensors"
+        )
         return self._folder / name
 
     def _read(self, kept: _Kept) -> Mapping[str, Array] | None:
@@ -207,7 +229,7 @@ class PrivateRounds:
         if self._folder is None or kept.path is None or kept.vectors is None:
             return
         # A trainer that is killed while it saves leaves half a file; nobody else writes here.
-        for stray in self._folder.glob(f"private-{self._run}-*{TEMPORARY}"):
+        for stray in self._folder.glob(f"{self._kind}-{self._run}-*{TEMPORARY}"):
             stray.unlink(missing_ok=True)
         try:
             write_whole(kept.path, *pieces(dict(kept.vectors)))
@@ -230,3 +252,10 @@ class PrivateRounds:
 def _is_needed(kept: _Kept, saved: int | None) -> bool:
     """Tell whether a node may wake up with its shared state; `saved`: the newest round on disk."""
     return kept.is_agreed and (saved is None or kept.mark.round >= saved)
+
+
+def own_parts(folder: Path, spec: RunSpec, round_: int) -> Mapping[str, Array]:
+    """Return what a node's model keeps to itself beside the state before a round, or nothing."""
+    kept = PrivateRounds({}, spec, folder, matches_state=False, kind="own")
+    kept.restore()
+    return kept.look(Mark(round_))

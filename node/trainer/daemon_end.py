@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 import trio
 
+from shoal.gossip.run_spec import TensorSpec
 from shoal.node.errors import BadHome
 from shoal.node.framing import Message, frame, receive_frame, send_bytes
 from shoal.node.trainer import ipc
@@ -43,14 +44,22 @@ class Handler(Protocol):
         ...
 
 
+class Bases(Protocol):
+    """Who fetches a frozen base: node/daemon/base_keeper.py."""
+
+    def fetch(self, name: bytes, specs: Sequence[TensorSpec], ready: Callable[[str, str], None]) -> None:
+        """Fetch one; `ready(path, reason)` is told where it lies, or why it never will."""
+        ...
+
+
 class TrainerLine:
     """Listens for trainers and hands on what they say."""
 
-    def __init__(self, path: Path, handler: Handler) -> None:
-        """`path`: where the socket is made."""
+    def __init__(self, path: Path, handler: Handler, bases: Bases | None = None) -> None:
+        """`path`: where the socket is made. `bases`: who fetches a base that a trainer lacks."""
         self.pid = 0
         """Of the attached trainer; 0: none."""
-        self._path, self._handler = path, handler
+        self._path, self._handler, self._bases = path, handler, bases
         self._outgoing: deque[bytes] = deque()
         self._wake = trio.Event()
 
@@ -95,6 +104,9 @@ class TrainerLine:
         descriptors: list[int] = []
         try:
             message = await self._receive(connection, descriptors)
+            while isinstance(message, ipc.FetchBase) and self._bases is not None:
+                await self._fetch_base(connection, message, self._bases)
+                message = await self._receive(connection, descriptors)
             if isinstance(message, ipc.TrainerFailed):
                 self._handler.from_trainer(message)
                 return
@@ -116,6 +128,29 @@ class TrainerLine:
                     break
                 self._handler.from_trainer(received)
             nursery.cancel_scope.cancel()
+
+    async def _fetch_base(self, connection: Any, message: ipc.FetchBase, bases: Bases) -> None:
+        """Answer once the base is here; a trainer that goes meanwhile is not waited for."""
+        answers: list[Message] = []
+        is_ready = trio.Event()
+
+        def ready(path: str, reason: str) -> None:
+            answers.append(ipc.BaseReady(path=path, reason=reason))
+            is_ready.set()
+
+        async def watch() -> None:
+            # Nothing more comes until we answer, but the end of the line.
+            with suppress(OSError):
+                await connection.recv(1, socket.MSG_PEEK)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            bases.fetch(message.name, message.specs, ready)
+            await is_ready.wait()
+            nursery.cancel_scope.cancel()
+        if answers:
+            await send_bytes(connection, frame(answers[0]))
 
     def _send(self, message: Message) -> None:
         self._outgoing.append(frame(message))

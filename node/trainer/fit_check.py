@@ -17,7 +17,9 @@ import torch
 
 from shoal.methods.base import Demands
 from shoal.methods.errors import BadOption, BadTask, MethodsError
-from shoal.methods.learning.learner import TorchLearner, choose_device
+from shoal.methods.learning.learner import Callbacks, TorchLearner, choose_device
+from shoal.methods.learning.model_tensors import Staying
+from shoal.methods.learning.pinned_base import put_zeros
 from shoal.methods.learning.task import TASKS, Task, load_task
 from shoal.methods.needs import needs_of
 from shoal.methods.params import shared_specs
@@ -26,6 +28,14 @@ from shoal.node.text import log_to_stderr
 from shoal.node.trainer.memory import machine_bytes, too_large
 from shoal.node.trainer.spec import FAILED, MARK, TrainerSpec, run_spec
 from shoal.node.trainer.user_folder import search_user_folder
+
+
+class _Looks(Callbacks):
+    """For a look at a task whose base is still to be fetched."""
+
+    def fill_base(self, model: torch.nn.Module, stays: Staying) -> None:
+        """See `Callbacks`."""
+        put_zeros(model, stays)
 
 
 def check(spec: TrainerSpec, machine: int | None = None) -> None:
@@ -39,7 +49,7 @@ def check(spec: TrainerSpec, machine: int | None = None) -> None:
     method = load_method(spec.method, spec.options)
     choose_device(spec.device)
     task = load_task(spec.task, spec.task_options)
-    learner = TorchLearner(task, device=spec.device, seed=spec.seed, method=method)
+    learner = TorchLearner(task, device=spec.device, seed=spec.seed, method=method, callbacks=_Looks())
     if isinstance(method, Demands):
         try:
             method.check(learner)

@@ -1,6 +1,8 @@
 """The line between the daemon and its trainer: messages over a Unix socket, vectors in shared memory.
 
     trainer                                        daemon
+      [FetchBase(name)                         -->
+                                               <--  BaseReady(path)]     where the task lacks its base
       Attach + file descriptor of the segment  -->
                                                <--  Attached(round, slot, restored)
                                                <--  Begin(round, slot)
@@ -34,7 +36,7 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -46,7 +48,7 @@ from shoal.gossip.calls.asks import Holder
 from shoal.gossip.calls.forms import Forms
 from shoal.gossip.events import Vector
 from shoal.gossip.messages import Shapes
-from shoal.gossip.run_spec import RunSpec
+from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.framing import Message, Text, frame, read_frame
 
 PAGE: Final = 4096
@@ -56,6 +58,21 @@ HURRY: Final = 1
 """Flag: end the local work at the next step and contribute what there is."""
 ALONE: Final = 2
 """Flag: the node is alone and waits for company, and so may the trainer; see gossip/membership/company.py."""
+
+
+class FetchBase(Message, frozen=True):
+    """Before `Attach`: the task has no numbers for its frozen tensors; `BaseReady` answers."""
+
+    name: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """The hash of the base, as the run has it."""
+    specs: tuple[TensorSpec, ...]
+
+
+class BaseReady(Message, frozen=True):
+    """The base lies in this file, or there is a reason why it never will."""
+
+    path: Text
+    reason: Text = ""
 
 
 class Attach(Message, frozen=True):
@@ -268,9 +285,9 @@ class Stop(Message, frozen=True):
 
 
 OfRoles: TypeAlias = CallPeer | WantCalls | AnswerCalls | LookForRole | LeaveRole | AttendRound
-OfRounds: TypeAlias = Attach | AskAllReduce | AskGather | Finished | Idle
+OfRounds: TypeAlias = FetchBase | Attach | AskAllReduce | AskGather | Finished | Idle
 FromTrainer: TypeAlias = OfRounds | Problem | TrainerFailed | OfRoles
-FromDaemon: TypeAlias = Attached | Begin | Averaged | Gathered | AskFailed | Stop | ForRoles
+FromDaemon: TypeAlias = BaseReady | Attached | Begin | Averaged | Gathered | AskFailed | Stop | ForRoles
 
 from_trainer: Final[msgspec.msgpack.Decoder[FromTrainer]] = msgspec.msgpack.Decoder(FromTrainer)
 from_daemon: Final[msgspec.msgpack.Decoder[FromDaemon]] = msgspec.msgpack.Decoder(FromDaemon)

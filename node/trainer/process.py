@@ -25,6 +25,7 @@ from shoal.gossip.errors import GossipError
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.methods.learning.learner import Callbacks, TorchLearner, as_number
+from shoal.methods.learning.model_tensors import Staying
 from shoal.methods.learning.parts import pinned_of
 from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
@@ -32,6 +33,7 @@ from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
 from shoal.node.text import log_to_stderr
 from shoal.node.trainer import ipc
+from shoal.node.trainer.base import fill_base, keep_base
 from shoal.node.trainer.memory import BASE, advice, free_bytes, machine_bytes, tight, vector_bytes
 from shoal.node.trainer.orphan import end_with_parent
 from shoal.node.trainer.overlapped_rounds import Overlap
@@ -122,7 +124,7 @@ class _Trainer(Callbacks):
     """A task, a method, and the session that joins them to the daemon."""
 
     def __init__(self, line: ipc.Line, spec: TrainerSpec, state_dir: Path) -> None:
-        self._parent = os.getppid()
+        self._parent, self._line, self._base = os.getppid(), line, spec.base
         self._method: Method = load_method(spec.method, spec.options)
         check_delay(spec.delay, self._method, spec.method)
         task = load_task(spec.task, spec.task_options)
@@ -144,23 +146,23 @@ class _Trainer(Callbacks):
             self._learner.buffers,
             *pinned_of(self._learner.model, self._learner.stays),
         )
+        unkept = keep_base(state_dir, self._learner.model, self._spec) if spec.share_base else ""
         self._private = private_rounds(self._method, initial, self._spec, state_dir)
         self._overlap: Overlap | None = None
         self._not_finite: list[str] = []
         """Names of what the method measured last as no finite number."""
-        self._session = Session(
-            line,
-            self._spec,
-            self._method,
-            initial,
-            self._private,
-            self._learner,
-        )
         self._unshared = UnsharedFile(state_dir, self._spec, self._learner.model, self._learner.stays)
-        if self._session.restored:
-            self._unshared.restore()
+        self._session = Session(
+            line, self._spec, self._method, initial, self._private, self._learner, self._unshared
+        )
+        if unkept:
+            self._session.problem("base", unkept)
         self._learner.out, self._learner.keeps_optimizer = self._session.lent, True
         self._learner.forget_initial()
+
+    def fill_base(self, model: torch.nn.Module, stays: Staying) -> None:
+        """See `Callbacks`: from peers where the task lacks it."""
+        fill_base(model, stays, self._base, self._line)
 
     def remedy(self) -> str:
         """Say what to do where memory ran out, by what fills it."""
@@ -176,7 +178,7 @@ class _Trainer(Callbacks):
         if text := tight(self._spec, numel, free_bytes()):
             session.problem("room", text)
         if self._spec.delay:
-            self._overlap = Overlap(session, cast(OuterMethod, self._method), self._saved)
+            self._overlap = Overlap(session, cast(OuterMethod, self._method), self._measured)
             self._overlap.run(self._learner)
         while (begin := session.wait_begin()) is not None:
             steps = self._method.round(session.state(begin), self._learner, begin.round)
@@ -186,7 +188,7 @@ class _Trainer(Callbacks):
                 self._unshared.put_back()
                 session.idle(begin, f"{type(error).__name__}: {error}")
                 continue
-            session.finish(begin, state, self._saved(state, report))
+            session.finish(begin, state, self._measured(state, report))
             # Else the state of a round stays for all of the next one.
             del steps, state
 
@@ -195,10 +197,6 @@ class _Trainer(Callbacks):
         if source == "memory" and text:
             self._private.set_aside(f"is of no use: {text}")
         self._session.problem(source, text)
-
-    def _saved(self, state: State, report: Report) -> Report:
-        self._unshared.save()
-        return self._measured(state, report)
 
     def _measured(self, state: State, report: Report) -> Report:
         # What a method measured itself stands: its params need not be the model that people use.

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -83,6 +83,22 @@ class RunOver(LineLost):
     """The daemon wants no more rounds."""
 
 
+class Own(Protocol):
+    """What a model keeps to its node: trainer/unshared_file.py."""
+
+    def restore(self) -> None:
+        """There is a state on the disk to go on from."""
+        ...
+
+    def begun(self, round_: int) -> None:
+        """A round begins."""
+        ...
+
+    def save(self, round_: int) -> None:
+        """A state was made, which this round will begin from."""
+        ...
+
+
 class Session:
     """One trainer, attached to one daemon."""
 
@@ -94,8 +110,10 @@ class Session:
         initial: State,
         private: PrivateRounds | None = None,
         learner: Any = None,
+        own: Own | None = None,
     ) -> None:
         """Attach; afterwards `begun` says where to go on. `private`: what never leaves the node, by round.
+        `own`: what of the model never does.
 
         `learner`: what a method with roles serves with; without it the node holds none.
 
@@ -105,6 +123,7 @@ class Session:
         """
         self.spec = spec
         self._private = private or private_rounds(method, initial, spec, None)
+        self._own_parts = own
         self._away = 0
         self.work_seconds = 0.0
         """Spent computing since the last round ended, without the waiting for answers."""
@@ -149,6 +168,8 @@ class Session:
         # Without the state that they were made with, moments are in vain; duals find theirs by its hash.
         if self.restored or self._private.matches_state:
             self._private.restore()
+        if self.restored and own is not None:
+            own.restore()
 
     def wait_begin(self) -> ipc.Begin | None:
         """Wait for the next round; None when the daemon wants no more.
@@ -171,6 +192,8 @@ class Session:
         """Return the state that a round begins from, where it lies: it is there until the round ends."""
         slot, room = self._segment.slots[begin.slot], self._segment.slots[1 - begin.slot]
         spec = self.spec
+        if self._own_parts is not None:
+            self._own_parts.begun(begin.round)
         private, self._away = self._private.at(self._mark(begin.round, begin.slot))
         return read_state(slot, spec.params_numel, spec.shared, private, spec.buffers, room)
 
@@ -229,6 +252,8 @@ class Session:
             private = {name: self._own(array) for name, array in private.items()}
         write_state(state, self._segment.slots[slot])
         # Before anyone learns of the state: if we are killed from here on, what belongs to it is there.
+        if self._own_parts is not None:
+            self._own_parts.save(begin.round + 1)
         self._private.made(self._mark(begin.round + 1, slot), private)
         self.send(
             ipc.Finished(

@@ -47,6 +47,10 @@ class TrainerSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where torch computes."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Torch's threads; one, since several nodes may share a machine."""
+    base: str = ""
+    """The name of the frozen base to fetch, in hex."""
+    share_base: bool = True
+    """Whether the frozen base is kept in a file, for newcomers to fetch."""
 
 
 def run_spec(

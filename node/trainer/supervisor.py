@@ -51,7 +51,12 @@ def trainer_command(
 def spec_text(run: RunConfig) -> str:
     """Return what a trainer is told of a run: a `TrainerSpec` as JSON."""
     spec = TrainerSpec(
-        **settings_of(run), task_options=run.task_options, device=run.device, threads=run.threads
+        **settings_of(run),
+        task_options=run.task_options,
+        device=run.device,
+        threads=run.threads,
+        base=run.base,
+        share_base=run.share_base,
     )
     return msgspec.json.encode(spec).decode()
 

@@ -56,6 +56,26 @@ class OnBase(Paced):
         return model
 
 
+class OnWideBase(Paced):
+    """The same under frozen layers of 17 MB; a node that `lacks` them has only their shapes."""
+
+    def __init__(self, lacks: bool = False, **options: Any) -> None:
+        """`options`: of `Paced`."""
+        super().__init__(**options)
+        self._lacks = lacks
+
+    def model(self) -> nn.Module:
+        """See `Task`."""
+        head = nn.Linear(16, CLASSES)
+        with torch.device("meta" if self._lacks else "cpu"):
+            base = nn.Sequential(nn.Linear(INPUTS, 1024), nn.Linear(1024, 4096), nn.Linear(4096, 16))
+        dice = torch.Generator().manual_seed(7)
+        for parameter in base.requires_grad_(False).parameters():
+            if not self._lacks:
+                nn.init.uniform_(parameter, -0.03, 0.03, generator=dice)
+        return nn.Sequential(base, nn.ReLU(), head)
+
+
 class PacedDigits(Digits):
     """Digits whose steps take `pause` seconds more, in which other nodes may have the processor."""
 

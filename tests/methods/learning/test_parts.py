@@ -24,6 +24,7 @@ from shoal.methods.learning.parts import Travels, check_frozen, pinned_of, stayi
 from shoal.methods.learning.task import Task
 from shoal.methods.learning.unshared import read_unshared
 from shoal.node.storage.model_file import save_model
+from shoal.node.storage.private_rounds import own_parts
 from shoal.node.trainer.model_size import size_of
 from shoal.node.trainer.spec import run_spec
 from shoal.node.trainer.unshared_file import UnsharedFile
@@ -168,15 +169,38 @@ def test_an_own_part_is_trained_and_measured_at_home_and_saved_with_the_model(tm
 def test_a_round_that_failed_and_a_restart_leave_a_nodes_own_as_it_was(tmp_path: Path) -> None:
     learner = TorchLearner(Tuned(own="2."))
     file = UnsharedFile(tmp_path, spec_of(learner), learner.model, learner.stays)
-    file.save()
+    file.save(1)
     before = learner.model[2].weight.detach().clone()
     learner.train(learner.initial, steps=2, lr=0.1, batch_size=8)
     assert not torch.equal(learner.model[2].weight, before)
     file.put_back()
     assert torch.equal(learner.model[2].weight, before)
     again = TorchLearner(Tuned(own="2."), seed=9)
-    UnsharedFile(tmp_path, spec_of(learner), again.model, again.stays).restore()
+    file = UnsharedFile(tmp_path, spec_of(learner), again.model, again.stays)
+    file.restore()
+    file.begun(1)
     assert torch.equal(again.model[2].weight, before)
+
+
+@pytest.mark.parametrize("confirmed", [1, 2])
+def test_killed_before_or_after_its_state_is_known_it_goes_on_with_what_belongs_to_that(
+    confirmed: int, tmp_path: Path
+) -> None:
+    learner = TorchLearner(Tuned(own="2."))
+    file = UnsharedFile(tmp_path, spec_of(learner), learner.model, learner.stays)
+    heads = {}
+    for round_ in range(2):
+        file.begun(round_)
+        learner.train(learner.initial, steps=2, lr=0.1, batch_size=8)
+        file.save(round_ + 1)
+        heads[round_ + 1] = learner.model[2].weight.detach().clone()
+    again = TorchLearner(Tuned(own="2."), seed=9)
+    file = UnsharedFile(tmp_path, spec_of(learner), again.model, again.stays)
+    file.restore()
+    file.begun(confirmed)
+    assert torch.equal(again.model[2].weight, heads[confirmed])
+    kept = own_parts(tmp_path, spec_of(learner), confirmed)
+    assert np.array_equal(kept["2.weight"], heads[confirmed].numpy())
 
 
 def test_a_set_of_names_travels_and_the_rest_is_frozen() -> None:

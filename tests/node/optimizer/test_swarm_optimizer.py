@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -417,6 +418,70 @@ def test_integer_buffers_come_back_with_the_state_on_disk(daemon: FakeDaemon, ho
     serving.join()
     assert loop.model[1].num_batches_tracked.item() == 4
     loop.swarm.close()
+
+
+def personal() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def test_a_head_of_ones_own_never_travels_and_comes_back_with_the_state_on_disk(
+    daemon: FakeDaemon, home: Path
+) -> None:
+    beside = Beside(daemon)
+    loop = Loop(home, model=personal(), own=("1.weight", "1.bias"))
+    before = loop.model[1].weight.detach().clone()
+    for _ in range(4):
+        loop.step()
+    head = loop.model[1].weight.detach().clone()
+    loop.step()  # of a round that is not over
+    loop.swarm.close()
+    asked = [message.numel for message in beside.end() if isinstance(message, ipc.AskAllReduce)]
+    assert set(asked) == {16}
+    assert not torch.equal(head, before)
+    assert beside.trainer is not None
+    state = beside.trainer.vector.copy()
+    serving = in_thread(lambda: daemon.attach(restored=state, round_=2).begin())
+    loop = Loop(home, model=personal(), own=("1.weight", "1.bias"))
+    serving.join()
+    assert torch.equal(loop.model[1].weight, head)
+    loop.swarm.close()
+    with pytest.raises(BadTask, match="own names 2.weight, which is no tensor"):
+        Loop(home, model=personal(), own={"2.weight"})
+
+
+def test_what_a_head_learned_is_in_vain_where_the_swarm_takes_the_round_from_it(
+    daemon: FakeDaemon, home: Path
+) -> None:
+    heads: list[torch.Tensor] = []
+    is_told = threading.Event()
+
+    def serve() -> None:
+        one = daemon.attach()
+        one.begin()
+        while (message := one.receive()) is not None:
+            if isinstance(message, ipc.AskAllReduce):
+                one.send(ipc.Averaged(contributors=("me",)))
+            elif isinstance(message, ipc.Finished):
+                one.slot, one.round = message.slot, one.round + 1
+                one.begin()
+                one.segment.flags[ipc.INTERRUPT] = 1
+                is_told.set()
+            elif isinstance(message, ipc.Idle):
+                one.segment.flags[ipc.INTERRUPT] = 0
+                one.round += 3
+                one.begin()
+
+    serving = in_thread(serve)
+    loop = Loop(home, model=personal(), own=("1.weight", "1.bias"))
+    for _ in range(3):
+        loop.step()
+        heads.append(loop.model[1].weight.detach().clone())
+        assert len(heads) != 2 or is_told.wait(60)
+    assert loop.swarm.rounds == 4
+    assert not torch.equal(heads[0], heads[1])
+    assert torch.equal(heads[2], heads[1])
+    loop.swarm.close()
+    serving.join()
 
 
 def test_a_half_precision_model_shares_a_run_with_a_full_one(daemon: FakeDaemon, home: Path) -> None:

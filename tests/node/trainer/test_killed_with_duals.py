@@ -1,4 +1,4 @@
-"""A node that is killed anywhere in a round goes on with the duals that belong to the state it goes on from.
+"""A node that is killed anywhere in a round goes on with the duals and own parts of the state that it has.
 
 Here are a node's real rounds, session and files, in one thread: the line between daemon and trainer is a
 queue, and two peers stand for the swarm. An effect is a message on that line, what leaves for the swarm, and
@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lockstep import mean, names
+from torch import nn
 from toy_learner import ToyLearner
 
 from shoal.crypto.keys import PeerId
@@ -27,6 +29,7 @@ from shoal.gossip.state.tree_hash import state_hash
 from shoal.methods.base import AllReduce, Array, Here, Me, Method, State
 from shoal.methods.feddyn import FedDyn, FedDynConfig
 from shoal.methods.fedspeed import FedSpeed, FedSpeedConfig
+from shoal.methods.learning.model_tensors import Staying
 from shoal.methods.params import shared_specs, write_state
 from shoal.methods.scaffold import Scaffold, ScaffoldConfig
 from shoal.node.daemon.rounds import Rounds
@@ -36,6 +39,7 @@ from shoal.node.framing import Message
 from shoal.node.storage.checkpoint import Checkpoint, save
 from shoal.node.trainer import ipc
 from shoal.node.trainer.session import Session, private_rounds
+from shoal.node.trainer.unshared_file import UnsharedFile
 
 START = np.array([0.5, -1.0], np.float32)
 US, *OTHERS = names(3)
@@ -241,8 +245,16 @@ class Line:
 class Used:
     """What a round began with."""
 
-    def __init__(self, key: Key, private: dict[str, Array], away: int) -> None:
-        self.key, self.private, self.away = key, private, away
+    def __init__(self, key: Key, private: dict[str, Array], away: int, own: float) -> None:
+        self.key, self.private, self.away, self.own = key, private, away, own
+
+
+class Headed(nn.Module):  # type: ignore[misc]
+    """A model of which one number is the node's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.trunk = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
 
 
 def live(name: str, folder: Path, swarm: Swarm, life: Life, lag: int, made: dict[Key, Any]) -> list[Used]:
@@ -253,21 +265,28 @@ def live(name: str, folder: Path, swarm: Swarm, life: Life, lag: int, made: dict
     with watched(life):
         try:
             line: Any = Line(folder, swarm, life, lag)
-            session = Session(line, spec, method, initial, private_rounds(method, initial, spec, folder))
+            model = Headed()
+            own = UnsharedFile(folder, spec, model, Staying(own={"head": "head"}))
+            private = private_rounds(method, initial, spec, folder)
+            session = Session(line, spec, method, initial, private, own=own)
             while True:
                 begin = session.wait_begin()
                 assert begin is not None
                 if session.is_interrupted():
+                    own.put_back()
                     session.idle(begin, "interrupted")
                     continue
                 state = session.state(begin)
                 key = begin.round, state_hash(np.concatenate([state.params, *state.shared.values()]).data)
-                used.append(Used(key, dict(state.private), session.here(begin).away))
+                used.append(Used(key, dict(state.private), session.here(begin).away, model.head.item()))
                 if begin.round == ROUNDS:
                     return used
                 after, report = session.answer(begin, method.round(state, learner, begin.round))
                 vector = np.concatenate([after.params, *after.shared.values()])
-                made[begin.round + 1, state_hash(vector.data)] = dict(after.private)
+                with torch.no_grad():
+                    model.head.copy_(model.head / 2 + float(after.params[0]) + begin.round)
+                key = begin.round + 1, state_hash(vector.data)
+                made[key] = dict(after.private), model.head.item()
                 session.finish(begin, after, report)
         except Killed:
             return used
@@ -283,8 +302,10 @@ def check(used: list[Used], swarm: Swarm, made: dict[Key, Any]) -> None:
         round_, _ = each.key
         assert each.key == swarm.key(round_)
         since = round_ - each.away
-        expected = made[swarm.key(since)] if since else {}
+        expected, own = made[swarm.key(since)] if since else ({}, 0.0)
         assert equal(each.private, expected), (round_, each.away)
+        later = [made[swarm.key(r)][1] for r in range(since + 1, round_ + 1) if swarm.key(r) in made]
+        assert each.own in (own, *later), (round_, each.away)
 
 
 def effects_of_a_round(name: str, folder: Path, lag: int) -> list[tuple[int, str]]:
@@ -307,6 +328,7 @@ def test_killed_at_every_effect_of_a_round_it_goes_on_with_matching_duals(
 ) -> None:
     numbered = effects_of_a_round(name, tmp_path / "unbroken", lag)
     assert any("open private-" in effect for _, effect in numbered)
+    assert any("os.rename own-" in effect for _, effect in numbered)
     assert any("os.rename private-" in effect and "made" in effect for _, effect in numbered)
     unbroken = Swarm(name)
     live(name, tmp_path / "unbroken", unbroken, Life(tmp_path / "none"), lag, {})

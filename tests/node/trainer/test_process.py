@@ -21,11 +21,10 @@ from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.tasks.digits import Digits
 from shoal.node.framing import frame
 from shoal.node.storage.model_file import save_model
-from shoal.node.storage.private_state import PrivateState
+from shoal.node.storage.private_rounds import own_parts
 from shoal.node.trainer import ipc
 from shoal.node.trainer import process as trainer
 from shoal.node.trainer.spec import FAILED, TrainerSpec
-from shoal.node.trainer.unshared_file import KIND
 
 
 @pytest.fixture
@@ -374,8 +373,7 @@ def test_integer_buffers_outlive_a_restart_and_are_in_the_saved_model(
     assert counted == [5, 10]
     given = daemon.trainers[0].attach.spec
     assert given.buffers == 16
-    unshared = PrivateState(daemon.path.parent, given, KIND).load()
-    assert unshared is not None
+    unshared = own_parts(daemon.path.parent, given, 2)
     assert unshared["1.num_batches_tracked"].item() == 10
     file = daemon.path.parent / "file"
     save_model(file, daemon.trainers[1].vector, given.tensors, 0, unshared)
