@@ -52,10 +52,13 @@ class SplitSystem(System):
         assert isinstance(method, MPSL)
         split = SplitRun(method, tasks, self.hosts, seed)
         reached = split.rounds(rounds)
-        learner = split.learners[split.peers[-1]]
         c = method.config
-        sizes = Shapes(learner, c.cut, c.stages, own_head=c.head == "client").sizes
-        sent = split_cost(sizes, c.number, head=c.head).bytes
+        sent = fmean(
+            split_cost(
+                Shapes(learner, c.cut, c.stages, own_head=c.head == "client").sizes, c.number, head=c.head
+            ).bytes
+            for learner in split.learners.values()
+        )
         return [SplitDone([], [], 0.0, sent, list(split.learners.values()), reached)]
 
 

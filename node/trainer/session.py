@@ -491,7 +491,5 @@ class Asking(Generic[T]):
             return
         finally:
             self._session.work_seconds += time.monotonic() - started
-        if not isinstance(ask, AllReduce | Gather):
-            raise TypeError(f"{type(ask).__name__} is not answered over a line yet")
         self._ask = ask
         self._session.post(self._begin, ask)
