@@ -95,7 +95,7 @@ class ClientSide:
             try:
                 load_memory(self._optimizer, memory)
             except BadMemory as error:
-                self._learner.tell("memory", f"the front's optimizer starts anew ({error})")
+                self._learner.callbacks.problem("memory", f"the front's optimizer starts anew ({error})")
 
     def memory(self) -> Mapping[str, Array]:
         """Return what the optimizer remembers."""
@@ -220,7 +220,7 @@ class HostSide:
         try:
             load_memory(self._optimizer, moments)
         except BadMemory as error:
-            self._learner.tell("memory", f"the body's optimizer starts anew ({error})")
+            self._learner.callbacks.problem("memory", f"the body's optimizer starts anew ({error})")
         return True
 
     def predict(self, rows: Rows) -> Rows:
