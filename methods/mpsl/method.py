@@ -32,7 +32,7 @@ from shoal.methods.base import About, Array, Averaged, Me, Report, State, Steps,
 from shoal.methods.mpsl.estimate import estimate
 from shoal.methods.mpsl.tokens import heard, told
 from shoal.methods.mpsl.wire import Names, forms_of, roles_of
-from shoal.methods.roles.serves import attend, call, look, next_calls
+from shoal.methods.roles.serves import attend, call, look
 
 if TYPE_CHECKING:
     from shoal.methods.mpsl.hosting import Hosting
@@ -47,7 +47,7 @@ class MPSLConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Hyperparameters of MPSL."""
 
     head: Literal["client", "host"] = "client"
-    """Who holds the classifier. host is the paper's: the host can then read the labels."""
+    """Where the classifier is. host is the paper's: the host can then read the labels."""
     steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 40
     """Steps per round. Each takes an equal part of a client's data, so that all end together."""
     rows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
@@ -133,9 +133,8 @@ class MPSL:
         """See `Serves`."""
         stage = self.roles.index(role) % self.config.stages
         if stage in _hosted(learner):
-            # We hold the stage already: a host is its own spare.
-            while True:
-                yield from next_calls("nothing")
+            # A host is no spare of its own: another peer should be.
+            return
         hosting = _host(self.config, learner, stage)
         try:
             yield from hosting.run()

@@ -163,7 +163,7 @@ class Passed:
     version: int
     """Of the params."""
     onward: tuple[PeerId, bytes] | None = None
-    """Who made the rest of the pass, and as which step."""
+    """The host that made the rest of the pass, and as which step."""
 
 
 class HostSide:
