@@ -88,7 +88,7 @@ def _client(told: Any, side: str, width: int, layers: int, examples: int) -> Non
     split = split_of(model)
     _, body, _ = split.numel
     if side == "split":
-        # A client never makes a body.
+        # A client drops the body once the model is made.
         del model
         split = type(split)(split.front, (), split.head)
         weights = [*split.front.parameters(), *split.head.parameters()]
