@@ -302,6 +302,8 @@ class Method(Protocol):
     # the shared state that it was made with, such as duals. See node/storage/private_rounds.py.
     # Optional: `averages_changes: bool`, whether all its all-reduces are of small changes.
     # Optional: `weighs_peers: bool`, whether what it does for a run lies in what each peer counts.
+    # Optional: `measures: ClassVar[bool] = True` where its reports have all metrics, since no node has a
+    # whole model that the task could measure.
     # Optional: `one_exchange: ClassVar[bool] = True` where a round trains once and then makes one all-reduce,
     # of what it trained. Then what it trains and what it is answered stay in the memory that travels.
 
@@ -391,6 +393,11 @@ class OuterMethod(Method, Protocol):
 def has_one_exchange(method: Method) -> bool:
     """Tell whether a round trains once and then makes one all-reduce, of what it trained."""
     return bool(getattr(method, "one_exchange", False))
+
+
+def measures(method: Method) -> bool:
+    """Tell whether a method's own reports have the metrics, in place of the task."""
+    return bool(getattr(method, "measures", False))
 
 
 def averages_changes(method: Method) -> bool:

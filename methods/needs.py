@@ -122,6 +122,13 @@ NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
             why="masks choose among its weights; random ones are worth little",
         ),
     ),
+    "mpsl": (
+        Need(
+            what="front, body and head",
+            must=True,
+            why="of the model, body an nn.Sequential, as the cuts; or an nn.Sequential, with the option cut",
+        ),
+    ),
 }
 """Built-in method -> what it asks for; those without any take every task that can be trained."""
 

@@ -76,6 +76,10 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
         "shoal.methods.deltamask.method:DeltaMask",
         "which weights of a frozen model to keep, in 0.1 bit each",
     ),
+    "mpsl": (
+        "shoal.methods.mpsl.method:MPSL",
+        "split learning: weak nodes keep the front of a model, hosts train its body",
+    ),
 }
 """Name -> (module:Class, summary)."""
 

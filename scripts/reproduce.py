@@ -46,6 +46,7 @@ STUDIES: Final[Mapping[str, str]] = {
     "fedyogi": "reproduce_duals",
     "local": "reproduce_averaging",
     "matu": "reproduce_matu",
+    "mpsl": "reproduce_mpsl",
     "scaffold": "reproduce_duals",
 }
 """Method -> the module in scripts/ whose STUDIES has its study."""

@@ -65,7 +65,7 @@ class Count:
 class Everyone:
     """A call of each of these peers, or as many as have come when the learned deadline is over.
 
-    Who is gone is not waited for.
+    A peer that is gone is not waited for.
     """
 
     among: tuple[PeerId, ...] = ()

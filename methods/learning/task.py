@@ -38,6 +38,8 @@ TASKS: Final[Mapping[str, str]] = {
     "digits": "shoal.methods.tasks.digits:Digits",
     "digits_few_labels": "shoal.methods.tasks.digits_variants:PartlyLabelledDigits",
     "digits_noisy": "shoal.methods.tasks.digits_variants:NoisyDigits",
+    "digits_captions": "shoal.methods.mpsl.pairs:DigitsCaptions",
+    "digits_tones": "shoal.methods.mpsl.pairs:DigitsTones",
     "digits_compressible": "shoal.methods.tasks.digits_variants:CompressibleDigits",
     "speech_commands": "shoal.methods.tasks.speech_commands:SpeechCommands",
     "tones": "shoal.methods.tasks.tones:Tones",

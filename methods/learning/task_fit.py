@@ -71,6 +71,11 @@ def _role(learner: TorchLearner) -> tuple[bool, str]:
     return found["body"] > 0, ", ".join(f"{count} {role}" for role, count in found.items()) + " tensors"
 
 
+def _cuts(learner: TorchLearner) -> tuple[bool, str]:
+    split = getattr(learner, "split_client", None)
+    return split is not None, "" if split is None else "the model can be cut"
+
+
 def _overridden(name: str) -> Look:
     def look(learner: TorchLearner) -> tuple[bool, str]:
         tasks = list(learner.task.parts().values()) or [learner.task]
@@ -84,6 +89,7 @@ _LOOKS: Final[Mapping[str, Look]] = {
     "10 labelled examples": _labelled,
     "a last nn.Linear": _linear,
     "embed()": _overridden("embed"),
+    "front, body and head": _cuts,
     "identity()": _overridden("identity"),
     "outputs()": _overridden("outputs"),
     "parts()": _parts,

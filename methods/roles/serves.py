@@ -1,7 +1,7 @@
 """Methods with roles: what one declares, and the helpers that its generators ask with.
 
 A node runs the method's `round` as any other does: that is the side of the data. A node that holds a role
-runs `serve` beside it, from when it takes the role. Its generator has no round and never ends; it goes on
+runs `serve` beside it, from when it takes the role. Its generator has no round and need not end; it goes on
 whenever the round waits: for an answer, for peers, for the next round. Both run in one thread, so
 what they share can lie on the learner, of which each node has one:
 
@@ -68,7 +68,7 @@ class Serves(Protocol):
         ...
 
     def serve(self, learner: Any, role: str) -> Steps[None]:
-        """Answer calls for as long as this node holds the role; it never returns.
+        """Answer calls for as long as this node holds the role; return where another peer should hold it.
 
         A `GossipError` that it lets out ends the role at this node, until it is taken anew.
         """

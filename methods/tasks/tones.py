@@ -8,6 +8,7 @@ that a model with few labels errs confidently: the case in which pseudo-labels d
     timbre 1   harmonics 1, 3, 5, ... fall off as 1/n        (a clarinet)
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -67,9 +68,21 @@ def generate(clips: int, seed: int) -> tuple[Spectra, Labels]:
     """Return log spectra, float32 [clips, 64], and labels 0 to 7; the same on every node."""
     dice = np.random.default_rng([seed, 5])
     labels = dice.permutation(np.arange(clips) % CLASSES)
-    pitch = np.array(FUNDAMENTALS)[labels // 2] * np.exp(DETUNING * dice.standard_normal(clips))
+    return record(labels, dice), labels.astype(np.int64)
+
+
+def record(
+    labels: Labels,
+    dice: np.random.Generator,
+    *,
+    pitches: Sequence[float] = FUNDAMENTALS,
+    noise: float = NOISE,
+) -> Spectra:
+    """Return the log spectra of tones, float32 [clips, 64]; labels count pitches, in two timbres each."""
+    clips = len(labels)
+    pitch = np.array(pitches)[labels // 2] * np.exp(DETUNING * dice.standard_normal(clips))
     time = np.arange(SAMPLES) / RATE
-    waves = NOISE * dice.standard_normal((clips, SAMPLES))
+    waves = noise * dice.standard_normal((clips, SAMPLES))
     levels = dice.uniform(0.3, 1.0, clips)
     for n in range(1, HARMONICS + 1):
         sounds = (labels % 2 == 0) | (n % 2 == 1)
@@ -77,7 +90,7 @@ def generate(clips: int, seed: int) -> tuple[Spectra, Labels]:
         waves += (sounds * levels / n)[:, None] * np.sin(
             2 * np.pi * n * pitch[:, None] * time + phases[:, None]
         )
-    return log_spectrum(waves), labels.astype(np.int64)
+    return log_spectrum(waves)
 
 
 def log_spectrum(waves: npt.NDArray[np.float64]) -> Spectra:

@@ -22,7 +22,7 @@ import torch
 
 import shoal.methods
 from shoal.gossip.errors import GossipError
-from shoal.methods.base import Demands, Method, OuterMethod, Report, State
+from shoal.methods.base import Demands, Method, OuterMethod, Report, State, measures
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.methods.learning.learner import Callbacks, TorchLearner, as_number
 from shoal.methods.learning.model_tensors import Staying
@@ -200,7 +200,8 @@ class _Trainer(Callbacks):
 
     def _measured(self, state: State, report: Report) -> Report:
         # What a method measured itself stands: its params need not be the model that people use.
-        metrics: dict[str, Any] = {**self._learner.evaluate(state.params), **self._finite(report.metrics)}
+        found = {} if measures(self._method) else self._learner.evaluate(state.params)
+        metrics: dict[str, Any] = {**found, **self._finite(report.metrics)}
         return Report(report.loss, report.examples, report.steps, report.contributors, metrics)
 
     def _finite(self, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -250,13 +250,16 @@ class RoleWork:
         except GossipError as error:
             self._leave(role, f"{type(error).__name__}: {error}")
         except StopIteration:
-            self._leave(role, "its generator has returned")
+            self._leave(role, "")
         finally:
             self.work_seconds += time.monotonic() - started
 
     def _leave(self, role: str, why: str) -> None:
         del self._serving[role]
-        self._line.problem(
-            f"role {role}", f"this node no longer serves as {role}: {why}; start it again to serve"
-        )
+        if why:
+            self._line.problem(
+                f"role {role}", f"this node no longer serves as {role}: {why}; start it again to serve"
+            )
+        else:
+            log.info("this node leaves the role %s to others", role)
         self._line.send(ipc.LeaveRole(role=role))

@@ -1,0 +1,335 @@
+"""Hosting: the generator of a peer that holds a stage of the body.
+
+    wait ──forward of all that called the last time, or the deadline──> one pass ── answers ──> wait for grads
+      ^                                                                                            |
+      '──── the body steps; answers ──── grads of all of them, or the deadline: who is gone is zero ─┘
+
+A forward that comes meanwhile is kept for the next pass. A client that is late is refused, and goes on with
+its next step. Calls are idempotent by (peer, verb, step), so that nothing acts twice.
+
+Hosts of one stage, and spares, hold the same params after each averaging: every `average_every` passes a host
+gives its own to the first host by name, and takes back the mean; that one gives to the spares. What each
+counts is the rows since the last averaging with it; a change longer than our own is shortened to that.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from shoal.crypto.keys import PeerId
+from shoal.gossip.calls.asks import Everyone, Refusal, Request
+from shoal.gossip.calls.forms import Tensors
+from shoal.gossip.errors import Unanswered
+from shoal.methods.base import Array as StateArray
+from shoal.methods.base import Steps, here
+from shoal.methods.mpsl.copies import Copies
+from shoal.methods.mpsl.sides import HostSide, Passed
+from shoal.methods.mpsl.tokens import Array, Number, heard, most_rows, told
+from shoal.methods.mpsl.wire import MOST_ROWS, Names
+from shoal.methods.roles.serves import call, look, next_calls, reply
+
+LATE: Final = Refusal("late: the step is over")
+STRANGER: Final = Refusal("only hosts of the stage average")
+MISFIT: Final = Refusal("other sizes than the step's")
+FULL: Final = Refusal("full: too many rows in one step")
+NO_STAGE: Final = Refusal("no next stage")
+MOST_HELD: Final = 4
+"""Passes of which a later stage holds the graph: one per host before it, and no more."""
+
+
+class Hosting:
+    """One stage at one peer. The same for a host and for a spare."""
+
+    def __init__(
+        self, side: HostSide, names: Names, entry: tuple[int, ...], *, average_every: int, number: Number
+    ) -> None:
+        """`entry`: the shape of an example's activations. `number`: how these travel."""
+        self.side, self._names, self._entry, self._number = side, names, entry, number
+        self.copies, self._every = Copies(side, average_every), average_every
+        self._is_resumed = False
+        self.steps = 0
+        """Steps that the body took here."""
+        self.rows = 0
+        """Of these steps."""
+        self.missed = 0
+        """Clients whose gradients did not come."""
+        self._me = PeerId("")
+        self._kept: list[Request] = []
+        self._turns = 0
+
+    def resume(self, saved: Mapping[str, StateArray], prefix: str) -> None:
+        """Go on from what this node saved of the stage, unless it has taken a step or another's params."""
+        if self._is_resumed or self.steps or self.copies.averaged:
+            return
+        self._is_resumed = True
+        found = {name.removeprefix(prefix): each for name, each in saved.items() if name.startswith(prefix)}
+        if self.side.restore(found):
+            self.copies = Copies(self.side, self._every)
+
+    def run(self) -> Steps[None]:
+        """Serve for ever."""
+        yield from self._join()
+        while True:
+            forwards, self._kept = self._kept, []
+            if not forwards:
+                asked = yield from next_calls(*self._names.all, until=Everyone())
+                forwards = yield from self._aside(asked.calls)
+            if forwards:
+                yield from self._pass(forwards)
+            yield from self._average()
+
+    # --- a step -----------------------------------------------------------------------------------
+
+    def _pass(self, forwards: Sequence[Request]) -> Steps[None]:
+        """Make one pass for these rows, wait for their gradients, and take a step."""
+        forwards = yield from self._admitted(forwards)
+        outputs, passed = yield from self._forward([heard("z", each.tensors) for each in forwards])
+        if passed is None:
+            yield from reply((each, NO_STAGE) for each in forwards)
+            return
+        yield from reply((each, {"y": y}) for each, y in zip(forwards, outputs, strict=True))
+        everyone = Everyone(tuple(each.peer for each in forwards))
+        asked = yield from next_calls(*self._names.all, until=everyone)
+        wanted = {(each.peer, each.step): place for place, each in enumerate(forwards)}
+        grads: dict[int, Request] = {}
+        others = []
+        for each in asked.calls:
+            place = wanted.get((each.peer, each.step)) if each.verb == self._names.grad else None
+            if place is not None and each.tensors["g"].shape == outputs[place].shape:
+                grads[place] = each
+            else:
+                others.append(each)
+        self.missed += len(forwards) - len(grads)
+        if grads:
+            yield from self._step(passed, grads)
+        # Afterwards: what others give us changes the params that the pass was made with.
+        self._kept = yield from self._aside(others)
+
+    def _admitted(self, forwards: Sequence[Request]) -> Steps[list[Request]]:
+        """Return those whose rows one call to the next stage holds, and refuse the others."""
+        if self._names.after is None:
+            return list(forwards)
+        most = min(MOST_ROWS, most_rows(self._entry, self._number))
+        total, kept = 0, []
+        for each in forwards:
+            total += len(each.tensors["z"])
+            kept += [each] if total <= most else []
+        yield from reply((each, FULL) for each in forwards[len(kept) :])
+        return kept
+
+    def _step(self, passed: Passed, grads: Mapping[int, Request]) -> Steps[None]:
+        """Take a step with the gradients that came; the rows of the others count for nothing."""
+        came = float(sum(passed.rows[place] for place in grads))
+        told_ = [grads[place].tensors["g"] if place in grads else None for place in range(len(passed.rows))]
+        back = yield from self._backward(passed, told_, came)
+        if back is None:
+            yield from reply((each, NO_STAGE) for each in grads.values())
+            return
+        self._count(came)
+        divisor = np.array([came], np.float32)
+        yield from reply(
+            (each, {**told("dz", back[place], self._number), "n": divisor}) for place, each in grads.items()
+        )
+
+    def _count(self, rows: float) -> None:
+        self.steps += 1
+        self.rows += int(rows)
+        self.copies.passes += 1
+        self.copies.rows += rows
+
+    def _forward(self, rows: Sequence[Array]) -> Steps[tuple[list[Array], Passed | None]]:
+        """Return outputs, through the later stages too, and what `_backward` needs; None: no next stage."""
+        outputs, passed = self.side.forward(rows)
+        after = self._names.after
+        if after is None:
+            return outputs, passed
+        self._turns += 1
+        step = b"%d" % self._turns
+        tensors = told("z", np.concatenate(outputs), self._number)
+        try:
+            answer = yield from call((yield from holders(after)), after.forward, tensors, step=step)
+        except Unanswered:
+            return [], None
+        cuts = np.cumsum(passed.rows)[:-1]
+        return np.split(answer.tensors["y"], cuts), replace(passed, onward=(answer.peer, step))
+
+    def _backward(
+        self, passed: Passed, gradients: Sequence[Array | None], came: float
+    ) -> Steps[list[Array] | None]:
+        """Return the gradients of what came in; all divided by the rows that came."""
+        after = self._names.after
+        if after is None:
+            return self.side.step(passed, gradients, came)
+        assert passed.onward is not None
+        peer, step = passed.onward
+        shape = next(each.shape[1:] for each in gradients if each is not None)
+        whole = [
+            np.zeros((count, *shape), np.float32) if each is None else each
+            for each, count in zip(gradients, passed.rows, strict=True)
+        ]
+        tensors = {"g": np.concatenate(whole), "n": np.array([came], np.float32)}
+        try:
+            answer = yield from call((peer,), after.grad, tensors, step=step)
+        except Unanswered:
+            return None
+        between = heard("dz", answer.tensors)
+        if len(between) != sum(passed.rows):
+            return None
+        # The last stage has divided already.
+        return self.side.step(passed, np.split(between, np.cumsum(passed.rows)[:-1]), 1.0, bounded=False)
+
+    # --- calls beside the steps -------------------------------------------------------------------
+
+    def _aside(self, calls: Iterable[Request]) -> Steps[list[Request]]:
+        """Answer all that is no forward; returns those that are one, of the right sizes."""
+        forwards, answers = [], list[tuple[Request, Tensors | Refusal]]()
+        trusted: Sequence[PeerId] | None = None
+        for each in calls:
+            if "z" in each.tensors and not self._fits(each):
+                answers.append((each, MISFIT))
+            elif each.verb == self._names.forward:
+                forwards.append(each)
+            elif each.verb == self._names.predict:
+                answers.append((each, (yield from self._predict(each))))
+            elif each.verb == self._names.grad:
+                answers.append((each, LATE))
+            else:
+                trusted = (yield from holders(self._names)) if trusted is None else trusted
+                answers.append((each, self._copy(each) if each.peer in trusted else STRANGER))
+        if answers:
+            yield from reply(answers)
+        return forwards
+
+    def _fits(self, request: Request) -> bool:
+        shape = request.tensors["z"].shape
+        return shape[0] > 0 and shape[1:] == self._entry
+
+    def _predict(self, request: Request) -> Steps[Tensors | Refusal]:
+        y = self.side.predict(heard("z", request.tensors))
+        after = self._names.after
+        if after is None:
+            return {"y": y}
+        self._turns += 1
+        to, tensors = (yield from holders(after)), told("z", y, self._number)
+        try:
+            answer = yield from call(to, after.predict, tensors, step=b"%d" % self._turns, is_last=True)
+        except Unanswered:
+            return NO_STAGE
+        return {"y": answer.tensors["y"]}
+
+    def _copy(self, request: Request) -> Tensors | Refusal:
+        """Take in a piece of another holder's params, or give out one of ours."""
+        n = request.tensors["n"]
+        if n.shape != (2,):
+            return MISFIT
+        if request.verb == self._names.give:
+            fits = self.copies.arrive(request.peer, int(n[0]), float(n[1]), request.tensors["w"])
+            return {"n": n} if fits else MISFIT
+        piece = self.copies.leave(request.peer, int(n[0]))
+        return MISFIT if piece is None else {"w": piece}
+
+    # --- the other holders ------------------------------------------------------------------------
+
+    def _join(self) -> Steps[None]:
+        """Begin with what another holder has; in round 0 all hold the same."""
+        me = yield from here()
+        self._me = me.peer
+        if me.round == 0:
+            return
+        for peer in (yield from holders(self._names)):
+            if peer != self._me and (yield from self._take(peer)):
+                return
+
+    def _average(self) -> Steps[None]:
+        """Agree with the first host where it is time to; that one hands on to the spares."""
+        if not self.copies.is_due:
+            return
+        self.copies.begin()
+        hosts = sorted(each.peer for each in (yield from look(self._names.role)))
+        if self._me in hosts[1:]:
+            if (yield from self._give(hosts[0])):
+                yield from self._take(hosts[0])
+            return
+        for peer in (yield from holders(self._names)):
+            if peer not in hosts and peer != self._me:
+                yield from self._give(peer)
+
+    def _give(self, peer: PeerId) -> Steps[bool]:
+        """Send our params to a holder; tells whether it has them."""
+        vector, rows = self.side.vector(), self.copies.since(peer)
+        self._turns += 1
+        for index in range(self.copies.n_chunks):
+            tensors = {"w": self.copies.chunk(index, vector), "n": np.array([index, rows], np.float32)}
+            step = b"%d/%d" % (self._turns, index)
+            try:
+                yield from call((peer,), self._names.give, tensors, step=step, is_last=True)
+            except Unanswered:
+                return False
+        self.copies.settle(peer, vector)
+        return True
+
+    def _take(self, peer: PeerId) -> Steps[bool]:
+        """Go on from another holder's params; tells whether they came."""
+        pieces = []
+        self._turns += 1
+        for index in range(self.copies.n_chunks):
+            tensors = {"n": np.array([index, 0], np.float32)}
+            step = b"%d/%d" % (self._turns, index)
+            try:
+                answer = yield from call((peer,), self._names.take, tensors, step=step, is_last=True)
+            except Unanswered:
+                return False
+            pieces.append(answer.tensors["w"])
+        params = np.concatenate(pieces)
+        if params.shape != (self.side.numel,):
+            return False
+        self.side.load(params)
+        self.copies.settle(peer, params)
+        return True
+
+
+class LaterStage(Hosting):
+    """A stage after the first: hosts of the one before call it, and it waits for nobody."""
+
+    def run(self) -> Steps[None]:
+        """Serve for ever."""
+        yield from self._join()
+        held: dict[tuple[PeerId, bytes], tuple[Passed, list[Array]]] = {}
+        while True:
+            asked = yield from next_calls(*self._names.all)
+            grads = [each for each in asked.calls if (each.peer, each.step) in held and "g" in each.tensors]
+            others = [each for each in asked.calls if each not in grads]
+            for each in grads:
+                yield from self._answer_grad(each, held.pop((each.peer, each.step)))
+            for each in (yield from self._aside(others)):
+                outputs, passed = yield from self._forward([heard("z", each.tensors)])
+                if passed is None:
+                    yield from reply([(each, NO_STAGE)])
+                    continue
+                held[each.peer, each.step] = passed, outputs
+                while len(held) > MOST_HELD:
+                    del held[next(iter(held))]
+                yield from reply([(each, {"y": outputs[0]})])
+            yield from self._average()
+
+    def _answer_grad(self, request: Request, held: tuple[Passed, list[Array]]) -> Steps[None]:
+        passed, outputs = held
+        g, n = request.tensors["g"], request.tensors["n"]
+        if g.shape != outputs[0].shape or n.shape != (1,) or not 1 <= n[0] <= len(g):
+            yield from reply([(request, MISFIT)])
+            return
+        back = yield from self._backward(passed, [g], float(n[0]))
+        if back is None:
+            yield from reply([(request, NO_STAGE)])
+            return
+        self._count(float(n[0]))
+        yield from reply([(request, {**told("dz", back[0], self._number), "n": n})])
+
+
+def holders(names: Names) -> Steps[list[PeerId]]:
+    """Return the hosts of a stage, the quickest first, then those that hold a copy."""
+    hosts = [each.peer for each in (yield from look(names.role))]
+    spares = [each.peer for each in (yield from look(names.spare))]
+    return hosts + [peer for peer in spares if peer not in hosts]
