@@ -91,6 +91,19 @@ class RoundStatus(msgspec.Struct, frozen=True):
     """Why it failed, where it did; at most 200 characters."""
 
 
+class RoundTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """All rounds that ended since the node's start."""
+
+    outcomes: dict[str, int] = {}
+    """How many, by outcome."""
+    bounds: list[float] = []
+    """Seconds: the upper bounds of the buckets but the last, which has none."""
+    buckets: dict[str, list[int]] = {}
+    """By part of a round (work, matchmaking, exchange): how many took a time within each bucket."""
+    seconds: dict[str, float] = {}
+    """By part: the sum of all."""
+
+
 class RunStatus(msgspec.Struct, frozen=True):
     """The run this node takes part in."""
 
@@ -197,6 +210,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What others claim, as of a few seconds ago; at most 8 lines."""
     quorum: str = ""
     """Why the quorum says little yet; empty where it is of peers that this node knows."""
+    totals: RoundTotals = RoundTotals()
+    """Rounds since the start, which the history holds the last ones of."""
     peers_met: int = 0
     """How many peers were linked since the start, those that have left included; counted up to 10,000."""
     mode: str = "open"

@@ -34,6 +34,7 @@ from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.movement import Movement, Movements, fault_of
 from shoal.gossip.state.tree_hash import leaves, root
 from shoal.node.daemon.roles import command_of, message_of, offer_of
+from shoal.node.daemon.round_counts import RoundCounts
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
@@ -96,6 +97,7 @@ class Rounds:
         self.round = 0
         self.state = self.previous = b""
         self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
+        self.counts = RoundCounts()
         self.utilisation = Utilisation()
         self.refusals: deque[str] = deque(maxlen=MAX_LINES)
         self.refused: Counter[str] = Counter()
@@ -542,6 +544,7 @@ class Rounds:
 
     def _append(self, status: RoundStatus) -> None:
         self.history.append(status)
+        self.counts.add(status)
         self._around.record(self.run, status)
 
     def _vector(self) -> Vector:

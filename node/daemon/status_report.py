@@ -201,6 +201,7 @@ class Reporter:
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
             history=list(rounds.history),
+            totals=rounds.counts.totals,
             trainer=self.trainer_state,
             rss_bytes=self._process.memory_info().rss,
             utilisation=rounds.utilisation.share,

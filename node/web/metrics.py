@@ -7,14 +7,21 @@ process share nothing. Names end in their unit, counters in ``_total``.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from shoal.node.status import BOOTSTRAP_STATES, LINKS, OUTCOMES, PHASES, RoundStatus, Status
+from shoal.node.status import BOOTSTRAP_STATES, LINKS, OUTCOMES, PHASES, RoundStatus, RoundTotals, Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,6 +48,7 @@ class _Collector(Collector):
         yield from _progress(self.status)
         yield from _network(self.status)
         yield from _rounds(self.status.history)
+        yield from _totals(self.status.totals)
 
 
 def _about(status: Status) -> Iterator[Metric]:
@@ -70,6 +78,8 @@ def _progress(status: Status) -> Iterator[Metric]:
     yield GaugeMetricFamily("shoal_alone_seconds", text, value=found.seconds if found else 0.0)
     text = "Made without those it trained with, or missed while it waits for them."
     yield GaugeMetricFamily("shoal_alone_rounds", text, value=found.rounds + found.missed if found else 0)
+    text = "What a person should see to; shoal status names each."
+    yield GaugeMetricFamily("shoal_problems", text, value=len(status.problems))
     if status.loss is not None:
         yield GaugeMetricFamily("shoal_loss", "Training loss of the last round.", value=status.loss)
     if status.utilisation is not None:
@@ -85,6 +95,20 @@ def _progress(status: Status) -> Iterator[Metric]:
     for name, value in status.metrics.items():
         metric.add_metric([name], value)
     yield metric
+
+
+def _totals(totals: RoundTotals) -> Iterator[Metric]:
+    ended = CounterMetricFamily("shoal_rounds", "Rounds that ended since the start.", labels=["outcome"])
+    for outcome in OUTCOMES:
+        ended.add_metric([outcome], totals.outcomes.get(outcome, 0))
+    yield ended
+    spent = HistogramMetricFamily(
+        "shoal_round_part_seconds", "Time per part of the rounds that made a state.", labels=["part"]
+    )
+    edges = [*(f"{bound:g}" for bound in totals.bounds), "+Inf"]
+    for part, counts in totals.buckets.items():
+        spent.add_metric([part], list(zip(edges, accumulate(counts), strict=True)), totals.seconds[part])
+    yield spent
 
 
 def _network(status: Status) -> Iterator[Metric]:

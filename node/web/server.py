@@ -4,6 +4,7 @@
     GET  /status.json   the `Status`
     GET  /metrics       the same for Prometheus
     GET  /healthz       200 while the node works
+    GET  /readyz        200 while it can take part in a round, or help others with theirs
     POST /stop, /bootstrap, /roster, /refuse; GET /roster.msgpack, /invite.msgpack
                   only over the Unix socket, where `make_app` is given a `Control`
 
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES: Final = 64 << 10
 UNHEALTHY: Final = ("stopping",)
 """Phases in which /healthz says no."""
+UNREADY: Final = ("starting", "syncing", "stopping")
+"""Phases in which /readyz says no."""
 
 _PAGE_DIR: Final = Path(__file__).with_name("page")
 _HEADERS: Final = {
@@ -190,11 +193,17 @@ def _showing(status: Callable[[], Status]) -> list[Route]:
         phase = status().phase
         return PlainTextResponse(phase + "\n", status_code=503 if phase in UNHEALTHY else 200)
 
+    async def readyz(request: Request) -> Response:
+        found = status()
+        text = found.phase + "".join(f"\n{line}" for line in found.problems)
+        return PlainTextResponse(text + "\n", status_code=503 if found.phase in UNREADY else 200)
+
     return [
         Route("/status.json", status_json),
         Route("/status.msgpack", status_msgpack),
         Route("/metrics", metrics_page),
         Route("/healthz", healthz),
+        Route("/readyz", readyz),
     ]
 
 

@@ -13,6 +13,7 @@ import trio
 from fake_node import HOSTILE, Obedient, make_status
 from prometheus_client.parser import text_string_to_metric_families
 
+from shoal.node.daemon.round_counts import RoundCounts
 from shoal.node.errors import BadConfig, BadHome
 from shoal.node.status import AloneStatus, Status
 from shoal.node.web.metrics import render
@@ -267,6 +268,43 @@ def test_prometheus_reads_every_metric() -> None:
     assert found["shoal_utilisation_ratio",] == 0.75
     assert found["shoal_work_seconds_total",] == 30.0
     assert found["shoal_training_seconds_total",] == 40.0
+
+
+@pytest.mark.parametrize(
+    ("phase", "code"), [("working", 200), ("helping", 200), ("syncing", 503), ("starting", 503)]
+)
+def test_a_node_says_whether_it_is_ready(phase: str, code: int) -> None:
+    async def visit(client: httpx.AsyncClient) -> None:
+        answer = await client.get("/readyz")
+        assert answer.status_code == code
+        assert answer.text == f"{phase}\na full disk\n"
+
+    visiting(visit, lambda: make_status(phase=phase, problems=["a full disk"]))
+
+
+def test_the_parts_of_rounds_are_a_histogram() -> None:
+    counts = RoundCounts()
+    done = make_status().history[-1]
+    for seconds in (0.05, 0.3, 3000.0):
+        counts.add(msgspec.structs.replace(done, exchange_seconds=seconds))
+    counts.add(msgspec.structs.replace(done, outcome="failed", exchange_seconds=1.0))
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(render(make_status(totals=counts.totals)).decode())
+        for sample in family.samples
+    }
+    bucket = "shoal_round_part_seconds_bucket"
+    assert [found[bucket, edge, "exchange"] for edge in ("0.05", "0.25", "0.5", "1800", "+Inf")] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]
+    assert found["shoal_round_part_seconds_sum", "exchange"] == pytest.approx(3000.35)
+    assert found["shoal_rounds_total", "averaged"] == 3
+    assert found["shoal_rounds_total", "failed"] == 1
+    assert found["shoal_rounds_total", "alone"] == 0
 
 
 def test_metrics_of_a_helper_have_no_rounds_and_no_loss() -> None:
