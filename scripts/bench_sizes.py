@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import psutil
 
+from shoal.gossip.run_spec import Combine
 from shoal.node.errors import NotRunning, Refused
 from shoal.node.status import RoundStatus, Status
 from shoal.node.testnet.processes import Guard, environment, spawn
@@ -113,11 +114,11 @@ def cpu_per_round(cpu_at: dict[int, float]) -> float | None:
     return (cpu_at[last] - cpu_at[first]) / (last - first)
 
 
-def measure(method: str, inner: str, numel: int, nodes: int, rounds: int) -> list[Seen]:
+def measure(method: str, inner: str, numel: int, nodes: int, rounds: int, combine: str) -> list[Seen]:
     """Run nodes until each has made so many rounds; returns what was seen of each."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        swarm(Path(folder), method, inner, numel, nodes, rounds) as running,
+        swarm(Path(folder), method, inner, numel, nodes, combine) as running,
     ):
         seen = [Seen() for _ in running]
         while any(process.poll() is None for _, process in running):
@@ -162,13 +163,14 @@ def _status(home: Path) -> Status | None:
 
 @contextmanager
 def swarm(
-    folder: Path, method: str, inner: str, numel: int, nodes: int, rounds: int
+    folder: Path, method: str, inner: str, numel: int, nodes: int, combine: str
 ) -> Iterator[list[tuple[Path, "subprocess.Popen[bytes]"]]]:
     """Run nodes of one run; yields the home and the process of each."""
     running: list[tuple[Path, subprocess.Popen[bytes]]] = []
     options = ["--option", "steps=2"] + (["--option", f"inner={inner}"] if inner != "task" else [])
     flags = [part.format(nodes=nodes) for part in (*STATIC, *LISTEN)]
     train = ["--task", "empty_task:Empty", "--task-option", f"numel={numel}", "--method", method, *options]
+    train += ["--combine", combine]
     guard = Guard()
     try:
         for number in range(nodes):
@@ -230,6 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help=f"of which the first {WARM_UP} are not timed")
     parser.add_argument("--methods", default="fedavg,diloco", help="divided by commas")
     parser.add_argument("--inner", default="task", choices=("task", "sgd", "adamw"), help="of diloco")
+    parser.add_argument("--combine", default="clip", choices=get_args(Combine), help="clip, as in open runs")
     parser.add_argument("--base-mb", type=float, default=BASE_MB, help="not counted")
     parser.add_argument("--json", action="store_true", help="a line per method")
     options = parser.parse_args()
@@ -237,8 +240,10 @@ def main() -> None:
     for method in options.methods.split(","):
         inner = options.inner if method == "diloco" else "task"
         base = int(1e6 * options.base_mb)
-        seen = measure(method, inner, options.numel, options.nodes, options.rounds)
-        rows.append(row(method, inner, options.numel, options.nodes, base, seen))
+        seen = measure(method, inner, options.numel, options.nodes, options.rounds, options.combine)
+        rows.append(
+            {"combine": options.combine, **row(method, inner, options.numel, options.nodes, base, seen)}
+        )
         if options.json:
             print(json.dumps(rows[-1]), flush=True)
     if not options.json:

@@ -123,6 +123,8 @@ class Rounds:
         self._syncing = False
         self._synced: commands.Synced | None = None
         self._averaged: commands.Averaged | commands.Gathered | None = None
+        self._searched = self._exchanged = 0.0
+        """Seconds of all asks of the round: of their search for a group, and of their exchanges."""
 
     # --- the trainer ------------------------------------------------------------------------------
 
@@ -329,11 +331,11 @@ class Rounds:
         """Handle what the member says."""
         match notice:
             case commands.Averaged():
-                self._averaged = notice
+                self._take_answer(notice)
                 contributors = notice.exchanged.contributors
                 self._answer(ipc.Averaged(contributors=tuple(contributors)))
             case commands.Gathered():
-                self._averaged = notice
+                self._take_answer(notice)
                 self._answer(ipc.Gathered(bodies=tuple(notice.bodies), me=self.me))
             case commands.Failed():
                 self._not_finite += notice.kind == "NotFinite"
@@ -462,6 +464,7 @@ class Rounds:
         self._segment.flags[:] = 0
         self._set_flag(ipc.ALONE, self._waits_alone)
         self._averaged = None
+        self._searched = self._exchanged = 0.0
         self.trainer = Trainer.WORKING
         if self._reply is not None:
             self._reply(ipc.Begin(round=self.round, slot=self._slot, replaced=self._replaced))
@@ -493,7 +496,6 @@ class Rounds:
         return self.spec is not None and 0 < self.spec.rounds <= self.round
 
     def _note_round(self, message: ipc.Finished) -> None:
-        averaged = self._averaged
         contributors = max(1, len(self._contributors))
         for name, reason in REFUSED.items():
             # Metrics are the task's too, which may give anything this name.
@@ -507,12 +509,18 @@ class Rounds:
                 loss=message.loss,
                 metrics=message.metrics,
                 work_seconds=message.work_seconds,
-                matchmaking_seconds=averaged.matchmaking_seconds if averaged is not None else 0.0,
-                exchange_seconds=averaged.exchange_seconds if averaged is not None else 0.0,
+                matchmaking_seconds=self._searched,
+                exchange_seconds=self._exchanged,
                 finished_at=time.time(),
                 state_hash=self.state.hex()[:12],
             )
         )
+
+    def _take_answer(self, notice: commands.Averaged | commands.Gathered) -> None:
+        """Keep the answer to an ask, and add what it took to that of the round's other asks."""
+        self._averaged = notice
+        self._searched += notice.matchmaking_seconds
+        self._exchanged += notice.exchange_seconds
 
     @property
     def _contributors(self) -> tuple[PeerId, ...]:

@@ -211,6 +211,19 @@ def test_a_round_goes_from_the_ask_over_the_mean_to_the_next() -> None:
     assert noted.state_hash == hashed(4.0).hex()[:12]
 
 
+def test_a_round_of_several_asks_took_as_long_as_all_of_them() -> None:
+    table = Table().attach()
+    for _ in range(2):
+        table.ask()
+        table.agree(ME, PEER)
+    table.finish(2.0)
+    table.ask()
+    table.agree(ME, PEER)
+    table.finish(3.0)
+    times = [(each.matchmaking_seconds, each.exchange_seconds) for each in table.rounds.history]
+    assert times == [(0.5, 1.0), (0.25, 0.5)]
+
+
 def test_what_a_method_refused_is_added_up_by_reason() -> None:
     table = Table().attach()
     for refused, left_out in ((1.0, 0.0), (2.0, 1.0), (float("nan"), -1.0)):
