@@ -131,6 +131,8 @@ class Teller:
     """The other end's IP address on the link by which a peer named it; empty on a circuit."""
 
 
+CIRCUITS: Final = "circuits"
+"""The prefix of all peers that are linked by a circuit: where they are nobody has seen."""
 USER: Final = Teller("user")
 NOWHERE: Final = Here()
 """A node that has not looked at its interfaces."""

@@ -10,8 +10,10 @@ from typing import Final
 
 SHARE: Final = 0.1
 """Of a node's time."""
-MOST: Final = 2.0
+MOST: Final = 0.5
 """Seconds that are saved up while nobody makes it wait."""
+DEBT: Final = 60.0
+"""Seconds by which it may have waited too long: no newcomer is waited for in ten times as many."""
 
 
 class NewcomerWaits:
@@ -31,4 +33,4 @@ class NewcomerWaits:
     def charge(self, seconds: float, now: float) -> None:
         """Take note of a wait; the account goes no further into debt than it can hold."""
         self.may_wait(now)
-        self._left = max(-MOST, self._left - seconds)
+        self._left = max(-DEBT, self._left - seconds)

@@ -66,8 +66,6 @@ from shoal.gossip.messages import (
     Yield,
 )
 
-NEWCOMERS_SHARE: Final = 0.5
-"""Of the time that other members have, which newcomers have: they reduce nothing, and wait for nobody."""
 OWNER_GRACE: Final = 1.25
 """Owners are cut later than senders by this factor: they may be waiting for a sender that we do not see."""
 DONE_GRACE: Final = 2.0
@@ -242,6 +240,7 @@ class AllReduce(Announcing):
                 return []
             case Done():
                 self._done[member] = message.outcome
+                self._note_given("done", member, now)
                 # What is reduced anew is only what we all have: it waits for no answer of those that have it.
                 effects = [e for part in list(self._open) for e in self._reduce_what_is_complete(part, now)]
                 effects += self._finish_if_all_done()
@@ -273,6 +272,7 @@ class AllReduce(Announcing):
         if held is None:
             return []
         held.parts.setdefault(member, data)
+        self._note_given("part", member, now)
         return self._reduce_if_complete(part, chunk, now)
 
     def _handle_reduced(self, member: int, message: Reduced, data: Data, now: float) -> Effects:
@@ -550,6 +550,7 @@ class AllReduce(Announcing):
         masks = b"".join(mask.to_bytes(8, "big") for masks in self._masks for mask in masks)
         self._outcome = blake2b(masks, digest_size=16).digest()
         self._done_since = now
+        self._note_given("done", self._mine, now)
         done = self._to_all(Done(self.group.id, self.index, self._outcome))
         return done + self._finish_if_all_done()
 
@@ -723,10 +724,6 @@ class AllReduce(Announcing):
             for member, due in sorted(self._waited_for().items())
             if now >= due or now - self._heard[member] >= silence * self._patience_with(member)
         ]
-
-    def _patience_with(self, member: int) -> float:
-        """Return the share of the usual time that a member has."""
-        return NEWCOMERS_SHARE if member in self._newcomers else 1.0
 
     def _tick(self, now: float) -> Effects:
         self._next_tick = now + min(BEAT, self.config.silence_timeout)

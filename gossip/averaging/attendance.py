@@ -24,6 +24,8 @@ from shoal.gossip.events import Data, Effects, Send
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Abandon, Announce, Cut, Digest, ExchangeMessage
 
+NEWCOMERS_SHARE: Final = 0.5
+"""Of the time that other members have, which newcomers have: they reduce nothing, and wait for nobody."""
 UNNAMED: Final = bytes(8)
 """The ask of an exchange that is part of another: it is not compared."""
 
@@ -61,6 +63,8 @@ class Attendance:
         self._cut_by: dict[int, set[int]] = {}
         """By member: who waits for it no longer."""
         self._newcomers = {self._number[peer] for peer in group.newcomers if peer in self._number}
+        self._given: dict[str, dict[bool, float]] = {}
+        """By step: when the last of the newcomers (True) and of the others (False) gave what it had to."""
         self._told: set[int] = set()
         """Members that know, from us or by themselves, that we do not wait for each other."""
         self._heard: dict[int, float] = {}
@@ -86,6 +90,21 @@ class Attendance:
     @abstractmethod
     def _fail(self) -> Effects:
         """End without an outcome, and tell the others."""
+
+    @property
+    def newcomers_took(self) -> float:
+        """Seconds for which newcomers alone were waited for, that gave what they had to."""
+        return sum((max(0.0, each[True] - each[False]) for each in self._given.values()), 0.0)
+
+    def _note_given(self, step: str, member: int, now: float) -> None:
+        """A member gave what this step awaits of it."""
+        if self._newcomers:
+            times = self._given.setdefault(step, {True: self._began, False: self._began})
+            times[member in self._newcomers] = now
+
+    def _patience_with(self, member: int) -> float:
+        """Return the share of the usual time that a member has."""
+        return NEWCOMERS_SHARE if member in self._newcomers else 1.0
 
     @property
     def _others(self) -> AbstractSet[int]:

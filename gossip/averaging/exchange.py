@@ -27,6 +27,11 @@ class GroupExchange(Protocol):
     """Members that cut this node before they can have waited for it."""
 
     @property
+    def newcomers_took(self) -> float:
+        """Seconds for which newcomers alone were waited for, that gave what they had to."""
+        ...
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing more is waited for."""
         ...

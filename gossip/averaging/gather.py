@@ -132,6 +132,11 @@ class Gather(Attendance):
             if self._digests.get(member) != body_digest(self.group.id, self.index, member, body)
         ]
 
+    @property
+    def newcomers_took(self) -> float:
+        """See `Attendance`."""
+        return super().newcomers_took + (self.inner.newcomers_took if self.inner is not None else 0.0)
+
     def owns(self, index: int) -> bool:
         """See `shoal.gossip.averaging.exchange`."""
         return index in (self.index, self.index + INNER_INDEX)
@@ -146,7 +151,7 @@ class Gather(Attendance):
         self._began = now
         self._due = now + self.config.silence_timeout
         for member in self._others:
-            patience, longest = self.config.silence_timeout, self.config.longest
+            patience, longest = self.config.silence_timeout * self._patience_with(member), self.config.longest
             self._progress[member] = Progress(now, patience, longest, MAX_BODY_BYTES)
         digest = Digest(self.group.id, self.index, self._digests[self._mine], self.ask)
         return [*self._to_all(digest), *self._tick(now), *self._advance(now)]
@@ -181,6 +186,7 @@ class Gather(Attendance):
                     self.inner.moved_elsewhere(peer, moved, now)
             case Digest():
                 self._digests.setdefault(member, message.digest)
+                self._note_given("digest", member, now)
                 early = self._unproved.pop(member, None)
                 return self._take(member, early, now) if early is not None else self._advance(now)
             case Reveal():
@@ -189,6 +195,7 @@ class Gather(Attendance):
                 return self._handle_missing(member, message, now)
             case Done():
                 self._done[member] = message.outcome
+                self._note_given("done", member, now)
                 return self._finish_if_all_done()
         return []
 
@@ -256,6 +263,7 @@ class Gather(Attendance):
         if body_digest(self.group.id, self.index, sender, body) != self._digests[sender]:
             return [Drop(self._members[sender], "body is not what was committed"), *self._lose(sender, now)]
         self._held[sender] = body
+        self._note_given("body", sender, now)
         return self._advance(now)
 
     def _handle_missing(self, peer: int, message: Missing, now: float) -> Effects:
@@ -319,11 +327,16 @@ class Gather(Attendance):
 
     def _overdue(self, now: float) -> set[int]:
         silence = self.config.silence_timeout
-        due = {member: max(self._due, self._progress[member].due) for member in self._others}
+        due = {member: max(self._due_of(member), self._progress[member].due) for member in self._others}
         if self.step is not Step.FINISHING:
             return {member for member in self._awaited() if now >= due.get(member, self._due)}
         # They may be waiting for others whom we do not see, and say that they live.
-        return {m for m in self._awaited() if now >= min(due[m] + silence, self._heard[m] + silence)}
+        more = {member: silence * self._patience_with(member) for member in self._others}
+        return {m for m in self._awaited() if now >= min(due[m], self._heard[m]) + more[m]}
+
+    def _due_of(self, member: int) -> float:
+        """Return until when a member has what is left of the present step."""
+        return self._due - self.config.silence_timeout * (1 - self._patience_with(member))
 
     def _advance(self, now: float) -> Effects:
         effects: Effects = []
@@ -331,6 +344,7 @@ class Gather(Attendance):
             self.step = Step.REVEALING
             # Others may still wait for the commitment of one that was lost.
             self._due = now + self.config.silence_timeout + 2 * BEAT
+            self._note_given("body", self._mine, now)
             effects += self._to_all(Reveal(self.group.id, self.index, self._mine), self._held[self._mine])
         if self.step is Step.REVEALING and not self._awaited():
             effects += self._agree(now)
@@ -415,6 +429,7 @@ class Gather(Attendance):
         if self.step is not Step.FETCHING or self._agreed.keys() - self._held.keys():
             return []
         self.step = Step.FINISHING
+        self._note_given("done", self._mine, now)
         self._due = now + self.config.silence_timeout
         text = b"".join(bytes([member]) + self._agreed[member] for member in sorted(self._agreed))
         self._outcome = blake2b(text, digest_size=16).digest()

@@ -194,6 +194,8 @@ class Matchmaking:
         self._go_at = INFINITY
         self._known_at = INFINITY
         """Since when nobody but newcomers is waited for."""
+        self._hurried_at = INFINITY
+        """Since when our offer waits for newcomers alone."""
         self.newcomers_took = 0.0
         """Seconds for which nobody but newcomers was waited for, that came after all."""
         self._give_up_at = INFINITY
@@ -370,6 +372,8 @@ class Matchmaking:
             return []
         offering.accept(peer, message, sealed)
         self.declined.discard(peer)
+        if not offering.missing and self._hurried_at < INFINITY:
+            self.newcomers_took += now - self._hurried_at
         return (
             self._commit_if_complete(now) or self._go_on_without_declined(now) or self._hurry_newcomers(now)
         )
@@ -492,6 +496,8 @@ class Matchmaking:
             return not newcomers
         if len(newcomers) > seats(len(members) - len(newcomers)) or convener in newcomers:
             return False
+        if not self._standing.are_spread(newcomers):
+            return False
         if not (self._standing.colleagues or self.turns.is_settled(convener)):
             return not newcomers
         # In several groups everyone meets others.
@@ -562,6 +568,7 @@ class Matchmaking:
         newcomers = named_by(offering.proposal.members, offering.proposal.newcomers)
         if not offering.missing <= set(newcomers):
             return []
+        self._hurried_at = min(self._hurried_at, now)
         return self._fire(min(self._fire_at, now + self.config.answer_wait / 2))
 
     def _newcomers_until(self, late: AbstractSet[PeerId], now: float) -> float:
@@ -664,7 +671,7 @@ class Matchmaking:
             self.round, self.base, self._ballot, self._nonce, members, shares, halvings, newcomers=mask
         )
         self._offering, self.state = Offering(self.me, proposal), State.PROPOSING
-        self._asked_at = now
+        self._asked_at, self._hurried_at = now, INFINITY
         self._waiting_for = None
         # A peer that does not know that we are ready takes no proposal of ours.
         effects = self._tell_ready(frozenset(members) - self._told - {self.me}, now)

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.scope import CIRCUITS
 
 MAX_OF_A_PREFIX: Final = 2
 """Newcomers in a group whose addresses have one prefix."""
@@ -57,6 +58,16 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if not (self.colleagues and self.has_watched):
             return True
         return set(members) - newcomers <= self.colleagues | self.halfway
+
+    def are_spread(self, newcomers: Iterable[PeerId]) -> bool:
+        """Tell whether no more of these are of one prefix than may be, at addresses of theirs that we see.
+
+        Those that reach us through a relay have none here, and may have one where the convener is.
+        """
+        prefixes = Counter(self.prefixes.get(peer, "") for peer in newcomers)
+        return all(
+            count <= MAX_OF_A_PREFIX for prefix, count in prefixes.items() if prefix not in ("", CIRCUITS)
+        )
 
 
 def seats(n_members: int) -> int:

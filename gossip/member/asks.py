@@ -371,6 +371,8 @@ class AskQueue:
         usual = self._usual_of(exchange.index)
         if tardy := lost & exchange.group.newcomers:
             self._note_tardy(tardy, now)
+        elif exchange.newcomers_took:
+            self._view.admission.newcomer_waits.charge(exchange.newcomers_took, now)
         # Newcomers make nobody wait longer for the others.
         if lost - self._lost - tardy:
             self.wait.miss()

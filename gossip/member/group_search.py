@@ -138,7 +138,8 @@ class GroupSearch:
     def end(self) -> None:
         """The round is over, or given up."""
         if self.search is not None:
-            self._owing |= self.search.owing
+            # From the first silence on: rounds may be shorter than an answer may take.
+            self._owing = self.search.owing | self._owing
         self.search, self.is_stale = None, False
 
     # --- events -----------------------------------------------------------------------------------
@@ -171,13 +172,14 @@ class GroupSearch:
     def handle(self, peer: PeerId, message: Negotiation, now: float, head: bytes = b"") -> Effects:
         """Take another message of matchmaking; `head`: as it came."""
         search = self.search
+        if isinstance(message, Commit) and message.convener == peer:
+            # Late, and of an earlier round perhaps.
+            for owing in (self._owing, search.owing if search is not None else {}):
+                owing.pop(peer, None)
         if search is None or message.round != self._view.round:
             return []
         if not self._view.admission.may_group(peer, now):
             return []
-        if isinstance(message, Commit) and message.convener == peer:
-            for owing in (self._owing, search.owing):
-                owing.pop(peer, None)
         if isinstance(message, Shown):
             # Whom this node does not group with is in no group of it, whoever shows its words.
             may_be_grouped = self._view.admission.may_be_grouped

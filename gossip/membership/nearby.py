@@ -13,10 +13,8 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.doors import block_of
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.messages import MAX_NEAR, Near
-from shoal.gossip.scope import Here, Scope, endpoint, for_everyone, may_tell
+from shoal.gossip.scope import CIRCUITS, Here, Scope, endpoint, for_everyone, may_tell
 
-CIRCUITS: Final = "circuits"
-"""The prefix of all peers that are linked by a circuit: where they are nobody has seen."""
 MAX_OWN: Final = 4
 """Addresses of itself that a peer is believed to have near us."""
 

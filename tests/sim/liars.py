@@ -13,6 +13,7 @@
     names_the_lan  names private addresses, and public ones where nobody is, in records and in `Near`
 
     unanswering never answers in a search      never-ready    says that it works, and is never ready
+    late        says what is waited for 0.2 s late    uncommitting   offers groups, and is silent then
 
 Others convene groups of their own making, and finish them:
 
@@ -474,7 +475,26 @@ def _without(*kinds: type) -> Lie:
     return lambda node, effect: [] if isinstance(effect.message, kinds) else [effect]
 
 
+def _uncommitting(node: Any, effect: Any) -> list[Send]:
+    """Offer groups in its turn, and say nothing once all have accepted."""
+    search = node.member.group_search.search
+    has_convened = search is not None and search.has_convened
+    return [] if has_convened and isinstance(effect.message, m.Commit | m.Exchange) else [effect]
+
+
+def _late(node: Any, effect: Any) -> list[Send]:
+    """Say what others wait for, and say it late: within the time that a newcomer has."""
+    if not isinstance(effect.message, m.Accept | m.Part | m.Reveal | m.Digest | m.Done):
+        return [effect]
+    node.sim.at(node.sim.now + LATENESS, node.sim.send, node, effect)
+    return []
+
+
+LATENESS: Final = 0.2
+"""Seconds; a newcomer has a quarter of a second to answer, where others have half a second."""
+_LIES["late"] = _late
 NEGOTIATION: Final = (m.Propose, m.Accept, m.Decline, m.Commit, m.Unheard, m.Shown)
+_LIES["uncommitting"] = _uncommitting
 _LIES["unanswering"] = _without(*NEGOTIATION)
 _LIES["never-ready"] = _without(*NEGOTIATION, m.Ready)
 

@@ -13,6 +13,7 @@ from sim.world import Scenario, Sim
 from shoal.crypto.keys import PeerId
 from shoal.gossip.matchmaking.turns import Turns
 from shoal.gossip.member.commands import Averaged, Event
+from shoal.gossip.member.group_search import SILENT
 
 OUTSIDER = 3
 
@@ -113,6 +114,31 @@ def rounds_beside(lie: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lie", ["unanswering", "never-ready", "mute", "promises"])
+@pytest.mark.parametrize("lie", ["unanswering", "never-ready", "mute", "promises", "late"])
 def test_a_newcomer_that_falls_silent_leaves_the_others_four_fifths_of_their_rounds(lie: str) -> None:
     assert rounds_beside(lie) >= 0.8 * rounds_beside("")
+
+
+def test_a_colleague_that_offers_groups_and_falls_silent_is_muted_with_the_reason() -> None:
+    # A round takes less than the four seconds within which a convener has to say something.
+    fault = (5.0, "lie", 3, "uncommitting", 60.0)
+    quick = Weather(latency=0.001)
+    sim = Sim(
+        Scenario(1, 4, (fault,), trust=(3, 2.0), calm_rounds=5, paces=(0.1,), steps=(0.01,), weather=quick)
+    )
+    liar, muted = sim.name(3), dict[PeerId, list[str]]()
+
+    def look() -> None:
+        for name in sim.names[:3]:
+            admission = sim.nodes[name].member.admission
+            assert liar in sim.nodes[name].member.view.colleagues.colleagues()
+            if liar in admission.mutes.at(sim.nodes[name].member.round):
+                faults = admission.named_faults.newest_first()
+                muted[name] = [each.reason for each in faults if each.peer == liar]
+
+    for at in range(20, 45):
+        sim.at(float(at), look)
+    sim.at(45.0, setattr, sim, "is_over", True)
+    assert not sim.run().violations
+    assert muted.keys() == set(sim.names[:3])
+    assert all(SILENT in reasons for reasons in muted.values())

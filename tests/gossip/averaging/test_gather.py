@@ -161,6 +161,34 @@ def test_who_is_silent_is_cut_and_told() -> None:
     assert any(isinstance(m, Cut) and to == members.names[2] for _, to, m in members.net.sent)
 
 
+def with_a_newcomer() -> tuple[Gather, PeerId]:
+    """Return a member of three that has committed, and the third, which is a newcomer."""
+    names = peers(3)
+    group = Group(GROUP, 3, tuple(names), (1, 1, 0), newcomers=frozenset(names[2:]))
+    core = Gather(names[0], group, 0, b"mine", CONFIG)
+    core.begin(0.0)
+    core.handle(names[1], Digest(GROUP, 0, body_digest(GROUP, 0, 1, b"its")), b"", 0.1)
+    return core, names[2]
+
+
+def test_a_newcomer_that_gives_no_body_is_waited_for_half_as_long() -> None:
+    core, newcomer = with_a_newcomer()
+    lost = []
+    for beat in range(6):
+        core.timer(0.5 * beat)
+        lost.append(list(core.lost_members))
+    assert lost == [[], [], [], [newcomer], [newcomer], [newcomer]]
+
+
+def test_what_newcomers_alone_took_is_told() -> None:
+    core, newcomer = with_a_newcomer()
+    core.handle(newcomer, Digest(GROUP, 0, body_digest(GROUP, 0, 2, b"new")), b"", 0.6)
+    assert core.newcomers_took == pytest.approx(0.5)
+    core.handle(newcomer, Reveal(GROUP, 0, 2), b"new", 0.7)
+    core.handle(peers(3)[1], Reveal(GROUP, 0, 1), b"its", 1.0)
+    assert core.newcomers_took == pytest.approx(0.5), "the others took longer"
+
+
 def test_a_member_cut_by_more_than_half_of_those_it_hears_gives_up() -> None:
     members = Members(5)
     me, *others = members.names

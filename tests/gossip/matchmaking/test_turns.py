@@ -32,6 +32,7 @@ from shoal.gossip.messages import (
     Signed,
     Unheard,
 )
+from shoal.gossip.scope import CIRCUITS
 
 RUN, BASE, ROUND = b"r" * 32, b"b" * 32, 7
 READY = Ready(ROUND, BASE)
@@ -421,6 +422,22 @@ def test_a_member_refuses_newcomers_that_no_honest_count_gives(
     )
     one = core(me, dict_of([NAMES[0], *OLD[:3], NEW], SETTLED), standing)
     assert said(one.handle_propose(NAMES[0], offered(newcomers), 0.1)) == [answer]
+
+
+def test_a_member_refuses_more_newcomers_of_one_prefix_than_may_be() -> None:
+    names = [PeerId(name) for name in ("one", "two", "three")]
+    assert not Standing(prefixes=dict.fromkeys(names, "198.51.100")).are_spread(names)
+    assert Standing(prefixes=dict.fromkeys(names[:2], "198.51.100")).are_spread(names)
+    # Through relays, and in a local network, nobody sees where they are.
+    assert Standing(prefixes=dict.fromkeys(names, CIRCUITS)).are_spread(names)
+    assert Standing().are_spread(names)
+    old = [PeerId(f"old {number}") for number in range(9)]
+    members = (*old, *names)
+    crowd = Standing(colleagues=frozenset(old), prefixes=dict.fromkeys(names, "198.51.100"))
+    spread = Standing(colleagues=frozenset(old))
+    for standing, may in ((spread, True), (crowd, False)):
+        one = core(old[8], dict_of(old[:8], SETTLED), standing)
+        assert one._may_seat(old[0], members, frozenset(names)) == may
 
 
 # --- conveners that do not keep to what they offer ----------------------------------------------------

@@ -10,13 +10,14 @@ from shoal.gossip.admission.newcomer_waits import MOST, SHARE
 from shoal.gossip.events import PeerFound, PeerLost, Send
 from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
+from shoal.gossip.matchmaking.proposals import commit_of
 from shoal.gossip.member.commands import Attach, NewState
 from shoal.gossip.member.group_search import LATE, SILENT, GroupSearch
 from shoal.gossip.member.member import Member, MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
-from shoal.gossip.membership.nearby import CIRCUITS
 from shoal.gossip.messages import Accept, Commit, Propose, Ready
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.scope import CIRCUITS
 
 ME, A, B = (PeerId(name) for name in ("me", "a", "b"))
 SPEC = RunSpec(method="m", task="t", tensors=(TensorSpec("w", "float32", (4,)),))
@@ -103,6 +104,33 @@ def test_a_convener_that_had_our_word_and_says_nothing_convenes_nothing_for_twen
         (fault,) = admission.named_faults.newest_first()
         assert (fault.peer, fault.reason, fault.count) == (A, SILENT, count)
     assert one._standing(5.0).muted == {A}
+
+
+def test_a_convener_that_is_silent_in_every_round_owes_since_the_first() -> None:
+    one = offered_by(A)
+    search = one.search
+    assert search is not None
+    for second in range(1, 6):
+        assert not one._view.admission.named_faults.newest_first()
+        search.owing = {A: float(second)}  # it was silent again in this round
+        one.search = search
+        one.end()
+        one.new_round(second + 0.2)
+    (fault,) = one._view.admission.named_faults.newest_first()
+    assert (fault.peer, fault.reason) == (A, SILENT)
+
+
+def test_a_convener_whose_commit_comes_in_the_next_round_was_not_silent() -> None:
+    one = offered_by(A)
+    assert one.search is not None
+    offer = one.search._proposal
+    assert offer is not None
+    one.end()
+    one._view.take_state(offer.round + 1, b"n" * 32, b"s" * 32)
+    one.new_round(1.0)
+    one.handle(A, commit_of(offer, A), 1.1)
+    one.new_round(9.0)
+    assert not one._view.admission.named_faults.newest_first()
 
 
 def test_a_convener_whose_link_is_gone_had_a_reason() -> None:
