@@ -59,6 +59,8 @@ class Round:
     """What each claims to count."""
     last: Floats
     """The last update [2410], the centre of clipping."""
+    lacking: frozenset[int] = frozenset()
+    """Peers that do not know it, since they were absent then."""
 
 
 Reducer: TypeAlias = Callable[[Round], Floats]
@@ -104,6 +106,10 @@ def clip(given: Round) -> Floats:
     """Return what a step of centred clipping around the last update makes of every part, as nodes do."""
     found = np.empty(NUMEL, np.float32)
     for here in parts(len(given.weights)):
+        if 2 * len(given.lacking) >= len(given.weights):  # too few know the last update
+            vectors, weights, _ = capped(given, here)
+            found[here] = weighted(vectors, weights, given.last[here])
+            continue
         made = clipping(given, here)
         moved = np.array(made.shares) @ given.deltas[:, here] + made.last * given.last[here]
         found[here] = moved.astype(np.float32)
@@ -115,8 +121,8 @@ def clipping(given: Round, here: slice | npt.NDArray[np.int64]) -> Terms:
     vectors, last = given.deltas[:, here].astype(np.float64), given.last[here].astype(np.float64)
     norms, aparts = np.linalg.norm(vectors, axis=1), np.linalg.norm(vectors - last, axis=1)
     stated = [
-        Stated(weight, float(norm), apart=float(apart))
-        for weight, norm, apart in zip(given.weights, norms, aparts, strict=True)
+        Stated(weight, float(norm), apart=None if number in given.lacking else float(apart))
+        for number, (weight, norm, apart) in enumerate(zip(given.weights, norms, aparts, strict=True))
     ]
     return clipped_terms(stated, float(np.linalg.norm(last)))
 
@@ -296,6 +302,8 @@ class Setting:
     validation: bool = False
     after: int = 0
     """Rounds that the others make after the liars have left."""
+    absent: float = 0.0
+    """Probability with which an honest peer is not there in a round; it does not know its update then."""
 
 
 def run(setting: Setting, seed: int) -> float:
@@ -306,12 +314,16 @@ def run(setting: Setting, seed: int) -> float:
     fed = batches(data, shares, liars if setting.lie == "label-flip" else 0, seed)
     params, last = initial(seed), np.zeros(NUMEL, np.float32)
     dice, found = np.random.default_rng(seed), []
-    total = setting.rounds + setting.after
+    total, absences = setting.rounds + setting.after, np.random.default_rng(seed)
+    away: frozenset[int] = frozenset()
     for round_ in range(total):
         deltas = train(params, fed, setting.steps, setting.lr, n)
         weights = [float(len(share)) for share in shares]
         if round_ < setting.rounds:
-            last = mean_of(setting, Round(deltas, weights, last), params, round_, liars, dice)
+            here, lacking = present(n - liars, liars, away, setting.absent, absences)
+            away = frozenset(range(n)) - frozenset(here)
+            given = Round(deltas[here], [weights[each] for each in here], last, lacking)
+            last = mean_of(setting, given, params, round_, liars, dice)
         else:
             with np.errstate(all="ignore"):
                 last = REDUCERS[setting.reducer](Round(deltas[: n - liars], weights[: n - liars], last))
@@ -319,6 +331,16 @@ def run(setting: Setting, seed: int) -> float:
         if round_ >= total - LAST:
             found.append(accuracy(params, data))
     return 100 * fmean(found)
+
+
+def present(
+    honest: int, liars: int, away: frozenset[int], absent: float, dice: np.random.Generator
+) -> tuple[list[int], frozenset[int]]:
+    """Return the peers of a round, and the places among them of those that were away in the last one."""
+    drawn = dice.random(honest) if absent else np.ones(honest)
+    here = [peer for peer in range(honest) if drawn[peer] >= absent] or list(range(honest))
+    here += range(honest, honest + liars)
+    return here, frozenset(place for place, peer in enumerate(here) if peer in away)
 
 
 def mean_of(
@@ -348,6 +370,7 @@ def table(settings: Sequence[Setting], seeds: int) -> Iterator[dict[str, Any]]:
             "liars": each.liars,
             "alpha": each.alpha,
             **({"after": each.after} if each.after else {}),
+            **({"absent": each.absent} if each.absent else {}),
             "accuracy": round(fmean(found), 1),
             "seeds": [round(value, 1) for value in found],
         }
@@ -362,7 +385,11 @@ def settings_of(given: argparse.Namespace) -> list[Setting]:
     reducers = [given.reducer] if given.reducer else REDUCERS
     rounds, steps = (3, 2) if given.tiny else (ROUNDS, STEPS)
     return [
-        Setting(reducer, lie, given.nodes, given.liars, given.alpha, rounds, steps, after=given.after)
+        Setting(
+            *(reducer, lie, given.nodes, given.liars, given.alpha, rounds, steps),
+            after=given.after,
+            absent=given.absent,
+        )
         for reducer in reducers
         for lie in lies
     ]
@@ -390,6 +417,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, default=1.0, help="of the Dirichlet shares")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--after", type=int, default=0, help="so many rounds after the liars have left")
+    parser.add_argument(
+        "--absent", type=float, default=0.0, help="share of the rounds that an honest peer misses"
+    )
     parser.add_argument("--reducer", choices=REDUCERS, help="only this one")
     parser.add_argument("--attack", choices=LIES, help="only this one")
     parser.add_argument("--peace", action="store_true", help="what the bounds cost where nobody lies")

@@ -6,7 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.byzantine import LIES, MEMBERS, REDUCERS, Round, Seen, Setting, main, owned, parts, run, times
+from scripts.byzantine import (
+    LIES,
+    MEMBERS,
+    REDUCERS,
+    Round,
+    Seen,
+    Setting,
+    main,
+    owned,
+    parts,
+    present,
+    run,
+    times,
+)
 from scripts.small_digits import NUMEL
 from shoal.node.testnet.lies.catalogue import LIES as TOLD_BY_NODES
 
@@ -64,3 +77,22 @@ def test_more_liars_than_peers_are_refused_in_one_line(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main(["--nodes", "3", "--liars", "3"])
     assert "lower --liars" in capsys.readouterr().err
+
+
+def test_peers_that_were_away_know_no_last_update_and_liars_are_never_away() -> None:
+    dice, away = np.random.default_rng(0), frozenset[int]()
+    lacked = 0
+    for _ in range(200):
+        here, lacking = present(5, 1, away, 0.3, dice)
+        assert here[-1] == 5
+        assert {here[place] for place in lacking} == away & set(here)
+        away = frozenset(range(6)) - frozenset(here)
+        lacked += len(lacking)
+    assert 5 not in away
+    # Each of the five is away in three rounds of ten, and back after seven of ten of these.
+    assert lacked / (200 * 5) == pytest.approx(0.3 * 0.7, abs=0.04)
+
+
+def test_a_run_with_absent_peers_clips_around_what_most_know() -> None:
+    setting = Setting("clip", "weight", 6, 1, 1.0, rounds=4, steps=2, absent=0.5)
+    assert 0.0 < run(setting, 0) < 100.0

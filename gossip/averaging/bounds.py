@@ -26,12 +26,12 @@ Bartlett, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rat
 
 clip       centred clipping around the last change v that the members have in common (`agreed_last`), one step
                of it: v + the weighted mean of min(1, radius / apart) (x - v); x is a contribution as its
-               distance from the base, apart the norm of x - v, and radius the lower median of these. Who
-               does not know v is taken to be as far apart as it can be: its norm + length, length being the
-               lower median of norm + apart, at least the norm of v
+               distance from the base, apart the norm of x - v, and radius the lower median of these. A
+               member that does not know v counts as in the bounded mean, with min(1, cap / norm)
     bound      of that: sum of share * min(norm, apart + length) + what the shares lack of 1 * length, since
-               the result is what shares make of the contributions, and v for the rest. A receiver that
-               holds v takes its norm for length, where that is less
+               the result is what shares make of the contributions, and v for the rest. Length is the lower
+               median of norm + apart, at least the norm of v. A receiver that holds v takes that norm,
+               where it is less
 
 So a result of clipping is bounded by its distance from the base, not from v: whoever owns a part and lies in
 every round turns v, and with it the next result, no farther each time.
@@ -150,13 +150,17 @@ def clipped_terms(claims: Sequence[Stated], length: float = inf) -> Terms:
     knowing = _established([claim for claim in claims if claim.apart is not None])
     most = lower_median([claim.norm + claim.apart for claim in knowing if claim.apart is not None])
     radius = lower_median([claim.apart for claim in knowing if claim.apart is not None])
-    weights = weights_of(claims)
+    weights, cap = weights_of(claims), cap_of(claims)
     total, length, shares, bound = sum(weights), min(length, most), [], 0.0
     for claim, weight in zip(claims, weights, strict=True):
-        apart = claim.norm + most if claim.apart is None else claim.apart
-        share = weight / total * (radius / apart if apart > radius else 1.0)
+        most_of_it = cap / claim.norm if claim.norm > cap else 1.0
+        nearest = claim.norm
+        if claim.apart is not None:
+            most_of_it = radius / claim.apart if claim.apart > radius else 1.0
+            nearest = min(claim.norm, claim.apart + length)
+        share = weight / total * most_of_it
         shares.append(share)
-        bound += share * min(claim.norm, apart + length)
+        bound += share * nearest
     last = max(0.0, 1.0 - sum(shares))
     alike = tuple(weight / total for weight in weights)
     return Terms(tuple(shares), alike, bound + last * length, last=last)

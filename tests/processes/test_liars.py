@@ -57,8 +57,7 @@ class Silent:
     ("lie", "mode", "combine"),
     [
         ("sign-flip-10", "open", "clip"),
-        # Under clip it is slower, and uneven: docs/decisions/19-combining.md.
-        ("weight", "closed", "mean"),
+        ("weight", "open", "clip"),
         ("lying-owner", "open", "clip"),
     ],
 )

@@ -37,11 +37,11 @@ def expected(members: Members, of: list[int], part: int, lacking: tuple[int, ...
     knowing = [i for i in of if i not in lacking]
     radius = sorted(aparts[i] for i in knowing)[(len(knowing) - 1) // 2]
     norms: dict[int, float] = {i: float(np.linalg.norm(move)) for i, move in zip(of, moves, strict=True)}
-    length = sorted(norms[i] + aparts[i] for i in knowing)[(len(knowing) - 1) // 2]
+    cap = sorted(norms.values())[(len(norms) - 1) // 2]
     result = last.copy()
     for i, move in zip(of, moves, strict=True):
-        apart = norms[i] + length if i in lacking else aparts[i]
-        result += min(1.0, radius / apart) * (move - last) / len(of)
+        factor = cap / norms[i] if i in lacking else radius / aparts[i]
+        result += min(1.0, factor) * (move - last) / len(of)
     return STATE[lo:hi] + result
 
 
@@ -56,9 +56,10 @@ def test_factors_by_hand() -> None:
     assert known.bound == pytest.approx(0.25 * 3 + 0.25 * 3 + 0.125 * 3 + 0.375 * 2)
 
 
-def test_who_lacks_the_change_is_taken_to_be_as_far_from_it_as_it_can_be() -> None:
-    made = clipped_terms([Stated(1, 3, apart=1), Stated(1, 3, apart=1), Stated(1, 4)])
-    assert made.shares == pytest.approx((1 / 3, 1 / 3, 1 / 3 / 8))
+def test_who_lacks_the_change_counts_as_in_the_bounded_mean() -> None:
+    made = clipped_terms([Stated(1, 3, apart=1), Stated(1, 3, apart=1), Stated(1, 4), Stated(1, 2)])
+    assert made.shares == pytest.approx((1 / 4, 1 / 4, 1 / 4 * 3 / 4, 1 / 4))
+    assert made.last == pytest.approx(1 / 16)
 
 
 def test_a_change_is_that_of_more_than_half_and_the_distance_from_it_is_from_the_origin() -> None:
