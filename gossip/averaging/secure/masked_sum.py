@@ -142,6 +142,11 @@ class MaskedSum:
         """See `shoal.gossip.averaging.exchange`."""
         return self.result
 
+    @property
+    def newcomers_took(self) -> float:
+        """See `shoal.gossip.averaging.exchange`."""
+        return sum((each.newcomers_took for each in self._exchanges.values()), 0.0)
+
     def owns(self, index: int) -> bool:
         """See `shoal.gossip.averaging.exchange`."""
         return 0 < index // SECURE_INDEX < Stage.DONE and index % INNER_INDEX == self.index
