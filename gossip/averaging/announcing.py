@@ -118,8 +118,11 @@ class Announcing(Attendance):
             for chunk in range(self._chunks.count(part)):
                 numbers = self._chunks.own(part, chunk)
                 raw = self._chunks.squares(part, chunk, numbers, is_based=False)
-                based = self._chunks.squares(part, chunk, numbers, is_based=True) if origin.name else raw
-                apart = self._chunks.squares_apart(part, chunk, numbers) if last else (0.0, 0.0)
+                based, apart = raw, (0.0, 0.0)
+                if last:
+                    based, apart = self._chunks.squares_apart(part, chunk, numbers)
+                elif origin.name:
+                    based = self._chunks.squares(part, chunk, numbers, is_based=True)
                 rows[:, part] += (*based, *raw, *apart)[: len(rows)]
         norms = pack_norms(np.sqrt(rows))
         said = (self._weight, origin.name, origin.mixes, norms, self.ask, self._discount, last)

@@ -11,7 +11,14 @@ from math import inf, sqrt
 import numpy as np
 
 from shoal.gossip.averaging.bounds import Terms
-from shoal.gossip.averaging.origin import STANDS_ALONE, Origin, square, trimmed_mean, weighted_sum
+from shoal.gossip.averaging.origin import (
+    STANDS_ALONE,
+    Origin,
+    both_squares,
+    square,
+    trimmed_mean,
+    weighted_sum,
+)
 from shoal.gossip.averaging.rounding import growth, rounding
 from shoal.gossip.averaging.tensor_codecs import (
     CODECS,
@@ -140,17 +147,18 @@ class Chunks:
         of_buffers = self.origin.of_buffers(split, hi) if is_based else None
         return square(numbers[: split - lo], of_numbers), square(numbers[split - lo :], of_buffers)
 
-    def squares_apart(self, part: int, chunk: int, numbers: Vector) -> tuple[float, float]:
-        """Return the squared distances from the last change, without and of the buffers of a chunk."""
+    def squares_apart(
+        self, part: int, chunk: int, numbers: Vector
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return `squares` from the origin, and the same of the distance from the last change."""
         lo, split, hi = self._span(part, chunk)
         last = self.origin.last
         if last is None:
-            return 0.0, 0.0
+            return self.squares(part, chunk, numbers, is_based=True), (0.0, 0.0)
         of_numbers, of_buffers = self.origin.of_numbers(lo, split), self.origin.of_buffers(split, hi)
-        return (
-            square(numbers[: split - lo], of_numbers, last[lo:split]),
-            square(numbers[split - lo :], of_buffers, last[split:hi]),
-        )
+        based, apart = both_squares(numbers[: split - lo], of_numbers, last[lo:split])
+        buffers, apart_buffers = both_squares(numbers[split - lo :], of_buffers, last[split:hi])
+        return (based, buffers), (apart, apart_buffers)
 
     def last_lengths(self, part: int) -> tuple[float, float]:
         """Return the norms of the last change in a part, without and of its buffers."""

@@ -62,10 +62,12 @@ class Ledger:
         """
         (name,) = self.announced.first([member])
         aparts = self.announced.aparts(name, part, last)
-        squares = self._chunks.squares(part, chunk, numbers, is_based=bool(base))
-        if aparts is not None:
+        if aparts is None:
+            squares = self._chunks.squares(part, chunk, numbers, is_based=bool(base))
+        else:
+            # A change in common is one of a state in common.
             apart = self._given.setdefault((part, member, last), {})
-            apart[chunk] = self._chunks.squares_apart(part, chunk, numbers)
+            squares, apart[chunk] = self._chunks.squares_apart(part, chunk, numbers)
             if not _are_within(apart, aparts):
                 return False
         sums = self._given.setdefault((part, member, b""), {})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.gossip.averaging.bounds import Stated, agreed_last, clipped_terms
-from shoal.gossip.averaging.origin import PIECE, Change, square
+from shoal.gossip.averaging.origin import PIECE, Change, both_squares
 from shoal.gossip.messages import Announce, Part, Reduced
 
 CHANGE = Change(STATE.size)
@@ -66,8 +66,9 @@ def test_a_change_is_that_of_more_than_half_and_the_distance_from_it_is_from_the
     assert agreed_last([b"a", b"a", b""]) == b"a"
     assert agreed_last([b"a", b"b"]) == agreed_last([b"a", b""]) == agreed_last([]) == b""
     one = np.array([3, 5], np.float32)
-    assert square(one, np.array([1, 1], np.float32), np.array([2, 1], np.float32)) == 9.0
-    assert square(one, None, np.array([3, 1], np.float32)) == 16.0
+    assert both_squares(one, np.array([1, 1], np.float32), np.array([2, 1], np.float32)) == (20.0, 9.0)
+    assert both_squares(one, None, np.array([3, 1], np.float32)) == (34.0, 16.0)
+    assert both_squares(one[:0], None, one[:0]) == (0.0, 0.0)
 
 
 @given(
