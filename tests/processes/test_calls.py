@@ -21,10 +21,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SPLIT: Final = ("--task", "split:Split", "--patience", "4")
 ENVIRON: Final = {"SHOAL_TESTING_TRAINER": "split"}
 ATTACKERS: Final = 4
+DATA: Final = bytes(65536)
 MALFORMED: Final = 2500
 """Calls of each attacker."""
-MEGABYTES: Final = 60
-"""By which they may let a host grow."""
+MEGABYTES: Final = 250
+"""By which they may let a host grow; they send 655. What a link may hold unread is 16."""
 
 
 def start(swarm: Swarm, name: str, *flags: str, join: Node | None = None) -> Node:
@@ -39,7 +40,7 @@ def answered(status: Status) -> int:
 
 async def attack(address: str, run: bytes) -> None:
     """Send malformed calls until the victim ends the link: first those that are counted, then strikes."""
-    key, shapes = new_key(), (("v", (4096,)),)
+    key, shapes = new_key(), (("v", (16384,)),)
     of_run: list[Any] = [Call(run, "other", b"1", shapes), Answer(run, "forward", b"1", shapes)]
     mild = [*of_run, Call(bytes(32), "forward", b"1", shapes)]
     codec = Codec(key, "shoal", 1)
@@ -49,10 +50,10 @@ async def attack(address: str, run: bytes) -> None:
             while not isinstance(found := await host.next_event(), PeerFound):
                 pass
             for number in range(MALFORMED - 40):
-                host.send_nowait(found.peer, codec.encode(mild[number % 3]), bytes(16384))
+                host.send_nowait(found.peer, codec.encode(mild[number % 3]), DATA)
             for number in range(40):
                 wrong = Call(run, "forward", b"%d" % number, shapes)
-                host.send_nowait(found.peer, codec.encode(wrong), bytes(16384))
+                host.send_nowait(found.peer, codec.encode(wrong), DATA)
             while not isinstance(await host.next_event(), PeerLost):
                 pass
 

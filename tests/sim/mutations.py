@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pytest
-from sim.callers import ENDS, GROWS, ONCE
 from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN
 from sim.node import Around
 from sim.progress import MOVING, PUSH_MOVES, PUSH_TRICKLES, PUSH_WASTED, TRICKLE, WASTED
@@ -23,7 +22,6 @@ from sim.runs import CLASSES, EVERYTHING
 
 import shoal.gossip.admission.grants
 import shoal.gossip.averaging.gather
-import shoal.gossip.calls.answering
 import shoal.gossip.member.asks
 import shoal.gossip.membership.dial_plan
 import shoal.gossip.state.fetch
@@ -40,8 +38,6 @@ from shoal.gossip.averaging.gather import Gather
 from shoal.gossip.averaging.ledger import Ledger, Verdict
 from shoal.gossip.averaging.origin import weighted_sum
 from shoal.gossip.averaging.push_sum import PushSum, Stage
-from shoal.gossip.calls.answering import Answering
-from shoal.gossip.calls.asking import Asking
 from shoal.gossip.deadlines import Deadline, Progress
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.accepted import Accepted
@@ -496,27 +492,6 @@ def _believes_any_word_of_a_push(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PushSum, "_handle_coming", handle)
 
 
-def _forgets_steps(patch: pytest.MonkeyPatch) -> None:
-    honest = Answering.called
-
-    def called(self: Answering, peer: Any, message: Any, data: Any, now: float) -> Any:
-        known = self._peers.get(peer)
-        if known is not None and (message.verb, message.step) not in known.pending:
-            known.steps.pop((message.verb, message.step), None)
-        return honest(self, peer, message, data, now)
-
-    patch.setattr(Answering, "called", called)
-
-
-def _waits_for_answers(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Asking, "timer", lambda self, now: [])
-    patch.setattr(Asking, "lost", lambda self, peer, now: [])
-
-
-def _queues_all_calls(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shoal.gossip.calls.answering, "MAX_QUEUED", 10**9)
-
-
 def _sends_void_pushes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("shoal.gossip.averaging.push_sum._Given.take_back", lambda self: None)
 
@@ -527,9 +502,6 @@ MUTATIONS: Final = (
         "any word of a push renews all patience", (PUSH_TRICKLES,), _believes_any_word_of_a_push, ("slow",)
     ),
     Mutation("a push that is void is sent on", (PUSH_WASTED,), _sends_void_pushes, ("slow",)),
-    Mutation("a host forgets the steps that it has acted upon", (ONCE,), _forgets_steps, LINKS),
-    Mutation("a call waits for its answer for ever", (ENDS,), _waits_for_answers),
-    Mutation("calls are queued without a bound", (GROWS,), _queues_all_calls, ("lie",)),
     Mutation("bulk that moves earns no time", (MOVING,), _earns_nothing, ("slow",)),
     Mutation("any byte renews all patience", (TRICKLE,), _renews_all_patience, ("slow",)),
     Mutation("who is given up is sent the rest", (WASTED,), _sends_to_the_lost, ("slow",)),

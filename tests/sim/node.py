@@ -508,6 +508,7 @@ class SimNode:
     def thaw(self) -> None:
         """Go on: handle what came meanwhile."""
         self.is_frozen = False
+        self.sim.oracle.calls.gone(self)
         self.sim.stale_at = self.sim.now
         inbox, self.inbox = self.inbox, []
         for event in inbox:
