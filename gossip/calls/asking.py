@@ -27,7 +27,7 @@ MAX_CALLS: Final = 256
 """Calls of the trainer that are not answered, at a time."""
 MAX_KNOWN: Final = 128
 """Peers whose times are remembered."""
-LONGEST_STRETCH: Final = 4.0
+LONGEST_STRETCH: Final = 2.0
 """Times the deadline that an answer may take whose bytes keep coming."""
 SHUNNED: Final = 60.0
 """Seconds for which a peer that left a call unanswered is asked last."""

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from sim.callers import CallWatch
 from sim.progress import Movements
 from sim.secure import check_left, check_opened
 
@@ -158,6 +159,7 @@ class Oracle:
         """In which life a node last made a state with others."""
         self.mass = Mass()
         self.movements = Movements(self)
+        self.calls = CallWatch(sim)
         self._settled_round = 0
         faults = sim.scenario.faults
         # A second fault can break up the larger half of a swarm that is in two: then the other half, which
@@ -190,6 +192,7 @@ class Oracle:
     def went(self, node: SimNode) -> None:
         """A node or its trainer ended."""
         self.movements.ended(node)
+        self.calls.gone(node)
         self.gone.setdefault(node.me, []).append(self.sim.now)
         # Back with the state of the others it is one of them again when it has averaged with them.
         self._last_contributors.pop(node.me, None)
@@ -285,6 +288,7 @@ class Oracle:
     def noticed(self, node: SimNode, notice: Any) -> None:
         """A member told its node something."""
         self.sim.counts[type(notice).__name__] += 1
+        self.calls.noticed(node, notice)
         if isinstance(notice, commands.Averaged | commands.Failed):
             self.movements.left(node)
         if isinstance(notice, commands.Averaged | commands.Gathered):
@@ -373,6 +377,7 @@ class Oracle:
         check_survivors_agree(self)
         check_losses(self)
         check_bounded(self)
+        self.calls.finish()
         check_nothing_lost(self)
         if self.sim.roster is not None:
             self.sim.roster.check()

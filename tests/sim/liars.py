@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from sim.callers import bend, flood
 from sim.lineage_liars import lineage, nan_state, undead
 
 from shoal.crypto.keys import PeerId
@@ -553,3 +554,4 @@ def _edicts(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
 
 
 _EXTRAS["edicts"] = _edicts
+_EXTRAS["calls"], _LIES["calls"] = flood, bend

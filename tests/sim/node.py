@@ -374,6 +374,8 @@ class SimNode:
         self.tag = "params"
         """What its trainer asks for."""
         self.is_helper = False
+        self.calls_made = 0
+        """Of all its lives."""
         self.bootstraps: tuple[PeerId, ...] = ()
         self.life = 0
         """Grows with every start and crash: plans of an earlier life are void."""
@@ -454,7 +456,10 @@ class SimNode:
 
     def start_trainer(self) -> None:
         """Attach a trainer that starts from the disk."""
-        self.trainer = SimTrainer(self, self.sim.scenario.asks, self.pace, self.step)
+        from sim.callers import CallingTrainer
+
+        kind = CallingTrainer if self.sim.scenario.calls else SimTrainer
+        self.trainer = kind(self, self.sim.scenario.asks, self.pace, self.step)
         self.trainer.attach()
 
     def heed(self) -> None:
@@ -503,6 +508,7 @@ class SimNode:
     def thaw(self) -> None:
         """Go on: handle what came meanwhile."""
         self.is_frozen = False
+        self.sim.oracle.calls.gone(self)
         self.sim.stale_at = self.sim.now
         inbox, self.inbox = self.inbox, []
         for event in inbox:
@@ -525,6 +531,8 @@ class SimNode:
         else:
             if isinstance(event, commands.Contribute | commands.ContributeBody):
                 sim.oracle.contributed(self, event)
+            if isinstance(event, commands.CallPeer):
+                sim.oracle.calls.asked(self, event)
             effects = member.handle(event, now)
             if isinstance(event, PeerFound):
                 self._found(event)

@@ -34,6 +34,8 @@ PAIRWISE: Final = 0.25
 """Share of the seeds, of those whose rounds ask for one mean, in which all average pairwise."""
 COMBINING: Final = 0.5
 """Share of the seeds, of those whose peers average in groups, in which how they combine is drawn."""
+CALLS: Final = 0.1
+"""Share of the seeds in which trainers call hosts."""
 HOUSES: Final = 0.01
 """Share of the seeds in which several newcomers have addresses of one prefix."""
 SETTLED: Final = 9
@@ -98,6 +100,12 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
             faults.append(
                 (round(roster.uniform(0.5, LAST_FAULT), 2), "lie", roster.randrange(count), "edicts", 9.0)
             )
+    calls = Random(f"calls {seed}")
+    if calls.random() < CALLS:
+        scenario = replace(scenario, calls=True)
+        if "lie" in kinds and calls.random() < 0.5:
+            when = round(calls.uniform(0.5, LAST_FAULT), 2)
+            faults.append((when, "lie", calls.randrange(count), "calls", 9.0))
     if "slow" in kinds:
         faults += _draw_slow_lines(Random(f"slow lines {seed}"), count)
     scenario = replace(scenario, faults=tuple(sorted(faults)))

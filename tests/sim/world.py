@@ -98,6 +98,8 @@ class Scenario:
     pushes: int = 0
     """Of a round, where all average pairwise; 0: in groups."""
     asks: str = "r"
+    calls: bool = False
+    """Whether trainers call a host before each contribution."""
     mergeable: bool = True
     chunk_numel: int = 8
     weather: Weather = field(default_factory=Weather)
