@@ -176,6 +176,8 @@ class MPSL:
         total, rows, right, taken, lost = 0.0, 0, 0, 0, 0
         parts = [part for part in side.batches(c.steps, c.rows, round_) if len(part)]
         for place, part in enumerate(parts):
+            if place and (yield from here()).is_hurried:
+                break  # the peers wait for us
             step, is_last = b"%d/%d" % (round_, place), place == len(parts) - 1
             tensors = told("z", side.forward(part), c.number)
             try:

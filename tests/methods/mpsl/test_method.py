@@ -1,5 +1,6 @@
 """MPSL in lockstep: whole rounds, lost clients and hosts, averaging hosts, and what crosses the wire."""
 
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -229,6 +230,14 @@ def test_a_spare_takes_what_it_is_given_and_pieces_must_fit() -> None:
     assert held.held.all()
     assert [len(ours.leave(C, index)) for index in (0, 1)] == [1 << 19, 2]  # type: ignore[arg-type]
     assert ours.leave(C, 2) is None
+
+
+def test_a_client_that_the_peers_wait_for_ends_its_round_at_this_step() -> None:
+    run = nodes()
+    here = {peer: replace(me, is_hurried=peer == C) for peer, me in run._here(0).items()}
+    steps = {peer: run.method.round(run.states[peer], run.learners[peer], 0) for peer in run.peers}
+    played = run.play.rounds(steps, here)
+    assert [played.results[peer][1].steps for peer in run.peers] == [4, 4, 1]
 
 
 def test_the_paper_goes_on_from_its_own_fronts_and_measures_at_their_mean() -> None:
