@@ -2,6 +2,7 @@
 
     Task              what is learned; subclass it, then: shoal start --task mypackage.mymodule:MyTask
     SwarmOptimizer    takes a PyTorch loop of your own into a swarm
+    Swarm             the same without an optimizer; shoal.huggingface and shoal.lightning stand on it
     select            names of a model's tensors that a fine-tuning trains: lora, bias, head, prompt, adapter
     load_model        the tensors of a file that shoal model save wrote
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from shoal.methods.learning.parts import select
     from shoal.methods.learning.task import Task, load_task
     from shoal.methods.tasks.partition import dirichlet, parse_share
+    from shoal.node.optimizer.swarm import Swarm
     from shoal.node.optimizer.swarm_optimizer import SwarmOptimizer
 
     __version__: str
@@ -42,6 +44,7 @@ __all__ = [
     "Objective",
     "Report",
     "State",
+    "Swarm",
     "SwarmOptimizer",
     "Task",
     "__version__",
@@ -65,6 +68,7 @@ _WHERE: Final = {
     "Objective": "shoal.methods.learning.objective",
     "Report": "shoal.methods.base",
     "State": "shoal.methods.base",
+    "Swarm": "shoal.node.optimizer.swarm",
     "SwarmOptimizer": "shoal.node.optimizer.swarm_optimizer",
     "Task": "shoal.methods.learning.task",
     "all_reduce": "shoal.methods.base",
