@@ -47,7 +47,7 @@ class SwarmOptimizer(WrappedOptimizer):
         try:
             check_groups(optimizer.param_groups, model)
             self.swarm = Swarm(model, weight=checked_weight(weight), **options)
-            """Who averages."""
+            """What averages."""
         except BaseException:
             self._let_go()
             raise

@@ -214,7 +214,7 @@ def _write_all(
         plans[-1].append((name, kind, n_bytes))
         total += n_bytes
     stem = file.removesuffix(".safetensors")
-    places = {}
+    places: dict[str, str] = {}
     for number, plan in enumerate(plans, 1):
         name = file if len(plans) == 1 else f"{stem}-{number:05}-of-{len(plans):05}.safetensors"
         _write(target / name, plan, entries, used)

@@ -59,7 +59,7 @@ def made(kind: str, world: int) -> tuple[Any, torch.Tensor]:
     mesh = init_device_mesh("cpu", (world,))
     if kind == "fsdp2":
         return fully_shard(nn.Linear(3, 2), mesh=mesh), torch.ones(4, 3)
-    model: Any = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(16)))
+    model: Any = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(8)))
     for layer in model:
         fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh), torch.ones(1, WIDTH)

@@ -56,10 +56,17 @@ def run_ranks(home: Path, kind: str, world: int = 2) -> list[str]:
         )
         for rank in range(world)
     ]
-    return [process.communicate(timeout=100)[0].strip() for process in started]
+    try:
+        return [process.communicate(timeout=240)[0].strip() for process in started]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_all_ranks_hold_what_the_first_averaged(kind: str, daemon: FakeDaemon, home: Path) -> None:
     def serve() -> None:
@@ -76,6 +83,7 @@ def test_all_ranks_hold_what_the_first_averaged(kind: str, daemon: FakeDaemon, h
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_no_rank_but_the_first_holds_a_whole_copy_of_a_sharded_model(daemon: FakeDaemon, home: Path) -> None:
     def serve() -> None:
         one = daemon.attach()
@@ -86,12 +94,13 @@ def test_no_rank_but_the_first_holds_a_whole_copy_of_a_sharded_model(daemon: Fak
     first, second = run_ranks(home, "large")
     serving.join()
     assert first.split()[1:3] == second.split()[1:3]
-    # 16 layers of 4 MB: the first holds the vector and the state, the second one layer at a time.
-    assert int(first.split()[3]) > 64
-    assert int(second.split()[3]) < 32
+    # 8 layers of 4 MB: the first holds the vector and the state, the second one layer at a time.
+    assert int(first.split()[3]) > 32
+    assert int(second.split()[3]) < 16
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_where_the_first_is_refused_the_others_are_told(daemon: FakeDaemon, home: Path) -> None:
     def serve() -> None:
         connection = daemon.accept()
