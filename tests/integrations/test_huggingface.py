@@ -20,7 +20,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 import shoal
 from shoal.huggingface import SwarmCallback
 from shoal.methods.errors import BadOption, BadTask
-from shoal.methods.learning.model_tensors import read_model
+from shoal.methods.learning.model_tensors import float_tensors, read_model
+from shoal.node.storage.hf_folder import export
 from shoal.node.trainer import ipc
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -285,3 +286,30 @@ def test_trl_trains_by_the_same_callback(daemon: FakeDaemon, home: Path, tmp_pat
         gpt2(), config, train_dataset=data, processing_class=tokenizer(), callbacks=[callback(home)]
     ).train()
     assert [message.steps for message in beside.finished()] == [4, 4]
+
+
+def test_an_exported_run_is_what_from_pretrained_reads(tmp_path: Path) -> None:
+    base, trained = gpt2(), gpt2(seed=1)
+    base.save_pretrained(tmp_path / "base")
+    export(tmp_path / "out", tmp_path / "base", arrays_of(trained), "")
+    again = type(base).from_pretrained(tmp_path / "out")
+    assert np.array_equal(read_model(again), read_model(trained))
+    assert not np.array_equal(read_model(again), read_model(base))
+
+
+def test_exported_adapters_are_what_peft_reads(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    trained = lora()
+    trained.save_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        for each in trained.parameters():
+            if each.requires_grad:
+                each.add_(1)
+    arrays = {name: t for name, t in arrays_of(trained).items() if "lora_" in name}
+    export(tmp_path / "out", tmp_path / "base", arrays, "")
+    again = peft.PeftModel.from_pretrained(gpt2(), tmp_path / "out")
+    assert np.array_equal(read_model(again), read_model(trained))
+
+
+def arrays_of(model: Any) -> dict[str, Any]:
+    return {name: tensor.detach().numpy() for name, tensor in float_tensors(model).items()}
