@@ -47,7 +47,7 @@ from shoal.node.errors import NotRunning, Refused, UserError
 from shoal.node.optimizer.background_node import Node
 from shoal.node.optimizer.checks import checked_weight, chosen_run, load_outer
 from shoal.node.optimizer.progress import Progress, RoundEnded, hash_of
-from shoal.node.optimizer.ranks import RankedVector, Ranks, Word
+from shoal.node.optimizer.ranks import NoRanks, RankedVector, Ranks, Word
 from shoal.node.status import Status
 from shoal.node.storage.home import default_home
 from shoal.node.trainer import ipc
@@ -129,6 +129,8 @@ class Swarm:
         stays = staying(model, travels, part_of_own(model, own))
         check_frozen(model, stays)
         self._ranks = Ranks(next((p.device for p in model.parameters()), "cpu"), process_group)
+        if own and self._ranks.count > 1:
+            raise NoRanks("own= keeps tensors to one process: leave it out, or train on one rank per node")
         self._vector = RankedVector(model, self._ranks, stays)
         pinned = pinned_of(model, stays)
         self._steps = self._samples = 0
