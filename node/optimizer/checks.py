@@ -20,9 +20,9 @@ _OWN: Final[dict[str, Any]] = {"method": "diloco", "task": "own"}
 
 
 def chosen_run(
-    settings: RunSettings | None, invite: str, changes: Mapping[str, Any], who: str
+    settings: RunSettings | None, invite: str, changes: Mapping[str, Any], caller: str
 ) -> RunSettings:
-    """Return what the peers of a run agree on. `who`: is named where a setting is refused.
+    """Return what the peers of a run agree on. `caller`: is named where a setting is refused.
 
     Raises:
         BadOption: there is no such setting, or no such value of it.
@@ -30,7 +30,7 @@ def chosen_run(
     """
     said = token_settings(invite) if invite else _OWN
     chosen: dict[str, Any] = {**(settings_of(settings) if settings is not None else said), **changes}
-    run = build_config(RunSettings, chosen, who)
+    run = build_config(RunSettings, chosen, caller)
     if "combine" not in chosen and not invite:
         run = msgspec.structs.replace(run, combine=usual_combine(run))
     return run
