@@ -18,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install hivemind testnet simulate scale soak test test-all test-rest test-fast test-core check check-gpu lowest static format clean distclean
+.PHONY: help install hivemind frameworks integrations testnet simulate scale soak test test-all test-rest test-fast test-core check check-gpu lowest static format clean distclean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 hivemind: $(STAMP) ## Add the optional engine hivemind, and with it the tests that need it
 	@$(BIN)/python -m pip install -c constraints.txt -e '.[hivemind]'
+
+frameworks: $(STAMP) ## Add transformers, TRL, PEFT, Lightning and accelerate, for `make integrations`
+	@$(BIN)/python -m pip install -c constraints.txt -e '.[integrations]'
+
+integrations: $(STAMP) ## Train two real nodes beside each framework that is installed: under 4 minutes
+	@$(BIN)/python -m pytest -rs tests/integrations $(ARGS)
 
 testnet: $(STAMP) ## Train digits on five node processes and judge the outcome
 	@$(BIN)/shoal testnet up --nodes 5 $(ARGS)

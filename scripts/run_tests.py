@@ -70,6 +70,9 @@ NOT_CORE: Final = (
 SWARM: Final = "tests/processes/test_testnet.py::test_three_nodes_learn_together_what_none_learns_alone"
 """The one swarm of real processes that `test` runs."""
 
+INTEGRATIONS: Final = "tests/integrations"
+"""Slow tests in here start nodes beside training frameworks; ``make integrations`` runs them."""
+
 MAX_SECOND_RUNS: Final = 2
 """Tests that may need a second run before the gate fails."""
 
@@ -235,7 +238,7 @@ def run_test(gate: Gate) -> None:
 
 def run_rest(gate: Gate) -> None:
     """Run the slow tests that `run_test` leaves out."""
-    ignored = [f"--ignore={each}" for each in COMPUTING]
+    ignored = [f"--ignore={each}" for each in (*COMPUTING, INTEGRATIONS)]
     with gate.beside("slow tests that only compute", "-m", "slow", *parallel("worksteal"), *COMPUTING):
         gate.processes(
             "slow tests over processes, one at a time",

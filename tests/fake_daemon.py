@@ -149,6 +149,36 @@ class Background:
             self._error = error
 
 
+class Beside:
+    """A swarm of one: a fake daemon that runs rounds as long as it is asked."""
+
+    def __init__(self, daemon: FakeDaemon) -> None:
+        """Take the next trainer on."""
+        self.trainer: Attached | None = None
+        self._serving: Background = in_thread(lambda: self._serve(daemon))
+
+    def _serve(self, daemon: FakeDaemon) -> None:
+        one = self.trainer = daemon.attach()
+        one.begin()
+        while (message := one.receive()) is not None:
+            if isinstance(message, ipc.AskAllReduce):
+                one.send(ipc.Averaged(contributors=("me",)))
+                continue
+            if isinstance(message, ipc.Finished):
+                one.slot, one.round = message.slot, one.round + 1
+            one.begin()
+
+    def end(self) -> list[Any]:
+        """Return what was heard, once the loop has left."""
+        self._serving.join()
+        assert self.trainer is not None
+        return self.trainer.heard
+
+    def finished(self) -> list[ipc.Finished]:
+        """Return the rounds that ended in a state."""
+        return [message for message in self.end() if isinstance(message, ipc.Finished)]
+
+
 def _average(asks: list[tuple[Attached, ipc.AskAllReduce]]) -> None:
     if not asks:
         return

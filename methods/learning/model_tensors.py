@@ -29,6 +29,7 @@ from torch import nn
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import MAX_TENSORS, NAME_LENGTH, TENSOR_DIMENSIONS, TensorSpec
 from shoal.methods.errors import BadTask
+from shoal.methods.learning.sharded import is_sharded
 from shoal.methods.overlap import Moved
 
 _WRAPPERS: Final = {
@@ -38,7 +39,9 @@ _WRAPPERS: Final = {
     "CheckpointWrapper": "_checkpoint_wrapped_module",
 }
 """Classes of torch that add nothing to a model but a name: the child that is the model."""
-_SHARDED: Final = frozenset({"DTensor", "FlatParameter", "ShardedTensor"})
+_FLATTENED: Final = "FullyShardedDataParallel"
+"""The class of torch that holds a model's parameters as pieces of one flat tensor (FSDP 1)."""
+_SHARDED: Final = frozenset({"FlatParameter", "ShardedTensor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +119,15 @@ def _is_buffer(tensor: torch.Tensor) -> bool:
     return not (isinstance(tensor, nn.Parameter) or tensor.requires_grad)
 
 
-def manifest(model: nn.Module, stays: Staying = NOTHING) -> tuple[TensorSpec, ...]:
+def manifest(
+    model: nn.Module, stays: Staying = NOTHING, *, may_be_sharded: bool = False
+) -> tuple[TensorSpec, ...]:
     """Return the manifest of a model.
 
     Raises:
         BadTask: it has no parameters, something in it is trained but cannot travel, or it is too large.
     """
-    check_model(model)
+    check_model(model, may_be_sharded=may_be_sharded)
     found = travelling(model, stays).items()
     if not found:
         raise BadTask("no floating parameter of the model travels; there is nothing to train together")
@@ -132,14 +137,26 @@ def manifest(model: nn.Module, stays: Staying = NOTHING) -> tuple[TensorSpec, ..
     return specs
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module, *, may_be_sharded: bool = False) -> None:
     """Refuse a model of which something is trained that could not travel.
+
+    `may_be_sharded`: ranks that hold pieces of it read and write it together.
 
     Raises:
         BadTask: names the tensor, and says what to do.
     """
+    if any(_FLATTENED in (kind.__name__ for kind in type(module).__mro__) for module in model.modules()):
+        raise BadTask(
+            "the model is wrapped by FullyShardedDataParallel, which hides its tensors: shard it with"
+            " torch.distributed.fsdp.fully_shard (FSDP2), or train with DDP"
+        )
     bare = naming(model)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_sharded(tensor) and not may_be_sharded:
+            raise BadTask(
+                f"{bare(name)} is sharded, and a task trains whole tensors: use shoal.Swarm or"
+                " shoal.SwarmOptimizer under torchrun, or train with DDP"
+            )
         if reason := _reason_to_stay(tensor):
             raise BadTask(f"{bare(name)} {reason}")
 
@@ -149,7 +166,12 @@ def _reason_to_stay(tensor: torch.Tensor) -> str:
     if torch.nn.parameter.is_lazy(tensor):
         return "has no size yet: run one batch through the model before the start"
     if type(tensor).__name__ in _SHARDED:
-        return "is sharded, and only whole tensors travel: train with DDP, or on one GPU per node"
+        return (
+            "is a piece of a flat tensor: shard the model with torch.distributed.fsdp.fully_shard (FSDP2),"
+            " or train with DDP"
+        )
+    if hasattr(tensor, "ds_shape"):
+        return "is partitioned by DeepSpeed ZeRO-3: use torch.distributed.fsdp.fully_shard (FSDP2) or DDP"
     if not (tensor.requires_grad or isinstance(tensor, nn.Parameter)):
         return ""
     if tensor.is_meta:
@@ -204,6 +226,9 @@ def write_model(model: nn.Module, params: Vector) -> None:
 class ModelVector:
     """A model and the float32 vector that it stands for; see the module's docstring."""
 
+    may_be_sharded = False
+    """Whether ranks that hold pieces of the model read and write it together."""
+
     def __init__(self, model: nn.Module, stays: Staying = NOTHING) -> None:
         """`model` as it is now; what travels is decided here.
 
@@ -211,7 +236,7 @@ class ModelVector:
             BadTask: see `manifest`.
         """
         self._model, self._stays = model, stays
-        self.manifest = manifest(model, stays)
+        self.manifest = manifest(model, stays, may_be_sharded=self.may_be_sharded)
         self.buffers = count_buffers(model, stays)
         """How many numbers at the end are buffers."""
         self._sizes = [spec.numel for spec in self.manifest]
@@ -232,11 +257,11 @@ class ModelVector:
         vector = np.empty(self.numel, np.float32) if out is None else out[: self.numel]
         with torch.no_grad():
             for name, tensor, part in self._parts(vector):
-                master = self._masters.get(name)
+                master, now = self._masters.get(name), self._whole(tensor)
                 if master is None or not _is_narrow(tensor):
-                    part.copy_(tensor)
+                    part.copy_(now)
                 else:
-                    part.copy_(tensor).sub_(master.to(tensor.dtype)).add_(master)
+                    part.copy_(now).sub_(master.to(tensor.dtype)).add_(master)
         return vector
 
     def write(self, params: Vector) -> None:
@@ -247,9 +272,17 @@ class ModelVector:
         """
         with torch.no_grad():
             for name, tensor, part in self._parts(np.ascontiguousarray(params)):
-                tensor.copy_(part)
+                self._put(tensor, part)
                 if _is_narrow(tensor):
                     self._masters[name] = part.clone()
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return all of a tensor of the model."""
+        return tensor
+
+    def _put(self, tensor: torch.Tensor, part: torch.Tensor) -> None:
+        """Set a tensor of the model; `part`: float32 on the CPU, in its shape."""
+        tensor.copy_(part)
 
     def parts_of(self, vector: Vector) -> dict[torch.Tensor, torch.Tensor]:
         """Return tensor of the model -> its place in a vector like the params, in the tensor's shape.
@@ -292,7 +325,6 @@ class ModelVector:
 
     def _parts(self, vector: Vector) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """Yield each tensor with its name and its place in the vector, in the tensor's shape."""
-        check_model(self._model)
         tensors = self.tensors()
         flat = _as_tensor(vector)
         for (name, tensor), part in zip(tensors.items(), flat.split(self._sizes), strict=True):
@@ -304,6 +336,7 @@ class ModelVector:
         Raises:
             BadTask: the model has other tensors than at the start.
         """
+        check_model(self._model, may_be_sharded=self.may_be_sharded)
         found = float_tensors(self._model)
         for name in self._stays.pinned & found.keys():
             if found[name].requires_grad:

@@ -19,6 +19,7 @@ from shoal.gossip.state.pinned_hash import pinned_hash
 from shoal.methods.base import Array, Prepares
 from shoal.methods.errors import BadTask
 from shoal.methods.learning.model_tensors import Staying, check_bounds, float_tensors, naming
+from shoal.methods.learning.sharded import whole
 
 Travels: TypeAlias = Literal["trained", "all"] | Collection[str] | Callable[[str, torch.Tensor], bool]
 """What travels: what is trained, all, tensors by name, or those of which a function says so."""
@@ -230,7 +231,7 @@ def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
 
 def tensor_bytes(tensor: torch.Tensor) -> Array:
     """Return a tensor's numbers in its own dtype, as bytes; a copy only where they lie elsewhere."""
-    plain = tensor.detach()
+    plain = whole(tensor.detach())
     if plain.layout is not torch.strided:
         plain = plain.to_dense()
     if plain.is_quantized:

@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from shoal.methods.errors import MethodsError
 from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, members, pardon
 from shoal.node.cli.common import RUNNING, SETUP, TRAINING, WHO, show_any_character, show_version
+from shoal.node.cli.export import model_export
 from shoal.node.cli.history import history, track
 from shoal.node.cli.metrics import metrics_app
 from shoal.node.cli.network_key import key_app
@@ -149,6 +150,7 @@ _COMMANDS: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (
 )
 for panel, name, command in _COMMANDS:
     app.command(name, rich_help_panel=panel)(command)
+model_app.command("export")(model_export)
 app.add_typer(bootstrap_app, name="bootstrap", rich_help_panel=RUNNING)
 app.add_typer(metrics_app, name="metrics", rich_help_panel=RUNNING)
 app.add_typer(trust_app, name="trust", rich_help_panel=RUNNING)

@@ -41,6 +41,12 @@ _decode_spec = msgspec.msgpack.Decoder(RunSpec).decode
 _decode_manifest = msgspec.msgpack.Decoder(tuple[TensorSpec, ...]).decode
 
 
+class _Aliases(msgspec.Struct):
+    """What is of use here in the entry `ABOUT`; methods/learning/unshared.py writes it."""
+
+    aliases: dict[str, str] = {}
+
+
 class NoModel(UserError):
     """There is no model to save, or none in the file; the message says what to do."""
 
@@ -108,6 +114,16 @@ def save_model(
     except OSError as error:
         raise NoModel(f"cannot write {path}: {error.strerror}; choose another place") from None
     return len(data)
+
+
+def aliases_of(unshared: Mapping[str, Array]) -> dict[str, str]:
+    """Return second names of tied tensors -> the names under which they travel."""
+    if ABOUT not in unshared:
+        return {}
+    try:
+        return msgspec.json.decode(unshared[ABOUT].tobytes(), type=_Aliases).aliases
+    except msgspec.MsgspecError:
+        return {}
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

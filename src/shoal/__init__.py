@@ -2,7 +2,9 @@
 
     Task              what is learned; subclass it, then: shoal start --task mypackage.mymodule:MyTask
     SwarmOptimizer    takes a PyTorch loop of your own into a swarm
+    Swarm             the same without an optimizer; shoal.huggingface and shoal.lightning stand on it
     select            names of a model's tensors that a fine-tuning trains: lora, bias, head, prompt, adapter
+    shard             the rows of a data set that this peer trains on
     load_model        the tensors of a file that shoal model save wrote
 
 For the author of a method or a task (CONTRIBUTING.md, examples/plugin):
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from shoal.methods.learning.parts import select
     from shoal.methods.learning.task import Task, load_task
     from shoal.methods.tasks.partition import dirichlet, parse_share
+    from shoal.node.integrations.shards import shard
+    from shoal.node.optimizer.swarm import Swarm
     from shoal.node.optimizer.swarm_optimizer import SwarmOptimizer
 
     __version__: str
@@ -42,6 +46,7 @@ __all__ = [
     "Objective",
     "Report",
     "State",
+    "Swarm",
     "SwarmOptimizer",
     "Task",
     "__version__",
@@ -54,6 +59,7 @@ __all__ = [
     "lockstep",
     "parse_share",
     "select",
+    "shard",
 ]
 
 _WHERE: Final = {
@@ -65,6 +71,7 @@ _WHERE: Final = {
     "Objective": "shoal.methods.learning.objective",
     "Report": "shoal.methods.base",
     "State": "shoal.methods.base",
+    "Swarm": "shoal.node.optimizer.swarm",
     "SwarmOptimizer": "shoal.node.optimizer.swarm_optimizer",
     "Task": "shoal.methods.learning.task",
     "all_reduce": "shoal.methods.base",
@@ -75,6 +82,7 @@ _WHERE: Final = {
     "lockstep": "shoal.methods.learning.in_lockstep",
     "parse_share": "shoal.methods.tasks.partition",
     "select": "shoal.methods.learning.parts",
+    "shard": "shoal.node.integrations.shards",
 }
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from fake_daemon import Attached, Background, FakeDaemon, in_thread
+from fake_daemon import Beside, FakeDaemon, in_thread
 from rosters import NOW, World, key, peer, public
 from torch import nn
 from torch.optim import lr_scheduler
@@ -40,35 +40,6 @@ def daemon(home: Path) -> Iterator[FakeDaemon]:
     made = FakeDaemon(home / "run" / "trainer.sock")
     yield made
     made.close()
-
-
-class Beside:
-    """A swarm of one: a fake daemon that runs rounds as long as it is asked."""
-
-    def __init__(self, daemon: FakeDaemon) -> None:
-        self.trainer: Attached | None = None
-        self._serving: Background = in_thread(lambda: self._serve(daemon))
-
-    def _serve(self, daemon: FakeDaemon) -> None:
-        one = self.trainer = daemon.attach()
-        one.begin()
-        while (message := one.receive()) is not None:
-            if isinstance(message, ipc.AskAllReduce):
-                one.send(ipc.Averaged(contributors=("me",)))
-                continue
-            if isinstance(message, ipc.Finished):
-                one.slot, one.round = message.slot, one.round + 1
-            one.begin()
-
-    def end(self) -> list[Any]:
-        """Return what was heard, once the loop has left."""
-        self._serving.join()
-        assert self.trainer is not None
-        return self.trainer.heard
-
-    def finished(self) -> list[ipc.Finished]:
-        """Return the rounds that ended in a state."""
-        return [message for message in self.end() if isinstance(message, ipc.Finished)]
 
 
 class Loop:
@@ -511,7 +482,7 @@ def test_a_frozen_base_is_in_the_name_of_the_run_and_in_no_vector(home: Path, da
     loop.swarm.close()
     asked = [message.numel for message in beside.end() if isinstance(message, ipc.AskAllReduce)]
     assert set(asked) == {8}
-    spec = loop.swarm._spec
+    spec = loop.swarm.swarm._spec
     assert [each.name for each in spec.tensors] == ["1.weight", "1.bias"]
     assert [each.name for each in spec.pinned] == ["0.bias", "0.weight"]
     assert len(spec.pinned_hash) == 32
@@ -529,7 +500,7 @@ def attached_by(home: Path, **said: Any) -> tuple[RunSpec, list[str]]:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with shoal.SwarmOptimizer(optimizer, model, every=2, home=home, **said) as swarm:
-        options = swarm._node._arguments
+        options = swarm.swarm._node._arguments
     beside.end()
     daemon.close()
     assert beside.trainer is not None

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import shoal
@@ -109,3 +110,25 @@ def test_a_file_that_announces_more_than_is_in_it_allocates_nothing(tmp_path: Pa
     (tmp_path / "giant").write_bytes(data[:4] + len(manifest).to_bytes(4, "little") + manifest + body)
     with pytest.raises(NoModel, match="announces more than is in it"):
         read_arrays(tmp_path / "giant")
+
+
+def test_what_a_node_saved_is_exported_as_a_folder_of_hugging_faces(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = tmp_path / "base", tmp_path / "out"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    tensors = {"0.weight": torch.zeros(64, 50), "0.bias": torch.zeros(64), "1.weight": torch.ones(2)}
+    save_file(tensors, base / "model.safetensors")
+    command = ["model", "export", str(out), "--like", f"hf:{base}", "--home", str(home.path)]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tensors"], told["kept"], told["round"]) == (2, 1, 3)
+    found = load_file(out / "model.safetensors")
+    assert torch.equal(found["0.weight"].reshape(-1), torch.tensor(params()[: 64 * 50]))
+    assert torch.equal(found["1.weight"], torch.ones(2))
+    assert "| method | diloco |" in (out / "README.md").read_text()
+    assert main(command) == 1
+    assert "exists; choose another name" in capsys.readouterr().err
+    assert main([*command, "--dtype", "int8"]) == 2
+    assert "choose float32, float16, bfloat16" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""shoal model export: what was learned, as a folder of Hugging Face's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shoal.node.cli.common import HomeOption, JsonOption, home_of, print_json
+from shoal.node.errors import BadConfig
+from shoal.node.text import printable, size
+
+if TYPE_CHECKING:
+    from shoal.gossip.run_spec import RunSpec
+    from shoal.node.storage.checkpoint import Checkpoint
+
+
+def model_export(
+    directory: Annotated[Path, typer.Argument(help="The new folder.", show_default=False)],
+    like: Annotated[
+        str,
+        typer.Option(
+            "--like",
+            help="hf:PATH, the folder of the base that was trained, or of its adapters.",
+            show_default=False,
+        ),
+    ],
+    home: HomeOption = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float32, float16 or bfloat16; that of the base by default.")
+    ] = "",
+    shard_size: Annotated[
+        float, typer.Option("--shard-size", min=0.001, help="GB of one file; a larger model has several.")
+    ] = 5.0,
+    json: JsonOption = False,
+) -> None:
+    """Write what a node's last run has learned as a folder of Hugging Face's, for from_pretrained."""
+    from shoal.methods.params import views
+    from shoal.node.storage.database import Store
+    from shoal.node.storage.hf_folder import NAMES, base_of, export
+    from shoal.node.storage.model_file import NoModel, aliases_of, newest
+    from shoal.node.storage.private_state import PrivateState
+
+    if dtype and dtype not in NAMES:
+        raise BadConfig(f"--dtype {printable(dtype)}: choose {', '.join(NAMES)}")
+    base, place = base_of(like), home_of(home)
+    if not place.database.exists():
+        raise NoModel(f"{place.path} is no node's home; name it with --home")
+    store = Store(place.database)
+    try:
+        checkpoint, spec = newest(place.state_dir, store)
+    finally:
+        store.close()
+    trained = dict(views(checkpoint.vector[: spec.params_numel], spec.tensors))
+    aliases = aliases_of(PrivateState(place.state_dir, spec, "unshared").load() or {})
+    trained |= {alias: trained[name] for alias, name in aliases.items() if name in trained}
+    done = export(directory, base, trained, _card(checkpoint, spec), dtype, int(shard_size * 1e9))
+    if json:
+        found = {"path": str(directory), "bytes": done.n_bytes, "tensors": done.n_trained}
+        print_json({**found, "kept": done.n_kept, "round": checkpoint.round})
+        return
+    after = f"after round {checkpoint.round} of {spec.method}"
+    print(f"wrote {directory}: {done.n_trained} tensors {after}, {size(done.n_bytes)}")
+    if done.n_kept:
+        print(f"{done.n_kept} tensors that did not travel are those of {base}")
+
+
+def _card(checkpoint: "Checkpoint", spec: "RunSpec") -> str:
+    """Return the text that says what is in the folder."""
+    from shoal.gossip.run_spec import run_id
+
+    return "\n".join(
+        (
+            "# A model that was trained together",
+            "",
+            "by peers of a [shoal](https://pypi.org/project/shoal/) swarm, with no one in charge.",
+            "",
+            "| what | value |",
+            "| --- | --- |",
+            f"| run | `{run_id(spec).hex()}` |",
+            f"| method | {spec.method} |",
+            f"| rounds | {checkpoint.round} |",
+            f"| state | `{checkpoint.state_hash.hex()}` |",
+            "",
+        )
+    )

@@ -1,0 +1,1 @@
+"""Where people train: thin layers between training frameworks and `Swarm`."""
