@@ -84,7 +84,7 @@ class Stage:
 class Switch:
     """A request in memory."""
 
-    asked: Request
+    asked: Request | None
     notes: dict[int, Note] = field(default_factory=dict)
 
     def request(self) -> Request | None:

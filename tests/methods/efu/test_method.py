@@ -1,7 +1,6 @@
 """EFU: a node forgets, the sum stays exact, and nothing that it sends tells."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from statistics import fmean
 
 import nacl.utils
@@ -13,13 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from torch import nn
 
-from scripts.reproduce_efu import ClassExclusive, Swarm, run_swarm
+from scripts.reproduce_efu import ClassExclusive, Swarm, Switch, run_swarm
 from shoal.crypto.keys import PeerId
 from shoal.methods.base import AllReduce, Gather, Me, State
 from shoal.methods.efu.method import EFU, EFUConfig, split
 from shoal.methods.enccluster.method import EncCluster
 from shoal.methods.enccluster.sums import whole_weights
-from shoal.methods.learning.forgetting import Note, Request
+from shoal.methods.learning.forgetting import Request
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.task import Task
 from shoal.methods.lockstep import Ended
@@ -36,23 +35,6 @@ class Points(Task):
     def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
         y = torch.arange(30) % 3
         return torch.eye(4)[y] + 0.01 * torch.arange(120).view(30, 4) / 120, y
-
-
-@dataclass
-class Switch:
-    """The local switch, in memory."""
-
-    asked: Request | None
-    notes: dict[int, Note] = field(default_factory=dict)
-
-    def request(self) -> Request | None:
-        return self.asked
-
-    def unlearned(self) -> int:
-        return sum(note.unlearned for note in self.notes.values())
-
-    def note(self, note: Note) -> None:
-        self.notes[note.round] = note
 
 
 def learners(seed: int = 0, peers: int = 5) -> list[TorchLearner]:
