@@ -92,6 +92,10 @@ NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
         Need(what="10 labelled examples", must=False, why=_MANY),
     ),
     "enccluster": (Need(what="a model without buffers", must=True, why=_NO_BUFFERS),),
+    "efu": (
+        Need(what="a model without buffers", must=True, why=_NO_BUFFERS),
+        Need(what="(x, label) examples", must=False, why="what is forgotten is chosen by label or by input"),
+    ),
     "matu": (
         Need(
             what="parts()",

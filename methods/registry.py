@@ -68,6 +68,10 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
         "shoal.methods.enccluster.method:EncCluster",
         "a mean of which only the sum is opened, by masks or functional encryption",
     ),
+    "efu": (
+        "shoal.methods.efu.method:EFU",
+        "a node forgets within its ordinary updates, unseen by the others",
+    ),
     "matu": (
         "shoal.methods.matu.method:MaTU",
         "one vector for all tasks of a node, where nodes hold unlike tasks",

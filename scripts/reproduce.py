@@ -31,6 +31,7 @@ from shoal.node.testnet.plots import metric_names, plot_systems  # noqa: E402  #
 STUDIES: Final[Mapping[str, str]] = {
     "deltamask": "reproduce_deltamask",
     "diloco": "reproduce_averaging",
+    "efu": "reproduce_efu",
     "enccluster": "reproduce_enccluster",
     "fedadam": "reproduce_duals",
     "fedavg": "reproduce_averaging",

@@ -20,6 +20,7 @@ from shoal.gossip.events import Vector
 from shoal.gossip.state.movement import is_finite
 from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
+from shoal.methods.learning.forgetting import Forgetting
 from shoal.methods.learning.model_tensors import ModelVector, Staying
 from shoal.methods.learning.objective import Objective, Penultimate
 from shoal.methods.learning.optimizer_memory import (
@@ -159,6 +160,8 @@ class TorchLearner:
         self.keeps_optimizer = False
         """Whether an optimizer lives on from round to round, so that its memory is not copied: after a round
         that failed it goes on from where it stands."""
+        self.forgetting: Forgetting | None = None
+        """What this node was asked to forget, for methods that can; set by whoever runs the rounds."""
         self._is_at_work = False
 
     @property

@@ -19,6 +19,7 @@ from shoal.methods.errors import MethodsError
 from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, members, pardon
 from shoal.node.cli.common import RUNNING, SETUP, TRAINING, WHO, show_any_character, show_version
 from shoal.node.cli.export import model_export
+from shoal.node.cli.forget import forget_app
 from shoal.node.cli.history import history, track
 from shoal.node.cli.metrics import metrics_app
 from shoal.node.cli.network_key import key_app
@@ -154,6 +155,7 @@ model_app.command("export")(model_export)
 app.add_typer(bootstrap_app, name="bootstrap", rich_help_panel=RUNNING)
 app.add_typer(metrics_app, name="metrics", rich_help_panel=RUNNING)
 app.add_typer(trust_app, name="trust", rich_help_panel=RUNNING)
+app.add_typer(forget_app, name="forget", rich_help_panel=RUNNING)
 app.add_typer(edict_app, name="edict", rich_help_panel=WHO)
 app.add_typer(key_app, name="key", rich_help_panel=WHO)
 app.add_typer(config_app, name="config", rich_help_panel=SETUP)

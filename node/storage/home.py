@@ -3,7 +3,7 @@
     identity.key      the seed of the node's Ed25519 key, 64 hex digits, readable by its owner only
     config.toml       the settings (node/config/settings.py)
     shoal.db          peer book, rounds, metrics (SQLite)
-    state/            the model's states (safetensors), and what is half-fetched
+    state/            the model's states (safetensors), what is half-fetched, what was asked to be forgotten
     run/              while a node runs: lock, control.sock, trainer.sock
 
 A home runs once: the lock is an flock, so the kernel frees it however the process dies. A second lock is

@@ -31,6 +31,7 @@ from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
+from shoal.node.storage.forget_file import ForgetFile
 from shoal.node.text import log_to_stderr
 from shoal.node.trainer import ipc
 from shoal.node.trainer.base import fill_base, keep_base
@@ -135,6 +136,7 @@ class _Trainer(Callbacks):
             callbacks=self,
             method=self._method,
         )
+        self._learner.forgetting = ForgetFile(state_dir)
         if isinstance(self._method, Demands):
             self._method.check(self._learner)
         initial = self._method.init(self._learner.initial)
