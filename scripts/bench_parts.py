@@ -5,8 +5,8 @@
 
 Real nodes on loopback train a GPT with random weights by FedIT, a step a round. Then a node that has the base
 is linked: its line to each giver carries `MBIT`, so that moving bytes takes time at all. `limit` is what the
-bytes of a node and round may be: 1.05 * 2 (K - 1) / K * 4 * the adapter's numbers + 4 kB. A node
-that owns a larger part of the vector, since its line is faster, sends more than that, and the others less.
+bytes of a node and round may be: 1.05 * 2 (K - 1) / K * 4 * the adapter's numbers + 4 kB. All
+that a node says is counted, presence records too. A node that owns a larger part sends more than others.
 """
 
 import argparse
