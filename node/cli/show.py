@@ -87,7 +87,7 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         masked = " under masks: nobody sees what one peer gives" if run.secure else ""
         facts.append(("combines by", run.combine + masked))
         if run.base:
-            facts.append(("base", f"who lacks it starts with --base {run.base}"))
+            facts.append(("base", f"a node without it starts with --base {run.base}"))
         facts.append(("figures", "  ".join(f"{name} {figure(value)}" for name, value in measured.items())))
         facts.append(("state", _agreement(status)))
     busy = "" if status.utilisation is None else f", computing {100 * status.utilisation:.0f} % of the time"

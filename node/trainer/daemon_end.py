@@ -45,7 +45,7 @@ class Handler(Protocol):
 
 
 class Bases(Protocol):
-    """Who fetches a frozen base: node/daemon/base_keeper.py."""
+    """Fetches a frozen base: node/daemon/base_keeper.py."""
 
     def fetch(self, name: bytes, specs: Sequence[TensorSpec], ready: Callable[[str, str], None]) -> None:
         """Fetch one; `ready(path, reason)` is told where it lies, or why it never will."""

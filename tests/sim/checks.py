@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from sim.callers import CallWatch
+from sim.parts import OWN, Parts
 from sim.progress import Movements
 from sim.secure import check_left, check_opened
 
@@ -160,6 +161,7 @@ class Oracle:
         self.mass = Mass()
         self.movements = Movements(self)
         self.calls = CallWatch(sim)
+        self.parts = Parts(sim)
         self._settled_round = 0
         faults = sim.scenario.faults
         # A second fault can break up the larger half of a swarm that is in two: then the other half, which
@@ -350,6 +352,8 @@ class Oracle:
         roster = self.sim.roster
         if not is_one_swarm(self.sim, self._last_contributors) or (roster and not roster.are_one()):
             return
+        if self.parts.are_waited_for():
+            return
         round_ = max((node.member.round for node in self.sim.trainers()), default=0)
         if self.settled_at == NEVER:
             self.settled_at, self._settled_round = self.sim.now, round_
@@ -379,6 +383,7 @@ class Oracle:
         check_bounded(self)
         self.calls.finish()
         check_nothing_lost(self)
+        self.parts.finish()
         if self.sim.roster is not None:
             self.sim.roster.check()
         if not self.sim.is_over and not self.violations:
@@ -394,7 +399,7 @@ class Oracle:
                 return
         assert isinstance(exchange, AllReduce | MaskedSum)
         seen = self.groups[exchange.group.id, notice.index]
-        mean = node.rounds._segment.exchange  # type: ignore[union-attr]
+        mean = node.rounds._segment.exchange[:-OWN]  # type: ignore[union-attr]
         # Chunks may have different contributors, and none that is in all.
         check_company(self, node, min(mask.bit_count() for part in notice.exchanged.masks for mask in part))
         self._last_contributors[node.me] = notice.exchanged.contributors

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN
 from sim.node import Around
+from sim.parts import AGREE, HOME, PINNED
 from sim.progress import MOVING, PUSH_MOVES, PUSH_TRICKLES, PUSH_WASTED, TRICKLE, WASTED
 from sim.rosters import SAME as ROSTER
 from sim.rosters import UNSIGNED, WIDER
@@ -24,7 +25,6 @@ import shoal.gossip.admission.grants
 import shoal.gossip.averaging.gather
 import shoal.gossip.member.asks
 import shoal.gossip.membership.dial_plan
-import shoal.gossip.state.fetch
 from shoal.gossip.admission.charter import Founders
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.errors import BadEdict
@@ -43,6 +43,7 @@ from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.accepted import Accepted
 from shoal.gossip.matchmaking.matchmaking import Matchmaking
 from shoal.gossip.member.asks import AskQueue
+from shoal.gossip.member.base_sync import BaseSync
 from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.member import Member
 from shoal.gossip.membership.dial_plan import DialPlan
@@ -53,8 +54,10 @@ from shoal.gossip.membership.presence import PresenceTable
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.membership.tellers import Tellers
 from shoal.gossip.messages import Offer, Part, Presence, Records
+from shoal.gossip.state.base_blocks import BaseBlocks
 from shoal.gossip.state.serve import Serving
-from shoal.gossip.state.tree_hash import leaves
+from shoal.gossip.state.tree_hash import StateTree, leaves
+from shoal.node.daemon.rounds import Rounds
 
 
 @dataclass(frozen=True)
@@ -271,12 +274,41 @@ def _never_redials(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DialPlan, "lost", lost)
 
 
-def _believes_chunks(patch: pytest.MonkeyPatch) -> None:
-    class Whatever:
-        def __ne__(self, other: object) -> bool:
-            return False
+class Whatever:
+    """Equal to everything."""
 
-    patch.setattr(shoal.gossip.state.fetch, "leaf", lambda data: Whatever())
+    def __eq__(self, other: object) -> bool:
+        """Say so."""
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _believes_chunks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StateTree, "leaf", lambda self, data: Whatever())
+
+
+def _believes_blocks(patch: pytest.MonkeyPatch) -> None:
+    honest = BaseSync.begin
+
+    def begin(self: BaseSync, base: BaseBlocks, now: float) -> Effects:
+        return honest(self, replace(base, have=base.have | {0}), now)
+
+    patch.setattr(BaseSync, "begin", begin)
+
+
+def _names_states_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("shoal.node.daemon.rounds.leaves", lambda data: leaves(memoryview(bytes(data.nbytes))))
+
+
+def _hands_over_all_memory(patch: pytest.MonkeyPatch) -> None:
+    honest = Rounds._ask
+
+    def ask(self: Rounds, message: Any) -> None:
+        assert self._segment is not None
+        honest(self, msgspec.structs.replace(message, numel=self._segment.exchange.size))
+
+    patch.setattr(Rounds, "_ask", ask)
 
 
 def _offers_another_state(patch: pytest.MonkeyPatch) -> None:
@@ -544,6 +576,9 @@ MUTATIONS: Final = (
     Mutation("records are not handed on", (ONE_SWARM,), _hands_nothing_on),
     Mutation("a lost peer is never dialled again", (ONE_SWARM,), _never_redials),
     Mutation("the chunks of a state are not verified", (FETCHED,), _believes_chunks, ("lie",)),
+    Mutation("a block of a base is believed unseen", (PINNED, AGREE), _believes_blocks),
+    Mutation("a state is named without a look at it", (AGREE,), _names_states_unseen),
+    Mutation("all shared memory is handed over", (HOME,), _hands_over_all_memory),
     Mutation(
         "a donor offers whatever it holds", ("no honest peer is dropped",), _offers_another_state, CLASSES
     ),

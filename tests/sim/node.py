@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from sim.parts import OWN, BaseOnDisk, own_of
 from sim.rosters import WALL
 
 from shoal.crypto.keys import PeerId
@@ -148,6 +149,7 @@ class Disk:
         self.trust = RunTrust(run="")
         self.acquainted: tuple[Acquaintance, ...] = ()
         """Whom the node knows before its first start."""
+        self.base = BaseOnDisk()
 
     def load(
         self, directory: Path, run: bytes, *, numel: int | None = None, before: int | None = None
@@ -234,7 +236,10 @@ class SimTrainer:
         """
         self.node, self.asks, self.pace, self.step = node, asks, pace, step
         slots = (POOL[0].copy(), np.zeros(NUMEL, np.float32))
-        exchange = np.zeros(NUMEL, np.float32)
+        exchange = np.zeros(NUMEL + OWN, np.float32)
+        # What is the node's own lies behind what travels.
+        exchange[NUMEL:] = own_of(node.number)
+        self.exchange = exchange[:NUMEL]
         self.segment = ipc.Segment(Flags(self._flagged), slots, exchange)  # type: ignore[arg-type]
         self._life = node.life
         self._begun: ipc.Begin | None = None
@@ -275,9 +280,9 @@ class SimTrainer:
                 self._later(self.pace * (0.8 + 0.4 * dice.random()), self._ask)
             case ipc.Averaged():
                 if self.asks[self._index] == "m":
-                    np.multiply(self.segment.exchange, np.float32(2), out=self._sum)
+                    np.multiply(self.exchange, np.float32(2), out=self._sum)
                 else:
-                    self._sum += self.segment.exchange
+                    self._sum += self.exchange
                 self._answered()
             case ipc.Gathered():
                 for peer, body in message.bodies:
@@ -322,7 +327,7 @@ class SimTrainer:
                 noise, weight = noise * np.float32(0.02 * (begun.round == 0)) + self._sum, 1.0
                 discount = 1.0
             # In place, as the real trainer does: whoever still reads the last mean here reads garbage.
-            np.add(self._sum, noise, out=self.segment.exchange)
+            np.add(self._sum, noise, out=self.exchange)
             ask = ipc.AskAllReduce(
                 round=begun.round,
                 index=self._index,
@@ -431,6 +436,7 @@ class SimNode:
             alone=scenario.alone,
             colleague_rounds=scenario.trust[0],
             colleague_seconds=scenario.trust[1],
+            awaits_trainer=not (self.is_helper or self.disk.base.is_whole),
         )
         sequence = int(1e6 * max(0.0, self.clock.local(self.sim.now) + self.set_back))
         self.member = Member(self.me, config, Random(self.dice.getrandbits(64)), sequence)
@@ -450,14 +456,18 @@ class SimNode:
             for address in self.disk.book:
                 self.command(commands.AddAddress(address, "book"))
             if not self.is_helper:
+                if scenario.lacking:
+                    self.command(self.disk.base.begin())
                 self.start_trainer()
 
         self.act(boot)
 
     def start_trainer(self) -> None:
-        """Attach a trainer that starts from the disk."""
+        """Attach a trainer that starts from the disk, once the base lies there."""
         from sim.callers import CallingTrainer
 
+        if not self.disk.base.is_whole:
+            return
         kind = CallingTrainer if self.sim.scenario.calls else SimTrainer
         self.trainer = kind(self, self.sim.scenario.asks, self.pace, self.step)
         self.trainer.attach()
@@ -548,6 +558,8 @@ class SimNode:
             sim.oracle.movements.pushes(self)
         if isinstance(event, commands.NewState | commands.Finish):
             sim.oracle.new_state(self)
+        if isinstance(event, commands.NewState):
+            sim.oracle.parts.held(self, "params", event.state, bytes(event.data))
 
     def _found(self, event: PeerFound) -> None:
         # As the daemon does.
@@ -597,6 +609,8 @@ class SimNode:
                     sim.probe(self, effect.peer)
         for notice in notices:
             sim.oracle.noticed(self, notice)
+            if self.disk.base.noticed(notice):
+                self.start_trainer()
             if isinstance(notice, commands.RosterChanged) and self.member.admission.roster is not None:
                 self.disk.roster = self.member.admission.roster.words
             if isinstance(notice, commands.PeerAddresses):

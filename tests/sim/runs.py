@@ -40,6 +40,8 @@ HOUSES: Final = 0.01
 """Share of the seeds in which several newcomers have addresses of one prefix."""
 SETTLED: Final = 9
 """Peers beside whom there is a seat for a third newcomer."""
+LACKING: Final = 0.15
+"""Of seeds: some nodes lack the frozen base of the run."""
 SLOW_LINES: Final = 0.15
 """Share of the seeds in which some lines are slow for a minute or two."""
 LAST_FAULT: Final = 20.0
@@ -106,6 +108,11 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
         if "lie" in kinds and calls.random() < 0.5:
             when = round(calls.uniform(0.5, LAST_FAULT), 2)
             faults.append((when, "lie", calls.randrange(count), "calls", 9.0))
+    parts = Random(f"base {seed}")
+    if parts.random() < LACKING:
+        others = range(1, count - helpers)
+        some = parts.sample(others, parts.randint(min(1, len(others)), len(others)))
+        scenario = replace(scenario, lacking=tuple(sorted(some)))
     if "slow" in kinds:
         faults += _draw_slow_lines(Random(f"slow lines {seed}"), count)
     scenario = replace(scenario, faults=tuple(sorted(faults)))
@@ -242,6 +249,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "pushes",
         "combine",
         "mode",
+        "lacking",
     ):
         if getattr(scenario, name) != getattr(plain, name):
             found += [replace(scenario, **{name: getattr(plain, name)})]

@@ -111,6 +111,8 @@ class Scenario:
     """Who may take part, where the run has a roster: closed, invite or open; empty: it has none."""
     house: tuple[int, ...] = ()
     """Nodes with addresses of one /24."""
+    lacking: tuple[int, ...] = ()
+    """Nodes that fetch the frozen base of the run before they train."""
     checked: bool = False
     """Every message goes through the real wire: slow, and proves that it can be said."""
 
@@ -261,6 +263,8 @@ class Sim:
             node.step = self._circle(scenario.steps)[number]
             node.clock.rate = self._circle(scenario.rates)[number]
             node.is_helper = number >= scenario.nodes - scenario.helpers
+            if number in scenario.lacking:
+                node.disk.base.lose()
             node.bootstraps = tuple(self.name(other) for other in self._knows(number))
             nodes.append(node)
         return nodes
@@ -323,6 +327,7 @@ class Sim:
 
     def send(self, node: SimNode, effect: Send) -> None:
         """Carry out a `Send`."""
+        self.oracle.parts.sent(node, effect.data)
         if node.lie is not None:
             said = self.said.setdefault(node.me, [])
             said.append((effect.message, bytes(effect.data)))
