@@ -44,7 +44,7 @@ hivemind: $(STAMP) ## Add the optional engine hivemind, and with it the tests th
 frameworks: $(STAMP) ## Add transformers, TRL, PEFT, Lightning and accelerate, for `make integrations`
 	@$(BIN)/python -m pip install -c constraints.txt -e '.[integrations]'
 
-integrations: $(STAMP) ## Train two real nodes beside each framework that is installed: under 4 minutes
+integrations: $(STAMP) ## Train two real nodes beside each framework that is installed
 	@$(BIN)/python -m pytest -rs tests/integrations $(ARGS)
 
 testnet: $(STAMP) ## Train digits on five node processes and judge the outcome
