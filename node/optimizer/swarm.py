@@ -407,7 +407,8 @@ class Swarm:
         else:
             session.finish(self._begin, state, self._report(contributors))
             seconds = time.monotonic() - waited_from
-            self.last = RoundEnded(self._begin.round + 1, len(contributors), seconds)
+            self.rounds = self._begin.round + 1
+            self.last = RoundEnded(self.rounds, len(contributors), seconds)
             self._samples, self._resumed = 0, None
         self._next_round(session, state, in_vain=in_vain)
 

@@ -113,12 +113,15 @@ def test_the_end_of_the_run_ends_the_training(daemon: FakeDaemon, home: Path, tm
         one.send(ipc.Stop())
 
     serving = in_thread(serve)
+    swarm = callback(home)
     trainer = Trainer(
-        gpt2(), arguments(tmp_path / "o", max_steps=40), train_dataset=Sentences(), callbacks=[callback(home)]
+        gpt2(), arguments(tmp_path / "o", max_steps=40), train_dataset=Sentences(), callbacks=[swarm]
     )
     trainer.train()
     serving.join()
     assert trainer.state.global_step == 4
+    # The last round counts, though no other begins.
+    assert swarm.swarm.rounds == 1
 
 
 def test_early_stopping_leaves_the_swarm_and_says_what_was_not_averaged(
