@@ -140,6 +140,8 @@ def run(
             },
             here={peer: Me(peer, round_) for peer in peers},
         )
+        if ended.failed:
+            raise next(iter(ended.failed.values()))
         states = {
             peer: replace(ended.results[peer][0], buffers=_buffers(learner))
             for peer, learner in zip(peers, learners, strict=True)

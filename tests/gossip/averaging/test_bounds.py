@@ -68,7 +68,8 @@ def test_no_sum_of_vectors_of_the_announced_norms_is_beyond_the_bound(stated: li
 def test_one_of_three_or_more_moves_the_bound_only_within_what_the_others_announce(
     stated: list[Stated], liar: int, weight: float, norm: float
 ) -> None:
-    honest = [Stated(each.weight, each.norm) for each in stated]
+    # Who claims no weight has no say: of those alone that claim some there must be two more.
+    honest = [Stated(each.weight, each.norm) for each in stated if each.weight > 0]
     if len(honest) < 2:
         return
     liar %= len(honest) + 1

@@ -20,6 +20,8 @@ CUT = (
     "digits_body",
     "digit_tasks",
     "shifted",
+    "digits_captions",
+    "digits_tones",
 )
 """Tasks that put examples aside when asked."""
 GIVEN = ("shapes", "tables", "tones", "instructions")

@@ -11,6 +11,8 @@ from shoal.methods.errors import MethodNotFound
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.task import load_task
 from shoal.methods.learning.task_fit import fit_of
+from shoal.methods.mpsl.in_lockstep import SplitRun
+from shoal.methods.mpsl.method import MPSL
 from shoal.methods.registry import METHODS, load_method
 from shoal.node.cli.tools import task_new
 
@@ -45,8 +47,14 @@ def test_a_task_for_a_method_gives_all_that_it_asks_for_and_trains(
     # What is a default that will do here need not be overridden.
     missing = {each.need.what for each in fit.given if each.is_given is False}
     assert missing <= {"identity()", "outputs()"}
-    learners = [TorchLearner(load_task(name, {"seed": seed})) for seed in (1, 2)]
-    states, reports = train(load_method(method, {}), learners, learners[0].initial, rounds=1)
+    tasks = [load_task(name, {"seed": seed}) for seed in (1, 2, 3)]
+    made = load_method(method, {})
+    if isinstance(made, MPSL):
+        split = SplitRun(made, tasks)
+        assert all(report.steps > 0 for report in split.round())
+        return
+    learners = [TorchLearner(task) for task in tasks]
+    states, reports = train(made, learners, learners[0].initial, rounds=1)
     assert all(report.steps > 0 for each in reports for report in each)
     assert "accuracy" in learners[0].evaluate(states[0].params)
 
