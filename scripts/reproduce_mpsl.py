@@ -1,9 +1,10 @@
 """The study of reproduce.py for MPSL. See reproduction.py.
 
 Five peers with Dirichlet 0.5 shares of digits with captions, or with tones; eight passes over the data in 40
-steps each, Adam; on captions with more systems. The rate is 0.003, and 0.01 for fronts and
-heads, which are averaged once per pass only. The second was chosen among three on the test data of seeds 0 and 1,
-and no other system's rate was: the rows of split learning are somewhat favourable. `kB a round` is what a client sends and receives in a pass.
+steps each, Adam; on captions with more systems. The rate is 0.003, and 0.01 for fronts and heads, which are
+averaged once per pass only. The second was chosen among three on the test data of seeds 0 and 1, and no other
+system's rate was: the rows of split learning are somewhat favourable. `kB a round` is what a client sends and
+receives in a pass.
 """
 
 from collections.abc import Callable, Sequence
