@@ -67,7 +67,7 @@ class Grid:
         """Words of the span."""
         return -(-self.count // self.fields)
 
-    def encode(self, numbers: Vector, factor: int, dice: np.random.Generator) -> Words:
+    def encode(self, numbers: Vector, factor: int, dice: "np.random.Generator") -> Words:
         """Return the words of numbers, float32 [count], finite, for a member with this factor."""
         words = np.zeros(self.n_words, np.uint64)
         for field in range(self.fields):
@@ -110,7 +110,7 @@ class Grid:
     def _top(self) -> int:
         return (1 << self.bits) - 1
 
-    def _codes(self, numbers: Vector, dice: np.random.Generator) -> Words:
+    def _codes(self, numbers: Vector, dice: "np.random.Generator") -> Words:
         """Return codes, each one of the two neighbours of a number; the nearer one is the likelier."""
         if not self.clip:
             return np.zeros(numbers.size, np.uint64)

@@ -18,8 +18,8 @@ from shoal.methods.errors import BadTask
 from shoal.methods.learning.sharded import whole
 from shoal.node.errors import UserError
 
-WIDTH = 1024
-"""Of the layers of the large model: 4 MB each."""
+WIDTH = 1536
+"""Of the layers of the large model: 9 MB each."""
 
 
 def main() -> None:

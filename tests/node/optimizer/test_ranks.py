@@ -94,9 +94,8 @@ def test_no_rank_but_the_first_holds_a_whole_copy_of_a_sharded_model(daemon: Fak
     first, second = run_ranks(home, "large")
     serving.join()
     assert first.split()[1:3] == second.split()[1:3]
-    # 8 layers of 4 MB: the first holds the vector and the state, the second one layer at a time.
-    assert int(first.split()[3]) > 32
-    assert int(second.split()[3]) < 16
+    # A copy is 8 layers of 9 MB: the first holds the vector and the state, the second one layer at a time.
+    assert int(first.split()[3]) > 72 > int(second.split()[3])
 
 
 @pytest.mark.slow
