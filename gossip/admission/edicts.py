@@ -11,9 +11,9 @@ by hash. The order is of the edicts alone, so it is the same for whoever hears t
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from nacl.signing import SigningKey
@@ -24,6 +24,8 @@ from shoal.gossip.admission.charter import MAX_FOUNDERS, Founders, PublicKey
 from shoal.gossip.admission.errors import BadEdict
 
 DOMAIN: Final = b"shoal/edict/1\x00"
+T = TypeVar("T")
+
 TEXT_PREFIX: Final = "shoal-edict-"
 MAX_TEXT: Final = 8192
 Verb: TypeAlias = Literal["admit", "ban", "pardon", "revoke_grant", "set_founders", "set_threshold"]
@@ -119,7 +121,7 @@ class Edict(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     def text(self) -> str:
         """Return the edict as text to hand on, of letters and digits."""
-        return TEXT_PREFIX + base64.b32encode(_encode(self)).decode().rstrip("=").lower()
+        return to_text(TEXT_PREFIX, _encode(self))
 
 
 def add_signatures(signed: bytes, known: Signatures, keys: Iterable[SigningKey]) -> Signatures:
@@ -159,11 +161,25 @@ def edict_of(text: str) -> Edict:
     Raises:
         BadEdict: it is none.
     """
+    return from_text("edict", TEXT_PREFIX, MAX_TEXT, text, _decode)
+
+
+def to_text(prefix: str, data: bytes) -> str:
+    """Return signed data as text to hand on, of letters and digits."""
+    return prefix + base64.b32encode(data).decode().rstrip("=").lower()
+
+
+def from_text(kind: str, prefix: str, longest: int, text: str, decode: Callable[[bytes], T]) -> T:
+    """Return what `to_text` wrote, spaces and line ends aside. `longest`: characters; `kind`: for a person.
+
+    Raises:
+        BadEdict: it is none.
+    """
     word = "".join(text.split())
-    if not word.startswith(TEXT_PREFIX) or len(word) > MAX_TEXT:
-        raise BadEdict(f"this is no edict; its text begins with {TEXT_PREFIX}")
-    body = word.removeprefix(TEXT_PREFIX).upper()
+    if not word.startswith(prefix) or len(word) > longest:
+        raise BadEdict(f"this is no {kind}; its text begins with {prefix}")
+    body = word.removeprefix(prefix).upper()
     try:
-        return _decode(base64.b32decode(body + "=" * (-len(body) % 8)))
+        return decode(base64.b32decode(body + "=" * (-len(body) % 8)))
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise BadEdict("the text of the edict is cut or altered; copy all of it") from None
+        raise BadEdict(f"the text of the {kind} is cut or altered; copy all of it") from None

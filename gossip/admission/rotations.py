@@ -11,8 +11,6 @@ Several rotations may give the same key, each to other members. Of two keys in t
 counts, by founders, epoch and fingerprint; the other one is taken until the time that its own word says.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Annotated, Final, TypeAlias
@@ -23,7 +21,15 @@ from nacl.public import SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
 from shoal.gossip.admission.charter import MAX_FOUNDERS, Founders, PublicKey
-from shoal.gossip.admission.edicts import Hash32, Signature, UnixTime, add_signatures, signers_of
+from shoal.gossip.admission.edicts import (
+    Hash32,
+    Signature,
+    UnixTime,
+    add_signatures,
+    from_text,
+    signers_of,
+    to_text,
+)
 from shoal.gossip.admission.errors import BadEdict
 
 DOMAIN: Final = b"shoal/rotation/1\x00"
@@ -96,7 +102,7 @@ class Rotation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     def text(self) -> str:
         """Return it as text to hand on; only members can open it."""
-        return TEXT_PREFIX + base64.b32encode(_encode(self)).decode().rstrip("=").lower()
+        return to_text(TEXT_PREFIX, _encode(self))
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -129,14 +135,7 @@ def rotation_of(text: str) -> Rotation:
     Raises:
         BadEdict: it is none.
     """
-    word = "".join(text.split())
-    if not word.startswith(TEXT_PREFIX) or len(word) > MAX_TEXT:
-        raise BadEdict(f"this is no rotation; its text begins with {TEXT_PREFIX}")
-    body = word.removeprefix(TEXT_PREFIX).upper()
-    try:
-        return _decode(base64.b32decode(body + "=" * (-len(body) % 8)))
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise BadEdict("the text of the rotation is cut or altered; copy all of it") from None
+    return from_text("rotation", TEXT_PREFIX, MAX_TEXT, text, _decode)
 
 
 def line_of(
