@@ -66,12 +66,12 @@ def track(
         while True:
             for name, tracker in trackers.items():
                 fact = f"tracked by {name}"
-                done = int(store.get(fact) or b"0")
-                for kept in store.kept_rounds(after=done):
+                new = store.kept_rounds(after=int(store.get(fact) or b"0"))
+                for kept in new:
                     tracker.write(kept)
-                    done = kept.id
-                tracker.flush()
-                store.put(fact, str(done).encode())
+                if new:
+                    tracker.flush()
+                    store.put(fact, str(new[-1].id).encode())
             if once:
                 break
             time.sleep(LOOK_EVERY)
