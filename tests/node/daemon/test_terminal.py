@@ -5,9 +5,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import suppress
 
 import pytest
 from fake_node import HOSTILE, make_status
@@ -106,27 +104,26 @@ def test_a_reader_that_is_gone_ends_nothing() -> None:
         out.close()
 
 
-@contextmanager
-def pseudo_terminal() -> Iterator[tuple[Any, int]]:
+def shown_on_a_terminal() -> str:
+    """What the live view writes to a pseudo-terminal, from its first byte to its last."""
     leader, follower = os.openpty()
-    with os.fdopen(follower, "w") as out:
-        yield out, leader
-    os.close(leader)
+    with os.fdopen(follower, "w") as out, Terminal(LogConfig(), out, io.StringIO()) as terminal:
+        terminal.show([INFO], make_status())
+    # The kernel hands the bytes over in pieces, and Linux ends a terminal that is closed with EIO.
+    shown = b""
+    with os.fdopen(leader, "rb", buffering=0) as reader, suppress(OSError):
+        while piece := reader.read(1 << 16):
+            shown += piece
+    return shown.decode()
 
 
 def test_on_a_terminal_there_is_a_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    with pseudo_terminal() as (out, leader):
-        with Terminal(LogConfig(), out, io.StringIO()) as terminal:
-            terminal.show([INFO], make_status())
-        shown = os.read(leader, 1 << 16).decode()
+    shown = shown_on_a_terminal()
     assert "peer X joined" in shown
     assert "round 2 of 40" in shown
     monkeypatch.setenv("TERM", "dumb")
-    with pseudo_terminal() as (out, leader):
-        with Terminal(LogConfig(), out, io.StringIO()) as terminal:
-            terminal.show([INFO], make_status())
-        assert "round 2" not in os.read(leader, 1 << 16).decode()
+    assert "round 2" not in shown_on_a_terminal()
 
 
 @pytest.mark.parametrize("width", [20, 44, 80, 200])
