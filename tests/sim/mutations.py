@@ -29,6 +29,7 @@ from shoal.gossip.admission.charter import Founders
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.errors import BadEdict
 from shoal.gossip.admission.roster import Roster
+from shoal.gossip.admission.rotations import Rotation
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.announced import Announced
 from shoal.gossip.averaging.attendance import Attendance
@@ -490,6 +491,10 @@ def _keeps_no_uses_in_the_hash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Roster, "buckets", lambda self: bytes(128))
 
 
+def _lets_one_founder_change_the_key(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Rotation, "check", lambda self, founders: None)
+
+
 def _counts_no_prefix(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Nearby, "prefix_of", lambda self, peer: "")
 
@@ -539,6 +544,7 @@ MUTATIONS: Final = (
     Mutation("who is given up is sent the rest", (WASTED,), _sends_to_the_lost, ("slow",)),
     Mutation("the edict that was heard first wins a tie", (ROSTER,), _lets_arrival_win_ties),
     Mutation("signatures are counted, not signers", (UNSIGNED,), _counts_signatures),
+    Mutation("one founder changes the key", (UNSIGNED,), _lets_one_founder_change_the_key),
     Mutation("a grant may be wider than its parent", (WIDER,), _compares_no_depth),
     Mutation("rosters are never compared", (ONE_SWARM,), _keeps_no_uses_in_the_hash),
     Mutation("unlike asks are answered together", (ALIKE,), _compares_no_asks, ("unlike",)),
