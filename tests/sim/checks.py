@@ -247,6 +247,7 @@ class Oracle:
             )
             seen.combine = self.sim.scenario.combine
             check_prefixes(self, seen)
+        check_seats(self, node, seen)
         # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
         is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
         if node.me in seen.exchanges and is_again:
@@ -545,6 +546,14 @@ def check_prefixes(oracle: Oracle, seen: Grouping) -> None:
     house = sorted(seen.newcomers & {oracle.sim.name(number) for number in oracle.sim.scenario.house})
     if not seen.is_tainted and len(house) > MAX_OF_A_PREFIX:
         oracle.violate(CROWDED, f"{house} are newcomers in one group")
+
+
+def check_seats(oracle: Oracle, node: SimNode, seen: Grouping) -> None:
+    """A colleague joins no group in which it sees too many newcomers of one prefix, whoever offers it."""
+    settled = {oracle.sim.name(number) for number in oracle.sim.scenario.acquainted}
+    house = {oracle.sim.name(number) for number in oracle.sim.scenario.house}
+    if node.me in settled and len(seen.newcomers & house & node.linked) > MAX_OF_A_PREFIX:
+        oracle.violate(CROWDED, f"{node.me} joined a group of {sorted(seen.newcomers)}")
 
 
 def _exact(seen: Grouping, lo: int, hi: int, part: int, members: list[PeerId]) -> Any:

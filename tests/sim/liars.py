@@ -21,6 +21,7 @@ Others convene groups of their own making, and finish them:
     takes-all   of everyone, and owns it all                leaves   of half of those that are there
     settled     of all that are ready, before its turn, since it claims to have colleagues
     promises    of everyone, and then says nothing          greedy   claims a line that carries all parts
+    crowds      in its turn, of everyone, with all newcomers of a house
 
 All of it passes the wire's bounds: what does not is refused there, and tested there.
 """
@@ -546,7 +547,13 @@ class SettledConvener(AllConvener):
         return [Send(other, said) for other in sorted(mine) for said in (word, offer)]
 
 
-_CONVENERS["settled"] = SettledConvener
+def _crowds(node: SimNode, effect: Send) -> list[Send]:
+    """It is deaf to prefixes, and seats all newcomers of a house when it convenes."""
+    node.member.nearby.prefix_of = lambda peer: ""  # type: ignore[method-assign]
+    return [effect]
+
+
+_CONVENERS["settled"], _LIES["crowds"] = SettledConvener, _crowds
 
 
 def _edicts(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:

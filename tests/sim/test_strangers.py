@@ -4,13 +4,15 @@ from functools import cache
 from typing import Any
 
 import pytest
-from sim.checks import IN_TURN, MEMORY
+from sim.checks import CROWDED, IN_TURN, MEMORY
 from sim.lineage_liars import state_of
 from sim.network import Weather
 from sim.node import SimNode
+from sim.runs import SETTLED
 from sim.world import Scenario, Sim
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.matchmaking.turns import Turns
 from shoal.gossip.member.commands import Averaged, Event
 from shoal.gossip.member.group_search import SILENT
@@ -77,6 +79,19 @@ def test_who_claims_to_have_colleagues_in_a_young_run_convenes_no_earlier(
     monkeypatch.setattr(Turns, "is_settled", lambda self, peer: self._ready[peer].has_colleagues)
     (violation,) = Sim(scenario).run().violations
     assert violation.invariant == IN_TURN
+
+
+def test_a_colleague_that_seats_all_newcomers_of_a_house_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = SETTLED + 3
+    starts = (0.0,) * SETTLED + (6.0,) * 3
+    friends, house = tuple(range(SETTLED)), tuple(range(SETTLED, count))
+    # Several lie, so that one of them convenes while all three ask for a seat.
+    lies = tuple((8.0, "lie", number, "crowds", 60.0) for number in range(4))
+    scenario = Scenario(1, count, lies, starts=starts, acquainted=friends, house=house, calm_rounds=5)
+    assert not Sim(scenario).run().violations
+    # The group would form, if nobody looked.
+    monkeypatch.setattr(Standing, "are_spread", lambda self, newcomers: True)
+    assert CROWDED in {violation.invariant for violation in Sim(scenario).run().violations}
 
 
 def test_a_liar_does_not_keep_the_dead_alive() -> None:
