@@ -44,6 +44,9 @@ MAX_KEPT: Final = 4096
 MAX_PAST: Final = 64
 """Groups that are remembered as over, so that who still waits there is told, and none is formed again."""
 MAX_TOLD: Final = 128
+SILENT_EXCHANGES: Final = 3
+"""On end, after which a member that was lost each time is named."""
+GIVES_NOTHING: Final = "joined groups and gave nothing, three times or more on end"
 LEFT_OUT: Final = "mean without this node's contribution"
 
 
@@ -95,6 +98,8 @@ class AskQueue:
         """Peers that we had links to when the group began."""
         self._lost: set[PeerId] = set()
         """Who was lost in the last exchange though there was a link."""
+        self._n_lost: dict[PeerId, int] = {}
+        """By peer linked to us: in how many exchanges on end it was lost."""
         self.past: OrderedDict[bytes, frozenset[PeerId] | None] = OrderedDict()
         """Groups we are in no more: whom they went on without, or nothing where we left."""
         self._told: dict[PeerId, float] = {}
@@ -383,9 +388,20 @@ class AskQueue:
             usual.observe(now - self._formed_at)
         # Who is lost time after time is no reason to wait longer and longer.
         self._lost = lost
+        self._name_silent(lost - tardy, exchange.group.members, now)
         self._view.note_round(exchange.group.members, lost)
         for peer in set(exchange.group.members).difference(exchange.lost_members):
             self._view.admission.pardon(peer, now)
+
+    def _name_silent(self, lost: AbstractSet[PeerId], members: tuple[PeerId, ...], now: float) -> None:
+        """Name the peers that were lost time after time though they joined: each time cost a wait."""
+        self._n_lost = {peer: n for peer, n in self._n_lost.items() if peer in lost or peer not in members}
+        for peer in sorted(lost):
+            self._n_lost[peer] = self._n_lost.get(peer, 0) + 1
+            if self._n_lost[peer] >= SILENT_EXCHANGES:
+                self._view.admission.named_faults.add(peer, GIVES_NOTHING, now)
+        while len(self._n_lost) > MAX_TOLD:
+            del self._n_lost[next(iter(self._n_lost))]
 
     def _note_tardy(self, newcomers: AbstractSet[PeerId], now: float) -> None:
         """Take note of newcomers that joined the group and then gave nothing."""

@@ -14,6 +14,7 @@ from sim.world import Scenario, Sim
 from shoal.crypto.keys import PeerId
 from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.matchmaking.turns import Turns
+from shoal.gossip.member.asks import GIVES_NOTHING
 from shoal.gossip.member.commands import Averaged, Event
 from shoal.gossip.member.group_search import SILENT
 
@@ -92,6 +93,21 @@ def test_a_colleague_that_seats_all_newcomers_of_a_house_is_refused(monkeypatch:
     # The group would form, if nobody looked.
     monkeypatch.setattr(Standing, "are_spread", lambda self, newcomers: True)
     assert CROWDED in {violation.invariant for violation in Sim(scenario).run().violations}
+
+
+def test_a_member_that_joins_groups_and_gives_nothing_is_named() -> None:
+    sim = Sim(Scenario(1, 4, ((8.0, "lie", 3, "mute", 60.0),)))
+    named: set[tuple[PeerId, PeerId]] = set()
+    look = sim.handled
+
+    def handled(node: SimNode, event: Event) -> None:
+        look(node, event)
+        faults = node.member.admission.named_faults.newest_first()
+        named.update((node.me, each.peer) for each in faults if each.reason == GIVES_NOTHING)
+
+    sim.handled = handled  # type: ignore[method-assign]
+    assert not sim.run().violations
+    assert named == {(name, sim.name(3)) for name in sim.names[:3]}
 
 
 def test_a_liar_does_not_keep_the_dead_alive() -> None:
