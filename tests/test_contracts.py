@@ -30,7 +30,7 @@ def test_the_daemon_and_the_command_line_load_no_torch_and_need_no_extra() -> No
     code = (
         "import sys\n"
         "sys.modules |= dict.fromkeys(('sklearn', 'matplotlib', 'hivemind'))\n"
-        "import shoal.node.daemon.daemon, shoal.node.cli.main\n"
+        "import shoal.node.daemon.process, shoal.node.cli.main\n"
         "import shoal.node.testnet.cli, shoal.node.web.server\n"
         "from shoal.methods.registry import known_methods, method_class\n"
         "[method_class(name) for name in known_methods()]\n"

@@ -106,6 +106,10 @@ class Libp2pHost:
         """Take these keys of the private network from now on, and say the first; links stay as they are."""
         self.network.traffic.network_keys = keys
 
+    def show_invite(self, words: bytes) -> None:
+        """Show in the hello of new links by what this node joins."""
+        self.links.invite = words
+
     # What the protocol calls.
 
     def addresses(self) -> list[str]:

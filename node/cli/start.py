@@ -159,6 +159,6 @@ def _run(home: Home, flags: dict[str, object]) -> int:
     write_settings(home)
     home.load_or_create_key()
     # Here, because it brings the whole network stack, which no other command needs.
-    from shoal.node.daemon.daemon import main as run_daemon
+    from shoal.node.daemon.process import main as run_daemon
 
     return run_daemon(config)

@@ -13,8 +13,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from shoal.crypto.keys import PeerId, short
-from shoal.node.status import BootstrapStatus, PeerStatus, RoundStatus, Status
-from shoal.node.text import UNANCHORED, duration, figure, printable
+from shoal.gossip.admission.charter import parse
+from shoal.gossip.membership.company import Alone, InCompany
+from shoal.node.config.settings import NodeConfig
+from shoal.node.status import AloneStatus, BootstrapStatus, PeerStatus, RoundStatus, Status
+from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable
 
 MANY: Final = 8
 """Peers that come or go between two looks and are named; more are counted."""
@@ -38,6 +41,8 @@ ADVICE: Final = {
 }
 """Why a dial failed -> what to do about it."""
 
+UNREACHED: Final = "nobody can reach this node yet; this is said again once a relay carries it"
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that a person wants to know of."""
@@ -51,6 +56,52 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """For people."""
     fields: dict[str, bool | int | float | str] = {}
     """For programs."""
+
+
+def greeting(status: Status, config: NodeConfig, now: float) -> Event:
+    """Say which node is up, where it is reached, and what to type on another device; `now`: Unix seconds."""
+    peer = short(PeerId(status.peer_id))
+    name = f"{status.name} ({peer})" if status.name else peer
+    lines = [f"node {name} of swarm {config.network.swarm!r} is up"]
+    lines += [f"  reached at  {address}" for address in status.addresses]
+    if status.page:
+        lines.append(f"  status page {status.page}/")
+    lines.append(f"  join with   {status.join_command or UNREACHED}")
+    lines.append(f"  {door_line(config)}")
+    if not config.run.has_trainer:
+        lines.append("  no --task: this node helps others (relays, DHT, records) and does not train")
+    fields: dict[str, bool | int | float | str] = {
+        "peer": status.peer_id,
+        "name": status.name,
+        "addresses": " ".join(status.addresses),
+        "page": status.page,
+        "join": status.join_command,
+    }
+    return Event(time=now, event="up", text="\n".join(map(printable, lines)), fields=fields)
+
+
+def door_line(config: NodeConfig) -> str:
+    """Say in one line who may take part."""
+    charter = parse(config.run.charter)
+    if charter.founders:
+        return f"{charter.mode} run: who takes part is told by shoal members"
+    how = f", and combines by {config.run.combine}" if config.run.task else ""
+    return f"open run: anyone may take part{how}; for one with a door that can be locked: shoal found"
+
+
+def company(notice: Alone | InCompany, alone: AloneStatus | None, now: float) -> Event | None:
+    """Tell for how long a node is or was alone; that it is so is a problem of the status.
+
+    `alone`: what the status says of it. `now`: Unix seconds.
+    """
+    if isinstance(notice, InCompany):
+        text = f"no longer alone, after {duration(notice.seconds)} and {notice.rounds} rounds alone"
+    elif alone is not None and notice.seconds:
+        text = f"still alone, for {alone_for(alone)}"
+    else:
+        return None
+    fields: dict[str, bool | int | float | str] = {"seconds": notice.seconds, "rounds": notice.rounds}
+    return Event(time=now, event="company", level="warning", text=text, fields=fields)
 
 
 class Journal:

@@ -6,13 +6,13 @@ waits for it. The clock of the roster is the wall clock, which is looked at ofte
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
 from nacl.signing import SigningKey
 
-from shoal.crypto.keys import PeerId, peer_id_of
+from shoal.crypto.keys import PeerId, peer_id_of, public_key_of
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.charter import OPEN, parse
 from shoal.gossip.admission.errors import AdmissionError, BadToken
@@ -20,8 +20,11 @@ from shoal.gossip.admission.grants import Redeem
 from shoal.gossip.admission.roster import Roster, Word
 from shoal.gossip.admission.rotations import INFINITY, Line
 from shoal.gossip.admission.tokens import MAX_ADDRESSES, Setting, Token, token_of
+from shoal.gossip.host import Host
 from shoal.gossip.member.commands import JoinBy, Submit
 from shoal.gossip.run_spec import RunSettings, RunSpec
+from shoal.node.daemon.journal import UNREACHED
+from shoal.node.daemon.rounds import Rounds
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.errors import BadConfig, Refused
 from shoal.node.roster_status import RosterStatus, roster_status
@@ -33,12 +36,31 @@ SOURCE: Final = "roster"
 """Of what a person should see to."""
 
 
+class Links(Protocol):
+    """What of a network follows the roster. Nothing here waits."""
+
+    def use_network_keys(self, keys: tuple[bytes, ...]) -> None:
+        """Take these keys of the private network from now on, and say the first."""
+
+    def show_invite(self, words: bytes) -> None:
+        """Show in the hello of new links by what this node joins."""
+
+
 class RosterKeeper:
     """See the module's docstring."""
 
-    def __init__(self, home: Home, key: SigningKey, admission: Admission, node: Surroundings) -> None:
-        """`node` reaches the member core."""
+    def __init__(
+        self,
+        home: Home,
+        key: SigningKey,
+        admission: Admission,
+        node: Surroundings,
+        links: Links,
+        network_key: bytes = b"",
+    ) -> None:
+        """`node` reaches the member core. `network_key`: of the private network, by the node's file."""
         self._home, self._key, self._admission = home, key, admission
+        self._links, self._network_key = links, network_key
         self._command = node.command
         self._me = peer_id_of(bytes(key.verify_key))
         self._charter = OPEN
@@ -46,12 +68,6 @@ class RosterKeeper:
         self._saved = 0
         """The version of the roster that is on the disk."""
         self._token: Token | None = None
-        self.on_own: Callable[[bytes], None] = lambda words: None
-        """Told by what this node joins, for the hello of its links."""
-        self.network_key = b""
-        """Of the private network, as it stands in the node's file."""
-        self.on_keys: Callable[[tuple[bytes, ...]], None] = lambda keys: None
-        """Told which keys of the private network are taken from now on."""
         self._line: Line = ()
         self._line_of: tuple[Roster | None, int] = None, -1
         admission.refused = load_refused(home)
@@ -66,13 +82,13 @@ class RosterKeeper:
         """Take the keys of the private network that are to be taken now."""
         roster, wall = self._admission.roster, time.time()
         of = roster, roster.version if roster is not None else 0
-        if not self.network_key or (of == self._line_of and all(until > wall for _, until in self._line)):
+        if not self._network_key or (of == self._line_of and all(until > wall for _, until in self._line)):
             return
         before, self._line_of = [key for key, _ in self._line], of
-        line: Line = ((self.network_key, INFINITY),)
-        self._line = roster.network_keys(self.network_key, self._key, wall) if roster is not None else line
+        line: Line = ((self._network_key, INFINITY),)
+        self._line = roster.network_keys(self._network_key, self._key, wall) if roster is not None else line
         if (keys := [key for key, _ in self._line]) != before:
-            self.on_keys(tuple(keys))
+            self._links.use_network_keys(tuple(keys))
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -92,7 +108,7 @@ class RosterKeeper:
         self.see_to_keys()
 
     def _show_own(self) -> None:
-        self.on_own(msgspec.msgpack.encode(self._own) if self._own is not None else b"")
+        self._links.show_invite(msgspec.msgpack.encode(self._own) if self._own is not None else b"")
         if self._own is not None:
             self._command(JoinBy(self._own))
 
@@ -221,6 +237,35 @@ class RosterKeeper:
         """Write the roster now, if there is news."""
         if self.is_unsaved:
             self.snapshot()()
+
+
+class RunDoor:
+    """What the commands of a person do about who takes part; see `Door` (node/web/server.py)."""
+
+    def __init__(self, keeper: RosterKeeper, rounds: Rounds, host: Host, swarm: str) -> None:
+        """`swarm`: its name."""
+        self._keeper, self._rounds, self._host, self._swarm = keeper, rounds, host, swarm
+
+    def roster(self) -> RosterStatus:
+        """See `Door`."""
+        return self._keeper.status(trio.current_time())
+
+    def add_words(self, words: tuple[Word, ...]) -> None:
+        """See `Door`."""
+        self._keeper.submit(words)
+
+    def refuse(self, peer: str, until: float) -> None:
+        """See `Door`."""
+        self._keeper.refuse(PeerId(peer), until)
+
+    def invite(self) -> Token:
+        """See `Door`."""
+        spec, addresses = self._rounds.spec, self._host.addresses()
+        if spec is None:
+            raise Refused("this node knows no run yet: wait until its trainer has started")
+        if not addresses:
+            raise Refused(UNREACHED)
+        return invite_of(spec, self._rounds.run, self._swarm, public_key_of(self._host.me), addresses)
 
 
 def invite_of(spec: RunSpec, run: bytes, swarm: str, me: bytes, addresses: list[str]) -> Token:

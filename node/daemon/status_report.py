@@ -11,6 +11,7 @@ from statistics import median
 from typing import Final
 
 import psutil
+import trio
 
 from shoal.crypto.keys import PeerId, short
 from shoal.gossip.admission.charter import parse
@@ -28,7 +29,6 @@ from shoal.node.config.run_flags import run_words
 from shoal.node.config.settings import NodeConfig
 from shoal.node.daemon.roster_keeper import RosterKeeper
 from shoal.node.daemon.rounds import Rounds
-from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.status import (
     AloneStatus,
@@ -135,24 +135,47 @@ def slow_line(spec: RunSpec | None, mbit: float, history: Sequence[RoundStatus])
 NO_QUORUM: Final = "the quorum is not yet meaningful: until this node has colleagues any linked peer counts"
 
 
+class Problems:
+    """What a person should see to, by what it is about."""
+
+    def __init__(self) -> None:
+        """There is none yet."""
+        self._texts: dict[str, str] = {}
+
+    def tell(self, source: str, text: str) -> None:
+        """Say it in place of an earlier one of this source; an empty text ends it."""
+        if text:
+            self._texts[source] = text
+        else:
+            self._texts.pop(source, None)
+
+    def all(self) -> list[str]:
+        """Return those that have not ended, the oldest first."""
+        return list(self._texts.values())
+
+
 class Reporter:
     """Makes the status of one node."""
 
-    def __init__(self, config: NodeConfig, driver: Driver, rounds: Rounds, failpoint: Failpoint) -> None:
-        """`driver` and `rounds` are asked each time."""
-        self.problems: dict[str, str] = {}
-        """By what they are about: a later one takes the place of an earlier, and its end removes it."""
+    def __init__(
+        self,
+        config: NodeConfig,
+        driver: Driver,
+        rounds: Rounds,
+        roster: RosterKeeper,
+        engine: Engine | None,
+        problems: Problems,
+        is_stopping: trio.Event,
+    ) -> None:
+        """All are asked each time. `engine`: what makes the means, if not this node itself."""
         self.trainer_state: str = "none"
         self.met: set[PeerId] = set()
         """Whom this node was linked with, at most `MAX_MET`."""
-        self.is_stopping = False
         self.page = ""
         """Where the page is served."""
-        self.roster: RosterKeeper | None = None
-        """The roster of the run."""
-        self.engine: Engine | None = None
-        """What makes the means, if not this node itself."""
         self._config, self._driver, self._rounds = config, driver, rounds
+        self._roster, self._engine, self._problems = roster, engine, problems
+        self._is_stopping = is_stopping
         self._started = time.monotonic()
         self._process = psutil.Process()
 
@@ -177,9 +200,9 @@ class Reporter:
             unanchored=member.view.follows_the_most(now),
             page=self.page,
             alone=self.alone(now),
-            engine=self._engine(),
+            engine=self._engine_status(),
             role="trainer" if rounds.spec is not None else "helper",
-            phase="stopping" if self.is_stopping else self._phase(),
+            phase="stopping" if self._is_stopping.is_set() else self._phase(),
             round=rounds.round,
             state_hash=rounds.state.hex()[:12],
             run=self._run(),
@@ -189,7 +212,7 @@ class Reporter:
             bootstrap=self._bootstrap(now),
             refusals=list(rounds.refusals),
             problems=[
-                *self.problems.values(),
+                *self._problems.all(),
                 *self._lonely(now),
                 *self._twins(),
                 *self._slow_line(),
@@ -247,7 +270,7 @@ class Reporter:
 
     def _outside(self, now: float) -> list[str]:
         """Say so where the run has a roster and this node is not on it, or it contradicts itself."""
-        return self.roster.problems(self._rounds.run, now) if self.roster is not None else []
+        return self._roster.problems(self._rounds.run, now)
 
     def _twins(self) -> list[str]:
         """Say so where a peer refuses us because it is linked with another node of our identity."""
@@ -264,8 +287,8 @@ class Reporter:
         advice = slow_line(self._rounds.spec, mbit, list(self._rounds.history))
         return [advice] if advice else []
 
-    def _engine(self) -> EngineStatus | None:
-        engine = self.engine
+    def _engine_status(self) -> EngineStatus | None:
+        engine = self._engine
         if engine is None:
             return None
         return EngineStatus(

@@ -73,7 +73,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[NodeConfig]:
             configs.append(config)
             return 0
 
-    monkeypatch.setitem(sys.modules, "shoal.node.daemon.daemon", Daemon)
+    monkeypatch.setitem(sys.modules, "shoal.node.daemon.process", Daemon)
     return configs
 
 
@@ -264,7 +264,7 @@ def test_what_the_daemon_finds_out_is_one_line_too(
             error = UserError(f"the disk is full;\nmake room {HOSTILE}")
             raise ExceptionGroup("from a nursery", [error]) if grouped else error
 
-    monkeypatch.setitem(sys.modules, "shoal.node.daemon.daemon", Daemon)
+    monkeypatch.setitem(sys.modules, "shoal.node.daemon.process", Daemon)
     ran = shoal("start", "--port", 0, "--no-http")
     fails(ran, "the disk is full; make room")
     assert "\x1b" not in ran.err

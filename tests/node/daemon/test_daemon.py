@@ -13,18 +13,20 @@ import trio
 from rosters import World
 
 from shoal.crypto.keys import PeerId, key_from_seed
-from shoal.gossip.admission.admission import Admission
 from shoal.gossip.host import HostStatistics
-from shoal.gossip.member.commands import Event, RosterChanged
+from shoal.gossip.member.commands import RosterChanged
 from shoal.gossip.net.host_config import HostConfig
+from shoal.gossip.net.libp2p_host import Libp2pHost
 from shoal.node.cli import main as cli
 from shoal.node.cli import start
 from shoal.node.config.settings import NodeConfig, RunConfig, load
-from shoal.node.daemon.daemon import Daemon, _advice, _is_owed, _only_user_error, door_line
-from shoal.node.daemon.roster_keeper import RosterKeeper
+from shoal.node.daemon.daemon import Daemon, Ground
+from shoal.node.daemon.disk import _is_owed, disk_advice
+from shoal.node.daemon.journal import door_line
+from shoal.node.daemon.process import _only_user_error
 from shoal.node.daemon.status_report import added, best_address, dialled_at, join_command
-from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.errors import BadConfig, BadHome, UserError
+from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home
 from shoal.node.storage.roster_file import load_roster
 
@@ -36,7 +38,7 @@ def test_whatever_the_daemon_may_need_loads_neither_torch_nor_the_learning() -> 
 import sys
 import shoal.node.cli.main
 import shoal.node.cli.start
-import shoal.node.daemon.daemon
+import shoal.node.daemon.process
 import shoal.node.testnet.cli
 print(sorted({"torch", "sklearn", "scipy", "hivemind", "shoal.methods.learning.learner"} & set(sys.modules)))
 """
@@ -126,11 +128,18 @@ def test_an_error_that_a_user_made_is_found_in_the_nurseries_around_it() -> None
 
 
 def test_an_error_of_the_disk_says_what_to_do() -> None:
-    text = _advice(Path("home/shoal.db"), OSError("disk I/O error"))
+    text = disk_advice(Path("home/shoal.db"), OSError("disk I/O error"))
     assert text.startswith("cannot write home/shoal.db: disk I/O error; ")
     assert "--home" in text
     own: UserError = BadHome("says it already")
-    assert _advice(Path(), own) == "says it already"
+    assert disk_advice(Path(), own) == "says it already"
+
+
+def ground(home: Path, nursery: trio.Nursery) -> Ground:
+    """Return what a daemon stands on, with a host that does not run."""
+    key, made = key_from_seed(bytes(32)), Home(home)
+    host = Libp2pHost(key, HostConfig(listen=()))
+    return Ground(made, key, b"", Store(made.database), host, nursery, trio.Event())
 
 
 def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
@@ -139,11 +148,12 @@ def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
     config, now = NodeConfig(home=tmp_path), time.time_ns()
 
     async def start_and_die() -> int:
-        daemon = Daemon(config, Home(tmp_path), lambda events, status: None)
-        first = daemon._first_sequence()
-        daemon._jobs.receive_nowait()()
-        daemon.store._database.close()
-        return first
+        async with trio.open_nursery() as nursery:
+            daemon = Daemon(config, ground(tmp_path, nursery), lambda events, status: None)
+            said = daemon.driver.member.sequence
+            daemon.disk._jobs.receive_nowait()()
+            daemon.disk._store._database.close()
+        return said
 
     first = trio.run(start_and_die)
     assert first >= now // 1000
@@ -151,24 +161,21 @@ def test_a_killed_node_whose_clock_was_set_back_goes_on_above_what_it_said(
     assert trio.run(start_and_die) > first
 
 
-class Deaf(Surroundings):
-    def command(self, event: Event) -> None:
-        pass
-
-
 def test_what_founders_signed_is_on_its_way_to_the_disk_as_soon_as_it_is_heard(tmp_path: Path) -> None:
     world = World()
+    config = NodeConfig(home=tmp_path, run=RunConfig(charter=str(world.charter)))
 
     async def hear_and_die() -> None:
-        daemon = Daemon(NodeConfig(home=tmp_path), Home(tmp_path), lambda events, status: None)
-        admission = Admission(8)
-        daemon.roster_keeper = RosterKeeper(daemon.home, key_from_seed(bytes(32)), admission, Deaf())
-        daemon.roster_keeper.use(str(world.charter))
-        assert admission.roster is not None
-        admission.roster.add(world.edict("admit", "dora"))
-        daemon._notice(RosterChanged())
-        daemon._jobs.receive_nowait()()
-        daemon.store._database.close()
+        async with trio.open_nursery() as nursery:
+            stands_on = ground(tmp_path, nursery)
+            daemon = Daemon(config, stands_on, lambda events, status: None)
+            roster = stands_on.host.admission.roster
+            assert roster is not None
+            roster.add(world.edict("admit", "dora"))
+            daemon._notice(RosterChanged())
+            while (jobs := daemon.disk._jobs).statistics().current_buffer_used:
+                jobs.receive_nowait()()
+            daemon.disk._store._database.close()
 
     trio.run(hear_and_die)
     assert load_roster(Home(tmp_path), world.charter)[0].words

@@ -36,9 +36,18 @@ def rotation(*members: str) -> Rotation:
     ).signed_by(key("ann"), key("bob"))
 
 
+class Noted:
+    """Links that note which keys they are to use."""
+
+    def __init__(self, keys: list[tuple[bytes, ...]]) -> None:
+        self.use_network_keys = keys.append
+
+    def show_invite(self, words: bytes) -> None:
+        pass
+
+
 def keeper(home: Path, told: list[tuple[bytes, ...]]) -> RosterKeeper:
-    made = RosterKeeper(Home(home), key("carl"), Admission(8), Deaf())
-    made.on_keys, made.network_key = told.append, OLD
+    made = RosterKeeper(Home(home), key("carl"), Admission(8), Deaf(), Noted(told), OLD)
     made.use(str(WORLD.charter))
     return made
 
