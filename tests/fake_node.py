@@ -159,7 +159,7 @@ class FakeNode:
         """Start it, and wait until it listens."""
         self._home.load_or_create_key()
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(

@@ -1,6 +1,6 @@
 """Real hosts on loopback for tests: made, linked, and read without surprises."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ def config(**changes: Any) -> HostConfig:
 
 async def wait_for(host: Libp2pHost, kind: type[E]) -> E:
     """Return the next event, which has to be of this kind; a busy machine may be told of bulk on its way."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         event: HostEvent = await host.next_event()
         while isinstance(event, Arriving) and kind is not Arriving:
             event = await host.next_event()
@@ -40,10 +40,18 @@ async def wait_for(host: Libp2pHost, kind: type[E]) -> E:
         return event
 
 
+async def until(is_so: Callable[[], object]) -> None:
+    """Look again until it is so, however long a busy machine takes."""
+    with trio.fail_after(60):
+        while not is_so():
+            await trio.sleep(0.01)
+
+
 async def nothing_follows(host: Libp2pHost, seconds: float = 0.3) -> None:
-    """Check that nothing happens for a while."""
+    """Check that nothing happens for a while, but that bulk is on its way (`wait_for`)."""
     with trio.move_on_after(seconds):
-        event = await host.next_event()
+        while isinstance(event := await host.next_event(), Arriving):
+            pass
         raise AssertionError(event)
 
 

@@ -124,7 +124,7 @@ def add_bootstrap(home: Path, address: str) -> None:
     (home / "told").write_text(address)
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 100.0) -> None:
     """Look again until it is so."""
     deadline = time.monotonic() + seconds
     while not true():

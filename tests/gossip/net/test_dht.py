@@ -1,6 +1,7 @@
 """The DHT among strangers: nobody fills the swarm's record, nor keeps others from being served."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,7 +135,7 @@ async def ask(network: Network, host: Libp2pHost) -> Message:
 
 def under_attack(attack: Callable[[Network, Libp2pHost], Awaitable[None]]) -> None:
     async def main() -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(100):
             async with (
                 open_host(new_key(), config(dht=True)) as host,
                 open_host(new_key(), config()) as colleague,
@@ -156,7 +157,8 @@ async def open_idle(liar: Network, host: Libp2pHost, count: int, piece: bytes) -
     for _ in range(count):
         stream = await liar.open_stream(connection, PROTOCOL_ID)
         assert stream is not None
-        await stream.write(piece)
+        with suppress(Exception):  # the library's, of several kinds: it may have ended by now
+            await stream.write(piece)
         streams.append(stream)
     return streams
 
@@ -172,12 +174,12 @@ def test_idle_streams_do_not_stop_it(piece: bytes) -> None:
 def test_half_a_message_ends_after_a_while_and_a_peer_ends_its_own_streams(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dht_module, "MESSAGE_PATIENCE", 0.5)
-
     async def attack(liar: Network, host: Libp2pHost) -> None:
+        monkeypatch.setattr(dht_module, "MESSAGE_PATIENCE", 0.5)
         streams = await open_idle(liar, host, MAX_STREAMS_OF_A_PEER + 1, b"\x80")
         for stream in streams:
             with pytest.raises(Exception, match=r".*"):  # the library's, of several kinds
                 await stream.read(1)
+        monkeypatch.undo()  # whoever asks afterwards has all its time
 
     under_attack(attack)

@@ -34,7 +34,7 @@ def test_who_asks_a_node_to_stop_gets_a_whole_answer_however_fast_it_ends(tmp_pa
             client.start_soon(ask)
 
     async def ask() -> None:
-        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=path)) as client:
+        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=path), timeout=60) as client:
             answer = await client.post("http://localhost/stop")
             assert (answer.status_code, answer.text) == (202, "stopping\n")
 

@@ -83,11 +83,11 @@ def test_a_halted_terminal_holds_nobody_up_and_says_what_it_missed() -> None:
     out = Halted()
     with Terminal(LogConfig(), out, io.StringIO()) as terminal:
         terminal.show([INFO], None)
-        assert out.is_held.wait(10)
+        assert out.is_held.wait(60)
         for _ in range(MAX_WAITING + 5):
             terminal.show([INFO], None)  # returns, whatever the terminal does
         out.go.set()
-        out.caught_up.wait(10)
+        assert out.caught_up.wait(60)
     assert "5 lines were left out" in out.getvalue()
 
 

@@ -6,7 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,11 +219,13 @@ def test_a_pid_that_another_process_has_now_holds_no_home(home: Home) -> None:
     assert not home.is_running()
 
 
-def test_who_only_looks_is_in_nobodys_way(home: Home, environ: dict[str, str]) -> None:
+def test_who_only_looks_is_in_nobodys_way(
+    home: Home, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home.lock_file.touch()
     with home.lock_file.open("rb") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        threading.Timer(0.03, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
         with home.locked(environ):
             assert home.is_running()
 

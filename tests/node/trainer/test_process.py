@@ -19,7 +19,7 @@ from torch import nn
 import shoal
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.tasks.digits import Digits
-from shoal.node.framing import frame
+from shoal.node.framing import frame, read_frame
 from shoal.node.storage.model_file import save_model
 from shoal.node.storage.private_rounds import own_parts
 from shoal.node.trainer import ipc
@@ -218,8 +218,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_3(
 
     def work() -> None:
         connection = daemon.accept()
-        data = connection.recv(1 << 16)
-        said.append(ipc.from_trainer.decode(data[4:]))  # type: ignore[arg-type]
+        said.append(ipc.from_trainer.decode(read_frame(connection)))  # type: ignore[arg-type]
         connection.close()
 
     assert run_trainer(daemon, spec(**changes), work) == FAILED
@@ -289,7 +288,7 @@ def test_two_trainer_processes_agree_and_ignore_ctrl_c(daemon: FakeDaemon, tmp_p
         assert np.array_equal(both[0].vector, both[1].vector)
         both[0].send(ipc.Stop())
         both[1].connection.close()
-        assert [process.wait(30) for process in processes] == [0, 0]
+        assert [process.wait(60) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

@@ -1,9 +1,11 @@
 """Private networks: libp2p's cipher and format, and nobody gets in who lacks the key."""
 
 import socket
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 from hosts import config, link, wait_for
 from nacl.secret import SecretBox
 
@@ -119,7 +121,7 @@ def test_bytes_pass_however_they_are_cut() -> None:
 def test_hosts_with_one_key_talk(fast: bool, unix: bool) -> None:
     async def main() -> None:
         settings = config(fast_links=fast, local_sockets=unix)
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             async with (
                 open_host(new_key(), settings, None, KEY) as one,
                 open_host(new_key(), settings, None, KEY) as other,
@@ -134,31 +136,44 @@ def test_hosts_with_one_key_talk(fast: bool, unix: bool) -> None:
 
 
 async def refused(dialler: Libp2pHost, other: Libp2pHost) -> str:
-    with trio.fail_after(1):  # what the specification of this promises
-        dialler.dial_nowait(other.addresses()[0])
-        return (await wait_for(dialler, DialFailed)).reason
+    dialler.dial_nowait(other.addresses()[0])
+    return (await wait_for(dialler, DialFailed)).reason
+
+
+async def counted_once(host: Libp2pHost) -> None:
+    """Wait until the other end has noticed it too: which of both is first is up to the system."""
+    while not host.admission.counts[OTHER_NETWORK]:
+        await trio.lowlevel.checkpoint()
+    assert host.admission.counts[OTHER_NETWORK] == 1
+
+
+def while_time_stands_still(main: Callable[[], Awaitable[None]]) -> None:
+    """Run over real sockets, but for timers: whoever waits for one, waits for ever."""
+    trio.run(main, clock=trio.testing.MockClock())
 
 
 @pytest.mark.parametrize("unix", [False, True])
 @pytest.mark.parametrize(("ours", "theirs"), [(KEY, OTHER_KEY), (KEY, b""), (b"", KEY)])
-def test_another_key_or_none_is_told_within_a_second(ours: bytes, theirs: bytes, unix: bool) -> None:
+def test_another_key_or_none_is_told_at_once(ours: bytes, theirs: bytes, unix: bool) -> None:
+    """libp2p's specification promises a second; here nothing waits for a timer."""
+
     async def main() -> None:
         settings = config(local_sockets=unix)
-        with trio.fail_after(30):
-            async with (
-                open_host(new_key(), settings, None, ours) as one,
-                open_host(new_key(), settings, None, theirs) as other,
-            ):
-                reason = await refused(one, other)
-                assert not ours or reason == OTHER_NETWORK
-                assert not theirs or other.admission.counts[OTHER_NETWORK] == 1
+        async with (
+            open_host(new_key(), settings, None, ours) as one,
+            open_host(new_key(), settings, None, theirs) as other,
+        ):
+            reason = await refused(one, other)
+            assert not ours or reason == OTHER_NETWORK
+            if theirs:
+                await counted_once(other)
 
-    trio.run(main)
+    while_time_stands_still(main)
 
 
 def test_a_scanner_gets_nothing_but_noise() -> None:
     async def main() -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             async with open_host(new_key(), config(local_sockets=False), None, KEY) as host:
                 port = int(host.addresses()[0].split("/")[4])
                 async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -188,7 +203,7 @@ def test_nodes_talk_that_know_one_key_of_the_two(
 ) -> None:
     async def main() -> None:
         settings = config(local_sockets=unix)
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             async with (
                 open_host(new_key(), settings, None, KEY) as one,
                 open_host(new_key(), settings, None, KEY) as other,
@@ -207,22 +222,21 @@ def test_nodes_talk_that_know_one_key_of_the_two(
 @pytest.mark.parametrize(("ours", "theirs"), [((KEY,), (OTHER_KEY,)), ((b"x" * 32,), (OTHER_KEY, KEY))])
 def test_a_key_that_has_ended_lets_nobody_in(ours: tuple[bytes, ...], theirs: tuple[bytes, ...]) -> None:
     async def main() -> None:
-        with trio.fail_after(30):
-            async with (
-                open_host(new_key(), config(), None, KEY) as one,
-                open_host(new_key(), config(), None, KEY) as other,
-            ):
-                one.use_network_keys(ours)
-                other.use_network_keys(theirs)
-                assert await refused(one, other) == OTHER_NETWORK
-                assert other.admission.counts[OTHER_NETWORK] == 1
+        async with (
+            open_host(new_key(), config(), None, KEY) as one,
+            open_host(new_key(), config(), None, KEY) as other,
+        ):
+            one.use_network_keys(ours)
+            other.use_network_keys(theirs)
+            assert await refused(one, other) == OTHER_NETWORK
+            await counted_once(other)
 
-    trio.run(main)
+    while_time_stands_still(main)
 
 
 def test_who_holds_two_keys_says_nothing_but_noise_before_it_knows_which() -> None:
     async def main() -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             async with open_host(new_key(), config(local_sockets=False), None, KEY) as host:
                 host.use_network_keys((OTHER_KEY, KEY))
                 port = int(host.addresses()[0].split("/")[4])
@@ -236,7 +250,7 @@ def test_who_holds_two_keys_says_nothing_but_noise_before_it_knows_which() -> No
 
 def test_a_peer_of_a_private_network_that_another_named_is_dialled() -> None:
     async def main() -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             async with (
                 open_host(new_key(), config(local_sockets=False), None, KEY) as one,
                 open_host(new_key(), config(local_sockets=False), None, KEY) as other,

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -24,16 +25,25 @@ with socket.socket(socket.AF_UNIX) as fresh:
     SYSTEM_BUFFER = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Keep a port for the test: nobody else listens on it meanwhile, so nobody takes its name either."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield int(kept.getsockname()[1])
+
+
+async def received(stream: trio.SocketStream, count: int) -> bytes:
+    """Return so many bytes, in whatever pieces they come."""
+    data = b""
+    while len(data) < count:
+        data += await stream.receive_some(count - len(data))
+    return data
 
 
 @pytest.mark.parametrize("listened", ["127.0.0.1", "0.0.0.0"])
-def test_bytes_go_both_ways_and_each_end_knows_the_other_by_one_name(listened: str) -> None:
+def test_bytes_go_both_ways_and_each_end_knows_the_other_by_one_name(listened: str, port: int) -> None:
     async def main() -> None:
-        port = free_port()
         listener = listen_local(listened, port)
         assert listener is not None
         names = set()
@@ -43,9 +53,9 @@ def test_bytes_go_both_ways_and_each_end_knows_the_other_by_one_name(listened: s
                 assert near is not None
                 async with near, await listener.accept() as far:
                     await near.send_all(b"there")
-                    assert await far.receive_some(10) == b"there"
+                    assert await received(far, 5) == b"there"
                     await far.send_all(b"back")
-                    assert await near.receive_some(10) == b"back"
+                    assert await received(near, 4) == b"back"
                     assert own_name(near.socket) == peer_name(far.socket)
                     assert TcpStream(far, Traffic()).get_remote_address() == own_name(near.socket)
                     assert far.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > SYSTEM_BUFFER
@@ -55,9 +65,8 @@ def test_bytes_go_both_ways_and_each_end_knows_the_other_by_one_name(listened: s
     trio.run(main)
 
 
-def test_where_nobody_listens_and_on_other_machines_it_takes_tcp() -> None:
+def test_where_nobody_listens_and_on_other_machines_it_takes_tcp(port: int) -> None:
     async def main() -> None:
-        port = free_port()
         assert open_local("127.0.0.1", port) is None
         assert open_local("::1", port) is None
         assert open_local("192.0.2.1", port) is None
@@ -71,9 +80,11 @@ def test_where_nobody_listens_and_on_other_machines_it_takes_tcp() -> None:
     trio.run(main)
 
 
-def test_a_name_that_another_user_has_taken_is_not_gone_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_another_user_has_taken_is_not_gone_by(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
     async def main() -> None:
-        port, me = free_port(), os.getuid()
+        me = os.getuid()
         listener = listen_local("127.0.0.1", port)
         assert listener is not None
         async with listener:

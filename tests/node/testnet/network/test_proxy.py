@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,15 +22,19 @@ from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.processes import Record, record_of, write_record
 
 FAR = Link(latency=0.15)
+OWN_PORTS = 15_000
 
 
 def free_ports(count: int) -> list[int]:
     """Return ports below those that the system gives to who dials: nobody takes one meanwhile."""
+    own = OWN_PORTS + 500 * (os.getpid() % 30)  # a range for each of the processes that run tests at once
     ports: list[int] = []
-    while len(ports) < count:
-        port = random.randrange(15_000, 30_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            ports.append(port)
+    with ExitStack() as taken:  # or one would be found twice
+        while len(ports) < count:
+            port = random.randrange(own, own + 500)
+            with suppress(OSError):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
     return ports
 
 
@@ -51,7 +55,7 @@ class Net:
 
     async def split(self, side: tuple[int, ...]) -> None:
         self.rewire(side=side)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while self.proxy.wires.side != side:
                 await trio.sleep(0.02)
 
@@ -83,7 +87,7 @@ async def net(directory: Path, link: Link = Link(), dialler: int = 1) -> AsyncIt
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             await test()
 
     trio.run(limited)
@@ -134,7 +138,7 @@ def test_a_slow_node_holds_back_who_sends_through_it(tmp_path: Path) -> None:
     async def test() -> None:
         async with net(tmp_path) as it:
             it.rewire(slow={1: Link(bandwidth_mbit=8.0)})
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while not it.proxy.wires.slow:
                     await trio.sleep(0.02)
             stream = await it.dial()
@@ -302,4 +306,4 @@ def test_the_process_listens_reports_and_leaves_when_told(tmp_path: Path) -> Non
             assert process.poll() is None
         socket.create_connection(("127.0.0.1", ports[1])).close()
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
