@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from shoal.gossip.admission.charter import Mode, parse
 from shoal.gossip.averaging.bounds import TRIMMING
 from shoal.gossip.patterns import PATTERNS
+from shoal.gossip.policies.policy import policy_of
 from shoal.gossip.run_spec import NATIVE, RunSettings
 from shoal.methods.base import Gathers, Method, weighs_peers, why_not_gather
 from shoal.methods.overlap import Overlaps, check_delay
@@ -66,6 +67,8 @@ def check_run(run: RunSettings, method: Method, mode: Mode | None = None) -> Non
             f" out --charter or --engine {run.engine}"
         )
     check_codec(run, method)
+    if conflict := policy_of(run).conflict:
+        raise BadConfig(conflict)
     check_exchange(run, method)
     check_combine(run, method)
     check_bodies(run, method, mode or parse(run.charter).mode)

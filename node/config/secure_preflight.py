@@ -11,29 +11,19 @@ def check_secure(run: RunSettings, method: Method, mode: Mode) -> None:
     """Refuse a secure run whose contributions somebody has to see. `mode`: who may take part in it.
 
     Raises:
-        BadConfig: it does not fit the way of combining, the exchange, the engine, the codec, the method or
-            the mode, or it says how secure sums are made where there are none.
+        BadConfig: it does not fit the exchange, the engine, the method or the mode, or it says how secure
+            sums are made where there are none.
     """
     if not run.secure:
         if run.accept_unseen_updates:
             raise BadConfig("--accept-unseen-updates is for runs that sum under masks: add --secure")
         return
-    if run.combine != "mean":
-        raise BadConfig(
-            f"secure: combine {run.combine} compares what peers give, and nobody sees it: take --combine"
-            " mean, or leave out --secure"
-        )
     if PATTERNS[run.exchange].has_own_states:
         raise BadConfig(
             f"secure: with exchange {run.exchange} a neighbour sees what a peer gives: leave out --exchange"
         )
     if run.engine != NATIVE:
         raise BadConfig(f"secure: engine {run.engine} knows no masks: leave out --engine or --secure")
-    if run.codec != "float32":
-        raise BadConfig(
-            f"secure: codec {run.codec} has scales of each peer's own, which do not add up: leave out"
-            " --codec, and say with --grid-bits how fine numbers are"
-        )
     if isinstance(method, Gathers):
         raise BadConfig(why_not_gather_secure(run.method))
     if run.group_size < 3:

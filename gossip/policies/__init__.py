@@ -1,0 +1,1 @@
+"""Policies: what a run puts on everything that its methods reduce."""
