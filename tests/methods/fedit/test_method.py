@@ -13,10 +13,11 @@ from shoal.gossip.run_spec import TensorSpec
 from shoal.methods.base import Report, State, Trained
 from shoal.methods.errors import BadTask
 from shoal.methods.fedit.lora import LoRALinear, add_lora, merge
-from shoal.methods.fedit.method import Body, FedIT, FedITConfig
+from shoal.methods.fedit.method import SKETCH, Body, FedIT, FedITConfig, _sketched
 from shoal.methods.fedit.products import mean_product, norm_of
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.parts import pinned_of, prepared
+from shoal.methods.lockstep import run
 from shoal.methods.params import flatten, views
 from shoal.methods.tasks.instructions import IGNORED, KINDS, Instructions, encode, question
 from shoal.node.trainer.model_size import size_of
@@ -175,6 +176,23 @@ def test_with_one_a_the_mean_of_b_is_the_mean_of_the_products_and_separately_the
     (state, report), _ = one_round(method("separate"), [one, two])
     assert np.allclose(product(state.params), 0.25 * one.product + 0.75 * two.product, atol=1e-6)
     assert report.metrics["gap"] < 1e-6
+
+
+def test_the_gap_of_many_layers_is_known_by_a_sketch_that_costs_next_to_nothing() -> None:
+    shape = {"width": 32, "layers": 2}
+    ours = method("separate", steps=1, rank=8)
+    learners = [TorchLearner(Instructions(f"{i}/2", **shape), method=ours) for i in (1, 2)]
+    outputs = sum(spec.shape[0] for spec in learners[0].manifest if ".lora_B." in spec.name)
+    assert outputs > 2 * SKETCH  # or nothing is sketched
+    done = run(ours, learners, learners[0].initial, 1)
+    assert done.vector_bytes == 4 * (learners[0].initial.size + SKETCH)
+    dice = np.random.default_rng(0)
+    vectors = dice.standard_normal((2, 5000), dtype=np.float32)
+    sketches = _sketched(vectors, np.random.default_rng(1))
+    assert sketches.shape == (2, SKETCH)
+    assert np.linalg.norm(sketches, axis=1) == pytest.approx(np.linalg.norm(vectors, axis=1), rel=0.1)
+    apart = _sketched(vectors[:1] - vectors[1:], np.random.default_rng(1))
+    assert apart[0] == pytest.approx(sketches[0] - sketches[1], abs=1e-4)
 
 
 def test_what_stands_before_the_answer_does_not_count() -> None:
