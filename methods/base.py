@@ -272,6 +272,30 @@ class ModelSize(msgspec.Struct, frozen=True, kw_only=True):
         return cls(numel=numel, body=numel, head=0, tensors=1, embedding=0, parts=1)
 
 
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What a peer gives in a typical round, before any codec."""
+
+    largest: int = 0
+    """Numbers of its largest all-reduce; 0: it makes none. Memory for so many is made when a run begins."""
+    reduced: int = 0
+    """Numbers of all its all-reduces."""
+    gathered: int = 0
+    """Bytes of its bodies, about; 0: it gathers none."""
+
+    @classmethod
+    def one_mean(cls, numel: int) -> "Traffic":
+        """Return that of one all-reduce of so many numbers."""
+        return cls(largest=numel, reduced=numel)
+
+    def bytes_per_round(self, peers: int) -> int:
+        """Return what a peer sends, and receives, in a round of so many peers in float32.
+
+        In an all-reduce every peer sends all but its own part to the owners of the parts, and its own
+        part, reduced, to all others. What is gathered goes to every other peer.
+        """
+        return self.gathered * (peers - 1) + 2 * 4 * self.reduced * (peers - 1) // peers
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """What a person should know before choosing a method."""
@@ -316,30 +340,12 @@ class Method(Protocol):
         """Return the state before round 0."""
         ...
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """Return how many numbers the largest all-reduce of a round has; 0 if there is none."""
+    def traffic(self, model: ModelSize) -> Traffic:
+        """Return what a peer gives in a typical round with a model of this size."""
         ...
 
     def round(self, state: State, learner: Any, round_: int) -> Steps[tuple[State, Report]]:
         """Run one round; see the module's docstring."""
-        ...
-
-
-@runtime_checkable
-class Gathers(Protocol):
-    """A method whose typical round gathers bodies, in place of an all-reduce."""
-
-    def body_bytes(self, size: ModelSize) -> int:
-        """Return about how many bytes a node's bodies of such a round have in all."""
-        ...
-
-
-@runtime_checkable
-class SeveralMeans(Protocol):
-    """A method whose round has several large all-reduces."""
-
-    def exchanged_numel(self, params_numel: int) -> int:
-        """Return how many numbers they have in all."""
         ...
 
 
@@ -408,6 +414,16 @@ def averages_changes(method: Method) -> bool:
 def weighs_peers(method: Method) -> bool:
     """Tell whether nothing is left of a method where all peers count alike."""
     return bool(getattr(method, "weighs_peers", False))
+
+
+def gathers(method: Method) -> bool:
+    """Tell whether a typical round of a method gathers bodies."""
+    return method.traffic(ModelSize.of_one_body(1_000_000)).gathered > 0
+
+
+def largest_exchange(method: Method, numel: int) -> int:
+    """Return how many numbers the largest all-reduce has where so many travel; 0 if there is none."""
+    return method.traffic(ModelSize.of_one_body(numel)).largest
 
 
 def why_not_gather_secure(name: str) -> str:

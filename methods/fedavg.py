@@ -17,7 +17,7 @@ import msgspec
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
+from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
 
 
 class FedAvgConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,9 +53,9 @@ class FedAvg:
         """See `Method`."""
         return State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
     def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
         """Train, then agree."""

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, Report, State, Steps, all_reduce
+from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic, all_reduce
 from shoal.methods.duals import check_pull, moves
 from shoal.methods.fedavg import FedAvgConfig
 
@@ -73,9 +73,9 @@ class FedDyn:
         """See `Method`."""
         return State(params, shared={DRIFT: np.zeros_like(params)})
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
     def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
         """Train on the regularised loss, then agree."""

@@ -27,7 +27,18 @@ import msgspec
 import numpy as np
 
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Array, Learner, Report, State, Steps, all_reduce, here
+from shoal.methods.base import (
+    About,
+    Array,
+    Learner,
+    ModelSize,
+    Report,
+    State,
+    Steps,
+    Traffic,
+    all_reduce,
+    here,
+)
 from shoal.methods.duals import check_pull, moves
 from shoal.methods.fedavg import FedAvgConfig
 
@@ -77,9 +88,9 @@ class FedSpeed:
         """See `Method`."""
         return State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
     def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
         """Train under pull and dual, then agree on the params plus the duals."""

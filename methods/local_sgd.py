@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, Report, State, Steps
+from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic
 
 
 class LocalSGDConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,9 +41,9 @@ class LocalSGD:
         """See `Method`."""
         return State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return 0
+        return Traffic()
 
     def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
         """Train; ask for nothing."""

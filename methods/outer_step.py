@@ -24,7 +24,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, Report, State, Steps, Trained, all_reduce
+from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
 from shoal.methods.fedavg import FedAvgConfig
 
 Memory = Mapping[str, Vector]
@@ -78,9 +78,9 @@ class OuterStep(ABC):
         """See `Method`."""
         return State(params, shared=self.memory(params))
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
     def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
         """Take the local steps, then the outer one."""

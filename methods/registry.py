@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from shoal.gossip.run_spec import Scalar
-from shoal.methods.base import Gathers, Method, ModelSize, SeveralMeans
+from shoal.methods.base import Method, ModelSize, Traffic
 from shoal.methods.errors import MethodNotFound
 from shoal.methods.needs import Need, needs_of
 from shoal.methods.options import OptionInfo, build_config, explain_options
@@ -99,25 +99,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     mergeable: bool
     options: tuple[OptionInfo, ...]
     size: ModelSize
-    """Of the model that the next two are about."""
-    exchange_numel: int
-    """Numbers in the all-reduces of a round."""
+    """Of the model that the traffic is about."""
+    traffic: Traffic
+    """Of that model."""
     needs: tuple[Need, ...] = ()
     """What it asks of a task beside a model and training data."""
     body_bound: str = ""
     """How far one gathered body can move the result; empty where none is gathered, or nothing is declared."""
-    body_bytes: int = 0
-    """What a node has everyone gather in a typical round, about; 0: it all-reduces."""
-
-    def bytes_per_round(self, peers: int) -> int:
-        """Return what a node sends, and receives, in a round of so many peers in float32.
-
-        In an all-reduce every peer sends all but its own part to the owners of the parts, and its own
-        part, reduced, to all others. What is gathered goes to every other peer.
-        """
-        if self.body_bytes:
-            return self.body_bytes * (peers - 1)
-        return 2 * 4 * self.exchange_numel * (peers - 1) // peers
 
 
 def method_names() -> list[str]:
@@ -198,7 +186,6 @@ def describe(
     """
     found, method = method_class(name), load_method(name, options or {})
     size = size or ModelSize.of_one_body(0)
-    counted = method.exchanged_numel if isinstance(method, SeveralMeans) else method.exchange_numel
     return Description(
         name=name,
         summary=summary_of(name),
@@ -208,8 +195,7 @@ def describe(
         mergeable=found.mergeable,
         options=explain_options(config_class(name)),
         size=size,
-        exchange_numel=counted(size.numel),
+        traffic=method.traffic(size),
         needs=needs_of(name, found),
         body_bound=found.about.body_bound,
-        body_bytes=method.body_bytes(size) if isinstance(method, Gathers) else 0,
     )

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, Report, State, Steps, all_reduce
+from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic, all_reduce
 from shoal.methods.duals import moves
 from shoal.methods.fedavg import FedAvgConfig
 
@@ -62,13 +62,9 @@ class Scaffold:
         """See `Method`."""
         return State(params, shared={CONTROL: np.zeros_like(params)})
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """See `Method`."""
-        return params_numel
-
-    def exchanged_numel(self, params_numel: int) -> int:
-        """See `SeveralMeans`."""
-        return 2 * params_numel
+    def traffic(self, model: ModelSize) -> Traffic:
+        """See `Method`: params, and controls."""
+        return Traffic(largest=model.numel, reduced=2 * model.numel)
 
     def round(self, state: State, learner: Learner, round_: int) -> Steps[tuple[State, Report]]:
         """Train with corrected steps, then agree on the params and on the controls."""

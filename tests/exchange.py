@@ -17,7 +17,7 @@ from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.events import Drop, Effects, Send, Vector
 from shoal.gossip.group import Group
 from shoal.methods import base
-from shoal.methods.base import Averaged, Method, State
+from shoal.methods.base import Averaged, Method, State, largest_exchange
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.lockstep import names
 
@@ -93,7 +93,7 @@ class CodedRun:
             peer: replace(method.init(start.copy()), buffers=learners[0].buffers)
             for peer in names(len(learners))
         }
-        numel = method.exchange_numel(start.size)
+        numel = largest_exchange(method, start.size)
         self.feedback = [Feedback(numel) for _ in learners] if has_feedback else None
         self.bytes_sent = 0
         """By all of them together: encoded numbers, without headers."""

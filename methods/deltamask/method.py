@@ -42,7 +42,7 @@ import msgspec
 import numpy as np
 
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, ModelSize, Report, State, Steps, Trained, all_reduce
+from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
 from shoal.methods.coding.bit_coding import Bits, Indices
 from shoal.methods.coding.gathered import SLICE_BYTES, exchange
 from shoal.methods.coding.keystream import Words, derive_key, uniform_words
@@ -122,13 +122,13 @@ class DeltaMask:
         shared = {BASE: params.copy(), KEPT: np.zeros_like(params), VOTES: np.zeros(1, np.float32)}
         return State(params, shared)
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """See `Method`; only the head travels so, which is never more than all."""
-        return params_numel
+    def traffic(self, model: ModelSize) -> Traffic:
+        """See `Method`: a tenth of a bit for each weight under the mask, or all bits if these are sent.
 
-    def body_bytes(self, size: ModelSize) -> int:
-        """See `Gathers`: a tenth of a bit for each weight under the mask, or all bits if these are sent."""
-        return max(1, size.body // (8 if self.config.coding == "bits" else 80))
+        Only the head is averaged; where the parts of the model are not known it is taken for all.
+        """
+        masks = max(1, model.body // (8 if self.config.coding == "bits" else 80))
+        return Traffic(largest=model.numel, reduced=model.head, gathered=masks)
 
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`: a body to mask, and a head if one is to be trained."""

@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from shoal.gossip.events import Vector
 from shoal.gossip.state.tree_hash import state_hash
-from shoal.methods.base import About, ModelSize, Report, State, Steps, Trained, here
+from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, here
 from shoal.methods.enccluster.method import (
     EncCluster,
     EncClusterConfig,
@@ -110,13 +110,9 @@ class EFU:
         """See `Method`."""
         return State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return 0
-
-    def body_bytes(self, size: ModelSize) -> int:
-        """See `Gathers`."""
-        return EncCluster(self.config.sums).body_bytes(size)
+        return EncCluster(self.config.sums).traffic(model)
 
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`."""

@@ -36,7 +36,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, here
+from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic, here
 from shoal.methods.coding.kmeans1d import cluster
 from shoal.methods.enccluster.grid import Grid
 from shoal.methods.enccluster.mapping import Form, mapping_bound
@@ -134,13 +134,12 @@ class EncCluster:
         """See `Method`."""
         return State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """See `Method`."""
-        return 0
+    def traffic(self, model: ModelSize) -> Traffic:
+        """See `Method`: of five peers."""
+        return Traffic(gathered=self._body_bytes(model.numel))
 
-    def body_bytes(self, size: ModelSize) -> int:
-        """See `Gathers`: of five peers."""
-        c, numel = self.config, size.numel
+    def _body_bytes(self, numel: int) -> int:
+        c = self.config
         match c.mode:
             case "masked-grid":
                 most = 2 * c.grid(c.mode).top * TYPICAL_PEERS * c.levels

@@ -45,7 +45,7 @@ from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import TensorSpec
-from shoal.methods.base import About, ModelSize, Report, State, Steps, Trained
+from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained
 from shoal.methods.coding import codebook
 from shoal.methods.coding.fixed_point import clip_to_median, weighted_mean
 from shoal.methods.coding.gathered import Bodies, cap, exchange, unpack
@@ -182,16 +182,12 @@ class FedCompress:
         """See `Method`."""
         return State(params, {PROGRESS: Progress(self.config.first(params.size)).write(self.config.window)})
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """See `Method`."""
-        return 0
-
-    def body_bytes(self, size: ModelSize) -> int:
-        """See `Gathers`: indices and codebooks at the first kappa, and the Gram matrix if kappa may grow."""
-        kappa = self.config.first(size.numel)
-        indices = size.numel * (kappa - 1).bit_length() // 8
-        gram = size.embedding * (size.embedding + 1) if self.config.is_adaptive else 0
-        return indices + 4 * kappa * size.tensors + gram
+    def traffic(self, model: ModelSize) -> Traffic:
+        """See `Method`: indices and codebooks at the first kappa, and the Gram matrix if kappa may grow."""
+        kappa = self.config.first(model.numel)
+        indices = model.numel * (kappa - 1).bit_length() // 8
+        gram = model.embedding * (model.embedding + 1) if self.config.is_adaptive else 0
+        return Traffic(gathered=indices + 4 * kappa * model.tensors + gram)
 
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`: embeddings to judge progress by, where kappa may grow."""

@@ -25,7 +25,18 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import TensorSpec
-from shoal.methods.base import About, Array, Learner, ModelSize, Report, State, Steps, Trained, all_reduce
+from shoal.methods.base import (
+    About,
+    Array,
+    Learner,
+    ModelSize,
+    Report,
+    State,
+    Steps,
+    Traffic,
+    Trained,
+    all_reduce,
+)
 from shoal.methods.coding.fixed_point import clip_to_median
 from shoal.methods.coding.gathered import cap, exchange, unpack
 from shoal.methods.fedavg import FedAvgConfig
@@ -112,13 +123,12 @@ class FedIT:
         """See `Method`."""
         return State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """See `Method`."""
-        return params_numel
-
-    def body_bytes(self, size: ModelSize) -> int:
-        """See `Gathers`; of the variant ``exact``, with at most what its all-reduce sends."""
-        return 2 * (4 * size.numel + HEAD_BYTES) if self.config.variant == "exact" else 0
+    def traffic(self, model: ModelSize) -> Traffic:
+        """See `Method`; ``exact`` gathers the factors and averages what comes of them."""
+        numel, variant = model.numel, self.config.variant
+        sketch = SKETCH if variant == "separate" else 0
+        gathered = 4 * numel + HEAD_BYTES if variant == "exact" else 0
+        return Traffic(largest=max(numel, sketch), reduced=numel + sketch, gathered=gathered)
 
     def _tune(self, state: State, learner: Learner, round_: int) -> Trained:
         """Tune the changes; AdamW begins anew in each round, as in Shepherd."""

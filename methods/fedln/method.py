@@ -54,7 +54,7 @@ import msgspec
 import numpy as np
 
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Report, State, Steps, Trained, all_reduce
+from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
 from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
 from shoal.methods.fedln import histogram
 from shoal.methods.fedln.noisy_peers import NOBODY, SMALLEST_PART, noisy_from
@@ -222,9 +222,9 @@ class FedLN:
             shared[ENERGY] = np.zeros(histogram.BINS, np.float32)
         return State(params, shared)
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`: a representation to distil into, where that is the remedy."""

@@ -47,7 +47,7 @@ import numpy as np
 
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Report, State, Steps, Trained, all_reduce
+from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
 from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
 
 if TYPE_CHECKING:
@@ -234,9 +234,9 @@ class FedSTAR:
         gate = UNDECIDED if self.config.gate else OPEN
         return State(params, {GATE: np.array([gate], np.float32)}, {BEST: np.zeros(1, np.float32)})
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
     def round(self, state: State, learner: "TorchLearner", round_: int) -> Steps[tuple[State, Report]]:
         """Decide on pseudo-labels if it is time, train, then agree."""

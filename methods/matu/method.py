@@ -43,7 +43,7 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, ModelSize, Report, State, Steps, Trained
+from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained
 from shoal.methods.coding.gathered import exchange
 from shoal.methods.errors import BadOption
 from shoal.methods.learning.task_identity import ID_BYTES
@@ -124,13 +124,10 @@ class MaTU:
         """See `Method`; the params are θ_0 and stay."""
         return State(params, TaskTable.empty(self.config.slots, params.size).shared())
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """See `Method`."""
-        return 0
-
-    def body_bytes(self, size: ModelSize) -> int:
-        """See `Gathers`: one vector, and for each task a mask with its scale and identity."""
-        return tau_bytes(size.numel, self.config.coding) + size.parts * (-(-size.numel // 8) + 80)
+    def traffic(self, model: ModelSize) -> Traffic:
+        """See `Method`: one vector, and for each task a mask with its scale and identity."""
+        masks = model.parts * (-(-model.numel // 8) + 80)
+        return Traffic(gathered=tau_bytes(model.numel, self.config.coding) + masks)
 
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`: no more tasks than a message may have."""

@@ -28,7 +28,19 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.calls.forms import Form
 from shoal.gossip.errors import Unanswered
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Array, Averaged, Me, Report, State, Steps, all_reduce, here
+from shoal.methods.base import (
+    About,
+    Array,
+    Averaged,
+    Me,
+    ModelSize,
+    Report,
+    State,
+    Steps,
+    Traffic,
+    all_reduce,
+    here,
+)
 from shoal.methods.mpsl.estimate import estimate
 from shoal.methods.mpsl.tokens import heard, told
 from shoal.methods.mpsl.wire import Names, forms_of, roles_of
@@ -117,9 +129,9 @@ class MPSL:
         """See `Method`; the params are the clients'."""
         return State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
     def verbs(self, learner: Any) -> Mapping[str, Form]:
         """See `Serves`."""

@@ -75,7 +75,7 @@ def methods_show(
     measured = _measured(task, task_option or [], name, given) if task else None
     model = measured.size if measured else ModelSize.of_one_body(parameters)
     found = describe(name, model, given)
-    per_round = found.bytes_per_round(peers)
+    per_round = found.traffic.bytes_per_round(peers)
     if json:
         fit = {"fit": measured.fit} if measured else {}
         print_json({"method": found, "peers": peers, "bytes_per_round": per_round, **fit})

@@ -11,7 +11,7 @@ from typing import Final
 
 from shoal.gossip.averaging.tensor_codecs import CODECS
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Gathers, Method, averages_changes
+from shoal.methods.base import Method, averages_changes, gathers, largest_exchange
 from shoal.node.config.engine_preflight import COMPRESSIONS
 
 LADDER: Final = ("float32", "int8", "int4", "int2", "sign")
@@ -70,8 +70,8 @@ def codec_advice(
 
     `work_seconds`: of a round's local work, 0 where that is not known.
     """
-    numel, longest = method.exchange_numel(params_numel), max(PATIENT, work_seconds)
-    if isinstance(method, Gathers) or numel == 0 or mbit <= 0 or run.codec not in CODECS:
+    numel, longest = largest_exchange(method, params_numel), max(PATIENT, work_seconds)
+    if gathers(method) or numel == 0 or mbit <= 0 or run.codec not in CODECS:
         return ""
     taken = exchange_seconds(run.codec, numel, mbit, peers)
     if taken <= longest:

@@ -15,7 +15,7 @@ from shoal.gossip.averaging.bounds import TRIMMING
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.policies.policy import policy_of
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Gathers, Method, weighs_peers, why_not_gather
+from shoal.methods.base import Method, gathers, weighs_peers, why_not_gather
 from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
 from shoal.node.config.codec_preflight import check_codec
@@ -83,7 +83,7 @@ def check_bodies(run: RunSettings, method: Method, mode: Mode) -> None:
     Raises:
         BadConfig: it is such a method.
     """
-    if isinstance(method, Gathers) and (why_not := why_not_gather(run.method, method, mode)):
+    if gathers(method) and (why_not := why_not_gather(run.method, method, mode)):
         raise BadConfig(why_not)
 
 

@@ -3,7 +3,7 @@
 from shoal.gossip.admission.charter import Mode
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Gathers, Method, why_not_gather_secure
+from shoal.methods.base import Method, gathers, why_not_gather_secure
 from shoal.node.errors import BadConfig
 
 
@@ -24,7 +24,7 @@ def check_secure(run: RunSettings, method: Method, mode: Mode) -> None:
         )
     if run.engine != NATIVE:
         raise BadConfig(f"secure: engine {run.engine} knows no masks: leave out --engine or --secure")
-    if isinstance(method, Gathers):
+    if gathers(method):
         raise BadConfig(why_not_gather_secure(run.method))
     if run.group_size < 3:
         raise BadConfig("secure: of two peers each knows what the other gave: take --group-size 3 or more")

@@ -15,7 +15,7 @@ from contextlib import suppress
 import msgspec
 import torch
 
-from shoal.methods.base import Demands
+from shoal.methods.base import Demands, largest_exchange
 from shoal.methods.errors import BadOption, BadTask, MethodsError
 from shoal.methods.learning.learner import Callbacks, TorchLearner, choose_device
 from shoal.methods.learning.model_tensors import Staying
@@ -58,7 +58,7 @@ def check(spec: TrainerSpec, machine: int | None = None) -> None:
             raise BadTask(f"{error}; tasks that fit {spec.method}: {fitting}") from error
     initial = method.init(learner.initial)
     run = run_spec(spec, all_options(method), learner.manifest, shared_specs(initial))
-    if text := too_large(run, method.exchange_numel(run.params_numel), machine or machine_bytes()):
+    if text := too_large(run, largest_exchange(method, run.params_numel), machine or machine_bytes()):
         raise BadOption(text)
 
 

@@ -22,7 +22,7 @@ import torch
 
 import shoal.methods
 from shoal.gossip.errors import GossipError
-from shoal.methods.base import Demands, Method, OuterMethod, Report, State, measures
+from shoal.methods.base import Demands, Method, OuterMethod, Report, State, largest_exchange, measures
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.methods.learning.learner import Callbacks, TorchLearner, as_number
 from shoal.methods.learning.model_tensors import Staying
@@ -168,7 +168,7 @@ class _Trainer(Callbacks):
 
     def remedy(self) -> str:
         """Say what to do where memory ran out, by what fills it."""
-        numel = self._method.exchange_numel(self._spec.params_numel)
+        numel = largest_exchange(self._method, self._spec.params_numel)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
         others = peak - BASE - vector_bytes(self._spec, numel)
         return advice(self._spec, numel, machine_bytes(), others)
@@ -176,7 +176,7 @@ class _Trainer(Callbacks):
     def run(self) -> None:
         """Run rounds until the daemon wants no more."""
         session = self._session
-        numel = self._method.exchange_numel(self._spec.params_numel)
+        numel = largest_exchange(self._method, self._spec.params_numel)
         if text := tight(self._spec, numel, free_bytes()):
             session.problem("room", text)
         if self._spec.delay:

@@ -42,6 +42,7 @@ from shoal.methods.base import (
     State,
     Steps,
     has_one_exchange,
+    largest_exchange,
     why_not_gather,
     why_not_gather_secure,
 )
@@ -135,7 +136,7 @@ class Session:
         """Called now and again while an answer waits for company."""
         self._is_lent = has_one_exchange(method) and not spec.delay
         self._roles = RoleWork(method, learner, self)
-        exchange_numel = method.exchange_numel(spec.params_numel)
+        exchange_numel = largest_exchange(method, spec.params_numel)
         self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
         write_state(initial, self._segment.slots[0])
         try:
@@ -313,8 +314,8 @@ class Session:
                 numel = ask.vector.size
                 if numel > self._segment.exchange.size:
                     raise BadOption(
-                        f"method {self.spec.method} asks for {numel} numbers, but its exchange_numel says"
-                        f" {self._segment.exchange.size}; mend exchange_numel"
+                        f"method {self.spec.method} asks for {numel} numbers, but its traffic says that the"
+                        f" largest all-reduce has {self._segment.exchange.size}; mend traffic"
                     )
                 copy_unless_there(ask.vector, self._segment.exchange[:numel])
                 message: Message = ipc.AskAllReduce(

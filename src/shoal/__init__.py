@@ -9,7 +9,9 @@
 
 For the author of a method or a task (CONTRIBUTING.md, examples/plugin):
 
-    Method, About, State, Report, all_reduce, gather, here, Learner, Objective    what a method is made of
+    Method, About, State, Report, Learner, Objective    what a method is made of
+    all_reduce, gather, here                            what it asks
+    ModelSize, Traffic                                  what it says of its bytes
     BadTask, BadOption    what it says where a task or an option does not fit
     lockstep, load_task, dirichlet, parse_share    how it is tried without a network
 
@@ -24,7 +26,18 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import torch
 
-    from shoal.methods.base import About, Learner, Method, Report, State, all_reduce, gather, here
+    from shoal.methods.base import (
+        About,
+        Learner,
+        Method,
+        ModelSize,
+        Report,
+        State,
+        Traffic,
+        all_reduce,
+        gather,
+        here,
+    )
     from shoal.methods.errors import BadOption, BadTask
     from shoal.methods.learning.in_lockstep import lockstep
     from shoal.methods.learning.objective import Objective
@@ -43,12 +56,14 @@ __all__ = [
     "BadTask",
     "Learner",
     "Method",
+    "ModelSize",
     "Objective",
     "Report",
     "State",
     "Swarm",
     "SwarmOptimizer",
     "Task",
+    "Traffic",
     "__version__",
     "all_reduce",
     "dirichlet",
@@ -68,12 +83,14 @@ _WHERE: Final = {
     "BadTask": "shoal.methods.errors",
     "Learner": "shoal.methods.base",
     "Method": "shoal.methods.base",
+    "ModelSize": "shoal.methods.base",
     "Objective": "shoal.methods.learning.objective",
     "Report": "shoal.methods.base",
     "State": "shoal.methods.base",
     "Swarm": "shoal.node.optimizer.swarm",
     "SwarmOptimizer": "shoal.node.optimizer.swarm_optimizer",
     "Task": "shoal.methods.learning.task",
+    "Traffic": "shoal.methods.base",
     "all_reduce": "shoal.methods.base",
     "dirichlet": "shoal.methods.tasks.partition",
     "gather": "shoal.methods.base",

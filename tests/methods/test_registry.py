@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shoal.methods import registry
-from shoal.methods.base import ModelSize
+from shoal.methods.base import ModelSize, Traffic, largest_exchange
 from shoal.methods.errors import BadOption, MethodNotFound
 from shoal.methods.fedavg import FedAvg
 from shoal.methods.needs import Need
@@ -34,14 +34,14 @@ def test_every_method_loads_and_describes_itself(name: str) -> None:
     assert found.use
     assert all(option.doc for option in found.options)
     method = load_method(name, {})
-    assert method.asks == (found.bytes_per_round(8) > 0)
+    assert method.asks == (found.traffic.bytes_per_round(8) > 0)
     assert list(all_options(method)) == [option.name for option in found.options]
 
 
 def test_bytes_per_round_are_those_of_an_all_reduce() -> None:
-    assert describe("fedavg", MILLION).bytes_per_round(4) == 6_000_000
-    assert describe("fedavg", MILLION).bytes_per_round(1) == 0
-    assert describe("local", MILLION).bytes_per_round(4) == 0
+    assert describe("fedavg", MILLION).traffic.bytes_per_round(4) == 6_000_000
+    assert describe("fedavg", MILLION).traffic.bytes_per_round(1) == 0
+    assert describe("local", MILLION).traffic.bytes_per_round(4) == 0
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
@@ -87,3 +87,16 @@ def test_all_options_can_be_told_in_a_run_spec() -> None:
 
 def build_again(name: str, options: dict[str, Any]) -> Any:
     return load_method(name, msgspec.json.decode(msgspec.json.encode(options)))
+
+
+def test_what_a_round_sends_is_its_means_and_its_bodies() -> None:
+    mean = Traffic.one_mean(1_000_000)
+    assert mean == Traffic(largest=1_000_000, reduced=1_000_000)
+    assert Traffic(reduced=1_000_000, gathered=100).bytes_per_round(4) == mean.bytes_per_round(4) + 300
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_memory_is_made_for_each_mean_of_a_method(name: str) -> None:
+    told = load_method(name, {}).traffic(MILLION)
+    assert told.largest <= told.reduced <= 2 * told.largest or told.gathered
+    assert largest_exchange(load_method(name, {}), MILLION.numel) == told.largest

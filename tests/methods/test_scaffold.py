@@ -77,8 +77,8 @@ def test_local_work_is_sgd_and_both_vectors_travel() -> None:
         (AllReduce, "params"),
         (AllReduce, "control"),
     ]
-    assert describe("scaffold", ModelSize.of_one_body(100)).exchange_numel == 200
-    assert describe("fedavg", ModelSize.of_one_body(100)).exchange_numel == 100
+    assert describe("scaffold", ModelSize.of_one_body(100)).traffic.reduced == 200
+    assert describe("fedavg", ModelSize.of_one_body(100)).traffic.reduced == 100
 
 
 def test_buffers_have_no_control() -> None:

@@ -87,7 +87,7 @@ def flags_of(method: str, case: Case) -> list[str]:
 def expected_bytes(method: str, case: Case) -> int:
     """Return what `shoal methods show` says a node sends in a round."""
     size = size_of(load_task(case.task, scalars([*case.task_options], "task options")))
-    return describe(method, size, scalars([*case.options], "options")).bytes_per_round(NODES)
+    return describe(method, size, scalars([*case.options], "options")).traffic.bytes_per_round(NODES)
 
 
 def assert_lies_are_counted(nodes: Sequence[Node], lies: int) -> None:

@@ -17,7 +17,7 @@ from toy_split import ToySplit, ToySplitLearner
 
 from shoal.gossip.errors import GossipError
 from shoal.gossip.run_spec import RunSpec, TensorSpec
-from shoal.methods.base import About
+from shoal.methods.base import About, ModelSize, Traffic
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.node.trainer import ipc
 from shoal.node.trainer.session import LineLost, Session
@@ -30,9 +30,9 @@ class Split(ToySplit):
     mergeable, asks = True, True
     about = About("", "", "")
 
-    def exchange_numel(self, params_numel: int) -> int:
+    def traffic(self, model: ModelSize) -> Traffic:
         """See `shoal.methods.base.Method`."""
-        return params_numel
+        return Traffic.one_mean(model.numel)
 
 
 def run(line: ipc.Line, spec: TrainerSpec) -> None:

@@ -55,9 +55,9 @@ class Scales:
         """Return the state before round 0; `params`: float32, what travels."""
         return shoal.State(params)
 
-    def exchange_numel(self, params_numel: int) -> int:
-        """Return how many numbers the largest all-reduce has."""
-        return params_numel
+    def traffic(self, model: shoal.ModelSize) -> shoal.Traffic:
+        """Return what a peer gives in a round."""
+        return shoal.Traffic.one_mean(model.numel)
 
     def round(self, state: shoal.State, learner: shoal.Learner, round_: int) -> Any:
         """Train, then take the mean; a failed ask throws the round away, and the node runs it again."""

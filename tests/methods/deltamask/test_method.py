@@ -234,9 +234,9 @@ def test_both_codings_are_reported_and_the_shorter_is_sent() -> None:
 
 
 def test_what_a_person_is_told_of_its_bytes_is_a_tenth_of_a_bit_per_weight() -> None:
-    assert describe("deltamask", ModelSize.of_one_body(1_000_000)).bytes_per_round(2) == pytest.approx(
-        0.1 * 1_000_000 / 8, rel=0.01
-    )
+    assert describe("deltamask", ModelSize.of_one_body(1_000_000)).traffic.bytes_per_round(
+        2
+    ) == pytest.approx(0.1 * 1_000_000 / 8, rel=0.01)
 
 
 # --- batch norm -----------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_what_is_told_of_its_bytes_is_what_it_sends() -> None:
     tasks = [load_task("digits_compressible", {"share": f"{i + 1}/5", "alpha": 100.0}) for i in range(5)]
     for mode in ("masked-grid", "fe-paper"):
         one = method(mode=mode, steps=1, levels=1)
-        told = one.body_bytes(ModelSize.of_one_body(4810))
+        told = one.traffic(ModelSize.of_one_body(4810)).gathered
         assert lockstep(one, tasks, 1).body_bytes == pytest.approx(told, rel=0.05)
 
 

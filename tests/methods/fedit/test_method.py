@@ -10,7 +10,7 @@ from lockstep import names, run_round, train
 from torch import nn
 
 from shoal.gossip.run_spec import TensorSpec
-from shoal.methods.base import Report, State, Trained
+from shoal.methods.base import Report, State, Trained, gathers
 from shoal.methods.errors import BadTask
 from shoal.methods.fedit.lora import LoRALinear, add_lora, merge
 from shoal.methods.fedit.method import SKETCH, Body, FedIT, FedITConfig, _sketched
@@ -179,7 +179,7 @@ def test_with_one_a_the_mean_of_b_is_the_mean_of_the_products_and_separately_the
 
 
 def test_the_gap_of_many_layers_is_known_by_a_sketch_that_costs_next_to_nothing() -> None:
-    shape = {"width": 32, "layers": 2}
+    shape: dict[str, Any] = {"width": 32, "layers": 2}
     ours = method("separate", steps=1, rank=8)
     learners = [TorchLearner(Instructions(f"{i}/2", **shape), method=ours) for i in (1, 2)]
     outputs = sum(spec.shape[0] for spec in learners[0].manifest if ".lora_B." in spec.name)
@@ -214,8 +214,9 @@ def test_the_shown_traffic_is_that_of_the_changes() -> None:
     assert size_of(Instructions(**SMALL), method(rank=2)).numel == n_b
     size = size_of(Instructions(**SMALL), method("exact", rank=2))
     assert size.numel == n_a + n_b
-    assert method("exact").body_bytes(size) >= 2 * 4 * size.numel
-    assert method().body_bytes(size) == 0
+    assert method("exact").traffic(size).gathered >= 4 * size.numel
+    assert method("exact").traffic(size).reduced == size.numel
+    assert not gathers(method())
 
 
 def test_a_model_of_hugging_face_peft_is_taken_as_it_is() -> None:

@@ -115,8 +115,8 @@ def test_a_round_sends_what_is_trained_and_is_shown_so() -> None:
     assert done.vector_bytes == 4 * n_trained
     assert done.vector_bytes < 0.1 * 4 * 8970
     shown = describe("fedpeft", size_of(Shifted(), ours))
-    assert shown.exchange_numel == n_trained
-    assert shown.bytes_per_round(2) <= 1.05 * 4 * n_trained + 4000
+    assert shown.traffic.reduced == n_trained
+    assert shown.traffic.bytes_per_round(2) <= 1.05 * 4 * n_trained + 4000
 
 
 def test_a_model_without_blocks_is_told_to_take_another_family() -> None:

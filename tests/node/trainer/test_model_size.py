@@ -68,7 +68,7 @@ def test_roles_parts_and_embedding_are_counted() -> None:
 def test_the_bytes_of_a_method_are_those_of_the_task(
     method: str, task: str, options: dict[str, str | int], at_least: float, at_most: float
 ) -> None:
-    found = describe(method, size_of(load_task(task, {})), options).bytes_per_round(3)
+    found = describe(method, size_of(load_task(task, {})), options).traffic.bytes_per_round(3)
     assert at_least <= found <= at_most
 
 

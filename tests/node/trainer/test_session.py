@@ -256,7 +256,9 @@ def test_a_method_may_go_on_after_a_failed_ask(daemon: FakeDaemon) -> None:
 
 def test_a_method_that_asks_for_more_than_it_said_is_named(daemon: FakeDaemon) -> None:
     def trainer(session: Session) -> None:
-        with pytest.raises(BadOption, match="asks for 4 numbers, but its exchange_numel says 3"):
+        with pytest.raises(
+            BadOption, match="asks for 4 numbers, but its traffic says that the largest all-reduce has 3"
+        ):
             session.answer(begun(session), all_reduce(np.zeros(4, np.float32), weight=1))
 
     talk(daemon, Attached.begin, trainer)
