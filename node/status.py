@@ -218,3 +218,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Of the run: open, invite or closed."""
     charter: str = ""
     """As it stands in the run's settings; empty: nobody governs."""
+    uplink_mbit: float = 0.0
+    """Mbit per second up, as the last rounds measured; 0 before there was anything to measure."""

@@ -31,8 +31,11 @@ from shoal.node.cli.trust import trust_app
 from shoal.node.errors import UserError
 from shoal.node.text import printable
 
-LAZY: Final = {"testnet": ("shoal.node.testnet.cli", "A swarm of node processes on this machine.")}
-"""Command groups whose module is loaded when they are used: name -> module with an `app`, help."""
+LAZY: Final = {
+    "doctor": (RUNNING, "shoal.node.doctor.cli", "Say what does not work here, and what to type."),
+    "testnet": (TRAINING, "shoal.node.testnet.cli", "A swarm of node processes on this machine."),
+}
+"""Commands and groups that are loaded when used: name -> panel, module with an `app`, help."""
 
 _EPILOG: Final = "A second device joins with the line that shoal start prints. Every command takes --help."
 
@@ -50,11 +53,11 @@ class _Commands(TyperGroup):
 
 
 class _Later(TyperCommand):
-    """Stands for a group in the list of commands, and loads it when it is called."""
+    """Stands for a command or group in the list, and loads it when it is called."""
 
     def __init__(self, name: str) -> None:
-        module, text = LAZY[name]
-        super().__init__(name, help=text, rich_help_panel=TRAINING)
+        panel, module, text = LAZY[name]
+        super().__init__(name, help=text, rich_help_panel=panel)
         self._module = module
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
 from shoal.gossip.admission.charter import Mode, parse
@@ -32,12 +33,8 @@ def check(config: NodeConfig) -> None:
         BadConfig: a port is in use, the task cannot be found, or codec, exchange or engine do not fit.
         MethodsError: no such method, it has no such option, or it cannot train while means travel.
     """
-    for address in () if config.network.hidden else config.network.listen:
-        _, family, host, _, port = address.split("/")
-        _check_port(socket.AF_INET6 if family == "ip6" else socket.AF_INET, host, int(port), "--port")
-    if config.http.enabled:
-        family_ = socket.AF_INET6 if ":" in config.http.host else socket.AF_INET
-        _check_port(family_, config.http.host, config.http.port, "--http-port")
+    for _, _, error in check_listens(config):
+        raise error
     if config.run.task:
         method = load_method(config.run.method, config.run.options)
         check_run(config.run, method)
@@ -51,6 +48,22 @@ def check(config: NodeConfig) -> None:
             )
         if config.run.trainer == "spawn":
             _check_task(config.run.task)
+
+
+def check_listens(config: NodeConfig) -> Iterator[tuple[int, str, BadConfig]]:
+    """Tell each port that cannot be listened on, the flag that names another, and why."""
+    for address in () if config.network.hidden else config.network.listen:
+        _, family, host, _, port = address.split("/")
+        try:
+            _check_port(socket.AF_INET6 if family == "ip6" else socket.AF_INET, host, int(port), "--port")
+        except BadConfig as error:
+            yield int(port), "--port", error
+    if config.http.enabled:
+        family_ = socket.AF_INET6 if ":" in config.http.host else socket.AF_INET
+        try:
+            _check_port(family_, config.http.host, config.http.port, "--http-port")
+        except BadConfig as error:
+            yield config.http.port, "--http-port", error
 
 
 def check_run(run: RunSettings, method: Method, mode: Mode | None = None) -> None:

@@ -220,6 +220,7 @@ class Reporter:
             ],
             mode=parse(self._charter()).mode,
             charter=self._charter(),
+            uplink_mbit=self._measured_mbit(),
             drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
@@ -282,10 +283,12 @@ class Reporter:
         ][:1]
 
     def _slow_line(self) -> list[str]:
-        measured = self._driver.member.group_search.uplink.rate * 8 / 1000
-        mbit = self._config.gossip.uplink_mbit or measured
+        mbit = self._config.gossip.uplink_mbit or self._measured_mbit()
         advice = slow_line(self._rounds.spec, mbit, list(self._rounds.history))
         return [advice] if advice else []
+
+    def _measured_mbit(self) -> float:
+        return self._driver.member.group_search.uplink.rate * 8 / 1000
 
     def _engine_status(self) -> EngineStatus | None:
         engine = self._engine

@@ -11,7 +11,7 @@ model of any method. `shoal.load_model` reads both; nothing in a file is execute
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +62,22 @@ def newest(state_dir: Path, store: Store) -> tuple[Checkpoint, RunSpec]:
     Raises:
         NoModel: it has saved nothing, or it was another version that saved it.
     """
+    for run, spec in _known_runs(state_dir, store):
+        checkpoint = load_newest(state_dir, run)
+        if checkpoint is not None:
+            return checkpoint, spec
+    raise NoModel(
+        f"{state_dir} holds no model yet; run a node with this --home first: shoal start --task ..."
+    )
+
+
+def newest_spec(state_dir: Path, store: Store) -> RunSpec | None:
+    """Return the run of what was saved last by a node; None where there is none, or it is not known."""
+    return next((spec for _, spec in _known_runs(state_dir, store)), None)
+
+
+def _known_runs(state_dir: Path, store: Store) -> Iterator[tuple[bytes, RunSpec]]:
+    """Yield the runs that states were saved of, the last one first, with their specs."""
     files = sorted(state_dir.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files:
         try:
@@ -69,13 +85,8 @@ def newest(state_dir: Path, store: Store) -> tuple[Checkpoint, RunSpec]:
                 run = bytes.fromhex((tensors.metadata() or {})["run_id"])
         except (SafetensorError, KeyError, ValueError, OSError):
             continue
-        known = store.get(f"spec {run.hex()}")
-        checkpoint = load_newest(state_dir, run)
-        if known is not None and checkpoint is not None:
-            return checkpoint, _decode_spec(known)
-    raise NoModel(
-        f"{state_dir} holds no model yet; run a node with this --home first: shoal start --task ..."
-    )
+        if (known := store.get(f"spec {run.hex()}")) is not None:
+            yield run, _decode_spec(known)
 
 
 def save_model(

@@ -35,6 +35,11 @@ def machine_bytes(cgroup: Path = CGROUP) -> int:
     return min(whole, _limit(cgroup) or whole)
 
 
+def container_bytes(cgroup: Path = CGROUP) -> int:
+    """Return how much memory the container of this process may have; 0: no limit."""
+    return _limit(cgroup)
+
+
 def free_bytes(cgroup: Path = CGROUP) -> int:
     """Return how much memory is free for this process now."""
     free = int(psutil.virtual_memory().available + psutil.swap_memory().free)

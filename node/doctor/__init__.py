@@ -1,0 +1,1 @@
+"""What `shoal doctor` looks at, and what it says of it."""
