@@ -10,9 +10,10 @@ last `MAX_STEPS` of its peer, whether its answer is still kept or not. A `Next` 
 long as they took before (gossip/deadlines.py).
 
 What is kept is bounded: per peer and verb by `MAX_QUEUED` calls, over all by bytes, and peers by `MAX_PEERS`.
+Where bytes are short, the peer that has most of them gives way, so that no peer's calls shut out another's.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ class _Wanted:
 
 Told = Answer | Unserved
 """What a caller is told; tensors beside it."""
+Said = tuple[PeerId, Told, Data]
+"""Who is told what."""
 
 
 @dataclass(slots=True)
@@ -109,7 +112,8 @@ class Answering:
         self.roles: set[str] = set()
         """Those that this node holds."""
         self._queue: list[Waiting] = []
-        self._queued_bytes = self._kept_bytes = 0
+        self._queued, self._kept_of = Counter[PeerId](), Counter[PeerId]()
+        """Bytes of calls that wait, and of answers that are kept, by peer."""
         self._wanted: dict[str, _Wanted] = {}
         """By role."""
         self._peers: OrderedDict[PeerId, _Peer] = OrderedDict()
@@ -124,7 +128,7 @@ class Answering:
         if run != self._run:
             self._peers.clear()
             self._kept.clear()
-            self._kept_bytes = 0
+            self._kept_of.clear()
         self._run, self._forms = run, dict(forms)
         self.detach()
 
@@ -137,15 +141,16 @@ class Answering:
             for verb, step in sorted(known.pending):
                 left.append((peer, self._unserved(verb, step, FORGOTTEN)))
             known.pending.clear()
-        self._queue, self._queued_bytes = [], 0
+        self._queue = []
+        self._queued.clear()
         self._wanted, self._expected = {}, {}
         self.roles.clear()
         return left
 
     # --- calls ------------------------------------------------------------------------------------
 
-    def called(self, peer: PeerId, message: Call, data: Data, now: float) -> tuple[Told, Data] | None:
-        """Take a call; returns what its peer is told at once, if anything.
+    def called(self, peer: PeerId, message: Call, data: Data, now: float) -> list[Said]:
+        """Take a call; returns what its peer is told at once, and whoever gives way to it.
 
         Raises:
             RemoteViolation: it breaks its form, as no correct peer of the run does.
@@ -153,38 +158,68 @@ class Answering:
         form = self._forms.get(message.verb)
         if message.run != self._run or form is None:
             # A peer may learn late that our trainer runs something else now.
-            return self._refuse(message, OTHER_RUN if message.run != self._run else NO_VERB)
+            return self._refuse(peer, message, OTHER_RUN if message.run != self._run else NO_VERB)
         check(message.shapes, len(data), form.takes)
         key = (message.verb, message.step)
         known = self._peers.get(peer)
         if known is not None and key in known.steps:
             if key in known.pending:
-                return None
-            return known.steps[key] or self._refuse(message, FORGOTTEN)
+                return []
+            told = known.steps[key]
+            return self._refuse(peer, message, FORGOTTEN) if told is None else [(peer, *told)]
         if not self.roles:
-            return self._refuse(message, NO_ROLE)
+            return self._refuse(peer, message, NO_ROLE)
         of_peer = [each for each in self._queue if each.peer == peer and each.verb == message.verb]
         if any(each.step == message.step for each in of_peer):
-            return None
-        if len(of_peer) >= MAX_QUEUED or self._queued_bytes + len(data) > MAX_QUEUED_BYTES:
-            return self._refuse(message, BUSY)
+            return []
+        pushed = self._make_room(peer, len(data)) if len(of_peer) < MAX_QUEUED else None
+        if pushed is None:
+            return self._refuse(peer, message, BUSY)
         # The frame's memory is the network's to use again.
-        kept = bytes(data)
-        self._queue.append(Waiting(peer, *key, message.shapes, kept, message.is_last, now))
-        self._queued_bytes += len(kept)
-        return None
+        self._queue.append(Waiting(peer, *key, message.shapes, bytes(data), message.is_last, now))
+        self._queued[peer] += len(data)
+        return pushed
 
     def lost(self, peer: PeerId) -> None:
         """A peer is gone: it is waited for no more, and what it asked for is not begun."""
         gone = [each for each in self._queue if each.peer == peer]
-        self._queue = [each for each in self._queue if each.peer != peer]
-        self._queued_bytes -= sum(len(each.data) for each in gone)
+        self._unqueue(gone)
         for expected in self._expected.values():
             expected.discard(peer)
 
-    def _refuse(self, message: Call, reason: str) -> tuple[Told, Data]:
+    def _make_room(self, peer: PeerId, size: int) -> list[Said] | None:
+        """Push out the newest calls of whoever has most bytes, for a call of this size; None: it may not.
+
+        No peer gives way to one that would then have as much itself.
+        """
+        free = MAX_QUEUED_BYTES - self._queued.total()
+        left, pushed = self._queued.copy(), list[Waiting]()
+        while size > free + sum(len(each.data) for each in pushed):
+            most = max(left, key=lambda other: (left[other], other), default=peer)
+            if left[most] <= left[peer] + size or most == peer:
+                return None
+            newest = next(each for each in reversed(self._queue) if each.peer == most and each not in pushed)
+            left[most] -= len(newest.data)
+            pushed.append(newest)
+        self._unqueue(pushed)
+        said: list[Said] = []
+        for each in pushed:
+            self._admission.count(f"call refused: {BUSY}")
+            said.append((each.peer, self._unserved(each.verb, each.step, BUSY), b""))
+        return said
+
+    def _unqueue(self, calls: Iterable[Waiting]) -> None:
+        """Take calls out of the queue."""
+        names = {each.name for each in calls}
+        for each in self._queue:
+            if each.name in names:
+                self._queued[each.peer] -= len(each.data)
+        self._queue = [each for each in self._queue if each.name not in names]
+        self._queued += Counter()  # forgets those that have none
+
+    def _refuse(self, peer: PeerId, message: Call, reason: str) -> list[Said]:
         self._admission.count(f"call refused: {reason}")
-        return self._unserved(message.verb, message.step, reason), b""
+        return [(peer, self._unserved(message.verb, message.step, reason), b"")]
 
     def _unserved(self, verb: str, step: bytes, reason: str) -> Unserved:
         return Unserved(self._run, verb, step, reason)
@@ -239,21 +274,28 @@ class Answering:
             told = Answer(self._run, verb, step, shapes)
         known.steps[verb, step] = told, data
         self._kept[name] = len(data)
-        self._kept_bytes += len(data)
-        while self._kept_bytes > MAX_KEPT_BYTES:
-            self._forget_answer(next(iter(self._kept)))
+        self._kept_of[peer] += len(data)
+        while self._kept_of.total() > MAX_KEPT_BYTES:
+            most = max(self._kept_of, key=lambda other: (self._kept_of[other], other))
+            self._forget_answer(next(each for each in self._kept if each[0] == most))
         return told, data
 
     # --- inside -----------------------------------------------------------------------------------
 
     def _chosen(self, ask: Next) -> list[Waiting]:
-        """Return what would be handed out: of each peer and verb the call that came first."""
+        """Return what would be handed out: of each peer and verb the call that came first.
+
+        Of too many, those whose peers have waited longest since they were served.
+        """
         first: dict[tuple[PeerId, str], Waiting] = {}
         for each in self._queue:
             if each.verb in ask.verbs:
                 first.setdefault((each.peer, each.verb), each)
-        most = ask.until.n if isinstance(ask.until, Count) else len(first)
-        return sorted(list(first.values())[:most], key=lambda each: each.name)
+        chosen = list(first.values())
+        if isinstance(ask.until, Count):
+            served = {peer: place for place, peer in enumerate(self._peers)}
+            chosen = sorted(chosen, key=lambda each: served.get(each.peer, -1))[: ask.until.n]
+        return sorted(chosen, key=lambda each: each.name)
 
     def _lacks(self, ask: Next, chosen: list[Waiting]) -> bool:
         """Tell whether more calls are waited for."""
@@ -292,9 +334,7 @@ class Answering:
             barrier.observe(now - wanted.since)
         else:
             barrier.observe(now - max(wanted.since, min(each.since for each in chosen)))
-        names = {each.name for each in chosen}
-        self._queue = [each for each in self._queue if each.name not in names]
-        self._queued_bytes -= sum(len(each.data) for each in chosen)
+        self._unqueue(chosen)
         for verb in wanted.ask.verbs:
             called = [each for each in chosen if each.verb == verb]
             self._expected[verb] = {each.peer for each in called if not each.is_last}
@@ -323,7 +363,9 @@ class Answering:
 
     def _forget_answer(self, name: StepName) -> None:
         """Keep the step, and not what was said of it."""
-        self._kept_bytes -= self._kept.pop(name, 0)
+        self._kept_of[name[0]] -= self._kept.pop(name, 0)
+        if not self._kept_of[name[0]]:
+            del self._kept_of[name[0]]
         known = self._peers.get(name[0])
         if known is not None and name[1:] in known.steps:
             known.steps[name[1:]] = None
@@ -336,7 +378,7 @@ class Answering:
     @property
     def n_bytes(self) -> int:
         """Bytes of tensors of calls that wait and of answers that are kept."""
-        return self._queued_bytes + self._kept_bytes
+        return self._queued.total() + self._kept_of.total()
 
 
 def _names_peers(ask: Next) -> bool:

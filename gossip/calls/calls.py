@@ -152,8 +152,7 @@ class Calls:
                 self.roles.told(peer, message, now)
                 return self._take_roles(now)
             case Call():
-                told = self.answering.called(peer, message, data, now)
-                return [] if told is None else [Send(peer, *told)]
+                return [Send(*said) for said in self.answering.called(peer, message, data, now)]
             case Answer():
                 self.asking.answered(peer, message, data, now)
                 return []

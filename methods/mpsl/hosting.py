@@ -55,7 +55,7 @@ class Hosting:
         """Of these steps."""
         self.missed = 0
         """Clients whose gradients did not come."""
-        self._me = PeerId("")
+        self._me, self._wrong = PeerId(""), set[PeerId]()
         self._kept: list[Request] = []
         self._turns = 0
 
@@ -147,13 +147,24 @@ class Hosting:
             return outputs, passed
         self._turns += 1
         step = b"%d" % self._turns
-        tensors = told("z", np.concatenate(outputs), self._number)
+        joined = np.concatenate(outputs)
+        to, tensors = (yield from self._onward(after)), told("z", joined, self._number)
         try:
-            answer = yield from call((yield from holders(after)), after.forward, tensors, step=step)
+            answer = yield from call(to, after.forward, tensors, step=step)
         except Unanswered:
             return [], None
+        if len(answer.tensors["y"]) != len(joined):
+            self._wrong.add(answer.peer)
+            return [], None
         cuts = np.cumsum(passed.rows)[:-1]
-        return np.split(answer.tensors["y"], cuts), replace(passed, onward=(answer.peer, step))
+        onward = replace(passed, onward=(answer.peer, step), left=joined.shape)
+        return np.split(answer.tensors["y"], cuts), onward
+
+    def _onward(self, after: Names) -> Steps[list[PeerId]]:
+        """Return the holders of the next stage; who answered as no honest one does comes last."""
+        found = yield from holders(after)
+        self._wrong.intersection_update(found)
+        return sorted(found, key=lambda peer: peer in self._wrong)
 
     def _backward(
         self, passed: Passed, gradients: Sequence[Array | None], came: float
@@ -175,7 +186,8 @@ class Hosting:
         except Unanswered:
             return None
         between = heard("dz", answer.tensors)
-        if len(between) != sum(passed.rows):
+        if between.shape != passed.left:
+            self._wrong.add(peer)
             return None
         # The last stage has divided already.
         return self.side.step(passed, np.split(between, np.cumsum(passed.rows)[:-1]), 1.0, bounded=False)
@@ -212,7 +224,7 @@ class Hosting:
         if after is None:
             return {"y": y}
         self._turns += 1
-        to, tensors = (yield from holders(after)), told("z", y, self._number)
+        to, tensors = (yield from self._onward(after)), told("z", y, self._number)
         try:
             answer = yield from call(to, after.predict, tensors, step=b"%d" % self._turns, is_last=True)
         except Unanswered:

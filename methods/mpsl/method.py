@@ -48,6 +48,7 @@ from shoal.methods.roles.serves import attend, call, look
 
 if TYPE_CHECKING:
     from shoal.methods.mpsl.hosting import Hosting
+    from shoal.methods.mpsl.pieces import Judged
     from shoal.methods.mpsl.sides import ClientSide, Shapes
 
 log = logging.getLogger(__name__)
@@ -184,30 +185,44 @@ class MPSL:
         own = state.private.get(FRONT) if not c.sync_tokenizers else None
         moments = {k.removeprefix(ADAM): v for k, v in state.private.items() if k.startswith(ADAM)}
         side.begin(state.params if own is None else np.asarray(own, np.float32), moments)
-        hosts = yield from _hosts(names, me.peer)
-        total, rows, right, taken, lost = 0.0, 0, 0, 0, 0
+        asked = _Asked(names, me.peer, side.wrong)
+        yield from asked.look()
+        loss, rows, taken, lost = 0.0, 0, 0, 0
         parts = [part for part in side.batches(c.steps, c.rows, round_) if len(part)]
         for place, part in enumerate(parts):
             if place and (yield from here()).is_hurried:
                 break  # the peers wait for us
             step, is_last = b"%d/%d" % (round_, place), place == len(parts) - 1
-            tensors = told("z", side.forward(part), c.number)
-            try:
-                out = yield from call(hosts, names.forward, tensors, step=step, is_last=is_last)
-                if hosts and out.peer != hosts[0]:
-                    # The first did not answer: it is the last that is asked from now on.
-                    hosts = [out.peer, *(peer for peer in hosts if peer != out.peer)]
-                judged = side.judge(out.tensors["y"])
-                grad = {"g": judged.gradient}
-                back = yield from call((out.peer,), names.grad, grad, step=step, is_last=is_last)
-            except Unanswered:
+            judged = yield from self._step(side, part, asked, step, is_last=is_last)
+            if judged is None:
                 lost += 1
-                hosts = yield from _hosts(names, me.peer)
+                yield from asked.look()
                 continue
-            side.step(heard("dz", back.tensors), float(back.tensors["n"][0]))
-            total, rows, right, taken = total + judged.loss, rows + len(part), right + judged.right, taken + 1
-        metrics = {"unanswered": float(lost)} if lost else {}
-        return _Done(side.params(), total / max(1, rows), rows, taken, metrics)
+            loss, rows, taken = loss + judged.loss, rows + len(part), taken + 1
+        metrics = {"unanswered": float(lost), "wrong_answers": float(asked.n_wrong)}
+        told_ = {name: number for name, number in metrics.items() if number}
+        return _Done(side.params(), loss / max(1, rows), rows, taken, told_)
+
+    def _step(
+        self, side: "ClientSide", part: Any, asked: "_Asked", step: bytes, *, is_last: bool
+    ) -> "Steps[Judged | None]":
+        """Take one step with these examples; None: nobody answered, or not as an honest host does."""
+        names, tensors = asked.names, told("z", side.forward(part), self.config.number)
+        try:
+            out = yield from call(asked.hosts, names.forward, tensors, step=step, is_last=is_last)
+            asked.answered(out.peer)
+            judged = side.judge(out.tensors["y"])
+            if judged is None:
+                asked.answered_wrongly(out.peer)
+                return None
+            grad = {"g": judged.gradient}
+            back = yield from call((out.peer,), names.grad, grad, step=step, is_last=is_last)
+        except Unanswered:
+            return None
+        if not side.step(heard("dz", back.tensors), back.tensors["n"]):
+            asked.answered_wrongly(out.peer)
+            return None
+        return judged
 
     def _measured(
         self, side: "ClientSide", mean: Averaged, learner: Any, round_: int
@@ -217,14 +232,19 @@ class MPSL:
         side.begin(mean.vector, {})
         right, seen = 0, 0
         me = yield from here()
+        asked = _Asked(names, me.peer, side.wrong)
         for place, (z, labels) in enumerate(side.test_rows(c.rows)):
-            hosts = yield from _hosts(names, me.peer)
-            step = b"%d/m%d" % (round_, place)
+            yield from asked.look()
+            tensors, step = told("z", z, c.number), b"%d/m%d" % (round_, place)
             try:
-                out = yield from call(hosts, names.predict, told("z", z, c.number), step=step, is_last=True)
+                out = yield from call(asked.hosts, names.predict, tensors, step=step, is_last=True)
             except Unanswered:
                 break
-            right, seen = right + side.right(out.tensors["y"], labels), seen + len(labels)
+            found = side.right(out.tensors["y"], labels)
+            if found is None:
+                asked.answered_wrongly(out.peer)
+                break
+            right, seen = right + found, seen + len(labels)
         if not seen:
             return {}
         return {"accuracy": right / seen}
@@ -241,12 +261,37 @@ class _Done:
     metrics: Mapping[str, float]
 
 
-def _hosts(names: Names, me: PeerId) -> Steps[list[PeerId]]:
-    """Return whom a client asks: hosts before spares, begun at a place that differs from client to client."""
-    hosts = [each.peer for each in (yield from look(names.role))]
-    spares = [each.peer for each in (yield from look(names.spare))]
-    start = sum(me.encode()) % len(hosts) if hosts else 0
-    return [*hosts[start:], *hosts[:start], *(peer for peer in spares if peer not in hosts)]
+class _Asked:
+    """Whom a client asks: hosts before spares, begun at a place that differs from client to client.
+
+    Whoever answered as no honest host does comes last.
+    """
+
+    def __init__(self, names: Names, me: PeerId, wrong: set[PeerId]) -> None:
+        """`wrong`: who answered so; it is added to."""
+        self.names, self._me, self._wrong = names, me, wrong
+        self.hosts: list[PeerId] = []
+        self.n_wrong = 0
+        """Answers that no honest host gives."""
+
+    def look(self) -> Steps[None]:
+        """See who is there."""
+        hosts = [each.peer for each in (yield from look(self.names.role))]
+        spares = [each.peer for each in (yield from look(self.names.spare))]
+        start = sum(self._me.encode()) % len(hosts) if hosts else 0
+        ordered = [*hosts[start:], *hosts[:start], *(peer for peer in spares if peer not in hosts)]
+        self._wrong.intersection_update(ordered)
+        self.hosts = sorted(ordered, key=lambda peer: peer in self._wrong)
+
+    def answered(self, peer: PeerId) -> None:
+        """Ask this one first from now on: those before it did not answer."""
+        self.hosts = [peer, *(other for other in self.hosts if other != peer)]
+
+    def answered_wrongly(self, peer: PeerId) -> None:
+        """Ask this one last for as long as it hosts."""
+        self.n_wrong += 1
+        self._wrong.add(peer)
+        log.warning("%s: the host answers with what no host of this model can; it is asked last", peer[-6:])
 
 
 def _shapes(config: MPSLConfig, learner: Any) -> "Shapes":

@@ -85,7 +85,11 @@ class ClientSide:
         self._optimizer = torch.optim.Adam(weights, lr=lr)
         self._fresh = groups_of(self._optimizer)
         self._labels = torch.zeros(0, dtype=torch.int64)
+        self._sent: tuple[int, ...] = ()
+        self._out = Shapes(learner, cut, 1, own_head=own_head).out
         self._turns = 0
+        self.wrong: set[PeerId] = set()
+        """Hosts that answered as no honest one does."""
 
     def begin(self, params: Vector, memory: Mapping[str, Array]) -> None:
         """Stand at these params; `memory`: of the optimizer, from `memory`."""
@@ -117,19 +121,33 @@ class ClientSide:
         self._labels = y.to(self._learner.device)
         self._turns += 1
         with seeded(self._learner.seed * 1_000_003 + self._turns, self._learner.device):
-            return _array(self._front.forward([x.to(self._learner.device)])[0])
+            z = _array(self._front.forward([x.to(self._learner.device)])[0])
+        self._sent = z.shape
+        return z
 
-    def judge(self, outputs: Rows) -> Judged:
-        """Compare what the host returned of these examples with their labels."""
+    def judge(self, outputs: Rows) -> Judged | None:
+        """Compare what the host returned of these examples with their labels.
+
+        None: no honest host returns that. Its sizes are others, or the loss of it is not finite.
+        """
+        if outputs.shape != (len(self._labels), *self._out):
+            return None
         self._optimizer.zero_grad()
-        return judge(_tensor(outputs, self._learner), self._labels, self._head)
+        judged = judge(_tensor(outputs, self._learner), self._labels, self._head)
+        return judged if np.isfinite(judged.loss) and bool(judged.gradient.isfinite().all()) else None
 
-    def step(self, gradient: Rows, rows: float) -> None:
-        """Take a step of the optimizer; `gradient`: of z. `rows`: of the whole step, of all clients."""
+    def step(self, gradient: Rows, rows: Rows) -> bool:
+        """Take a step of the optimizer, unless no honest host returns that; tells whether it did.
+
+        `gradient`: of z. `rows`: of the whole step, of all clients, float32 [1].
+        """
+        if gradient.shape != self._sent or rows.shape != (1,) or rows[0] < len(self._labels):
+            return False
         self._front.backward([_tensor(gradient, self._learner)])
         if self._head is not None:
-            scale_gradients(self._head, rows)
+            scale_gradients(self._head, float(rows[0]))
         self._optimizer.step()
+        return True
 
     def test_rows(self, most: int) -> list[tuple[Rows, torch.Tensor]]:
         """Return activations and labels of test examples, in evaluation mode, at most so many at once."""
@@ -144,8 +162,10 @@ class ClientSide:
                 found.append((_array(split_front(self._front, x, self._learner)), y))
         return found
 
-    def right(self, outputs: Rows, labels: torch.Tensor) -> int:
-        """Return how many examples the model gets right."""
+    def right(self, outputs: Rows, labels: torch.Tensor) -> int | None:
+        """Return how many examples the model gets right; None: no honest host returns that."""
+        if outputs.shape != (len(labels), *self._out):
+            return None
         with torch.no_grad():
             scores = _tensor(outputs, self._learner)
             scores = scores if self._head is None else self._head(scores)
@@ -164,6 +184,8 @@ class Passed:
     """Of the params."""
     onward: tuple[PeerId, bytes] | None = None
     """The host that made the rest of the pass, and as which step."""
+    left: tuple[int, ...] = ()
+    """Shape of what it was given."""
 
 
 class HostSide:

@@ -6,15 +6,19 @@ import pytest
 from call_net import PATIENCE, RUN, CallNet, packed
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.admission import Admission
 from shoal.gossip.calls.answering import (
     BUSY,
     FORGOTTEN,
+    MAX_KEPT_BYTES,
     MAX_QUEUED,
     MAX_QUEUED_BYTES,
     MAX_STEPS,
     NO_ROLE,
+    Answering,
 )
 from shoal.gossip.calls.asks import Count, Everyone, Next
+from shoal.gossip.calls.forms import Form, TensorForm
 from shoal.gossip.messages import Answer, Call, RoleOffer, Roles, Unserved
 
 A, B, H, J = (PeerId(name) for name in ("a", "b", "h", "j"))
@@ -221,6 +225,76 @@ def test_a_flood_leaves_memory_bounded(net: CallNet) -> None:
     assert len(answering._peers[A].steps) == MAX_STEPS
     assert answering.n_bytes <= MAX_QUEUED_BYTES
     assert len(answering._kept) <= MAX_STEPS
+
+
+MOST = 4 << 20
+"""Bytes of a call at most."""
+BIG = {"v": TensorForm((MOST // 4,))}
+VERBS = {"one": Form(BIG, BIG), "two": Form(BIG, BIG)}
+
+
+def full_of(peer: PeerId) -> tuple[Answering, Admission]:
+    """Return the calls of a host whose queue one peer has filled, with two verbs."""
+    admission = Admission()
+    answering = Answering(H, PATIENCE, {A, B}, admission)
+    answering.attach(RUN, VERBS)
+    answering.roles.add("host")
+    for number in range(MAX_QUEUED):
+        for verb in VERBS:
+            assert call_big(answering, peer, verb, b"%d" % number, MOST) == []
+    assert answering.n_bytes == MAX_QUEUED_BYTES
+    return answering, admission
+
+
+def call_big(answering: Answering, peer: PeerId, verb: str, step: bytes, size: int) -> list[Any]:
+    return answering.called(peer, Call(RUN, verb, step, (("v", (size // 4,)),)), bytes(size), 0.0)
+
+
+def test_who_fills_the_queue_gives_way_to_the_others() -> None:
+    answering, admission = full_of(A)
+    assert call_big(answering, B, "one", b"1", MOST) == [(A, Unserved(RUN, "two", b"3", BUSY), b"")]
+    assert admission.counts[f"call refused: {BUSY}"] == 1
+    assert answering.n_bytes == MAX_QUEUED_BYTES
+    answering.want("host", Next(("one", "two"), Everyone((A, B))), 0.0)
+    (handed,) = answering.ready(0.0)
+    assert {each.peer for each in handed.calls} == {A, B}
+
+
+def test_nobody_gives_way_to_one_that_has_as_much() -> None:
+    answering, _ = full_of(A)
+    for number in range(MAX_QUEUED):
+        assert call_big(answering, B, "one", b"%d" % number, MOST)[0][0] == A
+    assert call_big(answering, B, "two", b"0", MOST) == [(B, Unserved(RUN, "two", b"0", BUSY), b"")]
+    assert call_big(answering, A, "two", b"9", MOST) == [(A, Unserved(RUN, "two", b"9", BUSY), b"")]
+    assert answering.n_bytes == MAX_QUEUED_BYTES
+
+
+def test_who_asks_most_is_no_sooner_served_than_the_others(net: CallNet) -> None:
+    both = Next(("ask", "tell"), Count(1))
+    for number in range(MAX_QUEUED):
+        for verb in both.verbs:
+            net.call(A, 100 + number, (H,), b"%d" % number, verb=verb)
+    net.run(1)
+    net.call(B, 1, (H,), b"1")
+    net.run(1)
+    for _ in range(3):
+        net.want(H, both)
+    assert [peer for peer, _ in steps(net, H)] == [A, B, A]
+
+
+def test_who_asks_most_does_not_push_out_the_answers_of_others() -> None:
+    answering, _ = full_of(B)
+    answering.detach()
+    answering.roles.add("host")
+    for peer, count in ((B, 1), (A, 12)):
+        for number in range(count):
+            call_big(answering, peer, "one", b"%d" % number, MOST)
+            answering.want("host", Next(("one",)), 0.0)
+            ((call,),) = (each.calls for each in answering.ready(0.0))
+            answering.reply(call.name, call.shapes, call.data)
+    assert answering.n_bytes == MAX_KEPT_BYTES
+    assert call_big(answering, B, "one", b"0", MOST)[0][1] == Answer(RUN, "one", b"0", (("v", (MOST // 4,)),))
+    assert call_big(answering, A, "one", b"0", MOST)[0][1] == Unserved(RUN, "one", b"0", FORGOTTEN)
 
 
 BAD: list[tuple[str, Any, bytes]] = [

@@ -1,5 +1,6 @@
 """MPSL in lockstep: whole rounds, lost clients and hosts, averaging hosts, and what crosses the wire."""
 
+from copy import deepcopy
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from few_pairs import Few
 from lockstep import names
 from torch import nn
+from torch.nn import functional
 
 from shoal.gossip.calls.asks import Call
 from shoal.gossip.events import Vector
@@ -21,28 +24,11 @@ from shoal.methods.mpsl.copies import Copies
 from shoal.methods.mpsl.hosting import Hosting
 from shoal.methods.mpsl.in_lockstep import SplitRun
 from shoal.methods.mpsl.method import MPSL, MPSLConfig
-from shoal.methods.mpsl.pairs import DigitsCaptions
 from shoal.methods.mpsl.tokens import token_bytes
 from shoal.methods.roles.serves import Serves
 from shoal.methods.tasks.digits import Digits
 
 A, B, C, D, E = names(5)
-
-
-class Few(DigitsCaptions):
-    """A share of which only the first examples are used."""
-
-    def __init__(self, share: str, count: int = 24, tests: int = 30) -> None:
-        super().__init__(share, alpha=100.0)
-        self._count, self._tests = count, tests
-
-    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = super().train_data()
-        return x[: self._count], y[: self._count]
-
-    def test_data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = super().test_data()
-        return x[: self._tests], y[: self._tests]
 
 
 def method(**options: Any) -> MPSL:
@@ -86,6 +72,28 @@ def test_stages_on_several_hosts_come_to_what_one_host_does(head: Any) -> None:
     whole = np.concatenate([params(two, A), params(two, B, 1)])
     assert float(np.abs(whole - params(one, A)).max()) < 1e-5
     assert float(np.abs(one.states[A].params - two.states[A].params).max()) < 1e-5
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_gradients_on_several_hosts_are_those_of_one_process(stages: int) -> None:
+    run = nodes(stages=stages, steps=1, spares=False)
+    learners = list(run.learners.values())
+    whole = deepcopy(learners[0].model)
+    for parameter in whole.parameters():
+        parameter.requires_grad_(True)
+    x, y = (torch.cat(each) for each in zip(*(learner.data for learner in learners), strict=True))
+    functional.cross_entropy(whole(x), y).backward()
+    run.round()
+    hosts = [run.hosting(run.peers[stage], stage).side.module for stage in range(stages)]
+    ours = torch.cat([gradients_of(each) for each in hosts])
+    assert float((ours - gradients_of(whole.body)).abs().max()) < 1e-6
+    for part in ("front", "head"):
+        summed = sum(gradients_of(getattr(learner.model, part)) for learner in learners)
+        assert float((summed - gradients_of(getattr(whole, part))).abs().max()) < 1e-6
+
+
+def gradients_of(module: nn.Module) -> torch.Tensor:
+    return torch.cat([each.grad.flatten() for each in module.parameters() if each.grad is not None])
 
 
 def test_rounds_are_the_same_every_time_and_the_loss_falls() -> None:
