@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from shoal.gossip.run_spec import RunSettings
-from shoal.methods.base import Method
+from shoal.methods.base import Method, largest_exchange
 from shoal.node.config.codec_ladder import (
     LADDER,
     PATIENT,
@@ -55,7 +55,7 @@ def line_of(run: RunSettings, method: Method | None, numel: int, mbit: float, or
 
     `method`: of the run, where it is known here.
     """
-    travels = method.exchange_numel(numel) if method is not None else numel
+    travels = largest_exchange(method, numel) if method is not None else numel
     codecs = codecs_for(run, method) if method is not None else list(LADDER)
     rows = [
         LineRow(

@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from shoal.gossip.run_spec import RunSpec
-from shoal.methods.base import Method
+from shoal.methods.base import Method, largest_exchange
 from shoal.methods.errors import MethodsError
 from shoal.methods.registry import load_method
 from shoal.node.config.preflight import check_listens
@@ -206,7 +206,7 @@ def _disk(seen: Seen) -> Finding:
 
 def _memory(seen: Seen) -> Finding:
     spec = seen.spec if seen.status is None else None
-    numel = seen.method.exchange_numel(spec.params_numel) if spec is not None and seen.method else 0
+    numel = largest_exchange(seen.method, spec.params_numel) if spec is not None and seen.method else 0
     return machine.check_memory(spec, numel, machine_bytes(), free_bytes())
 
 
