@@ -30,7 +30,8 @@ from shoal.gossip.member.commands import (
     PeerAddresses,
     SetAddresses,
 )
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.net.libp2p_host import open_host

@@ -22,7 +22,8 @@ import trio
 from shoal.crypto.keys import new_key
 from shoal.gossip.events import Effect, Send, Vector
 from shoal.gossip.member.commands import Attach, ChunksVerified, NewState, Refused, Synced
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.messages import Chunk
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.net.host_config import HostConfig

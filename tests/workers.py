@@ -9,7 +9,8 @@ from memory import MemoryNet
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
 from shoal.gossip.member import commands
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.run_spec import RunSpec, run_id
 from shoal.gossip.state.tree_hash import state_hash

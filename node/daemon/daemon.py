@@ -29,7 +29,8 @@ from shoal.gossip.member.commands import (
     RosterChanged,
     SetAddresses,
 )
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.net.libp2p_host import Libp2pHost

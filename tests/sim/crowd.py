@@ -41,7 +41,8 @@ from shoal.gossip.events import (
 )
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.membership.dial_plan import peer_in
 from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec

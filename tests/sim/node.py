@@ -40,7 +40,8 @@ from shoal.gossip.events import (
 )
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acquaintance
 from shoal.gossip.messages import Accept, Cut, Record, Settle
 from shoal.gossip.run_spec import Combine, RunSpec, TensorSpec

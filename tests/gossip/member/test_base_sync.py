@@ -22,7 +22,8 @@ from shoal.gossip.events import (
     TimerFired,
 )
 from shoal.gossip.member.commands import BaseArriving, BaseFetched, Event, FetchBase, HoldBase, Refused
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.messages import Chunk, NotHeld, Offer, PeerMessage, Want
 from shoal.gossip.run_spec import TensorSpec
 from shoal.gossip.state.base_blocks import BaseBlocks, BaseTree

@@ -13,7 +13,8 @@ from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
 from shoal.gossip.matchmaking.proposals import commit_of
 from shoal.gossip.member.commands import Attach, NewState
 from shoal.gossip.member.group_search import LATE, SILENT, GroupSearch
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.messages import Accept, Commit, Propose, Ready
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id

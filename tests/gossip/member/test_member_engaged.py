@@ -16,7 +16,8 @@ from shoal.gossip.member.commands import (
     NewState,
     SetEngine,
 )
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.messages import Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 

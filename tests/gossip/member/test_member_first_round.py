@@ -8,7 +8,8 @@ import pytest
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import SetTimer, Timer
 from shoal.gossip.member.commands import Attach, Contribute, NewState
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 
 SPEC = RunSpec(method="fedavg", task="digits", tensors=(TensorSpec("w", "float32", (4,)),))

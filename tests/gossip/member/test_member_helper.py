@@ -9,7 +9,8 @@ import pytest
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Notify, PeerFound, Received, Send, Timer, TimerFired
 from shoal.gossip.member.commands import Attach, Event, NewState, Synced
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.state.tree_hash import state_hash
 

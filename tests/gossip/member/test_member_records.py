@@ -20,7 +20,8 @@ from shoal.gossip.member.commands import (
     PeerAddresses,
     Refused,
 )
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.membership.dissemination import INTRODUCED
 from shoal.gossip.messages import Describe, Presence, Record, Records
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id

@@ -4,7 +4,8 @@ import random
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Received, Send
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.messages import Presence, Record, Records
 
 ME, OTHER, THIRD = PeerId("a"), PeerId("b"), PeerId("c")

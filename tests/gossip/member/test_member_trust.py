@@ -11,7 +11,8 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Notify, PeerFound, Received
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member import commands
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.foreign_lineages import NOT_FOLLOWED, REMEMBERED
 from shoal.gossip.membership.lineages import Basis

@@ -7,7 +7,8 @@ import pytest
 from shoal.crypto.keys import PeerId
 from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.member.commands import Attach, NewState
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.member.quorum import counting, fewest_of, is_in_all, is_meaningful
 from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS, Acquaintance
 from shoal.gossip.membership.swarm_view import SwarmView

@@ -20,7 +20,8 @@ from shoal.gossip.events import (
     TimerFired,
 )
 from shoal.gossip.member import commands
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.messages import Fetch, NotHeld, PeerMessage, Ready, RosterHave, RosterNews, Want
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 

@@ -5,7 +5,8 @@ import pytest
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import PeerFound
 from shoal.gossip.member.commands import AddAddress, RemoveAddress
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.membership.colleagues import MAX_KNOWN, Colleagues
 from shoal.gossip.membership.dial_plan import DialPlan
 

@@ -34,7 +34,8 @@ from shoal.gossip.group import Exchanged
 from shoal.gossip.host import Announced, FrameReceived, HostStatistics
 from shoal.gossip.member import commands
 from shoal.gossip.member.commands import Event
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.messages import Presence, Record, Records
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.run_spec import RunSpec, TensorSpec

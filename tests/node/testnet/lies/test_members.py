@@ -14,7 +14,8 @@ from workers import Worker
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
 from shoal.gossip.member.commands import AbortRound, Attach, Contribute, NewState
-from shoal.gossip.member.member import Member, MemberConfig
+from shoal.gossip.member.member import Member
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.messages import MAX_WEIGHT
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.state.tree_hash import state_hash

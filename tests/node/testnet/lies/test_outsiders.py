@@ -12,7 +12,7 @@ from workers import KEYS, Worker, codec
 
 from shoal.crypto.keys import peer_id_of
 from shoal.gossip.averaging.plausible import NEWCOMERS
-from shoal.gossip.member.member import MemberConfig
+from shoal.gossip.member.parts import MemberConfig
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.testnet.lies.outsider import PROGRAMS, Outsider
 from shoal.node.testnet.lies.sight import Sight
