@@ -20,7 +20,8 @@ from shoal.gossip.events import Effects, ProbeLink, SetTimer, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import UplinkEstimate
-from shoal.gossip.matchmaking.matchmaking import OTHER_GROUP, Matchmaking, MatchmakingConfig
+from shoal.gossip.matchmaking.matchmaking import OTHER_GROUP, Matchmaking
+from shoal.gossip.matchmaking.search import MatchmakingConfig
 from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.membership.dial_plan import DialPlan, Dice
 from shoal.gossip.membership.dissemination import Dissemination

@@ -15,7 +15,7 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.events import Effect, Effects, Received, Send, Vector
 from shoal.gossip.group import Group
-from shoal.gossip.matchmaking.matchmaking import place
+from shoal.gossip.matchmaking.search import place
 from shoal.gossip.member.commands import Contribute, Event, NewState
 from shoal.gossip.member.member import Member
 from shoal.gossip.messages import MAX_WEIGHT, Accept, Commit, Cut, Part, Propose, Ready, Reduced

@@ -10,8 +10,9 @@ from core_net import Net, peers
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.grid import deal
-from shoal.gossip.matchmaking.matchmaking import Matchmaking, MatchmakingConfig, State, place
+from shoal.gossip.matchmaking.matchmaking import Matchmaking
 from shoal.gossip.matchmaking.proposals import group_id
+from shoal.gossip.matchmaking.search import MatchmakingConfig, State, place
 from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.matchmaking.turns import rank
 from shoal.gossip.messages import Abandon, Accept, Commit, Decline, Propose, Ready, Shown, Signed, Unheard

@@ -16,10 +16,9 @@ from shoal.gossip.matchmaking.matchmaking import (
     OTHER_GROUP,
     OUT_OF_TURN,
     Matchmaking,
-    MatchmakingConfig,
-    State,
 )
 from shoal.gossip.matchmaking.proposals import named_by
+from shoal.gossip.matchmaking.search import MatchmakingConfig, State
 from shoal.gossip.matchmaking.standing import Standing, seated, seats
 from shoal.gossip.matchmaking.turns import Turns, rank
 from shoal.gossip.messages import (

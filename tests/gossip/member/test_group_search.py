@@ -9,8 +9,9 @@ from shoal.gossip.admission.admission import TARDY
 from shoal.gossip.admission.newcomer_waits import MOST, SHARE
 from shoal.gossip.events import PeerFound, PeerLost, Send
 from shoal.gossip.group import Group
-from shoal.gossip.matchmaking.matchmaking import Matchmaking, State
+from shoal.gossip.matchmaking.matchmaking import Matchmaking
 from shoal.gossip.matchmaking.proposals import commit_of
+from shoal.gossip.matchmaking.search import State
 from shoal.gossip.member.commands import Attach, NewState
 from shoal.gossip.member.group_search import LATE, SILENT, GroupSearch
 from shoal.gossip.member.member import Member
