@@ -16,7 +16,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shoal.methods.errors import MethodsError
-from shoal.node.cli.admission import admit, ban, cosign, edict_app, found, invite, members, pardon
+from shoal.node.cli.admission.edicts import admit, ban, cosign, edict_app, pardon
+from shoal.node.cli.admission.founding import found
+from shoal.node.cli.admission.inviting import invite
+from shoal.node.cli.admission.members import members
 from shoal.node.cli.common import RUNNING, SETUP, TRAINING, WHO, show_any_character, show_version
 from shoal.node.cli.export import model_export
 from shoal.node.cli.forget import forget_app

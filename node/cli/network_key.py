@@ -12,16 +12,8 @@ from shoal.gossip.admission.errors import AdmissionError
 from shoal.gossip.admission.roster import Roster
 from shoal.gossip.admission.rotations import MAX_BOXES, Line, Rotation, fingerprint, sealed_for
 from shoal.gossip.psk_file import KEY_BYTES, text_of
-from shoal.node.cli.admission import (
-    CharterOption,
-    Keys,
-    charter_of,
-    founder_key,
-    put,
-    roster_of,
-    seconds,
-    tell_next,
-)
+from shoal.node.cli.admission.common import CharterOption, Keys, charter_of, founder_key, roster_of, seconds
+from shoal.node.cli.admission.edicts import put, tell_next
 from shoal.node.cli.common import HomeOption, JsonOption, home_flag, home_of, print_json
 from shoal.node.config.settings import load
 from shoal.node.errors import BadConfig, Refused

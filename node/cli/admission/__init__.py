@@ -1,0 +1,1 @@
+"""The commands that say who may take part in a run."""
