@@ -1,10 +1,10 @@
-"""Patterns: how the peers of a run average, and what the rest of a node must know of that.
+"""Patterns of exchange: how the peers of a run average, and what the rest of a node must know of that.
 
     group       each round the peers of a group take one mean, and end with one state
     pairwise    each round a peer gives to some neighbours (push-sum), and keeps a state of its own; only the
                 last round of the run is averaged in groups
 
-A new pattern is a line in `PATTERNS`, and the exchange that it needs in `shoal.gossip.averaging`.
+A new one is a line in `PATTERNS`, and the exchange that it needs in `shoal.gossip.averaging`.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
-DOES_IO: Final = {"interfaces", "net"}
+DOES_IO: Final = {"network_interfaces", "net"}
 """What stands in gossip/ and is no core: it waits, or asks the system."""
 
 

@@ -1,6 +1,6 @@
 """Exchange: what a member asks of any exchange in a group, whatever is exchanged.
 
-A new pattern is a file beside this one, and a line in `shoal.gossip.member.asks` that begins it.
+A new one is a file beside this one, and a line in `shoal.gossip.member.ask_queue` that begins it.
 """
 
 from typing import Protocol

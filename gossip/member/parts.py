@@ -15,7 +15,7 @@ from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.calls.calls import Calls
 from shoal.gossip.deadlines import SLOWEST_LINE
 from shoal.gossip.lifecycle import Phase
-from shoal.gossip.member.asks import AskQueue
+from shoal.gossip.member.ask_queue import AskQueue
 from shoal.gossip.member.base_sync import BaseSync
 from shoal.gossip.member.calling import Calling
 from shoal.gossip.member.group_search import GroupSearch

@@ -26,7 +26,6 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import Address, from_socket
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.doors import WAITING
-from shoal.gossip.interfaces import expand_all, hosts_here, networks_here
 from shoal.gossip.net.circuit import HOP, Circuit, NoCircuit, reserve
 from shoal.gossip.net.connecting.handshakes import HANDSHAKE_PATIENCE, Handshakes
 from shoal.gossip.net.connecting.inbound import Inbound
@@ -44,6 +43,7 @@ from shoal.gossip.net.libp2p_adapters import (
 from shoal.gossip.net.transport.records import Suite
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
 from shoal.gossip.net.transport.unix_sockets import listen_local
+from shoal.gossip.network_interfaces import expand_all, hosts_here, networks_here
 from shoal.gossip.scope import (
     USER,
     DialPrivate,

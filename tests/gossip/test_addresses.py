@@ -12,7 +12,7 @@ from shoal.gossip.addresses import (
     parse,
     parse_listen,
 )
-from shoal.gossip.interfaces import expand, expand_all, is_inward
+from shoal.gossip.network_interfaces import expand, expand_all, is_inward
 
 PEER = peer_id_of(bytes(key_from_seed(bytes(32)).verify_key))
 RELAY = peer_id_of(bytes(key_from_seed(bytes(31) + b"r").verify_key))

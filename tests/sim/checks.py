@@ -40,7 +40,7 @@ from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.standing import MAX_OF_A_PREFIX
 from shoal.gossip.member import commands
-from shoal.gossip.member.asks import LEFT_OUT
+from shoal.gossip.member.ask_queue import LEFT_OUT
 from shoal.gossip.run_spec import Combine
 from shoal.gossip.scope import Scope, endpoint, scope_of
 from shoal.gossip.state.tree_hash import state_hash

@@ -23,7 +23,7 @@ from sim.runs import CLASSES, EVERYTHING
 
 import shoal.gossip.admission.grants
 import shoal.gossip.averaging.gather
-import shoal.gossip.member.asks
+import shoal.gossip.member.ask_queue
 import shoal.gossip.membership.dial_plan
 from shoal.gossip.admission.charter import Founders
 from shoal.gossip.admission.edicts import Edict
@@ -43,7 +43,7 @@ from shoal.gossip.deadlines import Deadline, Progress
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.matchmaking.accepted import Accepted
 from shoal.gossip.matchmaking.matchmaking import Matchmaking
-from shoal.gossip.member.asks import AskQueue
+from shoal.gossip.member.ask_queue import AskQueue
 from shoal.gossip.member.base_sync import BaseSync
 from shoal.gossip.member.group_search import GroupSearch
 from shoal.gossip.member.member import Member
@@ -465,7 +465,7 @@ def _lets_anybody_convene(patch: pytest.MonkeyPatch) -> None:
 
 
 def _misses_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shoal.gossip.member.asks, "is_in_all", lambda me, group, outcome: True)
+    patch.setattr(shoal.gossip.member.ask_queue, "is_in_all", lambda me, group, outcome: True)
 
 
 def _lets_arrival_win_ties(patch: pytest.MonkeyPatch) -> None:

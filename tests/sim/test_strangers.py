@@ -14,7 +14,7 @@ from sim.world import Scenario, Sim
 from shoal.crypto.keys import PeerId
 from shoal.gossip.matchmaking.standing import Standing
 from shoal.gossip.matchmaking.turns import Turns
-from shoal.gossip.member.asks import GIVES_NOTHING
+from shoal.gossip.member.ask_queue import GIVES_NOTHING
 from shoal.gossip.member.commands import Averaged, Event
 from shoal.gossip.member.group_search import SILENT
 

@@ -1,4 +1,4 @@
-"""Interfaces: which addresses this machine has, and which networks it is in."""
+"""Network interfaces: which addresses this machine has, and which networks it is in."""
 
 import ipaddress
 import re

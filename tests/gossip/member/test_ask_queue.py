@@ -19,7 +19,7 @@ from shoal.gossip.averaging.push_sum import TOO_HEAVY
 from shoal.gossip.events import Drop, Effects, Notify, ProbeLink, Received, Send, Timer
 from shoal.gossip.group import Group
 from shoal.gossip.lifecycle import Lifecycle, Phase, Trigger
-from shoal.gossip.member.asks import LEFT_OUT, MAX_KEPT, AskQueue
+from shoal.gossip.member.ask_queue import LEFT_OUT, MAX_KEPT, AskQueue
 from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
 from shoal.gossip.member.pairwise_rounds import PARTIAL, PairwiseRounds
 from shoal.gossip.membership.colleagues import Acquaintance
