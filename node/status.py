@@ -17,6 +17,8 @@ PHASES: Final = (
     *("helping", "stopping"),
 )
 """Of a node."""
+UNREADY: Final = ("starting", "syncing", "stopping")
+"""Phases in which a node can take part in nothing: /readyz says no, and so does `shoal status --ready`."""
 
 
 class PeerStatus(msgspec.Struct, frozen=True):

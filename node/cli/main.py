@@ -35,7 +35,8 @@ from shoal.node.errors import UserError
 from shoal.node.text import printable
 
 LAZY: Final = {
-    "doctor": (RUNNING, "shoal.node.doctor.cli", "Say what does not work here, and what to type."),
+    "doctor": (RUNNING, "shoal.node.cli.operation.doctor", "Say what does not work here, and what to type."),
+    "service": (RUNNING, "shoal.node.cli.operation.service", "A node that starts with its user or machine."),
     "testnet": (TRAINING, "shoal.node.testnet.cli", "A swarm of node processes on this machine."),
 }
 """Commands and groups that are loaded when used: name -> panel, module with an `app`, help."""

@@ -9,6 +9,7 @@ import typer
 from shoal.crypto.keys import PeerId, short
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
 from shoal.node.config.settings import HIDDEN, load, settings, toml_value
+from shoal.node.status import UNREADY
 from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable, size
 
 MAX_FAILED: Final = 3
@@ -26,11 +27,18 @@ def status(
     home: HomeOption = None,
     json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow until Ctrl-C.")] = False,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="End with 1 while the node can take part in nothing.")
+    ] = False,
 ) -> None:
     """Show what the running node does."""
     from shoal.node.web import client
 
     path = home_of(home).path
+    if ready:
+        phase = client.fetch_status(path).phase
+        print(phase)
+        raise typer.Exit(int(phase in UNREADY))
     if watch and not json:
         _watch(lambda: client.fetch_status(path))
         return

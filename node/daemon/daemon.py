@@ -50,6 +50,7 @@ from shoal.node.errors import UserError
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
+from shoal.node.service.notify import tell_manager
 from shoal.node.status import RoundStatus, Status
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.storage.database import Store
@@ -144,6 +145,7 @@ class Daemon(Surroundings):
     async def run(self) -> None:
         """Run until stopped, and say goodbye to the peers."""
         await self._start(self._nursery)
+        self._nursery.start_soon(tell_manager, self.status, self._is_stopping, os.environ)
         await self._is_stopping.wait()
         self._tell()
         self.rounds.stop()

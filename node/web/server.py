@@ -44,7 +44,7 @@ from shoal.gossip.admission.rotations import Rotation
 from shoal.gossip.admission.tokens import Token
 from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.roster_status import RosterStatus
-from shoal.node.status import Status
+from shoal.node.status import UNREADY, Status
 from shoal.node.web import metrics
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES: Final = 64 << 10
 UNHEALTHY: Final = ("stopping",)
 """Phases in which /healthz says no."""
-UNREADY: Final = ("starting", "syncing", "stopping")
-"""Phases in which /readyz says no."""
 
 _PAGE_DIR: Final = Path(__file__).with_name("page")
 _HEADERS: Final = {

@@ -1,0 +1,1 @@
+"""Commands about running a node for long: doctor, service, pause and resume, completion."""
