@@ -196,6 +196,6 @@ def describe(
         options=explain_options(config_class(name)),
         size=size,
         traffic=method.traffic(size),
-        needs=needs_of(name, found),
+        needs=needs_of(found),
         body_bound=found.about.body_bound,
     )

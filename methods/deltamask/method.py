@@ -48,6 +48,7 @@ from shoal.methods.coding.gathered import SLICE_BYTES, exchange
 from shoal.methods.coding.keystream import Words, derive_key, uniform_words
 from shoal.methods.deltamask.mask_update import Bounds, Coding, read, write
 from shoal.methods.deltamask.posterior import ONE, Posterior, Prior, divergence, from_scores, to_scores
+from shoal.methods.needs import Need
 
 if TYPE_CHECKING:
     from shoal.methods.learning.learner import TorchLearner
@@ -104,6 +105,19 @@ class DeltaMask:
     # An update says what changed against the agreed mask; against another it says nothing.
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what="role()",
+            must=True,
+            why="which tensors are the body, whose weights are masked, and which the head, trained before;"
+            " without a head set head_rounds = 0",
+        ),
+        Need(
+            what="a pre-trained model()",
+            must=False,
+            why="masks choose among its weights; random ones are worth little",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Tsouvalas, Asano, Saeed, Federated Fine-Tuning of Foundation Models via Probabilistic Masking,"
         " 2023, https://arxiv.org/abs/2311.17299",

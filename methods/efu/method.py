@@ -46,6 +46,7 @@ from shoal.methods.enccluster.method import (
 )
 from shoal.methods.enccluster.sums import secure_sums
 from shoal.methods.learning.forgetting import Note, Request
+from shoal.methods.needs import NO_BUFFERS, Need
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +94,10 @@ class EFU:
 
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (
+        NO_BUFFERS,
+        Need(what="(x, label) examples", must=False, why="what is forgotten is chosen by label or by input"),
+    )
     about: ClassVar[About] = About(
         paper="Mohammadi et al., EFU: Enforcing Federated Unlearning via Functional Encryption, CIKM 2025,"
         " https://arxiv.org/abs/2508.07873",

@@ -53,6 +53,7 @@ from shoal.methods.enccluster.sums import (
     secure_sums,
 )
 from shoal.methods.errors import BadTask
+from shoal.methods.needs import NO_BUFFERS, Need
 
 if TYPE_CHECKING:
     from shoal.methods.learning.learner import TorchLearner
@@ -115,6 +116,7 @@ class EncCluster:
 
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (NO_BUFFERS,)
     about: ClassVar[About] = About(
         paper="Tsouvalas, Mohammadi et al., EncCluster: Scalable Functional Encryption in Federated Learning"
         " through Weight Clustering and Probabilistic Filters, 2024, https://arxiv.org/abs/2406.09152",

@@ -54,6 +54,7 @@ from shoal.methods.errors import Diverged
 from shoal.methods.fedcompress import effective_rank
 from shoal.methods.fedcompress.cluster_count import Progress, advance
 from shoal.methods.fedcompress.student import DistilConfig, Scene, elect, elected_student
+from shoal.methods.needs import LAST_LINEAR, Need
 from shoal.methods.params import views
 
 if TYPE_CHECKING:
@@ -164,6 +165,18 @@ class FedCompress:
     # A delta is one from the common params, and kappa and its memory are common too.
     mergeable: ClassVar[bool] = False
     asks: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what=LAST_LINEAR,
+            must=False,
+            why="the representation before it, where kappa adapts; a fixed kappa does not ask for it",
+        ),
+        Need(
+            what="10 labelled examples",
+            must=False,
+            why="a tenth is kept out of training, to see whether kappa should grow",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Tsouvalas et al., Communication-Efficient Federated Learning through Adaptive Weight"
         " Clustering and Server-Side Distillation, ICASSP 2024, https://arxiv.org/abs/2401.14211",

@@ -41,6 +41,7 @@ from shoal.methods.coding.fixed_point import clip_to_median
 from shoal.methods.coding.gathered import cap, exchange, unpack
 from shoal.methods.fedavg import FedAvgConfig
 from shoal.methods.fedit.products import Factors, mean_product
+from shoal.methods.needs import Need
 from shoal.methods.params import flatten, views
 
 HEAD_BYTES = 64
@@ -88,6 +89,14 @@ class FedIT:
     asks: ClassVar[bool] = True
     # What is trained is chosen before the first step.
     follows_any_loop: ClassVar[bool] = False
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what="a pre-trained model()",
+            must=False,
+            why="the same on all nodes, with linear layers: what is frozen never changes, and its hash is in"
+            " the run's name",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Zhang et al., Towards Building the Federated GPT: Federated Instruction Tuning, ICASSP 2024,"
         " https://arxiv.org/abs/2305.05644",

@@ -58,6 +58,7 @@ from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, 
 from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
 from shoal.methods.fedln import histogram
 from shoal.methods.fedln.noisy_peers import NOBODY, SMALLEST_PART, noisy_from
+from shoal.methods.needs import LAST_LINEAR, Need
 
 if TYPE_CHECKING:
     from shoal.methods.learning.learner import TorchLearner
@@ -196,6 +197,19 @@ class FedLN:
 
     mergeable: ClassVar[bool] = True
     asks: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what="embed()",
+            must=False,
+            why="rows in which near means alike, from a frozen encoder; unless overridden the flattened"
+            " inputs, which will do where raw inputs tell the classes apart",
+        ),
+        Need(
+            what=LAST_LINEAR,
+            must=False,
+            why="the representation before it, for remedy = distil; no other remedy asks for it",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Tsouvalas et al., Labeling Chaos to Learning Harmony: Federated Learning with Noisy Labels,"
         " ACM TIST, 2024, https://arxiv.org/abs/2208.09378",

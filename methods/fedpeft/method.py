@@ -26,6 +26,7 @@ import msgspec
 
 from shoal.methods.base import About
 from shoal.methods.fedavg import FedAvg, FedAvgConfig
+from shoal.methods.needs import LAST_LINEAR, Need
 
 
 class FedPEFTConfig(FedAvgConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +51,18 @@ class FedPEFT(FedAvg):
 
     # What is trained is chosen before the first step.
     follows_any_loop: ClassVar[bool] = False
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what="a pre-trained model()",
+            must=False,
+            why="the same on all nodes: what is frozen never changes, and its hash is in the run's name",
+        ),
+        Need(
+            what=LAST_LINEAR,
+            must=False,
+            why="the head, which is trained in every family but trained",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Sun et al., Exploring Parameter-Efficient Fine-Tuning to Enable Foundation Models in Federated"
         " Learning, 2022, https://arxiv.org/abs/2210.01708",

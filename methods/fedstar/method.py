@@ -49,6 +49,7 @@ from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
 from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
 from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
+from shoal.methods.needs import Need
 
 if TYPE_CHECKING:
     from shoal.methods.learning.learner import TorchLearner
@@ -216,6 +217,19 @@ class FedSTAR:
 
     mergeable: ClassVar[bool] = True
     asks: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what="unlabelled_data()",
+            must=False,
+            why="inputs without labels, of the classes that train_data() has; without it FedSTAR is"
+            " supervised training",
+        ),
+        Need(
+            what="10 labelled examples",
+            must=False,
+            why="some are held out by each peer to judge the gate; a node may have none where others do",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Tsouvalas, Saeed, Ozcelebi, Federated Self-Training for Semi-Supervised Audio Recognition,"
         " ACM TECS 21(6), 2022, https://arxiv.org/abs/2107.06877",

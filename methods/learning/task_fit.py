@@ -1,4 +1,4 @@
-"""Whether a task gives a method what it asks for: `fit_of`. The needs themselves are in ../needs.py."""
+"""Whether a task gives a method what it asks for: `fit_of`. What it asks for is in its class (../needs.py)."""
 
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
@@ -32,7 +32,7 @@ def fit_of(task: Task, name: str, options: Mapping[str, Scalar]) -> Fit:
             method.check(learner)
     except MethodsError as error:
         return Fit(fits=False, problem=str(error))
-    given = [(need, *_look(need.what, learner)) for need in needs_of(name, type(method))]
+    given = [(need, *_look(need.what, learner)) for need in needs_of(type(method))]
     return Fit(
         fits=True, given=tuple(Given(need=need, is_given=is_, found=found) for need, is_, found in given)
     )

@@ -52,6 +52,7 @@ from shoal.methods.matu.message import Coding, Form, read, tau_bytes, write
 from shoal.methods.matu.reduction import Holder, by_task, mixed, with_similarities
 from shoal.methods.matu.task_table import TaskTable
 from shoal.methods.matu.task_vectors import Combined, Contribution, combine, reconstruct, unify
+from shoal.methods.needs import Need
 
 if TYPE_CHECKING:
     from shoal.methods.learning.learner import TorchLearner
@@ -106,6 +107,23 @@ class MaTU:
     # Whole task vectors travel, not changes of agreed ones.
     mergeable: ClassVar[bool] = True
     asks: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what="parts()",
+            must=False,
+            why="the node's tasks by name, all on one model; with a single task fedavg sends less",
+        ),
+        Need(
+            what="identity()",
+            must=False,
+            why="of each part: what makes it the same task on two nodes; its class's name unless overridden",
+        ),
+        Need(
+            what="outputs()",
+            must=False,
+            why="of each part: a frozen head of its own on the common model, where classes differ",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Tsouvalas, Ozcelebi, Meratnia, Many-Task Federated Fine-Tuning via Unified Task Vectors,"
         " IJCAI 2025, https://arxiv.org/abs/2502.06376",

@@ -44,6 +44,7 @@ from shoal.methods.base import (
 from shoal.methods.mpsl.estimate import estimate
 from shoal.methods.mpsl.tokens import heard, told
 from shoal.methods.mpsl.wire import Names, forms_of, roles_of
+from shoal.methods.needs import Need
 from shoal.methods.roles.serves import attend, call, look
 
 if TYPE_CHECKING:
@@ -92,6 +93,13 @@ class MPSL:
     mergeable: ClassVar[bool] = True
     asks: ClassVar[bool] = True
     measures: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need(
+            what="front, body and head",
+            must=True,
+            why="of the model, body an nn.Sequential, as the cuts; or an nn.Sequential, with the option cut",
+        ),
+    )
     about: ClassVar[About] = About(
         paper="Fudala, Tsouvalas, Meratnia, Fine-tuning Multimodal Transformers on Edge: A Parallel Split"
         " Learning Approach, 2025, https://arxiv.org/abs/2502.06355",

@@ -64,7 +64,7 @@ def check(spec: TrainerSpec, machine: int | None = None) -> None:
 
 def tasks_for(name: str) -> list[str]:
     """Return the built-in tasks that give a method what it cannot do without; none is loaded for it."""
-    asked = [need.what.removesuffix("()") for need in needs_of(name, method_class(name)) if need.must]
+    asked = [need.what.removesuffix("()") for need in needs_of(method_class(name)) if need.must]
     return [task for task, target in TASKS.items() if all(_gives(target, what) for what in asked)]
 
 

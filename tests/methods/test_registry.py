@@ -69,11 +69,11 @@ def test_installed_packages_add_methods(monkeypatch: pytest.MonkeyPatch) -> None
     assert known_methods()["theirs"] == "The first choice (from shoal.methods.fedavg)"
     assert known_methods()["broken"].startswith("method broken does not load from methods.nowhere:Method")
     assert known_methods()["fedavg"] == registry.METHODS["fedavg"][1]
+    assert describe("theirs").needs == ()
     monkeypatch.setattr(FedAvg, "summary", "means of means.", raising=False)
     monkeypatch.setattr(FedAvg, "needs", (Need(what="a map()", must=True, why="to see"),), raising=False)
     assert known_methods()["theirs"] == "means of means (from shoal.methods.fedavg)"
     assert [need.what for need in describe("theirs").needs] == ["a map()"]
-    assert describe("fedavg").needs == ()
     with pytest.raises(MethodNotFound, match="broken does not load from methods.nowhere:Method"):
         load_method("broken", {})
 
