@@ -1,6 +1,8 @@
 """A group of peers that average together, and what their exchange came to."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.run_spec import CHUNK_NUMEL
@@ -20,6 +22,19 @@ class Group:
     """Numbers per chunk, as the group's commit says."""
     newcomers: frozenset[PeerId] = frozenset()
     """Members that count for little yet, in an open run: the commit names them."""
+    parent: bytes = b""
+    """Of an ask among some members of a round's group: the id of that group."""
+
+    def among(self, peers: Collection[PeerId]) -> "Group":
+        """Return the group of these members, for one ask; others of the same round may ask among others."""
+        held = [(peer, share) for peer, share in zip(self.members, self.shares, strict=True) if peer in peers]
+        if len(held) == len(self.members):
+            return self
+        members, shares = tuple(peer for peer, _ in held), tuple(share for _, share in held)
+        text = b"".join([self.id, *(f"/{peer}".encode() for peer in members)])
+        name = blake2b(text, digest_size=16, person=b"shoal/scope").digest()
+        newcomers = self.newcomers & frozenset(members)
+        return Group(name, self.round, members, shares, self.chunk_numel, newcomers, self.id)
 
     @property
     def turn(self) -> int:

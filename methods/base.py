@@ -45,6 +45,8 @@ class AllReduce:
     discount: float = 1.0
     """Above 0 and at most 1; multiplies the weight after the bounds, so that a peer can count much less than
     others by its own wish. None can count more by it."""
+    among: tuple[PeerId, ...] = ()
+    """Among which members of the round's group: see methods/roles/scopes.py. Empty: among all."""
 
     def __post_init__(self) -> None:
         """Refuse a discount that no peer takes.
@@ -61,7 +63,8 @@ class AllReduce:
 
         A vector of another tag is a statistic, of which nothing is known: its bounds are loose.
         """
-        return _KINDS.get(self.tag, "statistic")
+        # What is shared by some is no state; it is combined as the run says all the same.
+        return "delta" if self.among else _KINDS.get(self.tag, "statistic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +124,22 @@ class Me:
 
 
 def all_reduce(
-    vector: Vector, *, weight: float, tag: str = "params", discount: float = 1.0
+    vector: Vector,
+    *,
+    weight: float,
+    tag: str = "params",
+    discount: float = 1.0,
+    among: tuple[PeerId, ...] = (),
 ) -> Steps[Averaged]:
     """Return the weighted mean of the group's vectors, each bounded by the others.
 
-    `discount`: by what this node makes itself lighter; see `AllReduce` for it and for `tag`.
+    `discount`: by what this node makes itself lighter; see `AllReduce` for it, for `tag` and for `among`.
 
     Raises:
         GossipError: no group formed, or too few were left.
         ValueError: the discount is not above 0 and at most 1.
     """
-    answer: Averaged = yield AllReduce(vector, weight, tag, discount)
+    answer: Averaged = yield AllReduce(vector, weight, tag, discount, among)
     return answer
 
 

@@ -254,8 +254,9 @@ def answers_of(asks: Mapping[PeerId, Exchange]) -> dict[PeerId, Averaged | Gathe
 
 def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered:
     match asks[me]:
-        case AllReduce():
-            return mean({peer: ask for peer, ask in asks.items() if isinstance(ask, AllReduce)})
+        case AllReduce(among=among):
+            others = asks if not among else {peer: ask for peer, ask in asks.items() if peer in among}
+            return mean({peer: ask for peer, ask in others.items() if isinstance(ask, AllReduce)})
         case Gather():
             bodies = tuple((peer, ask.body) for peer, ask in sorted(asks.items()) if isinstance(ask, Gather))
             return Gathered(bodies, me)
@@ -264,6 +265,11 @@ def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered:
 def _mismatch(asks: Mapping[PeerId, Exchange]) -> Mismatch | None:
     """Return what all peers are told if they ask for unlike things."""
     said = {f"{type(ask).__name__} {ask.tag!r}": peer for peer, ask in asks.items()}
+    for peer, ask in asks.items():
+        among = ask.among if isinstance(ask, AllReduce) else ()
+        others = [asks[each] for each in among if each in asks]
+        if among and not (peer in among and all(getattr(each, "among", ()) == among for each in others)):
+            return Mismatch(f"{peer} asks among {', '.join(among)}, and not all of them do")
     if len(said) < 2:
         return None
     return Mismatch("; ".join(f"{peer} asks for {what}" for what, peer in sorted(said.items())))

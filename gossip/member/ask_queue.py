@@ -3,6 +3,9 @@
 A round may have several asks (the trainer wants a mean, then another): exchange `index` of the same group.
 Peers can be an ask ahead of us: what they send is kept. They can also wait for us in a group that is
 over for us: they are told so, once a second.
+
+An ask may be among some of the group (`Contribute.among`). Its group then has an id of its own, which follows
+from the round's and the members, so that several such asks of one index go on side by side.
 """
 
 from collections import OrderedDict
@@ -93,6 +96,10 @@ class AskQueue:
         """By ask of a round, where the run clips."""
         self._variances: tuple[tuple[int, int], ...] = ()
         self._pending: Contribute | ContributeBody | None = None
+        self._group: Group | None = None
+        """Of the round."""
+        self._asked_in: dict[bytes, frozenset[PeerId]] = {}
+        """The groups of this round's asks: whom each went on without."""
         self._formed_at = 0.0
         self._linked: frozenset[PeerId] = frozenset()
         """Peers that we had links to when the group began."""
@@ -135,11 +142,12 @@ class AskQueue:
 
     def go_on(self, now: float) -> Effects:
         """Begin the next ask in the same group."""
-        if self.current is None:
+        if self.current is None or self._group is None:
             return []
-        gone = self.current.lost_members
-        effects = self.begin(self.current.group, now)
-        for peer in gone:
+        self._note_gone(self.current)
+        gone = frozenset[PeerId]().union(*self._asked_in.values())
+        effects = self.begin(self._group, now)
+        for peer in sorted(gone):
             # It may be linked again, but it has left the group.
             effects += self.lost(peer, now)
         return effects
@@ -159,7 +167,9 @@ class AskQueue:
         )
         self._formed_at = max(self._formed_at, self.asked_at)
         self._linked = frozenset(self._view.table.connected)
+        self._group = group
         if isinstance(pending, Contribute):
+            group = group.among(pending.among) if pending.among else group
             self.current = self._average(pending, group, config)
         else:
             ask = ask_name("gather", pending.tag)
@@ -250,17 +260,32 @@ class AskQueue:
         if not isinstance(message, Exchange):
             return []
         exchange = self.current
-        if exchange is None or exchange.group.id != message.group:
+        if exchange is None or not self._is_of_round(event.peer, message):
             return self._tell_stale(event.peer, message, now)
-        if exchange.owns(message.index):
+        if exchange.group.id == message.group and exchange.owns(message.index):
             return self._hand_on(exchange, event, message, now)
         if isinstance(message, Abandon) and message.index % INNER_INDEX < exchange.index:
             return exchange.lost(event.peer, now)
         is_ahead = message.index % INNER_INDEX > exchange.index
-        if is_ahead and event.peer in exchange.group.members:
+        if is_ahead and self._group is not None and event.peer in self._group.members:
             # Others of our group are at the round's next ask already; ours will come.
             self.keep(event)
         return exchange.heard_elsewhere(event.peer, now, is_ahead=is_ahead)
+
+    def _is_of_round(self, peer: PeerId, message: ExchangeMessage) -> bool:
+        """Whether a message is of an ask of this round: past, present, or to come among some of its group."""
+        group = self._group
+        if group is None:
+            return False
+        if message.group == group.id or message.group in self._asked_in:
+            return True
+        # Among whom, this node may not know yet. A round's first ask is among all.
+        is_further = message.index % INNER_INDEX > 0
+        return is_further and peer in group.members and message.group not in self.past
+
+    def _note_gone(self, exchange: GroupExchange) -> None:
+        known = self._asked_in.get(exchange.group.id, frozenset())
+        self._asked_in[exchange.group.id] = known.union(exchange.lost_members)
 
     def _hand_on(
         self, exchange: GroupExchange, event: Received, message: ExchangeMessage, now: float
@@ -353,7 +378,8 @@ class AskQueue:
     def _too_few(self, group: Group, outcome: Exchanged | Bodies) -> str:
         """Say so if fewer contributed than must."""
         view = self._view
-        if view.spec is None:
+        if view.spec is None or group.parent:
+            # A quorum is of all; those who ask among themselves are as many as they are.
             return ""
         counted = fewest_of(counting(view, group, self._linked), group, outcome)
         if outcome.fewest < view.least:
@@ -365,11 +391,15 @@ class AskQueue:
     def _leave_group(self, *, finished: bool) -> None:
         if self.current is None:
             return
-        lost = frozenset(self.current.lost_members)
-        self.past[self.current.group.id] = lost if finished else None
+        self._note_gone(self.current)
+        if self._group is not None:
+            gone = frozenset[PeerId]().union(*self._asked_in.values())
+            self._asked_in.setdefault(self._group.id, gone)
+        for group, lost in self._asked_in.items():
+            self.past[group] = lost if finished else None
         while len(self.past) > MAX_PAST:
             self.past.popitem(last=False)
-        self.current = None
+        self.current, self._group, self._asked_in = None, None, {}
 
     def _learn(self, exchange: GroupExchange, now: float) -> None:
         lost = self._view.table.connected & set(exchange.lost_members)
@@ -415,7 +445,7 @@ class AskQueue:
         numel, view = pending.vector.size, self._view
         is_whole = view.spec is not None and numel == view.spec.params_numel
         has_state = is_whole and memoryview(self._state).nbytes >= 4 * numel
-        if pending.kind == "statistic" or not has_state:
+        if pending.kind == "statistic" or pending.among or not has_state:
             return Origin("statistic", view.state)
         # Of a pairwise run the last round has a group, whose members have a state each.
         mixes = view.pattern.has_own_states or view.states_differ()

@@ -102,6 +102,8 @@ class Contribute:
     """Which ask of the round it is."""
     discount: float = 1.0
     """What is left of the weight once it was capped: above 0 and at most 1."""
+    among: tuple[PeerId, ...] = ()
+    """Among which members of the round's group, this node one of them; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)

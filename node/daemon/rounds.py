@@ -215,7 +215,8 @@ class Rounds:
         if self.spec is not None and self.spec.engine != NATIVE:
             self._ask_engine(message, vector)
             return
-        given = (message.weight, message.kind, message.tag, message.discount)
+        among = tuple(PeerId(peer) for peer in message.among)
+        given = (message.weight, message.kind, message.tag, message.discount, among)
         self._around.command(commands.Contribute(message.index, vector, *given))
 
     def _ask_engine(self, message: ipc.AskAllReduce, vector: Vector) -> None:

@@ -47,7 +47,7 @@ from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.calls.asks import Holder
 from shoal.gossip.calls.forms import Forms
 from shoal.gossip.events import Vector
-from shoal.gossip.messages import Shapes
+from shoal.gossip.messages import MAX_GROUP, Shapes
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.framing import Message, Text, frame, read_frame
 
@@ -128,6 +128,8 @@ class AskAllReduce(Message, frozen=True):
     tag: Text = ""
     discount: float = 1.0
     """What is left of the weight once it was capped."""
+    among: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_GROUP)] = ()
+    """Among which members of the round's group; empty: all."""
 
 
 class AskGather(Message, frozen=True):

@@ -25,7 +25,8 @@ from shoal.gossip import errors
 from shoal.gossip.admission.charter import parse
 from shoal.gossip.calls.asks import Attend, Call, Look, Next, Reply
 from shoal.gossip.events import Vector
-from shoal.gossip.run_spec import RunSpec
+from shoal.gossip.patterns import PATTERNS
+from shoal.gossip.run_spec import NATIVE, RunSpec
 from shoal.gossip.state.tree_hash import state_hash
 from shoal.methods.base import (
     AllReduce,
@@ -317,6 +318,8 @@ class Session:
                         f"method {self.spec.method} asks for {numel} numbers, but its traffic says that the"
                         f" largest all-reduce has {self._segment.exchange.size}; mend traffic"
                     )
+                if ask.among:
+                    self._check_scope(index)
                 copy_unless_there(ask.vector, self._segment.exchange[:numel])
                 message: Message = ipc.AskAllReduce(
                     round=begin.round,
@@ -326,12 +329,27 @@ class Session:
                     kind=ask.kind,
                     tag=ask.tag,
                     discount=ask.discount,
+                    among=ask.among,
                 )
             case Gather():
                 if self._why_not_gather:
                     raise BadOption(self._why_not_gather)
                 message = ipc.AskGather(round=begin.round, index=index, body=ask.body, tag=ask.tag)
         self.send(message)
+
+    def _check_scope(self, index: int) -> None:
+        """Refuse an ask among some where none can be.
+
+        Raises:
+            BadOption: the run is secure, pairwise or of another engine, or it is the first ask of a round.
+        """
+        spec, ask = self.spec, f"method {self.spec.method} averages among some of a group"
+        if spec.secure:
+            raise BadOption(f"{ask}, where few would see what each gives: leave out --secure")
+        if spec.engine != NATIVE or PATTERNS[spec.exchange].has_own_states:
+            raise BadOption(f"{ask}: leave out --engine {spec.engine} and --exchange {spec.exchange}")
+        if index == 0:
+            raise BadOption(f"{ask} before it asked all of it for anything: ask for the holders first")
 
     def reply(self, ask: Reply) -> None:
         """Answer calls.

@@ -10,7 +10,7 @@
 For the author of a method or a task (CONTRIBUTING.md, examples/plugin):
 
     Method, About, State, Report, Learner, Objective    what a method is made of
-    all_reduce, gather, here                            what it asks
+    all_reduce, gather, means_by_scope, here            what it asks
     ModelSize, Traffic                                  what it says of its bytes
     BadTask, BadOption    what it says where a task or an option does not fit
     lockstep, load_task, dirichlet, parse_share    how it is tried without a network
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from shoal.methods.learning.objective import Objective
     from shoal.methods.learning.parts import select
     from shoal.methods.learning.task import Task, load_task
+    from shoal.methods.roles.scopes import means_by_scope
     from shoal.methods.tasks.partition import dirichlet, parse_share
     from shoal.node.integrations.shards import shard
     from shoal.node.optimizer.swarm import Swarm
@@ -72,6 +73,7 @@ __all__ = [
     "load_model",
     "load_task",
     "lockstep",
+    "means_by_scope",
     "parse_share",
     "select",
     "shard",
@@ -97,6 +99,7 @@ _WHERE: Final = {
     "here": "shoal.methods.base",
     "load_task": "shoal.methods.learning.task",
     "lockstep": "shoal.methods.learning.in_lockstep",
+    "means_by_scope": "shoal.methods.roles.scopes",
     "parse_share": "shoal.methods.tasks.partition",
     "select": "shoal.methods.learning.parts",
     "shard": "shoal.node.integrations.shards",

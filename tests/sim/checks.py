@@ -69,6 +69,7 @@ MAX_DEAD_DIALS: Final = 64
 """Within ten seconds."""
 COMPANY: Final = "nothing is made alone by who had company"
 COUNTED: Final = "what an honest member contributed is in the mean or counted"
+SCOPED: Final = "a scope is averaged among those that hold it"
 ALIKE: Final = "who is in one mean asked for the same"
 IN_TURN: Final = "a proposal out of turn forms no group"
 CROWDED: Final = "few newcomers of one prefix are in a group"
@@ -110,6 +111,8 @@ class Grouping:
     combine: Combine = "mean"
     lasts: dict[PeerId, tuple[bytes, Any]] = field(default_factory=dict)
     """The last change that each knows: its name, and the change itself."""
+    of_round: bytes = b""
+    """The round's group, of which these may be some."""
     believed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
     """Means that have been checked, by place and mask."""
 
@@ -129,6 +132,7 @@ class Oracle:
         self.settled_at = NEVER
         self._given: dict[PeerId, tuple[Any, float, float]] = {}
         self._tags: dict[PeerId, str] = {}
+        self._among: dict[PeerId, tuple[PeerId, ...]] = {}
         self._last_contributors: dict[PeerId, tuple[PeerId, ...]] = {}
         self.on_disk: dict[tuple[int, bytes], set[PeerId]] = {}
         """Who has ever had which state on disk that it had a part in."""
@@ -186,6 +190,7 @@ class Oracle:
     def contributed(self, node: SimNode, event: commands.Contribute | commands.ContributeBody) -> None:
         """A trainer asked for a mean, or for everyone's body."""
         self._tags[node.me] = event.tag
+        self._among[node.me] = event.among if isinstance(event, commands.Contribute) else ()
         if isinstance(event, commands.Contribute):
             self._given[node.me] = (event.vector.copy(), event.weight, event.discount)
         else:
@@ -247,6 +252,9 @@ class Oracle:
             )
             seen.combine = self.sim.scenario.combine
             check_prefixes(self, seen)
+        seen.of_round = group.parent or group.id
+        if (among := self._among.get(node.me)) and not set(group.members) <= set(among):
+            self.violate(SCOPED, f"{node.me} asked among {among}, and is in a group of {group.members}")
         check_seats(self, node, seen)
         # Who was started again remembers no group: a liar can show it one of its own, which promises nothing.
         is_again = seen.lives.get(node.me) == node.life or not seen.is_tainted
@@ -401,10 +409,12 @@ class Oracle:
         assert isinstance(exchange, AllReduce | MaskedSum)
         seen = self.groups[exchange.group.id, notice.index]
         mean = node.rounds._segment.exchange[:-OWN]  # type: ignore[union-attr]
-        # Chunks may have different contributors, and none that is in all.
-        check_company(self, node, min(mask.bit_count() for part in notice.exchanged.masks for mask in part))
-        self._last_contributors[node.me] = notice.exchanged.contributors
-        check_starved(self, node, notice.exchanged.contributors)
+        if not exchange.group.parent:
+            # Chunks may have different contributors, and none that is in all.
+            fewest = min(mask.bit_count() for part in notice.exchanged.masks for mask in part)
+            check_company(self, node, fewest)
+            self._last_contributors[node.me] = notice.exchanged.contributors
+            check_starved(self, node, notice.exchanged.contributors)
         seen.results[node.me] = mean.tobytes()
         masks = [mask for part in notice.exchanged.masks for mask in part]
         check_alike(self, seen, [p for i, p in enumerate(seen.members) if any(m >> i & 1 for m in masks)])
@@ -488,7 +498,9 @@ def check_mean(oracle: Oracle, seen: Grouping, notice: commands.Averaged, mean: 
     chunk_numel = seen.chunk_numel
     masks = notice.exchanged.masks
     flat = {mask for part in masks for mask in part}
-    if min(mask.bit_count() for mask in flat) < oracle.sim.scenario.quorum:
+    # A quorum is of all: those who ask among themselves are as many as they are.
+    is_of_all = not any(exchange.group.parent for exchange in seen.exchanges.values())
+    if is_of_all and min(mask.bit_count() for mask in flat) < oracle.sim.scenario.quorum:
         oracle.violate("a mean has its quorum", f"masks {sorted(flat)}")
     for part, chunks in enumerate(masks):
         if len(set(chunks)) == 1:
@@ -687,12 +699,14 @@ def check_losses(oracle: Oracle) -> None:
     scenario = oracle.sim.scenario
     if scenario.weather.loss or any(fault[1] not in CLEAN or fault[-2] is True for fault in scenario.faults):
         return
-    for (group, index), seen in oracle.groups.items():
-        before = oracle.groups.get((group, index - 1))
+    known: dict[tuple[bytes, PeerId], set[PeerId]] = {}
+    for (group, _), seen in sorted(oracle.groups.items(), key=lambda entry: entry[0][1]):
         for peer, exchange in seen.exchanges.items():
-            # Who was lost in one ask of a group is lost in those after it, linked by now or not.
-            known = before.exchanges[peer].lost_members if before and peer in before.exchanges else ()
-            for lost in set(exchange.lost_members).difference(known):
+            # Who was lost in one ask of a round is lost in those after it, linked by now or not.
+            before = known.setdefault((seen.of_round, peer), set())
+            new = set(exchange.lost_members) - before
+            before |= new
+            for lost in new:
                 unlinked = {(peer, lost), (lost, peer)} & seen.unlinked
                 left = lost not in seen.exchanges  # It found that the swarm is elsewhere.
                 ends = [*oracle.gone.get(peer, ()), *oracle.gone.get(lost, ())]

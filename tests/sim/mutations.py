@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pytest
-from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN
+from sim.checks import ALIKE, COUNTED, CROWDED, IN_TURN, SCOPED
 from sim.node import Around
 from sim.parts import AGREE, HOME, PINNED
 from sim.progress import MOVING, PUSH_MOVES, PUSH_TRICKLES, PUSH_WASTED, TRICKLE, WASTED
@@ -25,6 +25,7 @@ import shoal.gossip.admission.grants
 import shoal.gossip.averaging.gather
 import shoal.gossip.member.ask_queue
 import shoal.gossip.membership.dial_plan
+from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.charter import Founders
 from shoal.gossip.admission.edicts import Edict
 from shoal.gossip.admission.errors import BadEdict
@@ -41,6 +42,7 @@ from shoal.gossip.averaging.origin import weighted_sum
 from shoal.gossip.averaging.push_sum import PushSum, Stage
 from shoal.gossip.deadlines import Deadline, Progress
 from shoal.gossip.events import Effects, Send
+from shoal.gossip.group import Group
 from shoal.gossip.matchmaking.accepted import Accepted
 from shoal.gossip.matchmaking.matchmaking import Matchmaking
 from shoal.gossip.member.ask_queue import AskQueue
@@ -97,6 +99,20 @@ FETCHED: Final = "a fetched state is the state that was asked for"
 
 def _compares_no_asks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Attendance, "_is_other_ask", lambda self, message: False)
+
+
+def _asks_everybody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Group, "among", lambda self, peers: self)
+
+
+def _knows_no_scopes_to_come(patch: pytest.MonkeyPatch) -> None:
+    honest = AskQueue._is_of_round
+
+    def is_of_round(self: AskQueue, peer: PeerId, message: Any) -> bool:
+        is_known = self._group is not None and message.group in (self._group.id, *self._asked_in)
+        return is_known and honest(self, peer, message)
+
+    patch.setattr(AskQueue, "_is_of_round", is_of_round)
 
 
 def _counts_twice(patch: pytest.MonkeyPatch) -> None:
@@ -548,6 +564,8 @@ MUTATIONS: Final = (
     Mutation("a grant may be wider than its parent", (WIDER,), _compares_no_depth),
     Mutation("rosters are never compared", (ONE_SWARM,), _keeps_no_uses_in_the_hash),
     Mutation("unlike asks are answered together", (ALIKE,), _compares_no_asks, ("unlike",)),
+    Mutation("a scope is averaged among all", (SCOPED,), _asks_everybody),
+    Mutation("what overtook the scope that it is of is dropped", (CAUSELESS,), _knows_no_scopes_to_come),
     Mutation("a sum counts a member twice", (EXACT,), _counts_twice),
     Mutation("only the largest are left out of a median", (EXACT,), _trims_only_the_largest),
     Mutation("what clipping takes away is lost", (EXACT,), _clips_around_nothing),

@@ -231,7 +231,9 @@ class SimTrainer:
     """Plays the trainer process: local work that takes its time, then the asks of a round."""
 
     def __init__(self, node: SimNode, asks: str, pace: float, step: float) -> None:
-        """`asks`: of a round, ``r`` for all-reduce, ``g`` for gather; `pace`: seconds of work per round.
+        """`asks`: of a round, ``r`` for all-reduce, ``g`` for gather, ``s`` for an all-reduce in a scope.
+
+        `pace`: seconds of work per round.
 
         ``m``: the peers differ in round 0 and do no further work, so that nothing but mixing is seen.
         """
@@ -249,6 +251,9 @@ class SimTrainer:
         self._working = False
         self._attempts = 0
         self._sum: Vector = np.zeros(NUMEL, np.float32)
+        self._bodies: tuple[tuple[str, bytes], ...] = ()
+        self.scoped: Vector = np.zeros(NUMEL, np.float32)
+        """The last mean of its scope, which is its own: even numbers are of one, odd ones of another."""
 
     def attach(self) -> None:
         """Say that we are there."""
@@ -282,10 +287,13 @@ class SimTrainer:
             case ipc.Averaged():
                 if self.asks[self._index] == "m":
                     np.multiply(self.exchange, np.float32(2), out=self._sum)
+                elif self.asks[self._index] == "s":
+                    self.scoped[:] = self.exchange
                 else:
                     self._sum += self.exchange
                 self._answered()
             case ipc.Gathered():
+                self._bodies = message.bodies
                 for peer, body in message.bodies:
                     self._sum += POOL[(len(body) + body[0] + len(peer)) % len(POOL)]
                 self._answered()
@@ -323,6 +331,7 @@ class SimTrainer:
             )
         else:
             weight, discount = self.node.weight, self.node.discount
+            is_scoped = self.asks[self._index] == "s"
             if self.asks[self._index] == "m":
                 # Little, so that the norms are alike and nothing is capped.
                 noise, weight = noise * np.float32(0.02 * (begun.round == 0)) + self._sum, 1.0
@@ -334,11 +343,17 @@ class SimTrainer:
                 index=self._index,
                 weight=weight,
                 numel=NUMEL,
-                kind="params",
+                kind="delta" if is_scoped else "params",
                 tag=self.node.tag,
                 discount=discount,
+                among=self._scope() if is_scoped else (),
             )
         self.node.rounds.from_trainer(ask)
+
+    def _scope(self) -> tuple[str, ...]:
+        """Return whose numbers, as their bodies say, are even where ours is, or odd."""
+        held = {peer for peer, body in self._bodies if (body[0] - 1) % 2 == self.node.number % 2}
+        return tuple(sorted({*held, self.node.me}))
 
     def _answered(self) -> None:
         self._index += 1

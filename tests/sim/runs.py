@@ -34,6 +34,8 @@ PAIRWISE: Final = 0.25
 """Share of the seeds, of those whose rounds ask for one mean, in which all average pairwise."""
 COMBINING: Final = 0.5
 """Share of the seeds, of those whose peers average in groups, in which how they combine is drawn."""
+SCOPES: Final = 0.1
+"""Share of the seeds, of those whose rounds ask for one mean, in which holders of a scope have another."""
 CALLS: Final = 0.1
 """Share of the seeds in which trainers call hosts."""
 HOUSES: Final = 0.01
@@ -92,6 +94,8 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
     pairs = Random(f"pairwise {seed}")
     if pairs.random() < PAIRWISE and scenario.asks == "r" and scenario.quorum == 1:
         scenario = replace(scenario, pushes=pairs.choice((1, 2, 3)))
+    if scenario.asks == "r" and not scenario.pushes and Random(f"scopes {seed}").random() < SCOPES:
+        scenario = replace(scenario, asks="gsr")
     combining = Random(f"combine {seed}")
     if not scenario.pushes and combining.random() < COMBINING:
         scenario = replace(scenario, combine=combining.choice(get_args(Combine)))

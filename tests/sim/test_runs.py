@@ -35,6 +35,25 @@ def test_no_invariant_is_violated_by_a_thousand_seeds() -> None:
     assert not {seed: found for seed, found in failed.items() if found}
 
 
+def test_two_scopes_of_a_group_are_averaged_side_by_side() -> None:
+    sim = Sim(Scenario(5, 5, asks="gsr", calm_rounds=3))
+    result = sim.run()
+    assert not result.violations
+    assert result.rounds >= 3
+    scopes: dict[int, set[bytes]] = {0: set(), 1: set()}
+    for node in sim.nodes.values():
+        assert node.trainer is not None
+        scopes[node.number % 2].add(node.trainer.scoped.tobytes())
+    # In the last round some may be done with a mean that others have not yet.
+    assert scopes[0].isdisjoint(scopes[1])
+
+
+def test_no_invariant_is_violated_where_some_average_among_themselves() -> None:
+    for seed in (2, 3, 5, 8):
+        scenario = replace(draw(seed), asks="gsr", pushes=0)
+        assert not violations(scenario), f"seed {seed}"
+
+
 def test_the_same_seed_leaves_the_same_trace() -> None:
     traces = [[run_seed(seed).trace for seed in range(8)] for _ in range(2)]
     assert traces[0] == traces[1]

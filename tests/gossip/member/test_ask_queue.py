@@ -118,6 +118,52 @@ def averaged(one: AskQueue, index: int = 0) -> list[Any]:
     return notices(one.receive(done_like_ours(one, index), 1.2))
 
 
+SCOPED = Group(b"h" * 16, 4, (ME, A, B, C), (1, 1, 1, 1))
+"""In which the second ask is among us and A."""
+
+
+def scoped_ask() -> Asks:
+    """Return a queue whose first ask is answered, with A gone on to the scope before us."""
+    one = exchanges()
+    one._view.table.connected |= {C}
+    one.ask(ContributeBody(0, b"body"), 0.0)
+    one.begin(SCOPED, 1.0)
+    return one
+
+
+def test_what_comes_of_a_scope_before_this_node_asks_in_it_is_kept() -> None:
+    one = scoped_ask()
+    scope = SCOPED.among((ME, A))
+    assert scope.members == (ME, A)
+    assert scope.id not in (SCOPED.id, SCOPED.among((B, C)).id)
+    effects = one.receive(Received(A, Abandon(scope.id, 1)), 1.1)
+    assert not sent(effects)  # nobody is told that the round is over
+    assert [event.message.group for event in one._kept] == [scope.id]
+    stranger = one.receive(Received(PeerId("x"), Abandon(scope.id, 1)), 1.1)
+    assert not stranger
+    assert len(one._kept) == 1
+
+
+def test_an_ask_in_a_scope_is_of_its_holders_alone_and_the_next_of_all() -> None:
+    one = scoped_ask()
+    assert one.current is not None
+    one.lost(C, 1.1)
+    lost = list(one.current.lost_members)
+    one._pending = Contribute(1, np.full(4, 2.0, np.float32), 1.0, "delta", among=(ME, A))
+    told = one.go_on(1.2)
+    assert one.current.group.members == (ME, A)
+    assert {effect.peer for effect in told if isinstance(effect, Send)} == {A}
+    one._pending = Contribute(2, np.full(4, 2.0, np.float32), 1.0)
+    one.go_on(1.3)
+    assert one.current.group == SCOPED
+    assert one.current.lost_members == lost == [C]
+
+
+def test_a_scope_of_all_is_the_group_of_the_round() -> None:
+    assert SCOPED.among((C, B, A, ME, PeerId("x"))) is SCOPED
+    assert SCOPED.among((ME,)).members == (ME,)
+
+
 def test_the_trainer_is_told_the_mean_once_all_are_done() -> None:
     one = exchanges()
     ask = contribute()

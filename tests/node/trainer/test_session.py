@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fake_daemon import Attached, FakeDaemon, in_thread
 
+from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.charter import Charter, Mode
 from shoal.gossip.errors import GossipError, LeftOut, Mismatch, TooFew, Unreachable
 from shoal.gossip.run_spec import RunSpec, TensorSpec
@@ -262,6 +263,32 @@ def test_a_method_that_asks_for_more_than_it_said_is_named(daemon: FakeDaemon) -
             session.answer(begun(session), all_reduce(np.zeros(4, np.float32), weight=1))
 
     talk(daemon, Attached.begin, trainer)
+
+
+def test_an_ask_among_some_names_them_and_comes_after_one_of_all(daemon: FakeDaemon) -> None:
+    peers = (PeerId("me"), PeerId("you"))
+    asked = []
+
+    def both() -> Steps[None]:
+        for among in ((), peers):
+            yield from all_reduce(np.zeros(1, np.float32), weight=1, among=among)
+
+    def work(one: Attached) -> None:
+        one.begin()
+        for _ in range(2):
+            asked.append(one.receive())
+            one.send(ipc.Averaged(contributors=("me",)))
+        one.begin()
+
+    def trainer(session: Session) -> None:
+        session.answer(begun(session), both())
+        with pytest.raises(
+            BadOption, match="before it asked all of it for anything: ask for the holders first"
+        ):
+            session.answer(begun(session), all_reduce(np.zeros(1, np.float32), weight=1, among=peers))
+
+    talk(daemon, work, trainer)
+    assert [(ask.among, ask.kind) for ask in asked] == [((), "params"), (peers, "delta")]
 
 
 def test_a_node_that_stops_in_the_middle_ends_the_line(daemon: FakeDaemon) -> None:
