@@ -138,7 +138,7 @@ def test_what_comes_of_a_scope_before_this_node_asks_in_it_is_kept() -> None:
     assert scope.id not in (SCOPED.id, SCOPED.among((B, C)).id)
     effects = one.receive(Received(A, Abandon(scope.id, 1)), 1.1)
     assert not sent(effects)  # nobody is told that the round is over
-    assert [event.message.group for event in one._kept] == [scope.id]
+    assert [event.message for event in one._kept] == [Abandon(scope.id, 1)]
     stranger = one.receive(Received(PeerId("x"), Abandon(scope.id, 1)), 1.1)
     assert not stranger
     assert len(one._kept) == 1

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from lockstep import names, run_round
 
+from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
 from shoal.methods.base import AllReduce, Averaged, Gather, Gathered, Steps, all_reduce
 from shoal.methods.roles.scopes import MAX_SCOPES, holders, means_by_scope
@@ -24,7 +25,7 @@ def test_each_scope_is_averaged_among_its_holders_and_then_all_go_on_together() 
         D: {"y": whole(30), "alone": whole(7)},
     }
 
-    def one(peer: str) -> Steps[tuple[dict[str, Averaged], Averaged]]:
+    def one(peer: PeerId) -> Steps[tuple[dict[str, Averaged], Averaged]]:
         means = yield from means_by_scope(held[peer], weight=1.0)
         last = yield from all_reduce(whole(1), weight=1.0)
         return dict(means), last
