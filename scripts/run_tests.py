@@ -14,6 +14,8 @@ the lowest priority; what they print comes when they have ended. A test that sta
 the machine was busy, so it is run once more at the end, alone, and the last lines name it. The gate fails if
 a test fails twice, or if more than two tests need a second run. No other test is ever repeated.
 
+The last lines also say what failed and why, in short; and which test ran if pytest itself was killed.
+
 Exit code: 0 if everything passed, else 1. The times above are for two idle cores.
 """
 
@@ -79,10 +81,17 @@ MAX_SECOND_RUNS: Final = 2
 CACHE: Final = ".pytest_cache/processes"
 """Where pytest keeps what failed in the runs over processes, apart from a developer's own `--lf`."""
 
+NOTES: Final = ".pytest_cache/notes"
+"""What tests/conftest.py notes of the tests of a stage, a line of JSON for each thing."""
+
 PASSED: Final = 0
 FAILED: Final = 1
+INTERNAL_ERROR: Final = 3
 NOTHING_COLLECTED: Final = 5
 """Exit codes of pytest."""
+
+MAX_TOLD: Final = 10
+"""Failures of a stage that the last lines tell of."""
 
 PATIENT: Final = ("--patience", "5")
 """How many times as long a test may take that others leave little of the processor."""
@@ -130,6 +139,22 @@ class Low:
             os.killpg(self._process.pid, signal.SIGTERM)
 
 
+def told(path: Path, code: int) -> list[str]:
+    """Return what failed in a stage, and why, by the notes that were taken; or what ran when pytest ended."""
+    notes = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    why = {note["failed"]: note["why"] for note in notes if "failed" in note}
+    lines = [f"  {name}\n    " + why[name].replace("\n", "\n    ") for name in list(why)[:MAX_TOLD]]
+    if len(why) > MAX_TOLD:
+        lines.append(f"  and {len(why) - MAX_TOLD} more; see above")
+    ended = {note["ended"] for note in notes if "ended" in note}
+    running = [note["began"] for note in notes if "began" in note and note["began"] not in ended]
+    if code not in (PASSED, FAILED) or not why:
+        lines.append(
+            f"  pytest ended with {code}" + "".join(f", in the middle of {each}" for each in running)
+        )
+    return lines
+
+
 @dataclass
 class Gate:
     """Runs the stages of a tier, and remembers what failed and what needed a second run."""
@@ -141,35 +166,42 @@ class Gate:
     more: Sequence[str] = ()
     """Arguments that the caller added; with a selection among them a stage may collect nothing."""
     failures: list[str] = field(default_factory=list)
-    """One line per stage that failed."""
+    """Some lines per stage that failed."""
     second_runs: list[str] = field(default_factory=list)
     """Node ids of the tests that failed once."""
+    first_failures: list[str] = field(default_factory=list)
+    """What was wrong with them."""
     earlier: int = 0
     """How many tests needed a second run in the tier before, which belongs to the same gate."""
 
     def stage(self, title: str, *arguments: str) -> None:
         """Run tests that are never repeated."""
         print(f"== {title}", flush=True)
-        self._judge(title, self.pytest([*arguments, *self.more]))
+        notes = self._notes("stage")
+        self._judge(title, self.pytest([f"--notes={notes}", *arguments, *self.more]), notes)
 
     def processes(self, title: str, *arguments: str) -> None:
         """Run tests that start processes; a test that fails is kept for `run_again`."""
         print(f"== {title}", flush=True)
         last_failed = self.root / CACHE / "v/cache/lastfailed"
         last_failed.unlink(missing_ok=True)
-        code = self.pytest(["-o", f"cache_dir={CACHE}", *arguments, *self.more])
+        notes = self._notes("processes")
+        code = self.pytest([f"--notes={notes}", "-o", f"cache_dir={CACHE}", *arguments, *self.more])
         failed = list(json.loads(last_failed.read_text())) if last_failed.exists() else []
         # A file that cannot be imported is listed without a test's name. A second run would not mend it.
         if code == FAILED and failed and all("::" in each for each in failed):
             self.second_runs += failed
+            self.first_failures += told(notes, code)
         else:
-            self._judge(title, code)
+            self._judge(title, code, notes)
 
     @contextmanager
     def beside(self, title: str, *arguments: str) -> Iterator[None]:
         """Run tests that are never repeated, beside what is done meanwhile; print them afterwards."""
-        codes: list[int] = []
-        thread = threading.Thread(target=lambda: codes.append(self.low([*arguments, *self.more])))
+        codes = [INTERNAL_ERROR]  # unless the thread comes to its end
+        notes = self._notes("beside")
+        given = [f"--notes={notes}", *arguments, *self.more]
+        thread = threading.Thread(target=lambda: codes.insert(0, self.low(given)))
         print(f"== {title}: they have begun", flush=True)
         thread.start()
         try:
@@ -180,7 +212,7 @@ class Gate:
             raise
         print(f"== {title}", flush=True)
         thread.join()
-        self._judge(title, *codes)
+        self._judge(title, codes[0], notes)
 
     def run_again(self) -> None:
         """Run what failed over processes once more, alone."""
@@ -188,29 +220,38 @@ class Gate:
             return
         count = len(self.second_runs) + self.earlier
         if count > MAX_SECOND_RUNS:
-            self.failures.append(
-                f"{count} tests over processes failed; at most {MAX_SECOND_RUNS} are run again"
-            )
+            line = f"{count} tests over processes failed; at most {MAX_SECOND_RUNS} are run again"
+            self.failures.append("\n".join([line, *self.first_failures]))
             return
         for test in self.second_runs:
             print(f"== once more, alone: {test}", flush=True)
-            if self.pytest(["-o", f"cache_dir={CACHE}", test]) != PASSED:
-                self.failures.append(f"failed twice: {test}")
+            notes = self._notes("again")
+            code = self.pytest([f"--notes={notes}", "-o", f"cache_dir={CACHE}", test])
+            if code != PASSED:
+                self.failures.append("\n".join([f"failed twice: {test}", *told(notes, code)]))
 
     def verdict(self) -> int:
         """Print what needed a second run and what failed; return the exit code."""
         print()
         for test in self.second_runs:
             print(f"needed a second run: {test}")
+        if self.second_runs and not self.failures:
+            print(*self.first_failures, sep="\n")
         for line in self.failures:
             print(f"FAILED: {line}")
         if not self.failures:
             print("passed")
         return FAILED if self.failures else PASSED
 
-    def _judge(self, title: str, code: int) -> None:
+    def _notes(self, name: str) -> Path:
+        path = self.root / f"{NOTES}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        return path
+
+    def _judge(self, title: str, code: int, notes: Path) -> None:
         if code != PASSED and not (code == NOTHING_COLLECTED and self.more):
-            self.failures.append(title)
+            self.failures.append("\n".join([title, *told(notes, code)]))
 
 
 def parallel(how: str) -> tuple[str, ...]:
@@ -239,7 +280,9 @@ def run_test(gate: Gate) -> None:
 def run_rest(gate: Gate) -> None:
     """Run the slow tests that `run_test` leaves out."""
     ignored = [f"--ignore={each}" for each in (*COMPUTING, INTEGRATIONS)]
-    with gate.beside("slow tests that only compute", "-m", "slow", *parallel("worksteal"), *COMPUTING):
+    with gate.beside(
+        "slow tests that only compute", "-m", "slow", "--durations=30", *parallel("worksteal"), *COMPUTING
+    ):
         gate.processes(
             "slow tests over processes, one at a time",
             "-m",
@@ -291,11 +334,10 @@ def main(arguments: Sequence[str], pytest: Pytest = run_pytest, root: Path = ROO
         take_count(gate)
     TIERS[tier](gate)
     gate.run_again()
-    code = gate.verdict()
     if tier == "test":
         leave_count(gate)
         print(LEFT_OUT)
-    return code
+    return gate.verdict()
 
 
 if __name__ == "__main__":

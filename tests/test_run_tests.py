@@ -1,14 +1,26 @@
 """The runner of the tests repeats what failed over processes once, and nothing else."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from scripts.run_tests import CACHE, FAILED, NOTHING_COLLECTED, PASSED, SWARM, Low, main
-
-INTERNAL_ERROR = 3
+from scripts.run_tests import (
+    CACHE,
+    FAILED,
+    INTERNAL_ERROR,
+    MAX_TOLD,
+    NOTHING_COLLECTED,
+    PASSED,
+    SWARM,
+    Low,
+    main,
+    told,
+)
 
 
 class FakePytest:
@@ -29,11 +41,14 @@ class FakePytest:
 
     def __call__(self, arguments: Sequence[str]) -> int:
         self.calls.append(list(arguments))
+        (notes,) = (each.removeprefix("--notes=") for each in arguments if each.startswith("--notes="))
+        self.notes = Path(notes)
         if not any(each == f"cache_dir={CACHE}" for each in arguments):
             return self.fast
         failed = [test for test, times in self.failing.items() if times > 0 and self._runs(test, arguments)]
         for test in failed:
             self.failing[test] -= 1
+        self.notes.write_text("".join(note(failed=test, why="assert 1 == 2\ntest.py:7") for test in failed))
         if failed:
             cache = self.root / CACHE / "v/cache"
             cache.mkdir(parents=True, exist_ok=True)
@@ -48,7 +63,11 @@ class FakePytest:
 
     def again(self) -> list[str]:
         """Return the tests that were run by name at the end."""
-        return [call[-1] for call in self.calls if len(call) == 3 and call[-1] != SWARM]
+        return [call[-1] for call in self.calls if len(call) == 4 and call[-1] != SWARM]
+
+
+def note(**what: str) -> str:
+    return json.dumps(what) + "\n"
 
 
 def over_processes(count: int) -> list[str]:
@@ -135,7 +154,60 @@ def test_a_failure_beside_others_fails_the_gate_and_is_not_repeated(
     assert "FAILED: slow tests that only compute" in capsys.readouterr().out
 
 
+def test_the_last_lines_say_what_failed_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice, once = over_processes(2)
+    assert main(["rest"], FakePytest(tmp_path, {twice: 2, once: 1}), tmp_path) == 1
+    last = capsys.readouterr().out.splitlines()[-4:]
+    assert last == [f"FAILED: failed twice: {twice}", f"  {twice}", "    assert 1 == 2", "    test.py:7"]
+
+
+def test_of_many_failures_the_first_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("".join(note(failed=f"test_{index}", why="no") for index in range(MAX_TOLD + 2)))
+    lines = told(path, FAILED)
+    assert lines[0] == "  test_0\n    no"
+    assert lines[MAX_TOLD:] == ["  and 2 more; see above"]
+
+
+@pytest.mark.parametrize("code", [-9, INTERNAL_ERROR, FAILED])
+def test_a_run_that_was_killed_says_in_the_middle_of_what(tmp_path: Path, code: int) -> None:
+    path = tmp_path / "notes"
+    assert told(path, code) == [f"  pytest ended with {code}"]
+    path.write_text(note(began="test_a") + note(ended="test_a") + note(began="test_b"))
+    assert told(path, code) == [f"  pytest ended with {code}, in the middle of test_b"]
+
+
+TESTS = """
+import os
+def test_passes(): pass
+def test_fails(): assert 1 == 2
+def test_dies(): os._exit(7)
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_what_pytest_does_is_noted_whatever_becomes_of_it(tmp_path: Path, is_parallel: bool) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS)
+    notes = tmp_path / "notes"
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-c", os.devnull, f"--notes={notes}"]
+    command += ["-n", "1"] if is_parallel else []
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    ran = subprocess.run(
+        [*command, "test_it.py"], cwd=tmp_path, env=environ, capture_output=True, check=False
+    )
+    found = "\n".join(told(notes, ran.returncode))
+    assert "test_it.py::test_fails\n    assert 1 == 2\n" in found
+    assert "test_passes" not in found
+    if is_parallel:
+        assert "crashed while running 'test_it.py::test_dies'" in found
+    else:
+        assert "pytest ended with 7, in the middle of test_it.py::test_dies" in found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # with what others leave of the processor
 def test_what_runs_beside_others_prints_its_output_and_tells_its_code(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
