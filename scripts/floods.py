@@ -50,7 +50,7 @@ from shoal.gossip.net.peers import WIRE, Hello
 from shoal.gossip.net.transport.records import suites_by_speed
 
 LOOPBACK: Final = "/ip4/127.0.0.1/tcp/0"
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 """Seconds after which a colleague or a question counts as kept out."""
 Flood = Callable[[Address, trio.Nursery], Awaitable[None]]
 

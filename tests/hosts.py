@@ -1,10 +1,11 @@
 """Real hosts on loopback for tests: made, linked, and read without surprises."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
+import trio.testing
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
@@ -45,6 +46,11 @@ async def until(is_so: Callable[[], object]) -> None:
     with trio.fail_after(60):
         while not is_so():
             await trio.sleep(0.01)
+
+
+def while_time_stands_still(main: Callable[[], Awaitable[None]]) -> None:
+    """Run over real sockets, but without timers: whoever waits for one, waits for ever."""
+    trio.run(main, clock=trio.testing.MockClock())
 
 
 async def nothing_follows(host: Libp2pHost, seconds: float = 0.3) -> None:

@@ -28,7 +28,7 @@ from shoal.node.web import client
 
 T = TypeVar("T")
 
-DEADLINE: Final = 60.0
+DEADLINE: Final = 120.0
 """Seconds for a condition that on a quiet machine takes a few at most."""
 TASKS: Final = Path(__file__).with_name("tasks")
 """Where nodes are started: tasks are imported from there."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from swarm import Node, Swarm, wait_agreement
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 FLAGS = ("--task", "paced:OnWideBase", "--option", "steps=3")
 SLOW = {"SHOAL_GOSSIP_STATE_UPLOAD_MBIT": "16"}

@@ -9,7 +9,7 @@ from shoal.node.testnet import launcher
 from shoal.node.testnet.nodes import Tools
 from shoal.node.testnet.plan import Plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Silent:

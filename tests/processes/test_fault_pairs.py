@@ -21,7 +21,7 @@ from swarm import LOOPBACK, TRAIN, Node, Swarm, averaged, wait_until
 
 from shoal.node.web import client
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 # Parts of several chunks, so that a step has a middle.
 LARGE: Final = (*TRAIN, "--task-option", "numel=1600000")

@@ -11,7 +11,7 @@ from swarm import Node, Swarm, averaged, wait_agreement, wait_until
 DEVICE = "cuda"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use here"),
 ]
 

@@ -12,7 +12,7 @@ from swarm import NODE, environment, wait_until
 from shoal.node.status import Status
 from shoal.node.web import client
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

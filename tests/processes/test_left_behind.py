@@ -11,7 +11,7 @@ from swarm import LOOPBACK, NODE, QUIET, TASKS, TORCH, Swarm, environment, wait_
 
 from shoal.node.storage.home import Home
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SCRIPT = f"""
 import sys

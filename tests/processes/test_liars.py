@@ -16,7 +16,7 @@ from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.processes import Guard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-SECONDS = 6.0
+SECONDS = 4.0
 
 
 OUTSIDERS = ("convene", "fake-quorum", "sybil-lineage", "nan-state")

@@ -24,7 +24,7 @@ MOST_LOST = 0.04
 """Accuracy. After so few rounds it varies by 0.02 with when means arrive: 0.927 to 0.942, beside 0.951."""
 UP = (
     sys.executable, "-P", "-m", "shoal.node", "testnet", "up", "--json", "--no-calm", "--timeout", "400",
-    "--nodes", "3", "--rounds", str(ROUNDS), "--latency", "150ms", "--network", "proxy",
+    "--seeds", "0", "--nodes", "3", "--rounds", str(ROUNDS), "--latency", "150ms", "--network", "proxy",
     "--task", "paced:PacedDigits", "--task-option", f"pause={PAUSE}", "--task-option", "share={i}/{n}",
     "--method", "diloco", "--option", f"steps={STEPS}", "--option", "lr=0.1",
 )  # fmt: skip

@@ -25,7 +25,7 @@ UP = (
 
 
 def test_five_nodes_in_a_ring_learn_together_and_end_as_one(tmp_path: Path) -> None:
-    words = [*UP, "--nodes", "5", "--dir", str(tmp_path / "net"), "--timeout", "300"]
+    words = [*UP, "--nodes", "5", "--dir", str(tmp_path / "net"), "--timeout", "300", "--seeds", "0"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 from swarm import Swarm, wait_agreement
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 FLAGS = ("--task", "paced:OnBase", "--option", "steps=3")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from swarm import TRAIN, Swarm, averaged, wait_agreement
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SECURE = (*TRAIN, "--secure", "--accept-unseen-updates", "--wait-for", "4")
 
 

@@ -18,6 +18,7 @@ SCENARIO = """
 nodes = 4
 rounds = 7
 quorum = 2
+seeds = 0
 task = "paced:Paced"
 task_options = { pause = 0.0, hidden = 40000 }
 options = { steps = 2 }

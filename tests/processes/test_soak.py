@@ -134,7 +134,7 @@ def test_a_process_and_its_child_are_measured_each_for_itself(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_short_soak_of_real_nodes_ends_in_a_verdict_and_a_picture(tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/soak.py", "--minutes", "0.7", "--nodes", "3", "--churn", "0"]
+    command = [sys.executable, "scripts/soak.py", "--minutes", "0.45", "--nodes", "3", "--churn", "0"]
     found = subprocess.run(
         [*command, "--dir", str(tmp_path / "net")],
         cwd=Path(__file__).parents[2],

@@ -9,7 +9,7 @@ from swarm import Swarm
 
 from shoal.node.status import Status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROUNDS = 20
 # Rounds of a second and a half: in three of them a node starts, fetches the state and takes part again.

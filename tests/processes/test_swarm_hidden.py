@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from swarm import TRAIN, Node, Swarm, averaged, wait_agreement
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LONG = 120.0
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from swarm import Node, Swarm, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROUNDS = 720
 WARM_UP = 220

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from swarm import TRAIN, Node, Swarm, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NUMEL = 8_000_000
 CHUNKS = 31

@@ -8,7 +8,7 @@ from swarm import TRAIN, Swarm
 
 from shoal.node.status import Status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def is_told(text: str, status: Status) -> bool:

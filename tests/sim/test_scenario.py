@@ -13,7 +13,12 @@ from shoal.node.testnet.plan import BadPlan, Plan, load
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 
 
-@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def marked(path: Path) -> object:
+    """Ten minutes of kills take ten seconds of the processor."""
+    return pytest.param(path, marks=pytest.mark.slow) if path.stem == "torchft" else path
+
+
+@pytest.mark.parametrize("path", [marked(path) for path in SCENARIOS], ids=lambda path: path.stem)
 def test_what_testnets_are_put_through_violates_nothing_in_virtual_time(path: Path) -> None:
     plan = load(path)
     scenario = scenario_of(plan, 1)

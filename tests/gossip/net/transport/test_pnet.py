@@ -1,12 +1,10 @@
 """Private networks: libp2p's cipher and format, and nobody gets in who lacks the key."""
 
 import socket
-from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-import trio.testing
-from hosts import config, link, wait_for
+from hosts import config, link, wait_for, while_time_stands_still
 from nacl.secret import SecretBox
 
 from shoal.crypto.keys import new_key
@@ -145,11 +143,6 @@ async def counted_once(host: Libp2pHost) -> None:
     while not host.admission.counts[OTHER_NETWORK]:
         await trio.lowlevel.checkpoint()
     assert host.admission.counts[OTHER_NETWORK] == 1
-
-
-def while_time_stands_still(main: Callable[[], Awaitable[None]]) -> None:
-    """Run over real sockets, but for timers: whoever waits for one, waits for ever."""
-    trio.run(main, clock=trio.testing.MockClock())
 
 
 @pytest.mark.parametrize("unix", [False, True])
