@@ -101,7 +101,7 @@ def test_fedcompress_keeps_the_accuracy_at_a_quarter_of_the_bytes_and_of_the_fil
     tasks: list[Task] = [CompressibleDigits(f"{i + 1}/4", network="mlp") for i in range(4)]
     accuracy = reached(FedAvg(FedAvgConfig(steps=32, lr=0.003, batch_size=32)), tasks, rounds)
     # What FedAvg's vectors alone would be, without all that sockets send around them.
-    plain = 4 * rounds * describe("fedavg", size_of(tasks[0])).bytes_per_round(4)
+    plain = 4 * rounds * describe("fedavg", size_of(tasks[0])).traffic.bytes_per_round(4)
     gains = [plain / small[way] for way in ("bytes_sent", "bytes_received")]
     print(f"gains {gains}, accuracy {accuracy:.3f} and {small['accuracy_mean']:.3f}")
     assert min(gains) >= 4
