@@ -60,7 +60,7 @@ def epsilon_of(releases: Iterable[Release], delta: float) -> float:
 
 
 def classic_epsilon_of(releases: Sequence[Release], delta: float) -> float:
-    """Return epsilon by Mironov's own conversion (2017, proposition 3), as publications before 2020 have it."""
+    """Return epsilon by Mironov's own conversion (proposition 3), as publications before 2020 have it."""
     totals = [
         sum(each.count * _costs(each.noise_multiplier, each.sampling)[at] for each in releases)
         for at in range(len(ORDERS))

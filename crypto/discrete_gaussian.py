@@ -57,8 +57,9 @@ def _some(count: int, sigma: float, entropy: Entropy) -> Integers:
     chances = np.exp(-((magnitudes - sigma**2 / scale) ** 2) / (2 * sigma**2))
     # Zero has no sign: with both it would come twice as often.
     is_kept = (_lots(count, entropy) <= chances) & ~(is_negative & (magnitudes == 0))
-    numbers = magnitudes[is_kept].astype(np.int64)
-    return np.where(is_negative[is_kept], -numbers, numbers)
+    numbers: Integers = magnitudes[is_kept].astype(np.int64)
+    numbers[is_negative[is_kept]] *= -1
+    return numbers
 
 
 def _lots(count: int, entropy: Entropy) -> npt.NDArray[np.float64]:

@@ -34,6 +34,8 @@ ChunkNumel: TypeAlias = Literal[65_536, 131_072, 262_144, 524_288]
 """Numbers in a chunk: one of four powers of two."""
 Combine: TypeAlias = Literal["mean", "clip", "trimmed", "median"]
 """How a group makes one change of its contributions: see gossip/averaging/bounds.py."""
+PrivacyKind: TypeAlias = Literal["none", "local", "distributed", "examples"]
+"""Where the noise of differential privacy is added: see gossip/averaging/privacy.py."""
 Scalar = bool | int | float | str
 Name = Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
 
@@ -94,6 +96,14 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """With secure: bits of a number before the sum, which takes the place of a codec."""
     accept_unseen_updates: bool = False
     """With secure, in a run that is not closed: let anybody contribute what nobody can look at."""
+    privacy: PrivacyKind = "none"
+    """Where noise is added, so that what is sent tells little of a node's data (docs/privacy.md). local: each
+    node adds all of it. distributed: each its share, under --secure. examples: to every step of training."""
+    clip_norm: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
+    """With privacy: the largest norm of a node's change of the model in a round, to which a longer one is
+    shortened; with examples, of the gradient of one example."""
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)] = 1.0
+    """With privacy: the standard deviation of the noise, in clip norms. More tells less, and learns less."""
     codec: Annotated[str, msgspec.Meta(max_length=32)] = "float32"
     """How numbers travel: float32, float16, bfloat16, int8, int4, int2, topk or sign. float32 is exact, int8
     sends a quarter of its bytes, int4 an eighth; the last three are for changes, as diloco averages them."""

@@ -124,6 +124,23 @@ class RunStatus(msgspec.Struct, frozen=True):
     """The name of the frozen tensors, for ``--base`` of a newcomer without them; empty: nothing is frozen."""
 
 
+class PrivacyStatus(msgspec.Struct, frozen=True):
+    """How much this node's data has told, where a run adds noise."""
+
+    kind: str
+    """local, distributed or examples."""
+    clip_norm: float
+    noise_multiplier: float
+    epsilon: float
+    """Of all releases of this node, in any run."""
+    delta: float
+    budget: float
+    """Epsilon at which the node gives nothing more; 0: no limit."""
+    releases: int
+    is_spent: bool
+    """Whether the last round gave nothing for lack of budget."""
+
+
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The engine that makes the means, where that is not the node itself."""
 
@@ -222,3 +239,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """As it stands in the run's settings; empty: nobody governs."""
     uplink_mbit: float = 0.0
     """Mbit per second up, as the last rounds measured; 0 before there was anything to measure."""
+    privacy: PrivacyStatus | None = None
+    """What the node's data has told, where the run adds noise."""

@@ -17,6 +17,7 @@ from shoal.gossip.averaging.attendance import UNNAMED, Attendance
 from shoal.gossip.averaging.chunks import Chunks
 from shoal.gossip.averaging.ledger import Ledger, Verdict, members_of
 from shoal.gossip.averaging.origin import Origin
+from shoal.gossip.averaging.privacy import NO_PRIVACY, Privacy
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.deadlines import LONGEST
 from shoal.gossip.events import Data, Drop, Effects, Send, Vector
@@ -51,6 +52,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What is made of the contributions (gossip/averaging/bounds.py). Equal on all peers."""
     grid_bits: int = 8
     """Bits of a number of a secure sum (gossip/averaging/secure/integer_grid.py). Equal on all peers."""
+    privacy: Privacy = NO_PRIVACY
+    """What a secure sum does for privacy. Equal on all peers."""
 
 
 def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:

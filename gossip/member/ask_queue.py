@@ -26,6 +26,7 @@ from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
 from shoal.gossip.averaging.origin import Change, Origin, variances_of
+from shoal.gossip.averaging.privacy import privacy_of
 from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
@@ -194,7 +195,7 @@ class AskQueue:
             combine: Combine = "mean" if pending.kind == "statistic" else spec.combine
             config = msgspec.structs.replace(config, codec=spec.codec, exact=exact, combine=combine)
             if spec.secure:
-                config = msgspec.structs.replace(config, grid_bits=spec.grid_bits)
+                config = msgspec.structs.replace(config, grid_bits=spec.grid_bits, privacy=privacy_of(spec))
                 ask = ask_name("masked_sum", f"{pending.vector.size} {pending.tag}")
                 hidden = (*given, config, origin, ask, pending.discount)
                 return MaskedSum(me, group, *hidden, entropy=self.entropy)

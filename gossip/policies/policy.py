@@ -1,7 +1,7 @@
 """Policy: how a run protects and combines what its methods reduce, read from its run spec in one place.
 
-    sender      quantise -> mask               in this order; a step that a run does not take is left out
-    receiver    sum | each                     of which only the sum is seen, or every contribution
+    sender      clip -> noise -> quantise -> mask    in this order; a run may leave out some
+    receiver    sum | each                           of which only the sum is seen, or every contribution
 
 A person chooses by flat fields of `RunSettings`, one flag each. Here they become steps, and what does not
 go together is refused with what to change, before anything is sent. A method opts out of nothing.
@@ -11,10 +11,11 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from shoal.gossip.run_spec import Combine, RunSettings
+from shoal.gossip.run_spec import Combine, PrivacyKind, RunSettings
 
-Step: TypeAlias = Literal["quantise", "mask"]
-"""What a sender does to a contribution. quantise: by the codec, or under masks on a grid."""
+Step: TypeAlias = Literal["clip", "noise", "quantise", "mask"]
+"""What a sender does to a contribution. clip, noise: see gossip/averaging/privacy.py. quantise: by the codec,
+or under masks on a grid."""
 Sees: TypeAlias = Literal["sum", "each"]
 """What a receiver needs of contributions to combine them."""
 EXACT_CODEC: Final = "float32"
@@ -26,13 +27,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     codec: str = EXACT_CODEC
     secure: bool = False
     combine: Combine = "mean"
+    privacy: PrivacyKind = "none"
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """What a sender does, in this order."""
+        first: tuple[Step, ...] = ("clip", "noise") if self.privacy in ("local", "distributed") else ()
         if self.secure:
-            return "quantise", "mask"
-        return () if self.codec == EXACT_CODEC else ("quantise",)
+            return *first, "quantise", "mask"
+        return first if self.codec == EXACT_CODEC else (*first, "quantise")
 
     @property
     def sees(self) -> Sees:
@@ -52,9 +55,24 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
                 f"secure: codec {self.codec} has scales of each peer's own, which do not add up: leave out"
                 " --codec, and say with --grid-bits how fine numbers are"
             )
+        if self.privacy == "distributed" and not self.secure:
+            return (
+                "privacy distributed: a node's share of the noise hides nothing where its change is seen: add"
+                " --secure, or take --privacy local"
+            )
+        if self.privacy == "local" and self.secure:
+            return (
+                "privacy local: under masks only the sum is seen, and shares of the noise are enough: take"
+                " --privacy distributed, or leave out --secure"
+            )
+        if self.privacy != "none" and self.combine in ("trimmed", "median"):
+            return (
+                f"privacy: combine {self.combine} takes numbers from the edge, where noise is largest: take"
+                " --combine mean"
+            )
         return ""
 
 
 def policy_of(run: RunSettings) -> Policy:
     """Return the policy of a run."""
-    return Policy(codec=run.codec, secure=run.secure, combine=run.combine)
+    return Policy(codec=run.codec, secure=run.secure, combine=run.combine, privacy=run.privacy)

@@ -34,6 +34,7 @@ from shoal.methods.learning.optimizer_memory import (
 )
 from shoal.methods.learning.parts import hold, prepared
 from shoal.methods.learning.pinned_base import need_base
+from shoal.methods.learning.private_steps import PrivateSteps
 from shoal.methods.learning.task import Examples, Task, batch_of, count, to_device
 from shoal.methods.overlap import Moved
 
@@ -162,6 +163,8 @@ class TorchLearner:
         that failed it goes on from where it stands."""
         self.forgetting: Forgetting | None = None
         """What this node was asked to forget, for methods that can; set by whoever runs the rounds."""
+        self.private: PrivateSteps | None = None
+        """Makes the gradients, in a run whose steps are private; set by whoever runs the rounds."""
         self._is_at_work = False
 
     @property
@@ -372,14 +375,10 @@ class TorchLearner:
         anchors = [p.detach().clone() for p in weights] if work.proximal else []
         total = torch.zeros((), device=self.device)
         taken = 0
-        for batch in work.objective.batches(work.batch_size):
+        for batch in self._batches(work):
             if self.callbacks.is_interrupted():
                 raise Interrupted("the node asked to stop")
-            on_device = to_device(batch, self.device)
-            loss = self._gradient(optimizer, work.objective, on_device)
-            if work.ascent:
-                with uphill(weights, work.ascent):
-                    self._gradient(optimizer, work.objective, on_device)
+            loss = self._loss(optimizer, weights, work, batch)
             _add_terms(weights, anchors, work)
             _step(optimizer, is_first=taken == 0 and not is_new)
             total += loss.detach().to(total.dtype)
@@ -390,6 +389,29 @@ class TorchLearner:
             if taken == work.steps or self.callbacks.is_hurried():
                 break
         return float(total) / taken, taken
+
+    def _batches(self, work: _Work) -> Iterator[Any]:
+        if self.private is None:
+            return work.objective.batches(work.batch_size)
+        self.private.check(self.model, work.objective)
+        if work.ascent:
+            raise BadOption(
+                "privacy examples: a step that goes uphill first asks twice: take --method fedavg"
+            )
+        return self.private.batches(work.objective, work.batch_size)
+
+    def _loss(
+        self, optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter], work: _Work, batch: Any
+    ) -> torch.Tensor:
+        """Leave the gradient of a step in the weights; returns the loss."""
+        if self.private is not None:
+            return self.private.gradient(self.model, work.objective, batch, self.device)
+        on_device = to_device(batch, self.device)
+        loss = self._gradient(optimizer, work.objective, on_device)
+        if work.ascent:
+            with uphill(weights, work.ascent):
+                self._gradient(optimizer, work.objective, on_device)
+        return loss
 
     def _gradient(self, optimizer: torch.optim.Optimizer, objective: Objective, batch: Any) -> torch.Tensor:
         """Leave the gradient of the loss on a batch in the weights; returns the loss."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from shoal.node.status import EngineStatus, LineageStatus, PeerStatus, Status
+    from shoal.node.status import EngineStatus, LineageStatus, PeerStatus, PrivacyStatus, Status
 
 
 def status(
@@ -74,6 +74,16 @@ def _overview(status: "Status") -> "RenderableType":
     return Group(*parts)
 
 
+def privacy_line(told: "PrivacyStatus") -> str:
+    """Say how much a node's data has told, and may tell."""
+    limit = f" of {told.budget:g}" if told.budget else ", no budget"
+    end = ": spent, this node gives nothing more" if told.is_spent else ""
+    return (
+        f"epsilon {told.epsilon:.3g}{limit} at delta {told.delta:g} after {told.releases} releases{end}"
+        f" ({told.kind}, clip norm {told.clip_norm:g}, noise multiplier {told.noise_multiplier:g})"
+    )
+
+
 def _facts(status: "Status") -> list[tuple[str, str]]:
     run = status.run
     of = f" of {run.rounds}" if run is not None and run.rounds else ""
@@ -94,6 +104,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         facts.append(("run", f"{run.name}: {run.method} on {run.task}, {run.parameters:,} parameters"))
         masked = " under masks: nobody sees what one peer gives" if run.secure else ""
         facts.append(("combines by", run.combine + masked))
+        if status.privacy is not None:
+            facts.append(("privacy", privacy_line(status.privacy)))
         if run.base:
             facts.append(("base", f"a node without it starts with --base {run.base}"))
         facts.append(("figures", "  ".join(f"{name} {figure(value)}" for name, value in measured.items())))

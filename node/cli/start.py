@@ -24,6 +24,8 @@ _SETTINGS: Final = {
     "device": "run.device",
     "threads": "run.threads",
     "base": "run.base",
+    "privacy_budget": "privacy.budget",
+    "privacy_delta": "privacy.delta",
     "listen": "network.listen",
     "announce": "network.announce",
     "swarm": "network.swarm",
@@ -88,6 +90,13 @@ def start(
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,
     base: Annotated[str | None, _train("--base", "Fetch the frozen tensors of this name from peers.")] = None,
+    privacy_budget: Annotated[
+        float | None,
+        _train("--privacy-budget", "With --privacy: the epsilon at which this node gives nothing more."),
+    ] = None,
+    privacy_delta: Annotated[
+        float | None, _train("--privacy-delta", "The delta of that epsilon; 1e-5 unless given.")
+    ] = None,
     external_trainer: Annotated[
         bool, _train("--external-trainer", "A process of yours attaches to train.")
     ] = False,

@@ -21,6 +21,7 @@ from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
 from shoal.node.config.codec_preflight import check_codec
 from shoal.node.config.engine_preflight import check_engine
+from shoal.node.config.privacy_preflight import check_budget, check_privacy
 from shoal.node.config.secure_preflight import check_secure
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
@@ -38,6 +39,7 @@ def check(config: NodeConfig) -> None:
     if config.run.task:
         method = load_method(config.run.method, config.run.options)
         check_run(config.run, method)
+        check_budget(config)
         check_engine(config.run.engine, method, config.run.method, config.run.codec)
         engine = config.run.engine
         if engine != NATIVE and config.run.exchange != "group":
@@ -86,6 +88,7 @@ def check_run(run: RunSettings, method: Method, mode: Mode | None = None) -> Non
     check_combine(run, method)
     check_bodies(run, method, mode or parse(run.charter).mode)
     check_secure(run, method, mode or parse(run.charter).mode)
+    check_privacy(run, method)
 
 
 def check_bodies(run: RunSettings, method: Method, mode: Mode) -> None:

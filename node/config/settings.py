@@ -92,6 +92,16 @@ class TrustConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """over so many minutes. A node never leaves the state of most of its colleagues for that of others."""
 
 
+class PrivacyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much this node's data may tell, in a run with --privacy: see docs/privacy.md."""
+
+    budget: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    """Epsilon of all that this node has given, at which it gives nothing more and goes on receiving; 0: no
+    limit."""
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 1e-5
+    """The delta of that epsilon: take less than one over the number of your examples."""
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the engine of the run sits in the network, where it is not native."""
 
@@ -157,6 +167,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How long peers wait for each other."""
     trust: TrustConfig = TrustConfig()
     """Whom this node goes by."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """How much this node's data may tell."""
     averaging: EngineConfig = EngineConfig()
     """How another engine sits in the network."""
     http: HttpConfig = HttpConfig()
@@ -175,7 +187,13 @@ def is_for_tests(testing: TestingConfig) -> bool:
 HIDDEN: Final = ("testing",)
 """Sections that the commented file and the lists of settings leave out."""
 
-_FLAGS: Final = {"run.name": "--run", "http.port": "--http-port", "http.enabled": "--no-http"}
+_FLAGS: Final = {
+    "run.name": "--run",
+    "http.port": "--http-port",
+    "http.enabled": "--no-http",
+    "privacy.budget": "--privacy-budget",
+    "privacy.delta": "--privacy-delta",
+}
 
 
 def settings() -> dict[str, msgspec.structs.FieldInfo]:

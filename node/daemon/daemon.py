@@ -42,6 +42,7 @@ from shoal.node.daemon.base_keeper import BaseKeeper
 from shoal.node.daemon.disk import Disk, disk_advice, first_sequence
 from shoal.node.daemon.engine_choice import Owned, ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal, company, greeting
+from shoal.node.daemon.private_asks import Budget
 from shoal.node.daemon.roster_keeper import RosterKeeper, RunDoor
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.daemon.status_report import MAX_MET, Problems, Reporter
@@ -119,6 +120,7 @@ class Daemon(Surroundings):
         )
         codec = Codec(ground.key, config.network.swarm, sequence)
         self.driver = Driver(host, member, codec, self._notice)
+        self.privacy_budget = Budget(config.privacy.budget, config.privacy.delta)
         self.rounds = Rounds(host.me, home.state_dir, failpoint, self, config.run.role)
         self.driver.on_effect = lambda effect: failpoint.effect(effect, self.rounds.round)
         self.driver.on_found = self._found

@@ -33,6 +33,7 @@ from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.movement import Movement, Movements, fault_of
 from shoal.gossip.state.tree_hash import leaves, root
+from shoal.node.daemon.private_asks import Given, PrivateAsks
 from shoal.node.daemon.roles import command_of, message_of, offer_of
 from shoal.node.daemon.round_counts import RoundCounts
 from shoal.node.daemon.surroundings import Surroundings
@@ -106,6 +107,9 @@ class Rounds:
         """Why the trainer said it cannot go on."""
         self._state_dir, self._failpoint = state_dir, failpoint
         self._around = surroundings
+        self.privacy = PrivateAsks(state_dir, surroundings.privacy_budget)
+        self._answered = 0
+        """Asks so far that were answered."""
         self._problems = set[str]()
         self._trust = RunTrust(run="")
         self._movements: Movements | None = None
@@ -215,9 +219,34 @@ class Rounds:
         if self.spec is not None and self.spec.engine != NATIVE:
             self._ask_engine(message, vector)
             return
+        if self.spec is not None and self.spec.privacy != "none":
+            self._ask_privately(self.spec, message, vector)
+            return
         among = tuple(PeerId(peer) for peer in message.among)
         given = (message.weight, message.kind, message.tag, message.discount, among)
         self._around.command(commands.Contribute(message.index, vector, *given))
+
+    def _ask_privately(self, spec: RunSpec, message: ipc.AskAllReduce, vector: Vector) -> None:
+        """Let the member see what may leave this node, once that is noted on the disk."""
+        if refusal := self.privacy.refusal(spec, message):
+            self._around.problem("privacy", refusal)
+            self._answer(ipc.AskFailed(kind="GossipError", text=refusal))
+            return
+        state, answered = self._vector()[: message.numel], self._answered
+
+        def go_on(given: Given) -> None:
+            self._around.problem("privacy", given.problem)
+            if self._answered != answered or self.trainer is not Trainer.ASKING:
+                return  # the swarm went on meanwhile
+            if given.failure:
+                self._answer(ipc.AskFailed(kind="GossipError", text=given.failure))
+                return
+            if given.vector is not None:
+                vector[:] = given.vector
+            asked = commands.Contribute(message.index, vector, given.weight, message.kind, message.tag)
+            self._around.command(asked)
+
+        self._later(lambda: self.privacy.give(spec, message, vector, state), go_on, vector.nbytes)
 
     def _ask_engine(self, message: ipc.AskAllReduce, vector: Vector) -> None:
         assert self.spec is not None
@@ -324,6 +353,7 @@ class Rounds:
     def _answer(self, message: Message) -> None:
         if self.trainer is Trainer.ASKING and self._reply is not None:
             self.trainer = Trainer.WORKING
+            self._answered += 1
             self._reply(message)
 
     # --- the member -------------------------------------------------------------------------------

@@ -220,6 +220,7 @@ class Reporter:
             ],
             mode=parse(self._charter()).mode,
             charter=self._charter(),
+            privacy=rounds.privacy.status(rounds.spec),
             uplink_mbit=self._measured_mbit(),
             drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,

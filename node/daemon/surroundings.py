@@ -11,6 +11,7 @@ from typing import TypeVar
 from shoal.gossip.events import Vector
 from shoal.gossip.member.commands import Event
 from shoal.gossip.run_spec import RunSpec
+from shoal.node.daemon.private_asks import Budget
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint, load_newest
 from shoal.node.storage.run_trust import RunTrust, load_trust
@@ -24,6 +25,8 @@ class Surroundings:
 
     has_engine = False
     """Whether the run has an engine of its own, which makes means in place of the member."""
+    privacy_budget = Budget()
+    """How much the node's data may tell."""
 
     def now(self) -> float:
         """Return seconds on a clock that never goes back."""

@@ -42,6 +42,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal.crypto.accounting import Release
 from shoal.crypto.keys import PeerId
 from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.calls.asks import Holder
@@ -130,6 +131,8 @@ class AskAllReduce(Message, frozen=True):
     """What is left of the weight once it was capped."""
     among: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_GROUP)] = ()
     """Among which members of the round's group; empty: all."""
+    released: tuple[Release, ...] = ()
+    """What the steps of training told that are new in the vector, where they had noise."""
 
 
 class AskGather(Message, frozen=True):

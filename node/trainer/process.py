@@ -21,12 +21,14 @@ import msgspec
 import torch
 
 import shoal.methods
+from shoal.gossip.averaging.privacy import privacy_of
 from shoal.gossip.errors import GossipError
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State, largest_exchange, measures
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.methods.learning.learner import Callbacks, TorchLearner, as_number
 from shoal.methods.learning.model_tensors import Staying
 from shoal.methods.learning.parts import pinned_of
+from shoal.methods.learning.private_steps import PrivateSteps
 from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
@@ -137,6 +139,8 @@ class _Trainer(Callbacks):
             method=self._method,
         )
         self._learner.forgetting = ForgetFile(state_dir)
+        if spec.privacy == "examples":
+            self._learner.private = PrivateSteps(privacy_of(spec))
         if isinstance(self._method, Demands):
             self._method.check(self._learner)
         initial = self._method.init(self._learner.initial)

@@ -20,6 +20,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from shoal.crypto.accounting import Release
 from shoal.crypto.keys import PeerId
 from shoal.gossip import errors
 from shoal.gossip.admission.charter import parse
@@ -117,7 +118,8 @@ class Session:
         """Attach; afterwards `begun` says where to go on. `private`: what never leaves the node, by round.
         `own`: what of the model never does.
 
-        `learner`: what a method with roles serves with; without it the node holds none.
+        `learner`: what a method with roles serves with; without it the node holds none. It may make noisy
+        steps, which are told to the daemon.
 
         Raises:
             LineLost: the daemon has another trainer already, or is gone.
@@ -136,6 +138,7 @@ class Session:
         self.on_alone: Callable[[], None] | None = None
         """Called now and again while an answer waits for company."""
         self._is_lent = has_one_exchange(method) and not spec.delay
+        self._learner = learner
         self._roles = RoleWork(method, learner, self)
         exchange_numel = largest_exchange(method, spec.params_numel)
         self._segment, descriptor = ipc.Segment.create(spec.state_numel, exchange_numel)
@@ -330,6 +333,7 @@ class Session:
                     tag=ask.tag,
                     discount=ask.discount,
                     among=ask.among,
+                    released=self._released(),
                 )
             case Gather():
                 if self._why_not_gather:
@@ -341,15 +345,22 @@ class Session:
         """Refuse an ask among some where none can be.
 
         Raises:
-            BadOption: the run is secure, pairwise or of another engine, or it is the first ask of a round.
+            BadOption: the run is secure, private, pairwise or of another engine, or it is the first ask of a round.
         """
         spec, ask = self.spec, f"method {self.spec.method} averages among some of a group"
         if spec.secure:
             raise BadOption(f"{ask}, where few would see what each gives: leave out --secure")
+        if spec.privacy != "none":
+            raise BadOption(f"{ask}, where the noise of few would be too little: leave out --privacy")
         if spec.engine != NATIVE or PATTERNS[spec.exchange].has_own_states:
             raise BadOption(f"{ask}: leave out --engine {spec.engine} and --exchange {spec.exchange}")
         if index == 0:
             raise BadOption(f"{ask} before it asked all of it for anything: ask for the holders first")
+
+    def _released(self) -> tuple[Release, ...]:
+        """Return what noisy steps told since the last ask, those of rounds that failed included."""
+        steps = getattr(self._learner, "private", None)
+        return () if steps is None else tuple(steps.take())
 
     def reply(self, ask: Reply) -> None:
         """Answer calls.

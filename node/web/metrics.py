@@ -21,7 +21,16 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from shoal.node.status import BOOTSTRAP_STATES, LINKS, OUTCOMES, PHASES, RoundStatus, RoundTotals, Status
+from shoal.node.status import (
+    BOOTSTRAP_STATES,
+    LINKS,
+    OUTCOMES,
+    PHASES,
+    PrivacyStatus,
+    RoundStatus,
+    RoundTotals,
+    Status,
+)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -49,6 +58,8 @@ class _Collector(Collector):
         yield from _network(self.status)
         yield from _rounds(self.status.history)
         yield from _totals(self.status.totals)
+        if self.status.privacy is not None:
+            yield from _privacy(self.status.privacy)
 
 
 def _about(status: Status) -> Iterator[Metric]:
@@ -95,6 +106,17 @@ def _progress(status: Status) -> Iterator[Metric]:
     for name, value in status.metrics.items():
         metric.add_metric([name], value)
     yield metric
+
+
+def _privacy(told: PrivacyStatus) -> Iterator[Metric]:
+    text = "What this node's data has told at most, at the delta of its settings."
+    yield GaugeMetricFamily("shoal_privacy_epsilon", text, value=told.epsilon)
+    text = "At which the node gives nothing more; 0: no limit."
+    yield GaugeMetricFamily("shoal_privacy_budget_epsilon", text, value=told.budget)
+    yield GaugeMetricFamily("shoal_privacy_delta", "Of that epsilon.", value=told.delta)
+    yield CounterMetricFamily("shoal_privacy_releases", "Noisy releases of its data.", value=told.releases)
+    text = "1 where the budget is spent and the node only receives."
+    yield GaugeMetricFamily("shoal_privacy_spent", text, value=int(told.is_spent))
 
 
 def _totals(totals: RoundTotals) -> Iterator[Metric]:

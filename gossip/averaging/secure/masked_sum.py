@@ -13,6 +13,9 @@ of the members that advertised have to stay to the end, and three at least. A me
 many of them as open a sum have said that they saw the same, so that no two lists are opened. What a body of a
 gather says counts only if its author committed itself to it before this member too.
 
+With noise (gossip/averaging/privacy.py) the grid is another (noisy_grid.py), nothing is said of the numbers
+before they are masked, and a part opens only if as many are in it as noise was made for.
+
 A member that fails leaves the vector as it was. It is written when everything has been opened and lies in the
 range that the grid allows. A member may turn a mean to anything in that range, and no farther.
 """
@@ -37,6 +40,7 @@ from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, Gather
 from shoal.gossip.averaging.origin import EXACT, Origin
 from shoal.gossip.averaging.secure.integer_grid import Grid, Words, factors_of
+from shoal.gossip.averaging.secure.noisy_grid import NoisyGrid
 from shoal.gossip.averaging.secure.word_sum import WordSum
 from shoal.gossip.deadlines import BEAT
 from shoal.gossip.errors import LocalViolation
@@ -117,6 +121,8 @@ class MaskedSum:
         self._factors: dict[int, int] = {}
         self._masks: Masks | None = None
         self._grids: list[Grid] = []
+        self._noisy: NoisyGrid | None = None
+        """In place of the grids, where the run adds noise."""
         self._is_based = False
         self._words: Words = np.zeros(0, np.uint64)
         self._edges: list[int] = []
@@ -160,6 +166,9 @@ class MaskedSum:
         reach = self._reaches()
         if not all(np.isfinite(reach)):
             raise LocalViolation("a contribution that is not finite was let in by this node itself")
+        if self._is_private:
+            # How far a change reaches follows from data that noise is to hide.
+            reach = (0.0,) * len(reach)
         body = msgspec.msgpack.encode(Advert(*self._said, self._anchor(), reach, self._keys.public))
         return self._enter(Stage.ADVERTISE, self._gather(Stage.ADVERTISE, self.group, body, self._ask), now)
 
@@ -291,6 +300,8 @@ class MaskedSum:
         context = msgspec.msgpack.encode((self.group.id, self.group.round, self.index))
         publics = {number: advert.keys for number, advert in self._adverts.items()}
         roster = Roster(context, publics, len(self.group.members))
+        if self._is_private and (why := self._choose_noise(roster.threshold)):
+            return effects + self._refuse(why)
         self._masks = Masks(self._keys, self._mine, roster, self._entropy)
         dealing = self._gather(Stage.DEAL, self._subgroup(self._adverts), self._masks.dealt)
         return effects + self._enter(Stage.DEAL, dealing, now)
@@ -323,6 +334,8 @@ class MaskedSum:
                 self._lists[part] = frozenset(n for at, n in enumerate(numbers) if mask >> at & 1)
         if (fewest := min(map(len, self._lists))) < LEAST:
             return self._refuse(f"{fewest} of at least {LEAST} peers contributed to a secure sum")
+        if self._noisy is not None and fewest < (least := self._noisy.threshold):
+            return self._refuse(f"{fewest} of the {least} peers that noise was made for contributed")
         consent = self._masks.transcript(self._lists)
         return self._enter(Stage.CONSENT, self._gather(Stage.CONSENT, group, consent), now)
 
@@ -387,6 +400,20 @@ class MaskedSum:
 
     # --- numbers ----------------------------------------------------------------------------------
 
+    @property
+    def _is_private(self) -> bool:
+        return self._config.privacy.kind == "distributed"
+
+    def _choose_noise(self, threshold: int) -> str:
+        """Choose the grid of a sum with noise; returns why there can be none, as all members see it."""
+        if not self._is_based:
+            return "a change has a norm only where all start from one state: take a larger --group-size"
+        self._noisy = NoisyGrid(self._vector.size, self._config.privacy, len(self._adverts), threshold)
+        # All count alike: a weight would make one member's change longer than noise was made for.
+        gives = {number: int(advert.weight > 0) for number, advert in self._adverts.items()}
+        self._factors = gives if any(gives.values()) else dict.fromkeys(gives, 1)
+        return "" if self._noisy.fields else "so much noise has no room in a word: lower --noise-multiplier"
+
     def _anchor(self) -> bytes:
         """Name what the numbers are measured from, where all members may have the same."""
         origin = self._origin
@@ -434,6 +461,10 @@ class MaskedSum:
             self._grids.append(Grid(count, clip, each, sum(self._factors.values())))
 
     def _encode(self) -> Words:
+        if self._noisy is not None:
+            base = self._base(0, self._vector.size)
+            gives = self._factors[self._mine] > 0
+            return self._noisy.encode(self._vector, base, self._entropy, gives=gives)
         dice = np.random.default_rng(int.from_bytes(self._entropy(16), "big"))
         factor, words, lo = self._factors[self._mine], [], 0
         for grid in self._grids:
@@ -444,6 +475,8 @@ class MaskedSum:
 
     def _decode(self) -> Vector | None:
         """Return the mean, float32 [n], of words without masks; nothing where it is outside its range."""
+        if self._noisy is not None:
+            return self._decode_noisy(self._noisy)
         mean, at, start = np.empty_like(self._vector), 0, 0
         for grid in self._grids:
             here = mean[start : start + grid.count]
@@ -458,6 +491,15 @@ class MaskedSum:
                 here += base
             at, start = at + grid.n_words, start + grid.count
         return mean
+
+    def _decode_noisy(self, grid: NoisyGrid) -> Vector | None:
+        mean = np.empty_like(self._vector)
+        for contributors, lo, hi in zip(self._lists, self._edges, self._edges[1:], strict=False):
+            givers = sum(self._factors[number] for number in contributors)
+            if lo < hi and not grid.decode(self._words[lo:hi], lo, len(contributors), givers, mean):
+                return None
+        base = self._base(0, mean.size)
+        return mean if base is None else mean + base
 
     def _part(self, part: int) -> Words:
         return self._words[self._edges[part] : self._edges[part + 1]]

@@ -20,7 +20,7 @@ from shoal.node.cli import show
 from shoal.node.cli.start import flags_of
 from shoal.node.config.settings import NodeConfig, load
 from shoal.node.errors import UserError
-from shoal.node.status import FaultStatus, LineageStatus
+from shoal.node.status import FaultStatus, LineageStatus, PrivacyStatus
 from shoal.node.storage.home import Home
 from shoal.node.storage.run_trust import RunTrust, save_trust
 
@@ -361,6 +361,21 @@ def test_status_says_why_the_last_rounds_failed(shoal: Run, home: Path, tmp_path
     assert f"round failed 3: 3 {why}" in out
     assert f"1: 1 {why}" in out
     assert "0: 0" not in out
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_spent", "words"),
+    [(0.0, False, "epsilon 2.6, no budget"), (2.7, True, "epsilon 2.6 of 2.7 at delta 1e-05 after 12")],
+)
+def test_status_says_how_much_the_nodes_data_has_told(
+    shoal: Run, home: Path, tmp_path: Path, budget: float, is_spent: bool, words: str
+) -> None:
+    told = PrivacyStatus("local", 1.0, 2.0, 2.6, 1e-5, budget, 12, is_spent)
+    with FakeNode(home, lambda: make_status(privacy=told), tmp_path):
+        out = " ".join(shoal("status").out.split())
+        assert json.loads(shoal("status", "--json").out)["privacy"]["epsilon"] == 2.6
+    assert f"privacy {words}" in out
+    assert ("spent" in out) is is_spent
 
 
 def test_status_of_a_helper_has_no_run(shoal: Run, home: Path, tmp_path: Path) -> None:

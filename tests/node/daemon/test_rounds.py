@@ -25,6 +25,7 @@ from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.failpoints import Failpoint
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
+from shoal.node.storage.privacy_ledger import PrivacyLedger
 from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
 
@@ -114,9 +115,11 @@ class Table:
         self.rounds.attached(message, self.segment, self.told.append)
         return self
 
-    def ask(self, value: float = 2.0) -> None:
+    def ask(self, value: float = 2.0, kind: Any = "statistic") -> None:
         self.segment.exchange[:] = value
-        message = ipc.AskAllReduce(round=self.rounds.round, index=0, weight=10.0, numel=NUMEL, discount=0.25)
+        message = ipc.AskAllReduce(
+            round=self.rounds.round, index=0, weight=10.0, numel=NUMEL, kind=kind, discount=0.25
+        )
         self.rounds.from_trainer(message)
 
     def agree(self, *contributors: PeerId) -> None:
@@ -713,3 +716,55 @@ def test_where_there_is_nothing_to_go_back_to_that_is_said() -> None:
     fail(table)
     assert "no earlier state" in table.problems["numbers"]
     assert table.told[-1] == ipc.Begin(round=0, slot=0)
+
+
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
+    """A table of a run that adds noise, whose node has this folder."""
+    monkeypatch.chdir(tmp_path)
+    return Table(privacy="local", clip_norm=0.5, noise_multiplier=0.01).attach(1.0)
+
+
+def test_a_private_contribution_is_on_the_ledger_before_the_member_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, noted = private(tmp_path, monkeypatch), []
+    command = table.around.command
+
+    def watch(event: Any) -> None:
+        if isinstance(event, commands.Contribute):
+            noted.append(PrivacyLedger(tmp_path / "state").count)
+        command(event)
+
+    monkeypatch.setattr(table.around, "command", watch)
+    for count in (1, 2):
+        table.ask(2.0, "params")
+        given = table.commands[-1]
+        assert isinstance(given, commands.Contribute)
+        assert noted[-1] == count
+        assert (given.weight, given.discount) == (1.0, 1.0)
+        # A change of norm sqrt(6) was shortened to a half, and has noise of 0.005 a number.
+        change = given.vector - table.segment.slots[table.rounds._slot]
+        assert 0 < np.abs(change - 0.5 / math.sqrt(NUMEL)).max() < 0.05
+        table.agree(ME, PEER)
+        table.finish(1.0)
+
+
+def test_a_statistic_is_refused_in_a_private_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = private(tmp_path, monkeypatch)
+    table.ask()
+    assert isinstance(table.told[-1], ipc.AskFailed)
+    assert "--method fedavg" in table.problems["privacy"]
+    assert not any(isinstance(each, commands.Contribute) for each in table.commands)
+    assert not (tmp_path / "state").exists()
+
+
+def test_noise_that_comes_too_late_goes_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = private(tmp_path, monkeypatch)
+    later = table.around.later = Deferred()
+    table.ask(2.0, "params")
+    table.rounds.stop()
+    table.segment.exchange[:] = 7.0
+    later.run()
+    assert not any(isinstance(each, commands.Contribute) for each in table.commands)
+    assert (table.segment.exchange == 7.0).all()
+    assert PrivacyLedger(tmp_path / "state").count == 1, "what was noted stays noted"

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.node.daemon.round_counts import RoundCounts
 from shoal.node.errors import BadConfig, BadHome
-from shoal.node.status import AloneStatus, Status
+from shoal.node.status import AloneStatus, PrivacyStatus, Status
 from shoal.node.web.metrics import render
 from shoal.node.web.server import is_ours, make_app, serve_http
 
@@ -345,3 +345,10 @@ def test_a_metric_tells_for_how_many_rounds_a_node_is_alone(
     text = render(make_status(alone=alone)).decode()
     assert f"\nshoal_alone_rounds {rounds}.0\n" in text
     assert f"\nshoal_alone_seconds {seconds}.0\n" in text
+
+
+def test_metrics_say_how_much_the_nodes_data_has_told() -> None:
+    assert "shoal_privacy" not in render(make_status()).decode()
+    text = render(make_status(privacy=PrivacyStatus("local", 1.0, 2.0, 2.6, 1e-5, 3.0, 12, True))).decode()
+    for line in ("epsilon 2.6", "budget_epsilon 3.0", "delta 1e-05", "releases_total 12.0", "spent 1.0"):
+        assert f"\nshoal_privacy_{line}\n" in text
