@@ -8,7 +8,7 @@ from shoal.methods.base import Gathers, Method
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import Home
-from shoal.node.storage.privacy_ledger import PrivacyLedger
+from shoal.node.privacy_ledger import PrivacyLedger
 
 OF_CHANGES: Final = (
     *("fedavg", "fedprox", "diloco", "fedavgm", "fedadam", "fedyogi", "fedspeed", "feddyn", "fedpeft"),

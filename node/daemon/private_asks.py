@@ -19,7 +19,7 @@ from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec
 from shoal.node.errors import BadHome
 from shoal.node.status import PrivacyStatus
-from shoal.node.storage.privacy_ledger import PrivacyLedger
+from shoal.node.privacy_ledger import PrivacyLedger
 from shoal.node.trainer import ipc
 
 SPENT: Final = (

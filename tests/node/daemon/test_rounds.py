@@ -25,7 +25,7 @@ from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.failpoints import Failpoint
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
-from shoal.node.storage.privacy_ledger import PrivacyLedger
+from shoal.node.privacy_ledger import PrivacyLedger
 from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
 

@@ -7,7 +7,7 @@ import pytest
 from shoal.crypto.accounting import Release
 from shoal.node.errors import BadHome
 from shoal.node.storage.files import write_whole
-from shoal.node.storage.privacy_ledger import PrivacyLedger
+from shoal.node.privacy_ledger import PrivacyLedger
 
 ONE = (Release(noise_multiplier=1.0),)
 STEPS = (Release(noise_multiplier=0.5, sampling=0.1, count=20),)
@@ -41,7 +41,7 @@ def test_a_crash_while_it_is_written_leaves_the_old_file_whole(
 
         write_whole(path, *pieces, before_rename=end)
 
-    monkeypatch.setattr("shoal.node.storage.privacy_ledger.write_whole", crash)
+    monkeypatch.setattr("shoal.node.privacy_ledger.write_whole", crash)
     with pytest.raises(Crashed):
         ledger.spend(STEPS)
     assert ledger.releases == PrivacyLedger(tmp_path).releases == ONE
