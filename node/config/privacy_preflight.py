@@ -4,11 +4,11 @@ from typing import Final
 
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Gathers, Method
+from shoal.methods.base import Method, gathers
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
-from shoal.node.storage.home import Home
 from shoal.node.privacy_ledger import PrivacyLedger
+from shoal.node.storage.home import Home
 
 OF_CHANGES: Final = (
     *("fedavg", "fedprox", "diloco", "fedavgm", "fedadam", "fedyogi", "fedspeed", "feddyn", "fedpeft"),
@@ -36,7 +36,7 @@ def check_privacy(run: RunSettings, method: Method) -> None:
         return
     fitting = OF_STEPS if run.privacy == "examples" else OF_CHANGES
     listed = ", ".join(fitting)
-    if isinstance(method, Gathers):
+    if gathers(method):
         raise BadConfig(
             f"privacy: {run.method} gathers bodies, whose influence has no norm that could be clipped:"
             f" take --method {fitting[0]}, or leave out --privacy; it is for {listed}"

@@ -18,8 +18,8 @@ from shoal.gossip.averaging.privacy import privacy_of, privatise
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import RunSpec
 from shoal.node.errors import BadHome
-from shoal.node.status import PrivacyStatus
 from shoal.node.privacy_ledger import PrivacyLedger
+from shoal.node.status import PrivacyStatus
 from shoal.node.trainer import ipc
 
 SPENT: Final = (

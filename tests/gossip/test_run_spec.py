@@ -64,7 +64,7 @@ def test_a_difference_is_never_longer_than_a_line_of_the_log() -> None:
     assert len(difference(SPEC, changed(options=many))) <= 600
 
 
-OTHER_VALUES: dict[type, object] = {str: "other", int: 7, bool: True}
+OTHER_VALUES: dict[type, object] = {float: 3.5, str: "other", int: 7, bool: True}
 
 
 @pytest.mark.parametrize("name", sorted(set(RunSettings.__struct_fields__) - {"options", "charter"}))

@@ -6,8 +6,8 @@ import pytest
 
 from shoal.crypto.accounting import Release
 from shoal.node.errors import BadHome
-from shoal.node.storage.files import write_whole
 from shoal.node.privacy_ledger import PrivacyLedger
+from shoal.node.storage.files import write_whole
 
 ONE = (Release(noise_multiplier=1.0),)
 STEPS = (Release(noise_multiplier=0.5, sampling=0.1, count=20),)

@@ -23,9 +23,9 @@ from shoal.gossip.state.tree_hash import state_hash
 from shoal.node.daemon.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.failpoints import Failpoint
+from shoal.node.privacy_ledger import PrivacyLedger
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
-from shoal.node.privacy_ledger import PrivacyLedger
 from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
 
