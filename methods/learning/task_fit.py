@@ -1,4 +1,4 @@
-"""Whether a task gives a method what it asks for: `fit_of`. What it asks for is in its class (../needs.py)."""
+"""Whether a task gives a method what it asks for: `fit_of`. That is in the class of the method (../needs.py)."""
 
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias

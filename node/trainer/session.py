@@ -345,7 +345,7 @@ class Session:
         """Refuse an ask among some where none can be.
 
         Raises:
-            BadOption: the run is secure, private, pairwise or of another engine, or it is the first ask of a round.
+            BadOption: the run is secure, private, pairwise or of another engine, or a round begins with it.
         """
         spec, ask = self.spec, f"method {self.spec.method} averages among some of a group"
         if spec.secure:
