@@ -37,6 +37,12 @@ class PeerStatus(msgspec.Struct, frozen=True):
     """Since its last presence."""
     bytes_sent: int
     bytes_received: int
+    phase: str = ""
+    """What it says it does: working, syncing, finished or helping."""
+    run: str = ""
+    """The id of its run, its first 12 hex digits; empty for a helper."""
+    run_name: str = ""
+    """As it says."""
 
 
 class BootstrapStatus(msgspec.Struct, frozen=True):
@@ -91,6 +97,11 @@ class RoundStatus(msgspec.Struct, frozen=True):
     """After the round; first 12 hex digits."""
     reason: str = ""
     """Why it failed, where it did; at most 200 characters."""
+    bytes_sent: int = 0
+    """By this node, on all links, since its round before ended."""
+    bytes_received: int = 0
+    members: list[str] = []
+    """The ends of the peer ids that contributed, this node among them; at most 16."""
 
 
 class RoundTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +184,50 @@ class AloneStatus(msgspec.Struct, frozen=True):
     """While it waits: rounds that would have passed, at the pace of the last ones."""
 
 
+class AttendeeStatus(msgspec.Struct, frozen=True):
+    """A member of the exchange that is under way."""
+
+    peer: str
+    is_lost: bool
+    """Whether the others went on without it."""
+    is_done: bool
+    """Whether it says that it has all."""
+    bytes_received: int
+    """Of bulk that came from it."""
+    bytes_taken: int
+    """Of bulk that came to it, from all, as it says."""
+
+
+class ExchangeStatus(msgspec.Struct, frozen=True):
+    """The exchange that is under way."""
+
+    members: list[AttendeeStatus]
+    """This node among them; at most 64."""
+    share_done: float | None
+    """Of the mean; nothing where it cannot be told."""
+
+
+class DonorStatus(msgspec.Struct, frozen=True):
+    """A peer that serves the state which this node fetches."""
+
+    peer: str
+    chunks: int
+    """That came from it and were right."""
+    seconds_per_chunk: float
+    """Of late ones; 0 while nothing is known."""
+
+
+class FetchStatus(msgspec.Struct, frozen=True):
+    """The state of another that this node fetches."""
+
+    round: int
+    share_done: float
+    bytes_total: int
+    """0 while nobody has said it."""
+    donors: list[DonorStatus]
+    """At most 16."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, at one moment."""
 
@@ -241,3 +296,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Mbit per second up, as the last rounds measured; 0 before there was anything to measure."""
     privacy: PrivacyStatus | None = None
     """What the node's data has told, where the run adds noise."""
+    exchange: ExchangeStatus | None = None
+    """What is exchanged now, if anything is."""
+    fetch: FetchStatus | None = None
+    """What is fetched now, if anything is."""
+    home: str = ""
+    """What to add to a command so that it means this node: `` --home DIR``; empty: nothing."""

@@ -15,6 +15,7 @@ half of the members or more do, the exchange ends at once.
 
 from abc import abstractmethod
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
@@ -36,6 +37,20 @@ def ask_name(kind: str, tag: str) -> bytes:
 
 
 MEGABYTE: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Attendee:
+    """How far one member is, as this one sees it."""
+
+    peer: PeerId
+    is_lost: bool
+    is_done: bool
+    """Whether it has all, as it says."""
+    bytes_received: int
+    """Of bulk that came from it."""
+    bytes_taken: int
+    """Of bulk that came to it, as it says; of this member, what came to it."""
 
 
 class Attendance:
@@ -77,6 +92,8 @@ class Attendance:
         """By member: how many bytes have come to it, as it says."""
         self._partial: dict[int, int] = {}
         """By member: how much has come of a message that is not here yet."""
+        self._came: dict[int, int] = {}
+        """By member: bytes of bulk that have come from it."""
 
     @property
     @abstractmethod
@@ -90,6 +107,25 @@ class Attendance:
     @abstractmethod
     def _fail(self) -> Effects:
         """End without an outcome, and tell the others."""
+
+    @property
+    def attendees(self) -> tuple[Attendee, ...]:
+        """How far each member is."""
+        return tuple(
+            Attendee(
+                peer,
+                is_lost=number not in self._alive,
+                is_done=bool(self._outcome) if number == self._mine else number in self._done,
+                bytes_received=self._came.get(number, 0),
+                bytes_taken=self._arrived if number == self._mine else self._told_moved.get(number, 0),
+            )
+            for number, peer in enumerate(self._members)
+        )
+
+    @property
+    def share_done(self) -> float | None:
+        """How much of what is exchanged is here; nothing where it cannot be told."""
+        return None
 
     @property
     def newcomers_took(self) -> float:
@@ -131,6 +167,7 @@ class Attendance:
     def _has_come(self, member: int, n_bytes: int, now: float) -> None:
         """So many bytes more have come of a member's bulk."""
         self._arrived += n_bytes
+        self._came[member] = self._came.get(member, 0) + n_bytes
         self._earn(member, n_bytes, now)
 
     def _note_moved(self, member: int, moved: int, now: float) -> int:

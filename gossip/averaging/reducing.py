@@ -99,6 +99,11 @@ class Reducing(Announcing):
         """See `shoal.gossip.averaging.exchange`."""
         return self.result
 
+    @property
+    def share_done(self) -> float:
+        """See `Attendance`: the chunks whose mean is here."""
+        return 1.0 - self._missing / max(1, sum(len(masks) for masks in self._masks))
+
     # --- what is given to owners ------------------------------------------------------------------
 
     def _contribute(self, part: int) -> Effects:

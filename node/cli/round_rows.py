@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = (
     *("id", "run_id", "round", "finished_at", "outcome", "contributors", "loss"),
     *("work_seconds", "matchmaking_seconds", "exchange_seconds", "state_hash", "reason"),
+    *("bytes_sent", "bytes_received", "members"),
 )
 """Of CSV, before the task's own metrics."""
 
@@ -24,5 +25,6 @@ def cells(kept: "KeptRound") -> dict[str, Any]:
     """Return a round as one row: the time as RFC 3339, and a name of its own for every metric."""
     fields = flat(kept)
     metrics = fields.pop("metrics")
+    fields["members"] = " ".join(fields["members"])
     fields["finished_at"] = datetime.fromtimestamp(fields["finished_at"], UTC).isoformat(timespec="seconds")
     return {**fields, **{f"metric/{name}": value for name, value in metrics.items()}}

@@ -35,8 +35,13 @@ class CsvTracker:
             OSError: it cannot be written.
         """
         is_new = not path.exists() or path.stat().st_size == 0
+        columns = [*COLUMNS, "metrics"]
+        if not is_new:
+            # A file that an earlier version began keeps its columns.
+            with path.open(encoding="utf-8", newline="") as begun:
+                columns = next(csv.reader(begun))
         self._file: IO[str] = path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, [*COLUMNS, "metrics"], lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, columns, extrasaction="ignore", lineterminator="\n")
         if is_new:
             self._writer.writeheader()
 

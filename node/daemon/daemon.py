@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 import trio
 from nacl.signing import SigningKey
 
@@ -61,6 +62,8 @@ from shoal.node.trainer import ipc
 from shoal.node.trainer.daemon_end import TrainerLine
 from shoal.node.trainer.memory import advice, machine_bytes
 from shoal.node.trainer.supervisor import Supervisor, trainer_command, why
+from shoal.node.web.events import kind_of
+from shoal.node.web.past import Past
 from shoal.node.web.server import make_app, serve_http
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ class Daemon(Surroundings):
         self.has_engine = config.run.engine != NATIVE
         self.failure: UserError | None = None
         """What ends the node that the person at the terminal can mend."""
-        self._show, self._journal = show, Journal()
+        self._on_show, self._journal = show, Journal()
         self._nursery, self._is_stopping, self._store = ground.nursery, ground.is_stopping, ground.store
         failpoint = Failpoint(config.testing.die_at, freezes=config.testing.freezes, pid=config.testing.pid)
         sequence = first_sequence(ground.store)
@@ -122,6 +125,7 @@ class Daemon(Surroundings):
         self.driver = Driver(host, member, codec, self._notice)
         self.privacy_budget = Budget(config.privacy.budget, config.privacy.delta)
         self.rounds = Rounds(host.me, home.state_dir, failpoint, self, config.run.role)
+        self.past = Past(ground.store, self.rounds)
         self.driver.on_effect = lambda effect: failpoint.effect(effect, self.rounds.round)
         self.driver.on_found = self._found
         self.roster_keeper = RosterKeeper(home, ground.key, admission, self, host, ground.network_key)
@@ -177,13 +181,17 @@ class Daemon(Surroundings):
         await nursery.start(self.line.run)
         app = partial(make_app, self.status)
         await nursery.start(
-            serve_http, app(self, door=self._door), f"unix:{self._home.new_socket('control', os.environ)}"
+            serve_http,
+            app(self, door=self._door, past=self.past),
+            f"unix:{self._home.new_socket('control', os.environ)}",
         )
         http = self.config.http
         if http.enabled:
             shown = f"[{http.host}]" if ":" in http.host else http.host
             self.reporter.page = await nursery.start(
-                serve_http, make_app(self.status, None, host=http.host), f"{shown}:{http.port}"
+                serve_http,
+                make_app(self.status, None, past=self.past, host=http.host),
+                f"{shown}:{http.port}",
             )
         await nursery.start(self.driver.run)
         self._tell_addresses()
@@ -231,6 +239,12 @@ class Daemon(Surroundings):
         status = self.status()
         self._show(self._journal.look(status, time.time()), status)
 
+    def _show(self, events: Sequence[Event], status: Status | None) -> None:
+        """Tell the person at the terminal, and whoever listens to events."""
+        for event in events:
+            self.past.events.publish(kind_of(event.event), msgspec.json.encode(event))
+        self._on_show(events, status)
+
     def _notice(self, notice: object) -> None:
         if isinstance(notice, PeerAddresses):
             self.disk.remember_peer(notice.peer, notice.addresses)
@@ -253,6 +267,11 @@ class Daemon(Surroundings):
             self.disk.fetching.notice(notice)
             self.bases.notice(notice)
             self.rounds.notice(notice)
+
+    def moved(self) -> tuple[int, int]:
+        """Return the bytes that this node sent and received since it began."""
+        statistics = self.driver.host.statistics()
+        return statistics.bytes_sent, statistics.bytes_received
 
     def command(self, event: commands.Event) -> None:
         """Tell the member."""

@@ -53,6 +53,8 @@ MAX_HISTORY: Final = 200
 MAX_LINES: Final = 20
 MAX_GIVERS: Final = 8
 """Peers that are told by name where their state was not taken over."""
+MAX_MEMBERS: Final = 16
+"""Contributors of a round that are told by name."""
 MAX_REASON: Final = 200
 """Characters of why a round failed."""
 MAX_NOT_FINITE: Final = 2
@@ -127,6 +129,8 @@ class Rounds:
         self._syncing = False
         self._synced: commands.Synced | None = None
         self._averaged: commands.Averaged | commands.Gathered | None = None
+        self._moved = (0, 0)
+        """Bytes sent and received when the last round ended."""
         self._searched = self._exchanged = 0.0
         """Seconds of all asks of the round: of their search for a group, and of their exchanges."""
 
@@ -544,6 +548,7 @@ class Rounds:
                 exchange_seconds=self._exchanged,
                 finished_at=time.time(),
                 state_hash=self.state.hex()[:12],
+                members=[short(peer) for peer in self._contributors[:MAX_MEMBERS]],
             )
         )
 
@@ -582,6 +587,9 @@ class Rounds:
         )
 
     def _append(self, status: RoundStatus) -> None:
+        before, self._moved = self._moved, self._around.moved()
+        sent, received = (now - then for now, then in zip(self._moved, before, strict=True))
+        status = msgspec.structs.replace(status, bytes_sent=sent, bytes_received=received)
         self.history.append(status)
         self.counts.add(status)
         self._around.record(self.run, status)

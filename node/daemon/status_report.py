@@ -43,6 +43,7 @@ from shoal.node.status import (
 )
 from shoal.node.storage.home import default_home, typed
 from shoal.node.text import escaped
+from shoal.node.web.progress import exchange_status, fetch_status
 
 MAX_MET: Final = 10_000
 """Peers that are counted as met; beyond that the number says enough."""
@@ -244,6 +245,9 @@ class Reporter:
                 )
                 for each in member.foreign_lineages.found(now)
             ],
+            exchange=exchange_status(member.exchange),
+            fetch=fetch_status(member.fetching),
+            home=self._home_words(),
             quorum="" if is_meaningful(member.view) else NO_QUORUM,
             named_faults=[
                 FaultStatus(fault.peer, fault.reason, fault.count, max(0.0, now - fault.last))
@@ -340,7 +344,15 @@ class Reporter:
             age_seconds=max(0.0, now - entry.heard),
             bytes_sent=sent,
             bytes_received=received,
+            phase=presence.phase,
+            run=presence.run.hex()[:12],
+            run_name=presence.run_name,
         )
+
+    def _home_words(self) -> str:
+        """Return what a command needs so that it means this node."""
+        is_default = self._config.home == default_home(os.environ).absolute()
+        return "" if is_default else f" --home {typed(self._config.home)}"
 
     def _bootstrap(self, now: float) -> list[BootstrapStatus]:
         return [

@@ -32,6 +32,10 @@ class Surroundings:
         """Return seconds on a clock that never goes back."""
         return time.monotonic()
 
+    def moved(self) -> tuple[int, int]:
+        """Return the bytes that this node sent and received since it began."""
+        return 0, 0
+
     def command(self, event: Event) -> None:
         """Tell the member."""
         raise NotImplementedError

@@ -56,6 +56,11 @@ MIGRATIONS: Final = (
     CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
     """,
     "ALTER TABLE rounds ADD COLUMN reason TEXT NOT NULL DEFAULT '';",
+    """
+    ALTER TABLE rounds ADD COLUMN bytes_sent INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rounds ADD COLUMN bytes_received INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rounds ADD COLUMN members TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 """What leads from each schema version to the next. Never edit one that was released: append."""
 
@@ -71,6 +76,9 @@ _ROUND_FIELDS: Final = (
     "finished_at",
     "state_hash",
     "reason",
+    "bytes_sent",
+    "bytes_received",
+    "members",
 )
 """The columns of `rounds` after id and run; named here, since a field of `RoundStatus` is no column yet."""
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -156,11 +164,15 @@ class Store:
 
     def add_round(self, run: str, status: RoundStatus) -> None:
         """Add a round that ended; of all runs together the last `MAX_ROUNDS` stay."""
-        fields = msgspec.structs.asdict(status) | {"metrics": json.dumps(status.metrics)}
-        row = (run, *(fields[name] for name in _ROUND_FIELDS))
+        self.add_rounds(run, [status])
+
+    def add_rounds(self, run: str, rounds: Sequence[RoundStatus]) -> None:
+        """Add rounds that ended, all of them or none."""
+        rows = [_row_of(run, status) for status in rounds]
 
         def write(database: sqlite3.Connection) -> None:
-            last = database.execute(f"INSERT INTO rounds VALUES (NULL{', ?' * len(row)})", row).lastrowid
+            database.executemany(f"INSERT INTO rounds VALUES (NULL, ?{', ?' * len(_ROUND_FIELDS)})", rows)
+            last = database.execute("SELECT MAX(id) FROM rounds").fetchone()[0]
             database.execute("DELETE FROM rounds WHERE id <= ?", ((last or 0) - MAX_ROUNDS,))
 
         self._run(write)
@@ -169,6 +181,26 @@ class Store:
         """Return the last rounds of a run, oldest first."""
         query = f"SELECT {', '.join(_ROUND_FIELDS)} FROM rounds WHERE run = ? ORDER BY id DESC LIMIT ?"
         return [_round_of(row) for row in reversed(self._read(query, (run, limit)))]
+
+    def thinned_rounds(self, run: str, buckets: int) -> list[RoundStatus]:
+        """Return what shows the whole course of a run, oldest first: at most 3 rounds for each bucket.
+
+        All its rounds are shared out over as many buckets. Of each bucket the last round is given, and those
+        with the least and the largest loss: a curve through them has the extremes of the curve through all.
+        """
+        span = self._read("SELECT MIN(id), MAX(id) FROM rounds WHERE run = ?", (run,))[0]
+        if span[0] is None:
+            return []
+        width = -(-(span[1] - span[0] + 1) // buckets)
+        # SQLite takes the other columns from the row that has the largest or the least.
+        found: dict[int, tuple[Any, ...]] = {}
+        for which in ("MAX(id)", "MAX(loss)", "MIN(loss)"):
+            query = (
+                f"SELECT {which}, id, {', '.join(_ROUND_FIELDS)} FROM rounds WHERE run = ?"
+                " GROUP BY (id - ?) / ?"
+            )
+            found |= {row[1]: row[2:] for row in self._read(query, (run, span[0], width))}
+        return [_round_of(found[id_]) for id_ in sorted(found)]
 
     def kept_rounds(self, *, after: int = 0, since: float = 0.0, limit: int = MAX_ROUNDS) -> list[KeptRound]:
         """Return the last rounds of all runs, oldest first.
@@ -239,11 +271,18 @@ class Store:
         return _open(self._path)
 
 
+def _row_of(run: str, status: RoundStatus) -> tuple[Any, ...]:
+    lists = {name: json.dumps(getattr(status, name)) for name in ("metrics", "members")}
+    fields = msgspec.structs.asdict(status) | lists
+    return (run, *(fields[name] for name in _ROUND_FIELDS))
+
+
 def _round_of(row: Sequence[Any]) -> RoundStatus:
     fields = dict(zip(_ROUND_FIELDS, row, strict=True))
     # SQLite keeps no NaN, only NULL: a loss that was none comes back as one.
     loss = math.nan if fields["loss"] is None else fields["loss"]
-    return RoundStatus(**fields | {"metrics": json.loads(fields["metrics"]), "loss": loss})
+    lists = {name: json.loads(fields[name]) for name in ("metrics", "members")}
+    return RoundStatus(**fields | lists | {"loss": loss})
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -2,6 +2,8 @@
 
     GET  /              a page that follows the node
     GET  /status.json   the `Status`
+    GET  /history.json  every round of the run, thinned to 2,000
+    GET  /events        what happens, as it happens (server-sent events)
     GET  /metrics       the same for Prometheus
     GET  /healthz       200 while the node works
     GET  /readyz        200 while it can take part in a round, or help others with theirs
@@ -46,6 +48,7 @@ from shoal.node.errors import BadConfig, BadHome, UserError
 from shoal.node.roster_status import RosterStatus
 from shoal.node.status import UNREADY, Status
 from shoal.node.web import metrics
+from shoal.node.web.past import Past, past_routes
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 64 << 10
+IDLE: Final = 5.0
+"""Seconds for which a connection may have no request."""
 UNHEALTHY: Final = ("stopping",)
 """Phases in which /healthz says no."""
 
@@ -64,6 +69,17 @@ _HEADERS: Final = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
     "cross-origin-resource-policy": "same-origin",
+}
+_FILES: Final = {
+    "page.html": "text/html",
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "dom.js": "text/javascript",
+    "charts.js": "text/javascript",
+    "swarm.js": "text/javascript",
+    "events.js": "text/javascript",
+    "vendor/uPlot.iife.min.js": "text/javascript",
+    "vendor/uPlot.min.css": "text/css",
 }
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -149,15 +165,17 @@ def make_app(
     control: Control | None,
     *,
     door: Door | None = None,
+    past: Past | None = None,
     host: str = "127.0.0.1",
 ) -> Starlette:
     """Return the app: with `control` and `door` for the Unix socket, without them for TCP on `host`."""
     routes = [
-        Route("/", _file("page.html", "text/html; charset=utf-8")),
-        Route("/page.js", _file("page.js", "text/javascript; charset=utf-8")),
-        Route("/page.css", _file("page.css", "text/css; charset=utf-8")),
-        *_showing(status),
+        Route("/" if name == "page.html" else f"/{name}", _file(name, f"{media_type}; charset=utf-8"))
+        for name, media_type in _FILES.items()
     ]
+    routes += _showing(status)
+    if past is not None:
+        routes += past_routes(past)
     if control is not None:
         routes += _telling(control)
     if door is not None:
@@ -340,7 +358,10 @@ async def serve_http(
     """
     listener, address = _listen_unix(bind[5:]) if bind.startswith("unix:") else _listen_tcp(bind)
     config = Config()
-    config.read_timeout = 30
+    # A connection without a whole request ends after `keep_alive_timeout`. One that listens to events says
+    # nothing for hours.
+    config.read_timeout = None
+    config.keep_alive_timeout = IDLE
     config.include_server_header = False
     config.errorlog = log
     wrapped = ASGIWrapper(app)  # type: ignore[arg-type]  # both mean ASGI, in types of their own

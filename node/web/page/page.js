@@ -1,256 +1,188 @@
-// The status page: asks /status.json every second and draws it. Whatever a peer chose (addresses, reasons,
-// names) enters the document as text nodes only, never as markup.
-"use strict";
+// The status page: asks /status.json every second and draws it; charts.js, swarm.js and events.js have their parts.
+import { $, bytes, cardTable, clock, command, node, number, seconds, short, table, tabs } from "./dom.js";
+import { follow } from "./charts.js";
+import { drawPeers, drawSwarm, onPeersChosen } from "./swarm.js";
+import { listen } from "./events.js";
 
-const SVG = "http://www.w3.org/2000/svg";
-const PARTS = ["work", "matchmaking", "exchange"];
-let chosen = null;
+const STEPS = { working: "train", matchmaking: "find a group", exchanging: "exchange", applying: "apply" };
+const IDLE = {
+  starting: "The trainer is being started.",
+  syncing: "This node takes over the swarm's model.",
+  finished: "The run is over.",
+  helping: "This node does not train: it helps others to find and reach each other.",
+  stopping: "This node is leaving the swarm.",
+  working: "This node trains; nothing is exchanged now.",
+  matchmaking: "This node waits until its peers are ready, and agrees on a group with them.",
+  exchanging: "The group's mean is being made.",
+  applying: "The method makes the next model of the mean.",
+};
+const ROUNDS_SHOWN = 12;
 let before = null;
+let roundKind = "all";
 
-const $ = (id) => document.getElementById(id);
-
-function node(name, attributes, ...children) {
-  const made = name.startsWith("svg:")
-    ? document.createElementNS(SVG, name.slice(4))
-    : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) made.setAttribute(key, value);
-  made.append(...children.filter((child) => child !== null).map((c) => (c instanceof Node ? c : String(c))));
-  return made;
-}
-
-const short = (peer) => peer.slice(-8);
-const number = (value, digits = 4) =>
-  value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toString();
-
-function bytes(count) {
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let unit = 0;
-  while (count >= 1000 && unit < units.length - 1) { count /= 1000; unit += 1; }
-  return `${unit ? count.toPrecision(3) : count} ${units[unit]}`;
-}
-
-function seconds(value) {
-  if (value < 120) return `${value < 10 ? value.toFixed(1) : Math.round(value)} s`;
-  return value < 7200 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
-}
-
-function tile(label, value, note = "") {
+function tile(label, value, note = "", extra = null) {
   return node("div", { class: "tile" },
-    node("div", { class: "label" }, label), node("div", { class: "value" }, value), node("div", { class: "note" }, note));
+    node("div", { class: "label" }, label), node("div", { class: String(value).length > 8 ? "value long" : "value" }, value), extra, node("div", { class: "note" }, note));
+}
+
+function secondsLeft(status) {
+  const ends = status.history.filter((done) => done.outcome === "averaged" || done.outcome === "alone").slice(-21).map((done) => done.finished_at);
+  if (!status.run?.rounds || status.round >= status.run.rounds || ends.length < 3) return null;
+  return ((ends.at(-1) - ends[0]) / (ends.length - 1)) * (status.run.rounds - status.round);
 }
 
 function drawTiles(status) {
   const linked = status.peers.filter((peer) => peer.link !== "none").length;
-  const agree = status.peers.filter((peer) => peer.state_hash && peer.state_hash === status.state_hash).length;
+  const ours = status.peers.filter((peer) => peer.run && status.run?.run_id.startsWith(peer.run));
+  const agree = ours.filter((peer) => peer.state_hash && peer.state_hash === status.state_hash).length;
   const rate = (key) => {
     if (!before || status.uptime_seconds <= before.uptime_seconds) return "";
     const per = (status[key] - before[key]) / (status.uptime_seconds - before.uptime_seconds);
-    return `${bytes(Math.max(0, Math.round(per)))}/s`;
+    return `${bytes(Math.max(0, per))}/s`;
   };
-  const tiles = [
-    tile("Round", status.round, status.run && status.run.rounds ? `of ${status.run.rounds}` : ""),
-    tile("Peers", linked, `${status.peers.length} known`),
-  ];
+  const of = status.run?.rounds ?? 0;
+  const left = secondsLeft(status);
+  const progress = of ? node("progress", { value: Math.min(status.round, of), max: of, "aria-label": "Rounds made" }) : null;
+  const tiles = [];
+  if (status.run) tiles.push(tile("Round", status.round, of ? `of ${of}${left === null ? "" : `, about ${seconds(left)} left`}` : "", progress));
+  tiles.push(tile("Peers", linked, `linked, of ${status.peers.length} known`));
   for (const [name, value] of Object.entries(status.metrics).slice(0, 2)) tiles.push(tile(name, number(value)));
-  tiles.push(
-    tile("Loss", number(status.loss, 3)),
-    tile("Utilisation", status.utilisation === null ? "–" : `${Math.round(100 * status.utilisation)} %`, "computing, not waiting"),
-    tile("State", status.state_hash.slice(0, 6) || "–", status.peers.length && status.state_hash ? `${agree} of ${status.peers.length} peers agree` : ""),
-    tile("Sent", bytes(status.bytes_sent), rate("bytes_sent")),
-    tile("Received", bytes(status.bytes_received), rate("bytes_received")));
+  if (status.run) {
+    tiles.push(
+      tile("Loss", number(status.loss, 3)),
+      tile("Same model", ours.length ? `${agree} of ${ours.length}` : "–", "peers of this run hold it too"),
+      tile("Computing", status.utilisation === null ? "–" : `${Math.round(100 * status.utilisation)} %`, "of the time, not waiting"));
+  }
+  const rates = [rate("bytes_sent"), rate("bytes_received")];
+  tiles.push(tile("Sent", bytes(status.bytes_sent), `${bytes(status.bytes_received)} received${rates[0] ? `; now ${rates[0]} and ${rates[1]}` : ""}`));
   $("tiles").replaceChildren(...tiles);
 }
 
-function ticks(low, high) {
-  const span = high - low || Math.abs(high) || 1;
-  const rough = span / 4;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((f) => f * power).find((s) => s >= rough);
-  const found = [];
-  for (let at = Math.floor(low / step) * step; at < high + step * 0.999; at += step) found.push(Number(at.toPrecision(10)));
-  return found.length > 1 ? found : [low, low + step];
-}
-
-function frame(holder, marks) {
-  const box = { width: holder.clientWidth, height: holder.clientHeight, left: 44, right: 10, top: 8, bottom: 22 };
-  const low = marks[0], high = marks[marks.length - 1];
-  box.y = (value) => box.top + (1 - (value - low) / (high - low)) * (box.height - box.top - box.bottom);
-  const svg = node("svg:svg", { role: "img", viewBox: `0 0 ${box.width} ${box.height}` });
-  for (const mark of marks) {
-    svg.append(
-      node("svg:line", { class: "grid", x1: box.left, x2: box.width - box.right, y1: box.y(mark), y2: box.y(mark) }),
-      node("svg:text", { class: "axis", x: box.left - 6, y: box.y(mark) + 4, "text-anchor": "end" }, number(mark)));
+// What somebody who looks at the page now should know first, and what to type about it.
+function bannerOf(status) {
+  const home = status.home;
+  const isLinked = status.peers.some((peer) => peer.link !== "none");
+  if (status.phase === "finished") {
+    const [name, value] = Object.entries(status.metrics)[0] ?? ["loss", status.loss];
+    return { kind: "good", title: `The run is finished: ${status.round} rounds, ${name} ${number(value)}`,
+      text: "This node serves the model to others until it is ended. What to do now:",
+      commands: [["Save the model", `shoal model save model.safetensors${home}`], ["See every round", `shoal history${home}`], ["End this node", `shoal stop${home}`]] };
   }
-  return [svg, box];
+  if (status.refused_lineages.length) {
+    const first = status.refused_lineages[0];
+    const peers = first.n_peers === 1 ? "1 peer holds" : `${first.n_peers} peers hold`;
+    return { kind: "warn", title: "The swarm is split",
+      text: `${peers} another model (state ${first.state_hash.slice(0, 6)}, round ${first.round}) than this node, which stays with those that it trained with. If this node was away for long and you trust the others, let it follow them:`,
+      commands: [["", `shoal trust reset${home}`]] };
+  }
+  if (!isLinked && status.phase !== "stopping") {
+    const join = status.join_command;
+    const text = status.alone
+      ? `For ${seconds(status.alone.seconds)} none of those that trained with it is linked. ${status.alone.waits ? "It keeps the model they agreed on, and waits." : "It trains on alone."} Start them again, or another device with:`
+      : `${status.run ? "It trains by itself until others join." : "It helps whoever comes."} Type this on another device:`;
+    return join ? { kind: "warn", title: "This node is alone", text, commands: [["", join]] }
+      : { kind: "warn", title: "This node is alone, and nobody can reach it", text: "Start it with the address of a node that others reach:", commands: [["", `shoal bootstrap add ADDRESS${home}`]] };
+  }
+  return null;
 }
 
-function labelRounds(svg, box, history, x) {
-  const every = Math.max(1, Math.ceil(history.length / 8));
-  history.forEach((done, index) => {
-    if (index % every === 0) {
-      svg.append(node("svg:text", { class: "axis", x: x(index), y: box.height - 4, "text-anchor": "middle" }, done.round));
-    }
-  });
-}
-
-function hover(holder, svg, box, count, x, text, mark) {
-  const tip = node("div", { class: "tip", hidden: "" });
-  const show = (event) => {
-    const at = event.clientX - svg.getBoundingClientRect().left;
-    let index = 0;
-    for (let i = 1; i < count; i += 1) if (Math.abs(x(i) - at) < Math.abs(x(index) - at)) index = i;
-    tip.textContent = text(index);
-    tip.hidden = false;
-    const space = box.width - tip.offsetWidth;
-    tip.style.left = `${Math.max(0, Math.min(space, x(index) + 10))}px`;
-    mark(index);
-  };
-  svg.addEventListener("pointermove", show);
-  svg.addEventListener("pointerleave", () => { tip.hidden = true; mark(-1); });
-  holder.replaceChildren(svg, tip);
-}
-
-function values(history, name) {
-  return history.map((done) => (name === "loss" ? done.loss : done.metrics[name]) ?? null);
-}
-
-function drawChart(status) {
-  const holder = $("chart");
-  const names = new Set(["loss"]);
-  status.history.forEach((done) => Object.keys(done.metrics).forEach((name) => names.add(name)));
-  const list = [...names].sort((a, b) => (b === "accuracy") - (a === "accuracy") || (a === "loss") - (b === "loss"));
-  if (!names.has(chosen)) chosen = null;
-  const name = chosen ?? list[0];
-  $("chart-title").textContent = `${name} per round`;
-  $("series").replaceChildren(...list.map((each) => {
-    const button = node("button", { type: "button", "aria-pressed": each === name }, each);
-    button.addEventListener("click", () => { chosen = each; drawChart(status); });
-    return button;
+function drawBanner(status) {
+  const banner = bannerOf(status);
+  $("banner").hidden = banner === null;
+  if (banner === null) return;
+  $("banner").className = `notice ${banner.kind}`;
+  $("banner-title").textContent = banner.title;
+  $("banner-text").textContent = banner.text;
+  const key = banner.commands.join("\n");
+  if ($("banner").dataset.key === key) return;
+  $("banner").dataset.key = key;
+  $("banner-commands").replaceChildren(...banner.commands.map(([label, text]) => {
+    const holder = node("div", {});
+    command(holder, text);
+    return node("div", { class: "todo" }, label ? node("span", { class: "muted" }, label) : null, holder);
   }));
-  const points = values(status.history, name);
-  const known = points.filter((value) => value !== null);
-  if (known.length === 0) {
-    holder.replaceChildren(node("div", { class: "empty" }, "No round has ended yet."));
-    return;
-  }
-  const [svg, box] = frame(holder, ticks(Math.min(...known), Math.max(...known)));
-  svg.setAttribute("aria-label", `${name}, last value ${number(known[known.length - 1])}`);
-  const inner = box.width - box.left - box.right;
-  const x = (index) => box.left + (points.length > 1 ? (index / (points.length - 1)) * inner : inner / 2);
-  let path = "", pen = false;
-  points.forEach((value, index) => {
-    if (value !== null) path += `${pen ? "L" : "M"}${x(index).toFixed(1)} ${box.y(value).toFixed(1)}`;
-    pen = value !== null;
-  });
-  labelRounds(svg, box, status.history, x);
-  const cross = node("svg:line", { class: "cross", y1: box.top, y2: box.height - box.bottom, visibility: "hidden" });
-  const dot = node("svg:circle", { class: "dot", r: 4, visibility: "hidden" });
-  svg.append(cross, node("svg:path", { class: "series", d: path }), dot);
-  const last = points.findLastIndex((value) => value !== null);
-  const mark = (index) => {
-    const at = index >= 0 ? index : last;
-    const there = points[at] !== null;
-    cross.setAttribute("visibility", index >= 0 ? "visible" : "hidden");
-    cross.setAttribute("x1", x(at)); cross.setAttribute("x2", x(at));
-    dot.setAttribute("visibility", there ? "visible" : "hidden");
-    if (there) { dot.setAttribute("cx", x(at)); dot.setAttribute("cy", box.y(points[at])); }
-  };
-  mark(-1);
-  hover(holder, svg, box, points.length, x, (index) => {
-    const done = status.history[index];
-    const why = done.reason ? `: ${done.reason}` : "";
-    return `round ${done.round}: ${number(points[index])} · ${done.outcome}, ${done.contributors} contributors${why}`;
-  }, mark);
 }
 
-function drawTimes(status) {
-  const holder = $("times");
-  const history = status.history.slice(-40);
-  $("legend").replaceChildren(...PARTS.map((part) => node("span", { class: part }, node("i", {}, part))));
-  if (history.length === 0) {
-    holder.replaceChildren(node("div", { class: "empty" }, "No round has ended yet."));
-    return;
-  }
-  const total = (done) => PARTS.reduce((sum, part) => sum + done[`${part}_seconds`], 0);
-  const [svg, box] = frame(holder, ticks(0, Math.max(0.001, ...history.map(total))));
-  svg.setAttribute("aria-label", "Seconds of work, matchmaking and exchange in the last rounds");
-  const slot = (box.width - box.left - box.right) / Math.max(history.length, 10);
-  const width = Math.max(2, Math.min(22, slot - 2));
-  const x = (index) => box.left + (index + 0.5) * slot;
-  history.forEach((done, index) => {
-    let base = 0;
-    for (const part of PARTS) {
-      const top = base + done[`${part}_seconds`];
-      const height = Math.max(0, box.y(base) - box.y(top) - 1);
-      svg.append(node("svg:rect", { class: part, x: x(index) - width / 2, y: box.y(top), width, height }));
-      base = top;
+function bar(label, share, note, kind = "") {
+  return node("div", { class: `way ${kind}` }, node("span", { class: "mono" }, label),
+    node("progress", { ...(share === null ? {} : { value: Math.max(0, Math.min(1, share)) }), max: 1, "aria-label": label }), node("span", { class: "muted" }, note));
+}
+
+function drawNow(status) {
+  $("steps").replaceChildren(...Object.entries(STEPS).map(([phase, word]) =>
+    node("li", phase === status.phase ? { class: "on", "aria-current": "step" } : {}, word)));
+  $("steps").hidden = !(status.phase in STEPS);
+  const rows = [];
+  if (status.exchange) {
+    const { members, share_done } = status.exchange;
+    if (share_done !== null) rows.push(bar("all", share_done, `${Math.round(100 * share_done)} % of the mean is here`));
+    const most = Math.max(1, ...members.map((each) => each.bytes_taken));
+    for (const each of members.slice(0, 16)) {
+      const what = each.is_lost ? "lost: the others go on without it" : each.is_done ? "has all" : `took ${bytes(each.bytes_taken)}`;
+      const from = each.peer === status.peer_id ? "" : `, gave this node ${bytes(each.bytes_received)}`;
+      rows.push(bar(each.peer === status.peer_id ? "this node" : short(each.peer), each.is_done ? 1 : each.bytes_taken / most, what + from, each.is_lost ? "lost" : ""));
     }
-  });
-  labelRounds(svg, box, history, x);
-  hover(holder, svg, box, history.length, x, (index) => {
-    const done = history[index];
-    return `round ${done.round}: ` + PARTS.map((part) => `${part} ${done[`${part}_seconds`].toFixed(2)} s`).join(", ");
-  }, () => {});
-}
-
-function table(holder, empty, heads, rows) {
-  if (rows.length === 0) {
-    holder.replaceChildren(node("p", { class: "none" }, empty));
-    return;
+    if (members.length > 16) rows.push(node("p", { class: "none" }, `and ${members.length - 16} more members`));
   }
-  const cell = (tag, [text, kind, title]) =>
-    node(tag, { class: kind ?? "", ...(title ? { title } : {}) }, text);
-  holder.replaceChildren(node("table", {},
-    node("thead", {}, node("tr", {}, ...heads.map((head) => cell("th", head)))),
-    node("tbody", {}, ...rows.map((row) => node("tr", {}, ...row.map((each) => cell("td", each)))))));
+  if (status.fetch) {
+    const { round, share_done, bytes_total, donors } = status.fetch;
+    rows.push(bar(`model of round ${round}`, share_done, `${Math.round(100 * share_done)} %${bytes_total ? ` of ${bytes(bytes_total)}` : ""}`));
+    const most = Math.max(1, ...donors.map((each) => each.chunks));
+    for (const each of donors) rows.push(bar(`from ${short(each.peer)}`, each.chunks / most, `${each.chunks} pieces${each.seconds_per_chunk ? `, ${seconds(each.seconds_per_chunk)} each` : ""}`));
+  }
+  $("under-way").replaceChildren(node("p", { class: "none" }, IDLE[status.phase] ?? status.phase), ...rows);
 }
 
-function drawTables(status) {
-  const linkKind = { direct: "good", punched: "good", relayed: "warn", none: "muted" };
-  const nobody = status.peers_met ? `No peer is there now; ${status.peers_met} were linked since the start.` : "No peer is known yet.";
-  table($("peers"), nobody,
-    [["Peer"], ["Link"], ["Role"], ["Round", "number"], ["State"], ["Seen", "number"], ["Sent", "number"], ["Received", "number"], ["Address"]],
-    status.peers.map((peer) => [
-      [short(peer.peer), "mono", peer.peer], [peer.link, linkKind[peer.link] ?? "muted"], [peer.role],
-      [peer.round, "number"],
-      [peer.state_hash.slice(0, 6) || "–", `mono ${peer.state_hash && peer.state_hash === status.state_hash ? "good" : ""}`],
-      [seconds(peer.age_seconds), "number"], [bytes(peer.bytes_sent), "number"], [bytes(peer.bytes_received), "number"],
-      [peer.address || "–", "mono"]]));
+function drawRounds(status) {
+  const kinds = ["all", "failed"];
+  tabs($("round-kinds"), kinds, roundKind, (kind) => { roundKind = kind; drawRounds(status); });
+  const rows = status.history.filter((done) => roundKind === "all" || done.outcome === "failed").slice(-ROUNDS_SHOWN).reverse();
+  const outcome = { averaged: "good", alone: "warn", synced: "", failed: "bad" };
+  const words = { synced: "model taken over", averaged: "averaged", alone: "alone", failed: "failed, made again" };
+  table($("rounds"), roundKind === "all" ? "No round has ended yet." : "No round that is remembered failed.",
+    [["Round", "number"], ["Ended"], ["Outcome"], ["Loss", "number"], ["Took", "number"], ["Sent", "number"], ["Who was in it"]],
+    rows.map((done) => {
+      const mine = short(status.peer_id);
+      const others = done.members.filter((each) => each !== mine);
+      const more = done.contributors - done.members.length;
+      const who = done.outcome === "failed" ? done.reason : [...(done.members.includes(mine) ? ["this node"] : []), ...others, ...(more > 0 ? [`${more} more`] : [])].join("  ");
+      const took = done.work_seconds + done.matchmaking_seconds + done.exchange_seconds;
+      const hasLoss = done.outcome === "averaged" || done.outcome === "alone";
+      return { row: [[done.round + 1, "number"], [clock(done.finished_at)], [words[done.outcome] ?? done.outcome, outcome[done.outcome]],
+        [hasLoss ? number(done.loss, 3) : "–", "number"], [took ? seconds(took) : "–", "number"], [bytes(done.bytes_sent), "number"],
+        [who || (done.contributors > 1 ? `${done.contributors} nodes` : "–"), done.outcome === "failed" ? "wrap" : "mono wrap"]] };
+    }));
+}
+
+function drawTrouble(status) {
   const stateKind = { connected: "good", dialling: "warn", failed: "bad", own: "muted" };
-  table($("bootstrap"), "None is set; nodes of the local network are found without.",
-    [["Address"], ["State"], ["Reason"], ["Attempts", "number"], ["Next try", "number"]],
+  cardTable($("bootstrap"), [["Address"], ["State"], ["Reason"], ["Attempts", "number"], ["Next try", "number"]],
     status.bootstrap.map((each) => [
       [each.address, "mono"], [each.state, stateKind[each.state] ?? ""], [each.reason || "–"], [each.attempts, "number"],
       [each.state === "failed" ? seconds(Math.max(0, each.next_try_seconds)) : "–", "number"]]));
-  table($("failed"), "None that is remembered.", [["Round", "number"], ["When"], ["Why"]],
-    status.history.filter((done) => done.outcome === "failed").slice(-8).reverse().map((done) => [
-      [done.round, "number"], [new Date(1000 * done.finished_at).toLocaleTimeString()], [done.reason || "–"]]));
-  const refusals = [...status.refusals].reverse().map((line) => node("li", {}, line));
-  $("refusals").replaceChildren(refusals.length ? node("ul", {}, ...refusals) : node("p", { class: "none" }, "None."));
-  table($("drops"), "Nothing was refused.", [["Reason"], ["Messages", "number"]],
+  $("refusals").closest(".card").hidden = status.refusals.length === 0;
+  $("refusals").replaceChildren(node("ul", {}, ...[...status.refusals].reverse().map((line) => node("li", {}, line))));
+  cardTable($("drops"), [["Reason"], ["Messages", "number"]],
     Object.entries(status.drops).map(([reason, count]) => [[reason], [count, "number"]]));
-  table($("faults"), "No peer did what a correct node never does.",
-    [["Peer"], ["What it did"], ["Times", "number"], ["Last", "number"]],
+  cardTable($("faults"), [["Peer"], ["What it did"], ["Times", "number"], ["Last", "number"]],
     status.named_faults.map((each) => [
       [short(each.peer), "mono", each.peer], [each.reason], [each.count, "number"], [seconds(each.age_seconds), "number"]]));
-}
-
-function drawLineages(status) {
-  table($("lineages"), "Nobody claims a later state than this node's own swarm.",
-    [["Round", "number"], ["State"], ["Peers", "number"], ["Who"], ["Reason"]],
+  cardTable($("lineages"), [["Round", "number"], ["State"], ["Peers", "number"], ["Who"], ["Reason"]],
     status.refused_lineages.map((each) => [
       [each.round, "number"], [each.state_hash.slice(0, 6), "mono"], [each.n_peers, "number"],
       [each.peers.map(short).join(" "), "mono", each.peers.join(" ")], [each.reason]]));
 }
 
 function drawRun(status) {
-  $("join").textContent = status.join_command || "Nobody can reach this node yet; once a relay carries it, its address stands here.";
-  const facts = { "Peer id": status.peer_id, Addresses: status.addresses.join("  "), Trainer: status.trainer };
+  if (status.join_command) command($("join"), status.join_command);
+  else $("join").textContent = "Nobody can reach this node yet; once a relay carries it, its address stands here.";
+  const facts = { "Peer id": status.peer_id, Addresses: status.addresses.join("  ") || "none", Trainer: status.trainer };
   if (status.run) {
     const options = Object.entries(status.run.options).map(([key, value]) => `${key}=${value}`).join(" ");
     facts.Run = `${status.run.name} · ${status.run.task} · ${status.run.method} ${options}`;
     facts["Run id"] = status.run.run_id;
     facts.Parameters = status.run.parameters.toLocaleString("en");
+    facts["Who may join"] = { open: "anyone", invite: "whoever has an invite", closed: "whom the founders admit" }[status.mode] ?? status.mode;
   }
   if (status.engine) {
     const { name, addresses, prefix, strangers, restarts } = status.engine;
@@ -259,41 +191,54 @@ function drawRun(status) {
     facts["Its groups"] = [prefix, ...notes.filter(Boolean)].join(" · ");
   }
   if (status.quorum) facts.Quorum = status.quorum;
-  facts.Memory = bytes(status.rss_bytes);
+  facts.Memory = `${bytes(status.rss_bytes)}, of the daemon`;
   $("run").replaceChildren(...Object.entries(facts).flatMap(([key, value]) => [node("dt", {}, key), node("dd", {}, value)]));
 }
 
-function draw(status) {
+function drawHead(status) {
   const name = status.name || short(status.peer_id);
   document.title = `shoal ${name} · ${status.phase} · round ${status.round}`;
   $("phase").textContent = status.phase;
   $("who").textContent = `${status.name ? `${status.name} · ` : ""}${short(status.peer_id)} · ${status.role} in swarm ${status.swarm} · up ${seconds(status.uptime_seconds)} · version ${status.version}`;
   const unanchored = "unanchored: this node goes by the most of the peers that it was shown, who may be made up";
   const problems = [...status.problems, ...(status.unanchored ? [unanchored] : [])];
-  $("problems").replaceChildren(...problems.map((line) => node("li", {}, line)));
+  $("problem-list").replaceChildren(...problems.map((line) => node("li", {}, line)));
   $("problems").hidden = problems.length === 0;
-  drawTiles(status);
-  // A redraw under the pointer would take the tooltip away.
-  for (const card of document.querySelectorAll(".training")) card.hidden = status.run === null;
-  if (status.run !== null && !$("chart").matches(":hover")) drawChart(status);
-  if (status.run !== null && !$("times").matches(":hover")) drawTimes(status);
-  if (!window.getSelection().toString()) { drawTables(status); drawLineages(status); drawRun(status); }
-  before = status;
 }
 
-async function follow() {
-  if (!document.hidden) {
+async function draw(status) {
+  drawHead(status);
+  drawBanner(status);
+  drawTiles(status);
+  drawNow(status);
+  for (const card of document.querySelectorAll(".training")) card.hidden = status.run === null;
+  // A redraw would take away what is marked, to be copied.
+  if (!window.getSelection().toString()) { drawSwarm(status); drawRounds(status); drawTrouble(status); drawRun(status); }
+  before = status;
+  if (status.run !== null) await follow(status);
+}
+
+async function look() {
+  if (!document.hidden || before === null) {
     try {
       const answer = await fetch("/status.json", { signal: AbortSignal.timeout(5000) });
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-      draw(await answer.json());
+      const status = await answer.json();
+      const began = performance.now();
+      await draw(status);
+      performance.clearMeasures("draw");
+      performance.measure("draw", { start: began });
+      if (document.body.dataset.drawn === undefined) performance.mark("first-drawn");
       $("lost").hidden = true;
+      document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
     } catch (error) {
       $("lost").textContent = `The node does not answer (${error.message}). What stands below is old.`;
       $("lost").hidden = false;
     }
   }
-  setTimeout(follow, 1000);
+  setTimeout(look, 1000);
 }
 
-follow();
+onPeersChosen(() => { if (before) drawPeers(before); });
+look();
+listen();

@@ -214,3 +214,33 @@ def test_a_mean_that_is_lent_ends_with_the_exchange() -> None:
     assert not all(loan.is_over for loan in loans)
     core.abandon()
     assert all(loan.is_over for loan in loans)
+
+
+def test_how_far_each_member_is_can_be_told_at_any_time() -> None:
+    slow = Slow(600_000, [640 * KBIT, 640 * KBIT, 64 * KBIT])
+    core = slow.cores[slow.names[0]]
+    shares, seen = [core.share_done], []
+    while not core.is_over:
+        slow.run(until=slow.now + BEAT)
+        shares.append(core.share_done)
+        seen.append(core.attendees)
+    assert shares[0] == 0.0
+    assert shares[-1] == 1.0
+    assert shares == sorted(shares)
+    assert any(0 < share < 1 for share in shares)
+    me, quick, late = zip(*seen, strict=True)
+    assert [each.peer for each in seen[-1]] == slow.names
+    assert any(
+        there.bytes_received > others.bytes_received for there, others in zip(quick, late, strict=True)
+    )
+    assert me[-1].bytes_taken > 0
+    assert me[-1].is_done
+    assert not any(each.is_lost for each in seen[-1])
+
+
+def test_a_member_that_was_lost_is_told_as_lost() -> None:
+    slow = Slow(64, [0.0, 0.0, 0.0])
+    core = slow.cores[slow.names[0]]
+    core.begin(0.0)
+    core.lost(slow.names[2], 1.0)
+    assert [each.is_lost for each in core.attendees] == [False, False, True]

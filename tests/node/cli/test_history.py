@@ -28,7 +28,11 @@ def ended(number: int, ago: float = 0.0, **changes: object) -> RoundStatus:
 def home(tmp_path: Path) -> Home:
     """Return a home whose node has ended two rounds, one of them in vain and three hours ago."""
     place = Home(tmp_path / "home")
-    keep(place, ended(0, 3 * 3600, outcome="failed", loss=math.nan, metrics={}, reason="too few"), ended(1))
+    keep(
+        place,
+        ended(0, 3 * 3600, outcome="failed", loss=math.nan, metrics={}, reason="too few"),
+        ended(1, members=["aaa", "bbb"], bytes_sent=30),
+    )
     return place
 
 
@@ -67,6 +71,20 @@ def test_csv_has_a_column_for_every_metric(home: Home, capsys: pytest.CaptureFix
     rows = list(csv.DictReader(io.StringIO(run(capsys, "history", "--home", home.path, "--csv")[1])))
     assert [each["metric/accuracy"] for each in rows] == ["", "0.25"]
     assert rows[0]["reason"] == "too few"
+    assert rows[1]["members"] == "aaa bbb"
+    assert rows[1]["bytes_sent"] == "30"
+
+
+def test_a_csv_file_of_an_earlier_version_keeps_its_columns(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = home.path / "rounds.csv"
+    path.write_text("round,outcome,metrics\n7,averaged,{}\n")
+    assert run(capsys, "track", "--home", home.path, "--to", f"csv:{path}", "--once")[0] == 0
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [each["round"] for each in rows] == ["7", "0", "1"]
+    assert None not in rows[1]
 
 
 def test_a_home_without_rounds_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

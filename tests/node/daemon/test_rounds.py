@@ -86,6 +86,9 @@ class Around(Surroundings):
     def problem(self, source: str, text: str) -> None:
         self._table.problems[source] = text
 
+    def moved(self) -> tuple[int, int]:
+        return self._table.moved
+
 
 class Table:
     """A `Rounds` between a trainer and a member that the test plays."""
@@ -102,6 +105,8 @@ class Table:
         self.recorded: list[RoundStatus] = []
         self.runs: list[bytes] = []
         self.problems: dict[str, str] = {}
+        self.moved = (0, 0)
+        """Bytes sent and received so far."""
         self.earlier: Checkpoint | None = None
         """What is on the disk of earlier rounds."""
         self.found, self.around = found, Around(self)
@@ -212,6 +217,19 @@ def test_a_round_goes_from_the_ask_over_the_mean_to_the_next() -> None:
     assert (noted.loss, noted.metrics, noted.work_seconds) == (0.5, {"accuracy": 0.75}, 1.0)
     assert (noted.matchmaking_seconds, noted.exchange_seconds) == (0.25, 0.5)
     assert noted.state_hash == hashed(4.0).hex()[:12]
+
+
+def test_a_round_tells_who_was_in_it_and_what_the_node_moved_meanwhile() -> None:
+    table = Table().attach(1.0)
+    for moved in ((100, 70), (160, 90)):
+        table.ask()
+        table.moved = moved
+        table.agree(ME, PEER)
+        table.finish(4.0)
+    first, second = table.rounds.history
+    assert first.members == second.members == [short(ME), short(PEER)]
+    assert (first.bytes_sent, first.bytes_received) == (100, 70)
+    assert (second.bytes_sent, second.bytes_received) == (60, 20)
 
 
 def test_a_round_of_several_asks_took_as_long_as_all_of_them() -> None:

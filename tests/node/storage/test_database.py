@@ -4,8 +4,10 @@ import logging
 import math
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shoal.crypto.keys import PeerId
@@ -222,3 +224,24 @@ def test_a_full_disk_is_named_and_the_store_goes_on_when_there_is_room(tmp_path:
     full.put("after", b"room")
     assert full.get("after") == b"room"
     full.close()
+
+
+def test_a_long_run_is_thinned_to_rounds_that_show_its_course(tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "shoal.db")) as kept:
+        losses = [1.0] * 1000
+        losses[123], losses[456] = 9.0, -9.0
+        kept.add_rounds("ab", [ended(number, loss) for number, loss in enumerate(losses)])
+        kept.add_rounds("cd", [ended(5000)])
+        found = kept.thinned_rounds("ab", 10)
+        assert len(found) <= 30
+        assert [done.round for done in found] == sorted(done.round for done in found)
+        assert {999, 123, 456} <= {done.round for done in found}
+        assert [done.round for done in kept.thinned_rounds("ab", 1000)] == list(range(1000))
+        assert kept.thinned_rounds("ef", 10) == []
+
+
+def test_who_was_in_a_round_and_what_it_sent_are_kept(tmp_path: Path) -> None:
+    done = msgspec.structs.replace(ended(1), members=["a", "b"], bytes_sent=3, bytes_received=4)
+    with closing(Store(tmp_path / "shoal.db")) as kept:
+        kept.add_round("ab", done)
+        assert kept.rounds("ab") == [done]

@@ -1,5 +1,6 @@
 """The web app, served for real on a Unix socket and on loopback."""
 
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -73,14 +74,19 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script_of_a_peer() ->
         policy = page.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
         assert "unsafe" not in policy
-        script = await client.get("/page.js")
-        assert script.headers["content-type"].startswith("text/javascript")
         assert (await client.get("/page.css")).headers["content-type"].startswith("text/css")
-        # Text nodes only: no way from a peer's text to markup.
-        assert not any(word in script.text for word in ("innerHTML", "outerHTML", "insertAdjacent", "eval("))
-        assert "<script src=" in page.text
-        assert page.text.count("<script") == 1
-        assert "http://" not in page.text + script.text.replace("http://www.w3.org/2000/svg", "")
+        assert re.findall("<script[^>]*>", page.text) == [
+            '<script src="/vendor/uPlot.iife.min.js" defer>',
+            '<script src="/page.js" type="module">',
+        ]
+        for name in ("vendor/uPlot.iife.min", "page", "dom", "charts", "swarm", "events"):
+            script = await client.get(f"/{name}.js")
+            assert script.headers["content-type"].startswith("text/javascript")
+            # Text nodes only: no way from a peer's text to markup.
+            assert not any(
+                word in script.text for word in ("innerHTML", "outerHTML", "insertAdjacent", "eval(")
+            )
+            assert "http://" not in page.text + script.text.replace("http://www.w3.org/2000/svg", "")
 
     visiting(visit)
 
@@ -110,7 +116,7 @@ def test_over_tcp_nothing_can_be_commanded() -> None:
 )
 def test_a_page_that_points_its_own_name_at_us_reads_nothing(host: str) -> None:
     async def visit(client: httpx.AsyncClient) -> None:
-        for path in ("/", "/status.json", "/metrics", "/nowhere"):
+        for path in ("/", "/status.json", "/history.json", "/events", "/metrics", "/nowhere"):
             answer = await client.get(path, headers={"host": host})
             assert answer.status_code == 421
             assert "peer_id" not in answer.text
