@@ -1,4 +1,4 @@
-"""Whether a task gives a method what it asks for: `fit_of`. That is in the class of the method (../needs.py)."""
+"""Whether a task gives a method what it asks for: `fit_of`. The method's class says that (../needs.py)."""
 
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
