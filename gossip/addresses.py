@@ -6,10 +6,13 @@
     node.example:4710   192.0.2.7:4710   [2001:db8::7]:4710
 
 A multiaddr is a path of (protocol, value) pairs, https://multiformats.io/multiaddr/. Only TCP is
-spoken here; anything else is refused with what would be right.
+spoken here; anything else is refused with what would be right. Such a text is made and read here alone, so
+another transport begins here.
 """
 
 import ipaddress
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,6 +21,7 @@ from shoal.crypto.keys import PeerId, public_key_of
 
 MAX_TEXT: Final = 512
 """Longer than any host name and peer id together."""
+_ENDPOINT: Final = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d{1,5})(?:/|$)")
 _ADVICE: Final = "write /ip4/192.0.2.7/tcp/4710, /ip4/192.0.2.7/tcp/4710/p2p/PEER_ID or host:port"
 
 
@@ -96,6 +100,37 @@ def parse_listen(text: str) -> Address:
 def from_socket(host: str, port: int) -> Address:
     """Return the address of one end of a connection."""
     return Address("ip6" if ":" in host else "ip4", host.split("%")[0], port)
+
+
+def with_advice(error: BadAddress) -> str:
+    """Return what is wrong with an address, and what a right one looks like."""
+    text = str(error)
+    return text if "write" in text else f"{text}; write host:port or /ip4/192.0.2.7/tcp/4710/p2p/PEER_ID"
+
+
+def listen_at(host: str, port: int) -> str:
+    """Return the multiaddr of an IP address of this machine and a port; 0: a free one."""
+    return str(from_socket(host, port))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What of an address the network sees: of a circuit, where the relay is."""
+
+    host: str
+    port: int
+
+
+def endpoint(text: str) -> Endpoint | None:
+    """Return where a multiaddr leads; nothing where it is not of TCP."""
+    found = _ENDPOINT.match(text)
+    return Endpoint(found[1], int(found[2])) if found else None
+
+
+def beyond_this_machine(addresses: Sequence[str]) -> list[str]:
+    """Return the multiaddrs that are not of the loopback, or all where there are no others."""
+    outside = [each for each in addresses if (at := endpoint(each)) is None or not is_loopback(at.host)]
+    return outside or list(addresses)
 
 
 def _parse_multiaddr(text: str) -> Address:

@@ -15,17 +15,17 @@ https://www.iana.org/assignments/iana-ipv6-special-registry
 """
 
 import ipaddress
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
+from shoal.gossip.addresses import Endpoint
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Source = Literal["user", "book", "mdns", "dht", "peer"]
 DialPrivate = Literal["near", "always", "never"]
 
-_ENDPOINT: Final = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d{1,5})(?:/|$)")
 LOWEST_PORT: Final = 1024
 """Ports below belong to a machine's own services, and are not dialled on a stranger's word."""
 WEB_PORTS: Final = (80, 443)
@@ -136,20 +136,6 @@ CIRCUITS: Final = "circuits"
 USER: Final = Teller("user")
 NOWHERE: Final = Here()
 """A node that has not looked at its interfaces."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What of an address the network sees: of a circuit, where the relay is."""
-
-    host: str
-    port: int
-
-
-def endpoint(text: str) -> Endpoint | None:
-    """Return where a multiaddr leads; nothing where it is not of TCP."""
-    found = _ENDPOINT.match(text)
-    return Endpoint(found[1], int(found[2])) if found else None
 
 
 def may_dial(address: Endpoint, teller: Teller, here: Here) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDERS: Final = ("node", "methods", "gossip", "crypto")
-NOT_CORES: Final = ("gossip/net", "gossip/addresses.py")
+NOT_CORES: Final = ("gossip/net/", "gossip/network_interfaces.py")
 """What stands in gossip/ and is no core: it waits, or asks the system."""
 
 

@@ -39,6 +39,20 @@ def test_no_package_has_more_modules_than_one_can_look_over() -> None:
     assert not crowded
 
 
+def test_the_text_of_an_address_is_made_and_read_in_one_module() -> None:
+    """Another transport begins there, and not in nine files."""
+    naming = {
+        path
+        for path, tree in house.sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and "/tcp/" in node.value
+        and not node.value.count("\n")
+    }
+    assert naming == {"gossip/addresses.py"}
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.addresses import endpoint
 from shoal.gossip.events import (
     NO_PLACE,
     OWN_ADDRESS,
@@ -26,7 +27,7 @@ from shoal.gossip.events import (
     Timer,
 )
 from shoal.gossip.membership.tellers import Tellers
-from shoal.gossip.scope import USER, Here, Scope, Source, Teller, endpoint, may_dial
+from shoal.gossip.scope import USER, Here, Scope, Source, Teller, may_dial
 
 FIRST_RETRY: Final = 0.5
 """Seconds; doubled after every failure."""

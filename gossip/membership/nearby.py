@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.addresses import endpoint
 from shoal.gossip.admission.doors import block_of
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.messages import MAX_NEAR, Near
-from shoal.gossip.scope import CIRCUITS, Here, Scope, endpoint, for_everyone, may_tell
+from shoal.gossip.scope import CIRCUITS, Here, Scope, for_everyone, may_tell
 
 MAX_OWN: Final = 4
 """Addresses of itself that a peer is believed to have near us."""

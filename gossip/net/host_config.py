@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from shoal.gossip.addresses import listen_at
 from shoal.gossip.scope import DialPrivate
 
 
@@ -15,7 +16,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     swarm: str = "shoal"
     """Nodes of swarms with other names do not talk."""
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4710", "/ip6/::/tcp/4710")
+    listen: tuple[str, ...] = (listen_at("0.0.0.0", 4710), listen_at("::", 4710))
     """Multiaddrs to listen on; port 0 takes a free one. Of those that stand for every interface, one that the
     system does not have is left out."""
     announce: tuple[str, ...] = ()

@@ -17,12 +17,13 @@ from libp2p.peer.id import ID
 from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 
+from shoal.gossip.addresses import endpoint
 from shoal.gossip.events import Data, Loan
 from shoal.gossip.net.frames import LinkBroken
 from shoal.gossip.net.transport.pnet import PrivateStream
 from shoal.gossip.net.transport.stream import FastStream
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
-from shoal.gossip.scope import Network, Scope, endpoint, scope_of
+from shoal.gossip.scope import Network, Scope, scope_of
 
 log = logging.getLogger(__name__)
 

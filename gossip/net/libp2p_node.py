@@ -23,7 +23,7 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from nacl.signing import SigningKey
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.addresses import Address, from_socket
+from shoal.gossip.addresses import Address, Endpoint, from_socket
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.doors import WAITING
 from shoal.gossip.net.circuit import HOP, Circuit, NoCircuit, reserve
@@ -44,17 +44,7 @@ from shoal.gossip.net.transport.records import Suite
 from shoal.gossip.net.transport.tcp import TcpStream, Traffic
 from shoal.gossip.net.transport.unix_sockets import listen_local
 from shoal.gossip.network_interfaces import expand_all, hosts_here, networks_here
-from shoal.gossip.scope import (
-    USER,
-    DialPrivate,
-    Endpoint,
-    Here,
-    Scope,
-    Teller,
-    for_everyone,
-    scope_of,
-    wide_block_of,
-)
+from shoal.gossip.scope import USER, DialPrivate, Here, Scope, Teller, for_everyone, scope_of, wide_block_of
 from shoal.gossip.scope import Network as NetworkRange
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from shoal.crypto.keys import PeerId, short
-from shoal.gossip.addresses import from_socket
+from shoal.gossip.addresses import endpoint, from_socket
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import BANNED, NO_PLACE, SAME_IDENTITY, TOO_MANY, DialFailed, PeerFound, PeerLost
@@ -34,7 +34,6 @@ from shoal.gossip.net.peers import (
     decode_hello,
 )
 from shoal.gossip.net.transport.muxer import DOUBT_WAIT, FastMuxer
-from shoal.gossip.scope import endpoint
 
 log = logging.getLogger(__name__)
 

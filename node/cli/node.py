@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from shoal.gossip.addresses import BadAddress, parse
+from shoal.gossip.addresses import BadAddress, parse, with_advice
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_flag, home_of, print_json, row, table
-from shoal.node.config.settings import load, with_advice
+from shoal.node.config.settings import load
 from shoal.node.errors import BadConfig, BadHome, NotRunning
 from shoal.node.storage.home import Home
 from shoal.node.text import duration

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from shoal.gossip.addresses import listen_at
 from shoal.node.cli.common import HomeOption, home_of
 from shoal.node.cli.node import write_settings
 from shoal.node.config.run_flags import has_run_flags, run_values
@@ -149,7 +150,7 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
             raise BadConfig("--port and --listen both say where to listen; give one of them")
         if not 0 <= port <= 65535:
             raise BadConfig(f"--port {port}: write a port from 0 to 65535")
-        flags["network.listen"] = [f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}"]
+        flags["network.listen"] = [listen_at("0.0.0.0", port), listen_at("::", port)]
     # A repeatable flag that was not given is an empty sequence.
     return {setting: value for setting, value in flags.items() if value not in ([], ())}
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
+from shoal.gossip.addresses import parse_listen
 from shoal.gossip.admission.charter import Mode, parse
 from shoal.gossip.averaging.bounds import TRIMMING
 from shoal.gossip.patterns import PATTERNS
@@ -55,11 +56,12 @@ def check(config: NodeConfig) -> None:
 def check_listens(config: NodeConfig) -> Iterator[tuple[int, str, BadConfig]]:
     """Tell each port that cannot be listened on, the flag that names another, and why."""
     for address in () if config.network.hidden else config.network.listen:
-        _, family, host, _, port = address.split("/")
+        at = parse_listen(address)
         try:
-            _check_port(socket.AF_INET6 if family == "ip6" else socket.AF_INET, host, int(port), "--port")
+            family = socket.AF_INET6 if at.kind == "ip6" else socket.AF_INET
+            _check_port(family, at.host, at.port, "--port")
         except BadConfig as error:
-            yield int(port), "--port", error
+            yield at.port, "--port", error
     if config.http.enabled:
         family_ = socket.AF_INET6 if ":" in config.http.host else socket.AF_INET
         try:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from shoal.gossip.addresses import BadAddress, parse, parse_listen
+from shoal.gossip.addresses import BadAddress, parse, parse_listen, with_advice
 from shoal.gossip.admission.charter import canonical
 from shoal.gossip.admission.errors import BadCharter, BadToken
 from shoal.gossip.admission.tokens import MAX_TEXT as MAX_TOKEN
@@ -374,12 +374,6 @@ def _checked(
     except BadAddress as error:
         raise BadConfig(f"{place}: {with_advice(error)}") from None
     return checked
-
-
-def with_advice(error: BadAddress) -> str:
-    """Return what is wrong with an address, and what a right one looks like."""
-    text = str(error)
-    return text if "write" in text else f"{text}; write host:port or /ip4/192.0.2.7/tcp/4710/p2p/PEER_ID"
 
 
 def _from_text(place: str, kind: msgspec.inspect.Type, text: str) -> object:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.addresses import listen_at, parse_listen
 from shoal.gossip.events import Vector
 from shoal.gossip.member.commands import Averaged, Event, Failed
 from shoal.gossip.member.member import Member
@@ -44,7 +45,7 @@ def engine_of(config: NodeConfig, owner: Owned, me: PeerId) -> Engine | None:
     if config.run.engine == NATIVE:
         return None
     port = config.averaging.hivemind_port
-    listen = tuple(f"{address.rpartition('/')[0]}/{port}" for address in config.network.listen)
+    listen = tuple(listen_at(parse_listen(each).host, port) for each in config.network.listen)
     return Engine(me, listen, config.gossip.patience, owner)
 
 

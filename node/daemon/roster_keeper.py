@@ -13,6 +13,7 @@ import trio
 from nacl.signing import SigningKey
 
 from shoal.crypto.keys import PeerId, peer_id_of, public_key_of
+from shoal.gossip.addresses import beyond_this_machine
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.admission.charter import OPEN, parse
 from shoal.gossip.admission.errors import AdmissionError, BadToken
@@ -275,6 +276,6 @@ def invite_of(spec: RunSpec, run: bytes, swarm: str, me: bytes, addresses: list[
         name: value for name, value in settings_of(spec).items() if value != getattr(plain, name)
     }
     suffix = f"/p2p/{peer_id_of(me)}"
-    outside = [each for each in addresses if not each.startswith(("/ip4/127.", "/ip6/::1/"))] or addresses
+    outside = beyond_this_machine(addresses)
     shown = tuple(each.removesuffix(suffix) for each in outside[:MAX_ADDRESSES])
     return Token(run=run, swarm=swarm, settings=settings, inviter=me, addresses=shown)

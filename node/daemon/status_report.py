@@ -14,6 +14,7 @@ import psutil
 import trio
 
 from shoal.crypto.keys import PeerId, short
+from shoal.gossip.addresses import beyond_this_machine, endpoint
 from shoal.gossip.admission.charter import parse
 from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
@@ -63,8 +64,7 @@ def best_address(addresses: Sequence[str]) -> str:
     """Return the address that most other devices can reach: one that is not loopback, if there is one."""
     if not addresses:
         return ""
-    outside = [a for a in addresses if not a.startswith(("/ip4/127.", "/ip6/::1/"))]
-    return (outside or list(addresses))[0]
+    return beyond_this_machine(addresses)[0]
 
 
 def added(*counts: Mapping[str, int]) -> dict[str, int]:
@@ -84,8 +84,9 @@ def dialled_at(peer: PeerId, told: Sequence[str], statistics: HostStatistics) ->
     address, _ = statistics.links.get(peer, ("", "none"))
     if address and peer not in statistics.inbound:
         return address
-    host = address.split("/tcp/")[0]
-    return next((each for each in told if host and each.startswith(f"{host}/")), next(iter(told), ""))
+    seen = endpoint(address)
+    same = (each for each in told if seen and (at := endpoint(each)) and at.host == seen.host)
+    return next(same, next(iter(told), ""))
 
 
 def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import psutil
 
+from shoal.gossip.addresses import endpoint
 from shoal.gossip.run_spec import RunSpec
 from shoal.methods.base import Method, largest_exchange
 from shoal.methods.errors import MethodsError
@@ -256,12 +257,12 @@ def _dials(config: NodeConfig) -> list[tuple[str, str]]:
     """Dial the addresses to join, and say of each why it does not answer; empty where it does."""
     found = []
     for address in config.join[:MAX_DIALS]:
-        place = node.host_and_port(address)
+        place = endpoint(address)
         if place is None:
             continue
         reason = ""
         try:
-            socket.create_connection(place, DIAL_SECONDS).close()
+            socket.create_connection((place.host, place.port), DIAL_SECONDS).close()
         except TimeoutError:
             reason = "timeout"
         except OSError as error:
@@ -271,5 +272,5 @@ def _dials(config: NodeConfig) -> list[tuple[str, str]]:
 
 
 def _port_of(config: NodeConfig) -> int:
-    places = [node.host_and_port(each) for each in config.network.listen]
-    return next((place[1] for place in places if place is not None), 0)
+    places = [endpoint(each) for each in config.network.listen]
+    return next((place.port for place in places if place is not None), 0)

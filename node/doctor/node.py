@@ -3,10 +3,10 @@
 Whether others can dial this node only they can tell; that they are not asked is said.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
+from shoal.gossip.addresses import endpoint, listen_at
 from shoal.gossip.scope import Scope, scope_of
 from shoal.node.doctor.findings import Finding
 from shoal.node.status import Status
@@ -16,13 +16,6 @@ QUIET: Final = 3.0
 """A node is said to have stopped after so many times what its longest of the last rounds took,"""
 LEAST_QUIET: Final = 600.0
 """and so many seconds."""
-_HOST_PORT: Final = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d+)")
-
-
-def host_and_port(address: str) -> tuple[str, int] | None:
-    """Return what a multiaddr leads to by TCP."""
-    found = _HOST_PORT.match(address)
-    return (found[1], int(found[2])) if found is not None else None
 
 
 def check_peers(status: Status | None, dials: Sequence[tuple[str, str]]) -> Finding:
@@ -60,19 +53,20 @@ def check_reach(status: Status | None, port: int, is_hidden: bool) -> Finding:
     if public:
         return Finding("reach", "ok", f"others are told {public[0]}; nobody was asked to dial it")
     local = [address for address, scope in scopes if scope is Scope.PRIVATE]
-    place = host_and_port(local[0]) if local else None
-    to = f"{place[0]}:{place[1]}" if place is not None else f"this machine, port {port}"
+    place = endpoint(local[0]) if local else None
+    to = f"{place.host}:{place.port}" if place is not None else f"this machine, port {port}"
     text = "no public address is known: peers outside your network may not be able to dial this node"
     fix = (
         f"to be reachable forward TCP {port} -> {to} on your router, then shoal start --announce"
-        f" /ip4/YOUR_PUBLIC_ADDRESS/tcp/{port}; else nothing: others can be dialled, and relays carry links"
+        f" {listen_at('YOUR_PUBLIC_ADDRESS', port)}; else nothing: others can be dialled, and relays carry"
+        " links"
     )
     return Finding("reach", "note", text, fix)
 
 
 def _scope(address: str) -> Scope:
-    found = host_and_port(address)
-    return Scope.NEVER if found is None else scope_of(found[0])
+    found = endpoint(address)
+    return Scope.NEVER if found is None else scope_of(found.host)
 
 
 def check_node(status: Status | None, refusal: str, start: str) -> list[Finding]:

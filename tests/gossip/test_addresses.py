@@ -8,7 +8,11 @@ from shoal.crypto.keys import key_from_seed, peer_id_of
 from shoal.gossip.addresses import (
     Address,
     BadAddress,
+    Endpoint,
+    beyond_this_machine,
+    endpoint,
     from_socket,
+    listen_at,
     parse,
     parse_listen,
 )
@@ -134,3 +138,31 @@ def test_addresses_are_told_by_family_and_loopback_last() -> None:
 def test_an_end_of_a_socket_is_printed_as_a_multiaddr() -> None:
     assert str(from_socket("192.0.2.7", 1).of(PEER)) == f"/ip4/192.0.2.7/tcp/1/p2p/{PEER}"
     assert str(from_socket("fe80::1%eth0", 1)) == "/ip6/fe80::1/tcp/1"
+
+
+@pytest.mark.parametrize(
+    ("text", "spot"),
+    [
+        ("/ip4/20.0.0.1/tcp/4710/p2p/x", Endpoint("20.0.0.1", 4710)),
+        ("/ip6/2600::1/tcp/1/p2p/relay/p2p-circuit/p2p/x", Endpoint("2600::1", 1)),
+        ("/dns4/a.example/tcp/80", Endpoint("a.example", 80)),
+        ("/ip4/20.0.0.1/udp/4710/quic-v1", None),
+        ("/unix/x", None),
+        ("", None),
+        ("/ip4/20.0.0.1/tcp/999999/p2p/x", None),
+    ],
+)
+def test_where_a_multiaddr_leads(text: str, spot: Endpoint | None) -> None:
+    assert endpoint(text) == spot
+
+
+@pytest.mark.parametrize("text", ["/ip4/0.0.0.0/tcp/4710", "/ip6/::1/tcp/0"])
+def test_where_to_listen_is_made_as_it_is_read(text: str) -> None:
+    at = parse_listen(text)
+    assert listen_at(at.host, at.port) == text
+
+
+def test_addresses_of_this_machine_alone_are_shown_where_there_are_no_others() -> None:
+    here, there = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1"], "/ip4/192.0.2.7/tcp/1"
+    assert beyond_this_machine([*here, there]) == [there]
+    assert beyond_this_machine(here) == here

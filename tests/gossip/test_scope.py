@@ -8,18 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.addresses import Endpoint, endpoint
 from shoal.gossip.events import Effects, Send
 from shoal.gossip.membership.nearby import Nearby
 from shoal.gossip.membership.tellers import MAX_DEAD, MAX_OF_A_BLOCK, MAX_UNTRIED, MUTED, Tellers
 from shoal.gossip.messages import MAX_NEAR, Near
 from shoal.gossip.scope import (
     USER,
-    Endpoint,
     Here,
     Scope,
     Source,
     Teller,
-    endpoint,
     for_everyone,
     may_dial,
     may_tell,
@@ -72,22 +71,6 @@ def test_a_laboratory_may_call_a_network_the_internet() -> None:
     lab = (ipaddress.ip_network("10.213.0.0/16"),)
     assert scope_of("10.213.4.1", lab) is Scope.PUBLIC
     assert scope_of("10.214.4.1", lab) is Scope.PRIVATE
-
-
-@pytest.mark.parametrize(
-    ("text", "spot"),
-    [
-        ("/ip4/20.0.0.1/tcp/4710/p2p/x", Endpoint("20.0.0.1", 4710)),
-        ("/ip6/2600::1/tcp/1/p2p/relay/p2p-circuit/p2p/x", Endpoint("2600::1", 1)),
-        ("/dns4/a.example/tcp/80", Endpoint("a.example", 80)),
-        ("/ip4/20.0.0.1/udp/4710/quic-v1", None),
-        ("/unix/x", None),
-        ("", None),
-        ("/ip4/20.0.0.1/tcp/999999/p2p/x", None),
-    ],
-)
-def test_where_a_multiaddr_leads(text: str, spot: Endpoint | None) -> None:
-    assert endpoint(text) == spot
 
 
 def test_wide_prefixes_are_of_16_and_32_bits() -> None:

@@ -21,6 +21,7 @@ from sim.progress import Movements
 from sim.secure import check_left, check_opened
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.addresses import endpoint
 from shoal.gossip.averaging.all_reduce import AllReduce
 from shoal.gossip.averaging.bounds import (
     LOOSE,
@@ -42,7 +43,7 @@ from shoal.gossip.matchmaking.standing import MAX_OF_A_PREFIX
 from shoal.gossip.member import commands
 from shoal.gossip.member.ask_queue import LEFT_OUT
 from shoal.gossip.run_spec import Combine
-from shoal.gossip.scope import Scope, endpoint, scope_of
+from shoal.gossip.scope import Scope, scope_of
 from shoal.gossip.state.tree_hash import state_hash
 
 if TYPE_CHECKING:

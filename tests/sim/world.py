@@ -28,6 +28,7 @@ from sim.node import SimNode, address_of, make_spec
 from sim.rosters import SimRoster
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of
+from shoal.gossip.addresses import endpoint
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Arriving, DialFailed, PeerFound, PeerLost, Received, Send
 from shoal.gossip.lifecycle import Phase
@@ -36,7 +37,6 @@ from shoal.gossip.membership.company import Policy
 from shoal.gossip.membership.dial_plan import peer_in
 from shoal.gossip.messages import Record
 from shoal.gossip.run_spec import Combine
-from shoal.gossip.scope import endpoint
 from shoal.gossip.wire import OTHER_RUN, Codec
 
 MAX_SAID: Final = 300

@@ -13,8 +13,8 @@ from typing import Final
 
 import trio
 
-from shoal.gossip.addresses import Address, is_loopback
-from shoal.gossip.scope import Endpoint, Here, Teller, may_dial
+from shoal.gossip.addresses import Address, Endpoint, is_loopback
+from shoal.gossip.scope import Here, Teller, may_dial
 
 MAX_PLACES: Final = 4
 """Addresses of one name that are dialled."""

@@ -19,6 +19,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from shoal.gossip.addresses import listen_at
 from shoal.node.errors import UserError
 from shoal.node.storage.files import write_whole
 from shoal.node.testnet.faults import Link
@@ -141,15 +142,11 @@ def changing(old: Wires, new: Wires, n_nodes: int) -> list[list[str]]:
 def network_flags(wires: Wires, index: int) -> list[str]:
     """Return where a node listens and what it announces, as flags of `shoal start`."""
     if wires.means == "namespaces":
-        return ["--listen", f"/ip4/{namespaces.address(index)}/tcp/4710"]
+        return ["--listen", listen_at(namespaces.address(index), 4710)]
     if wires.means == "proxy":
         listen, announce = wires.listen[index - 1], wires.announce[index - 1]
-        return ["--listen", _loopback(listen), "--announce", _loopback(announce)]
-    return ["--listen", _loopback(0)]
-
-
-def _loopback(port: int) -> str:
-    return f"/ip4/127.0.0.1/tcp/{port}"
+        return ["--listen", listen_at("127.0.0.1", listen), "--announce", listen_at("127.0.0.1", announce)]
+    return ["--listen", listen_at("127.0.0.1", 0)]
 
 
 def wrapped(wires: Wires, index: int, command: Sequence[str]) -> list[str]:
