@@ -1,7 +1,8 @@
 """Masking: whole numbers modulo 2^64 that say nothing but their sum, also where members vanish.
 
-Each member of a list makes, for every label, two X25519 keys: one for pairs, one for itself. A label is what
-is opened as a whole: a part of a vector, in one attempt at one round. Under it the member's mask is
+Each member of a list makes two secrets for every label: an X25519 key for pairs, and one for itself, of
+which others see the hash. A label is what is opened as a whole: a part of a vector, in one attempt at one
+round. Under it the member's mask is
 
     PRG(itself) + sum over j > i of PRG(pair of i and j) - sum over j < i of PRG(pair of i and j)
 
@@ -12,13 +13,14 @@ Ivanov, Kreuter and others, Practical Secure Aggregation for Privacy-Preserving 
 section 4; what is agreed on before anything is revealed is the caller's (section 4.3, consistency check).
 
 What holds: fewer than `threshold` members together, whoever they are, see words that are uniform, but for
-the sum of a list. That assumes X25519, BLAKE2b and ChaCha20 as in libsodium, and fresh keys for each attempt.
-What does not: that what a member masks is small or honest; and a list that a member tells two others
+the sum of a list. That assumes X25519, BLAKE2b and AEGIS-128L as in libsodium, and fresh keys for each
+attempt. Where some of them also tell others different lists, it holds for fewer than 2 threshold - members.
+What does not hold: that what a member masks is small or honest; and a list that a member tells two others
 differently, unless the caller compares it first.
 
     keys = MaskKeys(n_labels)          public half goes to all -> Roster(context, every member's public half)
     masks = Masks(keys, me, roster)    masks.dealt goes to all
-    masks.take(dealt)                  what every member of the next list dealt, by its number
+    masks.take(dealt, maskers)         what members dealt, by their numbers, and who is in the masks
     masks.hide(label, words)           words + mask, modulo 2^64
     masks.reveal(lists)                shares for one list per label, once
     masks.mask_of(label, reveals)      what the sum of the list has more than the words
@@ -26,7 +28,7 @@ differently, unless the caller compares it first.
 Secrets stand in no repr and in no exception.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from itertools import combinations, islice
 from typing import Final
@@ -36,15 +38,18 @@ import numpy.typing as npt
 from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
 from nacl.exceptions import CryptoError as NaclError
 from nacl.public import Box, PrivateKey, PublicKey
-from nacl.utils import random, randombytes_deterministic
+from nacl.utils import random
 
 from shoal.crypto.errors import BadKey, BadShare, SecondList
+from shoal.crypto.keystream import Keystream
 from shoal.crypto.shamir import Entropy, join, split
 
 Words = npt.NDArray[np.uint64]
 KEY: Final = 32
 SEALED: Final = Box.NONCE_SIZE + 16
 """What sealing adds to a share, in bytes."""
+PIECE: Final = 32_768
+"""Words of a keystream that are made at a time: they stay in the cache."""
 LEAST: Final = 3
 """Members of a list that is opened: of two each would know the other's words."""
 MAX_TRIES: Final = 400
@@ -75,9 +80,11 @@ class MaskKeys:
         """`labels`: how many things are opened apart."""
         self._seal, self._secret = entropy(KEY), entropy(2 * KEY * labels)
         self.labels = labels
-        keys = [self._seal, *_cut(self._secret)]
-        self.public = b"".join(crypto_scalarmult_base(key) for key in keys)
-        """Bytes [(1 + 2 labels) * 32]: for sealing, then by label for pairs and for itself."""
+        secrets = [(number % 2 == 0, secret) for number, secret in enumerate(_cut(self._secret))]
+        halves = [_public_half(secret, for_pairs=for_pairs) for for_pairs, secret in secrets]
+        self.public = b"".join([crypto_scalarmult_base(self._seal), *halves])
+        """Bytes [(1 + 2 labels) * 32]: a key for sealing, then by label a key for pairs and the hash of the
+        secret for itself."""
 
     def __repr__(self) -> str:
         """Say no secret."""
@@ -88,8 +95,9 @@ def is_public(half: bytes, labels: int) -> bool:
     """Tell whether bytes of a peer are public keys for so many labels, each of which gives a secret."""
     if len(half) != KEY * (1 + 2 * labels):
         return False
+    cut = _cut(half)
     # The highest bit is ignored. With a point of small order all would know the pair's secret.
-    return all(key[:-1] + bytes([key[-1] & 0x7F]) not in _SMALL_ORDER for key in _cut(half))
+    return all(key[:-1] + bytes([key[-1] & 0x7F]) not in _SMALL_ORDER for key in (cut[0], *cut[1::2]))
 
 
 class Roster:
@@ -113,7 +121,7 @@ class Roster:
         """Equal where all was agreed on."""
 
     def public(self, member: int, label: int, *, for_pairs: bool) -> bytes:
-        """Return a public key of a member."""
+        """Return the public half of a secret of a member."""
         at = KEY * (1 + 2 * label + (not for_pairs))
         return self.publics[member][at : at + KEY]
 
@@ -136,9 +144,12 @@ class Masks:
         self._lists: tuple[frozenset[int], ...] | None = None
         shares = split(keys._secret, len(roster.members), roster.threshold, entropy)
         self._own = dict(zip(roster.members, shares, strict=True))[me]
-        box = {member: self._box(member) for member in roster.members if member != me}
+        seal, halves = PrivateKey(keys._seal), roster.publics
+        self._boxes = {
+            member: Box(seal, PublicKey(halves[member][:KEY])) for member in roster.members if member != me
+        }
         self.dealt = b"".join(
-            bytes(box[member].encrypt(share, entropy(Box.NONCE_SIZE)))
+            bytes(self._boxes[member].encrypt(share, entropy(Box.NONCE_SIZE)))
             for member, share in zip(roster.members, shares, strict=True)
             if member != me
         )
@@ -153,21 +164,21 @@ class Masks:
         """How many bytes every member deals."""
         return (len(self.roster.members) - 1) * (2 * KEY * self.roster.labels + SEALED)
 
-    def take(self, dealt: Mapping[int, bytes]) -> None:
-        """Take what each member of the list of maskers dealt; those that dealt nothing are out.
+    def take(self, dealt: Mapping[int, bytes], maskers: Collection[int]) -> None:
+        """Take what members dealt. `maskers`: who is in the masks, as all members agree.
+
+        Of a masker whose shares did not come this member holds none; whoever opens does without it.
 
         Raises:
-            BadShare: fewer than the threshold dealt, or this member did not; or it was told before.
+            BadShare: they are fewer than the threshold, or this member is not one; or it was told before.
         """
-        if self._context or len(dealt) < max(LEAST, self.roster.threshold) or self._me not in dealt:
-            raise BadShare(
-                f"{len(dealt)} of at least {max(LEAST, self.roster.threshold)} members dealt shares"
-            )
-        for member, sealed in sorted(dealt.items()):
+        least, known = max(LEAST, self.roster.threshold), set(self.roster.members)
+        if self._context or len(maskers) < least or not {self._me} <= set(maskers) <= known:
+            raise BadShare(f"{len(maskers)} of at least {least} members dealt shares")
+        for member in sorted(maskers):
+            sealed = dealt.get(member, b"")
             self._dealers[member] = self._own if member == self._me else self._opened(member, sealed)
-        text = b"".join(
-            member.to_bytes(4, "big") + blake2b(dealt[member]).digest() for member in sorted(dealt)
-        )
+        text = b"".join(member.to_bytes(4, "big") for member in sorted(maskers))
         self._context = blake2b(text, key=self.roster.digest, digest_size=KEY, person=b"shoal/dealt").digest()
 
     @property
@@ -194,7 +205,7 @@ class Masks:
             raise SecondList("a mask is used once, when all have dealt")
         self._is_used.add(label)
         pairs, own = self._secrets(label)
-        words += _keystream(self._key(own, label, b"self"), words.size)
+        _add_stream(words, self._key(own, label, b"self"))
         for other in self.maskers:
             if other != self._me:
                 self._add_pair(words, pairs, self._me, other, label)
@@ -227,9 +238,11 @@ class Masks:
         size = self._reveal_size
         whole = {member: told for member, told in reveals.items() if len(told) == size * len(self.maskers)}
         secrets: dict[tuple[int, int], bytes] = {}
+        guessed = self._joined_at_once(whole)
         for place, member in enumerate(self.maskers):
-            told = {h: whole[h][size * place : size * (place + 1)] for h in whole}
-            found = self._joined(member, {h: each[1:] for h, each in told.items() if each[0]})
+            if not self._are_of(member, found := guessed[place]):
+                told = {h: whole[h][size * place : size * (place + 1)] for h in whole}
+                found = self._joined(member, {h: each[1:] for h, each in told.items() if each[0]})
             secrets |= {(member, label): secret for label, secret in enumerate(_cut(found))}
         return OpenedMasks(self, self._lists, secrets)
 
@@ -252,6 +265,16 @@ class Masks:
         ]
         return b"\x01" + b"".join(parts)
 
+    def _joined_at_once(self, whole: Mapping[int, bytes]) -> list[bytes]:
+        """Return by masker what the first holders' shares give: its secrets, unless one of these lied."""
+        numbers = {holder: place for place, holder in enumerate(self.roster.members)}
+        told = {numbers[holder]: shares for holder, shares in whole.items() if holder in numbers}
+        size, need = self._reveal_size, self.roster.threshold
+        if len(told) < need:
+            raise BadShare(f"{len(told)} of at least {need} members revealed their shares")
+        joined = join(told, need)
+        return [joined[size * place + 1 : size * (place + 1)] for place in range(len(self.maskers))]
+
     def _joined(self, member: int, shares: Mapping[int, bytes]) -> bytes:
         """Return the secrets of a member, from holders whose shares give those of its public keys."""
         numbers = {holder: place for place, holder in enumerate(self.roster.members)}
@@ -268,9 +291,10 @@ class Masks:
     def _are_of(self, member: int, secrets: bytes) -> bool:
         assert self._lists is not None
         return all(
-            crypto_scalarmult_base(secret)
-            == self.roster.public(member, label, for_pairs=member not in self._lists[label])
+            _public_half(secret, for_pairs=for_pairs)
+            == self.roster.public(member, label, for_pairs=for_pairs)
             for label, secret in enumerate(_cut(secrets))
+            for for_pairs in (member not in self._lists[label],)
         )
 
     def _opened(self, dealer: int, sealed: bytes) -> bytes:
@@ -280,15 +304,12 @@ class Masks:
         at = size * holders.index(self._me)
         try:
             return (
-                self._box(dealer).decrypt(sealed[at : at + size])
+                self._boxes[dealer].decrypt(sealed[at : at + size])
                 if len(sealed) == size * len(holders)
                 else b""
             )
         except NaclError:
             return b""
-
-    def _box(self, other: int) -> Box:
-        return Box(PrivateKey(self._keys._seal), PublicKey(self.roster.publics[other][:KEY]))
 
     def _secrets(self, label: int) -> tuple[bytes, bytes]:
         pairs, own = _cut(self._keys._secret[2 * KEY * label : 2 * KEY * (label + 1)])
@@ -303,11 +324,7 @@ class Masks:
         shared = crypto_scalarmult(secret, self.roster.public(other, label, for_pairs=True))
         low, high = sorted((member, other))
         key = self._key(shared, label, low.to_bytes(4, "big") + high.to_bytes(4, "big"))
-        stream = _keystream(key, words.size)
-        if member == low:
-            words += stream
-        else:
-            words -= stream
+        _add_stream(words, key, is_minus=member != low)
 
 
 class OpenedMasks:
@@ -329,7 +346,7 @@ class OpenedMasks:
         for member in masks.maskers:
             secret = self._secrets[member, label]
             if member in contributors:
-                words -= _keystream(masks._key(secret, label, b"self"), words.size)
+                _add_stream(words, masks._key(secret, label, b"self"), is_minus=True)
                 continue
             for other in sorted(contributors):
                 # What the pair adds to the absent one is what the other lacks.
@@ -341,8 +358,22 @@ def _few_of(holders: list[int], most: int) -> "list[tuple[int, ...]]":
     return [each for size in range(min(most, 2) + 1) for each in combinations(holders, size)]
 
 
-def _keystream(key: bytes, count: int) -> Words:
-    return np.frombuffer(randombytes_deterministic(8 * count, key), "<u8")
+def _add_stream(words: Words, key: bytes, *, is_minus: bool = False) -> None:
+    """Add the keystream of a key to words, or take it away, modulo 2^64, in place. A key serves once."""
+    stream = Keystream(key)
+    for at in range(0, words.size, PIECE):
+        some = words[at : at + PIECE]
+        if is_minus:
+            some -= stream.words(some.size)
+        else:
+            some += stream.words(some.size)
+
+
+def _public_half(secret: bytes, *, for_pairs: bool) -> bytes:
+    """Return what all may see of a secret: a key to agree with, or a hash to know it by when opened."""
+    if for_pairs:
+        return crypto_scalarmult_base(secret)
+    return blake2b(secret, digest_size=KEY, person=b"shoal/mask self").digest()
 
 
 def _cut(keys: bytes) -> list[bytes]:

@@ -18,6 +18,7 @@ Entropy = Callable[[int], bytes]
 """Returns so many bytes that nobody can guess."""
 MAX_HOLDERS: Final = 255
 _Bytes = npt.NDArray[np.uint8]
+_Logs = npt.NDArray[np.int64] | np.int64
 
 
 def _tables() -> tuple[_Bytes, npt.NDArray[np.int64]]:
@@ -45,14 +46,13 @@ def split(secret: bytes, holders: int, threshold: int, entropy: Entropy = random
         )
     drawn = np.frombuffer(entropy((threshold - 1) * len(secret)), np.uint8)
     coefficients = drawn.reshape(threshold - 1, len(secret))
-    constant = np.frombuffer(secret, np.uint8)
-    shares = []
-    for holder in range(holders):
-        value = np.zeros(len(secret), np.uint8)
-        for row in coefficients[::-1]:
-            value = _times(value ^ row, holder + 1)
-        shares.append((value ^ constant).tobytes())
-    return tuple(shares)
+    # By Horner's rule, at the points of all holders at once: row h is the share of holder h.
+    logs = _LOGS[np.arange(1, holders + 1)][:, None]
+    values = np.zeros((holders, len(secret)), np.uint8)
+    for row in coefficients[::-1]:
+        values = _times(values ^ row, logs)
+    values ^= np.frombuffer(secret, np.uint8)
+    return tuple(value.tobytes() for value in values)
 
 
 def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
@@ -72,7 +72,7 @@ def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
     secret = np.zeros(len(shares[holders[0]]), np.uint8)
     for holder in holders:
         weight = _at_zero(holder + 1, [other + 1 for other in holders if other != holder])
-        secret ^= _times(np.frombuffer(shares[holder], np.uint8), weight)
+        secret ^= _times(np.frombuffer(shares[holder], np.uint8), _LOGS[weight])
     return secret.tobytes()
 
 
@@ -82,8 +82,8 @@ def _at_zero(x: int, others: list[int]) -> int:
     return int(_POWERS[power])
 
 
-def _times(values: _Bytes, factor: int) -> _Bytes:
-    """Return the products; the factor is not zero."""
-    products: _Bytes = _POWERS[_LOGS[values] + _LOGS[factor]]
+def _times(values: _Bytes, logs: _Logs) -> _Bytes:
+    """Return the products of values and of factors that are not zero, of which the logarithms are given."""
+    products: _Bytes = _POWERS[_LOGS[values] + logs]
     products[values == 0] = 0
     return products

@@ -292,7 +292,7 @@ class Exchange(Message, frozen=True):
     """The base of what belongs to one ask of one group."""
 
     group: GroupId
-    index: Annotated[int, msgspec.Meta(ge=0, lt=6 * SECURE_INDEX)]
+    index: Annotated[int, msgspec.Meta(ge=0, lt=7 * SECURE_INDEX)]
     """Index of this ask within the round, from 0; of a stage of a secure sum 1000 more for each stage."""
 
 

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 from nacl.utils import random  # noqa: E402
 
 from shoal.crypto.keys import PeerId, key_from_seed, peer_id_of  # noqa: E402
+from shoal.crypto.keystream import KEY_BYTES  # noqa: E402
 from shoal.gossip.averaging.all_reduce import AllReduce  # noqa: E402
 from shoal.gossip.averaging.announcing import ExchangeConfig  # noqa: E402
 from shoal.gossip.averaging.exchange import GroupExchange  # noqa: E402
@@ -37,21 +38,28 @@ HEAD_BYTES = 8
 
 
 class Recorded(MaskedSum):
-    """A masked sum that keeps the words that it hides."""
+    """A masked sum that can make the words again that it hid, when the clock has stopped."""
 
-    plain: Words
+    given: Vector
+    """What the member gave, which the vector no longer holds in the end."""
+    _drawn = b""
 
     def _encode(self) -> Words:
+        self._drawn = self._drawn or self._entropy(KEY_BYTES)
+        entropy, self._entropy = self._entropy, lambda size: self._drawn[:size]
         words = super()._encode()
-        self.plain = words.copy()
+        self._entropy = entropy
         return words
 
-    def is_exact(self, others: Mapping[int, "Recorded"]) -> bool:
-        """Tell whether the opened sums are those of the plain words."""
+    def plain(self) -> Words:
+        """Return the words that were hidden."""
+        self._vector[:] = self.given
+        return self._encode()
+
+    def is_exact(self, plain: Mapping[int, Words]) -> bool:
+        """Tell whether the opened sums are those of the plain words of members, by their number."""
         return all(
-            np.array_equal(
-                self._words[lo:hi], np.sum([others[n].plain[lo:hi] for n in some], axis=0, dtype=np.uint64)
-            )
+            np.array_equal(self._words[lo:hi], sum((plain[n][lo:hi] for n in some), np.uint64(0)))
             for lo, hi, some in zip(self._edges, self._edges[1:], self._lists, strict=False)
         )
 
@@ -134,6 +142,7 @@ def masked(given: argparse.Namespace) -> tuple[float, int, bool]:
         origin = Origin("params", bytes(32), mixes=False, state=state)
         config = ExchangeConfig(grid_bits=given.bits)
         cores[name] = Recorded(name, members.group, 0, vector, 1.0, config, origin, entropy=random)
+        cores[name].given = vector.copy()
     members.cores = dict(cores)
     going = members.names[1 : 2 * given.drop : 2]
     sent: dict[PeerId, int] = dict.fromkeys(going, 0)
@@ -147,9 +156,9 @@ def masked(given: argparse.Namespace) -> tuple[float, int, bool]:
     members._deliver = watch  # type: ignore[method-assign, assignment]
     seconds = members.run(lambda name: name in going and sent[name] >= words)
     alive = {name: core for name, core in cores.items() if name not in members.gone}
-    numbers = {number: cores[name] for number, name in enumerate(members.names)}
+    plain = {number: cores[name].plain() for number, name in enumerate(members.names)}
     is_exact = len(members.gone) == given.drop and all(
-        core.outcome is not None and core.is_exact(numbers) for core in alive.values()
+        core.outcome is not None and core.is_exact(plain) for core in alive.values()
     )
     return seconds, members.n_bytes, is_exact
 

@@ -32,7 +32,7 @@ class Round:
         dealt = {i: masks[i].dealt for i in here if i not in silent}
         self.masks = {i: masks[i] for i in dealt}
         for each in self.masks.values():
-            each.take(dealt)
+            each.take(dealt, dealt)
 
     def hide(self) -> None:
         for i, masks in self.masks.items():
@@ -147,10 +147,31 @@ def test_who_deals_shares_of_nothing_is_not_opened_and_harms_no_secret() -> None
     dealt = {i: masks[i].dealt for i in here}
     dealt[3] = bytes(len(dealt[3]))
     for each in masks.values():
-        each.take(dealt)
+        each.take(dealt, dealt)
     reveals = {i: each.reveal([frozenset(here)] * LABELS) for i, each in masks.items()}
     with pytest.raises(BadShare, match="1 of at least 3"):
         masks[0].mask_of(reveals)
+
+
+def test_a_member_whose_shares_did_not_come_here_is_masked_with_and_opened_by_the_others() -> None:
+    run = Round(6)
+    roster = Roster(b"context", {i: run.keys[i].public for i in run.keys}, LABELS)
+    run.masks = {i: Masks(run.keys[i], i, roster, Random(f"deal {i}").randbytes) for i in run.keys}
+    dealt = {i: masks.dealt for i, masks in run.masks.items()}
+    for i, masks in run.masks.items():
+        # What 5 dealt did not reach 0 and 1.
+        masks.take({j: each for j, each in dealt.items() if j != 5 or i > 1}, list(dealt))
+    run.hide()
+    run.open([frozenset(range(6)), frozenset(range(5))])
+
+
+@pytest.mark.parametrize("maskers", [[0, 1, 2], [1, 2, 3, 4], [0, 1, 2, 3, 99]])
+def test_masks_of_too_few_of_strangers_or_without_this_member_are_refused(maskers: list[int]) -> None:
+    run = Round(5)
+    roster = Roster(b"context", {i: run.keys[i].public for i in run.keys}, LABELS)
+    masks = Masks(run.keys[0], 0, roster)
+    with pytest.raises(BadShare, match="members dealt shares"):
+        masks.take({}, maskers)
 
 
 def test_what_was_agreed_on_is_in_the_transcript() -> None:
@@ -186,7 +207,7 @@ def test_masks_and_what_is_dealt_are_those_of_the_golden_vector() -> None:
     found = [run.keys[2].public, run.masks[2].dealt, words.astype("<u8").tobytes()]
     found += [run.masks[2].transcript([frozenset({0, 1, 2, 3})] * LABELS)]
     digests = [blake2b(each, digest_size=8).hexdigest() for each in found]
-    assert digests == ["9d188d9697daad09", "3b139c6e80b95e7c", "01d53fbf6706c845", "011f0bb8bfe9d2d7"]
+    assert digests == ["7d3e22381173c0dc", "3b139c6e80b95e7c", "1fcf8fd65963f26c", "fed4c592b420298e"]
 
 
 def test_secrets_stand_in_no_repr_and_no_exception() -> None:
@@ -195,7 +216,7 @@ def test_secrets_stand_in_no_repr_and_no_exception() -> None:
     secrets = [run.keys[0]._seal, run.keys[0]._secret[:32], run.masks[1]._dealers[0][:32]]
     said = f"{run.keys[0]!r} {run.masks[0]!r} {run.masks[0].roster!r}"
     for wrong in (
-        lambda: run.masks[0].take({}),
+        lambda: run.masks[0].take({}, []),
         lambda: run.masks[0].reveal([]),
         lambda: run.masks[0].mask_of({}),
     ):

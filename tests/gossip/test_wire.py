@@ -552,7 +552,7 @@ def test_a_signed_frame_that_is_too_large_is_refused_unread(monkeypatch: pytest.
         encode(["Propose", 7, BASE, 0, 1 << 53, [ME], [1]]),
         encode(["Accept", 7, 1 << 17, 0, MASK]),
         encode(["Accept", 7, 0, 0, MASK[:-1]]),
-        encode(["Claim", GROUP, 6000, 0, 0]),
+        encode(["Claim", GROUP, 7000, 0, 0]),
         encode(["Claim", GROUP[:-1], 0, 0, 0]),
         encode(["Claim", GROUP, 0, 64, 0]),
         encode(["Missing", GROUP, 0, []]),

@@ -526,7 +526,15 @@ def _two_lists(node: SimNode, effect: Send) -> list[Send]:
     return [Send(effect.peer, bent, bytes(effect.data))]
 
 
-_LIES.update({"residues": _residues, "withholds": _withholds, "two-lists": _two_lists})
+def _deaf(node: SimNode, effect: Send) -> list[Send]:
+    """Tell every other member that nobody's shares came, and the rest that all did."""
+    index = effect.message.index if isinstance(effect.message, m.Reveal) else 0
+    if index != Stage.HEARD * m.SECURE_INDEX or ord(effect.peer[-1]) % 2:
+        return [effect]
+    return [Send(effect.peer, effect.message, bytes(len(effect.data)))]
+
+
+_LIES.update({"residues": _residues, "withholds": _withholds, "two-lists": _two_lists, "deaf": _deaf})
 
 
 class SettledConvener(AllConvener):

@@ -27,7 +27,7 @@ OPENED: Final = "a secure sum opens to what its contributors gave"
 FAULTS: Final = ("crash", "freeze", "slow", "oneway", "trainer", "leave", "jump")
 SLOWEST: Final = 400.0
 """Bytes per second of a line that is slowed down."""
-LIES: Final = ("residues", "withholds", "two-lists", "mute", "equivocate", "garbage", "cut")
+LIES: Final = ("residues", "withholds", "two-lists", "deaf", "mute", "equivocate", "garbage", "cut")
 
 
 def secure_scenario(seed: int) -> Scenario:

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import numpy as np
 import pytest
 from sim.secure import LEFT, ONE_LIST, OPENED, SHARES, secure_scenario
 from sim.world import Scenario, Sim
 
 from shoal.crypto import masking
-from shoal.gossip.averaging.secure.integer_grid import Grid, Words
+from shoal.gossip.averaging.secure.integer_grid import Dice, Grid, Words
 from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.events import Effects, Vector
 
@@ -39,7 +38,7 @@ def test_no_invariant_is_violated_by_more_seeds() -> None:
     assert not {seed: found for seed, found in failed.items() if found}
 
 
-@pytest.mark.parametrize("lie", ["residues", "withholds", "two-lists"])
+@pytest.mark.parametrize("lie", ["residues", "withholds", "two-lists", "deaf"])
 def test_a_liar_stops_no_round_for_good_and_opens_nothing(lie: str) -> None:
     scenario = Scenario(3, 5, ((4.0, "lie", 2, lie, 15.0),), secure=True, calm_rounds=3)
     assert not violations(scenario)
@@ -73,8 +72,8 @@ def _writes_before_it_looks(patch: pytest.MonkeyPatch) -> None:
 def _forgets_weights(patch: pytest.MonkeyPatch) -> None:
     honest = Grid.encode
 
-    def encode(self: Grid, numbers: Vector, factor: int, dice: np.random.Generator) -> Words:
-        return honest(self, numbers, 1, dice)
+    def encode(self: Grid, numbers: Vector, factor: int, dice: Dice, base: Vector | None = None) -> Words:
+        return honest(self, numbers, 1, dice, base)
 
     patch.setattr(Grid, "encode", encode)
 

@@ -1,10 +1,11 @@
 """MaskedSum: the weighted mean of a group of which nobody learns anything but the mean.
 
     advertise   gather     keys for this attempt, weight, and how far the contribution reaches
-    deal        gather     shares of the secrets behind the keys, each sealed to its holder
+    deal        telling    shares of the secrets behind the keys, each sealed to its holder
+    heard       telling    whose shares came; whose shares came to as many as open a sum is in the masks
     sum         all-reduce masked words (word_sum.py), with its takeovers: owners see masked words only
-    consent     gather     the digest of all that was agreed on, and of who is in the sum of each part
-    unmask      gather     of those in it shares of one secret, of all others shares of the other
+    consent     telling    the digest of all that was agreed on, and of who is in the sum of each part
+    unmask      telling    of those in it shares of one secret, of all others shares of the other
 
 Contributions are clipped and put on an integer grid (integer_grid.py), with factors that follow from the
 weights as in every mean (bounds.py), and masked (crypto/masking.py). A member that vanishes before the sum is
@@ -30,6 +31,7 @@ import numpy as np
 
 from shoal.crypto.errors import BadKey, BadShare
 from shoal.crypto.keys import PeerId
+from shoal.crypto.keystream import KEY_BYTES, Keystream
 from shoal.crypto.masking import LEAST, MaskKeys, Masks, Roster, is_public
 from shoal.crypto.shamir import Entropy
 from shoal.gossip.averaging.announcing import ExchangeConfig
@@ -39,9 +41,11 @@ from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, Gather
 from shoal.gossip.averaging.origin import EXACT, Origin
-from shoal.gossip.averaging.secure.integer_grid import Grid, Words, factors_of
+from shoal.gossip.averaging.secure.integer_grid import PIECE, Grid, Words, factors_of
 from shoal.gossip.averaging.secure.noisy_grid import NoisyGrid
+from shoal.gossip.averaging.secure.telling import Telling
 from shoal.gossip.averaging.secure.word_sum import WordSum
+from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.deadlines import BEAT
 from shoal.gossip.errors import LocalViolation
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
@@ -56,6 +60,8 @@ SMALLEST: Final = 1e-30
 """What reaches no farther counts as zero."""
 GRACE: Final = 2 * BEAT
 """Seconds by which each stage is more patient than the one before."""
+HEARD_BYTES: Final = 8
+"""Of the set of members whose shares came: bit k is member k."""
 MAX_EARLY: Final = 8 << 20
 """Bytes of what others send ahead of this member."""
 
@@ -65,11 +71,12 @@ class Stage(IntEnum):
 
     ADVERTISE = 1
     DEAL = 2
-    SUM = 3
-    CONSENT = 4
-    UNMASK = 5
-    DONE = 6
-    FAILED = 7
+    HEARD = 3
+    SUM = 4
+    CONSENT = 5
+    UNMASK = 6
+    DONE = 7
+    FAILED = 8
 
 
 class Advert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -120,6 +127,7 @@ class MaskedSum:
         self._adverts: dict[int, Advert] = {}
         self._factors: dict[int, int] = {}
         self._masks: Masks | None = None
+        self._dealt: dict[int, bytes] = {}
         self._grids: list[Grid] = []
         self._noisy: NoisyGrid | None = None
         """In place of the grids, where the run adds noise."""
@@ -231,6 +239,9 @@ class MaskedSum:
     def _gather(self, stage: Stage, group: Group, body: bytes, ask: bytes = UNNAMED) -> Gather:
         return Gather(self._me, group, self.index + SECURE_INDEX * stage, body, self._config_of(stage), ask)
 
+    def _telling(self, stage: Stage, group: Group, body: bytes) -> Telling:
+        return Telling(self._me, group, self.index + SECURE_INDEX * stage, body, self._config_of(stage))
+
     def _config_of(self, stage: Stage) -> ExchangeConfig:
         """Return how long a stage waits: longer than who is still in the one before, for one that is lost."""
         config, more = self._config, (stage - 1) * GRACE
@@ -267,7 +278,7 @@ class MaskedSum:
         if outcome is None:
             self.stage = Stage.FAILED
             return effects
-        if isinstance(current, Gather) and current.unproved:
+        if isinstance(current, Gather) and not isinstance(current, Telling) and current.unproved:
             return effects + self._give_up("members were told different things by one of them")
         try:
             if isinstance(outcome, Exchanged):
@@ -282,7 +293,8 @@ class MaskedSum:
             return self._give_up("the others went on without this node")
         step: dict[Stage, Callable[[Mapping[int, bytes], float], Effects]] = {
             Stage.ADVERTISE: self._advertised,
-            Stage.DEAL: self._dealt,
+            Stage.DEAL: self._took,
+            Stage.HEARD: self._heard,
             Stage.CONSENT: self._consented,
             Stage.UNMASK: self._unmasked,
         }
@@ -303,14 +315,24 @@ class MaskedSum:
         if self._is_private and (why := self._choose_noise(roster.threshold)):
             return effects + self._refuse(why)
         self._masks = Masks(self._keys, self._mine, roster, self._entropy)
-        dealing = self._gather(Stage.DEAL, self._subgroup(self._adverts), self._masks.dealt)
+        dealing = self._telling(Stage.DEAL, self._subgroup(self._adverts), self._masks.dealt)
         return effects + self._enter(Stage.DEAL, dealing, now)
 
-    def _dealt(self, bodies: Mapping[int, bytes], now: float) -> Effects:
+    def _took(self, bodies: Mapping[int, bytes], now: float) -> Effects:
         assert self._masks is not None
-        dealt = {number: body for number, body in bodies.items() if len(body) == self._masks.dealt_bytes}
-        self._masks.take(dealt)
-        group = self._subgroup(dealt)
+        size = self._masks.dealt_bytes
+        self._dealt = {number: body for number, body in bodies.items() if len(body) == size}
+        heard = sum(1 << number for number in self._dealt).to_bytes(HEARD_BYTES, "big")
+        group = self._exchanges[Stage.DEAL].group
+        return self._enter(Stage.HEARD, self._telling(Stage.HEARD, group, heard), now)
+
+    def _heard(self, bodies: Mapping[int, bytes], now: float) -> Effects:
+        assert self._masks is not None
+        need = self._masks.roster.threshold
+        told = [int.from_bytes(body, "big") for body in bodies.values() if len(body) == HEARD_BYTES]
+        maskers = [n for n in self._adverts if sum(mask >> n & 1 for mask in told) >= need]
+        self._masks.take(self._dealt, maskers)
+        group = self._subgroup(maskers)
         self._words = self._encode()
         self._edges = bounds(self._words.size, group.parts)
         for part in range(len(group.members)):
@@ -337,7 +359,7 @@ class MaskedSum:
         if self._noisy is not None and fewest < (least := self._noisy.threshold):
             return self._refuse(f"{fewest} of the {least} peers that noise was made for contributed")
         consent = self._masks.transcript(self._lists)
-        return self._enter(Stage.CONSENT, self._gather(Stage.CONSENT, group, consent), now)
+        return self._enter(Stage.CONSENT, self._telling(Stage.CONSENT, group, consent), now)
 
     def _consented(self, bodies: Mapping[int, bytes], now: float) -> Effects:
         assert self._masks is not None
@@ -345,8 +367,8 @@ class MaskedSum:
         if len(alike) < self._masks.roster.threshold:
             need = self._masks.roster.threshold
             return self._refuse(f"{len(alike)} of at least {need} peers saw the same secure sum")
-        group = self._subgroup(alike)
-        revealing = self._gather(Stage.UNMASK, group, self._masks.reveal(self._lists))
+        group = self._exchanges[Stage.CONSENT].group
+        revealing = self._telling(Stage.UNMASK, group, self._masks.reveal(self._lists))
         return self._enter(Stage.UNMASK, revealing, now)
 
     def _unmasked(self, bodies: Mapping[int, bytes], now: float) -> Effects:
@@ -382,7 +404,10 @@ class MaskedSum:
     def _give_up(self, why: str) -> Effects:
         self.failure = self.failure or why
         gone = Abandon(self.group.id, self.index + SECURE_INDEX * min(self.stage, Stage.UNMASK))
-        self.stage = Stage.FAILED
+        is_last, self.stage = self.stage is Stage.UNMASK, Stage.FAILED
+        if is_last:
+            # All was told. The others open with it, and a word that overtakes it would take it from them.
+            return self._stop_timers()
         others = [peer for peer in self.group.members if peer != self._me]
         return [*(Send(peer, gone) for peer in others), *self._stop_timers()]
 
@@ -422,17 +447,23 @@ class MaskedSum:
         return b"" if origin.mixes or origin.state is None else origin.kind.encode() + origin.name
 
     def _reaches(self) -> tuple[float, ...]:
-        rows = []
-        for is_based in (True, False):
-            for lo, hi in ((0, self._split), (self._split, self._vector.size)):
-                distance = self._distance(lo, hi, is_based=is_based)
-                rows.append(float(max(distance.max(), -distance.min())) if distance.size else 0.0)
-        return tuple(rows)
+        return tuple(
+            self._reach(lo, hi, is_based=is_based)
+            for is_based in (True, False)
+            for lo, hi in ((0, self._split), (self._split, self._vector.size))
+        )
 
-    def _distance(self, lo: int, hi: int, *, is_based: bool) -> Vector:
-        base = self._base(lo, hi) if is_based else None
-        numbers = self._vector[lo:hi]
-        return numbers if base is None else numbers - base
+    def _reach(self, lo: int, hi: int, *, is_based: bool) -> float:
+        """Return the largest magnitude of a span, or of how far it is from what it is measured from."""
+        most, base = 0.0, self._base(lo, hi) if is_based else None
+        buffer: Vector = np.empty(min(hi - lo, PIECE), np.float32)
+        for at in range(lo, hi, PIECE):
+            here = self._vector[at : min(at + PIECE, hi)]
+            if base is not None:
+                here = np.subtract(here, base[at - lo :][: here.size], out=buffer[: here.size])
+            # A number that is none stays: what is not finite is refused.
+            most = float(np.max((most, here.max(), -here.min())))
+        return most
 
     def _base(self, lo: int, hi: int) -> Vector | None:
         """Return what a span of numbers is measured from; nothing stands for zero."""
@@ -465,19 +496,21 @@ class MaskedSum:
             base = self._base(0, self._vector.size)
             gives = self._factors[self._mine] > 0
             return self._noisy.encode(self._vector, base, self._entropy, gives=gives)
-        dice = np.random.default_rng(int.from_bytes(self._entropy(16), "big"))
+        dice = Keystream(self._entropy(KEY_BYTES))
         factor, words, lo = self._factors[self._mine], [], 0
         for grid in self._grids:
-            numbers = self._distance(lo, lo + grid.count, is_based=self._is_based)
-            words.append(grid.encode(numbers, factor, dice))
-            lo += grid.count
-        return np.concatenate(words)
+            hi = lo + grid.count
+            base = self._base(lo, hi) if self._is_based else None
+            words.append(grid.encode(self._vector[lo:hi], factor, dice, base))
+            lo = hi
+        return np.concatenate(words) if all(each.size for each in words) else max(words, key=len)
 
     def _decode(self) -> Vector | None:
         """Return the mean, float32 [n], of words without masks; nothing where it is outside its range."""
         if self._noisy is not None:
             return self._decode_noisy(self._noisy)
-        mean, at, start = np.empty_like(self._vector), 0, 0
+        mean: Vector = np.frombuffer(BUFFERS.take(self._vector.nbytes), np.float32)
+        at, start = 0, 0
         for grid in self._grids:
             here = mean[start : start + grid.count]
             for contributors, lo, hi in zip(self._lists, self._edges, self._edges[1:], strict=False):

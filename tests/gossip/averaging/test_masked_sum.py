@@ -14,7 +14,7 @@ from shoal.gossip.averaging.secure.masked_sum import Stage
 from shoal.gossip.events import Send
 from shoal.gossip.messages import SECURE_INDEX, Part, Reduced, Reveal
 
-STAGES = [Stage.ADVERTISE, Stage.DEAL, Stage.SUM, Stage.CONSENT, Stage.UNMASK]
+STAGES = [Stage.ADVERTISE, Stage.DEAL, Stage.HEARD, Stage.SUM, Stage.CONSENT, Stage.UNMASK]
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 8, pytest.param(24, marks=pytest.mark.slow)])
