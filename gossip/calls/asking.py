@@ -130,11 +130,6 @@ class Asking:
         """The longest of the learned deadlines."""
         return max((wait.seconds() for wait in self._waits.values()), default=self._patience)
 
-    @property
-    def n_open(self) -> int:
-        """How many calls are not answered."""
-        return len(self._open)
-
     # --- what peers answer ------------------------------------------------------------------------
 
     def answered(self, peer: PeerId, message: Answer, data: Data, now: float) -> None:

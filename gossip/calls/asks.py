@@ -13,13 +13,10 @@ A host's side, in a generator that has no rounds and never ends:
 """
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.calls.forms import Tensors
-
-MAX_STEP: Final = 64
-"""Bytes of a step's name."""
 
 
 @dataclass(frozen=True, slots=True)

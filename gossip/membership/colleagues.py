@@ -93,11 +93,6 @@ class Colleagues:
         """Return the last round that this node finished with any of these; 0 if there is none."""
         return max((self._known[peer][2] for peer in peers if peer in self._known), default=0)
 
-    @property
-    def is_anchored(self) -> bool:
-        """Whether there is anybody whose word counts for more than that of the most."""
-        return bool(self.colleagues() or self.named)
-
     def note_round(self, members: Iterable[PeerId], now: float, round_: int = 0) -> None:
         """Take note of a finished round; `members`: whose contribution is in its mean; `round_`: from 1."""
         for peer in sorted(set(members) - {self._me}):

@@ -35,21 +35,14 @@ def model_export(
 ) -> None:
     """Write what a node's last run has learned as a folder of Hugging Face's, for from_pretrained."""
     from shoal.methods.params import views
-    from shoal.node.storage.database import Store
     from shoal.node.storage.hf_folder import NAMES, base_of, export
-    from shoal.node.storage.model_file import NoModel, aliases_of, newest
+    from shoal.node.storage.model_file import aliases_of, newest_of
     from shoal.node.storage.private_state import PrivateState
 
     if dtype and dtype not in NAMES:
         raise BadConfig(f"--dtype {printable(dtype)}: choose {', '.join(NAMES)}")
     base, place = base_of(like), home_of(home)
-    if not place.database.exists():
-        raise NoModel(f"{place.path} is no node's home; name it with --home")
-    store = Store(place.database)
-    try:
-        checkpoint, spec = newest(place.state_dir, store)
-    finally:
-        store.close()
+    checkpoint, spec = newest_of(place)
     trained = dict(views(checkpoint.vector[: spec.params_numel], spec.tensors))
     aliases = aliases_of(PrivateState(place.state_dir, spec, "unshared").load() or {})
     trained |= {alias: trained[name] for alias, name in aliases.items() if name in trained}

@@ -245,18 +245,11 @@ def model_save(
 
     shoal.load_model("FILE") reads it back, for model.load_state_dict.
     """
-    from shoal.node.storage.database import Store
-    from shoal.node.storage.model_file import NoModel, newest, save_model
+    from shoal.node.storage.model_file import newest_of, save_model
     from shoal.node.storage.private_rounds import own_parts
 
     place = home_of(home)
-    if not place.database.exists():
-        raise NoModel(f"{place.path} is no node's home; name it with --home")
-    store = Store(place.database)
-    try:
-        checkpoint, spec = newest(place.state_dir, store)
-    finally:
-        store.close()
+    checkpoint, spec = newest_of(place)
     unshared = own_parts(place.state_dir, spec, checkpoint.round)
     written = save_model(path, checkpoint.vector[: spec.params_numel], spec.tensors, values, unshared)
     exact = 4 * spec.params_numel

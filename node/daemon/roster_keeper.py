@@ -6,7 +6,7 @@ waits for it. The clock of the roster is the wall clock, which is looked at ofte
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 import trio
@@ -32,9 +32,6 @@ from shoal.node.roster_status import RosterStatus, roster_status
 from shoal.node.storage.home import Home
 from shoal.node.storage.roster_file import load_refused, load_roster, save_refused, save_roster
 from shoal.node.trainer.spec import settings_of
-
-SOURCE: Final = "roster"
-"""Of what a person should see to."""
 
 
 class Links(Protocol):

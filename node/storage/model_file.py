@@ -29,6 +29,7 @@ from shoal.methods.params import views
 from shoal.node.errors import UserError
 from shoal.node.storage.checkpoint import Checkpoint, load_newest
 from shoal.node.storage.database import Store
+from shoal.node.storage.home import Home
 
 MAGIC: Final = b"SHM1"
 MAGIC_2: Final = b"SHM2"
@@ -69,6 +70,21 @@ def newest(state_dir: Path, store: Store) -> tuple[Checkpoint, RunSpec]:
     raise NoModel(
         f"{state_dir} holds no model yet; run a node with this --home first: shoal start --task ..."
     )
+
+
+def newest_of(home: Home) -> tuple[Checkpoint, RunSpec]:
+    """Return what was saved last in a node's home; the node may run meanwhile.
+
+    Raises:
+        NoModel: it is no home, or it has saved nothing.
+    """
+    if not home.database.exists():
+        raise NoModel(f"{home.path} is no node's home; name it with --home")
+    store = Store(home.database)
+    try:
+        return newest(home.state_dir, store)
+    finally:
+        store.close()
 
 
 def newest_spec(state_dir: Path, store: Store) -> RunSpec | None:

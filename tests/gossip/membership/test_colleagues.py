@@ -60,16 +60,6 @@ def test_passers_by_do_not_push_colleagues_out() -> None:
     assert colleagues.colleagues() == {A}
 
 
-def test_a_colleague_or_a_name_is_an_anchor() -> None:
-    colleagues = Colleagues(ME, 2, 0.0)
-    assert not colleagues.is_anchored
-    together(colleagues, A, rounds=2, every=1.0)
-    assert colleagues.is_anchored
-    named = Colleagues(ME)
-    named.named = frozenset({A})
-    assert named.is_anchored
-
-
 class Dice:
     def random(self) -> float:
         return 0.5
