@@ -35,7 +35,7 @@ ChunkNumel: TypeAlias = Literal[65_536, 131_072, 262_144, 524_288]
 Combine: TypeAlias = Literal["mean", "clip", "trimmed", "median"]
 """How a group makes one change of its contributions: see gossip/averaging/bounds.py."""
 PrivacyKind: TypeAlias = Literal["none", "local", "distributed", "examples"]
-"""Where the noise of differential privacy is added: see gossip/averaging/privacy.py."""
+"""Where the noise of differential privacy is added: see gossip/policies/privacy.py."""
 Scalar = bool | int | float | str
 Name = Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
 

@@ -17,12 +17,12 @@ from shoal.gossip.averaging.attendance import UNNAMED, Attendance
 from shoal.gossip.averaging.chunks import Chunks
 from shoal.gossip.averaging.ledger import Ledger, Verdict, members_of
 from shoal.gossip.averaging.origin import Origin
-from shoal.gossip.averaging.privacy import NO_PRIVACY, Privacy
 from shoal.gossip.averaging.tensor_codecs import Feedback
 from shoal.gossip.deadlines import LONGEST
 from shoal.gossip.events import Data, Drop, Effects, Send, Vector
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Announce, Announcements, SignedAnnounce, Unannounced
+from shoal.gossip.policies.privacy import NO_PRIVACY, Privacy
 from shoal.gossip.run_spec import CHUNK_NUMEL, Combine
 
 MAX_ASKED_ABOUT: Final = 256

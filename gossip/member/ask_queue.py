@@ -26,7 +26,6 @@ from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
 from shoal.gossip.averaging.origin import Change, Origin, variances_of
-from shoal.gossip.averaging.privacy import privacy_of
 from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
@@ -39,6 +38,7 @@ from shoal.gossip.member.quorum import counting, fewest_of, is_in_all
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Abandon, Cut, Exchange, ExchangeMessage
+from shoal.gossip.policies.privacy import privacy_of
 from shoal.gossip.run_spec import Combine, RunSpec, least_of
 
 MAX_KEPT_BYTES: Final = 64 << 20

@@ -14,7 +14,7 @@ import msgspec
 from shoal.gossip.run_spec import Combine, PrivacyKind, RunSettings
 
 Step: TypeAlias = Literal["clip", "noise", "quantise", "mask"]
-"""What a sender does to a contribution. clip, noise: see gossip/averaging/privacy.py. quantise: by the codec,
+"""What a sender does to a contribution. clip, noise: see privacy.py. quantise: by the codec,
 or under masks on a grid."""
 Sees: TypeAlias = Literal["sum", "each"]
 """What a receiver needs of contributions to combine them."""

@@ -8,7 +8,7 @@ https://arxiv.org/abs/1607.00133, algorithm 1:
     g   <- (sum of g_i + N(0, (z C)^2)) / B
 
 By torch's own per-sample gradients (torch.func), so any optimizer takes the step. The sum is put on a grid
-and its noise is discrete Gaussian, as in gossip/averaging/privacy.py. Which examples are in a step, and the
+and its noise is discrete Gaussian, as in gossip/policies/privacy.py. Which examples are in a step, and the
 noise, come from the operating system's secure source: a seed that peers know would tell them.
 """
 
@@ -25,7 +25,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from shoal.crypto.accounting import Release
 from shoal.crypto.discrete_gaussian import discrete_gaussian
 from shoal.crypto.shamir import Entropy
-from shoal.gossip.averaging.privacy import STEPS, Privacy
+from shoal.gossip.policies.privacy import STEPS, Privacy
 from shoal.methods.errors import BadTask
 from shoal.methods.learning.objective import Objective
 from shoal.methods.learning.task import batch_of, count, to_device

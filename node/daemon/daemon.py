@@ -43,7 +43,6 @@ from shoal.node.daemon.base_keeper import BaseKeeper
 from shoal.node.daemon.disk import Disk, disk_advice, first_sequence
 from shoal.node.daemon.engine_choice import Owned, ask_of, engine_of
 from shoal.node.daemon.journal import Event, Journal, company, greeting
-from shoal.node.daemon.private_asks import Budget
 from shoal.node.daemon.roster_keeper import RosterKeeper, RunDoor
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.daemon.status_report import MAX_MET, Problems, Reporter
@@ -52,6 +51,7 @@ from shoal.node.errors import UserError
 from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
+from shoal.node.private_asks import Budget
 from shoal.node.service.notify import tell_manager
 from shoal.node.status import RoundStatus, Status
 from shoal.node.storage.checkpoint import Checkpoint

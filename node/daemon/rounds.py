@@ -33,13 +33,13 @@ from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.movement import Movement, Movements, fault_of
 from shoal.gossip.state.tree_hash import leaves, root
-from shoal.node.daemon.private_asks import Given, PrivateAsks
 from shoal.node.daemon.roles import command_of, message_of, offer_of
 from shoal.node.daemon.round_counts import RoundCounts
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
+from shoal.node.private_asks import Given, PrivateAsks
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.storage.run_trust import RunTrust

@@ -11,7 +11,7 @@ from typing import TypeVar
 from shoal.gossip.events import Vector
 from shoal.gossip.member.commands import Event
 from shoal.gossip.run_spec import RunSpec
-from shoal.node.daemon.private_asks import Budget
+from shoal.node.private_asks import Budget
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint, load_newest
 from shoal.node.storage.run_trust import RunTrust, load_trust

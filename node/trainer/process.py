@@ -21,8 +21,8 @@ import msgspec
 import torch
 
 import shoal.methods
-from shoal.gossip.averaging.privacy import privacy_of
 from shoal.gossip.errors import GossipError
+from shoal.gossip.policies.privacy import privacy_of
 from shoal.methods.base import Demands, Method, OuterMethod, Report, State, largest_exchange, measures
 from shoal.methods.errors import Interrupted, MethodsError
 from shoal.methods.learning.learner import Callbacks, TorchLearner, as_number

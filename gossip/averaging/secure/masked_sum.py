@@ -14,7 +14,7 @@ of the members that advertised have to stay to the end, and three at least. A me
 many of them as open a sum have said that they saw the same, so that no two lists are opened. What a body of a
 gather says counts only if its author committed itself to it before this member too.
 
-With noise (gossip/averaging/privacy.py) the grid is another (noisy_grid.py), nothing is said of the numbers
+With noise (gossip/policies/privacy.py) the grid is another (noisy_grid.py), nothing is said of the numbers
 before they are masked, and a part opens only if as many are in it as noise was made for.
 
 A member that fails leaves the vector as it was. It is written when everything has been opened and lies in the

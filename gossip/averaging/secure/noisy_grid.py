@@ -15,9 +15,9 @@ import numpy as np
 
 from shoal.crypto.discrete_gaussian import discrete_gaussian
 from shoal.crypto.shamir import Entropy
-from shoal.gossip.averaging.privacy import STEPS, TAIL, Privacy, on_grid, shrink_of
 from shoal.gossip.averaging.secure.integer_grid import PIECE, Words
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.privacy import STEPS, TAIL, Privacy, on_grid, shrink_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from shoal.crypto.accounting import Release
-from shoal.gossip.averaging.privacy import Privacy
+from shoal.gossip.policies.privacy import Privacy
 from shoal.methods.errors import BadOption, BadTask
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.objective import Objective

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from shoal.crypto.accounting import Release, epsilon_of
-from shoal.gossip.averaging.privacy import privacy_of, privatise
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.privacy import privacy_of, privatise
 from shoal.gossip.run_spec import RunSpec
 from shoal.node.errors import BadHome
 from shoal.node.privacy_ledger import PrivacyLedger

@@ -8,8 +8,8 @@ import pytest
 
 from shoal.crypto.accounting import Release, epsilon_of
 from shoal.gossip.run_spec import RunSpec, TensorSpec
-from shoal.node.daemon.private_asks import Budget, PrivateAsks
 from shoal.node.privacy_ledger import PrivacyLedger
+from shoal.node.private_asks import Budget, PrivateAsks
 from shoal.node.trainer import ipc
 
 NUMEL = 1_000

@@ -10,10 +10,10 @@ from secure_members import CONFIG, Members
 
 from shoal.crypto.masking import threshold_of
 from shoal.gossip.averaging.announcing import ExchangeConfig
-from shoal.gossip.averaging.privacy import STEPS, Privacy, on_grid, privatise, shrink_of
 from shoal.gossip.averaging.secure.masked_sum import Stage
 from shoal.gossip.averaging.secure.noisy_grid import NoisyGrid
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.privacy import STEPS, Privacy, on_grid, privatise, shrink_of
 
 NUMEL = 20_000
 

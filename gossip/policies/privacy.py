@@ -25,10 +25,11 @@ from nacl.utils import random
 
 from shoal.crypto.discrete_gaussian import Integers, discrete_gaussian
 from shoal.crypto.shamir import Entropy
-from shoal.gossip.averaging.origin import PIECE, square
 from shoal.gossip.events import Vector
 from shoal.gossip.run_spec import PrivacyKind, RunSettings
 
+PIECE: Final = 65_536
+"""Numbers that are worked on at a time: what is in between stays in the cache."""
 STEPS: Final = 1 << 18
 """Steps of the grid from zero to the clip norm."""
 TAIL: Final = 11.0
@@ -73,7 +74,11 @@ def shrink_of(vector: Vector, origin: Vector | None, clip_norm: float) -> float:
 
     `vector`: float32 [n]. `origin`: what it is measured from, as long; nothing stands for zero.
     """
-    norm = sqrt(squared) if np.isfinite(squared := square(vector, origin)) else np.inf
+    squared = 0.0
+    for at in range(0, vector.size, PIECE):
+        apart = _apart(vector, origin, at)
+        squared += float(np.dot(apart, apart))
+    norm = sqrt(squared) if np.isfinite(squared) else np.inf
     return min(1.0, clip_norm / norm) if norm > 0 else 1.0
 
 
@@ -81,12 +86,16 @@ def on_grid(vector: Vector, origin: Vector | None, shrink: float, step: float) -
     """Return a change as whole steps of the grid, int64 [n], of a norm of `STEPS` + sqrt(n) / 2 at most."""
     codes = np.empty(vector.size, np.int64)
     for at in range(0, vector.size, PIECE):
-        piece = vector[at : at + PIECE].astype(np.float64)
-        if origin is not None:
-            piece -= origin[at : at + PIECE]
+        piece = _apart(vector, origin, at)
         # What is not finite has shrunk to nothing.
         codes[at : at + piece.size] = np.rint(piece * (shrink / step)) if shrink else 0
     return codes
+
+
+def _apart(vector: Vector, origin: Vector | None, at: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Return a piece of a change, float64."""
+    piece = vector[at : at + PIECE].astype(np.float64)
+    return piece if origin is None else piece - origin[at : at + PIECE]
 
 
 def privatise(vector: Vector, origin: Vector | None, privacy: Privacy, entropy: Entropy = random) -> None:
