@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # An example's time says how busy the machine is, not whether it is right; pytest-timeout ends what hangs.
-settings.register_profile("shoal", deadline=None)
+# Every run tries the same examples, so that a change is judged by what it changes. To look for others:
+# pytest --hypothesis-profile=search
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", _PATIENT, max_examples=1000)
+settings.register_profile("shoal", _PATIENT, derandomize=True)
 settings.load_profile("shoal")
 
 # Under nohup, or a runner that ignores these, the processes that tests start would begin with them ignored

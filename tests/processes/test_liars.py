@@ -54,22 +54,22 @@ class Silent:
 
 
 @pytest.mark.parametrize(
-    ("lie", "mode", "combine"),
+    ("lie", "mode", "combine", "rounds"),
     [
-        ("sign-flip-10", "open", "clip"),
-        ("weight", "open", "clip"),
-        ("lying-owner", "open", "clip"),
+        ("sign-flip-10", "open", "clip", 30),
+        ("weight", "open", "clip", 60),  # whose learning is slow, rather than wrong
+        ("lying-owner", "open", "clip", 30),
     ],
 )
 def test_one_of_six_that_lies_does_not_keep_the_others_from_learning(
-    lie: str, mode: Mode, combine: Combine, tmp_path: Path
+    lie: str, mode: Mode, combine: Combine, rounds: int, tmp_path: Path
 ) -> None:
     plan = Plan(
         nodes=6,
         liars=1,
         lie=lie,
         alpha=1.0,
-        rounds=60,
+        rounds=rounds,
         seeds=0,
         options={"steps": 20},
         mode=mode,
@@ -79,7 +79,7 @@ def test_one_of_six_that_lies_does_not_keep_the_others_from_learning(
         plan, tmp_path, screen=Silent(), tools=Tools(environ=dict(os.environ)), network="bare"
     )
     print(lie, result.accuracy_min, result.accuracy_mean)
-    assert result.rounds == 60
+    assert result.rounds == rounds
     assert result.same_state_hash
     assert result.accuracy_min is not None
     assert result.accuracy_min >= 0.85
