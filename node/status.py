@@ -14,7 +14,7 @@ OUTCOMES: Final = ("averaged", "alone", "synced", "failed")
 """Of rounds."""
 PHASES: Final = (
     *("starting", "working", "matchmaking", "exchanging", "applying", "syncing", "finished"),
-    *("helping", "stopping"),
+    *("helping", "paused", "stopping"),
 )
 """Of a node."""
 UNREADY: Final = ("starting", "syncing", "stopping")
@@ -241,7 +241,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What to type on another device; empty while nobody can reach this node."""
     role: str
     phase: str
-    """starting, working, matchmaking, exchanging, applying, syncing, finished, helping or stopping."""
+    """One of `PHASES`."""
     round: int
     state_hash: str
     run: RunStatus | None
@@ -292,6 +292,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Of the run: open, invite or closed."""
     charter: str = ""
     """As it stands in the run's settings; empty: nobody governs."""
+    pause: str = ""
+    """Why it does not train, where its owner, the hours or the battery say so; empty: nothing does."""
     uplink_mbit: float = 0.0
     """Mbit per second up, as the last rounds measured; 0 before there was anything to measure."""
     privacy: PrivacyStatus | None = None

@@ -121,6 +121,14 @@ class Obedient:
         """See `shoal.node.web.server.Control`."""
         self.told.append("reset trust")
 
+    def pause(self, seconds: float | None) -> None:
+        """See `shoal.node.web.server.Control`."""
+        self.told.append(f"pause {seconds}")
+
+    def resume(self) -> None:
+        """See `shoal.node.web.server.Control`."""
+        self.told.append("resume")
+
     def add_bootstrap(self, address: str) -> None:
         """See `shoal.node.web.server.Control`."""
         self.told.append(f"add {address}")

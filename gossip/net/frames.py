@@ -18,6 +18,7 @@ import trio
 from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Data, Loan
+from shoal.gossip.net.transport.throttle import PIECE, Throttle
 
 CONTROL: Final = "/shoal/control/1"
 BULK: Final = "/shoal/bulk/1"
@@ -51,6 +52,8 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: seconds."""
         self._clock = clock
+        self.throttle: Throttle | None = None
+        """What bulk waits for, where the owner of the line keeps a part of it."""
         self.sent = 0
         self.busy = 0.0
         self._writing = 0
@@ -138,7 +141,10 @@ class Outbox:
         prefix = PREFIX.pack(len(head), len(data))
         if data:
             with meter:
-                await stream.write(prefix + head, data)
+                if meter.throttle is None:
+                    await stream.write(prefix + head, data)
+                else:
+                    await _write_slowly(stream, prefix + head, data, meter.throttle)
             meter.sent += len(data)
             sent(len(head) + len(data))
         else:
@@ -154,6 +160,17 @@ class Outbox:
             pieces.append(PREFIX.pack(len(head), 0) + head)
             size += len(pieces[-1])
         return b"".join(pieces), len(pieces)
+
+
+async def _write_slowly(stream: ByteStream, head: bytes, data: Data | Loan, throttle: Throttle) -> None:
+    """Write a frame in pieces, each when there is room for it on the line; a loan may end between two."""
+    for start in range(0, len(data), PIECE):
+        n_bytes = len(head) + min(PIECE, len(data) - start)
+        await trio.sleep(throttle.wait(n_bytes, trio.current_time()))
+        view = memoryview(data.view if isinstance(data, Loan) else data).cast("B")
+        # Copied, since what is lent may be taken back while the link takes the piece.
+        await stream.write(head, bytes(view[start : start + PIECE]))
+        head = b""
 
 
 class FrameReader:

@@ -42,6 +42,7 @@ from shoal.gossip.net.peers import Answered, Events, Peer, Tasks
 from shoal.gossip.net.relay import Relay, Reservations
 from shoal.gossip.net.transport.muxer import FastMuxer
 from shoal.gossip.net.transport.records import suites_by_speed
+from shoal.gossip.net.transport.throttle import Throttle
 from shoal.gossip.scope import USER, Here, Teller
 
 __all__ = ["BadAddress", "Libp2pHost", "PortInUse", "open_host"]
@@ -97,6 +98,8 @@ class Libp2pHost:
             swarm=config.swarm,
             tasks=self._tasks,
         )
+        if config.upload_mbit:
+            self.links.lanes.meter.throttle = Throttle(config.upload_mbit * 125_000)
         self.network.swarm.register_notifee(_Watcher(self.links))
         self.network.observations = self.links.observations
         self._reservations = Reservations(self.network, self._dialled)

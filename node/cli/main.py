@@ -27,6 +27,7 @@ from shoal.node.cli.history import history, track
 from shoal.node.cli.metrics import metrics_app
 from shoal.node.cli.network_key import key_app
 from shoal.node.cli.node import bootstrap_app, id_, init, stop
+from shoal.node.cli.operation.pause import pause, resume
 from shoal.node.cli.show import config_app, peers, status
 from shoal.node.cli.start import start
 from shoal.node.cli.tools import methods_app, model_app, task_app, version
@@ -141,6 +142,8 @@ def _path_of(error: typer.TyperException) -> str:
 _COMMANDS: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (
     (RUNNING, "start", start),
     (RUNNING, "stop", stop),
+    (RUNNING, "pause", pause),
+    (RUNNING, "resume", resume),
     (RUNNING, "status", status),
     (RUNNING, "peers", peers),
     (RUNNING, "history", history),

@@ -7,6 +7,7 @@ import typer
 
 from shoal.gossip.addresses import BadAddress, parse, with_advice
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_flag, home_of, print_json, row, table
+from shoal.node.config.profiles import ABOUT, Profile
 from shoal.node.config.settings import load
 from shoal.node.errors import BadConfig, BadHome, NotRunning
 from shoal.node.storage.home import Home
@@ -21,15 +22,25 @@ def init(
             "--force", help="Make a new key in the place of the old one. Peers will see a stranger."
         ),
     ] = False,
+    profile: Annotated[
+        Profile | None,
+        typer.Option(
+            "--profile",
+            help="Settings for where the node is: " + "; ".join(f"{k}: {v}" for k, v in ABOUT.items()) + ".",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a new key and a commented config.toml."""
     place = home_of(home)
+    if profile is not None and place.config_file.exists():
+        raise BadConfig(f"{place.config_file} exists; --profile is for a new one: move it away, or change it")
     if force and place.is_running():
         raise BadHome(
             f"a node runs in {place.path} with the key; stop it first with: shoal stop{home_flag(place)}"
         )
-    wrote_settings = write_settings(place)
+    wrote_settings = write_settings(place, profile)
     if force or not (wrote_settings and place.key_file.exists()):
         place.create_key(force=force)
     peer = place.peer_id()
@@ -41,7 +52,7 @@ def init(
     print(f"Start it with: shoal start{home_flag(place)}")
 
 
-def write_settings(home: Home) -> bool:
+def write_settings(home: Home, profile: Profile | None = None) -> bool:
     """Write the commented config.toml where there is none; tells whether it did.
 
     Raises:
@@ -54,7 +65,7 @@ def write_settings(home: Home) -> bool:
     if home.config_file.exists():
         return False
     try:
-        write_whole(home.config_file, default_text().encode())
+        write_whole(home.config_file, default_text(profile).encode())
     except OSError as error:
         raise BadHome(
             f"cannot write {home.config_file}: {error.strerror}; make room or choose another --home"

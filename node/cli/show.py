@@ -96,6 +96,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         ),
         ("now", f"{status.phase}, round {status.round}{of}"),
     ]
+    if status.pause:
+        facts.append(("paused", status.pause))
     if status.alone is not None:
         facts.append(("alone", f"for {alone_for(status.alone)}"))
     if status.unanchored:

@@ -25,6 +25,7 @@ from shoal.gossip.membership.colleagues import LEAST_ROUNDS, LEAST_SECONDS
 from shoal.gossip.net.host_config import HostConfig
 from shoal.gossip.run_spec import Combine, RunSettings, Scalar, usual_combine
 from shoal.node.errors import BadConfig
+from shoal.node.service.schedule import BadSchedule, parse_hours
 from shoal.node.storage.home import Home
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
@@ -102,6 +103,15 @@ class PrivacyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The delta of that epsilon: take less than one over the number of your examples."""
 
 
+class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When this node trains. At other times it helps others and takes part in no round."""
+
+    hours: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    """Hours of the day, by the clock of this machine, such as 22-7 or 12-13,22-6:30; empty: always."""
+    on_battery: Literal["train", "help"] = "train"
+    """help: do not train while the machine runs on its battery."""
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the engine of the run sits in the network, where it is not native."""
 
@@ -169,6 +179,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whom this node goes by."""
     privacy: PrivacyConfig = PrivacyConfig()
     """How much this node's data may tell."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """When this node trains."""
     averaging: EngineConfig = EngineConfig()
     """How another engine sits in the network."""
     http: HttpConfig = HttpConfig()
@@ -369,7 +381,9 @@ def _checked(
             return tuple(str(parse(address)) for address in checked)
         if name == "run.charter":
             return canonical(checked)
-    except BadCharter as error:
+        if name == "schedule.hours":
+            parse_hours(checked)
+    except (BadCharter, BadSchedule) as error:
         raise BadConfig(f"{place}: {error}") from None
     except BadAddress as error:
         raise BadConfig(f"{place}: {with_advice(error)}") from None

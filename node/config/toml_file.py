@@ -14,6 +14,7 @@ import tomlkit
 from tomlkit.items import Array, Table
 
 from shoal.methods.options import field_docs
+from shoal.node.config.profiles import PROFILES, Profile
 from shoal.node.config.settings import HIDDEN, NodeConfig, default_of, is_struct, toml_value
 from shoal.node.errors import BadConfig
 from shoal.node.storage.files import write_whole
@@ -25,9 +26,21 @@ _HEAD: Final = """\
 """
 
 
-def default_text() -> str:
-    """Return the file as `shoal init` writes it."""
-    return _HEAD + "\n" + "\n".join(_section(NodeConfig, "")).rstrip("\n") + "\n"
+def default_text(profile: Profile | None = None) -> str:
+    """Return the file as `shoal init` writes it; what a profile says stands in it without the #."""
+    text = _HEAD + "\n" + "\n".join(_section(NodeConfig, "")).rstrip("\n") + "\n"
+    section, lines, chosen = "", [], dict(PROFILES[profile]) if profile is not None else {}
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        name = section + line.removeprefix("# ").partition(" = ")[0]
+        if line.startswith("# ") and name in chosen:
+            line = (
+                f"{name.removeprefix(section)} = {toml_value(chosen.pop(name))}  # of the profile {profile}"
+            )
+        lines.append(line)
+    assert not chosen
+    return "\n".join(lines) + "\n"
 
 
 def _section(struct: Any, prefix: str) -> Iterator[str]:

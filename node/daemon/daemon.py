@@ -53,6 +53,8 @@ from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
 from shoal.node.private_asks import Budget
 from shoal.node.service.notify import tell_manager
+from shoal.node.service.pauses import Pauses
+from shoal.node.service.schedule import Rules, parse_hours
 from shoal.node.status import RoundStatus, Status
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.storage.database import Store
@@ -142,6 +144,8 @@ class Daemon(Surroundings):
             ground.is_stopping,
         )
         seconds = config.run.checkpoint_seconds
+        schedule = Rules(parse_hours(config.schedule.hours), config.schedule.on_battery)
+        self.pauses = Pauses(schedule, self.rounds, ground.store)
         self.disk = Disk(home, ground.store, self.driver, self._problems, failpoint, seconds=seconds)
         self.bases = BaseKeeper(home.state_dir, self)
         self.line = TrainerLine(home.new_socket("trainer", os.environ), self.rounds, self.bases)
@@ -232,6 +236,7 @@ class Daemon(Surroundings):
             self.roster_keeper.set_clock()
             self.roster_keeper.see_to_keys()
             self._keep_roster()
+            self.pauses.look()
             self._tell()
             await trio.sleep(max(LOOK_EVERY, len(self.driver.member.table) / PEERS_PER_SECOND))
 
@@ -294,11 +299,20 @@ class Daemon(Surroundings):
         """Return what the node says about itself."""
         if self.config.run.trainer == "external":
             self.reporter.trainer_state = "attached" if self.line.pid > 0 else "none"
+        self.reporter.pause = self.pauses.reason
         return self.reporter.status(trio.current_time())
 
     def stop(self) -> None:
         """Leave the swarm and end."""
         self._is_stopping.set()
+
+    def pause(self, seconds: float | None) -> None:
+        """Train no more for so long; None: until told to."""
+        self.disk.job(self.pauses.pause(seconds))
+
+    def resume(self) -> None:
+        """Train again, unless hours or battery say otherwise."""
+        self.disk.job(self.pauses.resume())
 
     def reset_trust(self) -> None:
         """Begin anew with whom this node knows in its run."""

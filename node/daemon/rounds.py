@@ -121,6 +121,10 @@ class Rounds:
         self._had_company = False
         """Whether the state was made with others, now or before it was fetched."""
         self._waits_alone = False
+        self.is_paused = self.is_held = False
+        """Whether no further round is to begin; and whether the trainer stands still for it."""
+        self._attach: ipc.Attach | None = None
+        """How the trainer attached."""
         self._life = 0
         """Counts trainers that went or were stopped: what was computed for an earlier one is dropped."""
         self._reply: Callable[[Message], None] | None = None
@@ -173,7 +177,11 @@ class Rounds:
         restored = found is not None
         reply(ipc.Attached(round=self.round, slot=0, restored=restored, me=self.me, role=self.role))
         self.trainer = Trainer.IDLE
-        kept = (self._had_company, trust.known, trust.is_unanchored)
+        self._attach_to_member(message)
+
+    def _attach_to_member(self, message: ipc.Attach) -> None:
+        self._attach, self.is_held = message, False
+        kept = (self._had_company, self._trust.known, self._trust.is_unanchored)
         self._around.command(commands.Attach(self.run, message.spec, message.mergeable, *kept))
         if message.roles:
             self._around.command(offer_of(message, self.role))
@@ -185,7 +193,7 @@ class Rounds:
         # One that was told to stop leaves nothing to tell: the run is over, or the peers know that we go.
         if self.trainer not in (Trainer.NONE, Trainer.STOPPED):
             self._around.command(commands.Detach())
-        self.trainer, self._reply = Trainer.NONE, None
+        self.trainer, self._reply, self.is_held = Trainer.NONE, None, False
         for source in self._problems:
             self._around.problem(f"training: {source}", "")
         self._problems.clear()
@@ -494,6 +502,9 @@ class Rounds:
             self._begin()
 
     def _begin(self) -> None:
+        if self.is_paused:
+            self._hold()
+            return
         assert self._segment is not None
         self._failpoint.hit("work", self.round)
         self._segment.flags[:] = 0
@@ -508,6 +519,27 @@ class Rounds:
         self.trainer = Trainer.STOPPED
         if self._reply is not None:
             self._reply(ipc.Stop())
+
+    def pause(self) -> None:
+        """Begin no further round. Local work is broken off; an ask in which peers count on us is finished."""
+        self.is_paused = True
+        if self.trainer is Trainer.WORKING:
+            self._set_flag(ipc.INTERRUPT)
+        elif self._waits_alone:
+            # Nobody counts on us, and nothing else would end it.
+            self._answer(ipc.AskFailed(kind="LeftOut", text="the node pauses"))
+
+    def resume(self) -> None:
+        """Go on from the state that we hold, or from the swarm's if that is a later one."""
+        self.is_paused = False
+        if self.is_held and self._attach is not None:
+            self._attach_to_member(self._attach)
+
+    def _hold(self) -> None:
+        """Have the trainer stand still between two rounds, and say that we do not train."""
+        self.is_held = True
+        self._around.command(commands.Detach())
+        self.utilisation.pause()
 
     def stop(self) -> None:
         """Interrupt the trainer and tell it to end."""

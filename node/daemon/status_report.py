@@ -173,6 +173,8 @@ class Reporter:
         self.trainer_state: str = "none"
         self.met: set[PeerId] = set()
         """Whom this node was linked with, at most `MAX_MET`."""
+        self.pause = ""
+        """Why the node is not to train now."""
         self.page = ""
         """Where the page is served."""
         self._config, self._driver, self._rounds = config, driver, rounds
@@ -223,6 +225,7 @@ class Reporter:
             mode=parse(self._charter()).mode,
             charter=self._charter(),
             privacy=rounds.privacy.status(rounds.spec),
+            pause=self.pause,
             uplink_mbit=self._measured_mbit(),
             drops=added(self._driver.admission.counts, rounds.refused),
             bytes_sent=statistics.bytes_sent,
@@ -310,6 +313,8 @@ class Reporter:
         )
 
     def _phase(self) -> str:
+        if self._rounds.is_held:
+            return "paused"
         if self._config.run.task and self._rounds.spec is None:
             return "starting"
         return self._driver.member.phase.value

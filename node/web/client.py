@@ -71,6 +71,16 @@ def reset_trust(home: Path) -> None:
     _ask(home, "POST", "/trust/reset")
 
 
+def pause(home: Path, seconds: float | None) -> None:
+    """Have the running node train no more for so long; None: until `resume`. Raises like `fetch_status`."""
+    _ask(home, "POST", "/pause", msgspec.json.encode({"seconds": seconds}))
+
+
+def resume(home: Path) -> None:
+    """Have the running node train again. Raises like `fetch_status`."""
+    _ask(home, "POST", "/resume")
+
+
 def fetch_roster(home: Path) -> RosterStatus:
     """Ask the running node who takes part. Raises like `fetch_status`."""
     return msgspec.msgpack.decode(_ask(home, "GET", "/roster.msgpack"), type=RosterStatus)

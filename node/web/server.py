@@ -7,7 +7,7 @@
     GET  /metrics       the same for Prometheus
     GET  /healthz       200 while the node works
     GET  /readyz        200 while it can take part in a round, or help others with theirs
-    POST /stop, /bootstrap, /roster, /refuse; GET /roster.msgpack, /invite.msgpack
+    POST /stop, /pause, /resume, /bootstrap, /roster, /refuse; GET /roster.msgpack, /invite.msgpack
                   only over the Unix socket, where `make_app` is given a `Control`
 
 Over TCP the pages only show. Even so a web site could point a name of its own at 127.0.0.1 and read them
@@ -95,6 +95,14 @@ class Control(Protocol):
         """Forget whom the node knows in its run, and what it refused."""
         ...
 
+    def pause(self, seconds: float | None) -> None:
+        """Train no more for so long, and help on; None: until told to."""
+        ...
+
+    def resume(self) -> None:
+        """Train again."""
+        ...
+
     def add_bootstrap(self, address: str) -> None:
         """Dial an address, now and whenever the link is gone."""
         ...
@@ -149,6 +157,13 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     peer: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     until: float
     """By the wall clock; a time that is past ends the refusal."""
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /pause."""
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+    """None: until POST /resume."""
 
 
 class BootstrapChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -244,6 +259,17 @@ def _telling(control: Control) -> list[Route]:
             return PlainTextResponse(f"{error}\n", status_code=409)
         return PlainTextResponse("done\n")
 
+    async def pause(request: Request) -> Response:
+        try:
+            control.pause(msgspec.json.decode(await _body(request), type=Pause).seconds)
+        except msgspec.MsgspecError as error:
+            return PlainTextResponse(f"{error}\n", status_code=400)
+        return PlainTextResponse("done\n")
+
+    async def resume(request: Request) -> Response:
+        control.resume()
+        return PlainTextResponse("done\n")
+
     async def reset_trust(request: Request) -> Response:
         control.reset_trust()
         return PlainTextResponse("done\n")
@@ -251,6 +277,8 @@ def _telling(control: Control) -> list[Route]:
     return [
         Route("/stop", stop, methods=["POST"]),
         Route("/bootstrap", bootstrap, methods=["POST"]),
+        Route("/pause", pause, methods=["POST"]),
+        Route("/resume", resume, methods=["POST"]),
         Route("/trust/reset", reset_trust, methods=["POST"]),
     ]
 

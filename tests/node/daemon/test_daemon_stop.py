@@ -15,6 +15,12 @@ class Ending:
     def __init__(self, end: trio.CancelScope) -> None:
         self.stop = end.cancel
 
+    def pause(self, seconds: float | None) -> None:
+        raise AssertionError
+
+    def resume(self) -> None:
+        raise AssertionError
+
     def reset_trust(self) -> None:
         raise AssertionError
 

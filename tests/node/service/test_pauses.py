@@ -1,0 +1,69 @@
+"""Pauses: that the loop of rounds is told once, and that a pause outlives a restart."""
+
+from pathlib import Path
+
+import pytest
+
+from shoal.node.service.pauses import Pauses
+from shoal.node.service.schedule import Moment, Rules, parse_hours
+from shoal.node.storage.database import Store
+
+NOON, NIGHT = 12 * 60, 23 * 60
+
+
+class Told:
+    """A loop of rounds that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def pause(self) -> None:
+        self.words.append("pause")
+
+    def resume(self) -> None:
+        self.words.append("resume")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "shoal.db")
+
+
+def test_rounds_are_told_at_the_turn_and_not_again(store: Store) -> None:
+    told = Told()
+    pauses = Pauses(Rules(parse_hours("22-7"), "help"), told, store)
+    for minute, is_on_battery in [(NIGHT, False), (NOON, False), (NOON, True), (NIGHT, True), (NIGHT, False)]:
+        pauses.decide(Moment(1000.0, minute, is_on_battery))
+    assert told.words == ["pause", "resume"]
+    assert pauses.reason == ""
+    store.close()
+
+
+def test_a_pause_outlives_a_restart_until_it_is_ended(store: Store) -> None:
+    told = Told()
+    first = Pauses(Rules(), told, store)
+    first.pause(None)()
+    assert "shoal resume" in first.reason
+    again = Pauses(Rules(), told, store)
+    again.look()
+    assert told.words == ["pause", "pause"]
+    again.resume()()
+    assert told.words[-1] == "resume"
+    last = Pauses(Rules(), told, store)
+    last.look()
+    assert last.reason == ""
+    store.close()
+
+
+def test_a_pause_of_some_time_is_over_after_it(store: Store) -> None:
+    told = Told()
+    pauses = Pauses(Rules(), told, store)
+    store.put("paused until", b"1000.0")
+    again = Pauses(Rules(), told, store)
+    again.decide(Moment(999.0, NOON))
+    again.decide(Moment(1000.0, NOON))
+    assert told.words == ["pause", "resume"]
+    store.put("paused until", b"not a number")
+    assert Pauses(Rules(), told, store).reason == ""
+    assert pauses.reason == ""
+    store.close()
