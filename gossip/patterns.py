@@ -4,11 +4,11 @@
     pairwise    each round a peer gives to some neighbours (push-sum), and keeps a state of its own; only the
                 last round of the run is averaged in groups
 
-A new one is a line in `PATTERNS`, and the exchange that it needs in `shoal.gossip.averaging`.
+A new one is a name and a line here, and the exchange that it needs in `shoal.gossip.averaging`.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Pattern:
         return self.has_own_states and behind > 0 and (is_last or behind == 1)
 
 
-PATTERNS: Final[dict[str, Pattern]] = {
+PatternName = Literal["group", "pairwise"]
+PATTERNS: Final[dict[PatternName, Pattern]] = {
     "group": Pattern(),
     "pairwise": Pattern(has_own_states=True, max_lag=2),
 }

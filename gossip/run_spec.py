@@ -16,6 +16,7 @@ import msgspec
 
 from shoal.gossip.admission.charter import MAX_TEXT, canonical, parse
 from shoal.gossip.admission.errors import BadCharter
+from shoal.gossip.patterns import PatternName
 
 NATIVE: Final = "native"
 """The engine that this project brings."""
@@ -79,7 +80,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """At most this many peers average in one group; groups mix over the rounds."""
     quorum: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """A round with fewer contributors keeps the old state; 1 lets a node train alone."""
-    exchange: Literal["group", "pairwise"] = "group"
+    exchange: PatternName = "group"
     """group: means of groups. pairwise: each gives half to one neighbour at a time, over any sparse graph."""
     pushes_per_round: Annotated[int, msgspec.Meta(ge=1, le=64, extra={"flag": "--pushes"})] = 4
     """With pairwise: to how many neighbours, one after the other, a round gives."""

@@ -232,7 +232,7 @@ def _advance(
         ask = steps.throw(answer) if isinstance(answer, GossipError) else steps.send(answer)
         while isinstance(ask, Here):
             ask = steps.send(ended.here[peer])
-        if not isinstance(ask, AllReduce | Gather):
+        if not isinstance(ask, Exchange):
             raise TypeError(f"{type(ask).__name__} is for methods with roles: see methods/roles/lockstep.py")
         waiting[peer] = ask
     except StopIteration as stop:

@@ -33,7 +33,7 @@ from shoal.gossip.events import Data, Effects, Notify, ProbeLink, Received, Send
 from shoal.gossip.group import Bodies, Exchanged, Group
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.matchmaking.bandwidth import load
-from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Failed, Gathered
+from shoal.gossip.member.commands import Averaged, Contribute, ContributeBody, Contribution, Failed, Gathered
 from shoal.gossip.member.quorum import counting, fewest_of, is_in_all
 from shoal.gossip.membership.dissemination import Dissemination
 from shoal.gossip.membership.swarm_view import SwarmView
@@ -96,7 +96,7 @@ class AskQueue:
         self._last: dict[int, LastChange] = {}
         """By ask of a round, where the run clips."""
         self._variances: tuple[tuple[int, int], ...] = ()
-        self._pending: Contribute | ContributeBody | None = None
+        self._pending: Contribution | None = None
         self._group: Group | None = None
         """Of the round."""
         self._asked_in: dict[bytes, frozenset[PeerId]] = {}
@@ -128,12 +128,12 @@ class AskQueue:
             # What led to it is not known here.
             self._last.clear()
 
-    def ask(self, pending: Contribute | ContributeBody, now: float) -> None:
+    def ask(self, pending: Contribution, now: float) -> None:
         """Take note of what the trainer gives."""
         self._pending, self.asked_at = pending, now
 
     @property
-    def pending(self) -> Contribute | ContributeBody | None:
+    def pending(self) -> Contribution | None:
         """What the trainer asked for, and was not answered."""
         return self._pending
 
@@ -474,7 +474,7 @@ class AskQueue:
     def _usual_of(self, index: int) -> Deadline:
         return self._usual.setdefault(index, Deadline(LONGEST, floor=self._patience))
 
-    def _bulk_bytes(self, pending: Contribute | ContributeBody, n_members: int) -> int:
+    def _bulk_bytes(self, pending: Contribution, n_members: int) -> int:
         """Return what each member sends in an exchange."""
         others, spec = n_members - 1, self._view.spec
         if isinstance(pending, ContributeBody):
@@ -494,7 +494,7 @@ class AskQueue:
         return known
 
 
-def _mismatch(pending: Contribute | ContributeBody, exchange: GroupExchange) -> str:
+def _mismatch(pending: Contribution, exchange: GroupExchange) -> str:
     """Say with whom nothing was exchanged, and why."""
     kind = "all_reduce" if isinstance(pending, Contribute) else "gather"
     peers = ", ".join(short(peer) for peer in exchange.unlike[:4])

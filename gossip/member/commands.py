@@ -254,6 +254,8 @@ class AttendRound:
     """The trainer only hosts: it contributes once the peers that train are ready."""
 
 
+Contribution: TypeAlias = Contribute | ContributeBody
+"""What the trainer asks of a group. What begins it is in ask_queue.py."""
 CallCommand: TypeAlias = (
     OfferRoles | CallPeer | WantCalls | AnswerCalls | LookForRole | LeaveRole | AttendRound
 )
@@ -265,8 +267,7 @@ Command: TypeAlias = (
     | CachedChunks
     | FetchBase
     | HoldBase
-    | Contribute
-    | ContributeBody
+    | Contribution
     | BeginExternalExchange
     | AbortRound
     | Detach

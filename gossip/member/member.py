@@ -36,8 +36,7 @@ from shoal.gossip.member.commands import (
     CachedChunks,
     CallPeer,
     Command,
-    Contribute,
-    ContributeBody,
+    Contribution,
     Detach,
     Event,
     FetchBase,
@@ -144,6 +143,8 @@ class Member(Neighbours):
                 return self._command(event, now)
 
     def _command(self, event: Command, now: float) -> Effects:
+        if isinstance(event, Contribution):
+            return self._contribute(event, now)
         match event:
             case Attach():
                 return self._attach(event, now)
@@ -161,8 +162,6 @@ class Member(Neighbours):
             case HoldBase():
                 self.serving.hold_base(event.base)
                 return []
-            case Contribute() | ContributeBody():
-                return self._contribute(event, now)
             case BeginExternalExchange():
                 return self._begin_external_exchange()
             case AbortRound():

@@ -26,7 +26,7 @@ from shoal.gossip.member.commands import (
     Acquainted,
     Attach,
     Contribute,
-    ContributeBody,
+    Contribution,
     Failed,
     NewState,
     RefuseState,
@@ -110,7 +110,7 @@ class OwnRound(Parts):
 
     # --- a round ----------------------------------------------------------------------------------
 
-    def _contribute(self, event: Contribute | ContributeBody, now: float) -> Effects:
+    def _contribute(self, event: Contribution, now: float) -> Effects:
         if self.phase not in (Phase.WORKING, Phase.APPLYING):
             return [Notify(Failed("LeftOut", "the swarm went on without this node"))]
         if isinstance(event, Contribute) and not is_sane(event.vector):

@@ -31,7 +31,7 @@ from shoal.gossip.calls.asks import (
 )
 from shoal.gossip.calls.forms import Form, Tensors, pack, unpack
 from shoal.gossip.errors import GossipError, Unanswered
-from shoal.methods.base import AllReduce, Exchange, Gather, Here, Me, Steps
+from shoal.methods.base import Exchange, Here, Me, Steps
 from shoal.methods.lockstep import answers_of
 
 T = TypeVar("T")
@@ -308,7 +308,7 @@ class Play(Generic[T]):
         """Answer the asks of all rounds at once, where no round waits for anything else."""
         rounds = {peer: task for (peer, role), task in self._tasks.items() if not role}
         attending = [task for task in rounds.values() if isinstance(task.ask, Attend) and not task.is_ready]
-        meeting = {peer: task for peer, task in rounds.items() if isinstance(task.ask, AllReduce | Gather)}
+        meeting = {peer: task for peer, task in rounds.items() if isinstance(task.ask, Exchange)}
         if len(attending) + len(meeting) < len(rounds):
             return False
         for task in attending:
