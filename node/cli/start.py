@@ -35,6 +35,7 @@ _SETTINGS: Final = {
     "http_port": "http.port",
     "log_level": "log.level",
     "log_format": "log.format",
+    "log_file": "log.file",
 }
 """Argument of `start` -> the setting it is."""
 _SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
@@ -122,6 +123,10 @@ def start(
     log_level: Annotated[Level | None, _node("--log-level", "The least important lines to log.")] = None,
     log_format: Annotated[
         Format | None, _node("--log-format", "auto: a live view on a terminal; text: lines; json.")
+    ] = None,
+    log_file: Annotated[
+        str | None,
+        _node("--log-file", "Write all of it into this file, which stays below 50 MB; 3 are kept."),
     ] = None,
     no_check: Annotated[
         bool, _train("--no-check", "Do not look first whether task, method and device fit.")

@@ -141,6 +141,12 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     on a terminal."""
     quiet: bool = False
     """Write only events that a person should see to."""
+    file: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    """Write all of it into this file, in the node's folder unless it begins with /."""
+    max_mb: Annotated[float, msgspec.Meta(ge=0.001, le=1e6)] = 50.0
+    """The size at which the file is put aside and a new one begun."""
+    keep: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    """How many of the files that were put aside are left."""
 
 
 class TestingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -126,6 +126,7 @@ class Journal:
             *self._bootstrap(status),
             *self._peers(before, status),
             *self._company(before, status),
+            *self._pause(before, status),
             *self._run(before, status),
             *self._trainer(before, status),
             *self._rounds(status),
@@ -147,6 +148,15 @@ class Journal:
         every = {**(metrics or {}), **fields}
         kept = {key: value for key, value in every.items() if isinstance(value, bool | int | float | str)}
         return Event(time=self._now, level=level, event=event, text=printable(text), fields=kept)
+
+    def _pause(self, before: Status | None, status: Status) -> Iterable[Event]:
+        former = before.pause if before is not None else ""
+        if status.pause and not former:
+            yield self._event(
+                "paused", f"this node trains no more for now: {status.pause}", reason=status.pause
+            )
+        elif former and not status.pause:
+            yield self._event("resumed", "this node trains again")
 
     def _bootstrap(self, status: Status) -> Iterable[Event]:
         for each in status.bootstrap:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import trio
@@ -22,6 +22,7 @@ from shoal.node.config.settings import LogConfig, NodeConfig
 from shoal.node.daemon.daemon import Daemon, Ground, Show
 from shoal.node.daemon.terminal import Terminal, TerminalHandler
 from shoal.node.errors import UserError
+from shoal.node.service.log_file import LogFile
 from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home
 from shoal.node.storage.network_key import read_network_key
@@ -94,7 +95,12 @@ def main(config: NodeConfig) -> int:
     """
     home = Home(config.home)
     home.load_or_create_key()
-    with home.locked(os.environ), Terminal(config.log, sys.stdout, sys.stderr) as terminal:
+    with ExitStack() as stack:
+        stack.enter_context(home.locked(os.environ))
+        file = _log_file(home, config.log)
+        if file is not None:
+            stack.callback(file.close)
+        terminal = stack.enter_context(Terminal(config.log, sys.stdout, sys.stderr, file))
         _log_to(terminal, config.log)
         try:
             start: Callable[..., Awaitable[int]] = run
@@ -106,6 +112,10 @@ def main(config: NodeConfig) -> int:
             raise error from None
         finally:
             home.remove_sockets()
+
+
+def _log_file(home: Home, config: LogConfig) -> LogFile | None:
+    return LogFile(home.path / config.file, config.max_mb, config.keep) if config.file else None
 
 
 def _log_to(terminal: Terminal, config: LogConfig) -> None:

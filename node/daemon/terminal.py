@@ -19,6 +19,7 @@ import msgspec
 
 from shoal.node.config.settings import LogConfig
 from shoal.node.daemon.journal import Event, merged
+from shoal.node.service.log_file import LogFile, stamp
 from shoal.node.status import Status
 
 if TYPE_CHECKING:
@@ -35,9 +36,12 @@ STYLES: Final = {"warning": "yellow", "error": "bold red"}
 class Terminal:
     """Where a node shows what it does. See the module's docstring."""
 
-    def __init__(self, config: LogConfig, out: TextIO, err: TextIO) -> None:
-        """Write nothing yet; a context manager starts and ends it."""
-        self._config, self._out, self._err = config, out, err
+    def __init__(self, config: LogConfig, out: TextIO, err: TextIO, file: LogFile | None = None) -> None:
+        """Write nothing yet; a context manager starts and ends it.
+
+        `file`: takes every line. Then streams that are no terminals take none: nobody bounds what they hold.
+        """
+        self._config, self._out, self._err, self._file = config, out, err, file
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(MAX_WAITING)
         self._left_out = 0
         self._status: Status | None = None
@@ -71,7 +75,7 @@ class Terminal:
 
     def show(self, events: Sequence[Event], status: Status | None) -> None:
         """Tell what happened, and what the node does now."""
-        kept = [event for event in events if event.level != "info" or not self._config.quiet]
+        kept = list(events) if self._file is not None else [each for each in events if self._is_shown(each)]
         if self._config.format != "json":
             kept = merged(kept)
         for event in kept:
@@ -115,10 +119,21 @@ class Terminal:
         except (OSError, ValueError):  # the reader is gone, or the stream is closed
             self._is_gone = True
 
+    def _is_shown(self, event: Event) -> bool:
+        return event.level != "info" or not self._config.quiet
+
     def _event(self, event: Event) -> None:
+        line = ""
         if self._config.format == "json":
-            about = {"time": event.time, "level": event.level, "event": event.event, "text": event.text}
-            self._line(self._out, msgspec.json.encode({**event.fields, **about}).decode())
+            about = {"at": stamp(event.time), "time": event.time, "level": event.level, "event": event.event}
+            line = msgspec.json.encode({**event.fields, **about, "text": event.text}).decode()
+        if self._file is not None:
+            text = event.text.replace("\n", "\n    ")
+            self._file.write(line or f"{stamp(event.time)} {event.level.upper()} {text}")
+            if not (self._out.isatty() and self._is_shown(event)):
+                return
+        if line:
+            self._line(self._out, line)
             return
         clock = time.strftime("%H:%M:%S", time.localtime(event.time))
         text = event.text if event.event == "up" else f"{clock}  {event.text}"
@@ -129,8 +144,14 @@ class Terminal:
 
     def _record(self, record: logging.LogRecord, text: str) -> None:
         if self._config.format == "json":
-            about = {"time": record.created, "level": record.levelname.lower(), "event": "log"}
-            text = msgspec.json.encode({**about, "logger": record.name, "text": text}).decode()
+            about = {"at": stamp(record.created), "time": record.created, "level": record.levelname.lower()}
+            text = msgspec.json.encode(
+                {**about, "event": "log", "logger": record.name, "text": text}
+            ).decode()
+        if self._file is not None:
+            self._file.write(text)
+            if not self._err.isatty():
+                return
         if self._console is not None and self._err.isatty():
             # Above the live view, which it would else be written into.
             self._console.print(text, style="dim", soft_wrap=True)

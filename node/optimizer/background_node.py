@@ -78,7 +78,8 @@ class Node:
         self.stop()
         self.home.create()
         command = [sys.executable, "-P", "-m", "shoal.node", "start", "--external-trainer"]
-        command += ["--home", str(self.home.path), "--log-level", "info", *self._arguments]
+        command += ["--home", str(self.home.path), "--log-level", "info"]
+        command += ["--log-file", self._log.name, *self._arguments]
         with self._log.open("ab") as log:
             # In a session of its own, so that Ctrl-C reaches the loop first, which then stops the node.
             self._process = subprocess.Popen(

@@ -10,6 +10,7 @@ const IDLE = {
   syncing: "This node takes over the swarm's model.",
   finished: "The run is over.",
   helping: "This node does not train: it helps others to find and reach each other.",
+  paused: "This node does not train now, as its owner wants it; it helps others.",
   stopping: "This node is leaving the swarm.",
   working: "This node trains; nothing is exchanged now.",
   matchmaking: "This node waits until its peers are ready, and agrees on a group with them.",

@@ -157,3 +157,12 @@ def test_metrics_of_any_name_are_told_and_take_the_place_of_nothing() -> None:
     assert (event.event, event.level) == ("round", "info")
     assert event.fields["level"] == 1.0
     assert event.fields["round"] == 2
+
+
+def test_a_pause_and_its_end_are_told_once_with_the_reason() -> None:
+    journal = Journal()
+    reasons = ["", "it is not between 22:00 and 07:00", "the machine runs on its battery", "", ""]
+    told = [journal.look(make_status(pause=reason), 1.0) for reason in reasons]
+    kinds = [[each.event for each in events if each.event in ("paused", "resumed")] for events in told]
+    assert kinds == [[], ["paused"], [], ["resumed"], []]
+    assert "22:00" in next(each.text for each in told[1] if each.event == "paused")

@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 from contextlib import suppress
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from fake_node import HOSTILE, make_status
@@ -16,6 +18,7 @@ from shoal.node.daemon import terminal as module
 from shoal.node.daemon.journal import Event
 from shoal.node.daemon.live_view import live_view
 from shoal.node.daemon.terminal import MAX_WAITING, Terminal, TerminalHandler
+from shoal.node.service.log_file import LogFile, stamp
 
 INFO = Event(time=0.0, event="peer-joined", text="peer X joined", fields={"peer": "X"})
 WARNING = Event(time=0.0, event="peer-left", text="peer X left", level="warning")
@@ -49,12 +52,33 @@ def test_quiet_leaves_what_somebody_should_see_to() -> None:
     ]
 
 
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_a_file_takes_every_line_with_its_date_and_streams_that_nobody_bounds_take_none(
+    tmp_path: Path, format_: Literal["text", "json"]
+) -> None:
+    file = LogFile(tmp_path / "node.log", 1.0, 2)
+    out, err = io.StringIO(), io.StringIO()
+    with Terminal(LogConfig(format=format_, quiet=True), out, err, file) as terminal:
+        terminal.show([INFO, WARNING], make_status())
+        record = logging.LogRecord("a.b", logging.WARNING, "", 0, "slow", None, None)
+        TerminalHandler(terminal).handle(record)
+    file.close()
+    assert out.getvalue() == err.getvalue() == ""
+    lines = (tmp_path / "node.log").read_text().splitlines()
+    if format_ == "json":
+        assert [json.loads(line)["event"] for line in lines] == ["peer-joined", "peer-left", "log"]
+        assert all(json.loads(line)["at"] for line in lines)
+    else:
+        assert lines == [f"{stamp(0.0)} INFO peer X joined", f"{stamp(0.0)} WARNING peer X left", "slow"]
+
+
 def test_json_is_an_object_per_line_on_both() -> None:
     hostile = Event(time=1.5, event="problem", text=HOSTILE, fields={"event": "no", "loss": float("nan")})
     out, err = written(LogConfig(format="json"), INFO, hostile, record="slow")
     first, second = map(json.loads, out.splitlines())
     assert first == {
         "peer": "X",
+        "at": stamp(0.0),
         "time": 0.0,
         "level": "info",
         "event": "peer-joined",
