@@ -152,6 +152,33 @@ class PrivacyStatus(msgspec.Struct, frozen=True):
     """Whether the last round gave nothing for lack of budget."""
 
 
+class HeardRunStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in the swarm, which a newcomer may join."""
+
+    name: str
+    run_id: str
+    """First 12 hex digits."""
+    peers: int
+    """That say they are in it, this node not counted."""
+    linked: int
+    """Of these, linked to this node."""
+    round: int
+    """That half of them have reached."""
+    ours: bool
+    """Whether this node is in it."""
+    task: str = ""
+    """This and what follows: empty or 0 until a linked peer has shown the run's settings."""
+    method: str = ""
+    mode: str = ""
+    """open, invite or closed."""
+    rounds: int = 0
+    """Of the whole run; 0: without an end, where the method is known."""
+    parameters: int = 0
+    """Numbers that travel."""
+    accuracy: float | None = None
+    """As this node measured it last; of its own run alone."""
+
+
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The engine that makes the means, where that is not the node itself."""
 
@@ -294,6 +321,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """As it stands in the run's settings; empty: nobody governs."""
     pause: str = ""
     """Why it does not train, where its owner, the hours or the battery say so; empty: nothing does."""
+    runs: list[HeardRunStatus] = []
+    """What there is in the swarm: our run first, then those with the most peers; at most 32."""
     uplink_mbit: float = 0.0
     """Mbit per second up, as the last rounds measured; 0 before there was anything to measure."""
     privacy: PrivacyStatus | None = None

@@ -2,6 +2,8 @@
 
 A run is named by the hash of its spec, so of another's one cannot see what is other. Who hears of a peer in
 a run of the same name, but of another hash, sends it the spec; the receiver says where the two differ.
+
+A helper is told the spec too, unless the run is closed: its user sees which runs there are (heard_runs.py).
 """
 
 from typing import Final
@@ -9,14 +11,18 @@ from typing import Final
 import msgspec
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.charter import parse
 from shoal.gossip.events import Effects, Notify, Send
 from shoal.gossip.member.commands import Refused
+from shoal.gossip.membership.heard_runs import HeardRuns
 from shoal.gossip.membership.swarm_view import SwarmView
 from shoal.gossip.messages import Describe, Presence
 from shoal.gossip.run_spec import RunSpec, difference
 
 DESCRIBE_EVERY: Final = 30.0
 """Seconds between two copies of our spec to one peer: it is large, and a peer may name any number of runs."""
+TELL_EVERY: Final = 600.0
+"""The same, to a helper."""
 MAX_DESCRIBED: Final = 128
 """Peers of another spec that are remembered."""
 MAX_SPEC_BYTES: Final = 200_000
@@ -31,24 +37,26 @@ class RunMismatch:
     def __init__(self, view: SwarmView) -> None:
         """`view`: what the node knows of its swarm."""
         self._view = view
+        self.heard = HeardRuns(view.table)
         self.described: dict[PeerId, float] = {}
         """Until when a peer of another spec is not told ours again."""
 
     def met(self, peer: PeerId, presence: Presence, now: float) -> Effects:
         """A linked peer said which run it is in: tell it our spec if it means to be in ours."""
-        spec = self._view.spec
-        if spec is None or not presence.run or presence.run == self._view.run:
+        spec, is_helper = self._view.spec, not presence.run
+        if spec is None or presence.run == self._view.run or now < self.described.get(peer, 0.0):
             return []
-        if presence.run_name != spec.name or now < self.described.get(peer, 0.0):
+        if parse(spec.charter).mode == "closed" if is_helper else presence.run_name != spec.name:
             return []
         if len(self.described) > MAX_DESCRIBED:
             self.described.clear()
-        self.described[peer] = now + DESCRIBE_EVERY
+        self.described[peer] = now + (TELL_EVERY if is_helper else DESCRIBE_EVERY)
         text = msgspec.msgpack.encode(spec)
         return [Send(peer, Describe(text))] if len(text) <= MAX_SPEC_BYTES else []
 
     def handle(self, peer: PeerId, message: Describe) -> Effects:
         """A peer told its spec: say what is other than in ours."""
+        self.heard.told(peer, message.spec)
         if self._view.spec is None:
             return []
         try:

@@ -20,6 +20,7 @@ from shoal.gossip.events import SAME_IDENTITY
 from shoal.gossip.host import HostStatistics
 from shoal.gossip.member.quorum import is_meaningful
 from shoal.gossip.membership.foreign_lineages import NOT_FOLLOWED
+from shoal.gossip.membership.heard_runs import HeardRuns
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
 from shoal.gossip.run_spec import RunSpec
@@ -36,6 +37,7 @@ from shoal.node.status import (
     BootstrapStatus,
     EngineStatus,
     FaultStatus,
+    HeardRunStatus,
     LineageStatus,
     PeerStatus,
     RoundStatus,
@@ -73,6 +75,29 @@ def added(*counts: Mapping[str, int]) -> dict[str, int]:
     for each in counts:
         total.update(each)
     return dict(total)
+
+
+def runs_of(heard: HeardRuns, rounds: Rounds, last: RoundStatus | None) -> list[HeardRunStatus]:
+    """Return the runs of the swarm as far as this node has heard of them; `last`: our last round."""
+    ours = {} if rounds.spec is None else {rounds.run: rounds.spec}
+    measured = last.metrics.get("accuracy") if last is not None else None
+    return [
+        HeardRunStatus(
+            name=each.name,
+            run_id=each.run.hex()[:12],
+            peers=each.peers,
+            linked=each.linked,
+            round=rounds.round if each.run in ours else each.round,
+            ours=each.run in ours,
+            task=spec.task if (spec := each.spec) else "",
+            method=spec.method if spec else "",
+            mode=parse(spec.charter).mode if spec else "",
+            rounds=spec.rounds if spec else 0,
+            parameters=spec.params_numel if spec else 0,
+            accuracy=measured if each.run in ours else None,
+        )
+        for each in heard.found(ours)
+    ]
 
 
 def dialled_at(peer: PeerId, told: Sequence[str], statistics: HostStatistics) -> str:
@@ -222,6 +247,7 @@ class Reporter:
                 *self._slow_line(),
                 *self._outside(now),
             ],
+            runs=runs_of(member.run_mismatch.heard, rounds, last),
             mode=parse(self._charter()).mode,
             charter=self._charter(),
             privacy=rounds.privacy.status(rounds.spec),

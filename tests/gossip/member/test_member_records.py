@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from shoal.crypto.keys import PeerId
+from shoal.gossip.admission.charter import Charter
 from shoal.gossip.events import DialFailed, Effects, Notify, PeerFound, Received, Send
 from shoal.gossip.lifecycle import Phase
 from shoal.gossip.member.commands import (
@@ -149,6 +150,40 @@ def test_a_peer_of_another_run_is_told_apart_in_words_whatever_build_it_is_of(
 ) -> None:
     [reason] = reasons(member_at_work().handle(Received(OTHER, Describe(msgspec.msgpack.encode(spec))), 1.0))
     assert words in reason
+
+
+def helper_heard(member: Member, now: float, sequence: int = 1) -> list[bytes]:
+    """Return the specs that a helper is told when it has something new to say of itself."""
+    member.handle(PeerFound(OTHER), now)
+    presence = Presence(b"", "", 0, b"", b"", "helping", 12.0, (f"/ip4/20.0.0.{sequence}/tcp/1",))
+    effects = member.handle(Received(OTHER, Records(((Record(OTHER, sequence, presence), 0.0),))), now)
+    sent = [effect.message for effect in effects if isinstance(effect, Send) and effect.peer == OTHER]
+    return [message.spec for message in sent if isinstance(message, Describe)]
+
+
+def test_a_helper_is_told_once_what_the_run_does() -> None:
+    member = member_at_work()
+    assert helper_heard(member, 1.0) == [msgspec.msgpack.encode(SPEC)]
+    assert helper_heard(member, 2.0, 2) == []
+
+
+def test_an_outsider_is_not_told_what_a_closed_run_does() -> None:
+    charter = str(Charter(mode="closed", founders=(bytes(32),)))
+    spec = msgspec.structs.replace(SPEC, charter=charter)
+    member = Member(PeerId("a"), MemberConfig(), random.Random(1), 1)
+    member.handle(Attach(run_id(spec), spec, True), 0.0)
+    member.handle(NewState(0, b"0" * 32, b"", memoryview(b"")), 0.0)
+    assert helper_heard(member, 1.0) == []
+
+
+def test_a_helper_hears_what_a_run_does() -> None:
+    member = Member(PeerId("a"), MemberConfig(), random.Random(1), 1)
+    member.handle(PeerFound(OTHER), 0.0)
+    presence = Presence(RUN, "main", 4, b"1" * 32, b"0" * 32, "working", 12.0)
+    member.handle(Received(OTHER, Records(((Record(OTHER, 1, presence), 0.0),))), 0.0)
+    member.handle(Received(OTHER, Describe(msgspec.msgpack.encode(SPEC))), 0.0)
+    [heard] = member.run_mismatch.heard.found({})
+    assert (heard.name, heard.round, heard.linked, heard.spec) == ("main", 4, 1, SPEC)
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x81"])
