@@ -18,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install hivemind frameworks integrations testnet simulate scale soak test test-all test-rest test-fast test-core check check-gpu lowest static format clean distclean
+.PHONY: help install hivemind frameworks integrations testnet simulate scale soak test test-all test-rest test-fast test-core check check-gpu lowest no-compiler static format clean distclean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ check-gpu: $(STAMP) ## Train on this machine's GPU and kill a trainer there, in 
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
 	then $(BIN)/python -m pytest -q tests/processes/test_gpu.py; \
 	else echo "no GPU that torch can use here: nothing was checked"; fi
+
+no-compiler: $(STAMP) ## Install a helper without a C compiler, as the README says, and look at its size and start
+	@bash scripts/check_no_compiler.sh
 
 lowest: $(STAMP) ## Install the lowest versions that are allowed, and link two nodes with them
 	@bash scripts/check_lowest.sh

@@ -75,6 +75,17 @@ def test_every_name_of_the_face_is_there() -> None:
     assert dir(shoal) == shoal.__all__
 
 
+def test_without_torch_the_face_says_how_to_get_it() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import shoal\n"
+        "try: shoal.SwarmOptimizer\n"
+        "except ImportError as error: print(error)"
+    )
+    told = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert told == "shoal.SwarmOptimizer needs torch: pip install 'shoal[torch]'\n"
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(AttributeError, match="it has: About"):
         shoal.Tusk  # noqa: B018  # looking is the test

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Final
 
 from shoal.node.errors import BadConfig
@@ -12,6 +13,19 @@ CHECK_SECONDS: Final = 30.0
 """For torch to load, which takes two, and for a task to make its model and read its data."""
 
 
+def check_torch() -> None:
+    """Look whether this node can train.
+
+    Raises:
+        BadConfig: torch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise BadConfig(
+            "training needs torch, which is not installed: pip install 'shoal[torch]', or leave out --task to"
+            " help a swarm without training"
+        )
+
+
 def check_fit(spec: str) -> None:
     """Find out whether task, method and device fit, by making in a process what a trainer makes at first.
 
@@ -19,8 +33,9 @@ def check_fit(spec: str) -> None:
     what a task's own code raises, is left to the trainer.
 
     Raises:
-        BadConfig: they do not fit.
+        BadConfig: they do not fit, or there is no torch.
     """
+    check_torch()
     command = [sys.executable, "-P", "-m", "shoal.node.trainer.fit_check", spec]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     try:

@@ -147,7 +147,12 @@ def __getattr__(name: str) -> Any:
             return "0+unknown"
     if name not in _WHERE:
         raise AttributeError(f"shoal has no {name}; it has: {', '.join(__all__)}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    try:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"shoal.{name} needs torch: pip install 'shoal[torch]'") from error
 
 
 def __dir__() -> list[str]:

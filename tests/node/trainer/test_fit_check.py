@@ -7,6 +7,7 @@ import pytest
 
 from shoal.methods.errors import BadOption, MethodsError
 from shoal.node.cli.main import main
+from shoal.node.errors import BadConfig
 from shoal.node.trainer import fit
 from shoal.node.trainer.fit_check import check
 from shoal.node.trainer.spec import TrainerSpec
@@ -84,3 +85,10 @@ def test_what_a_tasks_own_code_raises_is_left_to_the_trainer_which_shows_where(
     with pytest.raises(RuntimeError, match="of the user's own making"):
         check(TrainerSpec(task="silent_task:Silent"))
     sys.modules.pop("silent_task")
+
+
+def test_without_torch_training_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit.check_torch()
+    monkeypatch.setattr(fit, "find_spec", lambda name: None)
+    with pytest.raises(BadConfig, match=r"pip install 'shoal\[torch\]', or leave out --task"):
+        fit.check_torch()
