@@ -84,6 +84,10 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
         "shoal.methods.mpsl.method:MPSL",
         "split learning: weak nodes keep the front of a model, hosts train its body",
     ),
+    "sfprompt": (
+        "shoal.methods.sfprompt.method:SFPrompt",
+        "a frozen model split with hosts; nodes train a prompt and the tail",
+    ),
 }
 """Name -> (module:Class, summary)."""
 

@@ -49,6 +49,7 @@ STUDIES: Final[Mapping[str, str]] = {
     "matu": "reproduce_matu",
     "mpsl": "reproduce_mpsl",
     "scaffold": "reproduce_duals",
+    "sfprompt": "reproduce_sfprompt",
 }
 """Method -> the module in scripts/ whose STUDIES has its study."""
 NO_METHODS: Final = ("codecs", "overlap")

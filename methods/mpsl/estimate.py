@@ -74,7 +74,7 @@ def estimate(sizes: Sizes, number: Number, *, head: str) -> str:
         "DeltaMask": deltamask_cost(sizes),
     }
     said = ", ".join(
-        f"{name} {_short(cost.bytes)}B and {_short(cost.multiplications)} multiplications"
+        f"{name} {short(cost.bytes)}B and {short(cost.multiplications)} multiplications"
         for name, cost in costs.items()
     )
     return f"a pass over {sizes.examples} examples costs this client about: {said}"
@@ -85,7 +85,8 @@ def _whole_work(sizes: Sizes) -> float:
     return float(3 * ((sizes.front + sizes.body) * tokens + sizes.head) * sizes.examples)
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """Return a number with its unit: ``917.2 k``."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.1f} {unit}"

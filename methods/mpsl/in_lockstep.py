@@ -7,23 +7,27 @@ spare copy. See methods/roles/lockstep.py.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 from shoal.crypto.keys import PeerId
-from shoal.methods.base import Me, Report, State
+from shoal.methods.base import Me, Method, Report, State
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.task import Task
 from shoal.methods.lockstep import names
 from shoal.methods.mpsl.hosting import Hosting
-from shoal.methods.mpsl.method import MPSL
 from shoal.methods.roles.lockstep import Play, Played
+from shoal.methods.roles.serves import Serves
+
+
+class SplitMethod(Method, Serves, Protocol):
+    """A method with hosts of each stage of a body and, as its further roles, spares of each."""
 
 
 @dataclass
 class SplitRun:
     """Nodes that learn by split learning; `rounds` goes on."""
 
-    method: MPSL
+    method: SplitMethod
     tasks: Sequence[Task]
     hosts: int = 1
     """How many of the nodes hold each stage; with several stages each stage has nodes of its own."""
@@ -43,7 +47,7 @@ class SplitRun:
         first = self.learners[self.peers[0]]
         self.states = {peer: self.method.init(first.initial.copy()) for peer in self.peers}
         self.roles: dict[PeerId, list[str]] = {}
-        stages = self.method.config.stages
+        stages = int(getattr(self.method.config, "stages", 1))
         for place, role in enumerate(self.method.roles):
             stage = place % stages
             holders = (

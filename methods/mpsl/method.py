@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from shoal.crypto.keys import PeerId
 from shoal.gossip.calls.forms import Form
 from shoal.gossip.errors import Unanswered
 from shoal.gossip.events import Vector
@@ -41,11 +40,12 @@ from shoal.methods.base import (
     all_reduce,
     here,
 )
+from shoal.methods.mpsl.asked import Asked
 from shoal.methods.mpsl.estimate import estimate
 from shoal.methods.mpsl.tokens import heard, told
 from shoal.methods.mpsl.wire import Names, forms_of, roles_of
 from shoal.methods.needs import Need
-from shoal.methods.roles.serves import attend, call, look
+from shoal.methods.roles.serves import attend, call
 
 if TYPE_CHECKING:
     from shoal.methods.mpsl.hosting import Hosting
@@ -193,7 +193,7 @@ class MPSL:
         own = state.private.get(FRONT) if not c.sync_tokenizers else None
         moments = {k.removeprefix(ADAM): v for k, v in state.private.items() if k.startswith(ADAM)}
         side.begin(state.params if own is None else np.asarray(own, np.float32), moments)
-        asked = _Asked(names, me.peer, side.wrong)
+        asked = Asked(names, me.peer, side.wrong)
         yield from asked.look()
         loss, rows, taken, lost = 0.0, 0, 0, 0
         parts = [part for part in side.batches(c.steps, c.rows, round_) if len(part)]
@@ -212,7 +212,7 @@ class MPSL:
         return _Done(side.params(), loss / max(1, rows), rows, taken, told_)
 
     def _step(
-        self, side: "ClientSide", part: Any, asked: "_Asked", step: bytes, *, is_last: bool
+        self, side: "ClientSide", part: Any, asked: Asked, step: bytes, *, is_last: bool
     ) -> "Steps[Judged | None]":
         """Take one step with these examples; None: nobody answered, or not as an honest host does."""
         names, tensors = asked.names, told("z", side.forward(part), self.config.number)
@@ -240,7 +240,7 @@ class MPSL:
         side.begin(mean.vector, {})
         right, seen = 0, 0
         me = yield from here()
-        asked = _Asked(names, me.peer, side.wrong)
+        asked = Asked(names, me.peer, side.wrong)
         for place, (z, labels) in enumerate(side.test_rows(c.rows)):
             yield from asked.look()
             tensors, step = told("z", z, c.number), b"%d/m%d" % (round_, place)
@@ -267,39 +267,6 @@ class _Done:
     examples: int
     steps: int
     metrics: Mapping[str, float]
-
-
-class _Asked:
-    """Whom a client asks: hosts before spares, begun at a place that differs from client to client.
-
-    Whoever answered as no honest host does comes last.
-    """
-
-    def __init__(self, names: Names, me: PeerId, wrong: set[PeerId]) -> None:
-        """`wrong`: who answered so; it is added to."""
-        self.names, self._me, self._wrong = names, me, wrong
-        self.hosts: list[PeerId] = []
-        self.n_wrong = 0
-        """Answers that no honest host gives."""
-
-    def look(self) -> Steps[None]:
-        """See who is there."""
-        hosts = [each.peer for each in (yield from look(self.names.role))]
-        spares = [each.peer for each in (yield from look(self.names.spare))]
-        start = sum(self._me.encode()) % len(hosts) if hosts else 0
-        ordered = [*hosts[start:], *hosts[:start], *(peer for peer in spares if peer not in hosts)]
-        self._wrong.intersection_update(ordered)
-        self.hosts = sorted(ordered, key=lambda peer: peer in self._wrong)
-
-    def answered(self, peer: PeerId) -> None:
-        """Ask this one first from now on: those before it did not answer."""
-        self.hosts = [peer, *(other for other in self.hosts if other != peer)]
-
-    def answered_wrongly(self, peer: PeerId) -> None:
-        """Ask this one last for as long as it hosts."""
-        self.n_wrong += 1
-        self._wrong.add(peer)
-        log.warning("%s: the host answers with what no host of this model can; it is asked last", peer[-6:])
 
 
 def _shapes(config: MPSLConfig, learner: Any) -> "Shapes":

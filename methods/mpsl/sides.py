@@ -66,28 +66,23 @@ class Shapes:
         self.sizes = Sizes(front, body, head, self.between[0], self.out, learner.examples)
 
 
-class ClientSide:
-    """The front and, in `head` = client, the head."""
+class Trains:
+    """What a client trains of a model: its params and its optimizer."""
 
-    def __init__(self, learner: TorchLearner, cut: int, lr: float, *, own_head: bool) -> None:
-        """See `Shapes`.
+    def __init__(self, learner: TorchLearner, weights: Sequence[nn.Parameter], lr: float) -> None:
+        """`weights`: what is trained of the learner's model.
 
         Raises:
-            BadTask, BadOption: see `split_of`; or the task's loss is not the usual one.
+            BadTask: the task's loss is not the usual one.
         """
         if type(learner.task).loss is not Task.loss:
-            raise BadTask("mpsl trains with cross entropy of (x, label): leave loss() of the task as it is")
-        self._learner, split = learner, split_of(learner.model, cut)
+            raise BadTask(
+                "split learning trains with cross entropy of (x, label): leave loss() of the task as it is"
+            )
+        self._learner = learner
         self._vector = ModelVector(learner.model, learner.stays)
-        self._front, self._head = Piece(split.front), split.head if own_head else None
-        trained = [split.front, *([split.head] if own_head else [])]
-        weights = [p for module in trained for p in module.parameters()]
         self._optimizer = torch.optim.Adam(weights, lr=lr)
         self._fresh = groups_of(self._optimizer)
-        self._labels = torch.zeros(0, dtype=torch.int64)
-        self._sent: tuple[int, ...] = ()
-        self._out = Shapes(learner, cut, 1, own_head=own_head).out
-        self._turns = 0
         self.wrong: set[PeerId] = set()
         """Hosts that answered as no honest one does."""
 
@@ -99,15 +94,34 @@ class ClientSide:
             try:
                 load_memory(self._optimizer, memory)
             except BadMemory as error:
-                self._learner.callbacks.problem("memory", f"the front's optimizer starts anew ({error})")
+                self._learner.callbacks.problem("memory", f"the client's optimizer starts anew ({error})")
 
     def memory(self) -> Mapping[str, Array]:
         """Return what the optimizer remembers."""
         return save_memory(self._optimizer, self._fresh)[0]
 
     def params(self) -> Vector:
-        """Return where front and head stand."""
+        """Return where what is trained stands."""
         return self._vector.read()
+
+
+class ClientSide(Trains):
+    """The front and, in `head` = client, the head."""
+
+    def __init__(self, learner: TorchLearner, cut: int, lr: float, *, own_head: bool) -> None:
+        """See `Shapes`.
+
+        Raises:
+            BadTask, BadOption: see `split_of`; or the task's loss is not the usual one.
+        """
+        split = split_of(learner.model, cut)
+        trained = [split.front, *([split.head] if own_head else [])]
+        super().__init__(learner, [p for module in trained for p in module.parameters()], lr)
+        self._front, self._head = Piece(split.front), split.head if own_head else None
+        self._labels = torch.zeros(0, dtype=torch.int64)
+        self._sent: tuple[int, ...] = ()
+        self._out = Shapes(learner, cut, 1, own_head=own_head).out
+        self._turns = 0
 
     def batches(self, steps: int, most: int, round_: int) -> list[torch.Tensor]:
         """Return which examples each step takes: all of them once, in parts of equal size, `most` at most."""
