@@ -2,7 +2,7 @@
 
 A perceptron 64-64-64-10 that was pre-trained on pictures as they are is fitted to pictures that are moved by
 a pixel. The first layer is the frozen front, the second the frozen body at a host, the third the tail. Five
-peers, Dirichlet 0.3, 10 rounds; Adam. FedAvg trains the whole model by 15 steps of SGD a round. The rate of
+peers, Dirichlet 0.3, 20 rounds; Adam. FedAvg trains the whole model by 15 steps of SGD a round. The rate of
 every system is chosen among three. `kB a round` is what a client sends and receives, in tensors, without
 the measurements on the test data.
 """
@@ -23,8 +23,8 @@ from shoal.methods.sfprompt.method import AGAIN, NAMES, SFPrompt
 from shoal.methods.tasks.regrouped import Pooled
 
 PEERS: Final = 5
-ROUNDS: Final = 10
-RATES: Final = (0.001, 0.003, 0.01)
+ROUNDS: Final = 20
+RATES: Final = (0.003, 0.01, 0.03)
 FULL_RATES: Final = (0.05, 0.1, 0.2)
 SFPROMPT, ALL, NO_LOCAL = "sfprompt", "all examples sent", "no passes without the body"
 DRAWN: Final = "40 % sent, drawn"

@@ -69,13 +69,13 @@ class SFPromptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Share of the examples that goes to the host: the hardest. Below 0.5 they are drawn."""
     local_epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
     """Passes over the data without the body, in every round (U)."""
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
     """Passes over what is kept, with the host."""
     prune_every: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10
     """Rounds after which what is kept is chosen anew, and the leak is measured."""
     rows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
     """Examples in a step at most."""
-    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.003
+    lr: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.01
     """Learning rate of Adam."""
     number: Literal["float32", "float16", "int8"] = "float16"
     """How activations travel; int8 with a scale per token."""

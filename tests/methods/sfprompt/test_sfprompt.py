@@ -29,7 +29,7 @@ TASKS: dict[str, Any] = {"tokens": lambda i: Few(f"{i + 1}/3"), "vectors": lambd
 
 
 def method(**options: Any) -> SFPrompt:
-    return SFPrompt(SFPromptConfig(**{"number": "float32", "rows": 8, "prompt": 3, **options}))
+    return SFPrompt(SFPromptConfig(**{"number": "float32", "rows": 8, "prompt": 3, "epochs": 1, **options}))
 
 
 def nodes(kind: str = "tokens", lost: Any = None, silent: Any = None, **options: Any) -> SplitRun:
@@ -184,7 +184,7 @@ def test_what_is_kept_is_chosen_once_in_so_many_rounds() -> None:
 class Tapped(SFPrompt):
     """Keeps all that goes to hosts, and what they say."""
 
-    traffic: "list[tuple[str, dict[str, Any]]]" = []  # noqa: RUF012
+    heard: "list[tuple[str, dict[str, Any]]]" = []  # noqa: RUF012
 
     def round(self, state: Any, learner: Any, round_: int) -> Steps[Any]:
         steps, given = SFPrompt.round(self, state, learner, round_), None
@@ -194,7 +194,7 @@ class Tapped(SFPrompt):
             except StopIteration as stop:
                 return stop.value
             if isinstance(ask, Call):
-                self.traffic.append((ask.verb, dict(ask.tensors)))
+                self.heard.append((ask.verb, dict(ask.tensors)))
             given = yield ask
 
     def serve(self, learner: Any, role: str) -> Steps[None]:
@@ -202,20 +202,20 @@ class Tapped(SFPrompt):
         while True:
             ask = serving.send(given)
             if isinstance(ask, Reply):
-                self.traffic.extend(
+                self.heard.extend(
                     (each.verb, dict(told)) for each, told in ask.answers if not isinstance(told, Refusal)
                 )
             given = yield ask
 
 
 def test_no_label_no_tail_and_none_of_its_gradients_are_in_the_traffic_of_hosts() -> None:
-    Tapped.traffic.clear()
+    Tapped.heard.clear()
     tapped = Tapped(method().config)
     run = SplitRun(tapped, [TASKS["tokens"](i) for i in range(3)])
     run.round()
-    said = {name for _, tensors in tapped.traffic for name in tensors}
+    said = {name for _, tensors in tapped.heard for name in tensors}
     assert said == {"a", "b", "g", "da"}
-    captured = b"".join(np.float32(each).tobytes() for _, told in tapped.traffic for each in told.values())
+    captured = b"".join(np.float32(each).tobytes() for _, told in tapped.heard for each in told.values())
     assert len(captured) > 100_000
     secrets: list[np.ndarray[Any, Any]] = []
     for found in run.learners.values():
