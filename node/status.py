@@ -255,6 +255,31 @@ class FetchStatus(msgspec.Struct, frozen=True):
     """At most 16."""
 
 
+class CallPartStatus(msgspec.Struct, frozen=True):
+    """How long a part of a call takes."""
+
+    verb: str
+    part: str
+    """answer: from this node's call to its answer; queue: a peer's call until the trainer has it; work: of
+    the trainer."""
+    seconds: float
+    """Median of the last 12."""
+
+
+class CallsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Who hosts what, and the calls of this node, where the method has roles."""
+
+    hosts: dict[str, list[str]]
+    """Role -> who holds it, the quickest first; this node among them. Empty: nobody."""
+    per_second: float
+    """Calls of this node that were answered, and others' that it took, in the last 10 s."""
+    waiting: int
+    """Of peers, which the trainer was not given yet."""
+    unanswered: int
+    """Of this node, so far."""
+    parts: list[CallPartStatus]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, at one moment."""
 
@@ -333,3 +358,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What is fetched now, if anything is."""
     home: str = ""
     """What to add to a command so that it means this node: `` --home DIR``; empty: nothing."""
+    calls: CallsStatus | None = None
+    """Where the method has roles."""

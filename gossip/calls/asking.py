@@ -19,6 +19,7 @@ from typing import Final
 from shoal.crypto.keys import PeerId
 from shoal.gossip.admission.admission import Admission
 from shoal.gossip.calls.forms import Form, check
+from shoal.gossip.calls.tally import Tally
 from shoal.gossip.deadlines import SHORTEST_TIMEOUT, Deadline, median
 from shoal.gossip.events import Data, Effects, Send
 from shoal.gossip.messages import Answer, Call, Shapes, Unserved
@@ -67,9 +68,15 @@ class Asking:
     """The caller's side of one node. See the module's docstring."""
 
     def __init__(
-        self, me: PeerId, patience: float, linked: AbstractSet[PeerId], admission: Admission
+        self,
+        me: PeerId,
+        patience: float,
+        linked: AbstractSet[PeerId],
+        admission: Admission,
+        tally: Tally,
     ) -> None:
         """`linked`: the peers with links, as they are at any time; `admission`: counts what is dropped."""
+        self._tally = tally
         self._me, self._patience, self._linked, self._admission = me, patience, linked, admission
         self._run, self._forms = b"", dict[str, Form]()
         self._open: dict[int, _Open] = {}
@@ -130,6 +137,11 @@ class Asking:
         """The longest of the learned deadlines."""
         return max((wait.seconds() for wait in self._waits.values()), default=self._patience)
 
+    @property
+    def n_open(self) -> int:
+        """How many calls are not answered."""
+        return len(self._open)
+
     # --- what peers answer ------------------------------------------------------------------------
 
     def answered(self, peer: PeerId, message: Answer, data: Data, now: float) -> None:
@@ -149,6 +161,7 @@ class Asking:
         del self._open[id_]
         seconds = now - call.asked_at
         self._wait(message.verb).observe(seconds)
+        self._tally.answered(message.verb, seconds, now)
         self._shunned.pop(peer, None)
         seen = self._seconds.pop(peer, None)
         self._seconds[peer] = deque(maxlen=12) if seen is None else seen

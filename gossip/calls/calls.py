@@ -16,6 +16,7 @@ from shoal.gossip.calls.asking import Asking
 from shoal.gossip.calls.asks import Holder, Next
 from shoal.gossip.calls.forms import Forms
 from shoal.gossip.calls.role_table import RoleTable
+from shoal.gossip.calls.tally import Tally
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Data, Drop, Effect, Effects, Notify, Send, SetTimer, Timer
 from shoal.gossip.messages import Answer, Call, CallMessage, Roles, Shapes, Unserved
@@ -49,7 +50,8 @@ class Calls:
         self._run = b""
         self.roles = RoleTable(me, lease, linked)
         self.answering = Answering(me, patience, linked, admission)
-        self.asking = Asking(me, patience, linked, admission)
+        self.tally = Tally()
+        self.asking = Asking(me, patience, linked, admission, self.tally)
         self._timer = INFINITY
 
     @property
@@ -72,6 +74,7 @@ class Calls:
     ) -> Effects:
         """A trainer of a method with roles is there; see `RoleTable.attach`."""
         self._run = run
+        self.tally.clear()
         self.answering.attach(run, forms)
         self.asking.attach(run, forms)
         self.roles.attach(roles, ability, now, is_willing=is_willing, takes=takes)
@@ -114,6 +117,7 @@ class Calls:
         """The trainer answers: the step, and tensors or why not."""
         effects: Effects = []
         for name, shapes, data, refusal in answers:
+            self.tally.replied(name, now)
             told = self.answering.reply(name, shapes, data, refusal)
             if told is not None:
                 effects.append(Send(name[0], *told))
@@ -222,4 +226,7 @@ class Calls:
 
     def _notices(self, now: float) -> list[Effect]:
         ended, self.asking.ended = self.asking.ended, []
-        return [*map(Notify, ended), *map(Notify, self.answering.ready(now))]
+        handed = self.answering.ready(now)
+        for call in (call for each in handed for call in each.calls):
+            self.tally.handed(call.name, call.since, now)
+        return [*map(Notify, ended), *map(Notify, handed)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from shoal.node.status import EngineStatus, LineageStatus, PeerStatus, PrivacyStatus, Status
+    from shoal.node.status import CallsStatus, EngineStatus, LineageStatus, PeerStatus, PrivacyStatus, Status
 
 
 def status(
@@ -132,6 +132,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         ("at fault", f"{fault.peer}: {fault.reason} ({fault.count}, {duration(fault.age_seconds)} ago)")
         for fault in status.named_faults
     ]
+    if status.calls is not None:
+        facts += calls_facts(status.calls, status.peer_id)
     if status.engine is not None:
         facts += _engine_facts(status.engine)
     if status.page:
@@ -148,6 +150,20 @@ def lineage_line(lineage: "LineageStatus") -> str:
     )
     whose = "1 peer" if lineage.n_peers == 1 else f"{lineage.n_peers} peers"
     return f"round {lineage.round}, state {lineage.state_hash} of {whose} ({names}): {lineage.reason}"
+
+
+def calls_facts(calls: "CallsStatus", me: str) -> list[tuple[str, str]]:
+    """Say who holds each role, how many calls there are, and how long their parts take."""
+    facts = list[tuple[str, str]]()
+    for role, peers in calls.hosts.items():
+        names = ["this node" if peer == me else short(PeerId(peer)) for peer in peers]
+        facts.append(("" if facts else "hosts", f"{role}: {', '.join(names) or 'nobody'}"))
+    verbs: dict[str, list[str]] = {}
+    for each in calls.parts:
+        verbs.setdefault(each.verb, []).append(f"{each.part} {each.seconds:.3f} s")
+    left = f"{calls.unanswered} not answered, {calls.waiting} of peers wait"
+    facts.append(("calls", f"{calls.per_second:.1f} a second, {left}"))
+    return facts + [("", f"{verb}: {', '.join(parts)}") for verb, parts in verbs.items()]
 
 
 def _engine_facts(engine: "EngineStatus") -> list[tuple[str, str]]:

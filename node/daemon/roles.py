@@ -1,4 +1,4 @@
-"""Roles: what trainer and member say to each other about calls, each in the other's words."""
+"""Roles: what trainer, member and status say to each other about calls, each in the other's words."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.calls.answering import HandedOut
 from shoal.gossip.calls.asking import Ended
 from shoal.gossip.calls.asks import Count, Everyone, Next
-from shoal.gossip.calls.calls import RoleTaken
+from shoal.gossip.calls.calls import Calls, RoleTaken
 from shoal.gossip.member import commands
+from shoal.node.status import CallPartStatus, CallsStatus
 from shoal.node.trainer import ipc
 
 
@@ -61,3 +62,16 @@ def message_of(notice: HandedOut | Ended | RoleTaken | commands.RoleFound) -> ip
             return ipc.RoleTaken(role=notice.role)
         case commands.RoleFound():
             return ipc.RoleFound(id=notice.id, holders=notice.holders)
+
+
+def status_of(calls: Calls, now: float) -> CallsStatus | None:
+    """Return who hosts what, and how calls go; None: the method has no roles."""
+    if not calls.is_on:
+        return None
+    return CallsStatus(
+        hosts={role: [each.peer for each in calls.holders(role, now)] for role in calls.roles.of_run},
+        per_second=calls.tally.per_second(now),
+        waiting=calls.answering.n_queued,
+        unanswered=calls.asking.n_open,
+        parts=[CallPartStatus(*each) for each in calls.tally.medians()],
+    )

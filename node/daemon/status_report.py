@@ -29,6 +29,7 @@ from shoal.methods.registry import load_method
 from shoal.node.config.codec_ladder import TYPICAL_PEERS, codec_advice
 from shoal.node.config.run_flags import run_words
 from shoal.node.config.settings import NodeConfig
+from shoal.node.daemon.roles import status_of
 from shoal.node.daemon.roster_keeper import RosterKeeper
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.hivemind_engine.engine import Engine
@@ -279,6 +280,7 @@ class Reporter:
             fetch=fetch_status(member.fetching),
             home=self._home_words(),
             quorum="" if is_meaningful(member.view) else NO_QUORUM,
+            calls=status_of(member.calls, now),
             named_faults=[
                 FaultStatus(fault.peer, fault.reason, fault.count, max(0.0, now - fault.last))
                 for fault in self._driver.admission.named_faults.newest_first()
