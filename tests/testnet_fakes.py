@@ -134,7 +134,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 100.0) -> None:
 
 def plan_of(*, nodes: int = 3, rounds: int = 4, **options: str | float) -> Plan:
     """Return a plan of fake nodes that behave as the options say."""
-    return Plan(nodes=nodes, rounds=rounds, options=dict(options), timeout=60.0, bar=0.9)
+    return Plan(nodes=nodes, rounds=rounds, options=dict(options), timeout=250.0, bar=0.9)
 
 
 class Seen:

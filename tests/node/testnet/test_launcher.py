@@ -86,7 +86,7 @@ def test_a_verdict_that_does_not_hold_keeps_the_homes(tmp_path: Path) -> None:
 def test_nodes_are_told_the_addresses_of_their_topology(
     tmp_path: Path, topology: str, joins: list[str], told: str | None
 ) -> None:
-    plan = Plan(nodes=4, rounds=1, topology=topology, timeout=60.0)  # type: ignore[arg-type]
+    plan = Plan(nodes=4, rounds=1, topology=topology, timeout=250.0)  # type: ignore[arg-type]
     run(plan, tmp_path, keep=True)
     found = [(tmp_path / f"node-{i}" / "joins").read_text().rpartition("/")[2] for i in range(1, 5)]
     assert found == joins
@@ -141,7 +141,7 @@ def test_a_comparison_that_fails_is_told_and_does_not_hide_the_result(tmp_path: 
 
 @pytest.mark.slow
 def test_training_alone_is_its_own_comparison(tmp_path: Path) -> None:
-    result, _ = run(Plan(nodes=2, rounds=2, method="local", timeout=60.0), tmp_path)
+    result, _ = run(Plan(nodes=2, rounds=2, method="local", timeout=250.0), tmp_path)
     assert result.verdict
     assert result.local_only == (0.95, 0.95)
 
@@ -199,7 +199,7 @@ def test_a_launcher_that_is_asked_to_end_lets_its_nodes_leave_first(
 ) -> None:
     launcher = launch()
     launcher.send_signal(number)
-    output, _ = launcher.communicate(timeout=60)
+    output, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 130
     assert output.startswith("stopping the nodes; Ctrl-C again")
     assert output.splitlines()[-1].startswith("stopped at round ")
@@ -217,7 +217,7 @@ def test_a_launcher_that_was_started_with_ctrl_c_ignored_can_be_interrupted(
     launcher.send_signal(signal.SIGHUP)  # as when the terminal of nohup closes
     assert len(running(tmp_path)) == 3
     launcher.send_signal(signal.SIGINT)
-    output, _ = launcher.communicate(timeout=60)
+    output, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 130
     assert output.splitlines()[-1].startswith("stopped at round ")
     assert running(tmp_path) == []
@@ -232,7 +232,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_slow_node(
     assert launcher.stdout is not None
     assert launcher.stdout.readline().startswith("stopping")
     launcher.send_signal(signal.SIGINT)
-    output, _ = launcher.communicate(timeout=60)
+    output, _ = launcher.communicate(timeout=200)
     assert "did not leave in time and were killed: node-2" in output
     assert running(tmp_path) == []
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -136,11 +135,10 @@ def test_a_deaf_node_is_killed_and_named(
 def test_haste_cuts_the_grace_short(
     run: Callable[[str], NodeRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "GRACE", 60.0)
+    monkeypatch.setattr(processes, "GRACE", 10_000.0)  # longer than a test may take
     monkeypatch.setattr(processes, "GRACE_AT_ONCE", 0.2)
-    began = time.monotonic()
-    stop([run(DEAF)], hurry=lambda: time.monotonic() > began + 0.5)
-    assert time.monotonic() < began + 30
+    looks = iter(range(10_000))
+    assert stop([run(DEAF)], hurry=lambda: next(looks) > 3) == ["node-1"]
 
 
 @pytest.mark.slow
@@ -196,7 +194,7 @@ def test_the_guard_ends_polite_and_frozen_and_deaf_nodes_when_the_launcher_dies(
         [sys.executable, "-P", "-m", "shoal.node.testnet.guard", "0.5", "0.5"],
         input=orders.encode(),
         check=True,
-        timeout=60,
+        timeout=200,
     )
     assert guard.returncode == 0
     wait_until(lambda: not any(map(is_running, nodes)))
