@@ -23,7 +23,7 @@ def with_three(
     """Run a relay, a hidden host that is linked with it, and a caller that is linked with nobody."""
 
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), config()) as relay,
                 open_host(new_key(), hidden or config(**HIDDEN)) as hidden_,

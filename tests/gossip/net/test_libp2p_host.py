@@ -25,7 +25,7 @@ def with_two(
     second: HostConfig | None = None,
 ) -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), first or config()) as one,
                 open_host(new_key(), second or config()) as other,

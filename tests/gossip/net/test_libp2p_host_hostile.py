@@ -36,7 +36,7 @@ def with_an_attacker(body: Callable[[Libp2pHost, Libp2pHost, Network], object], 
     """Run with a host, an honest peer of it, and a stranger; the honest link has to survive."""
 
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), config()) as host,
                 open_host(new_key(), config()) as peer,
@@ -320,7 +320,7 @@ def test_a_peer_that_comes_and_goes_within_a_moment_ends_nothing() -> None:
 
 def test_silent_links_keep_out_neither_a_colleague_nor_who_shows_an_invite() -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with AsyncExitStack() as stack:
                 host, colleague, invited, other = [
                     await stack.enter_async_context(open_host(new_key(), config(max_links=4)))

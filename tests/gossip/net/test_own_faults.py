@@ -32,7 +32,7 @@ def test_nodes_whose_own_records_fail_are_linked_by_standard_noise_and_say_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with open_host(new_key(), config()) as one, open_host(new_key(), config()) as other:
                 await link(one, other)
                 connection = next(iter(one.network.swarm.get_connections()))
@@ -47,7 +47,7 @@ def test_nodes_whose_own_records_fail_are_linked_by_standard_noise_and_say_why(
 
 def test_a_fault_of_the_standard_too_is_called_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), config(fast_links=False)) as one,
                 open_host(new_key(), config(fast_links=False)) as other,

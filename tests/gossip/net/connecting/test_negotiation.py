@@ -38,7 +38,7 @@ def on_a_raw_connection(body: Callable[[Libp2pHost, trio.SocketStream], Awaitabl
     """Connect to a host by TCP, without a handshake."""
 
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with open_host(new_key(), config(local_sockets=False)) as host:
                 target = parse(host.addresses()[0])
                 async with await trio.open_tcp_stream(target.host, target.port) as tcp:
@@ -91,7 +91,7 @@ def against_standard_yamux(attack: Callable[[Network, Any], Awaitable[None]]) ->
     """Let a stranger attack over standard Noise and yamux; it has to lose its link, and nobody else."""
 
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), config()) as host,
                 open_host(new_key(), config()) as peer,
@@ -191,7 +191,7 @@ async def deny_fast_links(client: trio.SocketStream, server: trio.SocketStream) 
 @pytest.mark.parametrize("fast", [True, False])
 def test_denying_the_fast_link_ends_the_dial_and_weakens_nothing(fast: bool) -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), config(local_sockets=False)) as one,
                 open_host(new_key(), config(local_sockets=False, fast_links=fast)) as other,

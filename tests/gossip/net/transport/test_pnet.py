@@ -119,7 +119,7 @@ def test_bytes_pass_however_they_are_cut() -> None:
 def test_hosts_with_one_key_talk(fast: bool, unix: bool) -> None:
     async def main() -> None:
         settings = config(fast_links=fast, local_sockets=unix)
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), settings, None, KEY) as one,
                 open_host(new_key(), settings, None, KEY) as other,
@@ -166,7 +166,7 @@ def test_another_key_or_none_is_told_at_once(ours: bytes, theirs: bytes, unix: b
 
 def test_a_scanner_gets_nothing_but_noise() -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with open_host(new_key(), config(local_sockets=False), None, KEY) as host:
                 port = int(host.addresses()[0].split("/")[4])
                 async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -196,7 +196,7 @@ def test_nodes_talk_that_know_one_key_of_the_two(
 ) -> None:
     async def main() -> None:
         settings = config(local_sockets=unix)
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), settings, None, KEY) as one,
                 open_host(new_key(), settings, None, KEY) as other,
@@ -229,7 +229,7 @@ def test_a_key_that_has_ended_lets_nobody_in(ours: tuple[bytes, ...], theirs: tu
 
 def test_who_holds_two_keys_says_nothing_but_noise_before_it_knows_which() -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with open_host(new_key(), config(local_sockets=False), None, KEY) as host:
                 host.use_network_keys((OTHER_KEY, KEY))
                 port = int(host.addresses()[0].split("/")[4])
@@ -243,7 +243,7 @@ def test_who_holds_two_keys_says_nothing_but_noise_before_it_knows_which() -> No
 
 def test_a_peer_of_a_private_network_that_another_named_is_dialled() -> None:
     async def main() -> None:
-        with trio.fail_after(100):
+        with trio.fail_after(250):
             async with (
                 open_host(new_key(), config(local_sockets=False), None, KEY) as one,
                 open_host(new_key(), config(local_sockets=False), None, KEY) as other,
