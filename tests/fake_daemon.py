@@ -73,12 +73,12 @@ class FakeDaemon:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
-        self._listener.settimeout(60)
+        self._listener.settimeout(250)
 
     def accept(self) -> socket.socket:
         """Wait for a trainer to connect."""
         connection, _ = self._listener.accept()
-        connection.settimeout(60)
+        connection.settimeout(250)
         return connection
 
     def attach(self, *, restored: Vector | None = None, round_: int = 0) -> Attached:
@@ -137,7 +137,7 @@ class Background:
 
     def join(self) -> None:
         """Wait for the end."""
-        self._thread.join(60)
+        self._thread.join(250)
         assert not self._thread.is_alive()
         if self._error is not None:
             raise self._error

@@ -112,7 +112,7 @@ def test_two_loops_end_with_the_same_model(daemon: FakeDaemon, home: Path) -> No
     for thread in users:
         thread.start()
     for thread in users:
-        thread.join(60)
+        thread.join(250)
     serving.join()
     assert np.array_equal(loops[0].vector, loops[1].vector)
     assert np.array_equal(loops[0].vector, daemon.trainers[0].vector)
