@@ -171,8 +171,8 @@ def test_no_more_is_taken_ahead_from_a_slow_line_that_sends_again_and_again(tmp_
                 ahead.append((number + 1) * burst - received)
                 while received < (number + 1) * burst:
                     await trio.sleep(0.02)
-            # Left alone, the system takes the whole burst; like this not half of it, or two thirds on a machine
-            # that stands still now and then, where what comes back is under way too.
+            # Left alone, the system takes the whole burst; like this not half of it, and two thirds on a
+            # machine that stands still now and then.
             assert max(ahead) <= burst * 7 // 8, ahead
 
     run(test)
