@@ -18,11 +18,11 @@ from rich.console import Console
 
 from shoal.node.testnet.fault_injection.injector import Hands, close_network, network_lines, node_of, sides
 from shoal.node.testnet.lies.catalogue import LIES
-from shoal.node.testnet.plan import BadPlan, index_of, name_of
+from shoal.node.testnet.plan import BadPlan, Plan, index_of, name_of
 from shoal.node.testnet.processes import Record, describe, is_running, newest, read_record, stop
 from shoal.node.testnet.tables import lies_table, table
 from shoal.node.testnet.up import BASE, dir_flag, up
-from shoal.node.testnet.watch import Observed, Watcher, fetch_status
+from shoal.node.testnet.watch import Observed, Watcher, fetch_status, holders
 
 app = typer.Typer(
     name="testnet",
@@ -34,7 +34,12 @@ app = typer.Typer(
 
 Dir = Annotated[Path | None, typer.Option("--dir", help="The testnet's folder.", show_default="the newest")]
 Node = Annotated[str, typer.Argument(help="Which node: node-3, or just 3.", metavar="NODE")]
-Nodes = Annotated[list[str], typer.Argument(help="Which nodes: node-3, or just 3.", metavar="NODE...")]
+Nodes = Annotated[
+    list[str],
+    typer.Argument(
+        help="Which nodes: node-3, or just 3; or who holds a role, such as host.", metavar="NODE..."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 
 
@@ -49,20 +54,47 @@ def _record(directory: Path | None) -> Record:
 def status(directory: Dir = None, as_json: Json = False) -> None:
     """Show every node as it is now."""
     record = _record(directory)
+    nodes = _looked_at(record)
+    for node, observed in zip(record.nodes, nodes, strict=True):
+        observed.process = describe(node)
+    if as_json:
+        sys.stdout.write(_status_json(record, nodes) + "\n")
+        return
+    console = Console(highlight=False)
+    console.print(table(f"{record.plan.method} on {record.plan.task}", nodes))
+    for line in network_lines(directory or newest(BASE), record.plan):
+        console.print(line, soft_wrap=True)
+
+
+def _looked_at(record: Record) -> list[Observed]:
+    """Return all nodes as they are now."""
     watcher = Watcher([(node.name, Path(node.home)) for node in record.nodes], fetch_status)
     try:
         watcher.look(patience=5.0)
     finally:
         watcher.close()
-    for node, observed in zip(record.nodes, watcher.nodes, strict=True):
-        observed.process = describe(node)
-    if as_json:
-        sys.stdout.write(_status_json(record, watcher.nodes) + "\n")
-        return
-    console = Console(highlight=False)
-    console.print(table(f"{record.plan.method} on {record.plan.task}", watcher.nodes))
-    for line in network_lines(directory or newest(BASE), record.plan):
-        console.print(line, soft_wrap=True)
+    return list(watcher.nodes)
+
+
+def numbers_of(plan: Plan, names: Sequence[str], look: Callable[[], Sequence[Observed]]) -> list[int]:
+    """Return nodes' numbers from ``node-3``, ``3``, or a role such as ``host``: the first node that holds it.
+
+    Raises:
+        BadPlan: there is no such node, and none that holds such a role.
+    """
+    found = []
+    for name in names:
+        if name.removeprefix("node-").isdecimal() or name.startswith("node-"):
+            found.append(index_of(plan, name))
+            continue
+        held = holders(look(), name)
+        if not held:
+            raise BadPlan(
+                f"no node here holds the role {name}: choose a node from {name_of(1)} to"
+                f" {name_of(plan.nodes)}; shoal status of one says who hosts"
+            )
+        found.append(held[0])
+    return found
 
 
 def _status_json(record: Record, nodes: Sequence[Observed]) -> str:
@@ -76,7 +108,7 @@ def _status_json(record: Record, nodes: Sequence[Observed]) -> str:
 def _signal(directory: Path | None, names: Sequence[str], number: int, done: str, undo: str = "") -> None:
     where = directory or newest(BASE)
     record = read_record(where)
-    indices = [index_of(record.plan, name) for name in names]
+    indices = numbers_of(record.plan, names, lambda: _looked_at(record))
     for index in indices:
         node_of(record, index)
     found = Hands(where, "hand").signal(indices, number)
@@ -133,8 +165,9 @@ def restart(nodes: Nodes, directory: Dir = None) -> None:
 def split(nodes: Nodes, directory: Dir = None) -> None:
     """Cut all links between these nodes and the rest; the rest of the links stay as they are."""
     where = directory or newest(BASE)
-    plan = read_record(where).plan
-    side = sorted({index_of(plan, name) for name in nodes})
+    record = read_record(where)
+    plan = record.plan
+    side = sorted(set(numbers_of(plan, nodes, lambda: _looked_at(record))))
     if len(side) == plan.nodes:
         raise BadPlan("that would leave nobody on the other side: name fewer nodes")
     Hands(where, "hand").split(side)

@@ -140,3 +140,14 @@ class Watcher:
     def close(self) -> None:
         """Ask no more. An answer that is still awaited is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def holders(nodes: Sequence[Observed], role: str) -> list[int]:
+    """Return the numbers of the nodes that hold a role, as they say themselves."""
+    return [
+        number
+        for number, node in enumerate(nodes, start=1)
+        if node.status is not None
+        and node.status.calls is not None
+        and node.status.peer_id in node.status.calls.hosts.get(role, [])
+    ]

@@ -8,8 +8,10 @@ import pytest
 from testnet_fakes import round_status, status
 
 from shoal.node.errors import NotRunning, Refused
-from shoal.node.status import Status
+from shoal.node.status import CallsStatus, Status
 from shoal.node.testnet import watch
+from shoal.node.testnet.cli import numbers_of
+from shoal.node.testnet.plan import BadPlan, Plan
 from shoal.node.testnet.watch import Observed, Watcher
 from shoal.node.web import client
 
@@ -104,3 +106,19 @@ def test_a_node_that_does_not_answer_has_no_status(
 
     monkeypatch.setattr(client, "fetch_status", fetch)
     assert watch.fetch_status(tmp_path) is None
+
+
+def test_a_role_stands_for_the_first_node_that_holds_it() -> None:
+    nodes = [Observed(f"node-{i}") for i in (1, 2, 3)]
+    for node, held in zip(
+        nodes, ({}, {"host": ["12D3KooWnode-2"]}, {"spare": ["12D3KooWnode-3"]}), strict=True
+    ):
+        calls = CallsStatus(hosts=held, per_second=0.0, waiting=0, unanswered=0, parts=[])
+        node.take(msgspec.structs.replace(status(name=node.name), calls=calls))
+    assert numbers_of(Plan(nodes=3), ["host", "3", "spare", "node-1"], lambda: nodes) == [2, 3, 3, 1]
+    with pytest.raises(
+        BadPlan, match="no node here holds the role host2: choose a node from node-1 to node-3"
+    ):
+        numbers_of(Plan(nodes=3), ["host2"], lambda: nodes)
+    with pytest.raises(BadPlan, match="no node 4"):
+        numbers_of(Plan(nodes=3), ["4"], lambda: nodes)
