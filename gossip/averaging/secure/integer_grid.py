@@ -14,6 +14,7 @@ who did not keep to this.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol
 
 import numpy as np
@@ -121,7 +122,7 @@ class Grid:
                     return False
                 continue
             np.take(table, sums.view(np.int64), out=here, mode="clip")
-            if np.isnan(here.min()):
+            if here.max() == inf:
                 return False
         return True
 
@@ -139,10 +140,10 @@ class Grid:
         return np.float64(self.step / total) if total else np.float64(0)
 
     def _table(self, total: int) -> Vector:
-        """Return the mean of each sum, float32 [2^width]; not a number where it is outside the range."""
+        """Return the mean of each sum, float32 [2^width]; infinity where it is outside the range."""
         sums = np.arange(1 << self.width, dtype=np.uint64)
         means: Vector = (sums * self._scale(total) - self.clip).astype(np.float32)
-        means[sums > total * self._top] = np.nan
+        means[sums > total * self._top] = inf
         return means
 
     @property
