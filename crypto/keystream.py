@@ -19,6 +19,11 @@ MAX_CALL: Final = 1 << 20
 """Bytes of one call."""
 
 
+Words = npt.NDArray[np.uint64]
+PIECE: Final = 32_768
+"""Words that are masked at a time: what is in between stays in the cache."""
+
+
 class Keystream:
     """See the module's docstring."""
 
@@ -38,9 +43,15 @@ class Keystream:
         """Return so many bytes, at most 1 MiB; they differ from those of another cut into calls."""
         return self._sealed(n_bytes)[:n_bytes]
 
-    def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """Return so many words, uint64 [count], as `draw` would, little endian."""
-        return np.frombuffer(self._sealed(8 * count), "<u8", count)
+    def mask(self, words: Words, *, is_minus: bool = False) -> None:
+        """Add the stream to words, uint64 [n], or take it away, modulo 2^64, in place."""
+        for at in range(0, words.size, PIECE):
+            some = words[at : at + PIECE]
+            stream = np.frombuffer(self._sealed(some.nbytes), "<u8", some.size)
+            if is_minus:
+                some -= stream
+            else:
+                some += stream
 
     def _sealed(self, n_bytes: int) -> bytes:
         if n_bytes > MAX_CALL:

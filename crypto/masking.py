@@ -33,23 +33,18 @@ from hashlib import blake2b
 from itertools import combinations, islice
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
 from nacl.exceptions import CryptoError as NaclError
 from nacl.public import Box, PrivateKey, PublicKey
 from nacl.utils import random
 
 from shoal.crypto.errors import BadKey, BadShare, SecondList
-from shoal.crypto.keystream import Keystream
+from shoal.crypto.keystream import Keystream, Words
 from shoal.crypto.shamir import Entropy, join, split
 
-Words = npt.NDArray[np.uint64]
 KEY: Final = 32
 SEALED: Final = Box.NONCE_SIZE + 16
 """What sealing adds to a share, in bytes."""
-PIECE: Final = 32_768
-"""Words of a keystream that are made at a time: they stay in the cache."""
 LEAST: Final = 3
 """Members of a list that is opened: of two each would know the other's words."""
 MAX_TRIES: Final = 400
@@ -205,7 +200,7 @@ class Masks:
             raise SecondList("a mask is used once, when all have dealt")
         self._is_used.add(label)
         pairs, own = self._secrets(label)
-        _add_stream(words, self._key(own, label, b"self"))
+        Keystream(self._key(own, label, b"self")).mask(words)
         for other in self.maskers:
             if other != self._me:
                 self._add_pair(words, pairs, self._me, other, label)
@@ -324,7 +319,7 @@ class Masks:
         shared = crypto_scalarmult(secret, self.roster.public(other, label, for_pairs=True))
         low, high = sorted((member, other))
         key = self._key(shared, label, low.to_bytes(4, "big") + high.to_bytes(4, "big"))
-        _add_stream(words, key, is_minus=member != low)
+        Keystream(key).mask(words, is_minus=member != low)
 
 
 class OpenedMasks:
@@ -346,7 +341,7 @@ class OpenedMasks:
         for member in masks.maskers:
             secret = self._secrets[member, label]
             if member in contributors:
-                _add_stream(words, masks._key(secret, label, b"self"), is_minus=True)
+                Keystream(masks._key(secret, label, b"self")).mask(words, is_minus=True)
                 continue
             for other in sorted(contributors):
                 # What the pair adds to the absent one is what the other lacks.
@@ -356,17 +351,6 @@ class OpenedMasks:
 def _few_of(holders: list[int], most: int) -> "list[tuple[int, ...]]":
     """Return the sets of up to two holders to leave out, the smallest first."""
     return [each for size in range(min(most, 2) + 1) for each in combinations(holders, size)]
-
-
-def _add_stream(words: Words, key: bytes, *, is_minus: bool = False) -> None:
-    """Add the keystream of a key to words, or take it away, modulo 2^64, in place. A key serves once."""
-    stream = Keystream(key)
-    for at in range(0, words.size, PIECE):
-        some = words[at : at + PIECE]
-        if is_minus:
-            some -= stream.words(some.size)
-        else:
-            some += stream.words(some.size)
 
 
 def _public_half(secret: bytes, *, for_pairs: bool) -> bytes:

@@ -3,9 +3,9 @@
     k_ij     = BLAKE2b-256(key = X25519(own secret, their public), context | both public keys, sorted)
     share_i  = sum over j > i of PRF(k_ij)  -  sum over j < i of PRF(k_ij)
 
-The PRF is BLAKE2b-512 where the shares are scalars modulo q, and the ChaCha20 keystream of libsodium where
-they are words modulo 2^64. Any k - 1 of k shares are uniform and independent of what is added to them, for
-whoever knows none of the keys between the two peers that he looks at. k - 1 peers together know the rest.
+The PRF is BLAKE2b-512 where the shares are scalars modulo q, and the keystream of masks (crypto/keystream.py)
+where they are words modulo 2^64. Any k - 1 of k shares are uniform and independent of what is added to them,
+for whoever knows none of the keys between the two peers that he looks at. k - 1 peers together know the rest.
 
 A key serves one context. For a second one it refuses: sums under the same masks give away their difference.
 """
@@ -17,17 +17,15 @@ from typing import Final
 import nacl.exceptions
 import nacl.utils
 import numpy as np
-import numpy.typing as npt
 from nacl import bindings
 
 from shoal.crypto.errors import AlreadyUsed, BadKey
 from shoal.crypto.functional.group import ORDER, scalar_from_uniform
+from shoal.crypto.keystream import Keystream, Words
 
 PUBLIC_BYTES: Final = 32
 MIN_PEERS: Final = 3
 """Of two, one takes its own number from the sum and knows the other's."""
-
-Words = npt.NDArray[np.uint64]
 
 
 class OneTimeKey:
@@ -79,9 +77,7 @@ class OneTimeKey:
         """
         total = np.zeros(count, np.uint64)
         for sign, key in self._pairs(publics, context):
-            stream = nacl.utils.randombytes_deterministic(8 * count, key)
-            words = np.frombuffer(stream, "<u8").astype(np.uint64)
-            total = total + words if sign > 0 else total - words
+            Keystream(key).mask(total, is_minus=sign < 0)
         return total
 
     def _pairs(self, publics: Sequence[bytes], context: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,7 +1,9 @@
 """Fuse filters: a set of numbers in about 8.6 bits per member, with one false member in 256 others.
 
+With fingerprints of 16 bits it takes twice that, and one in 65,536 others is a false member.
+
 Graf, Lemire, "Binary Fuse Filters: Fast and Smaller Than Xor Filters", ACM Journal of Experimental
-Algorithmics 27, 2022, https://arxiv.org/abs/2201.01174; here with four cells per key and 8-bit fingerprints.
+Algorithmics 27, 2022, https://arxiv.org/abs/2201.01174; here with four cells per key.
 
     | segment 0 | segment 1 | segment 2 | segment 3 | ... |       an array of bytes
           x           x           x           x                   a key's cells, in four neighbours
@@ -18,7 +20,7 @@ length they do not check. A filter of ours comes from a peer, so its reader is t
 
 import math
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,9 @@ from shoal.gossip.errors import RemoteViolation
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
 Cells: TypeAlias = npt.NDArray[np.int64]
+Prints: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Bits: TypeAlias = Literal[8, 16]
+"""Of a fingerprint."""
 
 ARITY: Final = 4
 MAX_SEGMENT_BITS: Final = 18
@@ -47,34 +52,37 @@ class FuseFilter:
     """A power of two."""
     segment_count: int
     """How many segments a key's first cell may lie in; there are three more."""
-    fingerprints: npt.NDArray[np.uint8]
+    fingerprints: Prints
+    """uint8 or uint16."""
 
     def contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        """Say for each key whether it is in the set: always true for a member, once in 256 for another."""
+        """Say for each key whether it is in the set: always true for a member, once in 2^bits for another."""
         # In parts, since the cells of a key take forty times as much memory as the answer.
         parts = [keys[start : start + CHUNK] for start in range(0, keys.size, CHUNK)]
         return np.concatenate([np.zeros(0, np.bool_), *(self._contains(part) for part in parts)])
 
     def _contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        cells, prints = _places(keys, self.seed, self.segment_length, self.segment_count)
+        cells, hashes = _places(keys, self.seed, self.segment_length, self.segment_count)
+        most = np.uint64((1 << 8 * self.fingerprints.itemsize) - 1)
+        prints = hashes.copy()
         for column in cells.T:
-            prints ^= self.fingerprints[column]
-        is_member: npt.NDArray[np.bool_] = prints == 0
+            prints ^= self.fingerprints[column].astype(np.uint64)
+        is_member: npt.NDArray[np.bool_] = prints & most == 0
         return is_member
 
 
 def array_length(segment_length: int, segment_count: int) -> int:
-    """Return how many bytes a filter's array has."""
+    """Return how many fingerprints a filter's array has."""
     return (segment_count + ARITY - 1) * segment_length
 
 
 def largest_array(members: int) -> int:
-    """Return the most bytes that a filter of so many members may have, with room for other builders."""
+    """Return the most fingerprints of a filter of so many members, with room for other builders."""
     return 4 * members + 64
 
 
-def build(keys: Keys) -> FuseFilter:
-    """Return the filter of a set; what comes twice is in it once.
+def build(keys: Keys, bits: Bits = 8) -> FuseFilter:
+    """Return the filter of a set; what comes twice is in it once. `bits`: of a fingerprint.
 
     Raises:
         ValueError: the set is empty, or no seed works, which does not happen.
@@ -85,15 +93,16 @@ def build(keys: Keys) -> FuseFilter:
     segment_length, segment_count = _geometry(members.size)
     size = array_length(segment_length, segment_count)
     for seed in range(MAX_SEEDS):
-        cells, prints = _places(members, seed, segment_length, segment_count)
+        cells, hashes = _places(members, seed, segment_length, segment_count)
         order = _peel(cells, size)
         if order is not None:
+            prints: Prints = hashes.astype(np.uint8) if bits == 8 else hashes.astype(np.uint16)
             return FuseFilter(seed, segment_length, segment_count, _assign(order, cells, prints, size))
     raise ValueError(f"no seed out of {MAX_SEEDS} gives a filter of {members.size} keys")
 
 
 def check_geometry(seed: int, segment_length: int, segment_count: int, members: int) -> int:
-    """Return the array's length of an announced filter, before anything is allocated for it.
+    """Return how many fingerprints an announced filter has, before anything is allocated for it.
 
     Raises:
         RemoteViolation: no filter of so many members looks like this.
@@ -130,10 +139,8 @@ def _mix(words: Keys) -> Keys:
     return words ^ (words >> np.uint64(33))
 
 
-def _places(
-    keys: Keys, seed: int, segment_length: int, segment_count: int
-) -> tuple[Cells, npt.NDArray[np.uint8]]:
-    """Return each key's four cells [n, 4] and its fingerprint."""
+def _places(keys: Keys, seed: int, segment_length: int, segment_count: int) -> tuple[Cells, Keys]:
+    """Return each key's four cells [n, 4] and its hash, whose lowest bits are its fingerprint."""
     start = np.uint64((seed + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
     first = _mix(keys + start)
     second = _mix(first ^ start)
@@ -143,7 +150,7 @@ def _places(
     for i in range(1, ARITY):
         offset = (second >> np.uint64((i - 1) * MAX_SEGMENT_BITS)).astype(np.int64) & low
         cells[:, i] = (cells[:, 0] + i * segment_length) ^ offset
-    return cells, first.astype(np.uint8)
+    return cells, first
 
 
 def _peel(cells: Cells, size: int) -> list[tuple[Cells, Cells]] | None:
@@ -167,10 +174,8 @@ def _peel(cells: Cells, size: int) -> list[tuple[Cells, Cells]] | None:
     return order if left == 0 else None
 
 
-def _assign(
-    order: list[tuple[Cells, Cells]], cells: Cells, prints: npt.NDArray[np.uint8], size: int
-) -> npt.NDArray[np.uint8]:
-    array = np.zeros(size, np.uint8)
+def _assign(order: list[tuple[Cells, Cells]], cells: Cells, prints: Prints, size: int) -> Prints:
+    array: Prints = np.zeros(size, prints.dtype)
     for keys, slots in reversed(order):
         # No other key of this step uses one of these slots, so they can all be set at once.
         array[slots] = np.bitwise_xor.reduce(array[cells[keys]], axis=1) ^ prints[keys]

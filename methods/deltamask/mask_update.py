@@ -125,7 +125,7 @@ def _rice(positions: Indices, bounds: Bounds) -> Rice:
 
 def _filter(positions: Indices) -> Filter:
     built = build(positions.astype(np.uint64))
-    raw, image = built.fingerprints.tobytes(), to_png(built.fingerprints)
+    raw, image = built.fingerprints.tobytes(), to_png(built.fingerprints.view(np.uint8))
     is_image = len(image) < len(raw)
     form = (positions.size, built.seed, built.segment_length, built.segment_count)
     return Filter(*form, is_image, image if is_image else raw)

@@ -5,7 +5,7 @@ from hashlib import blake2b
 import numpy as np
 import pytest
 
-from shoal.crypto.keystream import MAX_CALL, Keystream
+from shoal.crypto.keystream import MAX_CALL, PIECE, Keystream
 
 KEY = bytes(range(32))
 
@@ -17,8 +17,13 @@ def test_it_is_that_of_the_golden_vector_and_another_in_every_call() -> None:
     assert blake2b(second, digest_size=8).hexdigest() == "d26b6963849dc948"
 
 
-def test_words_are_the_bytes() -> None:
-    assert Keystream(KEY).words(100).tobytes() == Keystream(KEY).draw(800)
+def test_a_mask_is_the_stream_in_pieces_and_is_taken_away_again() -> None:
+    words = np.zeros(PIECE + 100, np.uint64)
+    Keystream(KEY).mask(words)
+    stream = Keystream(KEY)
+    assert words.tobytes() == stream.draw(8 * PIECE) + stream.draw(800)
+    Keystream(KEY).mask(words, is_minus=True)
+    assert not words.any()
 
 
 def test_the_last_nonce_is_followed_by_the_first() -> None:

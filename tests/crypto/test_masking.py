@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from shoal.crypto.errors import BadKey, BadShare, SecondList
-from shoal.crypto.masking import LEAST, MaskKeys, Masks, Roster, Words, is_public, threshold_of
+from shoal.crypto.keystream import Words
+from shoal.crypto.masking import LEAST, MaskKeys, Masks, Roster, is_public, threshold_of
 
 LABELS, SIZE = 2, 40
 

@@ -52,7 +52,7 @@ def test_no_number_moves_by_more_than_the_clip() -> None:
     assert reports[0][0].metrics["clipped"] == 0.5
 
 
-@pytest.mark.parametrize("mapping", ["packed", "bfuse8"])
+@pytest.mark.parametrize("mapping", ["packed", "bfuse8", "bfuse16"])
 def test_the_papers_weights_in_place_of_their_changes(mapping: str) -> None:
     start = np.zeros(4, np.float32)
     options = {"mode": "fe-paper", "target": "weights", "clip": 8, "kappa": 4, "bits": 12}
