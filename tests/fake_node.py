@@ -17,6 +17,7 @@ import trio
 from shoal.node.errors import UserError
 from shoal.node.status import BootstrapStatus, PeerStatus, RoundStatus, RunStatus, Status
 from shoal.node.storage.home import Home
+from shoal.node.web.past import Past
 from shoal.node.web.server import make_app, serve_http
 
 ME = "12D3KooWA4Xop1JaT3MHxwYMkCepYsv4iPVopMXwCz5iHYdBfeSB"
@@ -143,11 +144,13 @@ class Obedient:
 class FakeNode:
     """Holds a home and serves its control socket until it is told to stop, or the block ends."""
 
-    def __init__(self, home: Path, status: Callable[[], Status], runtime: Path) -> None:
-        """`runtime`: a runtime directory of the test's own."""
+    def __init__(
+        self, home: Path, status: Callable[[], Status], runtime: Path, past: Past | None = None
+    ) -> None:
+        """`runtime`: a runtime directory of the test's own; `past`: what it tells of what happened."""
         self.control = Obedient()
         self._home = Home(home)
-        self._status = status
+        self._status, self._past = status, past
         self._environ = {"XDG_RUNTIME_DIR": str(runtime)}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._serve,))
@@ -160,7 +163,9 @@ class FakeNode:
         with self._home.locked(self._environ), scope:
             path = self._home.new_socket("control", self._environ)
             async with trio.open_nursery() as nursery:
-                await nursery.start(serve_http, make_app(self._status, self.control), f"unix:{path}")
+                await nursery.start(
+                    serve_http, make_app(self._status, self.control, past=self._past), f"unix:{path}"
+                )
                 self._ready.set()
 
     def __enter__(self) -> "FakeNode":

@@ -28,6 +28,7 @@ from shoal.node.cli.metrics import metrics_app
 from shoal.node.cli.network_key import key_app
 from shoal.node.cli.node import bootstrap_app, id_, init, stop
 from shoal.node.cli.operation.pause import pause, resume
+from shoal.node.cli.operation.top import top
 from shoal.node.cli.runs import runs
 from shoal.node.cli.show import config_app, peers, status
 from shoal.node.cli.start import start
@@ -148,6 +149,7 @@ _COMMANDS: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (
     (RUNNING, "status", status),
     (RUNNING, "peers", peers),
     (RUNNING, "runs", runs),
+    (RUNNING, "top", top),
     (RUNNING, "history", history),
     (RUNNING, "track", track),
     (WHO, "found", found),

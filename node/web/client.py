@@ -26,6 +26,24 @@ from shoal.node.storage.home import Home, typed
 TIMEOUT: Final = 10.0
 """Seconds for an answer. The daemon answers at any time, so a longer wait means that it hangs."""
 
+
+class ToldEvent(msgspec.Struct, frozen=True):
+    """An event as a node tells it."""
+
+    time: float
+    """Unix seconds."""
+    level: str
+    text: str
+
+
+class KeptEvent(msgspec.Struct, frozen=True):
+    """An event with its place among all."""
+
+    id: int
+    kind: str
+    told: ToldEvent
+
+
 _status: Final[msgspec.msgpack.Decoder[Status]] = msgspec.msgpack.Decoder(Status)
 
 
@@ -54,6 +72,11 @@ def fetch_status(home: Path) -> Status:
         raise Refused(
             f"the node in {home} is of another version of shoal; restart it with: shoal stop; shoal start"
         ) from None
+
+
+def fetch_events(home: Path, after: int) -> list[KeptEvent]:
+    """Ask the running node for the events since one, at most the last 1,000. Raises like `fetch_status`."""
+    return msgspec.json.decode(_ask(home, "GET", f"/events.json?after={after}"), type=list[KeptEvent])
 
 
 def add_bootstrap(home: Path, address: str) -> None:

@@ -118,10 +118,14 @@ class EventLog:
         for listener in self._listeners:
             listener.put(told)
 
+    def since(self, after: int) -> list[Told]:
+        """Return the events since the event `after` that are kept, oldest first."""
+        return [told for told in self._kept if told.id > after]
+
     @contextmanager
     def listen(self, after: int, most: int = KEPT) -> Iterator[Listener]:
         """Give the events since `after`, at most the last `most`, and those from now on."""
-        missed = [told for told in self._kept if told.id > after]
+        missed = self.since(after)
         listener = Listener(missed[max(0, len(missed) - most) :])
         self._listeners.add(listener)
         try:
@@ -145,8 +149,8 @@ class EventStream:
             refusal = PlainTextResponse(text, status_code=503, headers={"retry-after": "10"})
             await refusal(scope, receive, send)
             return
-        after = _number(request.headers.get("last-event-id", ""), 0)
-        most = _number(request.query_params.get("last", ""), KEPT)
+        after = number(request.headers.get("last-event-id", ""), 0)
+        most = number(request.query_params.get("last", ""), KEPT)
         with self._log.listen(after, most) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_tell, listener, send)
@@ -164,6 +168,6 @@ async def _tell(listener: Listener, send: Send) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def _number(text: str, default: int) -> int:
+def number(text: str, default: int) -> int:
     """Return a number that a visitor sent, if it is one."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else default

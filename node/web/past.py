@@ -1,6 +1,7 @@
 """Past: what happened in a node, for whoever opens its page now: events, and every round that was kept.
 
 GET /events          events as they happen, see `shoal.node.web.events`
+GET /events.json     those that are kept, at once; with ?after=ID those since one
 GET /history.json    the rounds of the run that the node is in, at most 2,000 of them, see `columns`
 """
 
@@ -16,7 +17,7 @@ from starlette.routing import Route
 from shoal.node.status import RoundStatus
 from shoal.node.storage.database import Store
 from shoal.node.text import escaped
-from shoal.node.web.events import EventLog, EventStream
+from shoal.node.web.events import EventLog, EventStream, number
 
 BUCKETS: Final = 666
 """Of the rounds of a run, each of which gives up to 3 rounds."""
@@ -68,4 +69,16 @@ def past_routes(past: Past) -> list[Route]:
     async def history(request: Request) -> Response:
         return Response(msgspec.json.encode(await past.history()), media_type="application/json")
 
-    return [Route("/history.json", history), Route("/events", EventStream(past.events), methods=["GET"])]
+    async def events(request: Request) -> Response:
+        after = number(request.query_params.get("after", ""), 0)
+        told = [
+            {"id": each.id, "kind": each.kind, "told": msgspec.Raw(each.data)}
+            for each in past.events.since(after)
+        ]
+        return Response(msgspec.json.encode(told), media_type="application/json")
+
+    return [
+        Route("/history.json", history),
+        Route("/events", EventStream(past.events), methods=["GET"]),
+        Route("/events.json", events),
+    ]

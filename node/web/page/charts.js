@@ -99,6 +99,9 @@ function drawLearning(list, numbers) {
     options(holder, [{ label: name, stroke: color("accent"), width: 2, points }], (value) => number(value)));
 }
 
+// What nine of ten rounds do not pass. A first round that waited for company would make the others a flat line.
+const usual = (values) => [...values].sort((a, b) => a - b)[Math.floor(0.9 * (values.length - 1))];
+
 function drawTimes(list, numbers) {
   // Each area reaches from the ground to the sum of those below it: the largest is drawn first.
   const spent = (done, parts) => parts.reduce((sum, part) => sum + done[`${part}_seconds`], 0);
@@ -107,7 +110,7 @@ function drawTimes(list, numbers) {
     PARTS.map((part) => ({
       label: part, stroke: color(part), fill: color(part), width: 1,
       value: (chart, _, at, index) => seconds((index === null ? chart.data[at].at(-1) : chart.data[at][index]) - ((index === null ? chart.data[at + 1]?.at(-1) : chart.data[at + 1]?.[index]) ?? 0)),
-    })), (value) => `${number(value)} s`, { scale: { range: (_, low, high) => [0, high || 1] } }));
+    })), (value) => `${number(value)} s`, { scale: { range: (chart, low, high) => [0, Math.min(high, 4 * usual(chart.data[1])) || 1] } }));
 }
 
 function drawBytes(list, numbers) {

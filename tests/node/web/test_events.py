@@ -105,6 +105,19 @@ def test_who_comes_back_gets_what_it_missed_and_nothing_twice(tmp_path: Path) ->
     over_http(tmp_path, visit)
 
 
+def test_a_program_that_asks_now_and_then_gets_the_events_since_it_asked_last(tmp_path: Path) -> None:
+    async def visit(past: Past, client: httpx.AsyncClient) -> None:
+        past.events.publish("log", b'{"text":"one"}')
+        [first] = (await client.get("/events.json")).json()
+        assert (first["kind"], first["told"]) == ("log", {"text": "one"})
+        past.events.publish("peer", b'{"text":"two"}')
+        [second] = (await client.get("/events.json", params={"after": first["id"]})).json()
+        assert (second["kind"], second["told"]) == ("peer", {"text": "two"})
+        assert len((await client.get("/events.json", params={"after": "-1; DROP"})).json()) == 2
+
+    over_http(tmp_path, visit)
+
+
 def test_there_is_room_for_so_many_listeners_and_again_when_one_has_gone(tmp_path: Path) -> None:
     async def visit(past: Past, client: httpx.AsyncClient) -> None:
         async with AsyncExitStack() as stack:

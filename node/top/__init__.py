@@ -1,0 +1,1 @@
+"""The swarm in a terminal: `shoal top`."""
