@@ -37,6 +37,8 @@ MAX_EVENTS: Final = 500
 """Lines of events that are kept."""
 PEER_COLUMNS: Final = ("peer", "link", "does", "round", "state", "seen", "sent", "received", "address")
 ROUND_COLUMNS: Final = ("round", "ended", "outcome", "loss", "took", "sent", "who")
+QUIET: Final = ("starting", "finished", "stopping")
+"""Phases in which it is no news that nobody is linked."""
 LINK_STYLES: Final = {"direct": "green", "relayed": "yellow", "none": "dim"}
 OUTCOME_STYLES: Final = {"averaged": "green", "alone": "yellow", "failed": "red"}
 LEVEL_STYLES: Final = {"warning": "yellow", "error": "bold red"}
@@ -75,7 +77,7 @@ def head_line(status: Status) -> Text:
 def notice(status: Status) -> Text:
     """Return what a person should know first; empty where all is well."""
     lines = list(status.problems)
-    if not any(peer.link != "none" for peer in status.peers) and status.phase not in ("finished", "stopping"):
+    if not any(peer.link != "none" for peer in status.peers) and status.phase not in QUIET:
         lines.append(
             f"This node is alone. On another device: {status.join_command or 'nobody can reach it yet'}"
         )
@@ -256,7 +258,9 @@ class Top(App[None]):
     def _write_event(self, event: KeptEvent) -> None:
         clock = time.strftime("%H:%M:%S", time.localtime(event.told.time))
         style = LEVEL_STYLES.get(event.told.level, "")
-        self.query_one("#log", RichLog).write(Text(f"{clock}  {printable(event.told.text)}", style=style))
+        # What a node says when it is up has several lines; the first names it.
+        said = printable(event.told.text.split("\n")[0])
+        self.query_one("#log", RichLog).write(Text(f"{clock}  {said}", style=style))
 
     # --- keys -------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ function drawEvents() {
   tabs($("event-kinds"), ["all", ...KINDS.filter((kind) => list.some((each) => each.kind === kind))], chosen, (kind) => { chosen = kind; drawEvents(); });
   const shown = list.filter((each) => chosen === "all" || each.kind === chosen).slice(0, SHOWN);
   $("events").replaceChildren(...shown.map((each) => node("li", { class: each.level },
-    node("time", {}, clock(each.time)), node("span", { class: "kind" }, each.kind), node("span", {}, each.text))));
+    node("time", {}, clock(each.time)), node("span", { class: "kind" }, each.kind), node("span", {}, each.text.split("\n")[0]))));
   $("no-events").hidden = shown.length > 0;
 }
 

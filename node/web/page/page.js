@@ -76,7 +76,7 @@ function bannerOf(status) {
       text: `${peers} another model (state ${first.state_hash.slice(0, 6)}, round ${first.round}) than this node, which stays with those that it trained with. If this node was away for long and you trust the others, let it follow them:`,
       commands: [["", `shoal trust reset${home}`]] };
   }
-  if (!isLinked && status.phase !== "stopping") {
+  if (!isLinked && status.phase !== "stopping" && status.phase !== "starting") {
     const join = status.join_command;
     const text = status.alone
       ? `For ${seconds(status.alone.seconds)} none of those that trained with it is linked. ${status.alone.waits ? "It keeps the model they agreed on, and waits." : "It trains on alone."} Start them again, or another device with:`
@@ -190,6 +190,10 @@ function drawRun(status) {
     facts.Engine = `${name} · ${addresses.join("  ") || "not up"}`;
     const notes = [strangers && `${strangers} members that are no nodes`, restarts && `started again ${restarts} times`];
     facts["Its groups"] = [prefix, ...notes.filter(Boolean)].join(" · ");
+  }
+  if (status.privacy) {
+    const { kind, epsilon, budget, delta, releases, is_spent } = status.privacy;
+    facts.Privacy = `${kind}: epsilon ${number(epsilon, 3)}${budget ? ` of ${number(budget, 3)}` : ""} at delta ${number(delta, 2)}, after ${releases} releases${is_spent ? "; spent: this node gives nothing more" : ""}`;
   }
   if (status.quorum) facts.Quorum = status.quorum;
   facts.Memory = `${bytes(status.rss_bytes)}, of the daemon`;

@@ -1,5 +1,5 @@
 // The swarm as this node sees it: a picture, the states that peers hold, the runs, and a table of all peers.
-import { $, bytes, cardTable, hue, node, seconds, short, table } from "./dom.js";
+import { $, bytes, cardTable, hue, node, number, seconds, short, table } from "./dom.js";
 
 const SHOWN = 25;
 const RINGS = { direct: 0, punched: 0, relayed: 1, none: 2 };
@@ -100,7 +100,15 @@ export function drawPeers(status) {
   $("all-peers").textContent = showsAll ? `Show the first ${SHOWN}` : `Show all ${found.length}`;
 }
 
+// What linked peers have shown of their runs; without that, what their records say.
 function drawRuns(status) {
+  if (status.runs?.length) {
+    const isNews = status.runs.some((each) => !each.ours);
+    cardTable($("runs"), [["Run"], ["Task"], ["Method"], ["Who may join"], ["Peers", "number"], ["Round", "number"], ["Accuracy", "number"], ["Id"], [""]], isNews ? status.runs.map((each) => [
+      [each.name || "–"], [each.task || "–"], [each.method || "–"], [each.mode || "–"], [each.peers, "number"], [each.rounds ? `${each.round} of ${each.rounds}` : each.round, "number"],
+      [number(each.accuracy), "number"], [each.run_id, "mono"], [each.ours ? "this node's" : "", "good"]]) : []);
+    return;
+  }
   const runs = new Map();
   const add = (id, name, round, mine) => {
     const known = runs.get(id) ?? { name, peers: 0, round: 0, mine: false };
