@@ -39,5 +39,5 @@ def top(home: HomeOption = None) -> None:
             " shoal status --watch"
         ) from None
     source = Running(home_of(home).path)
-    # Who has no node is told so in a line, and not by an empty screen.
+    # A user without a node is told so in a line, and not by an empty screen.
     Top(source, source.status()).run()
