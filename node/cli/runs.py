@@ -100,7 +100,8 @@ def _asked(join: list[str], swarm: str, seconds: float) -> "Status":
             time.sleep(LOOKS)
             with suppress(NotRunning, Refused):
                 found = client.fetch_status(place)
-            if found is not None and found.runs and all(run.method or not run.linked for run in found.runs):
+            linked = [run for run in found.runs if run.linked] if found is not None else []
+            if found is not None and linked and all(run.method for run in linked):
                 return found
         said = log.read_text(errors="replace").strip().splitlines() if process.poll() else []
     if found is not None and (found.runs or any(peer.link != "none" for peer in found.peers)):
