@@ -52,9 +52,11 @@ def check_reach(status: Status | None, port: int, is_hidden: bool) -> Finding:
     public = [address for address, scope in scopes if scope in (Scope.PUBLIC, Scope.NAME)]
     if public:
         return Finding("reach", "ok", f"others are told {public[0]}; nobody was asked to dial it")
-    local = [address for address, scope in scopes if scope is Scope.PRIVATE]
+    # IPv4 first: routers forward that, and hand IPv6 through.
+    local = sorted(address for address, scope in scopes if scope is Scope.PRIVATE)
     place = endpoint(local[0]) if local else None
-    to = f"{place.host}:{place.port}" if place is not None else f"this machine, port {port}"
+    port = place.port if place is not None else port
+    to = f"{place.host}:{port}" if place is not None else f"this machine, port {port}"
     text = "no public address is known: peers outside your network may not be able to dial this node"
     fix = (
         f"to be reachable forward TCP {port} -> {to} on your router, then shoal start --announce"

@@ -130,6 +130,8 @@ def test_a_node_without_a_public_address_is_told_which_port_to_forward() -> None
     found = node.check_reach(home, 4710, is_hidden=False)
     assert found.level == "note"
     assert "forward TCP 4710 -> 192.168.1.23:4710" in found.fix
+    chosen = make_status(addresses=["/ip6/fd00::2/tcp/7/p2p/x", "/ip4/10.0.0.5/tcp/40001/p2p/x"])
+    assert "forward TCP 40001 -> 10.0.0.5:40001" in node.check_reach(chosen, 0, is_hidden=False).fix
     public = make_status(addresses=["/ip4/8.8.8.8/tcp/4710/p2p/x"])
     assert node.check_reach(public, 4710, is_hidden=False).level == "ok"
     assert node.check_reach(public, 4710, is_hidden=True).level == "note"
