@@ -27,7 +27,8 @@ def test_five_peers_finish_every_round() -> None:
 
 
 def test_no_invariant_is_violated_by_the_first_seeds() -> None:
-    for seed in range(2):
+    # In 125 two crash while they tell whose shares came.
+    for seed in (0, 1, 125):
         assert not violations(secure_scenario(seed)), f"seed {seed}"
 
 

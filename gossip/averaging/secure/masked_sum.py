@@ -332,7 +332,8 @@ class MaskedSum:
         told = [int.from_bytes(body, "big") for body in bodies.values() if len(body) == HEARD_BYTES]
         maskers = [n for n in self._adverts if sum(mask >> n & 1 for mask in told) >= need]
         self._masks.take(self._dealt, maskers)
-        group = self._subgroup(maskers)
+        # Members that came to other sets cut and own parts alike: they find out by what they consent to.
+        group = self._exchanges[Stage.HEARD].group
         self._words = self._encode()
         self._edges = bounds(self._words.size, group.parts)
         for part in range(len(group.members)):
@@ -342,7 +343,10 @@ class MaskedSum:
         config = msgspec.structs.replace(self._config_of(Stage.SUM), **plain)
         index, vector = self.index + SECURE_INDEX * Stage.SUM, self._words.view(np.float32)
         summing = WordSum(self._me, group, index, vector, 1.0, config, origin=EXACT)
-        return self._enter(Stage.SUM, summing, now)
+        effects = self._enter(Stage.SUM, summing, now)
+        for number in sorted(set(self._adverts) - set(maskers)):
+            effects += self.lost(self.group.members[number], now)
+        return effects
 
     def _summed(self, group: Group, outcome: Exchanged, now: float) -> Effects:
         assert self._masks is not None
