@@ -100,26 +100,13 @@ export function drawPeers(status) {
   $("all-peers").textContent = showsAll ? `Show the first ${SHOWN}` : `Show all ${found.length}`;
 }
 
-// What linked peers have shown of their runs; without that, what their records say.
+// What linked peers have shown of their runs. That of this node alone is no news.
 function drawRuns(status) {
-  if (status.runs?.length) {
-    const isNews = status.runs.some((each) => !each.ours);
-    cardTable($("runs"), [["Run"], ["Task"], ["Method"], ["Who may join"], ["Peers", "number"], ["Round", "number"], ["Accuracy", "number"], ["Id"], [""]], isNews ? status.runs.map((each) => [
-      [each.name || "–"], [each.task || "–"], [each.method || "–"], [each.mode || "–"], [each.peers, "number"], [each.rounds ? `${each.round} of ${each.rounds}` : each.round, "number"],
-      [number(each.accuracy), "number"], [each.run_id, "mono"], [each.ours ? "this node's" : "", "good"]]) : []);
-    return;
-  }
-  const runs = new Map();
-  const add = (id, name, round, mine) => {
-    const known = runs.get(id) ?? { name, peers: 0, round: 0, mine: false };
-    runs.set(id, { name: known.name || name, peers: known.peers + 1, round: Math.max(known.round, round), mine: known.mine || mine });
-  };
-  if (status.run) add(status.run.run_id.slice(0, 12), status.run.name, status.round, true);
-  for (const peer of status.peers) if (peer.run) add(peer.run, peer.run_name, peer.round, false);
-  const list = [...runs].sort((a, b) => b[1].mine - a[1].mine || b[1].peers - a[1].peers).slice(0, 20);
-  const isNews = list.some(([, each]) => !each.mine);
-  cardTable($("runs"), [["Run"], ["Id"], ["Nodes", "number"], ["Round", "number"], [""]], isNews ? list.map(([id, each]) => [
-    [each.name || "–"], [id, "mono"], [each.peers, "number"], [each.round, "number"], [each.mine ? "this node's" : "", "good"]]) : []);
+  const list = status.runs.some((each) => !each.ours) ? status.runs : [];
+  cardTable($("runs"), [["Run"], ["Task"], ["Method"], ["Who may join"], ["Peers", "number"], ["Round", "number"], ["Accuracy", "number"], ["Id"], [""]],
+    list.map((each) => [
+      [each.name || "–"], [each.task || "–"], [each.method || "–"], [each.mode || "–"], [each.peers, "number"],
+      [each.rounds ? `${each.round} of ${each.rounds}` : each.round, "number"], [number(each.accuracy), "number"], [each.run_id, "mono"], [each.ours ? "this node's" : "", "good"]]));
 }
 
 export function drawSwarm(status) {

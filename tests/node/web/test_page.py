@@ -21,7 +21,7 @@ from scripts.page_scenes import (
     training,
 )
 from scripts.page_shots import Stage, opened, shoot
-from shoal.node.status import FaultStatus
+from shoal.node.status import FaultStatus, HeardRunStatus
 
 pytestmark = [
     pytest.mark.slow,
@@ -114,7 +114,9 @@ def test_a_crowd_is_shown_by_its_first_and_all_of_it_when_asked(browser: Browser
             f"field.value = '{scene.status.peers[7].peer[-8:]}'; field.dispatchEvent(new Event('input'))"
         )
         assert count(tab, "#peers tbody tr") == 2
+        assert count(tab, "#runs tbody tr") == 2
         assert "cifar" in text(tab, "#runs")
+        assert "10000 of 20000" in text(tab, "#runs")
         tab.close()
 
 
@@ -131,6 +133,9 @@ def hostile() -> Scene:
     )
     status = msgspec.structs.replace(
         status,
+        runs=[
+            HeardRunStatus(name=HOSTILE, run_id=HOSTILE, peers=1, linked=1, round=1, ours=False, task=HOSTILE)
+        ],
         refusals=[HOSTILE],
         drops={HOSTILE: 1},
         named_faults=[FaultStatus(HOSTILE, HOSTILE, 1, 1.0)],
@@ -155,6 +160,7 @@ def test_what_a_peer_chose_is_text_and_nothing_else(browser: Browser) -> None:
             "#rounds",
             "#tiles",
             "#who",
+            "#runs",
         ):
             assert "<script>alert(1)</script>" in text(tab, place), place
         assert list(tab.complaints()) == []
