@@ -39,8 +39,8 @@ UNLEARN: Final = 4
 AFTER: Final = 6
 ROUNDS: Final = WARM + UNLEARN + AFTER
 RATES: Final = (0.05, 0.1)
-FORGET_RATES: Final = {"digits": (3e-3, 3e-3), "tables": (3e-2, 1e-1)}
-"""One for each rate. With 3e-3 the two short steps of a round change nothing on the table."""
+FORGET_RATES: Final = (3e-3, 3e-2, 1e-1)
+"""Each with each of the rates, the same for both data sets: the default, ten times it, and more."""
 How = Literal["efu", "leaves", "anew"]
 
 
@@ -187,7 +187,8 @@ def systems(case: Case) -> dict[str, System]:
     def candidates(**options: object) -> tuple[Method, ...]:
         return tuple(
             EFU(EFUConfig(steps=steps, lr=lr, clip=0.1, forget_lr=forget_lr, **options))  # type: ignore[arg-type]
-            for lr, forget_lr in zip(RATES, FORGET_RATES[case.data], strict=True)
+            for lr in RATES
+            for forget_lr in FORGET_RATES
         )
 
     return {

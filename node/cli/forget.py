@@ -29,6 +29,10 @@ def forget(
         typer.Option(help="Forget examples that carry a trigger: an .npz file with arrays mask and pattern."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds that unlearn.")] = 4,
+    retrain: Annotated[
+        bool,
+        typer.Option("--retrain", help="Say what it takes to train anew without this node's data: exact."),
+    ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Give up an earlier request and its notes.")
     ] = False,
@@ -42,6 +46,8 @@ def forget(
     from shoal.node.storage.forget_report import wish
 
     place = home_of(home)
+    if retrain:
+        raise BadConfig(_retraining(place))
     places, values = _trigger(trigger)
     labels = _labels(classes)
     if not (labels or peer_data or places):
@@ -117,6 +123,32 @@ def withdraw(home: HomeOption = None) -> None:
 
     ForgetFile(home_of(home).state_dir).withdraw()
     print("withdrawn; from the next round on this node trains on all its examples")
+
+
+def _retraining(place: "Home") -> str:
+    """Say from which round on this node's data is in the model, what is kept, and how to train anew."""
+    from shoal.node.storage.database import KeptRound, Store
+
+    rounds: list[KeptRound] = []
+    if place.database.exists():
+        store = Store(place.database)
+        rounds = store.kept_rounds()
+        store.close()
+    averaged = [
+        each.round.round
+        for each in rounds
+        if each.run_id == rounds[-1].run_id and each.round.outcome == "averaged"
+    ]
+    if not averaged:
+        return "this node has averaged with nobody yet, so none of its data is in a common model"
+    anew = (
+        "to train anew without its data, start all nodes that stay with --run NAME-anew and a new --home, and"
+        " the flags of before"
+    )
+    return (
+        f"this node's data is in the model since round {min(averaged)}, and no state from before it is kept"
+        f" with signed records of its rounds, so there is nothing to roll back to; {anew}"
+    )
 
 
 def _method_of(place: "Home") -> str | None:
