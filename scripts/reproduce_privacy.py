@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
@@ -34,6 +35,7 @@ from shoal.methods.learning.private_steps import PrivateSteps  # noqa: E402
 from shoal.methods.learning.task import batch_of  # noqa: E402
 from shoal.methods.tasks.digits import Digits  # noqa: E402
 
+Losses = np.ndarray[tuple[int], np.dtype[np.floating[Any]]]
 DELTA = 1e-4
 """Less than one over the 1,347 training examples of all."""
 STEPS, BATCH, RATE = 20, 32, 0.2
@@ -105,6 +107,11 @@ def attack(state: Vector, learners: Sequence[TorchLearner]) -> tuple[float, floa
     assert test is not None
     inside = np.concatenate([losses(learners[0], state, each.data) for each in learners])
     outside = losses(learners[0], state, test)
+    return curve(inside, outside)
+
+
+def curve(inside: Losses, outside: Losses) -> tuple[float, float]:
+    """Return what a threshold on the losses of members and of others tells: see `attack`."""
     thresholds = np.unique(np.concatenate([inside, outside]))
     true = np.searchsorted(np.sort(inside), thresholds, side="right") / inside.size
     false = np.searchsorted(np.sort(outside), thresholds, side="right") / outside.size
@@ -112,9 +119,7 @@ def attack(state: Vector, learners: Sequence[TorchLearner]) -> tuple[float, floa
     return float((true - false).max()), area
 
 
-def losses(
-    learner: TorchLearner, state: Vector, data: object
-) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+def losses(learner: TorchLearner, state: Vector, data: object) -> Losses:
     """Return the loss of each example, float32 [n]."""
     x, y = batch_of(data, torch.arange(len(data[0])))  # type: ignore[index]
     outputs, _ = learner.predict(state, x)
@@ -164,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measured = measure(row, seed, given.peers, rounds)
             found.setdefault(row.name, []).append(measured)
             if given.json:
-                print(json.dumps({"name": row.name, "seed": seed, **measured}), flush=True)
+                finite = {key: value for key, value in measured.items() if value != float("inf")}
+                print(json.dumps({"name": row.name, "seed": seed, **finite}), flush=True)
     if not given.json:
         print(table(found))
     return 0
