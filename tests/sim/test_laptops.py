@@ -76,11 +76,15 @@ class Day(Sim):
         self.failures: list[tuple[float, int, str]] = []
         self.made: Counter[tuple[int, bool]] = Counter()
         """(node, whether it was to train) -> rounds that it finished."""
+        self.waited = 0.0
+        """The longest search for a group while somebody paused; seconds."""
         honest = self.oracle.noticed
 
         def noticed(node: SimNode, notice: object) -> None:
             if isinstance(notice, commands.Failed):
                 self.failures.append((self.now, node.number, notice.text))
+            if isinstance(notice, commands.Averaged) and any(self.paused.values()):
+                self.waited = max(self.waited, notice.matchmaking_seconds)
             if isinstance(notice, commands.Averaged) and self.now < self.hurries_at:
                 self.made[node.number, not self.paused.get(node.number)] += 1
             honest(node, notice)
@@ -132,6 +136,8 @@ def test_a_node_that_pauses_at_any_moment_of_a_round_fails_nobodys(seed: int) ->
     assert not result.violations
     assert day.failures == []
     assert day.pauses == {2: 3}
+    # Others do not wait for it: without its word that it trains no more they do, for up to 16 s.
+    assert day.waited < 10
     assert min(day.made[number, True] for number in (0, 1)) > 12
     # What it had begun with others it finished; it began nothing.
     assert day.made[2, False] <= 3
