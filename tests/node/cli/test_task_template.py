@@ -14,6 +14,7 @@ from shoal.methods.learning.task_fit import fit_of
 from shoal.methods.mpsl.in_lockstep import SplitRun
 from shoal.methods.mpsl.method import MPSL
 from shoal.methods.registry import METHODS, load_method
+from shoal.methods.sfprompt.method import SFPrompt
 from shoal.node.cli.tools import task_new
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,7 +50,7 @@ def test_a_task_for_a_method_gives_all_that_it_asks_for_and_trains(
     assert missing <= {"identity()", "outputs()"}
     tasks = [load_task(name, {"seed": seed}) for seed in (1, 2, 3)]
     made = load_method(method, {})
-    if isinstance(made, MPSL):
+    if isinstance(made, MPSL | SFPrompt):
         split = SplitRun(made, tasks)
         assert all(report.steps > 0 for report in split.round())
         return
