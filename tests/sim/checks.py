@@ -537,6 +537,9 @@ def check_turn(oracle: Oracle, node: SimNode, convener: PeerId) -> None:
         return
     if search._is_several or (search._is_stalled and convener in standing.supporters):
         return
+    if not standing.colleagues and convener in standing.nearly:
+        # Others may see it before all that are none yet: of its two places the better one counts.
+        return
 
     def key(peer: PeerId) -> tuple[int, bytes]:
         text = search.run + search.round.to_bytes(8, "big") + peer.encode()

@@ -71,6 +71,14 @@ def test_one_of_three_that_cuts_everybody_stops_no_round_and_is_shut_out() -> No
         assert sim.nodes[name].member.admission.counts["cut out too early"] == 3
 
 
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_who_is_nearly_a_colleague_may_convene_before_who_missed_rounds(seed: int) -> None:
+    # Colleagues come to be in the last minutes, and the third node has stood in fewer rounds than the others.
+    pauses = [(at + seed * each, "trainer", 2, 150.0) for at, each in ((180.0, 6), (480.0, 18), (900.0, 0))]
+    scenario = Scenario(seed, 3, (*pauses, (1200.0, "tired", 0, 1.0)), paces=(60.0,), alone="go-on")
+    assert not Sim(scenario).run().violations
+
+
 def test_who_claims_to_have_colleagues_in_a_young_run_convenes_no_earlier(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
