@@ -1,14 +1,22 @@
 """A frozen base under real nodes: it never travels, and who has another is refused with the reason."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 from swarm import Swarm, wait_agreement
 
+from shoal.node.status import Status
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 FLAGS = ("--task", "paced:OnBase", "--option", "steps=3")
+
+
+def is_refused_for(reason: str, status: Status) -> bool:
+    """Tell whether a node tells a peer's refusal, or its own, with this reason."""
+    return any(reason in each for each in status.refusals)
 
 
 def test_only_what_is_trained_is_kept_and_another_base_is_refused(tmp_path: Path) -> None:
@@ -20,6 +28,15 @@ def test_only_what_is_trained_is_kept_and_another_base_is_refused(tmp_path: Path
         # The last layer, 16 by 4 and its biases.
         assert sum(each.size for each in load_file(kept).values() if each.ndim) == 68
         other = swarm.start("other", *FLAGS, "--task-option", "base=0.2", join=one)
-        reason = "other run spec: other numbers in the frozen tensors"
-        for node in (one, other):
-            node.wait(reason, lambda status: any(reason in each for each in status.refusals))
+        renamed = swarm.start("renamed", *FLAGS, "--task-option", "name=first", join=two)
+        numbers, name = (
+            "other run spec: other numbers in the frozen tensors",
+            "pinned tensor 0.bias float32[16]",
+        )
+        for node, reason in (
+            (one, numbers),
+            (other, numbers),
+            (two, name),
+            (renamed, "first.bias float32[16]"),
+        ):
+            node.wait(reason, partial(is_refused_for, reason))

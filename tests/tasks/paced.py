@@ -1,6 +1,7 @@
 """A task whose rounds take the time one wants, nearly without computing: for tests of the swarm around it."""
 
 import time
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -41,19 +42,19 @@ class Paced(Task):
 
 
 class OnBase(Paced):
-    """The same under a frozen first layer, all of whose weights are `base`."""
+    """The same under a frozen first layer of some name, all of whose weights are `base`."""
 
-    def __init__(self, base: float = 0.1, **options: Any) -> None:
+    def __init__(self, base: float = 0.1, name: str = "0", **options: Any) -> None:
         """`options`: of `Paced`."""
         super().__init__(**options)
-        self._base = base
+        self._base, self._name = base, name
 
     def model(self) -> nn.Module:
         """See `Task`."""
-        model = super().model()
-        model[0].requires_grad_(False)
-        nn.init.constant_(model[0].weight, self._base)
-        return model
+        first, *others = super().model()
+        nn.init.constant_(first.requires_grad_(False).weight, self._base)
+        named = {str(number): layer for number, layer in enumerate(others, 1)}
+        return nn.Sequential(OrderedDict({self._name: first, **named}))
 
 
 class OnWideBase(Paced):
