@@ -1,7 +1,7 @@
 """Real hosts on loopback for tests: made, linked, and read without surprises."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import trio
@@ -48,9 +48,21 @@ async def until(is_so: Callable[[], object]) -> None:
             await trio.sleep(0.01)
 
 
-def while_time_stands_still(main: Callable[[], Awaitable[None]]) -> None:
-    """Run over real sockets, but without timers: whoever waits for one, waits for ever."""
-    trio.run(main, clock=trio.testing.MockClock())
+def run_with_time_to_stop(main: Callable[[], Awaitable[None]]) -> None:
+    """Run over real sockets and in real time, but for where `time_stands_still`."""
+    trio.run(main, clock=trio.testing.MockClock(rate=1.0))
+
+
+@contextmanager
+def time_stands_still() -> Iterator[None]:
+    """Let no timer end: what waits for one, waits for ever. Hosts need timers to close."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    clock.rate = 0.0
+    try:
+        yield
+    finally:
+        clock.rate = 1.0
 
 
 async def nothing_follows(host: Libp2pHost, seconds: float = 0.3) -> None:

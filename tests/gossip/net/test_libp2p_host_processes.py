@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from hosts import config, until, wait_for, while_time_stands_still
+from hosts import config, run_with_time_to_stop, time_stands_still, until, wait_for
 
 from shoal.crypto.keys import key_from_seed, new_key, peer_id_of
 from shoal.gossip.events import PeerFound, PeerLost
@@ -57,10 +57,11 @@ def test_a_killed_peer_is_lost_at_once(links: str) -> None:
             async with open_host(new_key(), config()) as host:
                 peer = await found(host, address)
                 assert await answer(host, peer, b"ping") == b"ping"
-                os.kill(pid, signal.SIGKILL)
-                assert await wait_for(host, PeerLost) == PeerLost(peer.peer)
+                with time_stands_still():
+                    os.kill(pid, signal.SIGKILL)
+                    assert await wait_for(host, PeerLost) == PeerLost(peer.peer)
 
-    while_time_stands_still(main)
+    run_with_time_to_stop(main)
 
 
 def test_a_peer_killed_in_the_middle_of_bulk_is_lost() -> None:
