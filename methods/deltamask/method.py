@@ -139,10 +139,11 @@ class DeltaMask:
     def traffic(self, model: ModelSize) -> Traffic:
         """See `Method`: a tenth of a bit for each weight under the mask, or all bits if these are sent.
 
-        Only the head is averaged; where the parts of the model are not known it is taken for all.
+        Only the head is averaged, in the first rounds alone. Memory is made for all, since the parts of the
+        model may not be known.
         """
         masks = max(1, model.body // (8 if self.config.coding == "bits" else 80))
-        return Traffic(largest=model.numel, reduced=model.head, gathered=masks)
+        return Traffic(largest=model.numel, gathered=masks)
 
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`: a body to mask, and a head if one is to be trained."""
