@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 DEADLINE: Final = 120.0
 """Seconds for a condition that on a quiet machine takes a few at most."""
+LAST_WORDS: Final = 20.0
+"""Seconds that a node has to say why it ends."""
 TASKS: Final = Path(__file__).with_name("tasks")
 """Where nodes are started: tasks are imported from there."""
 NODE: Final = (sys.executable, "-P", "-m", "shoal.node")
@@ -104,8 +107,16 @@ class Node:
 
     @property
     def status(self) -> Status:
-        """What it says now; it must be up."""
-        return client.fetch_status(self.home)
+        """What it says now; it must be up. Where it has just ended by itself, its log says why."""
+        try:
+            return client.fetch_status(self.home)
+        except NotRunning:
+            assert self.process is not None
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(LAST_WORDS)
+            raise AssertionError(
+                f"{self.name} is not up, exit code {self.exit_code}: {self.log[-4000:]}"
+            ) from None
 
     def wait(self, what: str, condition: Callable[[Status], Any], seconds: float = DEADLINE) -> Status:
         """Wait until the node's status is as wanted; fail at once when its process ends before."""
