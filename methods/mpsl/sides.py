@@ -104,6 +104,18 @@ class Trains:
         """Return where what is trained stands."""
         return self._vector.read()
 
+    def _take_step(self) -> bool:
+        """Take a step of the optimizer, unless no honest host's answer leads to it; tells whether it did.
+
+        The optimizer squares gradients: one that is too large for that would stay in its memory for good.
+        """
+        weights = (weight for group in self._optimizer.param_groups for weight in group["params"])
+        squares = [weight.grad.float().square().sum() for weight in weights if weight.grad is not None]
+        if not bool(torch.stack(squares).isfinite().all()):
+            return False
+        self._optimizer.step()
+        return True
+
 
 class ClientSide(Trains):
     """The front and, in `head` = client, the head."""
@@ -160,8 +172,7 @@ class ClientSide(Trains):
         self._front.backward([_tensor(gradient, self._learner)])
         if self._head is not None:
             scale_gradients(self._head, float(rows[0]))
-        self._optimizer.step()
-        return True
+        return self._take_step()
 
     def test_rows(self, most: int) -> list[tuple[Rows, torch.Tensor]]:
         """Return activations and labels of test examples, in evaluation mode, at most so many at once."""

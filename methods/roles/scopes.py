@@ -64,7 +64,7 @@ def holders(*words: str) -> Steps[Holders]:
     for peer, body in told.bodies:
         try:
             held = _decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         for word in set(held):
             found.setdefault(word, []).append(peer)

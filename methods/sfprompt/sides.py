@@ -169,8 +169,7 @@ class ClientSide(Trains):
         of_prompt = summed[: len(self._prompt)] if summed.dim() == 2 else summed.expand_as(self._prompt)
         self._prompt.grad = of_prompt / rows
         scale_gradients(self._tail, rows)
-        self._optimizer.step()
-        return True
+        return self._take_step()
 
     def test_rows(self, most: int) -> list[tuple[Rows, torch.Tensor]]:
         """Return activations and labels of test examples, at most so many at once."""

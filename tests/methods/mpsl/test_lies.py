@@ -28,6 +28,9 @@ LIES: dict[str, Callable[[str, Told], Told]] = {
     "gradients of fewer tokens": lambda verb, told: (
         {**told, "dz": told["dz"][:, :1]} if "dz" in told else told
     ),
+    "gradients beyond use": lambda verb, told: (
+        {**told, "dz": np.full_like(told["dz"], 3e38)} if "dz" in told else told
+    ),
     "a step of no rows": lambda verb, told: {**told, "n": told["n"] * 0} if "n" in told else told,
     "a step of fewer rows than ours": lambda verb, told: (
         {**told, "n": told["n"] * 0 + 1} if "dz" in told else told

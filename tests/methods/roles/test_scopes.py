@@ -62,8 +62,9 @@ def test_scopes_of_the_same_holders_travel_in_one_exchange() -> None:
         msgspec.msgpack.encode(["w"] * (MAX_SCOPES + 1)),
         msgspec.msgpack.encode(["w" * 65]),
         msgspec.msgpack.encode([""]),
+        b"\x91\xa1\xff",
     ],
-    ids=["nothing", "no msgpack", "too many", "too long", "empty"],
+    ids=["nothing", "no msgpack", "too many", "too long", "empty", "no text"],
 )
 def test_who_names_no_scopes_holds_none(body: bytes) -> None:
     steps = holders("w")

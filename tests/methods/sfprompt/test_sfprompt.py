@@ -69,6 +69,18 @@ def test_gradients_are_those_of_one_process(kind: str) -> None:
     assert max(float((one - other).abs().max()) for one, other in zip(grads, tail, strict=True)) < 1e-5
 
 
+@pytest.mark.parametrize("size", [3e38, 1e25])
+@pytest.mark.parametrize("kind", TASKS)
+def test_gradients_beyond_use_move_nothing(kind: str, size: float) -> None:
+    found = learner(kind)
+    client, host = ClientSide(found, 0, 0.1, 0.0), HostSide(found, 0)
+    a = client.forward(np.arange(7))
+    assert client.judge(host.forward(A, b"1", a)) is not None
+    before = client.params().copy()
+    assert not client.step(np.full(client.entry, size, np.float32))
+    assert np.array_equal(client.params(), before)
+
+
 def in_one_process(model: Any, x: Any, y: Any) -> tuple[float, torch.Tensor, list[torch.Tensor]]:
     """Return loss and gradients of the whole model, written out anew."""
     prompt = model.prompt.detach().clone().requires_grad_(True)
