@@ -239,8 +239,6 @@ def ratio(one: dict[str, Any], other: dict[str, Any], name: str) -> str:
 
 MOST_WRONG: Final = 0.1
 """Eight bits round values from -8 to 8 by less; a peer that kept its own is off by 0.5."""
-WIDE: Final = ("min to max", "MB/peer", "memory", "faults", "huge MB", "load")
-"""Columns that a terminal has no room for."""
 
 
 COLUMNS: Final = (
@@ -293,13 +291,15 @@ def cells_of(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, st
 
 
 def table_of(results: list[dict[str, Any]]) -> Table:
-    """Return the results as a table, with ratios within the same peers and size."""
-    table = Table(title="averaging, medians over rounds of the slowest peer")
+    """Return the results as a table, a column for each system, with ratios within the same peers and size."""
     rows = [cells_of(row, results) for row in results]
-    for name in (shown := [name for name in rows[0] if name not in WIDE]):
-        table.add_column(name, justify="right")
+    table = Table(title="averaging, medians over rounds of the slowest peer")
+    table.add_column("", no_wrap=True)
     for row in rows:
-        table.add_row(*(row[name] for name in shown))
+        table.add_column(f"{row['system']}, {row['peers']} peers, {row['numbers']}", justify="right")
+    for name in COLUMNS[COLUMNS.index("system") + 1 :]:
+        if any(row[name] for row in rows):
+            table.add_row(name, *(row[name] for row in rows))
     return table
 
 
