@@ -8,7 +8,7 @@
 Systems: shoal-CODEC; shoal:tcp-float32 (over TCP as between machines; on one, nodes take Unix sockets);
 hivemind-float32, -float16, -uint8 (told the exact group size), hivemind-default (told nothing); gloo
 (torch.distributed, plaintext, no faults: the practical floor); copy (the bytes of one peer through a bare
-loopback socket). A round's time is that of its slowest peer.
+loopback socket); sealed (the same, encrypted and opened). A round's time is that of its slowest peer.
 
 With --repeats the systems take turns, so that none has the machine's better minutes to itself. A ratio is
 then the median over the turns, with the smallest and the largest. A system that does not average is a row
@@ -27,13 +27,15 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+from shoal.gossip.net.transport.records import AES, TAG, Cipher
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 WARM_UP: Final = 1
@@ -48,6 +50,7 @@ SYSTEMS: Final = (
     "hivemind-default",
     "gloo",
     "copy",
+    "sealed",
 )
 OURS: Final = ("shoal", "shoal:tcp")
 
@@ -141,24 +144,49 @@ def run_group(system: str, peers: int, numel: int, rounds: int) -> list[list[dic
             worker.end()
 
 
-def run_copy(peers: int, numel: int, rounds: int) -> list[list[dict[str, Any]]]:
-    """Push one peer's bytes through a loopback socket."""
+COPIED: Final = 512 * 1024
+"""Bytes of a record of *copy* and *sealed*: the largest of a link."""
+
+
+def run_copy(peers: int, numel: int, rounds: int, *, sealed: bool = False) -> list[list[dict[str, Any]]]:
+    """Push one peer's bytes through a loopback socket, as they are or in the sealed records of a link."""
     n_bytes = 8 * numel * (peers - 1) // peers
-    data, rows = bytes(n_bytes), []
+    records, tail = divmod(n_bytes, COPIED)
+    sizes = [COPIED] * records + [tail] * bool(tail)
+    rows = []
     left, right = socket.socketpair()
     with left, right:
         for round_ in range(rounds + WARM_UP):
-            sender = threading.Thread(target=left.sendall, args=(data,))
+            ciphers = (Cipher(bytes(32), AES), Cipher(bytes(32), AES)) if sealed else (None, None)
+            sender = threading.Thread(target=_give, args=(left, sizes, ciphers[0]))
             start, cpu = time.perf_counter(), time.process_time()
             sender.start()
-            buffer, left_bytes = memoryview(bytearray(1 << 18)), n_bytes
-            while left_bytes:
-                left_bytes -= right.recv_into(buffer)
+            _take(right, sizes, ciphers[1])
             sender.join()
             row = {"round": round_, "seconds": time.perf_counter() - start, "matchmaking_seconds": 0.0}
             used = time.process_time() - cpu
             rows.append(row | {"bytes": n_bytes, "cpu_seconds": used, "error": 0.0, "peak_rss_mb": 0.0})
     return [rows[WARM_UP:]]
+
+
+def _give(link: socket.socket, sizes: Sequence[int], cipher: Cipher | None) -> None:
+    plain, out = memoryview(bytes(COPIED)), memoryview(bytearray(COPIED + TAG))
+    for size in sizes:
+        if cipher is None:
+            link.sendall(plain[:size])
+            continue
+        cipher.seal_into(plain[:size], out[: size + TAG])
+        link.sendall(out[: size + TAG])
+
+
+def _take(link: socket.socket, sizes: Sequence[int], cipher: Cipher | None) -> None:
+    plain, got = memoryview(bytearray(COPIED)), memoryview(bytearray(COPIED + TAG))
+    for size in sizes:
+        wanted, n = size + (TAG if cipher else 0), 0
+        while n < wanted:
+            n += link.recv_into(got[n:wanted])
+        if cipher is not None:
+            cipher.open_into(got[:wanted], plain[:size])
 
 
 def summary(
@@ -318,7 +346,9 @@ process touched for the first time in a round, and *huge MB* is what of it lay i
 most that a round took beyond the bare process, in vectors: 1 is the vector itself. *lost*: rounds that did
 not end in the mean of all peers, and are left out. A row with nothing else is a system of which no round
 ended so. *load* is the one-minute load average before the row
-was measured: it holds what the rows before left behind, and whatever else ran. *copy* is a bare socket pair.
+was measured: it holds what the rows before left behind, and whatever else ran. *copy* are the bytes of
+one peer through a bare socket pair, and *sealed* the same in the encrypted records of a link: the processor
+seconds between them are what encryption costs a peer at least, and gloo has no such cost.
 """
 
 
@@ -356,7 +386,8 @@ def plot(results: list[dict[str, Any]]) -> None:
     shown = [r for r in results if _same(r, largest) and r["codec"] != "default" and "seconds_median" in r]
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(shown) + 1.4))
     names = [
-        f"{r['system']} {r['codec']}" if r["system"] not in ("gloo", "copy") else r["system"] for r in shown
+        f"{r['system']} {r['codec']}" if r["system"] not in ("gloo", "copy", "sealed") else r["system"]
+        for r in shown
     ]
     colors = ["#0072b2" if r["system"] in OURS else "#999999" for r in shown]
     bars = axes.barh(names, [r["seconds_median"] for r in shown], color=colors)
@@ -378,9 +409,12 @@ def _machine() -> str:
 def measured(system: str, peers: int, numel: int, rounds: int) -> dict[str, Any]:
     """Let a system take its turn; where it does not average, say so in its line."""
     load = os.getloadavg()[0]
-    run = run_copy if system == "copy" else partial(run_group, system)
     try:
-        return summary(system, peers, numel, run(peers, numel, rounds), load)
+        if system in ("copy", "sealed"):
+            rows = run_copy(peers, numel, rounds, sealed=system == "sealed")
+        else:
+            rows = run_group(system, peers, numel, rounds)
+        return summary(system, peers, numel, rows, load)
     except WorkerEnded as error:
         return lost(system, peers, numel, rounds, load, str(error))
 
