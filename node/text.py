@@ -5,12 +5,10 @@ here and nowhere else: `printable` for one text, `escaped` for a status, `LineFo
 """
 
 import logging
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgspec
-
-from shoal.node.status import AloneStatus
+if TYPE_CHECKING:
+    from shoal.node.status import AloneStatus
 
 T = TypeVar("T")
 UNANCHORED: Final = (
@@ -37,6 +35,8 @@ def _escape(character: str) -> str:
 
 def escaped(value: T) -> T:
     """Return a status, or a part of one, with every text in it `printable`, keys too."""
+    import msgspec
+
     found: Any = value
     if isinstance(value, str):
         found = printable(value)
@@ -95,7 +95,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def alone_for(alone: AloneStatus) -> str:
+def alone_for(alone: "AloneStatus") -> str:
     """Return for how long a node has been alone, for people."""
     if alone.waits:
         missed = f", the time of {alone.missed} rounds" if alone.missed else ""
@@ -110,6 +110,8 @@ def figure(value: float | None) -> str:
 
 def our_version() -> str:
     """Return the version of shoal."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("shoal")
     except PackageNotFoundError:  # run from a folder without having been installed

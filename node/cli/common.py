@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-import msgspec
 import typer
 
 from shoal.node.errors import BadHome
@@ -51,6 +50,8 @@ def home_flag(home: Home) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as one line of JSON; escaped where the terminal, or a path, has no such characters."""
+    import msgspec
+
     try:
         text = msgspec.json.encode(value).decode()
     except UnicodeEncodeError:  # a path that is no Unicode

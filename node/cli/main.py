@@ -1,7 +1,8 @@
 """The command line: arguments to calls, results to text, errors to one line and an exit code.
 
-Commands stand in ``cli_*.py`` by subject; what costs time to import is imported where it is used, so that
-`shoal id` answers at once. Only these files print.
+Commands stand in the modules of this package by subject. `COMMANDS` names each with its line in the help, so
+that a command loads its own module alone, and the help none: `shoal id` answers at once. What costs time to
+import is imported where it is used. Only this package prints.
 
 Exit codes: 0 done, 1 it did not work, 2 it was asked wrongly, 130 Ctrl-C.
 """
@@ -9,68 +10,187 @@ Exit codes: 0 done, 1 it did not work, 2 it was asked wrongly, 130 Ctrl-C.
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shoal.methods.errors import MethodsError
-from shoal.node.cli.admission.edicts import admit, ban, cosign, edict_app, pardon
-from shoal.node.cli.admission.founding import found
-from shoal.node.cli.admission.inviting import invite
-from shoal.node.cli.admission.members import members
 from shoal.node.cli.common import RUNNING, SETUP, TRAINING, WHO, show_any_character, show_version
-from shoal.node.cli.export import model_export
-from shoal.node.cli.forget import forget_app
-from shoal.node.cli.history import history, track
-from shoal.node.cli.metrics import metrics_app
-from shoal.node.cli.network_key import key_app
-from shoal.node.cli.node import bootstrap_app, id_, init, stop
-from shoal.node.cli.operation.pause import pause, resume
-from shoal.node.cli.operation.top import top
-from shoal.node.cli.runs import runs
-from shoal.node.cli.show import config_app, peers, status
-from shoal.node.cli.start import start
-from shoal.node.cli.tools import methods_app, model_app, task_app, version
-from shoal.node.cli.trust import trust_app
 from shoal.node.errors import UserError
 from shoal.node.text import printable
 
-LAZY: Final = {
-    "doctor": (RUNNING, "shoal.node.cli.operation.doctor", "Say what does not work here, and what to type."),
-    "service": (RUNNING, "shoal.node.cli.operation.service", "A node that starts with its user or machine."),
-    "testnet": (TRAINING, "shoal.node.testnet.cli", "A swarm of node processes on this machine."),
+
+class Entry(NamedTuple):
+    """A command, or a group of them, in the list of the help."""
+
+    panel: str
+    place: str
+    """``module:name`` of the function or of the `typer.Typer`."""
+    help: str
+    """What the help of the command itself begins with."""
+
+
+COMMANDS: Final = {
+    "start": Entry(
+        RUNNING,
+        "shoal.node.cli.start:start",
+        "Run a node until Ctrl-C or shoal stop. Key and settings are made where they are missing.",
+    ),
+    "stop": Entry(
+        RUNNING,
+        "shoal.node.cli.node:stop",
+        "Let the running node take leave of its peers, and wait until it has ended.",
+    ),
+    "pause": Entry(
+        RUNNING,
+        "shoal.node.cli.operation.pause:pause",
+        "Train no more for a while; the node goes on helping others, and nobody's round waits for it.",
+    ),
+    "resume": Entry(
+        RUNNING,
+        "shoal.node.cli.operation.pause:resume",
+        "End a pause; hours and battery, where the settings name them, still count.",
+    ),
+    "status": Entry(RUNNING, "shoal.node.cli.show:status", "Show what the running node does."),
+    "peers": Entry(RUNNING, "shoal.node.cli.show:peers", "Show the peers the running node knows."),
+    "runs": Entry(
+        RUNNING,
+        "shoal.node.cli.runs:runs",
+        "Show the runs in the swarm: what they train, by which method, how many peers, and who may join.",
+    ),
+    "top": Entry(
+        RUNNING,
+        "shoal.node.cli.operation.top:top",
+        "Show the node and its swarm as they are now, over the whole terminal: peers, rounds, events.",
+    ),
+    "history": Entry(
+        RUNNING,
+        "shoal.node.cli.history:history",
+        "Show the rounds that this node has ended, whether it runs or not.",
+    ),
+    "track": Entry(
+        RUNNING,
+        "shoal.node.cli.history:track",
+        "Hand the rounds of a node on to a tracker as they end; a second start goes on where it stopped.",
+    ),
+    "bootstrap": Entry(
+        RUNNING,
+        "shoal.node.cli.bootstrap:bootstrap_app",
+        "Addresses this node dials; none is needed once it has peers.",
+    ),
+    "metrics": Entry(RUNNING, "shoal.node.cli.metrics:metrics_app", "What Prometheus reads of a node."),
+    "trust": Entry(
+        RUNNING,
+        "shoal.node.cli.operation.trust:trust_app",
+        "Whom this node goes by where peers hold different states.",
+    ),
+    "forget": Entry(
+        RUNNING,
+        "shoal.node.cli.forget:forget_app",
+        "Take back what this node taught the model; no other node is told.",
+    ),
+    "doctor": Entry(
+        RUNNING,
+        "shoal.node.cli.operation.doctor:doctor",
+        "Look at this machine and its node, and say what to type where something does not work.",
+    ),
+    "service": Entry(
+        RUNNING,
+        "shoal.node.cli.operation.service:app",
+        "A node that starts with its user, or with the machine, and is started again when it fails.",
+    ),
+    "found": Entry(
+        WHO,
+        "shoal.node.cli.admission.founding:found",
+        "Begin a run that has a door: make founders' keys and a charter, and set it for this node.",
+    ),
+    "invite": Entry(
+        WHO,
+        "shoal.node.cli.admission.inviting:invite",
+        "Print one word with which another node joins the run of this one: shoal start --invite WORD.",
+    ),
+    "admit": Entry(
+        WHO, "shoal.node.cli.admission.edicts:admit", "Put a node on the roster, with the key of a founder."
+    ),
+    "ban": Entry(
+        WHO,
+        "shoal.node.cli.admission.edicts:ban",
+        "Keep a node out: of the run with a founder's key, else only away from this node.",
+    ),
+    "pardon": Entry(
+        WHO,
+        "shoal.node.cli.admission.edicts:pardon",
+        "End a ban: of the founders with their keys, else that of this node.",
+    ),
+    "cosign": Entry(
+        WHO,
+        "shoal.node.cli.admission.edicts:cosign",
+        "Add a founder's signature to an edict; it is put on the roster once enough have signed.",
+    ),
+    "members": Entry(
+        WHO,
+        "shoal.node.cli.admission.members:members",
+        "Show who may take part in the run, and who is kept out.",
+    ),
+    "edict": Entry(
+        WHO, "shoal.node.cli.admission.edicts:edict_app", "What founders have said of who takes part."
+    ),
+    "key": Entry(
+        WHO,
+        "shoal.node.cli.admission.network_key:key_app",
+        "The key of a private network, which all its nodes share.",
+    ),
+    "init": Entry(SETUP, "shoal.node.cli.node:init", "Write a new key and a commented config.toml."),
+    "id": Entry(SETUP, "shoal.node.cli.node:id_", "Print who this node is: its libp2p peer id."),
+    "version": Entry(SETUP, "shoal.node.cli.tools:version", "Print the version, and what it runs on."),
+    "config": Entry(SETUP, "shoal.node.cli.config:config_app", "The settings."),
+    "methods": Entry(TRAINING, "shoal.node.cli.tools:methods_app", "The training methods."),
+    "task": Entry(TRAINING, "shoal.node.cli.tools:task_app", "What is learned."),
+    "model": Entry(TRAINING, "shoal.node.cli.tools:model_app", "The model that was learned."),
+    "testnet": Entry(
+        TRAINING,
+        "shoal.node.testnet.cli:app",
+        "A swarm of real nodes on this machine: start it, watch it, shake it.",
+    ),
 }
-"""Commands and groups that are loaded when used: name -> panel, module with an `app`, help."""
+"""Every command and group, in the order of the help."""
 
 _EPILOG: Final = "A second device joins with the line that shoal start prints. Every command takes --help."
 
 
-class _Commands(TyperGroup):
-    """The commands, some of which are loaded when used."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """See `typer.core.TyperGroup`."""
-        return [*super().list_commands(ctx), *LAZY]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """See `typer.core.TyperGroup`."""
-        return _Later(cmd_name) if cmd_name in LAZY else super().get_command(ctx, cmd_name)
+def load(name: str) -> Any:
+    """Import a command or group of `COMMANDS`, and return it as click knows it."""
+    module, _, attribute = COMMANDS[name].place.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if isinstance(found, typer.Typer):
+        parent = typer.Typer(rich_markup_mode=found.rich_markup_mode)
+        parent.add_typer(found, name=name)
+    else:
+        parent = typer.Typer()
+        parent.command(name)(found)
+    return typer.main.get_group(parent).commands[name]
 
 
 class _Later(TyperCommand):
     """Stands for a command or group in the list, and loads it when it is called."""
 
-    def __init__(self, name: str) -> None:
-        panel, module, text = LAZY[name]
-        super().__init__(name, help=text, rich_help_panel=panel)
-        self._module = module
+    def __init__(self, name: str, entry: Entry) -> None:
+        super().__init__(name, help=entry.help, rich_help_panel=entry.panel)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """See `typer.core.TyperCommand`."""
-        group = typer.main.get_command(importlib.import_module(self._module).app)
-        return group.make_context(*args, **kwargs)
+        return load(str(self.name)).make_context(*args, **kwargs)
+
+
+class _Commands(TyperGroup):
+    """All commands, each loaded when it is used."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(
+            **given | {"commands": {name: _Later(name, entry) for name, entry in COMMANDS.items()}}
+        )
 
 
 app = typer.Typer(
@@ -139,40 +259,3 @@ def _explain(error: BaseException) -> int | None:
 def _path_of(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     return str(context.command_path) if context is not None else "shoal"
-
-
-_COMMANDS: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (
-    (RUNNING, "start", start),
-    (RUNNING, "stop", stop),
-    (RUNNING, "pause", pause),
-    (RUNNING, "resume", resume),
-    (RUNNING, "status", status),
-    (RUNNING, "peers", peers),
-    (RUNNING, "runs", runs),
-    (RUNNING, "top", top),
-    (RUNNING, "history", history),
-    (RUNNING, "track", track),
-    (WHO, "found", found),
-    (WHO, "invite", invite),
-    (WHO, "admit", admit),
-    (WHO, "ban", ban),
-    (WHO, "pardon", pardon),
-    (WHO, "cosign", cosign),
-    (WHO, "members", members),
-    (SETUP, "init", init),
-    (SETUP, "id", id_),
-    (SETUP, "version", version),
-)
-for panel, name, command in _COMMANDS:
-    app.command(name, rich_help_panel=panel)(command)
-model_app.command("export")(model_export)
-app.add_typer(bootstrap_app, name="bootstrap", rich_help_panel=RUNNING)
-app.add_typer(metrics_app, name="metrics", rich_help_panel=RUNNING)
-app.add_typer(trust_app, name="trust", rich_help_panel=RUNNING)
-app.add_typer(forget_app, name="forget", rich_help_panel=RUNNING)
-app.add_typer(edict_app, name="edict", rich_help_panel=WHO)
-app.add_typer(key_app, name="key", rich_help_panel=WHO)
-app.add_typer(config_app, name="config", rich_help_panel=SETUP)
-app.add_typer(methods_app, name="methods", rich_help_panel=TRAINING)
-app.add_typer(task_app, name="task", rich_help_panel=TRAINING)
-app.add_typer(model_app, name="model", rich_help_panel=TRAINING)

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
+from shoal.node.cli.export import model_export
 from shoal.node.config.settings import scalars
 from shoal.node.errors import BadConfig
 from shoal.node.storage.home import typed
@@ -272,3 +273,6 @@ def version(json: JsonOption = False) -> None:
         print_json(about)
     else:
         print("\n".join(f"{name} {value}" for name, value in about.items()))
+
+
+model_app.command("export")(model_export)

@@ -7,19 +7,13 @@ import http.client
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import psutil
 
-from shoal.gossip.admission.edicts import Edict
-from shoal.gossip.admission.rotations import Rotation
-from shoal.gossip.admission.tokens import Token
 from shoal.node.errors import NotRunning, Refused
-from shoal.node.roster_status import RosterStatus
 from shoal.node.status import Status
 from shoal.node.storage.home import Home, typed
 
@@ -67,7 +61,7 @@ def fetch_status(home: Path) -> Status:
         Refused: it gave no sensible answer.
     """
     try:
-        return _status.decode(_ask(home, "GET", "/status.msgpack"))
+        return _status.decode(ask(home, "GET", "/status.msgpack"))
     except msgspec.MsgspecError:
         raise Refused(
             f"the node in {home} is of another version of shoal; restart it with: shoal stop; shoal start"
@@ -76,54 +70,37 @@ def fetch_status(home: Path) -> Status:
 
 def fetch_events(home: Path, after: int) -> list[KeptEvent]:
     """Ask the running node for the events since one, at most the last 1,000. Raises like `fetch_status`."""
-    return msgspec.json.decode(_ask(home, "GET", f"/events.json?after={after}"), type=list[KeptEvent])
+    return msgspec.json.decode(ask(home, "GET", f"/events.json?after={after}"), type=list[KeptEvent])
 
 
 def add_bootstrap(home: Path, address: str) -> None:
     """Make the running node dial an address. Raises like `fetch_status`."""
-    _ask(home, "POST", "/bootstrap", msgspec.json.encode({"add": address}))
+    ask(home, "POST", "/bootstrap", msgspec.json.encode({"add": address}))
 
 
 def remove_bootstrap(home: Path, address: str) -> None:
     """Make the running node dial an address no more. Raises like `fetch_status`."""
-    _ask(home, "POST", "/bootstrap", msgspec.json.encode({"rm": address}))
+    ask(home, "POST", "/bootstrap", msgspec.json.encode({"rm": address}))
 
 
 def reset_trust(home: Path) -> None:
     """Make the running node forget whom it knows in its run. Raises like `fetch_status`."""
-    _ask(home, "POST", "/trust/reset")
+    ask(home, "POST", "/trust/reset")
 
 
 def pause(home: Path, seconds: float | None) -> None:
     """Have the running node train no more for so long; None: until `resume`. Raises like `fetch_status`."""
-    _ask(home, "POST", "/pause", msgspec.json.encode({"seconds": seconds}))
+    ask(home, "POST", "/pause", msgspec.json.encode({"seconds": seconds}))
 
 
 def resume(home: Path) -> None:
     """Have the running node train again. Raises like `fetch_status`."""
-    _ask(home, "POST", "/resume")
-
-
-def fetch_roster(home: Path) -> RosterStatus:
-    """Ask the running node who takes part. Raises like `fetch_status`."""
-    return msgspec.msgpack.decode(_ask(home, "GET", "/roster.msgpack"), type=RosterStatus)
-
-
-def fetch_invite(home: Path) -> Token:
-    """Ask the running node for an invite to its run, without a grant. Raises like `fetch_status`."""
-    return msgspec.msgpack.decode(_ask(home, "GET", "/invite.msgpack"), type=Token)
-
-
-def add_words(home: Path, words: Sequence[Edict | Rotation]) -> None:
-    """Put what founders signed on the running node's roster. Raises like `fetch_status`."""
-    kinds = {"edicts": Edict, "rotations": Rotation}
-    body = {name: [each for each in words if isinstance(each, kind)] for name, kind in kinds.items()}
-    _ask(home, "POST", "/roster", msgspec.msgpack.encode(body))
+    ask(home, "POST", "/resume")
 
 
 def refuse(home: Path, peer: str, until: float) -> None:
     """Make the running node refuse a peer until a time. Raises like `fetch_status`."""
-    _ask(home, "POST", "/refuse", msgspec.msgpack.encode({"peer": peer, "until": until}))
+    ask(home, "POST", "/refuse", msgspec.msgpack.encode({"peer": peer, "until": until}))
 
 
 def stop(home: Path, *, patience: float = 30.0) -> None:
@@ -134,7 +111,7 @@ def stop(home: Path, *, patience: float = 30.0) -> None:
         Refused: it did not end in time.
     """
     pid = Home(home).running_pid()
-    _ask(home, "POST", "/stop")
+    ask(home, "POST", "/stop")
     deadline = time.monotonic() + patience
     while Home(home).is_running() or _runs(pid):
         if time.monotonic() > deadline:
@@ -146,13 +123,16 @@ def _runs(pid: int | None) -> bool:
     """Whether a process other than ours has not ended; one that nobody has waited for yet has."""
     if pid is None or pid == os.getpid():
         return False
+    import psutil
+
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _ask(home: Path, method: str, path: str, body: bytes = b"") -> bytes:
+def ask(home: Path, method: str, path: str, body: bytes = b"") -> bytes:
+    """Send the running node a request, and return what it answers. Raises like `fetch_status`."""
     connection = _UnixConnection(Home(home).find_socket("control"))
     try:
         with suppress(BrokenPipeError):

@@ -298,10 +298,10 @@ def tell_next(lacking: str) -> None:
 
 def submit(place: Home, roster: Roster, edict: Edict | Rotation) -> None:
     """Tell the running node of a word, or put it on the roster in its home."""
-    from shoal.node.web import client
+    from shoal.node.web import roster_client
 
     try:
-        client.add_words(place.path, (edict,))
+        roster_client.add_words(place.path, (edict,))
     except NotRunning:
         try:
             roster.add(edict)

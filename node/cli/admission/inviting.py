@@ -35,12 +35,12 @@ def invite(
     """Print one word with which another node joins the run of this one: shoal start --invite WORD."""
     import msgspec
 
-    from shoal.node.web import client
+    from shoal.node.web import roster_client
 
     place = home_of(home)
-    token = client.fetch_invite(place.path)
+    token = roster_client.fetch_invite(place.path)
     charter = parse(str(token.settings.get("charter", "")))
-    status = client.fetch_roster(place.path)
+    status = roster_client.fetch_roster(place.path)
     if charter.mode == "invite":
         now = int(time.time())
         chain, seed = _grant(

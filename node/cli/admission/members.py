@@ -60,11 +60,11 @@ def _tree(status: RosterStatus, issuer: str = "", indent: str = "") -> list[str]
 
 def _roster_status(place: Home, charter: str) -> RosterStatus:
     from shoal.node.storage.roster_file import load_refused
-    from shoal.node.web import client
+    from shoal.node.web import roster_client
 
     if not charter:
         try:
-            return client.fetch_roster(place.path)
+            return roster_client.fetch_roster(place.path)
         except NotRunning:
             charter = load(place.path, {}, os.environ)[0].run.charter
     chosen = parsed(charter)

@@ -13,12 +13,10 @@ from shoal.node.doctor.line import Line, line_of
 from shoal.node.doctor.look import Seen, examine, look, params_of, speed
 from shoal.node.text import duration, printable, size
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _WORDS = {"ok": "ok", "note": "note", "fix": "FIX", "unasked": "?"}
 _STYLES = {"ok": "green", "note": "dim", "fix": "bold red", "unasked": "yellow"}
 
 
-@app.command("doctor")
 def doctor(
     home: HomeOption = None,
     json: JsonOption = False,

@@ -544,17 +544,6 @@ def test_version_is_told(shoal: Run) -> None:
     assert json.loads(shoal("version", "--json").out)["python"]
 
 
-def test_the_command_line_loads_neither_torch_nor_the_network_to_show_something(home: Path) -> None:
-    Home(home).create_key()
-    code = (
-        "import sys; from shoal.node.cli.main import main; code = main(['id'])\n"
-        "heavy = {'torch', 'numpy', 'libp2p', 'trio', 'sklearn', 'starlette', 'rich'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else code)"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "")
-
-
 def test_a_reader_who_has_enough_is_no_error(home: Path) -> None:
     command = f"{sys.executable} -m shoal.node config show | true; exit ${{PIPESTATUS[0]}}"
     ran: Any = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
