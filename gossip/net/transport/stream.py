@@ -48,7 +48,7 @@ SMALL: Final = 64 * 1024
 
 MAX_STREAMS: Final = 256
 """Streams that the peer may have open at a time."""
-MAX_UNCLAIMED: Final = 1 << 19
+MAX_UNCLAIMED: Final = 1 << 18
 """Bytes that may lie unread on a link, those of lanes apart: what serves other streams reads at once."""
 LINK_ERRORS: Final = (IOException, RawConnError, OSError, InvalidTag, trio.ClosedResourceError)
 """How a connection below a muxer fails."""
