@@ -39,6 +39,10 @@ PIECE: Final = 64 * BLOCK
 """Numbers that are worked on at a time: what is in between stays in the cache."""
 SMALLEST_SCALE: Final = np.float32(2.0**-120)
 """A block of int8 with a smaller scale is sent as zeros: the inverse would not be finite."""
+MOST_HALF: Final = 65504
+"""The largest float16."""
+HALVES: Final = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""Every float16 by its bits. What is no number is none here, too."""
 TOPK_SHARE: Final = 100
 """One number in this many travels."""
 
@@ -87,12 +91,42 @@ def _decode_float32(data: Data, count: int) -> Vector:
 
 
 def _encode_float16(vector: Vector) -> Data:
-    # Clipped, not overflowed: an infinity would void the whole chunk.
-    return np.clip(vector, -65504, 65504).astype(np.float16).data.cast("B")
+    """Write the nearest float16, ties to even, as numpy does, which takes 65 ns for a number below 6e-5."""
+    data = BUFFERS.take(2 * vector.size)
+    codes = np.frombuffer(data, np.uint16)
+    for lo in range(0, vector.size, PIECE):
+        _write_halves(vector[lo : lo + PIECE], codes[lo : lo + PIECE])
+    return data
+
+
+def _write_halves(piece: Vector, codes: npt.NDArray[np.uint16]) -> None:
+    rounded = np.abs(piece)
+    if not rounded.max() <= MOST_HALF:
+        # Clipped, not overflowed: an infinity would void the whole chunk.
+        codes[:] = np.clip(piece, -MOST_HALF, MOST_HALF).astype(np.float16).view(np.uint16)
+        return
+    bits = rounded.view(np.uint32)
+    # 2^13 times the power of two below a number, which is taken for 2^-14 at least. The last bit of their sum
+    # is worth what the last bit of the float16 is: so the addition rounds, and the difference is the code.
+    power = bits & np.uint32(0xFF << 23)
+    np.maximum(power, np.uint32(113 << 23), out=power)
+    np.add(power, np.uint32(13 << 23), out=power)
+    np.add(rounded, power.view(np.float32), out=rounded)
+    np.subtract(bits, power, out=bits)
+    # And the exponent on top: 0 for 2^-14, one more for each power of two.
+    np.right_shift(power, 13, out=power)
+    np.add(bits, power, out=bits)
+    np.subtract(bits, np.uint32(126 << 10), out=bits)
+    signs = np.right_shift(piece.view(np.uint32), 16, out=power)
+    np.bitwise_and(signs, 0x8000, out=signs)
+    np.bitwise_or(bits, signs, out=codes, casting="unsafe")
 
 
 def _decode_float16(data: Data, count: int) -> Vector:
-    return np.frombuffer(data, np.float16, count).astype(np.float32)
+    codes, vector = np.frombuffer(data, np.uint16, count), _vector(count)
+    for lo in range(0, count, PIECE):
+        np.take(HALVES, codes[lo : lo + PIECE], out=vector[lo : lo + PIECE], mode="clip")
+    return vector
 
 
 def _encode_bfloat16(vector: Vector) -> Data:

@@ -216,3 +216,18 @@ def test_what_is_owed_is_exactly_what_was_not_read(name: str, vectors: list[Vect
         given_ += x
         largest = max(largest, float(np.abs(exact(x)).max()), float(np.abs(exact(owed)).max()))
     assert np.abs(sent + owed - given_).max() <= 1e-6 * len(vectors) * largest + TINIEST
+
+
+def test_float16_is_bit_for_bit_that_of_numpy() -> None:
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    halves = codes.view(np.float16).astype(np.float32)
+    read = CODECS["float16"].decode(codes.data.cast("B"), codes.size)
+    np.testing.assert_array_equal(read.view(np.uint32), halves.view(np.uint32))
+
+    finite = halves[np.isfinite(halves)]
+    between = (finite[:-1] + finite[1:]) / 2  # ties, which go to the even one
+    edges = [np.nextafter(between, np.float32(side)) for side in (-np.inf, np.inf)]
+    for numbers in (finite, between, *edges, np.array([np.nan, 1.0, 2e9, -np.inf, 1e-40], np.float32)):
+        expected = np.clip(numbers, -65504, 65504).astype(np.float16).view(np.uint16)
+        written = np.frombuffer(CODECS["float16"].encode(numbers.astype(np.float32)), np.uint16)
+        np.testing.assert_array_equal(written, expected)
