@@ -225,9 +225,11 @@ def test_float16_is_bit_for_bit_that_of_numpy() -> None:
     np.testing.assert_array_equal(read.view(np.uint32), halves.view(np.uint32))
 
     finite = halves[np.isfinite(halves)]
-    between = (finite[:-1] + finite[1:]) / 2  # ties, which go to the even one
+    between = (finite[:-1] + finite[1:]) * np.float32(0.5)  # ties, which go to the even one
     edges = [np.nextafter(between, np.float32(side)) for side in (-np.inf, np.inf)]
-    for numbers in (finite, between, *edges, np.array([np.nan, 1.0, 2e9, -np.inf, 1e-40], np.float32)):
+    odd = np.array([np.nan, 1.0, 2e9, -np.inf, 1e-40], np.float32)
+    cases: list[Vector] = [finite, between, *edges, odd]
+    for numbers in cases:
         expected = np.clip(numbers, -65504, 65504).astype(np.float16).view(np.uint16)
         written = np.frombuffer(CODECS["float16"].encode(numbers.astype(np.float32)), np.uint16)
         np.testing.assert_array_equal(written, expected)
