@@ -223,6 +223,7 @@ def measure(size: Size, systems: Sequence[str], seeds: Sequence[int]) -> Iterato
             else:
                 loss, n_bytes = run_codec(size, tasks, seed, system, plain(size))
                 losses.append(loss)
+            print(f"{system}, seed {seed}: loss {losses[-1]:.4f}", file=sys.stderr, flush=True)
         yield {
             "system": system,
             "loss": round(fmean(losses), 4),
