@@ -1,6 +1,8 @@
 """Asked: which of the hosts a client asks first."""
 
 import logging
+from dataclasses import dataclass, field
+from typing import Final
 
 from shoal.crypto.keys import PeerId
 from shoal.methods.base import Steps
@@ -9,16 +11,38 @@ from shoal.methods.roles.serves import look
 
 log = logging.getLogger(__name__)
 
+FORGIVEN: Final = 1000
+"""Answers of others after which a host that was silent is asked in its turn again."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What a client remembers of hosts, from round to round."""
+
+    wrong: set[PeerId] = field(default_factory=set)
+    """Who answered as no honest host does; for as long as it hosts."""
+    silent: dict[PeerId, int] = field(default_factory=dict)
+    """Who did not answer, with the number of answers of others since."""
+
+    def heard(self, peer: PeerId) -> None:
+        """A host answered."""
+        self.silent = {other: n + 1 for other, n in self.silent.items() if other != peer and n < FORGIVEN}
+
+    def keep(self, hosts: list[PeerId]) -> None:
+        """Forget all but these, who host."""
+        self.wrong.intersection_update(hosts)
+        self.silent = {peer: n for peer, n in self.silent.items() if peer in hosts}
+
 
 class Asked:
     """Whom a client asks: hosts before spares, begun at a place that differs from client to client.
 
-    Whoever answered as no honest host does comes last.
+    Whoever did not answer comes after all others, and whoever answered as no honest host does comes last.
     """
 
-    def __init__(self, names: Names, me: PeerId, wrong: set[PeerId]) -> None:
-        """`wrong`: who answered so; it is added to."""
-        self.names, self._me, self._wrong = names, me, wrong
+    def __init__(self, names: Names, me: PeerId, known: Known) -> None:
+        """`known`: what is remembered beyond this round; it is added to."""
+        self.names, self._me, self._known = names, me, known
         self.hosts: list[PeerId] = []
         self.n_wrong = 0
         """Answers that no honest host gives."""
@@ -27,21 +51,32 @@ class Asked:
         """See who is there."""
         hosts = [each.peer for each in (yield from look(self.names.role))]
         spares = [each.peer for each in (yield from look(self.names.spare))]
+        # By name: by their speed the order would differ from look to look.
+        hosts.sort()
         start = sum(self._me.encode()) % len(hosts) if hosts else 0
         ordered = [*hosts[start:], *hosts[:start], *(peer for peer in spares if peer not in hosts)]
-        self._wrong.intersection_update(ordered)
-        self.hosts = sorted(ordered, key=lambda peer: peer in self._wrong)
+        self._known.keep(ordered)
+        self._sort(ordered)
 
     def answered(self, peer: PeerId) -> None:
         """Ask this one first from now on: those before it did not answer."""
-        self.hosts = [peer, *(other for other in self.hosts if other != peer)]
+        at = self.hosts.index(peer) if peer in self.hosts else 0
+        self._known.heard(peer)
+        self._known.silent |= dict.fromkeys(self.hosts[:at], 0)
+        self._sort(self.hosts)
 
     def unanswered(self, peer: PeerId) -> None:
-        """Ask this one last: it was silent, or is gone."""
-        self.hosts = [*(other for other in self.hosts if other != peer), peer]
+        """Ask this one after all others: it was silent, or is gone."""
+        self._known.silent[peer] = 0
+        self._sort(self.hosts)
 
     def answered_wrongly(self, peer: PeerId) -> None:
         """Ask this one last for as long as it hosts."""
         self.n_wrong += 1
-        self._wrong.add(peer)
+        self._known.wrong.add(peer)
+        self._sort(self.hosts)
         log.warning("%s: the host answers with what no host of this model can; it is asked last", peer[-6:])
+
+    def _sort(self, hosts: list[PeerId]) -> None:
+        known = self._known
+        self.hosts = sorted(hosts, key=lambda peer: (peer in known.wrong, peer in known.silent))

@@ -27,14 +27,13 @@ from shoal.methods.base import Steps, here
 from shoal.methods.mpsl.copies import Copies
 from shoal.methods.mpsl.sides import HostSide, Passed
 from shoal.methods.mpsl.tokens import Array, Number, heard, most_rows, told
-from shoal.methods.mpsl.wire import MOST_ROWS, Names
+from shoal.methods.mpsl.wire import IS_OVER, MOST_ROWS, NO_STAGE, Names
 from shoal.methods.roles.serves import call, look, next_calls, reply
 
-LATE: Final = Refusal("late: the step is over")
+LATE, ENDS_HERE = Refusal(IS_OVER), Refusal(NO_STAGE)
 STRANGER: Final = Refusal("only hosts of the stage average")
 MISFIT: Final = Refusal("other sizes than the step's")
 FULL: Final = Refusal("full: too many rows in one step")
-NO_STAGE: Final = Refusal("no next stage")
 MOST_HELD: Final = 4
 """Passes of which a later stage holds the graph: one per host before it, and no more."""
 
@@ -87,7 +86,7 @@ class Hosting:
         forwards = yield from self._admitted(forwards)
         outputs, passed = yield from self._forward([heard("z", each.tensors) for each in forwards])
         if passed is None:
-            yield from reply((each, NO_STAGE) for each in forwards)
+            yield from reply((each, ENDS_HERE) for each in forwards)
             return
         yield from reply((each, {"y": y}) for each, y in zip(forwards, outputs, strict=True))
         everyone = Everyone(tuple(each.peer for each in forwards))
@@ -125,7 +124,7 @@ class Hosting:
         told_ = [grads[place].tensors["g"] if place in grads else None for place in range(len(passed.rows))]
         back = yield from self._backward(passed, told_, came)
         if back is None:
-            yield from reply((each, NO_STAGE) for each in grads.values())
+            yield from reply((each, ENDS_HERE) for each in grads.values())
             return
         self._count(came)
         divisor = np.array([came], np.float32)
@@ -228,7 +227,7 @@ class Hosting:
         try:
             answer = yield from call(to, after.predict, tensors, step=b"%d" % self._turns, is_last=True)
         except Unanswered:
-            return NO_STAGE
+            return ENDS_HERE
         return {"y": answer.tensors["y"]}
 
     def _copy(self, request: Request) -> Tensors | Refusal:
@@ -255,12 +254,16 @@ class Hosting:
                 return
 
     def _average(self) -> Steps[None]:
-        """Agree with the first host where it is time to; that one hands on to the spares."""
+        """Agree with the first host where it is time to; that one hands on to the spares.
+
+        A spare that served in a host's place tells it so too: the host may be back, and know nothing of it.
+        """
         if not self.copies.is_due:
             return
+        has_served = self.copies.passes >= self._every
         self.copies.begin()
         hosts = sorted(each.peer for each in (yield from look(self._names.role)))
-        if self._me in hosts[1:]:
+        if self._me in hosts[1:] or (has_served and hosts and self._me not in hosts):
             if (yield from self._give(hosts[0])):
                 yield from self._take(hosts[0])
             return
@@ -318,7 +321,7 @@ class LaterStage(Hosting):
             for each in (yield from self._aside(others)):
                 outputs, passed = yield from self._forward([heard("z", each.tensors)])
                 if passed is None:
-                    yield from reply([(each, NO_STAGE)])
+                    yield from reply([(each, ENDS_HERE)])
                     continue
                 held[each.peer, each.step] = passed, outputs
                 while len(held) > MOST_HELD:
@@ -334,7 +337,7 @@ class LaterStage(Hosting):
             return
         back = yield from self._backward(passed, [g], float(n[0]))
         if back is None:
-            yield from reply([(request, NO_STAGE)])
+            yield from reply([(request, ENDS_HERE)])
             return
         self._count(float(n[0]))
         yield from reply([(request, {**told("dz", back[0], self._number), "n": n})])

@@ -43,7 +43,7 @@ from shoal.methods.base import (
 from shoal.methods.mpsl.asked import Asked
 from shoal.methods.mpsl.estimate import estimate
 from shoal.methods.mpsl.tokens import heard, told
-from shoal.methods.mpsl.wire import Names, forms_of, roles_of
+from shoal.methods.mpsl.wire import IS_OVER, NO_STAGE, Names, forms_of, roles_of
 from shoal.methods.needs import Need
 from shoal.methods.roles.serves import attend, call
 
@@ -193,7 +193,7 @@ class MPSL:
         own = state.private.get(FRONT) if not c.sync_tokenizers else None
         moments = {k.removeprefix(ADAM): v for k, v in state.private.items() if k.startswith(ADAM)}
         side.begin(state.params if own is None else np.asarray(own, np.float32), moments)
-        asked = Asked(names, me.peer, side.wrong)
+        asked = Asked(names, me.peer, side.known)
         yield from asked.look()
         loss, rows, taken, lost = 0.0, 0, 0, 0
         parts = [part for part in side.batches(c.steps, c.rows, round_) if len(part)]
@@ -223,9 +223,14 @@ class MPSL:
             if judged is None:
                 asked.answered_wrongly(out.peer)
                 return None
+        except Unanswered:
+            return None
+        try:
             grad = {"g": judged.gradient}
             back = yield from call((out.peer,), names.grad, grad, step=step, is_last=is_last)
-        except Unanswered:
+        except Unanswered as error:
+            if IS_OVER not in str(error) and NO_STAGE not in str(error):
+                asked.unanswered(out.peer)
             return None
         if not side.step(heard("dz", back.tensors), back.tensors["n"]):
             asked.answered_wrongly(out.peer)
@@ -240,7 +245,7 @@ class MPSL:
         side.begin(mean.vector, {})
         right, seen = 0, 0
         me = yield from here()
-        asked = Asked(names, me.peer, side.wrong)
+        asked = Asked(names, me.peer, side.known)
         for place, (z, labels) in enumerate(side.test_rows(c.rows)):
             yield from asked.look()
             tensors, step = told("z", z, c.number), b"%d/m%d" % (round_, place)

@@ -17,6 +17,7 @@ from shoal.methods.learning.learner import TorchLearner, seeded
 from shoal.methods.learning.model_tensors import ModelVector
 from shoal.methods.learning.optimizer_memory import BadMemory, groups_of, load_memory, save_memory
 from shoal.methods.learning.task import Examples, Task, batch_of, count
+from shoal.methods.mpsl.asked import Known
 from shoal.methods.mpsl.estimate import Sizes
 from shoal.methods.mpsl.pieces import (
     ROW_BOUND,
@@ -83,8 +84,8 @@ class Trains:
         self._vector = ModelVector(learner.model, learner.stays)
         self._optimizer = torch.optim.Adam(weights, lr=lr)
         self._fresh = groups_of(self._optimizer)
-        self.wrong: set[PeerId] = set()
-        """Hosts that answered as no honest one does."""
+        self.known = Known()
+        """Which hosts were silent, or answered as no honest one does."""
 
     def begin(self, params: Vector, memory: Mapping[str, Array]) -> None:
         """Stand at these params; `memory`: of the optimizer, from `memory`."""

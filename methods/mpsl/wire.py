@@ -8,6 +8,10 @@ from shoal.gossip.calls.forms import Form, Number, TensorForm
 from shoal.methods.errors import BadTask
 from shoal.methods.mpsl.tokens import form_of, most_rows
 
+IS_OVER: Final = "late: the step is over"
+"""What a host says to a client whose gradients come after those of the others were taken."""
+NO_STAGE: Final = "no next stage"
+"""What it says where the stages behind it do not answer."""
 CHUNK: Final = 1 << 19
 """Numbers of a body in one call: 2 MiB."""
 MOST_ROWS: Final = 4096

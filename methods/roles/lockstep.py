@@ -51,6 +51,8 @@ class _Task:
     is_ready: bool = True
     choices: deque[PeerId] = field(default_factory=deque)
     """Of a call: the peers not tried so far."""
+    refusals: tuple[str, ...] = ()
+    """Of a call: what those said who were tried."""
 
 
 @dataclass
@@ -168,7 +170,7 @@ class Play(Generic[T]):
                 peers = call.to
                 if isinstance(peers, str):
                     peers = tuple(self._live(peers)) if peers in self.holders else (PeerId(peers),)
-                task.choices = deque(peers)
+                task.choices, task.refusals = deque(peers), ()
                 self._call(peer, task, call)
             case Reply(answers=answers):
                 self._reply(peer, answers)
@@ -205,7 +207,8 @@ class Play(Generic[T]):
                         _give(task, None)
                     return
             task.choices.popleft()
-        _give(task, None if form.gives is None else Unanswered(f"{call.verb}: no peer answered"))
+        why = "; ".join(task.refusals) or "no peer answered"
+        _give(task, None if form.gives is None else Unanswered(f"{call.verb}: {why}"))
 
     def _queue(self, to: PeerId, request: Request) -> None:
         """Queue a call that its callee was not given yet."""
@@ -232,6 +235,7 @@ class Play(Generic[T]):
                     continue
                 if isinstance(told, Refusal):
                     task.choices.popleft()
+                    task.refusals += (told.reason,)
                     self._call(peer, task, task.ask)
                 else:
                     _give(task, Answer(me, told))
@@ -288,7 +292,7 @@ class Play(Generic[T]):
             called = [each for each in chosen if each.verb == verb]
             going_on = {each.peer for each in called if (each.peer, peer, verb, each.step) not in self._last}
             self._expected[peer, verb] = going_on
-        if self._batches[peer] > self._silent.get(peer, self._batches[peer]):
+        if self._is_silent(peer):
             task.ask = None
             return
         _give(task, Requests(tuple(chosen), is_complete))
@@ -323,16 +327,24 @@ class Play(Generic[T]):
         return bool(meeting)
 
     def _end_waits(self) -> bool:
-        """Let a deadline pass: of a host that waits for more calls, or else of callers of the silent."""
-        if self._hand_out(at_deadline=True):
+        """Let a deadline pass: of who calls the silent, or of a host that waits for more calls."""
+        waiting = [
+            (peer, task)
+            for (peer, _), task in sorted(self._tasks.items())
+            if isinstance(task.ask, Call) and not task.is_ready
+        ]
+        of_silent = [each for each in waiting if self._is_silent(each[1].choices[0])]
+        if not of_silent and self._hand_out(at_deadline=True):
             return True
-        for (peer, _), task in sorted(self._tasks.items()):
-            if isinstance(task.ask, Call) and not task.is_ready:
-                self.played.deadlines += 1
-                task.choices.popleft()
-                self._call(peer, task, task.ask)
-                return True
+        for peer, task in (of_silent or waiting)[:1]:
+            self.played.deadlines += 1
+            task.choices.popleft()
+            self._call(peer, task, task.ask)
+            return True
         return False
+
+    def _is_silent(self, peer: PeerId) -> bool:
+        return self._batches[peer] > self._silent.get(peer, self._batches[peer])
 
 
 def _give(task: _Task, given: Any) -> None:

@@ -206,7 +206,7 @@ class SFPrompt:
             kept = side.hardest(c.gamma, c.rows, round_)
             leak = side.leak(round_)
             metrics |= {} if leak is None else {"leak_r2": leak}
-        asked = Asked(NAMES, me.peer, side.wrong)
+        asked = Asked(NAMES, me.peer, side.known)
         done = yield from self._steps(side, asked, kept, round_)
         mean = yield from all_reduce(side.params(), weight=learner.examples)
         if round_ % c.measure_every == 0:
