@@ -266,6 +266,21 @@ class CallPartStatus(msgspec.Struct, frozen=True):
     """Median of the last 12."""
 
 
+class HandoverStatus(msgspec.Struct, frozen=True):
+    """Calls of this node went on with another peer."""
+
+    verb: str
+    left: str
+    """The peer that did not answer."""
+    to: str
+    """The one that did."""
+    why: str
+    """silent, lost, gone, or what it said; at most 100 characters."""
+    seconds: float
+    """From the call that was not answered to the other one's answer."""
+    age_seconds: float
+
+
 class CallsStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Who hosts what, and the calls of this node, where the method has roles."""
 
@@ -278,6 +293,8 @@ class CallsStatus(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: int
     """Of this node, so far."""
     parts: list[CallPartStatus]
+    handovers: list[HandoverStatus] = []
+    """The last 16, the oldest first."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

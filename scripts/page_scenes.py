@@ -13,9 +13,12 @@ from shoal.node.daemon.journal import Event
 from shoal.node.status import (
     AloneStatus,
     AttendeeStatus,
+    CallPartStatus,
+    CallsStatus,
     DonorStatus,
     ExchangeStatus,
     FetchStatus,
+    HandoverStatus,
     HeardRunStatus,
     LineageStatus,
     PeerStatus,
@@ -269,6 +272,33 @@ def split() -> Scene:
     return Scene(status, history, _story(33), height=1000)
 
 
+def hosts() -> Scene:
+    """A client of a split model whose host has just gone, and another took its place."""
+    history = [a_round(n, members=4) for n in range(12)]
+    gone, spare, host = peer_id(9), peer_id(1), peer_id(2)
+    calls = CallsStatus(
+        hosts={"host": [host], "host2": [peer_id(3)], "spare": [spare], "spare2": []},
+        per_second=21.4,
+        waiting=0,
+        unanswered=1,
+        parts=[
+            CallPartStatus("forward", "answer", 0.031),
+            CallPartStatus("grad", "answer", 0.044),
+            CallPartStatus("give", "queue", 0.0004),
+            CallPartStatus("give", "work", 0.0021),
+            CallPartStatus("predict", "answer", 0.019),
+        ],
+        handovers=[
+            HandoverStatus("forward", gone, spare, "lost", 0.21, 95.0),
+            HandoverStatus("grad", gone, spare, "silent", 2.24, 93.0),
+        ],
+    )
+    peers = [a_peer(n, 12, state_of(12)) for n in (1, 2, 3)]
+    run = RunStatus("split at home", RUN, "mpsl", "digits_captions", ROUNDS, 2538, {"stages": 2})
+    status = a_status(round=12, history=history, calls=calls, peers=peers, run=run)
+    return Scene(status, history, _story(12), height=800)
+
+
 def finished() -> Scene:
     """The end of a run."""
     history = [a_round(n) for n in range(ROUNDS)]
@@ -357,6 +387,7 @@ SCENES: Final = {
     "joining": joining,
     "training": training,
     "split": split,
+    "hosts": hosts,
     "finished": finished,
     "200-peers": crowd,
     "phone": phone,

@@ -109,6 +109,8 @@ class Asking:
         if form.gives is None:
             self.ended.append(Ended(id_, None))
             return [Send(there[0], message, data)] if there else []
+        if there and there[0] != peers[0]:
+            self._tally.left(message.verb, peers[0], "gone", now)
         call = _Open(message, data, deque(there or peers[:1]), now, INFINITY, INFINITY)
         self._open[id_] = call
         if not call.choices:
@@ -161,7 +163,7 @@ class Asking:
         del self._open[id_]
         seconds = now - call.asked_at
         self._wait(message.verb).observe(seconds)
-        self._tally.answered(message.verb, seconds, now)
+        self._tally.answered(message.verb, peer, seconds, now)
         self._shunned.pop(peer, None)
         seen = self._seconds.pop(peer, None)
         self._seconds[peer] = deque(maxlen=12) if seen is None else seen
@@ -239,6 +241,7 @@ class Asking:
 
     def _next(self, id_: int, call: _Open, why: str, now: float) -> Effects:
         call.failures += (f"{call.choices[0][-6:]} {why}",)
+        self._tally.left(call.message.verb, call.choices[0], why, call.asked_at)
         call.choices.popleft()
         while len(call.choices) > 1 and not self._is_there(call.choices[0]):
             call.choices.popleft()

@@ -4,6 +4,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from shoal.crypto.keys import PeerId
 from shoal.gossip.deadlines import WINDOW, median
 
 Part: TypeAlias = Literal["answer", "queue", "work"]
@@ -13,6 +14,20 @@ PERIOD: Final = 10.0
 MAX_COUNTED: Final = 4096
 MAX_HANDED: Final = 1024
 """Calls that the trainer has; where it has more, the oldest are not timed."""
+MAX_HANDOVERS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Our calls of a verb went on with another peer than the one that was asked first."""
+
+    verb: str
+    left: PeerId
+    to: PeerId
+    why: str
+    seconds: float
+    """From the call that was not answered to an answer of the other one."""
+    at: float
 
 
 @dataclass(slots=True)
@@ -22,16 +37,28 @@ class Tally:
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_COUNTED))
     _seconds: dict[tuple[str, Part], deque[float]] = field(default_factory=dict)
     _handed: OrderedDict[tuple[str, str, bytes], float] = field(default_factory=OrderedDict)
+    _left: dict[str, tuple[PeerId, str, float]] = field(default_factory=dict)
+    handovers: deque[Handover] = field(default_factory=lambda: deque(maxlen=MAX_HANDOVERS))
+    """The last ones, the oldest first."""
 
     def clear(self) -> None:
         """Begin anew, with another trainer."""
         self._times.clear()
         self._seconds.clear()
         self._handed.clear()
+        self._left.clear()
+        self.handovers.clear()
 
-    def answered(self, verb: str, seconds: float, now: float) -> None:
+    def left(self, verb: str, peer: PeerId, why: str, since: float) -> None:
+        """A peer did not answer what it was asked first, at `since`."""
+        self._left.setdefault(verb, (peer, why, since))
+
+    def answered(self, verb: str, peer: PeerId, seconds: float, now: float) -> None:
         """A peer answered a call of ours after so many seconds."""
         self._times.append(now)
+        left, why, since = self._left.pop(verb, (peer, "", now))
+        if left != peer:
+            self.handovers.append(Handover(verb, left, peer, why, now - since, now))
         self._took(verb, "answer", seconds)
 
     def handed(self, name: tuple[str, str, bytes], since: float, now: float) -> None:

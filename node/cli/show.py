@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from shoal.node.status import CallsStatus, EngineStatus, LineageStatus, PeerStatus, PrivacyStatus, Status
+    from shoal.node.status import (
+        CallsStatus,
+        EngineStatus,
+        HandoverStatus,
+        LineageStatus,
+        PeerStatus,
+        PrivacyStatus,
+        Status,
+    )
 
 
 def status(
@@ -161,7 +169,17 @@ def calls_facts(calls: "CallsStatus", me: str) -> list[tuple[str, str]]:
         verbs.setdefault(each.verb, []).append(f"{each.part} {each.seconds:.3f} s")
     left = f"{calls.unanswered} not answered, {calls.waiting} of peers wait"
     facts.append(("calls", f"{calls.per_second:.1f} a second, {left}"))
-    return facts + [("", f"{verb}: {', '.join(parts)}") for verb, parts in verbs.items()]
+    facts += [("", f"{verb}: {', '.join(parts)}") for verb, parts in verbs.items()]
+    return facts + [("went on", handover_line(each)) for each in calls.handovers[-MAX_FAILED:]]
+
+
+def handover_line(told: "HandoverStatus") -> str:
+    """Say with whom calls went on, since when, and what it took."""
+    left, to = short(PeerId(told.left)), short(PeerId(told.to))
+    return (
+        f"with {to} {duration(told.age_seconds)} ago, {told.seconds:.1f} s after {left} did not answer"
+        f" {told.verb} ({told.why})"
+    )
 
 
 def _engine_facts(engine: "EngineStatus") -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from shoal.gossip.calls.asking import Ended
 from shoal.gossip.calls.asks import Count, Everyone, Next
 from shoal.gossip.calls.calls import Calls, RoleTaken
 from shoal.gossip.member import commands
-from shoal.node.status import CallPartStatus, CallsStatus
+from shoal.node.status import CallPartStatus, CallsStatus, HandoverStatus
 from shoal.node.trainer import ipc
 
 
@@ -74,4 +74,8 @@ def status_of(calls: Calls, now: float) -> CallsStatus | None:
         waiting=calls.answering.n_queued,
         unanswered=calls.asking.n_open,
         parts=[CallPartStatus(*each) for each in calls.tally.medians()],
+        handovers=[
+            HandoverStatus(each.verb, each.left, each.to, each.why[:100], each.seconds, now - each.at)
+            for each in calls.tally.handovers
+        ],
     )

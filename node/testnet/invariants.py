@@ -30,7 +30,7 @@ from shoal.node.status import RoundStatus
 from shoal.node.testnet.event_log import Event
 from shoal.node.testnet.network.link_model import ShaperReport
 from shoal.node.testnet.plan import Plan, name_of
-from shoal.node.testnet.watch import Observed
+from shoal.node.testnet.watch import HostCost, Observed, host_cost
 
 ENDS: Final = frozenset({"kill", "pause", "died", "slow"})
 """What ends a span of the nodes it befalls."""
@@ -168,6 +168,8 @@ class Cost(msgspec.Struct, frozen=True):
     """Of that round, above the median of all."""
     back_seconds: float | None
     """From the restart, thaw or healing to the first round the node averaged in again."""
+    hosting: HostCost | None = None
+    """What it cost that the node hosted; None: it held no role, or several were hit at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,9 +348,17 @@ def costs(plan: Plan, nodes: Sequence[Observed], shaken: Shaken) -> tuple[Cost, 
                 round_seconds=None if seconds is None else round(seconds, 3),
                 extra_seconds=None if seconds is None else round(max(0.0, seconds - usual), 3),
                 back_seconds=_back_seconds(lives, event),
+                hosting=_hosting(nodes, event, shaken),
             )
         )
     return tuple(found)
+
+
+def _hosting(nodes: Sequence[Observed], event: Event, shaken: Shaken) -> HostCost | None:
+    if len(event.nodes) != 1 or event.kind not in ("kill", "pause", "died"):
+        return None
+    again = [each.at for each in shaken.events if each.nodes == event.nodes and each.at > event.at]
+    return host_cost(nodes, event.nodes[0], event.at, min(again, default=shaken.ended))
 
 
 def _back_seconds(lives: Sequence[Span], event: Event) -> float | None:

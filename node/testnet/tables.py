@@ -24,7 +24,7 @@ from shoal.node.testnet.invariants import Cost
 from shoal.node.testnet.lies.catalogue import Lie
 from shoal.node.testnet.plan import Plan, name_of
 from shoal.node.testnet.verdict import Result, ended_how
-from shoal.node.testnet.watch import Observed
+from shoal.node.testnet.watch import HostCost, Observed
 
 HASH_COLORS: Final = ("green", "yellow", "magenta", "cyan", "red")
 """The most common state comes first: all green means agreement."""
@@ -120,8 +120,9 @@ def size(n_bytes: int, *, is_short: bool = False) -> str:
 
 
 def lowest_round(nodes: Sequence[Observed]) -> int:
-    """Return the round in which the slowest node is."""
-    return min((node.status.round if node.status else 0 for node in nodes), default=0)
+    """Return the round in which the slowest node is, of those that were not ended on purpose."""
+    here = [node for node in nodes if not node.is_away] or nodes
+    return min((node.status.round if node.status else 0 for node in here), default=0)
 
 
 def line_of(plan: Plan, nodes: Sequence[Observed], seconds: float) -> str:
@@ -135,7 +136,10 @@ def line_of(plan: Plan, nodes: Sequence[Observed], seconds: float) -> str:
     if losses:
         parts.append(f"loss {fmean(losses):.3f}")
     parts.append(f"sent {size(sum(node.status.bytes_sent for node in nodes if node.status))}")
-    phases = Counter(node.status.phase if node.status else "starting" for node in nodes)
+    phases = Counter(
+        "ended on purpose" if node.is_away else node.status.phase if node.status else "starting"
+        for node in nodes
+    )
     parts.append(", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())))
     return "  ".join(parts)
 
@@ -219,14 +223,31 @@ def problems(nodes: Sequence[Observed]) -> list[str]:
 
 def cost_line(cost: Cost) -> str:
     """Return what a fault was and what it cost: ``kill of node-3 in round 12, which took 0.4 s more``."""
-    parts = [f"{cost.kind} of {', '.join(map(name_of, cost.nodes))}{' by hand' if cost.by == 'hand' else ''}"]
+    roles = f" ({', '.join(cost.hosting.roles)})" if cost.hosting else ""
+    by = " by hand" if cost.by == "hand" else ""
+    parts = [f"{cost.kind} of {', '.join(map(name_of, cost.nodes))}{roles}{by}"]
     if cost.round is not None:
         parts[0] += f" in round {cost.round}"
     if cost.extra_seconds is not None:
         parts.append(f"which took {cost.extra_seconds:.1f} s more than usual")
     if cost.back_seconds is not None:
         parts.append(f"back in a round after {cost.back_seconds:.1f} s")
+    if cost.hosting:
+        parts += _hosting_words(cost.hosting)
     return ", ".join(parts)
+
+
+def _hosting_words(cost: HostCost) -> list[str]:
+    """Say what the others lost with a host, and who took its place."""
+    steps = "1 step" if cost.lost_steps == 1 else f"{cost.lost_steps} steps"
+    words = [f"{steps} of the others lost"]
+    if cost.seconds is not None:
+        with_ = f" with {', '.join(map(name_of, cost.went_on_with))}" if cost.went_on_with else ""
+        words.append(f"they went on{with_} after {cost.seconds:.1f} s at most")
+    for role in cost.roles:
+        taker = cost.taken_by.get(role)
+        words.append(f"nobody is {role} now" if taker is None else f"{name_of(taker)} is {role} now")
+    return words
 
 
 def verdict_panel(result: Result, files: Sequence[str]) -> Panel:

@@ -53,7 +53,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     verdict: bool
     nodes: int
     rounds: int
-    """Rounds that every node has finished."""
+    """Rounds that every node has finished, but those that were ended for good on purpose."""
     method: str
     task: str
     alpha: float | msgspec.UnsetType
@@ -126,11 +126,12 @@ def judge(
         for index, (node, accuracy) in enumerate(zip(everyone, accuracies_of(everyone), strict=True), 1)
     )
     honest = per_node[: plan.honest]
+    stayed = [each for each, node in zip(honest, nodes, strict=True) if not node.is_away] or list(honest)
     used = [node.utilisation for node in honest if node.utilisation is not None]
     return Result(
         verdict=all(check.ok for check in checks),
         nodes=plan.nodes,
-        rounds=min((node.round for node in honest), default=0),
+        rounds=min((node.round for node in stayed), default=0),
         method=plan.method,
         task=plan.task,
         alpha=msgspec.UNSET if alpha is None else alpha,
@@ -140,7 +141,7 @@ def judge(
         accuracy_min=min(accuracies, default=None),
         local_only_mean=fmean(local_only) if local_only else None,
         local_only=tuple(local_only or ()),
-        same_state_hash=len({node.state_hash for node in honest}) == 1 and bool(honest[0].state_hash),
+        same_state_hash=len({node.state_hash for node in stayed}) == 1 and bool(stayed[0].state_hash),
         models_apart=apart,
         seconds=round(seconds, 3),
         bytes_sent=sum(node.bytes_sent for node in per_node),
@@ -201,7 +202,9 @@ def _all_finished(plan: Plan, nodes: Sequence[Observed]) -> Check:
         if not node.finished and not node.wished and plan.rounds:
             round_ = node.status.round if node.status else 0
             faults.append(f"{node.name} stands at round {round_} of {plan.rounds}")
-    held = f"{plan.rounds} rounds on {len(nodes)} nodes" if plan.rounds else "the run has no end"
+    stayed = sum(not node.is_away for node in nodes)
+    ended = f", {len(nodes) - stayed} ended on purpose" if stayed < len(nodes) else ""
+    held = f"{plan.rounds} rounds on {stayed} nodes{ended}" if plan.rounds else "the run has no end"
     return checked("every node finished every round", faults, held)
 
 
@@ -273,7 +276,7 @@ def _same_end(plan: Plan, nodes: Sequence[Observed]) -> Check:
     name = "same state hash at the end"
     if why := _why_states_differ(plan):
         return Check(name, True, why)
-    present = [node for node in nodes if not (node.wished and node.exit_code is not None)]
+    present = [node for node in nodes if not node.is_away]
     if plan.rounds:
         hashes = {node.status.state_hash if node.status else "" for node in present}
     else:

@@ -68,6 +68,14 @@ def head_line(status: Status) -> Text:
         words.append(f"loss {figure(status.loss)}")
     moved = f"{size(status.bytes_sent)} out, {size(status.bytes_received)} in"
     swarm = [f"{linked} peers linked, {same} hold this model", moved, f"up {duration(status.uptime_seconds)}"]
+    if status.calls is not None:
+        me = status.peer_id
+        names = [
+            f"{role} {' '.join('this node' if each == me else short(PeerId(each)) for each in peers)}"
+            for role, peers in status.calls.hosts.items()
+            if peers
+        ]
+        swarm.insert(1, f"{status.calls.per_second:.1f} calls a second" + ", ".join(["", *names]))
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f" {printable(status.phase)} ", style="reverse")
     text.append(" " + printable(" · ".join(words)) + "\n")

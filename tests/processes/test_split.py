@@ -6,6 +6,7 @@ import pytest
 from swarm import Swarm, averaged
 
 from shoal.node.status import Status
+from shoal.node.testnet.watch import Observed, host_cost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -28,6 +29,10 @@ def test_when_a_host_is_killed_another_takes_its_place_and_all_learn_on(
         nodes = [one, *(swarm.start(f"with {each[1]}", *flags, *each, join=one) for each in others)]
         seen = [node.wait("a host", lambda each: averaged(each) and hosts(each, role)) for node in nodes]
         host = min(hosts(seen[0], role))
+        told = [Observed(f"node-{number}") for number in range(1, count + 1)]
+        for each, status in zip(told, seen, strict=True):
+            each.take(status, 1.0)
+        killed = [each.peer for each in told].index(host) + 1
         by_id = {status.peer_id: node for status, node in zip(seen, nodes, strict=True)}
         by_id.pop(host).kill()
         later = max(node.status.round for node in by_id.values()) + 2
@@ -36,3 +41,8 @@ def test_when_a_host_is_killed_another_takes_its_place_and_all_learn_on(
             after = node.wait("more rounds", lambda status: max(averaged(status), default=0) >= later)
             assert after.calls is not None
             assert any(each.verb == "grad" and each.part == "answer" for each in after.calls.parts)
+            told[[each.peer for each in told].index(after.peer_id)].take(after, 3.0)
+        cost = host_cost(told, killed, at=2.0, until=4.0)
+        assert cost is not None
+        assert role in cost.roles
+        assert cost.taken_by[role] not in (killed, None)

@@ -109,7 +109,26 @@ function drawRuns(status) {
       [each.rounds ? `${each.round} of ${each.rounds}` : each.round, "number"], [number(each.accuracy), "number"], [each.run_id, "mono"], [each.ours ? "this node's" : "", "good"]]));
 }
 
+// Who holds each role of a split model, and how long the parts of a step take.
+function drawCalls(status) {
+  const calls = status.calls;
+  $("hosts").closest(".card").hidden = !calls;
+  if (!calls) return;
+  const name = (peer) => (peer === status.peer_id ? "this node" : short(peer));
+  $("calls-sum").textContent = `${calls.per_second.toFixed(1)} calls a second, ${calls.unanswered} not answered, ${calls.waiting} calls of peers wait`;
+  table($("hosts"), "", [["Role"], ["Held by"]], Object.entries(calls.hosts).map(([role, peers]) => ({ row: [
+    [role], peers.length ? [peers.map(name).join(", "), "wrap", peers.join("\n")] : ["nobody", "warn"]] })));
+  const verbs = new Map();
+  for (const { verb, part, seconds: took } of calls.parts) verbs.set(verb, { ...verbs.get(verb), [part]: took });
+  const cell = (took) => [took === undefined ? "–" : took < 0.0995 ? `${(1000 * took).toPrecision(2)} ms` : seconds(took), "number"];
+  table($("calls"), "No call has been answered yet.", [["Seconds per step"], ["Answer", "number"], ["In queue", "number"], ["Work", "number"]],
+    [...verbs].map(([verb, { answer, queue, work }]) => ({ row: [[verb], cell(answer), cell(queue), cell(work)] })));
+  $("handovers").replaceChildren(...calls.handovers.slice(-3).reverse().map((each) => node("li", {},
+    `${seconds(each.age_seconds)} ago ${name(each.left)} did not answer ${each.verb} (${each.why}): this node went on with ${name(each.to)} after ${seconds(each.seconds)}`)));
+}
+
 export function drawSwarm(status) {
+  drawCalls(status);
   if (!$("swarm").matches(":hover")) drawPicture(status);
   drawStates(status);
   drawPeers(status);

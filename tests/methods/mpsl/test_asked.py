@@ -81,14 +81,14 @@ def test_silence_is_forgotten_after_many_answers_or_when_the_host_has_left() -> 
     assert looked(asked, [A, B, C]) == before
 
 
-def few(**options: int) -> SplitRun:
+def few(steps: int, average_every: int, silent: dict[PeerId, int] | None = None) -> SplitRun:
     tasks: list[Task] = [Few(f"{i + 1}/3") for i in range(3)]
-    silent = {A: options.pop("silent")} if "silent" in options else {}
-    return SplitRun(MPSL(MPSLConfig(number="float32", **options)), tasks, silent=silent)
+    config = MPSLConfig(number="float32", steps=steps, average_every=average_every)
+    return SplitRun(MPSL(config), tasks, silent=silent or {})
 
 
 def test_a_host_that_fell_silent_costs_no_deadline_in_the_rounds_after() -> None:
-    run = few(silent=3, steps=6, average_every=1000)
+    run = few(6, 1000, {A: 3})
     run.round()
     assert run.played[0].deadlines > 0
     for report in run.round():
@@ -98,7 +98,7 @@ def test_a_host_that_fell_silent_costs_no_deadline_in_the_rounds_after() -> None
 
 
 def test_a_spare_that_served_tells_the_host_what_it_learned() -> None:
-    run = few(steps=8, average_every=8)
+    run = few(8, 8)
     run.round()
     for learner in run.learners.values():
         learner.split_client.known.silent = {A: 0}  # type: ignore[attr-defined]

@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 from testnet_fakes import peer_status, round_status, status
 
+from shoal.node.testnet.invariants import Cost
 from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.tables import (
     Display,
+    cost_line,
     line_of,
     links_of,
     live_view,
@@ -21,7 +23,7 @@ from shoal.node.testnet.tables import (
     verdict_panel,
 )
 from shoal.node.testnet.verdict import judge
-from shoal.node.testnet.watch import Observed
+from shoal.node.testnet.watch import HostCost, Observed
 
 PLAN = Plan(nodes=3, rounds=40)
 
@@ -113,6 +115,26 @@ def test_a_line_tells_the_slowest_round_and_the_phases() -> None:
     assert "accuracy 0.515 (lowest 0.510)" in line
     assert "1 starting, 2 working" in line
     assert "\n" not in line
+
+
+def test_a_node_that_was_ended_on_purpose_holds_up_no_progress() -> None:
+    away = node(1)
+    away.wished, away.exit_code = True, -9
+    line = line_of(PLAN, [away, node(2, 5), node(3, 6)], 12.0)
+    assert "round  5/40" in line
+    assert "1 ended on purpose, 2 working" in line
+
+
+def test_the_end_of_a_host_is_told_with_what_it_cost() -> None:
+    hosting = HostCost(
+        roles=("host", "spare2"), lost_steps=1, seconds=2.25, went_on_with=(4,), taken_by={"host": 2}
+    )
+    cost = Cost(at=65.9, kind="kill", nodes=(1,), by="hand", round=4, round_seconds=9.0, extra_seconds=0.7,
+                back_seconds=None, hosting=hosting)  # fmt: skip
+    assert cost_line(cost) == (
+        "kill of node-1 (host, spare2) by hand in round 4, which took 0.7 s more than usual, 1 step of the"
+        " others lost, they went on with node-4 after 2.2 s at most, node-2 is host now, nobody is spare2 now"
+    )
 
 
 def test_the_live_view_shows_every_node_and_the_progress() -> None:

@@ -300,3 +300,14 @@ def test_a_node_that_lies_is_asked_for_nothing_and_named() -> None:
     assert (result.accuracy_mean, result.accuracy_min) == pytest.approx((0.95, 0.95))
     assert [node.lie for node in result.per_node] == ["", "", "zeros"]
     assert not judge(plan, [honest[0], liar, honest[1]], seconds=1.0).verdict
+
+
+def test_a_node_that_was_ended_for_good_on_purpose_holds_up_nothing() -> None:
+    nodes = swarm()
+    killed(nodes)
+    nodes[1].wished = True
+    result = judge(PLAN, nodes, local_only=[0.4], seconds=1.0)
+    assert result.verdict
+    assert (result.rounds, result.same_state_hash) == (4, True)
+    (finished,) = [each for each in result.invariants if each.name == "every node finished every round"]
+    assert finished.detail == "4 rounds on 2 nodes, 1 ended on purpose"

@@ -13,7 +13,7 @@ from fake_node import HOSTILE, FakeNode, a_round, make_status
 from shoal.node.cli import main as cli
 from shoal.node.cli.operation.top import Running
 from shoal.node.errors import NotRunning
-from shoal.node.status import AttendeeStatus, ExchangeStatus, FetchStatus, Status
+from shoal.node.status import AttendeeStatus, CallsStatus, ExchangeStatus, FetchStatus, Status
 from shoal.node.storage.database import Store
 from shoal.node.web.client import KeptEvent, ToldEvent
 from shoal.node.web.past import Past
@@ -78,6 +78,16 @@ def test_a_small_terminal_shows_the_node_and_its_peers() -> None:
         assert all(len(line) <= 80 for line in shown.split("\n"))
 
     drive(Told(make_status()), act, size=(80, 24))
+
+
+def test_a_node_of_a_split_model_says_who_hosts() -> None:
+    calls = CallsStatus(hosts={"host": ["x" * 20 + "abcdefgh"], "spare": []}, per_second=2.5, waiting=0,
+                        unanswered=0, parts=[])  # fmt: skip
+
+    async def act(pilot: "Pilot[None]", app: Top) -> None:
+        assert "2.5 calls a second, host abcdefgh" in screen(app)
+
+    drive(Told(make_status(calls=calls)), act)
 
 
 def test_the_keys_show_rounds_and_events() -> None:

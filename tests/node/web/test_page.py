@@ -17,11 +17,13 @@ from scripts.page_scenes import (
     alone,
     an_event,
     crowd,
+    hosts,
+    peer_id,
     state_of,
     training,
 )
 from scripts.page_shots import Stage, opened, shoot
-from shoal.node.status import FaultStatus, HeardRunStatus
+from shoal.node.status import CallPartStatus, CallsStatus, FaultStatus, HandoverStatus, HeardRunStatus
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,6 +122,25 @@ def test_a_crowd_is_shown_by_its_first_and_all_of_it_when_asked(browser: Browser
         tab.close()
 
 
+def test_a_split_model_is_shown_with_its_hosts_its_calls_and_who_took_a_role(browser: Browser) -> None:
+    scene = hosts()
+    with Stage(scene) as stage:
+        tab = opened(browser, stage, scene)
+        assert count(tab, "#hosts tbody tr") == 4
+        held = text(tab, "#hosts")
+        assert peer_id(2)[-8:] in held
+        assert "nobody" in held
+        assert text(tab, "#calls-sum") == "21.4 calls a second, 1 not answered, 0 calls of peers wait"
+        assert count(tab, "#calls tbody tr") == 4
+        assert "31 ms" in text(tab, "#calls")
+        went_on = text(tab, "#handovers li")
+        assert f"this node went on with {peer_id(1)[-8:]} after 2.2 s" in went_on
+        stage.scene = training()
+        tab.wait_for("document.getElementById('hosts').closest('.card').hidden")
+        assert list(tab.complaints()) == []
+        tab.close()
+
+
 def hostile() -> Scene:
     """Return a node whose peers say nothing but markup."""
     peer = a_peer(
@@ -139,6 +160,14 @@ def hostile() -> Scene:
         refusals=[HOSTILE],
         drops={HOSTILE: 1},
         named_faults=[FaultStatus(HOSTILE, HOSTILE, 1, 1.0)],
+        calls=CallsStatus(
+            hosts={HOSTILE: [HOSTILE]},
+            per_second=0.0,
+            waiting=0,
+            unanswered=0,
+            parts=[CallPartStatus(HOSTILE, HOSTILE, 0.0)],
+            handovers=[HandoverStatus(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.0, 0.0)],
+        ),
         name=HOSTILE,
     )
     return Scene(status, [named, done], [an_event(0, HOSTILE, HOSTILE)])
@@ -161,6 +190,9 @@ def test_what_a_peer_chose_is_text_and_nothing_else(browser: Browser) -> None:
             "#tiles",
             "#who",
             "#runs",
+            "#hosts",
+            "#calls",
+            "#handovers",
         ):
             assert "<script>alert(1)</script>" in text(tab, place), place
         assert list(tab.complaints()) == []
