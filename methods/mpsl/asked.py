@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Final
 
-from shoal.crypto.keys import PeerId
+from shoal.crypto.keys import PeerId, short
 from shoal.methods.base import Steps
 from shoal.methods.mpsl.wire import Names
 from shoal.methods.roles.serves import look
@@ -24,6 +24,9 @@ class Known:
     silent: dict[PeerId, int] = field(default_factory=dict)
     """Who did not answer, with the number of answers of others since."""
 
+    audited: dict[PeerId, int] = field(default_factory=dict)
+    """How often another host said the same as this one."""
+
     def heard(self, peer: PeerId) -> None:
         """A host answered."""
         self.silent = {other: n + 1 for other, n in self.silent.items() if other != peer and n < FORGIVEN}
@@ -32,6 +35,18 @@ class Known:
         """Forget all but these, who host."""
         self.wrong.intersection_update(hosts)
         self.silent = {peer: n for peer, n in self.silent.items() if peer in hosts}
+        self.audited = {peer: n for peer, n in self.audited.items() if peer in hosts}
+
+    @property
+    def problem(self) -> str:
+        """Name who answered wrongly, for the owner of this node; empty: nobody."""
+        if not self.wrong:
+            return ""
+        names = ", ".join(short(peer) for peer in sorted(self.wrong))
+        return (
+            f"{names}: answered as no honest host of this model does, and is asked last; look at that node, or"
+            " keep it out (docs/who-may-join.md)"
+        )
 
 
 class Asked:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 import numpy as np
 
-from shoal.gossip.calls.asks import Refusal, Request
+from shoal.gossip.calls.asks import Answer, Refusal, Request
 from shoal.gossip.calls.forms import Form, TensorForm, Tensors
 from shoal.gossip.errors import Unanswered
 from shoal.gossip.events import Vector
@@ -40,6 +40,7 @@ from shoal.methods.base import (
 )
 from shoal.methods.errors import BadTask
 from shoal.methods.mpsl.asked import Asked
+from shoal.methods.mpsl.audits import ROWS, agree, distance, is_due
 from shoal.methods.mpsl.tokens import form_of, heard, most_rows, told
 from shoal.methods.mpsl.wire import Names, roles_of
 from shoal.methods.needs import Need
@@ -212,6 +213,7 @@ class SFPrompt:
         if round_ % c.measure_every == 0:
             metrics |= yield from self._measured(side, asked, mean, round_)
         told_ = {"unanswered": done.lost, "wrong_answers": asked.n_wrong}
+        learner.callbacks.problem("hosts", side.known.problem)
         metrics |= {"kept": float(len(kept))} | {k: float(v) for k, v in told_.items() if v} | _told(learner)
         private: dict[str, Array] = {ADAM + name: value for name, value in done.memory.items()}
         report = Report(done.loss, done.examples, done.steps, mean.contributors, metrics)
@@ -243,6 +245,9 @@ class SFPrompt:
             if judged is None:
                 asked.answered_wrongly(out.peer)
                 return None
+            is_audited = is_due(side.known, out.peer, side.secret)
+            if is_audited and not (yield from self._audited(side, asked, a, out, step)):
+                return None
             g: Tensors = {"g": judged.gradient.cpu().numpy()}
             try:
                 back = yield from call((out.peer,), NAMES.grad, g, step=step, is_last=True)
@@ -255,6 +260,25 @@ class SFPrompt:
             asked.answered_wrongly(back.peer)
             return None
         return judged
+
+    def _audited(self, side: "ClientSide", asked: Asked, a: Tensors, out: Answer, step: bytes) -> Steps[bool]:
+        """Ask another host about some of a step's examples; tells whether the answer to the step is right."""
+        few = {name: each[:ROWS] for name, each in a.items()}
+        others = [peer for peer in asked.hosts if peer != out.peer and peer not in side.known.wrong]
+        if not others:
+            return True
+        try:
+            other = yield from call(others, NAMES.predict, few, step=b"a" + step, is_last=True)
+        except Unanswered:
+            return True
+        told_ = {out.peer: out.tensors["b"][:ROWS], other.peer: other.tensors["b"]}
+        if agree(*told_.values()):
+            side.known.audited[out.peer] = side.known.audited.get(out.peer, 0) + 1
+            return True
+        right = side.features(heard("a", few))
+        liar = max(told_, key=lambda peer: (distance(told_[peer], right), peer == out.peer))
+        asked.answered_wrongly(liar)
+        return liar != out.peer
 
     def _measured(
         self, side: "ClientSide", asked: Asked, mean: Averaged, round_: int

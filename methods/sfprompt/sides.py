@@ -54,7 +54,7 @@ class ClientSide(Trains):
         """
         split = split_of(learner.model, cut)
         self._prompt: nn.Parameter = getattr(learner.model, PROMPT)
-        self._front, self._tail = split.front, split.head
+        self._front, self._tail, self._body = split.front, split.head, list(split.body)
         super().__init__(learner, [self._prompt, *self._tail.parameters()], lr)
         self._noise = noise
         self._turns = 0
@@ -62,7 +62,7 @@ class ClientSide(Trains):
         z, width = self._embedded(_one(learner)), self._prompt.shape[1]
         b = z
         with torch.no_grad():
-            for block in split.body:
+            for block in self._body:
                 b = block.eval()(b)
         if z.dim() not in (2, 3) or z.shape[-1] != width or b.shape[1:] != (width,):
             raise BadTask(
@@ -156,6 +156,22 @@ class ClientSide(Trains):
         self._optimizer.zero_grad()
         judged = judge(torch.tensor(outputs, device=self._learner.device), self._labels, self._tail)
         return judged if math.isfinite(judged.loss) and bool(judged.gradient.isfinite().all()) else None
+
+    def features(self, rows: Rows) -> Rows:
+        """Return what an honest host returns of these activations; to judge two that do not agree.
+
+        The node has the body, since its hash is in the run's name. It is slow here, and seldom asked.
+        """
+        with torch.no_grad():
+            b = torch.tensor(rows, device=self._learner.device)
+            for block in self._body:
+                b = block.eval()(b)
+        return _array(b)
+
+    @property
+    def secret(self) -> bytes:
+        """Bytes that no host knows: labels of the step, and the tail where it stands now."""
+        return bytes(self._labels.cpu().numpy()) + self.params().tobytes()
 
     def step(self, gradient: Rows) -> bool:
         """Take a step of the optimizer, unless no honest host returns that; tells whether it did.
