@@ -20,9 +20,9 @@ class Known:
     """What a client remembers of hosts, from round to round."""
 
     wrong: set[PeerId] = field(default_factory=set)
-    """Who answered as no honest host does; for as long as it hosts."""
+    """Those that answered as no honest host does; each for as long as it hosts."""
     silent: dict[PeerId, int] = field(default_factory=dict)
-    """Who did not answer, with the number of answers of others since."""
+    """Those that did not answer, with the number of answers of others since."""
 
     audited: dict[PeerId, int] = field(default_factory=dict)
     """How often another host said the same as this one."""
@@ -44,15 +44,15 @@ class Known:
             return ""
         names = ", ".join(short(peer) for peer in sorted(self.wrong))
         return (
-            f"{names}: answered as no honest host of this model does, and is asked last; look at that node, or"
-            " keep it out (docs/who-may-join.md)"
+            f"{names}: answered as no honest host of this model does, and is asked last;"
+            " look at that node, or keep it out (docs/who-may-join.md)"
         )
 
 
 class Asked:
     """Whom a client asks: hosts before spares, begun at a place that differs from client to client.
 
-    Whoever did not answer comes after all others, and whoever answered as no honest host does comes last.
+    One that did not answer comes after all others. One that answered as no honest host does comes last.
     """
 
     def __init__(self, names: Names, me: PeerId, known: Known) -> None:

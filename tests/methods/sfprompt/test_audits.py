@@ -11,6 +11,7 @@ from lockstep import names
 
 from shoal.gossip.calls.asks import Refusal, Reply
 from shoal.methods.base import Steps
+from shoal.methods.learning.learner import Callbacks
 from shoal.methods.mpsl.asked import Known
 from shoal.methods.mpsl.audits import LEAST, agree, is_due
 from shoal.methods.mpsl.in_lockstep import SplitRun
@@ -53,12 +54,22 @@ def nodes(make: Callable[..., SFPrompt] = SFPrompt, number: Any = "float16", **l
     return SplitRun(make(config, **lies), [Few(f"{i + 1}/3") for i in range(3)])
 
 
+class Heard(Callbacks):
+    """Keeps what a node is to tell its owner."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+
+    def problem(self, source: str, text: str) -> None:
+        self.told.append(text)
+
+
 def told_problems(run: SplitRun) -> dict[str, list[str]]:
     """Return what each node is to tell its owner, as it comes."""
     told = dict[str, list[str]]()
     for peer, learner in run.learners.items():
         told[peer] = []
-        learner.callbacks.problem = lambda source, text, to=told[peer]: to.append(text)  # type: ignore[method-assign]
+        learner.callbacks = Heard(told[peer])
     return told
 
 
