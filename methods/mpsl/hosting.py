@@ -56,7 +56,7 @@ class Hosting:
         """Clients whose gradients did not come."""
         self._me, self._wrong = PeerId(""), set[PeerId]()
         self._kept: list[Request] = []
-        self._turns = 0
+        self._turns = self._round = 0
 
     def resume(self, saved: Mapping[str, StateArray], prefix: str) -> None:
         """Go on from what this node saved of the stage, unless it has taken a step or another's params."""
@@ -76,6 +76,7 @@ class Hosting:
                 asked = yield from next_calls(*self._names.all, until=Everyone())
                 forwards = yield from self._aside(asked.calls)
             if forwards:
+                yield from self._catch_up()
                 yield from self._pass(forwards)
             yield from self._average()
 
@@ -246,24 +247,31 @@ class Hosting:
     def _join(self) -> Steps[None]:
         """Begin with what another holder has; in round 0 all hold the same."""
         me = yield from here()
-        self._me = me.peer
+        self._me, self._round = me.peer, me.round
         if me.round == 0:
             return
         for peer in (yield from holders(self._names)):
             if peer != self._me and (yield from self._take(peer)):
                 return
 
-    def _average(self) -> Steps[None]:
-        """Agree with the first host where it is time to; that one hands on to the spares.
+    def _catch_up(self) -> Steps[None]:
+        """Take another holder's params where rounds passed without a step here.
 
-        A spare that served in a host's place tells it so too: the host may be back, and know nothing of it.
+        This node was frozen or cut off, and a spare served in its place. It does not tell us: two that call
+        each other at once would wait for each other.
         """
+        round_ = (yield from here()).round
+        if round_ > self._round + 1:
+            yield from self._join()
+        self._round = round_
+
+    def _average(self) -> Steps[None]:
+        """Agree with the first host where it is time to; that one hands on to the spares."""
         if not self.copies.is_due:
             return
-        has_served = self.copies.passes >= self._every
         self.copies.begin()
         hosts = sorted(each.peer for each in (yield from look(self._names.role)))
-        if self._me in hosts[1:] or (has_served and hosts and self._me not in hosts):
+        if self._me in hosts[1:]:
             if (yield from self._give(hosts[0])):
                 yield from self._take(hosts[0])
             return
@@ -318,6 +326,8 @@ class LaterStage(Hosting):
             others = [each for each in asked.calls if each not in grads]
             for each in grads:
                 yield from self._answer_grad(each, held.pop((each.peer, each.step)))
+            if any(each.verb == self._names.forward for each in others):
+                yield from self._catch_up()
             for each in (yield from self._aside(others)):
                 outputs, passed = yield from self._forward([heard("z", each.tensors)])
                 if passed is None:
