@@ -26,6 +26,8 @@ class Known:
 
     audited: dict[PeerId, int] = field(default_factory=dict)
     """How often another host said the same as this one."""
+    doubted: tuple[PeerId, ...] = ()
+    """Two that said unlike things of the same body, without a third that would say which of them lies."""
 
     def heard(self, peer: PeerId) -> None:
         """A host answered."""
@@ -40,6 +42,9 @@ class Known:
     @property
     def problem(self) -> str:
         """Name who answered wrongly, for the owner of this node; empty: nobody."""
+        if self.doubted and not self.wrong:
+            names = " and ".join(short(peer) for peer in self.doubted)
+            return f"{names}: return unlike outputs of the same body, so one of them lies; look at both"
         if not self.wrong:
             return ""
         names = ", ".join(short(peer) for peer in sorted(self.wrong))
@@ -57,7 +62,7 @@ class Asked:
 
     def __init__(self, names: Names, me: PeerId, known: Known) -> None:
         """`known`: what is remembered beyond this round; it is added to."""
-        self.names, self._me, self._known = names, me, known
+        self.names, self._me, self.known = names, me, known
         self.hosts: list[PeerId] = []
         self.n_wrong = 0
         """Answers that no honest host gives."""
@@ -70,28 +75,28 @@ class Asked:
         hosts.sort()
         start = sum(self._me.encode()) % len(hosts) if hosts else 0
         ordered = [*hosts[start:], *hosts[:start], *(peer for peer in spares if peer not in hosts)]
-        self._known.keep(ordered)
+        self.known.keep(ordered)
         self._sort(ordered)
 
     def answered(self, peer: PeerId) -> None:
         """Ask this one first from now on: those before it did not answer."""
         at = self.hosts.index(peer) if peer in self.hosts else 0
-        self._known.heard(peer)
-        self._known.silent |= dict.fromkeys(self.hosts[:at], 0)
+        self.known.heard(peer)
+        self.known.silent |= dict.fromkeys(self.hosts[:at], 0)
         self._sort(self.hosts)
 
     def unanswered(self, peer: PeerId) -> None:
         """Ask this one after all others: it was silent, or is gone."""
-        self._known.silent[peer] = 0
+        self.known.silent[peer] = 0
         self._sort(self.hosts)
 
     def answered_wrongly(self, peer: PeerId) -> None:
         """Ask this one last for as long as it hosts."""
         self.n_wrong += 1
-        self._known.wrong.add(peer)
+        self.known.wrong.add(peer)
         self._sort(self.hosts)
         log.warning("%s: the host answers with what no host of this model can; it is asked last", peer[-6:])
 
     def _sort(self, hosts: list[PeerId]) -> None:
-        known = self._known
+        known = self.known
         self.hosts = sorted(hosts, key=lambda peer: (peer in known.wrong, peer in known.silent))

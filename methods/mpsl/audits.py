@@ -11,8 +11,12 @@ from typing import Final
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.methods.mpsl.asked import Known
+from shoal.gossip.calls.forms import Tensors
+from shoal.gossip.errors import Unanswered
+from shoal.methods.base import Steps
+from shoal.methods.mpsl.asked import Asked, Known
 from shoal.methods.mpsl.tokens import Array
+from shoal.methods.roles.serves import call
 
 ROWS: Final = 8
 """Examples of a step that the second host is asked about."""
@@ -41,3 +45,50 @@ def distance(one: Array, other: Array) -> float:
     if one.shape != other.shape:
         return float("inf")
     return float(np.abs(one - other).max(initial=0.0))
+
+
+def compare(asked: Asked, tensors: Tensors, step: bytes) -> Steps[bool]:
+    """Ask two holders of a body for outputs; tells whether they could be compared.
+
+    They can where both say that they hold the same params, `v`, as they do after each averaging. Where their
+    outputs differ, a third one that holds the same says which of them lies.
+    """
+    told = dict[PeerId, Tensors]()
+    for peer in [each for each in asked.hosts if each not in asked.known.wrong]:
+        try:
+            answer = yield from call((peer,), asked.names.predict, tensors, step=step, is_last=True)
+        except Unanswered:
+            continue
+        told[peer] = answer.tensors
+        if len(told) == 2 and (done := _judged(asked, told)) is not None:
+            return done
+        if len(told) == 3:
+            return _named(asked, told)
+    asked.known.doubted = tuple(told) if len(told) == 2 else ()
+    return len(told) == 2
+
+
+def _judged(asked: Asked, told: dict[PeerId, Tensors]) -> bool | None:
+    """Return whether two could be compared; None: they say unlike things of the same params."""
+    one, other = told.values()
+    if one["v"].shape != (1,) or not np.array_equal(one["v"], other["v"]):
+        return False
+    if not agree(one["y"], other["y"]):
+        return None
+    for peer in told:
+        asked.known.audited[peer] = asked.known.audited.get(peer, 0) + 1
+    asked.known.doubted = ()
+    return True
+
+
+def _named(asked: Asked, told: dict[PeerId, Tensors]) -> bool:
+    """Name whoever of the first two says something else than the third of the same params."""
+    *two, third = told
+    if not np.array_equal(told[third]["v"], told[two[0]]["v"]):
+        asked.known.doubted = tuple(two)
+        return True
+    wrong = [peer for peer in two if not agree(told[peer]["y"], told[third]["y"])]
+    asked.known.doubted = tuple(two) if len(wrong) == 2 else ()
+    if len(wrong) == 1:
+        asked.answered_wrongly(wrong[0])
+    return True

@@ -41,6 +41,7 @@ from shoal.methods.base import (
     here,
 )
 from shoal.methods.mpsl.asked import Asked
+from shoal.methods.mpsl.audits import ROWS, compare
 from shoal.methods.mpsl.estimate import estimate
 from shoal.methods.mpsl.tokens import heard, told
 from shoal.methods.mpsl.wire import IS_OVER, NO_STAGE, Names, forms_of, roles_of
@@ -181,6 +182,8 @@ class MPSL:
         metrics = {**done.metrics, **_told(learner)}
         if round_ % self.config.measure_every == 0:
             metrics |= yield from self._measured(side, mean, learner, round_)
+        yield from self._audit(side, me, round_)
+        learner.callbacks.problem("hosts", side.known.problem)
         private = {**_saved(learner), **{ADAM + name: value for name, value in side.memory().items()}}
         if not self.config.sync_tokenizers:
             private[FRONT] = done.params
@@ -236,6 +239,13 @@ class MPSL:
             asked.answered_wrongly(out.peer)
             return None
         return judged
+
+    def _audit(self, side: "ClientSide", me: Me, round_: int) -> Steps[None]:
+        """Compare what two holders of the body say of a few of this node's examples."""
+        asked = Asked(Names(0, self.config.stages), me.peer, side.known)
+        yield from asked.look()
+        if len(asked.hosts) > 1:
+            yield from compare(asked, told("z", side.probe(ROWS), self.config.number), b"%d/a" % round_)
 
     def _measured(
         self, side: "ClientSide", mean: Averaged, learner: Any, round_: int

@@ -188,6 +188,13 @@ class ClientSide(Trains):
                 found.append((_array(split_front(self._front, x, self._learner)), y))
         return found
 
+    def probe(self, most: int) -> Rows:
+        """Return activations of this node's first examples, in evaluation mode, as for a measurement."""
+        x, _ = batch_of(self._learner.data, torch.arange(min(most, self._learner.examples)))
+        self._learner.model.eval()
+        with torch.no_grad():
+            return _array(split_front(self._front, x, self._learner))
+
     def right(self, outputs: Rows, labels: torch.Tensor) -> int | None:
         """Return how many examples the model gets right; None: no honest host returns that."""
         if outputs.shape != (len(labels), *self._out):

@@ -51,7 +51,7 @@ class Names:
 
     @property
     def predict(self) -> str:
-        """As `forward`, for a measurement: no gradients follow."""
+        """As `forward`, for a measurement or an audit: no gradients follow. `v` says of which params."""
         return self._name("predict")
 
     @property
@@ -103,7 +103,7 @@ def forms_of(
     z, dz = form_of("z", entry, most, number), form_of("dz", entry, most, number)
     return {
         names.forward: Form(z, outputs),
-        names.predict: Form(z, outputs),
+        names.predict: Form(z, outputs | {"v": TensorForm((1,))}),
         names.grad: Form(grads | (of_one if names.stage else {}), dz | of_one),
         names.give: Form({"w": TensorForm((CHUNK,))} | of_two, of_two),
         names.take: Form(of_two, {"w": TensorForm((CHUNK,))}),
