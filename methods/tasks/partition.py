@@ -68,3 +68,44 @@ def uniform(examples: int, peers: int, *, seed: int, spread: float = 0.0) -> lis
     sizes = 1 + spread * (2 * dice.random(peers) - 1)
     cuts = np.rint(np.cumsum(sizes)[:-1] / sizes.sum() * examples).astype(np.int64)
     return [np.sort(part) for part in np.split(dice.permutation(examples), cuts)]
+
+
+def stratified_split(
+    labels: npt.NDArray[np.int64], share: float, *, seed: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the indices of the rest and of a share that is put aside, each with as much of every label.
+
+    Draws as ``sklearn.model_selection.train_test_split(stratify=labels, random_state=seed)`` does, and so
+    returns the same: a node that only trains on digits need not load scikit-learn, which takes a second.
+    """
+    # Old generators draw the same in every version of NumPy.
+    dice = np.random.RandomState(seed)
+    _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    held_count = int(np.ceil(share * len(labels)))
+    rest_counts = _proportional(counts, len(labels) - held_count, dice)
+    held_counts = _proportional(counts - rest_counts, held_count, dice)
+    rest: list[np.intp] = []
+    held: list[np.intp] = []
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(places == label)[dice.permutation(count)]
+        rest.extend(members[: rest_counts[label]])
+        held.extend(members[rest_counts[label] : rest_counts[label] + held_counts[label]])
+    return dice.permutation(rest), dice.permutation(held)
+
+
+def _proportional(
+    counts: npt.NDArray[np.intp], total: int, dice: np.random.RandomState
+) -> npt.NDArray[np.intp]:
+    """Return whole numbers that add up to `total`, as near as can be to proportions; dice break ties."""
+    exact = counts / counts.sum() * total
+    found: npt.NDArray[np.intp] = np.floor(exact).astype(np.intp)
+    remainders = exact - found
+    missing = total - int(found.sum())
+    for value in np.unique(remainders)[::-1]:
+        if missing == 0:
+            break
+        tied = np.flatnonzero(remainders == value)
+        chosen = dice.choice(tied, size=min(len(tied), missing), replace=False)
+        found[chosen] += 1
+        missing -= len(chosen)
+    return found

@@ -11,13 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 from shoal.methods.errors import BadOption
 from shoal.methods.learning.task import Task
 from shoal.methods.tasks.label_noise import Labels, add_noise, known_subset, noisy_peers
-from shoal.methods.tasks.partition import Indices, dirichlet, parse_share
+from shoal.methods.tasks.partition import Indices, dirichlet, parse_share, stratified_split
 
 Examples: TypeAlias = tuple[npt.NDArray[np.floating[Any]], Labels]
 """Inputs [n, ...] and labels [n]."""
@@ -41,8 +40,8 @@ class Sets:
         if not share:
             return self
         x, y = self.train
-        x, x_held, y, y_held = train_test_split(x, y, test_size=share, random_state=1, stratify=y)
-        return Sets(train=(x, y), validation=(x_held, y_held), test=self.test)
+        rest, held = stratified_split(y, share, seed=1)
+        return Sets(train=(x[rest], y[rest]), validation=(x[held], y[held]), test=self.test)
 
 
 @dataclass(frozen=True, slots=True)

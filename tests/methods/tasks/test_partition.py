@@ -1,12 +1,18 @@
 """Private shares of labelled examples."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from shoal.methods.errors import BadOption
-from shoal.methods.tasks.partition import dirichlet, parse_share
+from shoal.methods.tasks.digits import load_split
+from shoal.methods.tasks.partition import dirichlet, parse_share, stratified_split
 
 LABELS = np.repeat(np.arange(10), 60)
 
@@ -58,3 +64,29 @@ def test_alpha_must_be_positive(alpha: float) -> None:
 def test_too_many_peers_are_refused() -> None:
     with pytest.raises(BadOption, match="600 examples are too few for 38 shares of at least 16"):
         dirichlet(LABELS, 38, alpha=1, seed=0)
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=9), st.floats(0.2, 0.5), st.integers(0, 99))
+def test_a_stratified_split_is_that_of_scikit_learn(counts: list[int], share: float, seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)[np.random.default_rng(seed).permutation(sum(counts))]
+    if np.ceil(share * len(labels)) < len(counts):
+        return  # scikit-learn refuses
+    theirs = train_test_split(np.arange(len(labels)), test_size=share, random_state=seed, stratify=labels)
+    ours = stratified_split(labels, share, seed=seed)
+    assert [part.tolist() for part in ours] == [part.tolist() for part in theirs]
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    x, y = load_digits(return_X_y=True)
+    theirs = train_test_split(x / 16, y, test_size=0.25, random_state=0, stratify=y)
+    for our, their in zip(load_split(), theirs, strict=True):
+        np.testing.assert_array_equal(our, their)
+
+
+def test_a_node_that_trains_on_digits_loads_no_scikit_learn() -> None:
+    code = (
+        "import sys; from shoal.methods.tasks.digits import Digits\n"
+        "Digits(share='1/2', validation=0.2); print({'sklearn', 'scipy'} & sys.modules.keys() or 'neither')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "neither\n"
