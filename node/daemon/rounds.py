@@ -12,9 +12,7 @@ then the trainer counts as still at work.
 """
 
 import logging
-import math
-import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from hashlib import blake2b
@@ -34,13 +32,12 @@ from shoal.gossip.run_spec import NATIVE, RunSpec, run_id
 from shoal.gossip.state.movement import Movement, Movements, fault_of
 from shoal.gossip.state.tree_hash import leaves, root
 from shoal.node.daemon.roles import command_of, message_of, offer_of
-from shoal.node.daemon.round_counts import RoundCounts
+from shoal.node.daemon.round_log import RoundLog
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
 from shoal.node.private_asks import Given, PrivateAsks
-from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
@@ -49,21 +46,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_HISTORY: Final = 200
 MAX_LINES: Final = 20
 MAX_GIVERS: Final = 8
 """Peers that are told by name where their state was not taken over."""
-MAX_MEMBERS: Final = 16
-"""Contributors of a round that are told by name."""
-MAX_REASON: Final = 200
-"""Characters of why a round failed."""
 MAX_NOT_FINITE: Final = 2
 """Rounds in a row from one state without finite numbers, after which the node goes back to an earlier one."""
-REFUSED: Final = {
-    "refused": "a body that the method refused",
-    "left_out": "a vector that holders of its task found harmful",
-}
-"""Metric of a method's round, in which it counts what it refused -> the reason, as a node's status has it."""
 
 
 class Trainer(Enum):
@@ -99,12 +86,9 @@ class Rounds:
         """Whether the trainer keeps something that makes sense only beside one state."""
         self.round = 0
         self.state = self.previous = b""
-        self.history: deque[RoundStatus] = deque(maxlen=MAX_HISTORY)
-        self.counts = RoundCounts()
+        self.past = RoundLog(surroundings)
         self.utilisation = Utilisation()
         self.refusals: deque[str] = deque(maxlen=MAX_LINES)
-        self.refused: Counter[str] = Counter()
-        """What peers told in rounds and the method refused, by reason."""
         self.failure = ""
         """Why the trainer said it cannot go on."""
         self._state_dir, self._failpoint = state_dir, failpoint
@@ -132,11 +116,6 @@ class Rounds:
         self._slot = self._replaced = 0
         self._syncing = False
         self._synced: commands.Synced | None = None
-        self._averaged: commands.Averaged | commands.Gathered | None = None
-        self._moved = (0, 0)
-        """Bytes sent and received when the last round ended."""
-        self._searched = self._exchanged = 0.0
-        """Seconds of all asks of the round: of their search for a group, and of their exchanges."""
 
     # --- the trainer ------------------------------------------------------------------------------
 
@@ -300,15 +279,15 @@ class Rounds:
         self._not_finite = 0
         self._around.problem("numbers", "")
         self._around.problem("asks", "")
-        if len(self._contributors) > 1:
+        if len(self.past.contributors) > 1:
             self._around.problem("trust", "")
         self._note_movement(moved)
         self._slot = message.slot
         self.previous = self.state
         self._name_state(hashes)
         self.round += 1
-        self._note_round(message)
-        self._state_is_new(self._contributors)
+        self.past.note(self.run, message, self.state)
+        self._state_is_new(self.past.contributors)
 
     def _idle(self, message: ipc.Idle) -> None:
         self.trainer = Trainer.IDLE
@@ -321,7 +300,7 @@ class Rounds:
     def _made_nothing(self, round_: int, reason: str) -> None:
         """Run the round again from the old state, or from an earlier one if that gives no finite numbers."""
         log.info("round %d ended without a new state: %s", round_, reason)
-        self._note_stateless(round_, "failed", reason)
+        self.past.note_stateless(self.run, round_, "failed", self.state, reason)
         self._around.command(commands.AbortRound())
         if self._syncing:
             return
@@ -374,11 +353,11 @@ class Rounds:
         """Handle what the member says."""
         match notice:
             case commands.Averaged():
-                self._take_answer(notice)
+                self.past.take_answer(notice)
                 contributors = notice.exchanged.contributors
                 self._answer(ipc.Averaged(contributors=tuple(contributors)))
             case commands.Gathered():
-                self._take_answer(notice)
+                self.past.take_answer(notice)
                 self._answer(ipc.Gathered(bodies=tuple(notice.bodies), me=self.me))
             case commands.Failed():
                 self._not_finite += notice.kind == "NotFinite"
@@ -450,7 +429,7 @@ class Rounds:
         text = f"the state that others hold at round {synced.round}{given} was not taken over: {objection}"
         log.info("%s", text)
         self._around.problem("trust", text)
-        self._note_stateless(self.round, "failed", text)
+        self.past.note_stateless(self.run, self.round, "failed", self.state, text)
         self._around.command(commands.RefuseState(synced.state, fault_of(objection, synced.rounds_apart)))
         if not self._syncing:
             self._go_on()
@@ -473,7 +452,7 @@ class Rounds:
         if synced.reused:
             chunks.append(f"known already {synced.reused}")
         log.info("took over the swarm's state at round %d (chunks: %s)", synced.round, ", ".join(chunks))
-        self._note_stateless(synced.round - 1, "synced")
+        self.past.note_stateless(self.run, synced.round - 1, "synced", self.state)
         self._around.problem("trust", "")
         self._had_company, self._not_finite = True, 0
         self._state_is_new()
@@ -509,8 +488,7 @@ class Rounds:
         self._failpoint.hit("work", self.round)
         self._segment.flags[:] = 0
         self._set_flag(ipc.ALONE, self._waits_alone)
-        self._averaged = None
-        self._searched = self._exchanged = 0.0
+        self.past.begin()
         self.trainer = Trainer.WORKING
         if self._reply is not None:
             self._reply(ipc.Begin(round=self.round, slot=self._slot, replaced=self._replaced))
@@ -561,70 +539,6 @@ class Rounds:
 
     def _is_over(self) -> bool:
         return self.spec is not None and 0 < self.spec.rounds <= self.round
-
-    def _note_round(self, message: ipc.Finished) -> None:
-        contributors = max(1, len(self._contributors))
-        for name, reason in REFUSED.items():
-            # Metrics are the task's too, which may give anything this name.
-            if math.isfinite(found := message.metrics.get(name, 0.0)) and found > 0:
-                self.refused[reason] += int(found)
-        self._append(
-            RoundStatus(
-                round=message.round,
-                outcome="averaged" if contributors > 1 else "alone",
-                contributors=contributors,
-                loss=message.loss,
-                metrics=message.metrics,
-                work_seconds=message.work_seconds,
-                matchmaking_seconds=self._searched,
-                exchange_seconds=self._exchanged,
-                finished_at=time.time(),
-                state_hash=self.state.hex()[:12],
-                members=[short(peer) for peer in self._contributors[:MAX_MEMBERS]],
-            )
-        )
-
-    def _take_answer(self, notice: commands.Averaged | commands.Gathered) -> None:
-        """Keep the answer to an ask, and add what it took to that of the round's other asks."""
-        self._averaged = notice
-        self._searched += notice.matchmaking_seconds
-        self._exchanged += notice.exchange_seconds
-
-    @property
-    def _contributors(self) -> tuple[PeerId, ...]:
-        """The peers in the answer to the last ask of this round."""
-        match self._averaged:
-            case commands.Averaged(exchanged=exchanged):
-                return tuple(exchanged.contributors)
-            case commands.Gathered(bodies=bodies):
-                return tuple(peer for peer, _ in bodies)
-        return ()
-
-    def _note_stateless(self, round_: int, outcome: str, reason: str = "") -> None:
-        """Note a round in which this node made no state: it failed, or the swarm's was taken over."""
-        self._append(
-            RoundStatus(
-                round=round_,
-                outcome=outcome,
-                contributors=0,
-                loss=float("nan"),
-                metrics={},
-                work_seconds=0.0,
-                matchmaking_seconds=0.0,
-                exchange_seconds=0.0,
-                finished_at=time.time(),
-                state_hash=self.state.hex()[:12],
-                reason=reason[:MAX_REASON],
-            )
-        )
-
-    def _append(self, status: RoundStatus) -> None:
-        before, self._moved = self._moved, self._around.moved()
-        sent, received = (now - then for now, then in zip(self._moved, before, strict=True))
-        status = msgspec.structs.replace(status, bytes_sent=sent, bytes_received=received)
-        self.history.append(status)
-        self.counts.add(status)
-        self._around.record(self.run, status)
 
     def _vector(self) -> Vector:
         assert self._segment is not None

@@ -218,7 +218,9 @@ class Reporter:
         host = self._driver.host
         statistics = host.statistics()
         addresses = host.addresses()
-        last = next((row for row in reversed(rounds.history) if row.outcome in ("averaged", "alone")), None)
+        last = next(
+            (row for row in reversed(rounds.past.history) if row.outcome in ("averaged", "alone")), None
+        )
         return Status(
             peer_id=member.me,
             version=our_version(),
@@ -254,11 +256,11 @@ class Reporter:
             privacy=rounds.privacy.status(rounds.spec),
             pause=self.pause,
             uplink_mbit=self._measured_mbit(),
-            drops=added(self._driver.admission.counts, rounds.refused),
+            drops=added(self._driver.admission.counts, rounds.past.refused),
             bytes_sent=statistics.bytes_sent,
             bytes_received=statistics.bytes_received,
-            history=list(rounds.history),
-            totals=rounds.counts.totals,
+            history=list(rounds.past.history),
+            totals=rounds.past.counts.totals,
             trainer=self.trainer_state,
             rss_bytes=self._process.memory_info().rss,
             utilisation=rounds.utilisation.share,
@@ -293,7 +295,7 @@ class Reporter:
         if together.since is None:
             return None
         seconds, waits = max(0.0, now - together.since), together.is_awaited
-        ends = [row.finished_at for row in rounds.history if row.outcome == "averaged"][-PACE_ROUNDS:]
+        ends = [row.finished_at for row in rounds.past.history if row.outcome == "averaged"][-PACE_ROUNDS:]
         pace = median([after - before for before, after in pairwise(ends)]) if len(ends) > 1 else 0.0
         missed = int(seconds / pace) if waits and pace > 0 else 0
         return AloneStatus(together.round, seconds, together.rounds, waits, missed)
@@ -321,7 +323,7 @@ class Reporter:
 
     def _slow_line(self) -> list[str]:
         mbit = self._config.gossip.uplink_mbit or self._measured_mbit()
-        advice = slow_line(self._rounds.spec, mbit, list(self._rounds.history))
+        advice = slow_line(self._rounds.spec, mbit, list(self._rounds.past.history))
         return [advice] if advice else []
 
     def _measured_mbit(self) -> float:

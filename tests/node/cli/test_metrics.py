@@ -8,7 +8,7 @@ from fake_node import make_status
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.node.cli import main as cli
-from shoal.node.daemon.round_counts import RoundCounts
+from shoal.node.daemon.round_log import RoundCounts
 from shoal.node.web.metrics import render
 
 

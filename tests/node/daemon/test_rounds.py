@@ -20,7 +20,8 @@ from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
 from shoal.gossip.state.movement import GAVE_NOT_FINITE, GAVE_TOO_FAR, MAX_APART
 from shoal.gossip.state.tree_hash import state_hash
-from shoal.node.daemon.rounds import MAX_HISTORY, MAX_LINES, Rounds, Trainer
+from shoal.node.daemon.round_log import MAX_HISTORY
+from shoal.node.daemon.rounds import MAX_LINES, Rounds, Trainer
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.failpoints import Failpoint
 from shoal.node.privacy_ledger import PrivacyLedger
@@ -211,7 +212,7 @@ def test_a_round_goes_from_the_ask_over_the_mean_to_the_next() -> None:
     assert (new.round, new.state, new.previous) == (1, hashed(4.0), hashed(1.0))
     assert bytes(new.data) == full(4.0).tobytes()
     assert table.told[-1] == ipc.Begin(round=1, slot=1)
-    [noted] = table.rounds.history
+    [noted] = table.rounds.past.history
     assert table.recorded == [noted]
     assert (noted.round, noted.outcome, noted.contributors) == (0, "averaged", 2)
     assert (noted.loss, noted.metrics, noted.work_seconds) == (0.5, {"accuracy": 0.75}, 1.0)
@@ -226,7 +227,7 @@ def test_a_round_tells_who_was_in_it_and_what_the_node_moved_meanwhile() -> None
         table.moved = moved
         table.agree(ME, PEER)
         table.finish(4.0)
-    first, second = table.rounds.history
+    first, second = table.rounds.past.history
     assert first.members == second.members == [short(ME), short(PEER)]
     assert (first.bytes_sent, first.bytes_received) == (100, 70)
     assert (second.bytes_sent, second.bytes_received) == (60, 20)
@@ -241,7 +242,7 @@ def test_a_round_of_several_asks_took_as_long_as_all_of_them() -> None:
     table.ask()
     table.agree(ME, PEER)
     table.finish(3.0)
-    times = [(each.matchmaking_seconds, each.exchange_seconds) for each in table.rounds.history]
+    times = [(each.matchmaking_seconds, each.exchange_seconds) for each in table.rounds.past.history]
     assert times == [(0.5, 1.0), (0.25, 0.5)]
 
 
@@ -251,7 +252,7 @@ def test_what_a_method_refused_is_added_up_by_reason() -> None:
         table.ask()
         table.agree(ME, PEER)
         table.finish(2.0, refused=refused, left_out=left_out)
-    assert dict(table.rounds.refused) == {
+    assert dict(table.rounds.past.refused) == {
         "a body that the method refused": 3,
         "a vector that holders of its task found harmful": 1,
     }
@@ -272,7 +273,7 @@ def test_a_round_with_nobody_else_is_noted_as_alone() -> None:
     table.ask()
     table.agree(ME)
     table.finish(2.0)
-    assert [(each.outcome, each.contributors) for each in table.rounds.history] == [("alone", 1)]
+    assert [(each.outcome, each.contributors) for each in table.rounds.past.history] == [("alone", 1)]
 
 
 def test_the_waiting_of_an_earlier_round_is_not_noted_again() -> None:
@@ -281,8 +282,8 @@ def test_the_waiting_of_an_earlier_round_is_not_noted_again() -> None:
     table.agree(ME, PEER)
     table.finish(2.0)
     table.finish(3.0)
-    assert [each.matchmaking_seconds for each in table.rounds.history] == [0.25, 0.0]
-    assert [each.contributors for each in table.rounds.history] == [2, 1]
+    assert [each.matchmaking_seconds for each in table.rounds.past.history] == [0.25, 0.0]
+    assert [each.contributors for each in table.rounds.past.history] == [2, 1]
 
 
 def test_bodies_are_gathered_as_they_were_agreed() -> None:
@@ -293,7 +294,7 @@ def test_bodies_are_gathered_as_they_were_agreed() -> None:
     table.rounds.notice(commands.Gathered(0, 0, bodies, 0.1, 0.2))
     assert table.told[-1] == ipc.Gathered(bodies=bodies, me=ME)
     table.finish(2.0)
-    assert table.rounds.history[-1].contributors == 2
+    assert table.rounds.past.history[-1].contributors == 2
 
 
 def test_a_failed_ask_is_answered_and_the_round_begins_again_from_the_old_state() -> None:
@@ -304,8 +305,8 @@ def test_a_failed_ask_is_answered_and_the_round_begins_again_from_the_old_state(
     table.rounds.from_trainer(ipc.Idle(round=0, reason="TooFew: 1 of at least 2"))
     assert table.commands[-1] == commands.AbortRound()
     assert table.told[-1] == ipc.Begin(round=0, slot=0)
-    assert [(each.round, each.outcome) for each in table.rounds.history] == [(0, "failed")]
-    assert math.isnan(table.rounds.history[0].loss)
+    assert [(each.round, each.outcome) for each in table.rounds.past.history] == [(0, "failed")]
+    assert math.isnan(table.rounds.past.history[0].loss)
     assert table.rounds.state == hashed(1.0)
 
 
@@ -316,7 +317,7 @@ def test_a_state_in_a_wrong_place_is_not_taken(slot: int, round_: int) -> None:
     table.finish(9.0, slot=slot, round_=round_)
     assert len(table.commands) == before
     assert (table.rounds.round, table.rounds.state) == (0, hashed(1.0))
-    assert not table.rounds.history
+    assert not table.rounds.past.history
 
 
 def test_a_vector_larger_than_its_region_is_refused() -> None:
@@ -359,7 +360,7 @@ def test_a_node_that_is_behind_throws_its_work_away_and_takes_the_swarms_state()
     assert (new.round, new.state, new.previous) == (9, hashed(5.0), hashed(4.0))
     assert table.told[told:] == [ipc.Begin(round=9, slot=1, replaced=1)]
     assert table.segment.flags[ipc.INTERRUPT] == 0
-    assert [(each.round, each.outcome) for each in table.rounds.history] == [(8, "synced")]
+    assert [(each.round, each.outcome) for each in table.rounds.past.history] == [(8, "synced")]
     assert table.saved[-1].round == 9
     assert not any(isinstance(each, commands.AbortRound) for each in table.commands)
 
@@ -380,7 +381,7 @@ def test_work_that_ends_too_late_to_be_interrupted_is_in_vain_too() -> None:
     table.rounds.notice(commands.Behind(9))
     table.finish(2.0)
     assert table.rounds.round == 0
-    assert not table.rounds.history
+    assert not table.rounds.past.history
     table.sync(9, 5.0)
     # The trainer has written to slot 1 by itself; the swarm's state lands there all the same.
     assert table.told[-1] == ipc.Begin(round=9, slot=1, replaced=1)
@@ -439,7 +440,7 @@ def test_a_node_that_stops_interrupts_its_trainer_and_hears_nothing_more_of_it()
     table.agree(ME, PEER)
     table.rounds.detached()
     assert table.commands == before, "a word after the goodbye would bring us back into the peers' tables"
-    assert not table.rounds.history
+    assert not table.rounds.past.history
 
 
 def test_a_node_without_a_trainer_stops_as_well() -> None:
@@ -475,8 +476,8 @@ def test_the_history_is_bounded() -> None:
     table = Table().attach()
     for _ in range(MAX_HISTORY + 20):
         table.finish(1.0)
-    assert [each.round for each in table.rounds.history][-1] == MAX_HISTORY + 19
-    assert len(table.rounds.history) == MAX_HISTORY
+    assert [each.round for each in table.rounds.past.history][-1] == MAX_HISTORY + 19
+    assert len(table.rounds.past.history) == MAX_HISTORY
 
 
 def test_what_the_trainer_computed_is_counted_and_waiting_is_not() -> None:
@@ -723,7 +724,7 @@ def test_a_new_state_that_is_not_finite_is_none() -> None:
         table.finish(math.nan)
     assert (table.rounds.round, table.rounds.state) == (0, hashed(1.0))
     assert [each.state_hash for each in table.saved] == [hashed(1.0), hashed(2.0), hashed(1.0)]
-    assert [row.reason for row in table.rounds.history if row.outcome == "failed"] == [
+    assert [row.reason for row in table.rounds.past.history if row.outcome == "failed"] == [
         "the new state has numbers that are not finite"
     ] * 2
 

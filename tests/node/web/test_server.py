@@ -14,7 +14,7 @@ import trio.testing
 from fake_node import HOSTILE, Obedient, make_status
 from prometheus_client.parser import text_string_to_metric_families
 
-from shoal.node.daemon.round_counts import RoundCounts
+from shoal.node.daemon.round_log import RoundCounts
 from shoal.node.errors import BadConfig, BadHome
 from shoal.node.status import AloneStatus, PrivacyStatus, Status
 from shoal.node.web.metrics import render
