@@ -46,15 +46,16 @@ class Vit(pl.LightningModule):  # type: ignore[misc]  # Lightning's classes are 
 
     def configure_optimizers(self) -> Any:
         """Return what trains it."""
-        return torch.optim.AdamW(self.parameters(), lr=3e-3)
+        return torch.optim.AdamW(self.parameters(), lr=5e-3)
 
 
 def main() -> None:
     """Train until the run has had its rounds, and measure."""
     given = arguments()
     torch.set_num_threads(1)
-    digits = Digits(share=given.share, seed=0)
+    digits = Digits(share=given.share, alpha=10, seed=0)
     swarm = SwarmCallback(
+        method="fedavg",
         every=given.every,
         rounds=given.rounds,
         home=given.home,
@@ -85,7 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--home", required=True, help="the folder of this process's node")
     parser.add_argument("--join", action="append", default=[], help="a node to join; repeatable")
     parser.add_argument("--every", type=int, default=20, help="optimizer steps per round")
-    parser.add_argument("--rounds", type=int, default=8, help="of the run; the same on all peers")
+    parser.add_argument("--rounds", type=int, default=12, help="of the run; the same on all peers")
     parser.add_argument(
         "--node-option",
         action="append",

@@ -20,7 +20,7 @@ def main() -> None:
     """Train on one share of the digits, with whoever is there."""
     given = arguments()
     torch.set_num_threads(1)
-    digits = Digits(share=given.share, seed=0)
+    digits = Digits(share=given.share, alpha=10, seed=0)
     x, y = digits.train_data()
     x_test, y_test = digits.test_data()
     torch.manual_seed(0)

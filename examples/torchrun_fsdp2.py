@@ -33,7 +33,7 @@ def main() -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if is_gpu else torch.device("cpu")
     if is_gpu:
         torch.cuda.set_device(device)
-    digits = Digits(share=given.share, seed=0)
+    digits = Digits(share=given.share, alpha=10, seed=0)
     x, y = (each.to(device) for each in digits.train_data())
     torch.manual_seed(0)
     model: Any = nn.Sequential(
