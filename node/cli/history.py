@@ -51,7 +51,10 @@ def history(
 def track(
     to: Annotated[
         list[str],
-        typer.Option(help="csv:FILE, tensorboard:FOLDER, wandb:PROJECT or mlflow:ADDRESS; may be repeated."),
+        typer.Option(
+            help="csv:FILE, tensorboard:FOLDER, wandb:PROJECT, mlflow:ADDRESS or, for OpenTelemetry,"
+            " otlp:http://HOST:4318; may be repeated."
+        ),
     ],
     home: HomeOption = None,
     once: Annotated[bool, typer.Option("--once", help="End when all rounds so far are written.")] = False,
@@ -61,7 +64,7 @@ def track(
 
     place = home_of(home)
     with closing(_store(place)) as store, ExitStack() as stack:
-        trackers = {name: stack.enter_context(closing(tracker_of(name))) for name in to}
+        trackers = {name: stack.enter_context(closing(tracker_of(name, place))) for name in to}
         print(f"rounds of {place.path} go to {', '.join(to)}" + ("" if once else "; Ctrl-C ends it"))
         while True:
             for name, tracker in trackers.items():

@@ -10,6 +10,7 @@ from typing import IO, Any, Protocol
 from shoal.node.cli.round_rows import COLUMNS, cells
 from shoal.node.errors import BadConfig
 from shoal.node.storage.database import KeptRound
+from shoal.node.storage.home import Home
 
 
 class Tracker(Protocol):
@@ -153,12 +154,13 @@ def figures(kept: KeptRound) -> Iterator[tuple[str, float]]:
     return ((name, value) for name, value in found.items() if math.isfinite(value))
 
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+TRACKERS = "csv:FILE, tensorboard:FOLDER, wandb:PROJECT, mlflow:ADDRESS or otlp:ADDRESS"
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "otlp": "'shoal[otel]'"}
 """Trackers -> what to install for them."""
 
 
-def tracker_of(text: str) -> Tracker:
-    """Return the tracker that a text such as csv:FILE names.
+def tracker_of(text: str, home: Home) -> Tracker:
+    """Return the tracker that a text such as csv:FILE names. `home`: of the node that is tracked.
 
     Raises:
         BadConfig: there is none, its package is missing, or its file cannot be written.
@@ -174,8 +176,12 @@ def tracker_of(text: str) -> Tracker:
                 return WandbTracker(place)
             case "mlflow":
                 return MlflowTracker(place)
+            case "otlp":
+                from shoal.node.telemetry.otlp import tracker_to
+
+                return tracker_to(place, home)
     except ImportError:
         raise BadConfig(f"{kind} is not installed: pip install {PACKAGES[kind]}") from None
     except OSError as error:
         raise BadConfig(f"cannot write {place}: {error.strerror}; name another file") from None
-    raise BadConfig(f"{text!r} is no tracker: csv:FILE, tensorboard:FOLDER, wandb:PROJECT or mlflow:ADDRESS")
+    raise BadConfig(f"{text!r} is no tracker: {TRACKERS}")

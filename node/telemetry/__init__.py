@@ -1,0 +1,1 @@
+"""Telemetry: what a node has done, in the words of OpenTelemetry."""
