@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,6 +17,7 @@ from shoal.node.config.run_flags import flag_names, has_run_flags, run_values
 from shoal.node.config.settings import scalars
 from shoal.node.storage.home import typed
 from shoal.node.testnet import launcher
+from shoal.node.testnet.cluster.placing import OnCluster, check_cluster
 from shoal.node.testnet.comparison import beside_table
 from shoal.node.testnet.faults import quantity
 from shoal.node.testnet.network.links import Wish
@@ -109,6 +111,14 @@ def up(
     compare: Annotated[
         bool, _shake("--calm/--no-calm", "Before it is shaken, run the same in peace.")
     ] = True,
+    ray: Annotated[
+        str,
+        typer.Option(
+            "--ray",
+            help="Start the nodes on the machines of a Ray cluster: auto, or HOST:PORT.",
+            metavar="ADDRESS",
+        ),
+    ] = "",
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where to put it.", show_default="testnet/NOW")
     ] = None,
@@ -128,6 +138,9 @@ def up(
     # With --json standard output belongs to the one object at the end.
     console = Console(stderr=as_json, highlight=False)
     tools = _tools()
+    if ray:
+        check_cluster(ray, plan, network)
+        tools = replace(tools, start_command=OnCluster(ray))
     tools.check_fit(msgspec.json.encode(trainer_spec(plan)).decode())
     where = new_directory(directory)
     length = f"{plan.rounds} rounds" if plan.rounds else f"{plan.seconds:g} s of rounds"
