@@ -13,6 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from nacl.bindings import crypto_aead_aegis128l_encrypt
 
+try:
+    # What PyNaCl itself calls. Its function of bytes writes zeros first and copies what comes of it, which
+    # takes as long as the cipher.
+    from nacl._sodium import ffi as _ffi
+    from nacl._sodium import lib as _lib
+except ImportError:  # a PyNaCl that is built otherwise
+    _ffi = _lib = None
+
 KEY_BYTES: Final = 32
 HALF: Final = KEY_BYTES // 2
 MAX_CALL: Final = 1 << 20
@@ -20,8 +28,11 @@ MAX_CALL: Final = 1 << 20
 
 
 Words = npt.NDArray[np.uint64]
+Room = npt.NDArray[np.uint8]
 PIECE: Final = 32_768
 """Words that are masked at a time: what is in between stays in the cache."""
+TAG: Final = 32
+"""Bytes that the cipher writes after the stream, at most."""
 
 
 class Keystream:
@@ -45,9 +56,10 @@ class Keystream:
 
     def mask(self, words: Words, *, is_minus: bool = False) -> None:
         """Add the stream to words, uint64 [n], or take it away, modulo 2^64, in place."""
+        room = np.empty(8 * min(words.size, PIECE) + TAG, np.uint8)
         for at in range(0, words.size, PIECE):
             some = words[at : at + PIECE]
-            stream = np.frombuffer(self._sealed(some.nbytes), "<u8", some.size)
+            stream = fill(room, some.nbytes, self._nonce(), self._key)
             if is_minus:
                 some -= stream
             else:
@@ -56,9 +68,34 @@ class Keystream:
     def _sealed(self, n_bytes: int) -> bytes:
         if n_bytes > MAX_CALL:
             raise ValueError("a call of a keystream gives 1 MiB at most")
+        return crypto_aead_aegis128l_encrypt(_zeros(n_bytes), None, self._nonce(), self._key)
+
+    def _nonce(self) -> bytes:
+        """Return that of this call."""
         nonce = self._next.to_bytes(HALF, "little")
         self._next = (self._next + 1) % (1 << 8 * HALF)
-        return crypto_aead_aegis128l_encrypt(_zeros(n_bytes), None, nonce, self._key)
+        return nonce
+
+
+def fill_in_place(room: Room, n_bytes: int, nonce: bytes, key: bytes) -> Words:
+    """Write a call's bytes into `room`, uint8 [n_bytes + TAG at least], and return them as words."""
+    written = _ffi.new("unsigned long long *")
+    target, zeros = _ffi.from_buffer("unsigned char[]", room), _zeros(n_bytes)
+    failed = _lib.crypto_aead_aegis128l_encrypt(
+        target, written, zeros, n_bytes, _ffi.NULL, 0, _ffi.NULL, nonce, key
+    )
+    if failed or written[0] > room.size:
+        raise RuntimeError("the cipher of masks failed")
+    return room[:n_bytes].view("<u8")
+
+
+def fill_by_copy(room: Room, n_bytes: int, nonce: bytes, key: bytes) -> Words:
+    """Return the same by PyNaCl's function of bytes, which leaves `room` alone."""
+    sealed = crypto_aead_aegis128l_encrypt(_zeros(n_bytes), None, nonce, key)
+    return np.frombuffer(sealed, "<u8", n_bytes // 8)
+
+
+fill: Final = fill_by_copy if _lib is None else fill_in_place
 
 
 @lru_cache(maxsize=4)

@@ -22,6 +22,7 @@ from shoal.gossip.deadlines import LONGEST
 from shoal.gossip.events import Data, Drop, Effects, Send, Vector
 from shoal.gossip.group import Group
 from shoal.gossip.messages import Announce, Announcements, SignedAnnounce, Unannounced
+from shoal.gossip.policies.masking import Masking
 from shoal.gossip.policies.privacy import NO_PRIVACY, Privacy
 from shoal.gossip.run_spec import CHUNK_NUMEL, Combine
 
@@ -54,6 +55,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Bits of a number of a secure sum (gossip/averaging/secure/integer_grid.py). Equal on all peers."""
     privacy: Privacy = NO_PRIVACY
     """What a secure sum does for privacy. Equal on all peers."""
+    masking: Masking | None = None
+    """The grid of a secure sum, where the ask fixes it. Equal on all peers."""
 
 
 def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:

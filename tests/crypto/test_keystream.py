@@ -5,7 +5,7 @@ from hashlib import blake2b
 import numpy as np
 import pytest
 
-from shoal.crypto.keystream import MAX_CALL, PIECE, Keystream
+from shoal.crypto.keystream import MAX_CALL, PIECE, TAG, Keystream, fill, fill_by_copy, fill_in_place
 
 KEY = bytes(range(32))
 
@@ -24,6 +24,15 @@ def test_a_mask_is_the_stream_in_pieces_and_is_taken_away_again() -> None:
     assert words.tobytes() == stream.draw(8 * PIECE) + stream.draw(800)
     Keystream(KEY).mask(words, is_minus=True)
     assert not words.any()
+
+
+@pytest.mark.parametrize("n_bytes", [8, 64, 1000, 8 * PIECE])
+def test_both_ways_to_make_it_give_the_same_bytes(n_bytes: int) -> None:
+    room, nonce = np.full(n_bytes + TAG, 7, np.uint8), bytes(range(16))
+    copied = fill_by_copy(room, n_bytes, nonce, KEY[:16]).tobytes()
+    assert np.all(room == 7)
+    assert fill_in_place(room, n_bytes, nonce, KEY[:16]).tobytes() == copied
+    assert fill is fill_in_place, "the slow way is for a PyNaCl that is built otherwise"
 
 
 def test_the_last_nonce_is_followed_by_the_first() -> None:

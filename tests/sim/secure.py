@@ -64,8 +64,8 @@ def check_opened(oracle: Oracle, seen: Grouping, node: SimNode, mean: Any) -> No
     check_lists(oracle, seen)
     if seen.is_tainted:
         return
-    grid, at = exchange._grids[0], 0
-    base = exchange.origin.state if exchange._is_based else None
+    grid, at = exchange.numbers.grids[0], 0
+    base = exchange.origin.state if exchange.numbers.is_based else None
     state = np.zeros(mean.size) if base is None else base[: mean.size].astype(np.float64)
     lows = np.empty(mean.size, np.int64)
     for field in range(grid.fields):
@@ -75,7 +75,7 @@ def check_opened(oracle: Oracle, seen: Grouping, node: SimNode, mean: Any) -> No
         here = (lows >= exchange._edges[part]) & (lows < exchange._edges[part + 1])
         given = [seen.given[exchange.group.members[number]][0] - state for number in contributors]
         clipped = np.clip(np.array(given, np.float64), -grid.clip, grid.clip)
-        factors = [exchange._factors[number] for number in contributors]
+        factors = [exchange.numbers.factors[number] for number in contributors]
         exact = state + np.average(clipped, axis=0, weights=factors)
         at += int(here.sum())
         if here.any() and np.abs(exact - mean)[here].max() > grid.step * 1.01 + 1e-4:

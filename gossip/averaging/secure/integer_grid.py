@@ -24,6 +24,7 @@ from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.events import Vector
 
 Words = npt.NDArray[np.uint64]
+Codes = npt.NDArray[np.int32]
 MAX_FACTOR: Final = 16
 """The largest factor of a member: how much one may count beside another."""
 PIECE: Final = 32_768
@@ -43,13 +44,13 @@ class Dice(Protocol):
         ...
 
 
-def factors_of(weights: Sequence[float]) -> tuple[int, ...]:
-    """Return by how much members count, as small whole numbers: weights to a sixteenth of the largest.
+def factors_of(weights: Sequence[float], levels: int = MAX_FACTOR) -> tuple[int, ...]:
+    """Return by how much members count, as whole numbers up to `levels`, in proportion to the weights.
 
     A member with a weight has a factor; where all weights are alike every factor is 1.
     """
     most = max(weights)
-    rounded = [max(1, round(MAX_FACTOR * weight / most)) if weight > 0 else 0 for weight in weights]
+    rounded = [max(1, round(levels * weight / most)) if weight > 0 else 0 for weight in weights]
     common = int(np.gcd.reduce(rounded))
     return tuple(factor // common for factor in rounded)
 
@@ -87,20 +88,21 @@ class Grid:
 
         Both float32 [count], finite.
         """
-        n_words, width = self.n_words, self.width
-        words, coder = np.frombuffer(BUFFERS.take(8 * n_words), np.uint64), _Coder(self, dice)
-        for field, start, stop in self._pieces(n_words, 0):
-            here = numbers[start:stop]
-            codes = coder.codes(here, None if base is None else base[start:stop])
-            if factor != 1:
-                codes *= np.uint64(factor)
-            lo = start - field * n_words
-            if field == 0:
-                # It is in every word.
-                words[lo : lo + codes.size] = codes
-                continue
-            codes <<= np.uint64(field * width)
-            words[lo : lo + codes.size] |= codes
+        n_words, together = self.n_words, self._together
+        words, coder = np.frombuffer(BUFFERS.take(8 * n_words), np.uint64), _Coder(self, factor, dice)
+        wide = np.empty(min(PIECE, n_words), np.uint64)
+        for at in range(0, n_words, PIECE):
+            here = words[at : at + PIECE]
+            for first in range(0, self.fields, together):
+                some = range(first, min(first + together, self.fields))
+                joined = coder.joined(numbers, base, [field * n_words + at for field in some], here.size)
+                if first == 0:
+                    np.copyto(here, joined, casting="unsafe")
+                    continue
+                some_wide = wide[: here.size]
+                np.copyto(some_wide, joined, casting="unsafe")
+                some_wide <<= np.uint64(first * self.width)
+                here |= some_wide
         return words
 
     def decode(self, words: Words, lo: int, total: int, mean: Vector) -> bool:
@@ -136,6 +138,11 @@ class Grid:
                 if start < stop:
                     yield field, start, stop
 
+    @property
+    def _together(self) -> int:
+        """How many fields are joined in 32 bits, before they are moved into words of twice the size."""
+        return max(1, 31 // self.width)
+
     def _scale(self, total: int) -> np.float64:
         return np.float64(self.step / total) if total else np.float64(0)
 
@@ -159,31 +166,49 @@ class Grid:
 class _Coder:
     """Puts pieces of a vector on the grid, in buffers that stay in the cache."""
 
-    def __init__(self, grid: Grid, dice: Dice) -> None:
-        self._grid, self._dice = grid, dice
-        size = min(PIECE, grid.count)
-        self._scaled, self._whole = np.empty(size, np.float32), np.empty(size, np.int32)
-        self._lots, self._codes = np.empty(size, np.int32), np.empty(size, np.uint64)
+    def __init__(self, grid: Grid, factor: int, dice: Dice) -> None:
+        self._grid, self._factor, self._dice = grid, np.int32(factor), dice
+        size = min(PIECE, grid.n_words)
+        self._scaled, self._lots = np.empty(size, np.float32), np.empty(size, np.int32)
+        self._codes, self._joined = np.empty(size, np.int32), np.empty(size, np.int32)
 
-    def codes(self, numbers: Vector, base: Vector | None) -> Words:
-        """Return codes, each one of the two neighbours of a number; the nearer one is the likelier.
+    def joined(self, numbers: Vector, base: Vector | None, starts: list[int], size: int) -> Codes:
+        """Return the fields of numbers from these starts, the first lowest, int32 [size].
+
+        What is returned is the buffer: the next call writes it anew.
+        """
+        joined, width = self._joined[:size], self._grid.width
+        for place, start in enumerate(starts):
+            stop = max(start, min(start + size, self._grid.count))
+            codes = self._fields(numbers[start:stop], None if base is None else base[start:stop])
+            if place == 0:
+                joined[: codes.size] = codes
+                joined[codes.size :] = 0
+                continue
+            codes <<= np.int32(place * width)
+            joined[: codes.size] |= codes
+        return joined
+
+    def _fields(self, numbers: Vector, base: Vector | None) -> Codes:
+        """Return factors times codes, each one of the two neighbours of a number; the nearer is the likelier.
 
         In 256ths of a step a number is whole. A number from 0 to 255 is added, and what is left of a step
-        is cut off. The words are the buffer's: the next call writes them anew.
+        is cut off.
         """
         grid, size = self._grid, numbers.size
         codes = self._codes[:size]
         if not grid.clip:
             codes[:] = 0
             return codes
-        scaled, whole, lots = self._scaled[:size], self._whole[:size], self._lots[:size]
+        scaled, lots = self._scaled[:size], self._lots[:size]
         np.subtract(numbers, np.float32(0) if base is None else base, out=scaled)
         scaled *= np.float32(LOTS / grid.step)
         scaled += np.float32(LOTS * grid.clip / grid.step + 0.5)
         np.clip(scaled, 0, np.float32(LOTS * ((1 << grid.bits) - 1)), out=scaled)
-        np.copyto(whole, scaled, casting="unsafe")
+        np.copyto(codes, scaled, casting="unsafe")
         np.copyto(lots, np.frombuffer(self._dice.draw(size), np.uint8))
-        whole += lots
-        whole >>= LOTS_BITS
-        np.copyto(codes, whole, casting="unsafe")
+        codes += lots
+        codes >>= LOTS_BITS
+        if self._factor != 1:
+            codes *= self._factor
         return codes

@@ -7,15 +7,14 @@
     consent     telling    the digest of all that was agreed on, and of who is in the sum of each part
     unmask      telling    of those in it shares of one secret, of all others shares of the other
 
-Contributions are clipped and put on an integer grid (integer_grid.py), with factors that follow from the
-weights as in every mean (bounds.py), and masked (crypto/masking.py). A member that vanishes before the sum is
+Contributions are clipped and put on an integer grid (numbers.py), with factors that follow from the weights
+as in every mean (bounds.py), and masked (crypto/masking.py). A member that vanishes before the sum is
 in no mask, or its masks are taken out by shares; one that vanishes afterwards is in the sum. All but a third
 of the members that advertised have to stay to the end, and three at least. A member reveals nothing before as
 many of them as open a sum have said that they saw the same, so that no two lists are opened. What a body of a
 gather says counts only if its author committed itself to it before this member too.
 
-With noise (gossip/policies/privacy.py) the grid is another (noisy_grid.py), nothing is said of the numbers
-before they are masked, and a part opens only if as many are in it as noise was made for.
+With noise (gossip/policies/privacy.py) a part opens only if as many are in it as noise was made for.
 
 A member that fails leaves the vector as it was. It is written when everything has been opened and lies in the
 range that the grid allows. A member may turn a mean to anything in that range, and no farther.
@@ -24,40 +23,30 @@ range that the grid allows. A member may turn a mean to anything in that range, 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from math import inf
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 
 from shoal.crypto.errors import BadKey, BadShare
 from shoal.crypto.keys import PeerId
-from shoal.crypto.keystream import KEY_BYTES, Keystream
-from shoal.crypto.masking import LEAST, MaskKeys, Masks, Roster, is_public
+from shoal.crypto.masking import LEAST, MaskKeys, Masks, Roster
 from shoal.crypto.shamir import Entropy
 from shoal.gossip.averaging.announcing import ExchangeConfig
 from shoal.gossip.averaging.attendance import UNNAMED
-from shoal.gossip.averaging.bounds import Stated, lower_median, weights_of
 from shoal.gossip.averaging.chunks import bounds
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, Gather
 from shoal.gossip.averaging.origin import EXACT, Origin
-from shoal.gossip.averaging.secure.integer_grid import PIECE, Grid, Words, factors_of
-from shoal.gossip.averaging.secure.noisy_grid import NoisyGrid
+from shoal.gossip.averaging.secure.integer_grid import Words
+from shoal.gossip.averaging.secure.numbers import Advert, Numbers, read_advert
 from shoal.gossip.averaging.secure.telling import Telling
 from shoal.gossip.averaging.secure.word_sum import WordSum
-from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.deadlines import BEAT
-from shoal.gossip.errors import LocalViolation
 from shoal.gossip.events import Data, Drop, Effects, Send, SetTimer, Timer, Vector
 from shoal.gossip.group import Bodies, Exchanged, Group
-from shoal.gossip.messages import MAX_WEIGHT, SECURE_INDEX, Abandon, Exchange, ExchangeMessage
+from shoal.gossip.messages import SECURE_INDEX, Abandon, Exchange, ExchangeMessage
 
-FINE_BITS: Final = 20
-"""Of a code of what is no change of a state: of a statistic, of buffers, and where states differ."""
-HEADROOM: Final = 1.25
-"""Times the lower median of what contributions reach, to which all are clipped."""
-SMALLEST: Final = 1e-30
-"""What reaches no farther counts as zero."""
 GRACE: Final = 2 * BEAT
 """Seconds by which each stage is more patient than the one before."""
 HEARD_BYTES: Final = 8
@@ -77,18 +66,6 @@ class Stage(IntEnum):
     UNMASK = 6
     DONE = 7
     FAILED = 8
-
-
-class Advert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a member says of its contribution, and its keys for one attempt."""
-
-    weight: Annotated[float, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
-    discount: Annotated[float, msgspec.Meta(gt=0, le=1)]
-    anchor: Annotated[bytes, msgspec.Meta(max_length=64)]
-    """Names what the numbers are distances from; empty where that is this member's alone."""
-    reach: Annotated[tuple[float, ...], msgspec.Meta(min_length=4, max_length=4)]
-    """The largest magnitudes: of distances, without and of buffers; of the numbers themselves, likewise."""
-    keys: Annotated[bytes, msgspec.Meta(max_length=32 * 129)]
 
 
 class MaskedSum:
@@ -118,20 +95,15 @@ class MaskedSum:
         """Whether all members refuse alike: too few are left, or what they have cannot be opened."""
         self.stage = Stage.ADVERTISE
         self._me, self._vector, self._config, self._origin = me, vector, config, origin
+        self.numbers = Numbers(vector, origin, config)
         self._ask, self._entropy = ask, entropy
         self._mine = group.members.index(me)
         self._number = {peer: number for number, peer in enumerate(group.members)}
-        self._split = vector.size - config.exact
         self._keys = MaskKeys(len(group.members), entropy)
         self._said = (weight, discount)
         self._adverts: dict[int, Advert] = {}
-        self._factors: dict[int, int] = {}
         self._masks: Masks | None = None
         self._dealt: dict[int, bytes] = {}
-        self._grids: list[Grid] = []
-        self._noisy: NoisyGrid | None = None
-        """In place of the grids, where the run adds noise."""
-        self._is_based = False
         self._words: Words = np.zeros(0, np.uint64)
         self._edges: list[int] = []
         self._lists: list[frozenset[int]] = []
@@ -171,13 +143,7 @@ class MaskedSum:
             return self._refuse(
                 f"{len(self.group.members)} of at least {LEAST} peers were ready for a secure sum"
             )
-        reach = self._reaches()
-        if not all(np.isfinite(reach)):
-            raise LocalViolation("a contribution that is not finite was let in by this node itself")
-        if self._is_private:
-            # How far a change reaches follows from data that noise is to hide.
-            reach = (0.0,) * len(reach)
-        body = msgspec.msgpack.encode(Advert(*self._said, self._anchor(), reach, self._keys.public))
+        body = self.numbers.advert(*self._said, self._keys.public)
         return self._enter(Stage.ADVERTISE, self._gather(Stage.ADVERTISE, self.group, body, self._ask), now)
 
     def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
@@ -303,16 +269,17 @@ class MaskedSum:
     def _advertised(self, bodies: Mapping[int, bytes], now: float) -> Effects:
         effects: Effects = []
         for number, body in bodies.items():
-            advert = _advert(body, len(self.group.members))
+            advert = read_advert(body, len(self.group.members))
             if advert is None:
                 effects.append(Drop(self.group.members[number], "malformed keys for a secure sum"))
             else:
                 self._adverts[number] = advert
-        self._choose_grids()
+        newcomers = {number for number in self._adverts if self.group.members[number] in self.group.newcomers}
+        self.numbers.agree(self._adverts, newcomers)
         context = msgspec.msgpack.encode((self.group.id, self.group.round, self.index))
         publics = {number: advert.keys for number, advert in self._adverts.items()}
         roster = Roster(context, publics, len(self.group.members))
-        if self._is_private and (why := self._choose_noise(roster.threshold)):
+        if self.numbers.is_private and (why := self.numbers.choose_noise(self._adverts, roster.threshold)):
             return effects + self._refuse(why)
         self._masks = Masks(self._keys, self._mine, roster, self._entropy)
         dealing = self._telling(Stage.DEAL, self._subgroup(self._adverts), self._masks.dealt)
@@ -360,7 +327,8 @@ class MaskedSum:
                 self._lists[part] = frozenset(n for at, n in enumerate(numbers) if mask >> at & 1)
         if (fewest := min(map(len, self._lists))) < LEAST:
             return self._refuse(f"{fewest} of at least {LEAST} peers contributed to a secure sum")
-        if self._noisy is not None and fewest < (least := self._noisy.threshold):
+        noisy = self.numbers.noisy
+        if noisy is not None and fewest < (least := noisy.threshold):
             return self._refuse(f"{fewest} of the {least} peers that noise was made for contributed")
         consent = self._masks.transcript(self._lists)
         return self._enter(Stage.CONSENT, self._telling(Stage.CONSENT, group, consent), now)
@@ -380,9 +348,8 @@ class MaskedSum:
         opened = self._masks.mask_of(bodies)
         for part in range(len(self._edges) - 1):
             opened.unhide(part, self._part(part))
-        if (mean := self._decode()) is None:
+        if not self.numbers.write_mean(self._words, self._lists, self._edges):
             return self._refuse("a secure sum lies outside its range: a member gave what it may not")
-        self._vector[:] = mean
         self._origin.keep_positive(self._vector, 0)
         self.result = self._exchanged()
         self.stage = Stage.DONE
@@ -429,124 +396,8 @@ class MaskedSum:
 
     # --- numbers ----------------------------------------------------------------------------------
 
-    @property
-    def _is_private(self) -> bool:
-        return self._config.privacy.kind == "distributed"
-
-    def _choose_noise(self, threshold: int) -> str:
-        """Choose the grid of a sum with noise; returns why there can be none, as all members see it."""
-        if not self._is_based:
-            return "a change has a norm only where all start from one state: take a larger --group-size"
-        self._noisy = NoisyGrid(self._vector.size, self._config.privacy, len(self._adverts), threshold)
-        # All count alike: a weight would make one member's change longer than noise was made for.
-        gives = {number: int(advert.weight > 0) for number, advert in self._adverts.items()}
-        self._factors = gives if any(gives.values()) else dict.fromkeys(gives, 1)
-        return "" if self._noisy.fields else "so much noise has no room in a word: lower --noise-multiplier"
-
-    def _anchor(self) -> bytes:
-        """Name what the numbers are measured from, where all members may have the same."""
-        origin = self._origin
-        if origin.kind == "statistic":
-            return b"zero"
-        return b"" if origin.mixes or origin.state is None else origin.kind.encode() + origin.name
-
-    def _reaches(self) -> tuple[float, ...]:
-        return tuple(
-            self._reach(lo, hi, is_based=is_based)
-            for is_based in (True, False)
-            for lo, hi in ((0, self._split), (self._split, self._vector.size))
-        )
-
-    def _reach(self, lo: int, hi: int, *, is_based: bool) -> float:
-        """Return the largest magnitude of a span, or of how far it is from what it is measured from."""
-        most, base = 0.0, self._base(lo, hi) if is_based else None
-        buffer: Vector = np.empty(min(hi - lo, PIECE), np.float32)
-        for at in range(lo, hi, PIECE):
-            here = self._vector[at : min(at + PIECE, hi)]
-            if base is not None:
-                here = np.subtract(here, base[at - lo :][: here.size], out=buffer[: here.size])
-            # A number that is none stays: what is not finite is refused.
-            most = float(np.max((most, here.max(), -here.min())))
-        return most
-
-    def _base(self, lo: int, hi: int) -> Vector | None:
-        """Return what a span of numbers is measured from; nothing stands for zero."""
-        return self._origin.of_buffers(lo, hi) if lo >= self._split else self._origin.of_numbers(lo, hi)
-
-    def _choose_grids(self) -> None:
-        """Choose, as all members do, how numbers are put on the grid, and by how much each counts."""
-        adverts = dict(sorted(self._adverts.items()))
-        newcomers = {number for number in adverts if self.group.members[number] in self.group.newcomers}
-        claims = [Stated(a.weight, 0.0, number in newcomers, a.discount) for number, a in adverts.items()]
-        if not claims:
-            return
-        self._factors = dict(zip(adverts, factors_of(weights_of(claims)), strict=True))
-        # A member that claims no weight is in no median, nor is a newcomer where there are others.
-        giving = {number: advert for number, advert in adverts.items() if advert.weight > 0} or adverts
-        heard = [advert for number, advert in giving.items() if number not in newcomers]
-        heard = heard or [*giving.values()]
-        anchors = {advert.anchor for advert in adverts.values()}
-        self._is_based = len(anchors) == 1 and anchors != {b""}
-        bits = self._config.grid_bits if self._is_based and anchors != {b"zero"} else FINE_BITS
-        spans = ((self._split, bits), (self._vector.size - self._split, FINE_BITS))
-        self._grids = []
-        for row, (count, each) in enumerate(spans):
-            reach = HEADROOM * lower_median([a.reach[row + 2 * (not self._is_based)] for a in heard])
-            clip = reach if reach > SMALLEST else 0.0
-            self._grids.append(Grid(count, clip, each, sum(self._factors.values())))
-
     def _encode(self) -> Words:
-        if self._noisy is not None:
-            base = self._base(0, self._vector.size)
-            gives = self._factors[self._mine] > 0
-            return self._noisy.encode(self._vector, base, self._entropy, gives=gives)
-        dice = Keystream(self._entropy(KEY_BYTES))
-        factor, words, lo = self._factors[self._mine], [], 0
-        for grid in self._grids:
-            hi = lo + grid.count
-            base = self._base(lo, hi) if self._is_based else None
-            words.append(grid.encode(self._vector[lo:hi], factor, dice, base))
-            lo = hi
-        return np.concatenate(words) if all(each.size for each in words) else max(words, key=len)
-
-    def _decode(self) -> Vector | None:
-        """Return the mean, float32 [n], of words without masks; nothing where it is outside its range."""
-        if self._noisy is not None:
-            return self._decode_noisy(self._noisy)
-        mean: Vector = np.frombuffer(BUFFERS.take(self._vector.nbytes), np.float32)
-        at, start = 0, 0
-        for grid in self._grids:
-            here = mean[start : start + grid.count]
-            for contributors, lo, hi in zip(self._lists, self._edges, self._edges[1:], strict=False):
-                first, last = max(lo, at), min(hi, at + grid.n_words)
-                total = sum(self._factors[number] for number in contributors)
-                if first < last and not (
-                    total and grid.decode(self._words[first:last], first - at, total, here)
-                ):
-                    return None
-            if self._is_based and (base := self._base(start, start + grid.count)) is not None:
-                here += base
-            at, start = at + grid.n_words, start + grid.count
-        return mean
-
-    def _decode_noisy(self, grid: NoisyGrid) -> Vector | None:
-        mean = np.empty_like(self._vector)
-        for contributors, lo, hi in zip(self._lists, self._edges, self._edges[1:], strict=False):
-            givers = sum(self._factors[number] for number in contributors)
-            if lo < hi and not grid.decode(self._words[lo:hi], lo, len(contributors), givers, mean):
-                return None
-        base = self._base(0, mean.size)
-        return mean if base is None else mean + base
+        return self.numbers.encode(self._mine, self._entropy)
 
     def _part(self, part: int) -> Words:
         return self._words[self._edges[part] : self._edges[part + 1]]
-
-
-def _advert(body: bytes, labels: int) -> Advert | None:
-    """Return what a member said, where it is sound."""
-    try:
-        advert = msgspec.msgpack.decode(body, type=Advert)
-    except msgspec.MsgspecError:
-        return None
-    is_sound = all(0 <= reach < inf for reach in advert.reach) and is_public(advert.keys, labels)
-    return advert if is_sound else None

@@ -117,7 +117,7 @@ def test_all_count_alike_whatever_weight_they_claim_and_none_who_claims_none() -
 def test_without_one_state_for_all_nothing_opens() -> None:
     members = Members(4, config=private())
     core = members.cores[members.names[2]]
-    core._origin = replace(core._origin, name=b"z" * 32)
+    core.numbers._origin = replace(core.numbers._origin, name=b"z" * 32)
     members.run()
     for name in members.names:
         assert members.cores[name].outcome is None
