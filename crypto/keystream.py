@@ -16,7 +16,7 @@ from nacl.bindings import crypto_aead_aegis128l_encrypt
 try:
     # What PyNaCl itself calls. Its function of bytes writes zeros first and copies what comes of it, which
     # takes as long as the cipher.
-    from nacl._sodium import ffi as _ffi
+    from nacl._sodium import ffi as _ffi  # type: ignore[import-not-found]
     from nacl._sodium import lib as _lib
 except ImportError:  # a PyNaCl that is built otherwise
     _ffi = _lib = None

@@ -24,6 +24,7 @@ from shoal.gossip.admission.charter import Mode
 from shoal.gossip.averaging.origin import Kind
 from shoal.gossip.calls.asks import CallAsk
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.masking import Masking
 
 T = TypeVar("T")
 _KINDS: Final[Mapping[str, Kind]] = {"params": "params", "delta": "delta"}
@@ -47,6 +48,8 @@ class AllReduce:
     others by its own wish. None can count more by it."""
     among: tuple[PeerId, ...] = ()
     """Among which members of the round's group: see methods/roles/scopes.py. Empty: among all."""
+    masking: Masking | None = None
+    """The grid of a sum under masks, in which nobody sees the vector. None: as the run says."""
 
     def __post_init__(self) -> None:
         """Refuse a discount that no peer takes.
@@ -130,16 +133,17 @@ def all_reduce(
     tag: str = "params",
     discount: float = 1.0,
     among: tuple[PeerId, ...] = (),
+    masking: Masking | None = None,
 ) -> Steps[Averaged]:
     """Return the weighted mean of the group's vectors, each bounded by the others.
 
-    `discount`: by what this node makes itself lighter; see `AllReduce` for it, for `tag` and for `among`.
+    `discount`: by what this node makes itself lighter; see `AllReduce` for it, and for the others.
 
     Raises:
         GossipError: no group formed, or too few were left.
         ValueError: the discount is not above 0 and at most 1.
     """
-    answer: Averaged = yield AllReduce(vector, weight, tag, discount, among)
+    answer: Averaged = yield AllReduce(vector, weight, tag, discount, among, masking)
     return answer
 
 
@@ -422,6 +426,11 @@ def averages_changes(method: Method) -> bool:
 def weighs_peers(method: Method) -> bool:
     """Tell whether nothing is left of a method where all peers count alike."""
     return bool(getattr(method, "weighs_peers", False))
+
+
+def masks(method: Method) -> bool:
+    """Tell whether a method asks for sums under masks by itself, in every run."""
+    return bool(getattr(method, "masks", False))
 
 
 def gathers(method: Method) -> bool:

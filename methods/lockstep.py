@@ -1,18 +1,25 @@
 """Lockstep: the rounds of a method on N peers in one thread, without a network.
 
 Every generator is advanced to its ask; when all wait, all are answered at once, with exact means. A
-method cannot tell this from the real thing, except that here nothing is late, lost or rounded.
+method cannot tell this from the real thing, except that here nothing is late or lost, and nothing rounded but
+what a method itself asks to be summed under masks.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from shoal.crypto.keys import PeerId
-from shoal.gossip.errors import GossipError, Mismatch
+from shoal.crypto.keystream import KEY_BYTES, Keystream
+from shoal.gossip.averaging.bounds import Stated, weights_of
+from shoal.gossip.averaging.secure.integer_grid import Grid, factors_of
+from shoal.gossip.errors import GossipError, Mismatch, TooFew
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.masking import Masking
+from shoal.gossip.run_spec import LEAST_SECURE
 from shoal.methods.base import (
     AllReduce,
     Averaged,
@@ -98,7 +105,7 @@ class Run:
     body_bytes: float
     """Gathered bodies of a peer, per round."""
     vector_bytes: float
-    """All-reduced vectors of a peer, per round, in float32."""
+    """All-reduced vectors of a peer, per round, in float32; under masks the words of the grid."""
 
     @property
     def wire_bytes(self) -> float:
@@ -149,7 +156,7 @@ def run(
         reports.append([ended.results[peer][1] for peer in peers])
         asks = [ask for turn in ended.asked for ask in turn]
         body_bytes += sum(len(ask.body) for ask in asks if isinstance(ask, Gather))
-        vector_bytes += sum(ask.vector.nbytes for ask in asks if isinstance(ask, AllReduce))
+        vector_bytes += sum(map(_vector_bytes, ended.asked))
     turns = max(1, rounds * len(peers))
     return Run([states[peer] for peer in peers], reports, body_bytes / turns, vector_bytes / turns)
 
@@ -203,6 +210,15 @@ def train_overlapped(
     return held
 
 
+def _vector_bytes(turn: Sequence[Exchange]) -> int:
+    """Return the bytes of all vectors of a turn: in float32, or on the grid of a sum under masks."""
+    asks = {peer: ask for peer, ask in zip(names(len(turn)), turn, strict=True) if isinstance(ask, AllReduce)}
+    masking = next((ask.masking for ask in asks.values()), None)
+    if masking is None:
+        return sum(ask.vector.nbytes for ask in asks.values())
+    return len(asks) * 8 * masked_grid(asks, masking)[0].n_words
+
+
 class Arrival:
     """What a learner is given as `arrived`: nothing, until so many steps are over."""
 
@@ -252,11 +268,12 @@ def answers_of(asks: Mapping[PeerId, Exchange]) -> dict[PeerId, Averaged | Gathe
     return {peer: unlike or _answer(peer, asks) for peer in asks}
 
 
-def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered:
+def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered | GossipError:
     match asks[me]:
-        case AllReduce(among=among):
+        case AllReduce(among=among, masking=masking):
             others = asks if not among else {peer: ask for peer, ask in asks.items() if peer in among}
-            return mean({peer: ask for peer, ask in others.items() if isinstance(ask, AllReduce)})
+            reduced = {peer: ask for peer, ask in others.items() if isinstance(ask, AllReduce)}
+            return mean(reduced) if masking is None else masked_mean(reduced, masking)
         case Gather():
             bodies = tuple((peer, ask.body) for peer, ask in sorted(asks.items()) if isinstance(ask, Gather))
             return Gathered(bodies, me)
@@ -264,7 +281,7 @@ def _answer(me: PeerId, asks: Mapping[PeerId, Exchange]) -> Averaged | Gathered:
 
 def _mismatch(asks: Mapping[PeerId, Exchange]) -> Mismatch | None:
     """Return what all peers are told if they ask for unlike things."""
-    said = {f"{type(ask).__name__} {ask.tag!r}": peer for peer, ask in asks.items()}
+    said = {f"{type(ask).__name__} {ask.tag!r}{_grid_of(ask)}": peer for peer, ask in asks.items()}
     for peer, ask in asks.items():
         among = ask.among if isinstance(ask, AllReduce) else ()
         others = [asks[each] for each in among if each in asks]
@@ -273,6 +290,34 @@ def _mismatch(asks: Mapping[PeerId, Exchange]) -> Mismatch | None:
     if len(said) < 2:
         return None
     return Mismatch("; ".join(f"{peer} asks for {what}" for what, peer in sorted(said.items())))
+
+
+def _grid_of(ask: Exchange) -> str:
+    masking = ask.masking if isinstance(ask, AllReduce) else None
+    return "" if masking is None else f" on grid {masking.name}"
+
+
+def masked_mean(asks: Mapping[PeerId, AllReduce], masking: Masking) -> Averaged | TooFew:
+    """Return what a sum under masks opens to: the numbers of the grid, without the masks."""
+    if len(asks) < LEAST_SECURE:
+        return TooFew(f"{len(asks)} of at least {LEAST_SECURE} peers were ready for a secure sum")
+    grid, factors = masked_grid(asks, masking)
+    words = np.zeros(grid.n_words, np.uint64)
+    for peer, factor in factors.items():
+        # Each rounds by dice of its own. Here they follow from what it gives: a run can be made again.
+        seed = blake2b(asks[peer].vector.tobytes() + peer.encode(), digest_size=KEY_BYTES).digest()
+        words += grid.encode(asks[peer].vector, factor, Keystream(seed))
+    opened = np.empty(grid.count, np.float32)
+    grid.decode(words, 0, grid.total, opened)
+    return Averaged(opened, tuple(factors))
+
+
+def masked_grid(asks: Mapping[PeerId, AllReduce], masking: Masking) -> tuple[Grid, dict[PeerId, int]]:
+    """Return the grid of a sum under masks, and by how much each peer counts."""
+    claims = [Stated(asks[peer].weight, 0.0, False, asks[peer].discount) for peer in sorted(asks)]
+    factors = dict(zip(sorted(asks), factors_of(weights_of(claims), masking.levels), strict=True))
+    count = next(iter(asks.values())).vector.size
+    return Grid(count, masking.clip, masking.bits, sum(factors.values())), factors
 
 
 def mean(asks: Mapping[PeerId, AllReduce]) -> Averaged:

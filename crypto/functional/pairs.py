@@ -3,9 +3,9 @@
     k_ij     = BLAKE2b-256(key = X25519(own secret, their public), context | both public keys, sorted)
     share_i  = sum over j > i of PRF(k_ij)  -  sum over j < i of PRF(k_ij)
 
-The PRF is BLAKE2b-512 where the shares are scalars modulo q, and the keystream of masks (crypto/keystream.py)
-where they are words modulo 2^64. Any k - 1 of k shares are uniform and independent of what is added to them,
-for whoever knows none of the keys between the two peers that he looks at. k - 1 peers together know the rest.
+The PRF is BLAKE2b-512, and shares are scalars modulo q. Any k - 1 of k shares are uniform and independent of
+what is added to them, for whoever knows none of the keys between the two peers that he looks at. k - 1 peers
+together know the rest.
 
 A key serves one context. For a second one it refuses: sums under the same masks give away their difference.
 """
@@ -16,12 +16,10 @@ from typing import Final
 
 import nacl.exceptions
 import nacl.utils
-import numpy as np
 from nacl import bindings
 
 from shoal.crypto.errors import AlreadyUsed, BadKey
 from shoal.crypto.functional.group import ORDER, scalar_from_uniform
-from shoal.crypto.keystream import Keystream, Words
 
 PUBLIC_BYTES: Final = 32
 MIN_PEERS: Final = 3
@@ -68,17 +66,6 @@ class OneTimeKey:
                 word = blake2b(place.to_bytes(8, "little"), key=key, person=b"shoal/zero share").digest()
                 shares[place] += sign * scalar_from_uniform(word)
         return [share % ORDER for share in shares]
-
-    def zero_words(self, publics: Sequence[bytes], context: bytes, count: int) -> Words:
-        """Return our share of `count` zeros modulo 2^64, uint64 [count].
-
-        Raises:
-            AlreadyUsed, BadKey: see `zero_scalars`.
-        """
-        total = np.zeros(count, np.uint64)
-        for sign, key in self._pairs(publics, context):
-            Keystream(key).mask(total, is_minus=sign < 0)
-        return total
 
     def _pairs(self, publics: Sequence[bytes], context: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield a sign and a key for every other peer.

@@ -194,11 +194,14 @@ class AskQueue:
             # Of a statistic, such as a count, nothing but the mean is meant.
             combine: Combine = "mean" if pending.kind == "statistic" else spec.combine
             config = msgspec.structs.replace(config, codec=spec.codec, exact=exact, combine=combine)
-            if spec.secure:
-                config = msgspec.structs.replace(config, grid_bits=spec.grid_bits, privacy=privacy_of(spec))
-                ask = ask_name("masked_sum", f"{pending.vector.size} {pending.tag}")
-                hidden = (*given, config, origin, ask, pending.discount)
-                return MaskedSum(me, group, *hidden, entropy=self.entropy)
+            config = msgspec.structs.replace(config, grid_bits=spec.grid_bits, privacy=privacy_of(spec))
+        masking = pending.masking
+        if masking is not None or (spec is not None and spec.secure):
+            config = msgspec.structs.replace(config, masking=masking)
+            own = "" if masking is None else f" {masking.name}"
+            ask = ask_name("masked_sum", f"{pending.vector.size} {pending.tag}{own}")
+            hidden = (*given, config, origin, ask, pending.discount)
+            return MaskedSum(me, group, *hidden, entropy=self.entropy)
         ask, owed = ask_name("all_reduce", pending.tag), self._feedback(pending)
         return AllReduce(me, group, *given, config, owed, origin, ask, pending.discount)
 

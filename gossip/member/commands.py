@@ -17,6 +17,7 @@ from shoal.gossip.group import Exchanged
 from shoal.gossip.membership.colleagues import Acquaintance
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.gossip.messages import Shapes
+from shoal.gossip.policies.masking import Masking
 from shoal.gossip.run_spec import RunSpec
 from shoal.gossip.scope import NOWHERE, Here
 from shoal.gossip.state.base_blocks import BaseBlocks
@@ -104,6 +105,8 @@ class Contribute:
     """What is left of the weight once it was capped: above 0 and at most 1."""
     among: tuple[PeerId, ...] = ()
     """Among which members of the round's group, this node one of them; empty: all."""
+    masking: Masking | None = None
+    """The grid of a sum under masks; None: as the run says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ A run that is `secure` sums under masks whatever its method averages, and choose
 An ask that is masked by itself fixes that before: then nothing that is said in the open follows from data.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
-from shoal.gossip.averaging.secure.integer_grid import MAX_FACTOR
+MAX_LEVELS: Final = 16
+"""Weights of sums under masks are whole numbers up to this."""
 
 
 class Masking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,7 +19,7 @@ class Masking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """No number counts for more, and no mean is beyond it."""
     bits: Annotated[int, msgspec.Meta(ge=2, le=16)]
     """Of a number before the sum."""
-    levels: Annotated[int, msgspec.Meta(ge=1, le=MAX_FACTOR)] = MAX_FACTOR
+    levels: Annotated[int, msgspec.Meta(ge=1, le=MAX_LEVELS)] = MAX_LEVELS
     """Weights are whole numbers up to this: each doubling costs a bit of every number; 1: all count alike."""
 
     @property

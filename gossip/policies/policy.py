@@ -26,6 +26,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     codec: str = EXACT_CODEC
     secure: bool = False
+    masker: str = ""
+    """The method that asks for masks by itself, if it does; then its sums are secure in every run."""
     combine: Combine = "mean"
     privacy: PrivacyKind = "none"
 
@@ -33,7 +35,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def steps(self) -> tuple[Step, ...]:
         """What a sender does, in this order."""
         first: tuple[Step, ...] = ("clip", "noise") if self.privacy in ("local", "distributed") else ()
-        if self.secure:
+        if self.is_masked:
             return *first, "quantise", "mask"
         return first if self.codec == EXACT_CODEC else (*first, "quantise")
 
@@ -43,17 +45,31 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return "sum" if self.combine == "mean" else "each"
 
     @property
+    def is_masked(self) -> bool:
+        """Whether contributions are masked."""
+        return self.secure or bool(self.masker)
+
+    @property
     def conflict(self) -> str:
         """Say what does not go together and what to change; empty where all does."""
-        if "mask" in self.steps and self.sees == "each":
+        who = "secure" if self.secure else self.masker
+        way_out = "leave out --secure" if self.secure else "another --method"
+        # A method's own grid cuts every number, which is what an open run has clip for.
+        if self.is_masked and self.sees == "each" and (self.secure or self.combine != "clip"):
             return (
-                f"secure: combine {self.combine} compares what peers give, and nobody sees it: take"
-                " --combine mean, or leave out --secure"
+                f"{who}: combine {self.combine} compares what peers give, and nobody sees it: take"
+                f" --combine mean, or {way_out}"
             )
-        if "mask" in self.steps and self.codec != EXACT_CODEC:
+        if self.is_masked and self.codec != EXACT_CODEC:
+            how = "--grid-bits" if self.secure else "--option bits"
             return (
-                f"secure: codec {self.codec} has scales of each peer's own, which do not add up: leave out"
-                " --codec, and say with --grid-bits how fine numbers are"
+                f"{who}: codec {self.codec} has scales of each peer's own, which do not add up: leave out"
+                f" --codec, and say with {how} how fine numbers are"
+            )
+        if self.masker and self.privacy != "none":
+            return (
+                f"privacy: {self.masker} fixes the grid of its sums, on which noise has no room: take"
+                " --method fedavg with --secure, or leave out --privacy"
             )
         if self.privacy == "distributed" and not self.secure:
             return (
@@ -73,6 +89,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return ""
 
 
-def policy_of(run: RunSettings) -> Policy:
-    """Return the policy of a run."""
-    return Policy(codec=run.codec, secure=run.secure, combine=run.combine, privacy=run.privacy)
+def policy_of(run: RunSettings, *, masks: bool = False) -> Policy:
+    """Return the policy of a run. `masks`: whether its method asks for masks by itself."""
+    masker = run.method if masks else ""
+    return Policy(codec=run.codec, secure=run.secure, masker=masker, combine=run.combine, privacy=run.privacy)

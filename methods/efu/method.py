@@ -5,7 +5,7 @@ via Functional Encryption", CIKM 2025, https://arxiv.org/abs/2508.07873. A round
 
     learner    train as usual
     forgetter  for D rounds of its choice: train on what is to be forgotten, with the loss of unlearning.py
-    all        open the weighted sum of everyone's changes (methods/enccluster/sums.py), and nothing else
+    all        open the weighted sum of everyone's changes (as EncCluster does), and nothing else
 
 Nobody can leave a forgetter out and open the sum all the same: it opens for the agreed list or not at all.
 What a node forgets is asked for by `shoal forget`, on its own disk. No message, field or key names it, and a
@@ -34,17 +34,14 @@ import numpy.typing as npt
 
 from shoal.gossip.events import Vector
 from shoal.gossip.state.tree_hash import state_hash
-from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, here
+from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained
 from shoal.methods.enccluster.method import (
     EncCluster,
     EncClusterConfig,
     SealedConfig,
     context_of,
-    maker,
-    measured,
-    rounding,
+    hidden_mean,
 )
-from shoal.methods.enccluster.sums import secure_sums
 from shoal.methods.learning.forgetting import Note, Request
 from shoal.methods.needs import NO_BUFFERS, Need
 
@@ -119,6 +116,11 @@ class EFU:
         """See `Method`."""
         return EncCluster(self.config.sums).traffic(model)
 
+    @property
+    def masks(self) -> bool:
+        """Whether it asks for sums under masks by itself."""
+        return EncCluster(self.config.sums).masks
+
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`."""
         EncCluster(self.config.sums).check(learner)
@@ -130,18 +132,13 @@ class EFU:
         request = None if forgetting is None else forgetting.request()
         unlearns = request is not None and forgetting is not None and forgetting.unlearned() < request.rounds
         trained = self.local(state.params, learner, round_, request, unlearns=unlearns)
-        mine, grid = np.subtract(trained.params, state.params), c.grid(c.mode)
-        me = (yield from here()).peer
-        make = maker(mine, grid, rounding(me, round_), c.sums)
-        context = context_of("efu", state.params, round_)
-        opened = yield from secure_sums(make, examples=learner.examples, levels=c.levels, context=context)
-        params = np.add(state.params, grid.floats(opened.sums, opened.members.total))
+        mine, context = np.subtract(trained.params, state.params), context_of("efu", state.params, round_)
+        mean = yield from hidden_mean(mine, learner.examples, c.sums, round_, context)
+        params = np.add(state.params, mean.vector)
         if request is not None and forgetting is not None:
-            peers = tuple(str(peer) for peer in opened.members.peers)
+            peers = tuple(str(peer) for peer in mean.peers)
             forgetting.note(note_of(state.params, params, learner, request, round_, peers, unlearns=unlearns))
-        report = Report(
-            trained.loss, trained.examples, trained.steps, opened.members.peers, measured(opened, grid, mine)
-        )
+        report = Report(trained.loss, trained.examples, trained.steps, mean.peers, mean.metrics)
         return State(params), report
 
     def local(

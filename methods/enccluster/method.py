@@ -7,10 +7,11 @@ A round of the paper, with kappa clusters:
     peer n   train; (Z_n, P_n) = k-means of all weights; encrypt Z_n, send it with P_n in a fuse filter
     server   for every weight i: decrypt sum_n |D_n| Z_n[P_n[i]], with a key for these |D_n| alone
 
-Here everyone is the server: all gather what is sealed, and all open the same integers (sums.py). Three modes:
+Here everyone is the server, and all open the same sum. Three modes:
 
-- `masked-grid`, the default: the change of the round, clipped and rounded to a shared grid, under pairwise
-  masks. It hides what the sum does not show, at the bytes of quantisation.
+- `masked-grid`, the default: the change of the round, clipped and rounded to a shared grid, in a sum under
+  masks as a secure run makes it (gossip/averaging/secure). It hides what the sum does not show, at the bytes
+  of quantisation, and up to a third may vanish. The other two gather what is sealed (sums.py).
 - `fe-dense`: every number of the change encrypted, under a label of its own. As much is hidden, by another
   assumption; 32 bytes and half a millisecond a number, so for models of a few thousand numbers.
 - `fe-paper`: the paper's. It leaks by design: numbers that one key opens in any combination share a mask, so
@@ -22,8 +23,8 @@ What is ours, and why:
   them away. crypto/functional has hashes to a prime-order group, and keys that each peer makes for itself.
 - `target = delta`, the default, is the change of the round; `weights` is the paper's, for `fe-paper` alone.
 - There are no rounds of plain averaging before: they would show what is to be hidden.
-- Weights are whole numbers from 1 to `levels`, by examples, of which no peer counts more than three times the
-  median: logarithms and masks stay short.
+- Weights are whole numbers up to `levels`, by examples, of which no peer counts more than three times the
+  median, under masks twice, as in every mean: logarithms and fields stay short.
 - Models with buffers (BatchNorm) are refused: the paper sends those in the open.
 """
 
@@ -36,7 +37,8 @@ import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
-from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic, here
+from shoal.gossip.policies.masking import Masking
+from shoal.methods.base import About, Learner, ModelSize, Report, State, Steps, Traffic, all_reduce, here
 from shoal.methods.coding.kmeans1d import cluster
 from shoal.methods.enccluster.grid import Grid
 from shoal.methods.enccluster.mapping import Form, mapping_bound
@@ -47,9 +49,7 @@ from shoal.methods.enccluster.sums import (
     FunctionalDense,
     FunctionalPaper,
     Maker,
-    MaskedGrid,
     Mode,
-    Opened,
     secure_sums,
 )
 from shoal.methods.errors import BadTask
@@ -62,7 +62,6 @@ MOST_DENSE: Final = 20_000
 """Numbers that are encrypted one by one; more would take minutes a round."""
 MASKED_BITS: Final = 6
 FUNCTIONAL_BITS: Final = 12
-TYPICAL_PEERS: Final = 5
 
 
 class SealedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +78,7 @@ class SealedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     bits: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
     """Of the grid. 0: 6 for masked-grid, whose bytes they are, and 12 for encrypted numbers."""
     levels: Annotated[int, msgspec.Meta(ge=1, le=MAX_LEVELS)] = 4
-    """Weights are whole numbers from 1 to this, by examples; 1: all count alike, in the fewest bits."""
+    """Weights are whole numbers up to this, by examples; 1: all count alike, in the fewest bits."""
 
     def grid(self, mode: Mode) -> Grid:
         """Return the grid of a mode."""
@@ -137,18 +136,18 @@ class EncCluster:
         return State(params)
 
     def traffic(self, model: ModelSize) -> Traffic:
-        """See `Method`: of five peers."""
-        return Traffic(gathered=self._body_bytes(model.numel))
+        """See `Method`."""
+        c, numel = self.config, model.numel
+        if c.mode == "masked-grid":
+            return Traffic.one_mean(numel)
+        if c.mode == "fe-dense":
+            return Traffic(gathered=POINT_BYTES * numel)
+        return Traffic(gathered=POINT_BYTES * c.kappa + mapping_bound(numel, c.kappa, c.mapping))
 
-    def _body_bytes(self, numel: int) -> int:
-        c = self.config
-        match c.mode:
-            case "masked-grid":
-                most = 2 * c.grid(c.mode).top * TYPICAL_PEERS * c.levels
-                return numel * most.bit_length() // 8
-            case "fe-dense":
-                return POINT_BYTES * numel
-        return POINT_BYTES * c.kappa + mapping_bound(numel, c.kappa, c.mapping)
+    @property
+    def masks(self) -> bool:
+        """Whether it asks for sums under masks by itself."""
+        return self.config.mode == "masked-grid"
 
     def check(self, learner: "TorchLearner") -> None:
         """See `Demands`: parameters alone, and not too many to encrypt one by one."""
@@ -164,15 +163,43 @@ class EncCluster:
         c = self.config
         trained = learner.train(state.params, steps=c.steps, lr=c.lr, batch_size=c.batch_size, round_=round_)
         base = state.params if c.target == "delta" else np.zeros_like(state.params)
-        mine, grid = np.subtract(trained.params, base), c.grid(c.mode)
-        me = (yield from here()).peer
-        make = maker(mine, grid, rounding(me, round_), c)
-        context = context_of("enccluster", state.params, round_)
-        opened = yield from secure_sums(make, examples=learner.examples, levels=c.levels, context=context)
-        params = np.add(base, grid.floats(opened.sums, opened.members.total))
-        metrics = measured(opened, grid, mine)
-        report = Report(trained.loss, trained.examples, trained.steps, opened.members.peers, metrics)
-        return State(params), report
+        mine, context = np.subtract(trained.params, base), context_of("enccluster", state.params, round_)
+        mean = yield from hidden_mean(mine, learner.examples, c, round_, context)
+        report = Report(trained.loss, trained.examples, trained.steps, mean.peers, mean.metrics)
+        return State(np.add(base, mean.vector)), report
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenMean:
+    """A mean of vectors that nobody saw."""
+
+    vector: Vector
+    peers: tuple[PeerId, ...]
+    metrics: dict[str, float]
+    """What a node tells itself of it; nothing of that leaves the node."""
+
+
+def hidden_mean(
+    vector: Vector, examples: int, c: EncClusterConfig, round_: int, context: bytes
+) -> Steps[HiddenMean]:
+    """Return the mean of everyone's vectors, by examples, in the mode of a config.
+
+    `vector`: float32 [n], the method's own, which may be overwritten. `context`: see `context_of`.
+
+    Raises:
+        GossipError: no group formed, too few were left, or the sum does not open.
+    """
+    grid = c.grid(c.mode)
+    metrics = {"clipped": grid.clipped(vector) / max(1, vector.size)}
+    if c.mode == "masked-grid":
+        masking = Masking(clip=c.clip, bits=grid.bits, levels=c.levels)
+        mean = yield from all_reduce(vector, weight=examples, tag="delta", masking=masking)
+        return HiddenMean(mean.vector, mean.contributors, metrics)
+    me = (yield from here()).peer
+    make = maker(vector, grid, rounding(me, round_), c)
+    opened = yield from secure_sums(make, examples=examples, levels=c.levels, context=context)
+    metrics |= {"attempts": float(opened.attempts), "sealed_bytes": float(opened.sealed_bytes)}
+    return HiddenMean(grid.floats(opened.sums, opened.members.total), opened.members.peers, metrics)
 
 
 def maker(vector: Vector, grid: Grid, dice: np.random.Generator, c: EncClusterConfig) -> Maker:
@@ -184,8 +211,7 @@ def maker(vector: Vector, grid: Grid, dice: np.random.Generator, c: EncClusterCo
         book = Codebook(tuple(values.tolist()), few.indices.astype(np.int64))
         return lambda: FunctionalPaper(book, grid.top, c.kappa, c.mapping)
     numbers = grid.integers(vector, dice)
-    way = MaskedGrid if c.mode == "masked-grid" else FunctionalDense
-    return lambda: way(numbers, grid.top)
+    return lambda: FunctionalDense(numbers, grid.top)
 
 
 def rounding(me: PeerId, round_: int) -> np.random.Generator:
@@ -211,12 +237,3 @@ def refuse_buffers(learner: "TorchLearner") -> None:
             f"the model has {learner.buffers} numbers of running statistics (BatchNorm), which a secure sum"
             " of changes does not carry; use GroupNorm or LayerNorm"
         )
-
-
-def measured(opened: Opened, grid: Grid, mine: Vector) -> dict[str, float]:
-    """Return what a node tells itself of a sum; nothing of it leaves the node."""
-    return {
-        "attempts": float(opened.attempts),
-        "sealed_bytes": float(opened.sealed_bytes),
-        "clipped": grid.clipped(mine) / max(1, mine.size),
-    }

@@ -1,13 +1,14 @@
-"""Secure sums: peers open a weighted sum of integers, exactly, and no peer's own integers. No server.
+"""Encrypted sums: peers open a weighted sum of integers, exactly, and no peer's own integers. No server.
 
     keys     --> everyone's one-time public key and number of examples; they fix members and weights
-    sealed   --> everyone's integers, encrypted or masked for exactly these members
-    shares   --> with encryption: a key share, given once all hold the same ciphertexts
+    sealed   --> everyone's integers, encrypted for exactly these members
+    shares   --> a key share, given once all hold the same ciphertexts
     opened   <-- by everyone, the same integers
 
-Three ways (`Mode`), one outcome. A peer that falls out between two of the steps leaves masks that do not
-cancel, so the others begin anew without it, with fresh keys: an attempt. Where a sum does not open, a peer
-lied: the round fails with a `GossipError`, and the state stays.
+Two ways, one outcome. A peer that falls out between two of the steps leaves a part of the key that nobody
+has, so the others begin anew without it, with fresh keys: an attempt. Where a sum does not open, a peer lied:
+the round fails with a `GossipError`, and the state stays. Sums under masks are the node's own
+(gossip/averaging/secure/masked_sum.py).
 """
 
 from collections.abc import Sequence
@@ -27,12 +28,12 @@ from shoal.crypto.functional.inner_product import (
     open_sums,
     open_tables,
 )
-from shoal.crypto.functional.pairs import MIN_PEERS, PUBLIC_BYTES, OneTimeKey, is_public_key
+from shoal.crypto.functional.pairs import MIN_PEERS, PUBLIC_BYTES, is_public_key
 from shoal.crypto.keys import PeerId
 from shoal.gossip.errors import GossipError, LeftOut, RemoteViolation, TooFew
 from shoal.methods.base import Steps
 from shoal.methods.coding.gathered import Bodies, cap, exchange, unpack
-from shoal.methods.enccluster.grid import Integers, pack_words, unpack_words
+from shoal.methods.enccluster.grid import Integers
 from shoal.methods.enccluster.mapping import Form, mapping_bound, read_mapping, write_mapping
 
 Mode: TypeAlias = Literal["masked-grid", "fe-dense", "fe-paper"]
@@ -105,8 +106,8 @@ class Way(Protocol):
         """Return the most bytes of a sealed body."""
         ...
 
-    def share(self, members: Members, sealed: Sequence[bytes]) -> bytes | None:
-        """Return our key share for these bodies; None where there are no keys."""
+    def share(self, members: Members, sealed: Sequence[bytes]) -> bytes:
+        """Return our key share for these bodies."""
         ...
 
     def open(self, members: Members, sealed: Sequence[bytes], shares: Sequence[bytes]) -> Integers:
@@ -116,50 +117,6 @@ class Way(Protocol):
             NotOpened: it is out of bounds.
         """
         ...
-
-
-class MaskedGrid:
-    """Integers times the weight plus a mask modulo 2^w. `top`: no integer is beyond it."""
-
-    def __init__(self, numbers: Integers, top: int) -> None:
-        """`numbers`: ours, int64 [n]."""
-        self._numbers, self._top, self._key = numbers, top, OneTimeKey()
-        self.public = self._key.public
-
-    def seal(self, members: Members) -> bytes:
-        """See `Way`."""
-        weight = members.weights[members.keys.index(self.public)]
-        words = (self._numbers + self._top).astype(np.uint64) * np.uint64(weight)
-        masked = words + self._key.zero_words(members.keys, members.context, words.size)
-        return pack_words(masked, self._bits(members))
-
-    def read(self, members: Members, body: bytes) -> bytes:
-        """See `Way`."""
-        if len(body) != self.bound(members):
-            raise RemoteViolation("masked words of another length")
-        return body
-
-    def bound(self, members: Members) -> int:
-        """See `Way`."""
-        return -(-self._numbers.size * self._bits(members) // 8)
-
-    def share(self, members: Members, sealed: Sequence[bytes]) -> bytes | None:
-        """See `Way`."""
-        return None
-
-    def open(self, members: Members, sealed: Sequence[bytes], shares: Sequence[bytes]) -> Integers:
-        """See `Way`."""
-        bits = self._bits(members)
-        total = np.zeros(self._numbers.size, np.uint64)
-        for body in sealed:
-            total = total + unpack_words(body, self._numbers.size, bits)
-        sums = (total & np.uint64((1 << bits) - 1)).astype(np.int64)
-        if (sums > 2 * self._top * members.total).any():
-            raise NotOpened("a sum is out of bounds")
-        return sums - self._top * members.total
-
-    def _bits(self, members: Members) -> int:
-        return (2 * self._top * members.total).bit_length()
 
 
 class FunctionalDense:
@@ -182,7 +139,7 @@ class FunctionalDense:
         """See `Way`."""
         return POINT_BYTES * self._numbers.size
 
-    def share(self, members: Members, sealed: Sequence[bytes]) -> bytes | None:
+    def share(self, members: Members, sealed: Sequence[bytes]) -> bytes:
         """See `Way`."""
         return self._secret.key_share(self._agreement(members), sealed)
 
@@ -234,7 +191,7 @@ class FunctionalPaper:
         """See `Way`."""
         return POINT_BYTES * self._kappa + mapping_bound(len(self._book.indices), self._kappa, self._form)
 
-    def share(self, members: Members, sealed: Sequence[bytes]) -> bytes | None:
+    def share(self, members: Members, sealed: Sequence[bytes]) -> bytes:
         """See `Way`."""
         return self._secret.key_share(self._agreement(members), [self._points(body) for body in sealed])
 
@@ -313,13 +270,12 @@ def secure_sums(make: "Maker", *, examples: int, levels: int, context: bytes) ->
         if gone & set(members.peers):
             continue
         bodies = _in_order(members, sealed)
-        shares, share = [b""] * len(bodies), way.share(members, bodies)
-        if share is not None:
-            told = yield from exchange(share, _read_share, tag=f"shares {attempt}", bound=SHARE_BYTES)
-            gone |= set(members.peers) - set(told.peers)
-            if gone & set(members.peers):
-                continue
-            shares = _in_order(members, told)
+        share = way.share(members, bodies)
+        told = yield from exchange(share, _read_share, tag=f"shares {attempt}", bound=SHARE_BYTES)
+        gone |= set(members.peers) - set(told.peers)
+        if gone & set(members.peers):
+            continue
+        shares = _in_order(members, told)
         try:
             return Opened(way.open(members, bodies, shares), members, attempt + 1, len(body))
         except NotOpened as error:

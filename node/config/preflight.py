@@ -17,7 +17,7 @@ from shoal.gossip.averaging.bounds import TRIMMING
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.policies.policy import policy_of
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Method, gathers, weighs_peers, why_not_gather
+from shoal.methods.base import Method, gathers, masks, weighs_peers, why_not_gather
 from shoal.methods.overlap import Overlaps, check_delay
 from shoal.methods.registry import load_method
 from shoal.node.config.codec_preflight import check_codec
@@ -84,7 +84,7 @@ def check_run(run: RunSettings, method: Method, mode: Mode | None = None) -> Non
             f" out --charter or --engine {run.engine}"
         )
     check_codec(run, method)
-    if conflict := policy_of(run).conflict:
+    if conflict := policy_of(run, masks=masks(method)).conflict:
         raise BadConfig(conflict)
     check_exchange(run, method)
     check_combine(run, method)

@@ -3,7 +3,7 @@
 from shoal.gossip.admission.charter import Mode
 from shoal.gossip.patterns import PATTERNS
 from shoal.gossip.run_spec import NATIVE, RunSettings
-from shoal.methods.base import Method, gathers, why_not_gather_secure
+from shoal.methods.base import Method, gathers, masks, why_not_gather_secure
 from shoal.node.errors import BadConfig
 
 
@@ -14,6 +14,9 @@ def check_secure(run: RunSettings, method: Method, mode: Mode) -> None:
         BadConfig: it does not fit the exchange, the engine, the method or the mode, or it says how secure
             sums are made where there are none.
     """
+    if run.group_size < 3 and (run.secure or masks(method)):
+        who = "secure" if run.secure else run.method
+        raise BadConfig(f"{who}: of two peers each knows what the other gave: take --group-size 3 or more")
     if not run.secure:
         if run.accept_unseen_updates:
             raise BadConfig("--accept-unseen-updates is for runs that sum under masks: add --secure")
@@ -26,8 +29,6 @@ def check_secure(run: RunSettings, method: Method, mode: Mode) -> None:
         raise BadConfig(f"secure: engine {run.engine} knows no masks: leave out --engine or --secure")
     if gathers(method):
         raise BadConfig(why_not_gather_secure(run.method))
-    if run.group_size < 3:
-        raise BadConfig("secure: of two peers each knows what the other gave: take --group-size 3 or more")
     if mode != "closed" and not run.accept_unseen_updates:
         raise BadConfig(
             f"secure: in a run of mode {mode} peers that founders did not choose may contribute, and nobody"

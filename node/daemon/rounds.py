@@ -214,7 +214,7 @@ class Rounds:
             self._ask_privately(self.spec, message, vector)
             return
         among = tuple(PeerId(peer) for peer in message.among)
-        given = (message.weight, message.kind, message.tag, message.discount, among)
+        given = (message.weight, message.kind, message.tag, message.discount, among, message.masking)
         self._around.command(commands.Contribute(message.index, vector, *given))
 
     def _ask_privately(self, spec: RunSpec, message: ipc.AskAllReduce, vector: Vector) -> None:

@@ -49,6 +49,7 @@ from shoal.gossip.calls.asks import Holder
 from shoal.gossip.calls.forms import Forms
 from shoal.gossip.events import Vector
 from shoal.gossip.messages import MAX_GROUP, Shapes
+from shoal.gossip.policies.masking import Masking
 from shoal.gossip.run_spec import RunSpec, TensorSpec
 from shoal.node.framing import Message, Text, frame, read_frame
 
@@ -131,6 +132,8 @@ class AskAllReduce(Message, frozen=True):
     """What is left of the weight once it was capped."""
     among: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_GROUP)] = ()
     """Among which members of the round's group; empty: all."""
+    masking: Masking | None = None
+    """The grid of a sum under masks; None: as the run says."""
     released: tuple[Release, ...] = ()
     """What the steps of training told that are new in the vector, where they had noise."""
 

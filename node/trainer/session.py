@@ -333,6 +333,7 @@ class Session:
                     tag=ask.tag,
                     discount=ask.discount,
                     among=ask.among,
+                    masking=ask.masking,
                     released=self._released(),
                 )
             case Gather():

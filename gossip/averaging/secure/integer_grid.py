@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from shoal.gossip.buffers import BUFFERS
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.masking import MAX_LEVELS
 
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int32]
-MAX_FACTOR: Final = 16
+MAX_FACTOR: Final = MAX_LEVELS
 """The largest factor of a member: how much one may count beside another."""
 PIECE: Final = 32_768
 """Numbers that are worked on at a time: what is in between stays in the cache."""

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-import nacl.utils
+import msgspec
 import numpy as np
 import pytest
 import torch
 from lockstep import names, run_round
+from secure_members import CONFIG, Members
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from scripts.reproduce_efu import ClassExclusive, Swarm, Switch, run_swarm
 from shoal.crypto.keys import PeerId
-from shoal.methods.base import AllReduce, Gather, Me, State
+from shoal.gossip.events import Send
+from shoal.methods.base import AllReduce, Exchange, Gather, Me, State
 from shoal.methods.efu.method import EFU, EFUConfig, split
 from shoal.methods.enccluster.method import EncCluster
 from shoal.methods.enccluster.sums import whole_weights
@@ -69,8 +71,7 @@ def test_a_forgetter_sends_as_many_asks_of_the_same_kinds_tags_and_lengths_as_a_
 
 
 def length_of(ask: Gather | AllReduce) -> int:
-    assert isinstance(ask, Gather)
-    return len(ask.body)
+    return len(ask.body) if isinstance(ask, Gather) else ask.vector.nbytes
 
 
 def test_no_metric_of_a_forgetter_has_another_name_than_a_learners() -> None:
@@ -83,20 +84,17 @@ def test_no_metric_of_a_forgetter_has_another_name_than_a_learners() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_classifier_on_message_bytes_cannot_tell_a_forgetter_from_a_learner(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Keys from a fixed stream, so that the outcome is the same in every run.
-    monkeypatch.setattr(nacl.utils, "random", np.random.default_rng(0).bytes)
+def test_a_classifier_on_message_bytes_cannot_tell_a_forgetter_from_a_learner() -> None:
     method = EFU(EFUConfig(steps=1, lr=0.1, levels=1, forget_steps=1, attack_steps=1))
     peers = [TorchLearner(Points(), seed=0) for _ in range(3)]
     rows, labels = [], []
     for sample in range(400):
         peers[2].forgetting = Switch(Request(classes=(2,)) if sample % 2 else None)
         ended = one_round(method, peers, 0)
-        body = b"".join(turn[2].body for turn in ended.asked if isinstance(turn[2], Gather))
-        content = np.frombuffer(body, np.uint8)
-        rows.append([len(body), content.mean(), content.std(), *np.bincount(content >> 4, minlength=16)])
+        sent = sent_by(2, ended.asked, sample)
+        content = np.frombuffer(b"".join(sent), np.uint8)
+        rows.append([len(sent), len(content), content.mean(), content.std()])
+        rows[-1] += np.bincount(content >> 4, minlength=16).tolist()
         labels.append(sample % 2)
     table = np.array(rows, float)
     table = (table - table.mean(axis=0)) / np.maximum(table.std(axis=0), 1e-9)
@@ -104,14 +102,36 @@ def test_a_classifier_on_message_bytes_cannot_tell_a_forgetter_from_a_learner(
     assert abs(reached - 0.5) <= 0.08
 
 
+def sent_by(place: int, asked: Sequence[Sequence[Exchange]], seed: int) -> list[bytes]:
+    """Return the bytes of what one of three sends in the sum under masks that they ask for."""
+    (turn,) = asked
+    asks = [ask for ask in turn if isinstance(ask, AllReduce)]
+    config = msgspec.structs.replace(CONFIG, masking=asks[0].masking)
+    members = Members(3, asks[0].vector.size, seed, [ask.weight for ask in asks], config, is_based=False)
+    sent: list[bytes] = []
+
+    def watch(sender: PeerId, each: Send) -> list[Send]:
+        if sender == members.names[place]:
+            sent.append(msgspec.msgpack.encode(each.message) + bytes(each.data))
+        return [each]
+
+    for name, ask in zip(members.names, asks, strict=True):
+        members.given[name][:] = members.vectors[name][:] = ask.vector
+    members.change = watch
+    members.run()
+    members.check()
+    return sent
+
+
 # --- what opens ----------------------------------------------------------------------------------------
 
 
 def test_the_sum_with_a_forgetter_is_the_exact_integer_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, peers = EFU(EFUConfig(**QUICK)), learners()  # type: ignore[arg-type]
-    peers[4].forgetting = Switch(Request(classes=(8, 9)))
+    method = EFU(EFUConfig(**QUICK, mode="fe-dense"))  # type: ignore[arg-type]
+    peers = [TorchLearner(Points(), seed=0) for _ in range(5)]
+    peers[4].forgetting = Switch(Request(classes=(1, 2)))
     state = method.init(peers[0].initial)
-    grid, told = method.config.grid("masked-grid"), []
+    grid, told = method.config.grid("fe-dense"), []
     plain = type(grid).integers
 
     def kept(self: object, vector: object, dice: object) -> object:
@@ -130,16 +150,17 @@ def test_the_sum_with_a_forgetter_is_the_exact_integer_sum(monkeypatch: pytest.M
 
 
 def test_who_is_left_out_after_sealing_opens_nothing_for_the_others_without_new_keys() -> None:
-    method, peers = EFU(EFUConfig(**QUICK)), learners()  # type: ignore[arg-type]
-    peers[4].forgetting = Switch(Request(classes=(8, 9)))
+    method = EFU(EFUConfig(**QUICK, mode="fe-dense"))  # type: ignore[arg-type]
+    peers = [TorchLearner(Points(), seed=0) for _ in range(5)]
+    peers[4].forgetting = Switch(Request(classes=(1, 2)))
     ids = names(5)
     state = method.init(peers[0].initial)
     ended = run_round(
         {peer: method.round(state, learner, 0) for peer, learner in zip(ids, peers, strict=True)},
         drops={PeerId(ids[4]): 1},
     )
-    # The four that stay make a second attempt, with keys and masks of their own.
-    assert [turn[0].tag for turn in ended.asked] == ["keys 0", "sealed 0", "keys 1", "sealed 1"]
+    # The four that stay make a second attempt, with keys of their own.
+    assert [turn[0].tag for turn in ended.asked] == ["keys 0", "sealed 0", "keys 1", "sealed 1", "shares 1"]
     assert len(ended.results) == 4
 
 

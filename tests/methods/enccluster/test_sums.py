@@ -1,4 +1,7 @@
-"""Secure sums: exact, among those who stay, and nothing opens that should not."""
+"""Encrypted sums: exact, among those who stay, and nothing opens that should not.
+
+Of sums under masks the same is shown in tests/gossip/averaging/test_masked_sum.py and test_own_grid.py.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -13,13 +16,12 @@ from shoal.crypto.keys import PeerId
 from shoal.gossip.errors import GossipError, LeftOut, TooFew
 from shoal.methods.base import Exchange, Gather, Steps
 from shoal.methods.enccluster import sums
-from shoal.methods.enccluster.grid import Integers, unpack_words
+from shoal.methods.enccluster.grid import Integers
 from shoal.methods.enccluster.mapping import read_mapping
 from shoal.methods.enccluster.sums import (
     Codebook,
     FunctionalDense,
     FunctionalPaper,
-    MaskedGrid,
     Opened,
     Way,
     secure_sums,
@@ -27,7 +29,7 @@ from shoal.methods.enccluster.sums import (
 )
 
 TOP, KAPPA = 31, 8
-MODES = ("masked-grid", "fe-dense", "fe-paper")
+MODES = ("fe-dense", "fe-paper")
 
 
 def book(seed: int, count: int) -> Codebook:
@@ -49,8 +51,7 @@ def way_of(mode: str, seed: int, count: int) -> Callable[[], Way]:
         values, indices = np.unique(own, return_inverse=True)
         kept = Codebook(tuple(values.tolist()), indices.reshape(-1))
         return lambda: FunctionalPaper(kept, TOP, 16, "packed")
-    kind = MaskedGrid if mode == "masked-grid" else FunctionalDense
-    return lambda: kind(own, TOP)
+    return lambda: FunctionalDense(own, TOP)
 
 
 def generators(
@@ -83,7 +84,7 @@ def test_every_peer_opens_the_exact_weighted_sum(mode: str, peers: int) -> None:
         assert len(set(opened.members.weights)) > 1
 
 
-STEPS = [(mode, step) for mode in MODES for step in range(2 if mode == "masked-grid" else 3)]
+STEPS = [(mode, step) for mode in MODES for step in range(3)]
 
 
 @pytest.mark.parametrize(("mode", "step"), STEPS)
@@ -119,7 +120,7 @@ def test_two_peers_are_refused(mode: str) -> None:
 
 
 def test_of_three_peers_the_two_left_open_nothing() -> None:
-    ended = run_round(generators("masked-grid", 3), drops={names(3)[2]: 1})
+    ended = run_round(generators("fe-dense", 3), drops={names(3)[2]: 1})
     assert [type(error) for error in ended.failed.values()] == [TooFew, TooFew]
 
 
@@ -144,7 +145,6 @@ def spoiled(
 @pytest.mark.parametrize(
     ("mode", "tag"),
     [
-        ("masked-grid", "sealed 0"),
         ("fe-dense", "sealed 0"),
         ("fe-dense", "shares 0"),
         ("fe-paper", "sealed 0"),
@@ -155,7 +155,7 @@ def test_a_body_that_no_correct_peer_sends_costs_its_sender_the_round_and_nobody
 ) -> None:
     made = generators(mode, 5)
     liar = names(5)[2]
-    made[liar] = spoiled(made[liar], tag, lambda body: b"\xff" * (len(body) - (mode == "masked-grid")))
+    made[liar] = spoiled(made[liar], tag, lambda body: b"\xff" * len(body))
     ended = run_round(made)
     assert set(ended.failed) == {liar}
     assert isinstance(ended.failed[liar], LeftOut)
@@ -165,16 +165,10 @@ def test_a_body_that_no_correct_peer_sends_costs_its_sender_the_round_and_nobody
         assert np.array_equal(opened.sums, wanted(opened, 5))
 
 
-def noise(body: bytes) -> bytes:
-    return np.random.default_rng(0).bytes(len(body) - 1) + b"\x00"
-
-
-@pytest.mark.parametrize("mode", ["masked-grid", "fe-dense"])
-def test_numbers_off_the_grid_open_nothing_and_the_round_fails_for_all(mode: str) -> None:
-    made = generators(mode, 5)
+def test_a_share_that_does_not_fit_opens_nothing_and_the_round_fails_for_all() -> None:
+    made = generators("fe-dense", 5)
     liar = names(5)[2]
-    change = noise if mode == "masked-grid" else swapped
-    made[liar] = spoiled(made[liar], "sealed 0" if mode == "masked-grid" else "shares 0", change)
+    made[liar] = spoiled(made[liar], "shares 0", swapped)
     ended = run_round(made)
     assert set(ended.failed) == set(names(5))
     assert all("did not open" in str(error) for error in ended.failed.values())
@@ -182,22 +176,6 @@ def test_numbers_off_the_grid_open_nothing_and_the_round_fails_for_all(mode: str
 
 def swapped(share: bytes) -> bytes:
     return share[32:] + share[:32]
-
-
-def test_masked_words_of_all_but_one_are_uniform() -> None:
-    ended = run_round(generators("masked-grid", 3, 40_000, examples=(10, 10, 10)))
-    bodies = [ask.body for ask in ended.asked[1] if isinstance(ask, Gather)]
-    assert len({len(body) for body in bodies}) == 1
-    opened = ended.results[names(3)[0]]
-    bits = (2 * TOP * opened.members.total).bit_length()
-    words = [unpack_words(body, 40_000, bits) for body in bodies]
-    for left_out in range(3):
-        kept = [each for place, each in enumerate(words) if place != left_out]
-        total = np.sum(kept, axis=0, dtype=np.uint64) & np.uint64((1 << bits) - 1)
-        counts = np.bincount((total >> np.uint64(bits - 8)).astype(np.int64), minlength=256)
-        chi_square = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
-        # Of 255 degrees of freedom, p = 0.01 is 310; the keys are new each time, and one in 10^6 is 376.
-        assert chi_square < 376
 
 
 # --- the leak of the paper's mode ----------------------------------------------------------------------
@@ -228,14 +206,6 @@ def test_the_same_attack_gets_nothing_from_numbers_with_labels_of_their_own() ->
             open_differences(body, TOP)
 
 
-def test_the_same_attack_gets_nothing_from_masked_words() -> None:
-    bodies, own = sealed_bodies("masked-grid")
-    for body, each in zip(bodies, own, strict=True):
-        words = unpack_words(body, 40, len(body) * 8 // 40).astype(np.int64)
-        assert not np.array_equal(words - words[0], each - each[0])
-        assert abs(np.corrcoef(words, each)[0, 1]) < 0.7
-
-
 # --- weights -------------------------------------------------------------------------------------------
 
 
@@ -247,7 +217,7 @@ def test_weights_are_whole_in_the_proportion_of_capped_examples() -> None:
 
 
 def test_a_claim_with_a_key_that_is_none_takes_no_part() -> None:
-    made = generators("masked-grid", 5)
+    made = generators("fe-dense", 5)
     liar = names(5)[0]
     bad = msgspec.msgpack.encode(sums.Claim(bytes(32), 10))
     made[liar] = spoiled(made[liar], "keys 0", lambda _: bad)
