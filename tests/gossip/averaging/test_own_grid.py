@@ -26,9 +26,7 @@ def members(count: int = 5, **options: object) -> Members:
     return made
 
 
-def clipped(
-    made: Members, names: Iterable[PeerId], factors: Iterable[int]
-) -> "np.ndarray[object, np.dtype[np.float64]]":
+def clipped(made: Members, names: Iterable[PeerId], factors: Iterable[int]) -> np.ndarray:
     rows = np.clip(np.array([made.given[name] for name in names], np.float64), -OWN.clip, OWN.clip)
     return np.asarray(np.average(rows, axis=0, weights=list(factors)))
 
@@ -92,7 +90,7 @@ def test_the_words_of_a_member_tell_nothing_of_its_numbers() -> None:
         plain = made.cores[name].plain[: masked.size]
         # Fields of the plain words are small; those of the masked ones are anything, and not the same.
         lowest = [(each & np.uint64(511)).astype(np.float64) for each in (masked, plain)]
-        assert abs(np.corrcoef(lowest)[0, 1]) < 0.2
+        assert abs(np.corrcoef(*lowest)[0, 1]) < 0.2
         assert len(np.unique(masked)) == masked.size
 
 
