@@ -4,7 +4,8 @@
 
 A message has an ``id``, an ``event`` of `KINDS` and JSON as ``data``. Ids grow over restarts of the node. A
 listener that comes back with ``Last-Event-ID`` gets what it missed, as far as it is kept. A listener that
-does not read holds nobody up: its queue drops the oldest, and the message ``dropped`` says how many.
+does not read holds nobody up: its queue drops the oldest, and the message ``dropped`` says how many. Each
+stream ends after `LIFE` seconds; who still listens comes back by itself, as browsers do, and misses nothing.
 Reference: HTML Living Standard, section 9.2, https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
@@ -28,6 +29,8 @@ MAX_DATA: Final = 16 << 10
 """Bytes of one event; a longer one is left out, since nobody can be shown it."""
 BEAT: Final = 15.0
 """Seconds without an event after which a comment shows that the node is there."""
+LIFE: Final = 3600.0
+"""Seconds of a stream, so that nobody keeps a place who is gone or never reads."""
 KINDS: Final = ("round", "peer", "problem", "phase", "sync", "log")
 """Of events, as a listener chooses among them; `kind_of` tells which an event of the journal is."""
 _PREFIXES: Final = {
@@ -153,19 +156,22 @@ class EventStream:
         most = number(request.query_params.get("last", ""), KEPT)
         with self._log.listen(after, most) as listener:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_tell, listener, send)
+                nursery.start_soon(_tell, listener, send, nursery.cancel_scope)
                 while (await receive())["type"] != "http.disconnect":
                     pass
                 nursery.cancel_scope.cancel()
 
 
-async def _tell(listener: Listener, send: Send) -> None:
+async def _tell(listener: Listener, send: Send, visit: trio.CancelScope) -> None:
+    until = trio.current_time() + LIFE
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"retry: 2000\n\n", "more_body": True})
-    while True:
+    while trio.current_time() < until:
         body = await listener.take()
         await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    visit.cancel()
 
 
 def number(text: str, default: int) -> int:

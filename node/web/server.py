@@ -49,6 +49,7 @@ from shoal.node.roster_status import RosterStatus
 from shoal.node.status import UNREADY, Status
 from shoal.node.web import metrics
 from shoal.node.web.past import Past, past_routes
+from shoal.node.web.visitor import Visitor
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -398,7 +399,7 @@ async def serve_http(
     async def serve(stream: trio.SocketStream) -> None:
         visitors.add(stream)
         try:
-            await TCPServer(wrapped, config, WorkerContext(None), ConnectionState({}), stream)  # type: ignore[arg-type]  # a plain stream is served too
+            await TCPServer(wrapped, config, WorkerContext(None), ConnectionState({}), Visitor(stream))  # type: ignore[arg-type]  # a plain stream is served too
         except Exception:  # the boundary: no visitor's bytes may end the node
             log.warning("a connection to the page failed", exc_info=True)
         finally:

@@ -4,16 +4,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 import trio
 from fake_node import HOSTILE, a_round, make_status
+from trio.testing import MockClock
 
 from shoal.node.status import RoundStatus
 from shoal.node.storage.database import Store
-from shoal.node.web.events import KEPT, KINDS, MAX_DATA, MAX_LISTENERS, QUEUE, EventLog, kind_of
+from shoal.node.web import visitor
+from shoal.node.web.events import (
+    BEAT,
+    KEPT,
+    KINDS,
+    LIFE,
+    MAX_DATA,
+    MAX_LISTENERS,
+    QUEUE,
+    EventLog,
+    EventStream,
+    kind_of,
+)
 from shoal.node.web.past import MAX_METRICS, Past, columns
 from shoal.node.web.server import make_app, serve_http
 
@@ -148,6 +162,36 @@ def test_a_listener_that_does_not_read_loses_the_oldest_and_is_told_how_many() -
         assert log.n_listeners == 0
 
     trio.run(main)
+
+
+def test_who_never_reads_loses_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visitor, "PATIENCE", 0.2)
+
+    async def visit(past: Past, client: httpx.AsyncClient) -> None:
+        async with listening(client):
+            # More than the system holds for a reader, whatever that is.
+            while past.events.n_listeners:
+                past.events.publish("log", b"0" * MAX_DATA)
+                await trio.sleep(0)
+        assert (await client.get("/healthz")).status_code == 200
+
+    over_http(tmp_path, visit)
+
+
+def test_a_stream_ends_after_its_life_and_gives_its_place_back() -> None:
+    async def main() -> None:
+        log, sent = EventLog(), []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/events", "headers": [], "query_string": b""}
+        await EventStream(log)(scope, trio.sleep_forever, send)
+        assert LIFE <= trio.current_time() <= LIFE + BEAT
+        assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+        assert log.n_listeners == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_of_what_was_told_the_last_are_kept() -> None:
