@@ -145,6 +145,11 @@ COMMANDS: Final = {
     "init": Entry(SETUP, "shoal.node.cli.node:init", "Write a new key and a commented config.toml."),
     "id": Entry(SETUP, "shoal.node.cli.node:id_", "Print who this node is: its libp2p peer id."),
     "version": Entry(SETUP, "shoal.node.cli.tools:version", "Print the version, and what it runs on."),
+    "completion": Entry(
+        SETUP,
+        "shoal.node.cli.operation.completion:completion",
+        "Print the completion of a shell, to be read at its start.",
+    ),
     "config": Entry(SETUP, "shoal.node.cli.config:config_app", "The settings."),
     "methods": Entry(TRAINING, "shoal.node.cli.tools:methods_app", "The training methods."),
     "task": Entry(TRAINING, "shoal.node.cli.tools:task_app", "What is learned."),

@@ -66,11 +66,28 @@ def _parameters(struct: type[RunSettings], shows_defaults: bool) -> list[inspect
             rich_help_panel="Training",
             show_default=str(default) if shows_defaults and is_worth_saying else False,
             metavar="K=V" if _plain(fields[name].type) == list[str] else None,
+            autocompletion=_VALUES.get(name),
         )
         annotation: Any = Annotated[_plain(fields[name].type) | None, option]
         kind = inspect.Parameter.KEYWORD_ONLY
         made.append(inspect.Parameter(PREFIX + name, kind, default=None, annotation=annotation))
     return made
+
+
+def _methods(incomplete: str) -> list[str]:
+    from shoal.methods.registry import method_names
+
+    return [name for name in method_names() if name.startswith(incomplete)]
+
+
+def _codecs(incomplete: str) -> list[str]:
+    from shoal.gossip.averaging.tensor_codecs import CODECS
+
+    return [name for name in CODECS if name.startswith(incomplete)]
+
+
+_VALUES: Final[Mapping[str, Callable[[str], list[str]]]] = {"method": _methods, "codec": _codecs}
+"""What a shell completes, by setting; loaded when it asks."""
 
 
 def _plain(annotation: Any) -> Any:
