@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Arriving, Data, DialFailed, Learned, Loan, PeerFound, PeerLost
+from shoal.gossip.reachability.port_mapping import OFF, PortMapping
 from shoal.gossip.scope import USER, Here, Teller
 
 
@@ -45,6 +46,8 @@ class HostStatistics:
     """Per connected peer: address and link class."""
     inbound: frozenset[PeerId] = frozenset()
     """Of these, the ones that dialled us: the port in such an address is none that they listen on."""
+    port_mapping: PortMapping = OFF
+    """What the router of this network does for us."""
     bulk: tuple[int, float] = (0, 0.0)
     """Bytes sent in bulk, and the seconds in which some of them were being written."""
 

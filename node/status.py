@@ -297,6 +297,19 @@ class CallsStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The last 16, the oldest first."""
 
 
+class PortMappingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the router before this node does for it."""
+
+    state: str
+    """off, not needed, looking, mapped, refused, silent, garbled or in vain."""
+    text: str
+    """In one line."""
+    fix: str
+    """What its owner may do; empty where there is nothing."""
+    is_unreachable: bool
+    """Whether nobody outside can dial this node, as far as its router tells."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, at one moment."""
 
@@ -377,3 +390,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What to add to a command so that it means this node: `` --home DIR``; empty: nothing."""
     calls: CallsStatus | None = None
     """Where the method has roles."""
+    port_mapping: PortMappingStatus | None = None
+    """What came of asking the router for a port."""

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from shoal.node.status import AloneStatus
+    from shoal.node.status import AloneStatus, PortMappingStatus
 
 T = TypeVar("T")
 UNANCHORED: Final = (
@@ -101,6 +101,13 @@ def alone_for(alone: "AloneStatus") -> str:
         missed = f", the time of {alone.missed} rounds" if alone.missed else ""
         return duration(alone.seconds) + missed
     return f"{duration(alone.seconds)} and {alone.rounds} rounds"
+
+
+def reach_line(mapping: "PortMappingStatus") -> str:
+    """Say what the router does for a node, and what to do where nobody outside can dial it."""
+    if not mapping.is_unreachable:
+        return mapping.text
+    return f"peers outside this network cannot dial this node: {mapping.text}; to be dialled, {mapping.fix}"
 
 
 def figure(value: float | None) -> str:

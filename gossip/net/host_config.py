@@ -3,7 +3,7 @@
 Apart from the host itself, so that a command which only reads settings loads no NumPy.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,6 +21,9 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     system does not have is left out."""
     announce: tuple[str, ...] = ()
     """Multiaddrs told to others instead of the ones found, for forwarded ports."""
+    port_mapping: Literal["auto", "off"] = "auto"
+    """auto: ask the router of this network for a port (NAT-PMP, UPnP), so that others can dial this node;
+    only where it has a private address, and neither `announce` nor `hidden` is set."""
     mdns: bool = True
     """Find nodes in the local network."""
     dht: bool = True

@@ -40,6 +40,7 @@ from shoal.gossip.net.links import Links
 from shoal.gossip.net.peer_discovery import LocalNetwork, keep_running
 from shoal.gossip.net.peers import Answered, Events, Peer, Tasks
 from shoal.gossip.net.relay import Relay, Reservations
+from shoal.gossip.net.router.port_mapper import PortMapper
 from shoal.gossip.net.transport.muxer import FastMuxer
 from shoal.gossip.net.transport.records import suites_by_speed
 from shoal.gossip.net.transport.throttle import Throttle
@@ -102,6 +103,9 @@ class Libp2pHost:
             self.links.lanes.meter.throttle = Throttle(config.upload_mbit * 125_000)
         self.network.swarm.register_notifee(_Watcher(self.links))
         self.network.observations = self.links.observations
+        is_mapped = config.port_mapping == "auto" and not config.announce and not config.hidden
+        self.mapper = PortMapper(self.network, is_wanted=is_mapped)
+        self.network.mapped = self.mapper.addresses
         self._reservations = Reservations(self.network, self._dialled)
         self._announcements = Announcements(self.network, config, self._events.put)
 
@@ -201,6 +205,7 @@ class Libp2pHost:
             peer_bytes={peer.id: (peer.sent, peer.received) for peer in found},
             links={peer: (link.address, link.kind) for peer, link in best.items()},
             inbound=frozenset(peer for peer, link in best.items() if not link.is_initiator),
+            port_mapping=self.mapper.outcome,
             bulk=(self.links.lanes.meter.sent, self.links.lanes.meter.busy),
         )
 
@@ -224,6 +229,8 @@ class Libp2pHost:
                 nursery.start_soon(keep_running, "the relay", relay.run)
             if self._config.hidden:
                 nursery.start_soon(keep_running, "reservations", self._reservations.run)
+            if self.mapper.is_wanted:
+                nursery.start_soon(keep_running, "port mapping", self.mapper.run)
             if self._config.mdns:
                 local = LocalNetwork(self.network, self._config, self.me, self._events.put)
                 nursery.start_soon(keep_running, "mDNS", local.run)

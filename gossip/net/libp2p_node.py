@@ -75,6 +75,8 @@ class Network:
         self._internet, self._dial_private = internet, dial_private
         self.observations: Callable[[], Iterable[tuple[str, str]]] = lambda: ()
         """Where peers see us, each with the address of who says so."""
+        self.mapped: Callable[[], list[Address]] = list
+        """Where others reach us through a port that the router opened."""
         self._local_sockets = local_sockets
         self._relayed: WeakSet[Any] = WeakSet()
         """Links that go through another node."""
@@ -130,7 +132,7 @@ class Network:
 
     def addresses(self) -> list[Address]:
         """Return where others reach us, without our peer id."""
-        return self._announce or expand_all(self.listening())
+        return self._announce or [*self.mapped(), *expand_all(self.listening())]
 
     def _told_to_all(self) -> list[Any]:
         """Return those of our addresses that everyone may know: identify and the DHT tell them to all."""
@@ -171,7 +173,7 @@ class Network:
 
     def own_addresses(self) -> list[Address]:
         """Return where others reach us, and where we listen."""
-        return [*self._announce, *expand_all(self.listening())]
+        return [*self._announce, *self.mapped(), *expand_all(self.listening())]
 
     async def open_to(self, peer: PeerId, protocol: str) -> Any:
         """Open a stream to a linked peer.

@@ -8,7 +8,7 @@ import typer
 from shoal.crypto.keys import PeerId, short
 from shoal.node.cli.common import HomeOption, JsonOption, console, home_of, print_json, row, table
 from shoal.node.status import UNREADY
-from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable, size
+from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable, reach_line, size
 
 MAX_FAILED: Final = 3
 """Rounds whose failure is shown."""
@@ -126,6 +126,8 @@ def _facts(status: "Status") -> list[tuple[str, str]]:
         ("bootstrap", f"{b.address}: {b.state}{': ' + b.reason if b.reason else ''}")
         for b in status.bootstrap
     ]
+    if status.port_mapping is not None and status.port_mapping.state != "off":
+        facts.append(("router", reach_line(status.port_mapping)))
     if status.quorum:
         facts.append(("quorum", status.quorum))
     facts += [("problem", line) for line in status.problems]

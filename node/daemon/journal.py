@@ -17,7 +17,7 @@ from shoal.gossip.admission.charter import parse
 from shoal.gossip.membership.company import Alone, InCompany
 from shoal.node.config.settings import NodeConfig
 from shoal.node.status import AloneStatus, BootstrapStatus, PeerStatus, RoundStatus, Status
-from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable
+from shoal.node.text import UNANCHORED, alone_for, duration, figure, printable, reach_line
 
 MANY: Final = 8
 """Peers that come or go between two looks and are named; more are counted."""
@@ -127,6 +127,7 @@ class Journal:
             *self._peers(before, status),
             *self._company(before, status),
             *self._pause(before, status),
+            *self._reach(before, status),
             *self._run(before, status),
             *self._trainer(before, status),
             *self._rounds(status),
@@ -157,6 +158,16 @@ class Journal:
             )
         elif former and not status.pause:
             yield self._event("resumed", "this node trains again")
+
+    def _reach(self, before: Status | None, status: Status) -> Iterable[Event]:
+        old = before.port_mapping if before is not None else None
+        new = status.port_mapping
+        if new is None or (old is not None and old.text == new.text):
+            return
+        if new.is_unreachable:
+            yield self._event("unreachable", reach_line(new), reason=new.text)
+        elif new.state == "mapped":
+            yield self._event("port-mapped", new.text)
 
     def _bootstrap(self, status: Status) -> Iterable[Event]:
         for each in status.bootstrap:

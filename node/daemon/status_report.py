@@ -23,6 +23,7 @@ from shoal.gossip.membership.foreign_lineages import NOT_FOLLOWED
 from shoal.gossip.membership.heard_runs import HeardRuns
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
+from shoal.gossip.reachability.port_mapping import PortMapping
 from shoal.gossip.run_spec import RunSpec
 from shoal.methods.errors import MethodsError
 from shoal.methods.registry import load_method
@@ -41,6 +42,7 @@ from shoal.node.status import (
     HeardRunStatus,
     LineageStatus,
     PeerStatus,
+    PortMappingStatus,
     RoundStatus,
     RunStatus,
     Status,
@@ -125,6 +127,13 @@ def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
     if config.run.task:
         words += run_words(config.run)
     return shlex.join(words)
+
+
+def mapping_status(found: PortMapping) -> PortMappingStatus:
+    """Return what came of asking the router for a port."""
+    return PortMappingStatus(
+        state=found.state, text=found.text, fix=found.fix, is_unreachable=found.is_unreachable
+    )
 
 
 def alone_line(alone: AloneStatus, config: NodeConfig) -> str:
@@ -281,6 +290,7 @@ class Reporter:
             exchange=exchange_status(member.exchange),
             fetch=fetch_status(member.fetching),
             home=self._home_words(),
+            port_mapping=mapping_status(statistics.port_mapping),
             quorum="" if is_meaningful(member.view) else NO_QUORUM,
             calls=status_of(member.calls, now),
             named_faults=[

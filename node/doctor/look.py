@@ -131,6 +131,7 @@ def examine(seen: Seen, *, mbit: float | None = None, numel: int = 0) -> list[Fi
         *node.check_rounds(status, time.time()),
         node.check_peers(status, [] if status is not None else _dials(config)),
         node.check_reach(status, _port_of(config), config.network.hidden),
+        *node.check_router(status),
     ]
     if mbit is not None:
         found.append(line(seen, mbit, numel))

@@ -8,7 +8,7 @@ from typing import Final
 
 from shoal.gossip.addresses import endpoint, listen_at
 from shoal.gossip.scope import Scope, scope_of
-from shoal.node.doctor.findings import Finding
+from shoal.node.doctor.findings import Finding, Level
 from shoal.node.status import Status
 from shoal.node.text import duration
 
@@ -64,6 +64,15 @@ def check_reach(status: Status | None, port: int, is_hidden: bool) -> Finding:
         " links"
     )
     return Finding("reach", "note", text, fix)
+
+
+def check_router(status: Status | None) -> list[Finding]:
+    """Look at what the router does for the running node."""
+    found = status.port_mapping if status is not None else None
+    if found is None or found.state == "off":
+        return []
+    level: Level = "note" if found.is_unreachable or found.state == "looking" else "ok"
+    return [Finding("router", level, found.text, found.fix)]
 
 
 def _scope(address: str) -> Scope:

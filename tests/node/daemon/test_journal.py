@@ -7,7 +7,7 @@ import pytest
 from fake_node import HOSTILE, OTHER, a_round, make_status
 
 from shoal.node.daemon.journal import Event, Journal, merged
-from shoal.node.status import BootstrapStatus, PeerStatus, RoundStatus, Status
+from shoal.node.status import BootstrapStatus, PeerStatus, PortMappingStatus, RoundStatus, Status
 
 QUIET: dict[str, Any] = {"peers": [], "bootstrap": [], "refusals": [], "history": [], "trainer": "none"}
 PEER = make_status().peers[0]
@@ -28,6 +28,10 @@ def quiet(**changes: Any) -> Status:
 
 def peers(count: int) -> list[PeerStatus]:
     return [msgspec.structs.replace(PEER, peer=f"{OTHER}{number}") for number in range(count)]
+
+
+def mapping(state: str, text: str, fix: str = "") -> PortMappingStatus:
+    return PortMappingStatus(state=state, text=text, fix=fix, is_unreachable=bool(fix))
 
 
 def lost(reason: str, number: int = 2) -> RoundStatus:
@@ -96,6 +100,20 @@ def lost(reason: str, number: int = 2) -> RoundStatus:
             "refused",
             "warning",
             "not averaging with X: lr: 0.1",
+        ),
+        (
+            {"port_mapping": mapping("looking", "the router is being asked")},
+            {"port_mapping": mapping("silent", "the router answers nothing", fix="switch UPnP on")},
+            "unreachable",
+            "info",
+            "cannot dial this node: the router answers nothing; to be dialled, switch UPnP on",
+        ),
+        (
+            {},
+            {"port_mapping": mapping("mapped", "the router leads 8.9.10.11:4710 here")},
+            "port-mapped",
+            "info",
+            "the router leads 8.9.10.11:4710 here",
         ),
         ({}, {"phase": "finished", "round": 40}, "finished", "info", "over after 40 rounds, accuracy 0.75"),
         ({}, {"phase": "stopping"}, "leaving", "info", "leaving the swarm"),
