@@ -17,10 +17,20 @@ from shoal.gossip.deadlines import BEAT
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Arriving, Data, TakenBack
 from shoal.gossip.host import FrameReceived
-from shoal.gossip.net.frames import BULK, CONTROL, FrameReader, LinkBroken, Meter, read_frame
+from shoal.gossip.net.frames import (
+    BULK,
+    CONTROL,
+    ByteStream,
+    FrameReader,
+    LinkBroken,
+    Meter,
+    SlowlyTaken,
+    read_frame,
+)
 from shoal.gossip.net.libp2p_adapters import LaneStream
 from shoal.gossip.net.libp2p_node import Network
 from shoal.gossip.net.peers import Events, Link, Peer, Reading
+from shoal.gossip.net.transport.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +64,8 @@ class LaneService:
         self._events = events
         self._links = links
         self.meter = Meter()
+        self.inlet: Throttle | None = None
+        """What bulk waits for before it is taken, where the owner of the line keeps a part of it."""
 
     async def run_writers(self, peer: Peer, scope: trio.CancelScope) -> None:
         """Send what is queued for a peer until it is lost, which `scope` tells."""
@@ -121,15 +133,18 @@ class LaneService:
             return not peer.is_full
 
         frames = FrameReader(lane, take)
+        source: ByteStream = stream
+        if lane == BULK and self.inlet is not None:
+            source = SlowlyTaken(stream, self.inlet)
         try:
             with reading.scope:
-                head, data = await read_frame(stream, lane)
+                head, data = await read_frame(source, lane)
                 await _take_over(peer, lane, reading)
                 take(head, data)
                 del data
                 while True:
                     await peer.wait_drained()
-                    await frames.read(stream)
+                    await frames.read(source)
         except LinkBroken:
             log.debug("%s from %s ended", lane, short(peer.id))
         except RemoteViolation as violation:

@@ -173,6 +173,26 @@ async def _write_slowly(stream: ByteStream, head: bytes, data: Data | Loan, thro
         head = b""
 
 
+class SlowlyTaken:
+    """A stream of which no more is taken than a throttle lets: its window then holds the sender back."""
+
+    def __init__(self, stream: ByteStream, throttle: Throttle) -> None:
+        """`throttle`: of all that the node takes."""
+        self._stream, self._throttle = stream, throttle
+
+    async def write(self, data: Data, more: Data | Loan = b"") -> None:
+        """See `ByteStream`."""
+        await self._stream.write(data, more)
+
+    async def fill(self, places: Iterator[memoryview]) -> None:
+        """See `ByteStream`."""
+        for place in places:
+            for start in range(0, len(place), PIECE):
+                piece = place[start : start + PIECE]
+                await self._stream.fill(iter((piece,)))
+                await trio.sleep(self._throttle.wait(len(piece), trio.current_time()))
+
+
 class FrameReader:
     """Cuts the bytes of a lane into frames, wherever they come from."""
 

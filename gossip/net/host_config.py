@@ -43,6 +43,9 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     upload_mbit: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     """Mbit per second that this node sends at most, but for short words; 0: no limit. Its peers wait for what
     it sends, so a low limit makes their rounds longer too."""
+    download_mbit: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """Mbit per second that this node takes at most, but for short words; 0: no limit. To its peers it looks
+    like a slower line."""
     max_links: int = 64
     """Places for links. Half may be taken by links without a hello; a quarter is held for known peers."""
     dial_private: DialPrivate = "near"

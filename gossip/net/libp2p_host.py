@@ -101,6 +101,8 @@ class Libp2pHost:
         )
         if config.upload_mbit:
             self.links.lanes.meter.throttle = Throttle(config.upload_mbit * 125_000)
+        if config.download_mbit:
+            self.links.lanes.inlet = Throttle(config.download_mbit * 125_000)
         self.network.swarm.register_notifee(_Watcher(self.links))
         self.network.observations = self.links.observations
         is_mapped = config.port_mapping == "auto" and not config.announce and not config.hidden

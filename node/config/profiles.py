@@ -11,6 +11,7 @@ PROFILES: Final[Mapping[Profile, Mapping[str, object]]] = {
     "laptop": {
         "schedule.on_battery": "help",
         "network.upload_mbit": 20.0,
+        "run.cpu_share": 0.75,
         "gossip.state_upload_mbit": 5.0,
         "gossip.state_fetchers": 2,
         "network.max_links": 32,
@@ -29,6 +30,7 @@ PROFILES: Final[Mapping[Profile, Mapping[str, object]]] = {
     },
     "metered": {
         "network.upload_mbit": 5.0,
+        "network.download_mbit": 20.0,
         "gossip.state_upload_mbit": 1.0,
         "gossip.state_fetchers": 1,
         "network.relay": False,
@@ -38,8 +40,8 @@ PROFILES: Final[Mapping[Profile, Mapping[str, object]]] = {
 }
 """By dotted name."""
 ABOUT: Final[Mapping[Profile, str]] = {
-    "laptop": "no training on battery, 20 Mbit/s up at most",
+    "laptop": "no training on battery, 20 Mbit/s up and 3/4 of the processor's time at most",
     "server": "many links, states for many newcomers",
     "helper": "no task: links and addresses for others",
-    "metered": "few links, no relaying, little upload",
+    "metered": "few links, no relaying, little upload and download",
 }

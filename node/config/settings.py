@@ -48,6 +48,12 @@ class RunConfig(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where torch computes: auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Torch's threads; one, because several nodes may share a machine."""
+    cpu_share: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 1.0
+    """Share of the time in which the trainer computes while it trains: at 0.5 it rests after each step for as
+    long as the step took. Who is waited for rests no longer. A training loop of your own is not slowed."""
+    memory_gb: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """GB of memory, of node and trainer together, above which this node trains no more until shoal resume. A
+    run that cannot fit is refused before the start. 0: no limit."""
     base: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
     """The name of the frozen tensors, as shoal status of a node that has them shows it. They are fetched from
     peers where the task has other ones or none. Empty: the task brings them."""

@@ -11,12 +11,14 @@ from typing import Final, Protocol
 
 import psutil
 
-from shoal.node.service.schedule import FOREVER, Moment, Rules, why_not
+from shoal.node.service.schedule import FOREVER, Moment, Rules, too_much, why_not
 from shoal.node.storage.database import Store
 
 FACT: Final = "paused until"
 BATTERY_SECONDS: Final = 30.0
 """Between two looks at the battery, which cost a file each."""
+MEMORY_SECONDS: Final = 2.0
+"""Between two looks at the memory, which cost as much."""
 
 
 class Pausable(Protocol):
@@ -34,26 +36,37 @@ class Pausable(Protocol):
 class Pauses:
     """Why a node does not train, and for how long. See the module's docstring."""
 
-    def __init__(self, rules: Rules, rounds: Pausable, store: Store) -> None:
-        """Take up a pause that was asked for before a restart."""
+    def __init__(
+        self, rules: Rules, rounds: Pausable, store: Store, used_bytes: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Take up a pause that was asked for before a restart.
+
+        `used_bytes`: the memory of node and trainer.
+        """
         self.rules = rules
         self.reason = ""
         """Why the node does not train; empty: it does."""
         self._rounds, self._store = rounds, store
         self._until = _time_of(store.get(FACT))
         self._battery = False
-        self._battery_at = -math.inf
+        self._battery_at = self._looked_at = -math.inf
+        self._used_bytes, self._used = used_bytes, 0
+        self._too_much = ""
+        """Why it had too much memory, until its owner lets it go on: what is loaded stays loaded."""
 
     def look(self) -> None:
         """See what the clock and the machine say now."""
         now, clock = time.time(), time.localtime()
         if abs(now - self._battery_at) > BATTERY_SECONDS:
             self._battery_at, self._battery = now, is_on_battery()
-        self.decide(Moment(now, clock.tm_hour * 60 + clock.tm_min, self._battery))
+        if self.rules.memory_bytes and abs(now - self._looked_at) > MEMORY_SECONDS:
+            self._looked_at, self._used = now, self._used_bytes()
+        self.decide(Moment(now, clock.tm_hour * 60 + clock.tm_min, self._battery, self._used))
 
     def decide(self, moment: Moment) -> None:
         """Have the node train or not, as things are."""
-        reason = why_not(self.rules, moment, self._until)
+        self._too_much = self._too_much or too_much(self.rules, moment)
+        reason = why_not(self.rules, moment, self._until) or self._too_much
         if reason and not self.reason:
             self._rounds.pause()
         elif self.reason and not reason:
@@ -67,8 +80,9 @@ class Pauses:
         return self._keep()
 
     def resume(self) -> Callable[[], None]:
-        """End what `pause` began; hours and battery still count. Returns what keeps that over a restart."""
-        self._until = 0.0
+        """End what `pause` or too much memory began; hours and battery still count. Returns what keeps that."""
+        self._until, self._too_much = 0.0, ""
+        self._looked_at = -math.inf
         self.look()
         return self._keep()
 
@@ -81,6 +95,16 @@ def _time_of(fact: bytes | None) -> float:
     with suppress(ValueError):
         return float(fact or b"0")
     return 0.0
+
+
+def used_bytes(node: psutil.Process, trainer: int) -> int:
+    """Return the memory of a node and of its trainer; what they share counts once. `trainer`: 0 for none."""
+    with suppress(psutil.Error):
+        own = node.memory_info()
+        if not trainer:
+            return int(own.rss)
+        return int(own.rss - getattr(own, "shared", 0) + psutil.Process(trainer).memory_info().rss)
+    return 0
 
 
 def is_on_battery() -> bool:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shoal.node.text import duration
+from shoal.node.text import duration, size
 
 DAY: Final = 24 * 60
 """Minutes."""
@@ -34,6 +34,8 @@ class Rules:
     hours: tuple[tuple[int, int], ...] = ()
     """Spans of minutes of a day; one that ends before it begins goes over midnight. None: always."""
     on_battery: OnBattery = "train"
+    memory_bytes: int = 0
+    """That node and trainer may have; 0: as many as there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Moment:
     minute: int
     """Of the day, where the node is; 0 to 1439."""
     is_on_battery: bool = False
+    used_bytes: int = 0
+    """Of memory, by node and trainer."""
 
 
 def parse_hours(text: str) -> tuple[tuple[int, int], ...]:
@@ -83,6 +87,16 @@ def is_within(hours: tuple[tuple[int, int], ...], minute: int) -> bool:
     """Tell whether a minute of the day lies in one of these spans; the end is not part of one."""
     return not hours or any(
         begin <= minute < end if begin < end else minute >= begin or minute < end for begin, end in hours
+    )
+
+
+def too_much(rules: Rules, moment: Moment) -> str:
+    """Return that a node has more memory than it may, in words for its owner; empty: it has not."""
+    if not 0 < rules.memory_bytes < moment.used_bytes:
+        return ""
+    return (
+        f"node and trainer took {size(moment.used_bytes)} of memory, and run.memory_gb allows"
+        f" {size(rules.memory_bytes)}; raise it or lower --option batch_size, then restart; or: shoal resume"
     )
 
 

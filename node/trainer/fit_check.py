@@ -25,7 +25,7 @@ from shoal.methods.needs import needs_of
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method, method_class
 from shoal.node.text import log_to_stderr
-from shoal.node.trainer.memory import machine_bytes, too_large
+from shoal.node.trainer.memory import OWN_LIMIT, machine_bytes, too_large
 from shoal.node.trainer.spec import FAILED, MARK, TrainerSpec, run_spec
 from shoal.node.trainer.user_folder import search_user_folder
 
@@ -58,7 +58,8 @@ def check(spec: TrainerSpec, machine: int | None = None) -> None:
             raise BadTask(f"{error}; tasks that fit {spec.method}: {fitting}") from error
     initial = method.init(learner.initial)
     run = run_spec(spec, all_options(method), learner.manifest, shared_specs(initial))
-    if text := too_large(run, largest_exchange(method, run.params_numel), machine or machine_bytes()):
+    numel, limit = largest_exchange(method, run.params_numel), int(spec.memory_gb * 1e9)
+    if text := too_large(run, numel, machine or machine_bytes()) or too_large(run, numel, limit, OWN_LIMIT):
         raise BadOption(text)
 
 

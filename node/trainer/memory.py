@@ -19,6 +19,7 @@ BASE: Final = 450_000_000
 """Bytes of both processes without a model."""
 NAMED_FROM: Final = 0.05
 """Share of the machine's memory from which on the vectors of a model are worth a word."""
+OWN_LIMIT: Final = "run.memory_gb allows"
 CGROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -56,14 +57,17 @@ def remedy(spec: RunSpec) -> str:
     return f"take --method fedavg, whose vectors have {size(plain)}, or {fewer}"
 
 
-def too_large(spec: RunSpec, exchange_numel: int, machine: int) -> str:
-    """Say that a run can never fit a machine of so many bytes; nothing where it may."""
+def too_large(spec: RunSpec, exchange_numel: int, machine: int, whose: str = "this machine has") -> str:
+    """Say that a run can never fit a machine of so many bytes; nothing where it may, or with 0 bytes.
+
+    `whose`: what has them, as in `OWN_LIMIT`.
+    """
     needed = BASE + vector_bytes(spec, exchange_numel)
-    if needed <= machine:
+    if not machine or needed <= machine:
         return ""
     return (
         f"this run needs at least {size(needed)} of memory, for a model of {spec.params_numel:,} numbers, and"
-        f" this machine has {size(machine)}: {remedy(spec)}"
+        f" {whose} {size(machine)}: {remedy(spec)}"
     )
 
 

@@ -33,6 +33,7 @@ from shoal.methods.learning.task import load_task
 from shoal.methods.overlap import check_delay
 from shoal.methods.params import shared_specs
 from shoal.methods.registry import all_options, load_method
+from shoal.node.service.pacing import Pacer
 from shoal.node.storage.forget_file import ForgetFile
 from shoal.node.text import log_to_stderr
 from shoal.node.trainer import ipc
@@ -138,6 +139,7 @@ class _Trainer(Callbacks):
             callbacks=self,
             method=self._method,
         )
+        self._pacer = Pacer(spec.cpu_share)
         self._learner.forgetting = ForgetFile(state_dir)
         if spec.privacy == "examples":
             self._learner.private = PrivateSteps(privacy_of(spec))
@@ -224,10 +226,12 @@ class _Trainer(Callbacks):
         if os.getppid() != self._parent:
             # A daemon that was killed cannot say so, and a step may be long.
             raise LineLost("the daemon is gone")
+        self._pacer.step_begins()
         return self._session.is_interrupted()
 
     def is_hurried(self) -> bool:
-        """See `Callbacks`."""
+        """See `Callbacks`; rests first, where the owner keeps a share of the processor."""
+        self._pacer.step_ended(self._session)
         return (self._overlap or self._session).is_hurried()
 
 

@@ -47,6 +47,10 @@ class TrainerSpec(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where torch computes."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Torch's threads; one, since several nodes may share a machine."""
+    cpu_share: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 1.0
+    """Of the time in which steps are made, how much they may take."""
+    memory_gb: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What the node may take of the machine's memory; 0: all of it."""
     base: str = ""
     """The name of the frozen base to fetch, in hex."""
     share_base: bool = True

@@ -55,6 +55,8 @@ def spec_text(run: RunConfig) -> str:
         task_options=run.task_options,
         device=run.device,
         threads=run.threads,
+        cpu_share=run.cpu_share,
+        memory_gb=run.memory_gb,
         base=run.base,
         share_base=run.share_base,
     )

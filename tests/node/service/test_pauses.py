@@ -1,13 +1,17 @@
 """Pauses: that the loop of rounds is told once, and that a pause outlives a restart."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from shoal.node.service.pauses import Pauses
+from shoal.node.service.pauses import Pauses, used_bytes
 from shoal.node.service.schedule import Moment, Rules, parse_hours
 from shoal.node.storage.database import Store
 
+GB = 10**9
 NOON, NIGHT = 12 * 60, 23 * 60
 
 
@@ -67,3 +71,41 @@ def test_a_pause_of_some_time_is_over_after_it(store: Store) -> None:
     assert Pauses(Rules(), told, store).reason == ""
     assert pauses.reason == ""
     store.close()
+
+
+def test_too_much_memory_pauses_until_the_owner_lets_it_go_on(store: Store) -> None:
+    told, used = Told(), [3 * GB]
+    pauses = Pauses(Rules(memory_bytes=4 * GB), told, store, lambda: used[0])
+    pauses.look()
+    assert pauses.reason == ""
+    pauses.decide(Moment(1000.0, NOON, used_bytes=5 * GB))
+    assert pauses.reason.startswith(
+        "node and trainer took 5 GB of memory, and run.memory_gb allows 4 GB; raise it"
+    )
+    # What the trainer gave back is no sign that the next round takes less.
+    pauses.decide(Moment(1001.0, NOON, used_bytes=3 * GB))
+    assert told.words == ["pause"]
+    pauses.resume()()
+    assert (pauses.reason, told.words) == ("", ["pause", "resume"])
+    used[0] = 5 * GB
+    pauses.resume()()
+    assert "run.memory_gb" in pauses.reason
+    store.close()
+
+
+def test_no_limit_looks_at_no_memory(store: Store) -> None:
+    def used() -> int:
+        raise AssertionError("it was looked at")
+
+    Pauses(Rules(), Told(), store, used).look()
+    store.close()
+
+
+def test_the_memory_of_a_node_is_that_of_both_processes_and_of_one_that_ended_nothing() -> None:
+    me = psutil.Process()
+    alone = used_bytes(me, 0)
+    assert alone > 0
+    assert used_bytes(me, me.pid) > alone
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    assert used_bytes(me, ended.pid) == 0

@@ -47,6 +47,13 @@ def test_a_model_that_no_memory_of_this_machine_holds_is_refused() -> None:
         check(TrainerSpec(task="digits"), machine=100_000_000)
 
 
+def test_a_model_beyond_the_owners_limit_is_refused() -> None:
+    with pytest.raises(
+        BadOption, match=r"needs at least 450 MB of memory, .* run.memory_gb allows 100 MB: train"
+    ):
+        check(TrainerSpec(task="digits", memory_gb=0.1))
+
+
 def test_what_fits_passes() -> None:
     check(TrainerSpec(task="digits", method="fedprox", device="cpu"))
 

@@ -1,13 +1,16 @@
 """The throttle, by arithmetic, and a lane that keeps to it in virtual time."""
 
 import random
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import trio
 import trio.testing
 
-from shoal.gossip.events import Loan, TakenBack
-from shoal.gossip.net.frames import BULK, PREFIX, Meter, Outbox
+from shoal.gossip.errors import RemoteViolation
+from shoal.gossip.events import Data, Loan, TakenBack
+from shoal.gossip.net.frames import BULK, PREFIX, FrameReader, LinkBroken, Meter, Outbox, SlowlyTaken
 from shoal.gossip.net.transport.throttle import BURST, Throttle
 
 RATE = 100_000.0
@@ -88,3 +91,48 @@ def test_a_loan_that_ends_on_the_way_is_not_sent_on() -> None:
     trio.run(send, clock=trio.testing.MockClock(autojump_threshold=0))
     assert 0 < len(sink.taken) < len(memory)
     assert b"b" not in sink.taken
+
+
+class Source:
+    """A stream that gives everything at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def write(self, data: object, more: object = b"") -> None:
+        raise AssertionError("nothing is written")
+
+    async def fill(self, places: Iterator[memoryview]) -> None:
+        for place in places:
+            if len(self.data) < len(place):
+                raise LinkBroken("the end")
+            place[:], self.data = self.data[: len(place)], self.data[len(place) :]
+
+
+def test_a_lane_under_a_limit_takes_the_same_frames_and_takes_its_time() -> None:
+    frames = [random.Random(number).randbytes(200_000) for number in range(2)]
+    source = Source(b"".join(PREFIX.pack(4, len(data)) + b"head" + data for data in frames))
+    found, seconds = [], []
+
+    def take(head: bytes, data: Data) -> bool:
+        found.append((head, bytes(data)))
+        return True
+
+    async def receive() -> None:
+        began = trio.current_time()
+        with suppress(LinkBroken):
+            await FrameReader(BULK, take).read(SlowlyTaken(source, Throttle(RATE)))
+        seconds.append(trio.current_time() - began)
+
+    trio.run(receive, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert found == [(b"head", data) for data in frames]
+    assert seconds[0] == pytest.approx(4.0 - BURST, abs=0.2)
+
+
+def test_what_is_too_large_is_refused_under_a_limit_too() -> None:
+    async def receive() -> None:
+        source = SlowlyTaken(Source(PREFIX.pack(4, 1 << 30) + bytes(100)), Throttle(RATE))
+        with pytest.raises(RemoteViolation):
+            await FrameReader(BULK, lambda *_: True).read(source)
+
+    trio.run(receive, clock=trio.testing.MockClock(autojump_threshold=0))
