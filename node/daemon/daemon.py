@@ -16,7 +16,6 @@ from functools import partial
 from typing import TypeVar
 
 import msgspec
-import psutil
 import trio
 from nacl.signing import SigningKey
 
@@ -54,7 +53,7 @@ from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
 from shoal.node.private_asks import Budget
 from shoal.node.service.notify import tell_manager
-from shoal.node.service.pauses import Pauses, used_bytes
+from shoal.node.service.pauses import Memory, Pauses
 from shoal.node.service.schedule import Rules, parse_hours
 from shoal.node.status import RoundStatus, Status
 from shoal.node.storage.checkpoint import Checkpoint
@@ -147,13 +146,11 @@ class Daemon(Surroundings):
         seconds = config.run.checkpoint_seconds
         memory = int(config.run.memory_gb * 1e9)
         schedule = Rules(parse_hours(config.schedule.hours), config.schedule.on_battery, memory)
-        process = psutil.Process()
-        self.pauses = Pauses(
-            schedule, self.rounds, ground.store, lambda: used_bytes(process, max(0, self.line.pid))
-        )
         self.disk = Disk(home, ground.store, self.driver, self._problems, failpoint, seconds=seconds)
         self.bases = BaseKeeper(home.state_dir, self)
         self.line = TrainerLine(home.new_socket("trainer", os.environ), self.rounds, self.bases)
+        watched = Memory(self.line) if memory else None
+        self.pauses = Pauses(schedule, self.rounds, ground.store, watched)
         self.roster_keeper.use(config.run.charter)
         self.roster_keeper.join(config.invite)
 

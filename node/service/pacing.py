@@ -5,7 +5,6 @@ waited for rests no longer.
 """
 
 import time
-from collections.abc import Callable
 from typing import Final, Protocol
 
 SLICE: Final = 0.05
@@ -26,30 +25,37 @@ class Watched(Protocol):
         ...
 
 
+class Clock:
+    """The machine's."""
+
+    def now(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let so much time pass."""
+        time.sleep(seconds)
+
+
 class Pacer:
     """Of one trainer."""
 
-    def __init__(
-        self,
-        share: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, share: float, clock: Clock | None = None) -> None:
         """`share`: of the time in which it computes; 1: all of it."""
         self._rest = 1 / share - 1
-        self._clock, self._sleep = clock, sleep
+        self._clock = clock or Clock()
         self._began: float | None = None
 
     def step_begins(self) -> None:
         """Take note of when."""
-        self._began = self._clock()
+        self._began = self._clock.now()
 
     def step_ended(self, line: Watched) -> None:
         """Rest for what the step took; at once back where somebody waits."""
         began, self._began = self._began, None
         if began is None or not self._rest:
             return
-        left = min(MOST, (self._clock() - began) * self._rest)
+        left = min(MOST, (self._clock.now() - began) * self._rest)
         while left > 0 and not line.is_hurried() and not line.is_interrupted():
-            self._sleep(min(SLICE, left))
+            self._clock.sleep(min(SLICE, left))
             left -= SLICE

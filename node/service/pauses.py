@@ -33,16 +33,36 @@ class Pausable(Protocol):
         ...
 
 
+class HasTrainer(Protocol):
+    """The line to the trainer."""
+
+    pid: int
+    """Of its process; 0 or less for none."""
+
+
+class Memory:
+    """What a node and its trainer have of it."""
+
+    def __init__(self, line: HasTrainer) -> None:
+        """`line`: knows the trainer's process."""
+        self._node, self._line = psutil.Process(), line
+
+    def used_bytes(self) -> int:
+        """Return the bytes of both; what they share counts once."""
+        with suppress(psutil.Error):
+            own = self._node.memory_info()
+            if self._line.pid <= 0:
+                return int(own.rss)
+            trainer = psutil.Process(self._line.pid).memory_info().rss
+            return int(own.rss - getattr(own, "shared", 0) + trainer)
+        return 0
+
+
 class Pauses:
     """Why a node does not train, and for how long. See the module's docstring."""
 
-    def __init__(
-        self, rules: Rules, rounds: Pausable, store: Store, used_bytes: Callable[[], int] = lambda: 0
-    ) -> None:
-        """Take up a pause that was asked for before a restart.
-
-        `used_bytes`: the memory of node and trainer.
-        """
+    def __init__(self, rules: Rules, rounds: Pausable, store: Store, memory: Memory | None = None) -> None:
+        """Take up a pause that was asked for before a restart. `memory`: None where nobody looks at it."""
         self.rules = rules
         self.reason = ""
         """Why the node does not train; empty: it does."""
@@ -50,7 +70,7 @@ class Pauses:
         self._until = _time_of(store.get(FACT))
         self._battery = False
         self._battery_at = self._looked_at = -math.inf
-        self._used_bytes, self._used = used_bytes, 0
+        self._memory, self._used = memory, 0
         self._too_much = ""
         """Why it had too much memory, until its owner lets it go on: what is loaded stays loaded."""
 
@@ -59,8 +79,8 @@ class Pauses:
         now, clock = time.time(), time.localtime()
         if abs(now - self._battery_at) > BATTERY_SECONDS:
             self._battery_at, self._battery = now, is_on_battery()
-        if self.rules.memory_bytes and abs(now - self._looked_at) > MEMORY_SECONDS:
-            self._looked_at, self._used = now, self._used_bytes()
+        if self._memory is not None and abs(now - self._looked_at) > MEMORY_SECONDS:
+            self._looked_at, self._used = now, self._memory.used_bytes()
         self.decide(Moment(now, clock.tm_hour * 60 + clock.tm_min, self._battery, self._used))
 
     def decide(self, moment: Moment) -> None:
@@ -80,7 +100,7 @@ class Pauses:
         return self._keep()
 
     def resume(self) -> Callable[[], None]:
-        """End what `pause` or too much memory began; hours and battery still count. Returns what keeps that."""
+        """End what `pause` or too much memory began; hours and battery still count. Returns as `pause`."""
         self._until, self._too_much = 0.0, ""
         self._looked_at = -math.inf
         self.look()
@@ -95,16 +115,6 @@ def _time_of(fact: bytes | None) -> float:
     with suppress(ValueError):
         return float(fact or b"0")
     return 0.0
-
-
-def used_bytes(node: psutil.Process, trainer: int) -> int:
-    """Return the memory of a node and of its trainer; what they share counts once. `trainer`: 0 for none."""
-    with suppress(psutil.Error):
-        own = node.memory_info()
-        if not trainer:
-            return int(own.rss)
-        return int(own.rss - getattr(own, "shared", 0) + psutil.Process(trainer).memory_info().rss)
-    return 0
 
 
 def is_on_battery() -> bool:

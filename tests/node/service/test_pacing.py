@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.node.service.pacing import MOST, SLICE, Pacer
+from shoal.node.service.pacing import MOST, SLICE, Clock, Pacer
 
 
 class Line:
@@ -19,26 +19,26 @@ class Line:
         return self.looks < 0 and self.by_interrupt
 
 
-class Clock:
+class Turned(Clock):
     def __init__(self) -> None:
-        self.now = self.slept = 0.0
+        self.at = self.slept = 0.0
 
-    def __call__(self) -> float:
-        return self.now
+    def now(self) -> float:
+        return self.at
 
     def sleep(self, seconds: float) -> None:
-        self.now += seconds
+        self.at += seconds
         self.slept += seconds
 
 
-def train(share: float, steps: list[float], line: Line | None = None, wait: float = 0.0) -> Clock:
+def train(share: float, steps: list[float], line: Line | None = None, wait: float = 0.0) -> Turned:
     """Make steps of so many seconds, with some waiting between them."""
-    clock = Clock()
-    pacer = Pacer(share, clock, clock.sleep)
+    clock = Turned()
+    pacer = Pacer(share, clock)
     for seconds in steps:
-        clock.now += wait
+        clock.at += wait
         pacer.step_begins()
-        clock.now += seconds
+        clock.at += seconds
         pacer.step_ended(line or Line())
     return clock
 
@@ -62,6 +62,6 @@ def test_a_step_that_slept_with_its_machine_is_not_made_up_for() -> None:
 
 
 def test_an_end_without_a_beginning_is_nothing() -> None:
-    clock = Clock()
-    Pacer(0.5, clock, clock.sleep).step_ended(Line())
+    clock = Turned()
+    Pacer(0.5, clock).step_ended(Line())
     assert clock.slept == 0.0

@@ -1,13 +1,13 @@
 """Pauses: that the loop of rounds is told once, and that a pause outlives a restart."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
-from shoal.node.service.pauses import Pauses, used_bytes
+from shoal.node.service.pauses import Memory, Pauses
 from shoal.node.service.schedule import Moment, Rules, parse_hours
 from shoal.node.storage.database import Store
 
@@ -26,6 +26,23 @@ class Told:
 
     def resume(self) -> None:
         self.words.append("resume")
+
+
+class Line:
+    """A line with a trainer of this process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+
+class Used(Memory):
+    """Memory that is as a test says."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.bytes = n_bytes
+
+    def used_bytes(self) -> int:
+        return self.bytes
 
 
 @pytest.fixture
@@ -74,8 +91,8 @@ def test_a_pause_of_some_time_is_over_after_it(store: Store) -> None:
 
 
 def test_too_much_memory_pauses_until_the_owner_lets_it_go_on(store: Store) -> None:
-    told, used = Told(), [3 * GB]
-    pauses = Pauses(Rules(memory_bytes=4 * GB), told, store, lambda: used[0])
+    told, used = Told(), Used(3 * GB)
+    pauses = Pauses(Rules(memory_bytes=4 * GB), told, store, used)
     pauses.look()
     assert pauses.reason == ""
     pauses.decide(Moment(1000.0, NOON, used_bytes=5 * GB))
@@ -87,25 +104,16 @@ def test_too_much_memory_pauses_until_the_owner_lets_it_go_on(store: Store) -> N
     assert told.words == ["pause"]
     pauses.resume()()
     assert (pauses.reason, told.words) == ("", ["pause", "resume"])
-    used[0] = 5 * GB
+    used.bytes = 5 * GB
     pauses.resume()()
     assert "run.memory_gb" in pauses.reason
     store.close()
 
 
-def test_no_limit_looks_at_no_memory(store: Store) -> None:
-    def used() -> int:
-        raise AssertionError("it was looked at")
-
-    Pauses(Rules(), Told(), store, used).look()
-    store.close()
-
-
 def test_the_memory_of_a_node_is_that_of_both_processes_and_of_one_that_ended_nothing() -> None:
-    me = psutil.Process()
-    alone = used_bytes(me, 0)
+    alone = Memory(Line(0)).used_bytes()
     assert alone > 0
-    assert used_bytes(me, me.pid) > alone
+    assert Memory(Line(os.getpid())).used_bytes() > alone
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
-    assert used_bytes(me, ended.pid) == 0
+    assert Memory(Line(ended.pid)).used_bytes() == 0
