@@ -18,7 +18,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install hivemind frameworks integrations testnet simulate scale soak test test-all test-rest test-fast test-core check check-gpu lowest no-compiler static format clean distclean
+.PHONY: help install hivemind frameworks integrations testnet simulate scale soak test test-all test-rest test-fast test-core check check-gpu lowest no-compiler versions static format clean distclean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ no-compiler: $(STAMP) ## Install a helper without a C compiler, as the README sa
 
 lowest: $(STAMP) ## Install the lowest versions that are allowed, and link two nodes with them
 	@bash scripts/check_lowest.sh
+
+versions: $(STAMP) ## Link and average a node of this commit with one of the last release, or of COMMIT=...
+	@bash scripts/check_versions.sh $(COMMIT)
 
 format: $(STAMP) ## Format the code and put right what can be put right without thought
 	@$(BIN)/ruff format .

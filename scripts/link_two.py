@@ -1,8 +1,8 @@
 """Link two nodes on this machine and let them average three rounds, with the versions that run this.
 
-    .lowest/venv/bin/python scripts/link_two.py
+    .lowest/venv/bin/python scripts/link_two.py [PYTHON]
 
-The trainers are without torch (tests/tasks/light.py). Exit code 1 where they do not meet within five minutes,
+With PYTHON, an interpreter that has another version of shoal, the second node is run by it. The trainers are without torch (tests/tasks/light.py). Exit code 1 where they do not meet within five minutes,
 or say that a fault of their own made the link a slower one.
 """
 
@@ -21,19 +21,19 @@ from shoal.node.web.client import fetch_status
 SECONDS: Final = 300.0
 TASKS: Final = Path(__file__).resolve().parents[1] / "tests" / "tasks"
 COMMAND: Final = (
-    *(sys.executable, "-P", "-m", "shoal.node", "start", "--no-mdns", "--no-http"),
+    *("-P", "-m", "shoal.node", "start", "--no-mdns", "--no-http"),
     *("--listen", "/ip4/127.0.0.1/tcp/0"),
     *("--task", "light:Light", "--option", "steps=1", "--wait-for", "2"),
 )
 
 
-def start(home: Path, *flags: str) -> "subprocess.Popen[bytes]":
-    """Start a node; it writes into its home."""
+def start(python: str, home: Path, *flags: str) -> "subprocess.Popen[bytes]":
+    """Start a node by an interpreter; it writes into its home."""
     home.mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SHOAL_")}
     with (home / "node.log").open("wb") as log:
         return subprocess.Popen(
-            [*COMMAND, "--home", str(home), *flags],
+            [python, *COMMAND, "--home", str(home), *flags],
             cwd=TASKS,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -63,13 +63,14 @@ def main() -> int:
     """See the module's docstring."""
     with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
         one, two = homes = [Path(folder) / "one", Path(folder) / "two"]
-        nodes = [start(one)]
+        nodes = [start(sys.executable, one)]
+        other = sys.argv[1] if sys.argv[1:] else sys.executable
         until = time.monotonic() + SECONDS
         try:
             while (status := seen(one)) is None and time.monotonic() < until:
                 time.sleep(0.1)
             if status is not None:
-                nodes.append(start(two, "--join", status.addresses[0]))
+                nodes.append(start(other, two, "--join", status.addresses[0]))
             while not (met := len(nodes) == 2 and have_met(homes)) and time.monotonic() < until:
                 time.sleep(0.1)
         finally:
