@@ -2,8 +2,9 @@
 
     .lowest/venv/bin/python scripts/link_two.py [PYTHON]
 
-With PYTHON, an interpreter that has another version of shoal, the second node is run by it. The trainers are without torch (tests/tasks/light.py). Exit code 1 where they do not meet within five minutes,
-or say that a fault of their own made the link a slower one.
+With PYTHON, an interpreter that has another version of shoal, the second node is run by it. The trainers are
+without torch (tests/tasks/light.py). Exit code 1 where they do not meet within five minutes, or say that a
+fault of their own made the link a slower one.
 """
 
 import os
