@@ -310,6 +310,21 @@ class PortMappingStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nobody outside can dial this node, as far as its router tells."""
 
 
+class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node takes of its machine, as of a few seconds ago."""
+
+    trainer_bytes: int
+    """Of memory; 0 without a trainer."""
+    trainer_starts: int
+    """Since the node's start; a trainer of the user's own is not counted."""
+    disk_free_bytes: int
+    """Where states are kept."""
+    saved_bytes: int
+    """Of the params and what goes with them, in the last state that was saved."""
+    saved_seconds: float | None
+    """Since then; nothing before the first since the start."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, at one moment."""
 
@@ -390,5 +405,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What to add to a command so that it means this node: `` --home DIR``; empty: nothing."""
     calls: CallsStatus | None = None
     """Where the method has roles."""
+    machine: MachineStatus | None = None
+    """Memory, disk and trainer."""
     port_mapping: PortMappingStatus | None = None
     """What came of asking the router for a port."""

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from shoal.node.errors import UserError
-from shoal.node.status import BootstrapStatus, PeerStatus, RoundStatus, RunStatus, Status
+from shoal.node.status import BootstrapStatus, MachineStatus, PeerStatus, RoundStatus, RunStatus, Status
 from shoal.node.storage.home import Home
 from shoal.node.web.past import Past
 from shoal.node.web.server import make_app, serve_http
@@ -86,6 +86,13 @@ def make_status(**changes: Any) -> Status:
         work_seconds=30.0,
         training_seconds=40.0,
         page="http://127.0.0.1:4711",
+        machine=MachineStatus(
+            trainer_bytes=500_000_000,
+            trainer_starts=1,
+            disk_free_bytes=10**10,
+            saved_bytes=35_880,
+            saved_seconds=2.5,
+        ),
     )
     return msgspec.structs.replace(status, **changes)
 

@@ -52,8 +52,9 @@ from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
 from shoal.node.private_asks import Budget
+from shoal.node.service.machine import Machine, Memory
 from shoal.node.service.notify import tell_manager
-from shoal.node.service.pauses import Memory, Pauses
+from shoal.node.service.pauses import Pauses
 from shoal.node.service.schedule import Rules, parse_hours
 from shoal.node.status import RoundStatus, Status
 from shoal.node.storage.checkpoint import Checkpoint
@@ -149,6 +150,7 @@ class Daemon(Surroundings):
         self.disk = Disk(home, ground.store, self.driver, self._problems, failpoint, seconds=seconds)
         self.bases = BaseKeeper(home.state_dir, self)
         self.line = TrainerLine(home.new_socket("trainer", os.environ), self.rounds, self.bases)
+        self.machine = self.reporter.machine = Machine(self.line, self.disk, home.state_dir)
         watched = Memory(self.line) if memory else None
         self.pauses = Pauses(schedule, self.rounds, ground.store, watched)
         self.roster_keeper.use(config.run.charter)
@@ -364,6 +366,7 @@ class Daemon(Surroundings):
     def trainer_is(self, state: str) -> None:
         """Show what the trainer does, or why it ended."""
         self.reporter.trainer_state = state
+        self.machine.trainer_is(state)
         if state != "running":
             # The next trainer brings memory of its own; that of this one is free once its state is saved.
             self.disk.hurry()

@@ -65,6 +65,9 @@ class Disk:
         self.fetching = ChunkKeeper(home.state_dir / "fetching", driver.command)
         """The states that are fetched."""
         self._saver = Saver(self._save_state, seconds)
+        self.saved_at = 0.0
+        """When a state was saved, Unix seconds."""
+        self.saved_bytes = 0
         self._feedback: PrivateState | None = None
         """Of the run, once there is one."""
         self._jobs_in, self._jobs = trio.open_memory_channel[Callable[[], None]](MAX_JOBS)
@@ -157,6 +160,7 @@ class Disk:
         except (DiskFull, OSError) as error:
             self._problems.tell("state", disk_advice(self._home.state_dir, error))
         else:
+            self.saved_at, self.saved_bytes = time.time(), checkpoint.vector.nbytes
             self._problems.tell("state", "")
 
     # --- what lossy codecs owe --------------------------------------------------------------------

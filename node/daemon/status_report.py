@@ -34,6 +34,7 @@ from shoal.node.daemon.roles import status_of
 from shoal.node.daemon.roster_keeper import RosterKeeper
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.hivemind_engine.engine import Engine
+from shoal.node.service.machine import Machine
 from shoal.node.status import (
     AloneStatus,
     BootstrapStatus,
@@ -210,6 +211,7 @@ class Reporter:
         """Whom this node was linked with, at most `MAX_MET`."""
         self.pause = ""
         """Why the node is not to train now."""
+        self.machine: Machine | None = None
         self.page = ""
         """Where the page is served."""
         self._config, self._driver, self._rounds = config, driver, rounds
@@ -290,6 +292,7 @@ class Reporter:
             exchange=exchange_status(member.exchange),
             fetch=fetch_status(member.fetching),
             home=self._home_words(),
+            machine=self.machine.status() if self.machine is not None else None,
             port_mapping=mapping_status(statistics.port_mapping),
             quorum="" if is_meaningful(member.view) else NO_QUORUM,
             calls=status_of(member.calls, now),

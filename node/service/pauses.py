@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import psutil
 
+from shoal.node.service.machine import Memory
 from shoal.node.service.schedule import FOREVER, Moment, Rules, too_much, why_not
 from shoal.node.storage.database import Store
 
@@ -31,31 +32,6 @@ class Pausable(Protocol):
     def resume(self) -> None:
         """Go on."""
         ...
-
-
-class HasTrainer(Protocol):
-    """The line to the trainer."""
-
-    pid: int
-    """Of its process; 0 or less for none."""
-
-
-class Memory:
-    """What a node and its trainer have of it."""
-
-    def __init__(self, line: HasTrainer) -> None:
-        """`line`: knows the trainer's process."""
-        self._node, self._line = psutil.Process(), line
-
-    def used_bytes(self) -> int:
-        """Return the bytes of both; what they share counts once."""
-        with suppress(psutil.Error):
-            own = self._node.memory_info()
-            if self._line.pid <= 0:
-                return int(own.rss)
-            trainer = psutil.Process(self._line.pid).memory_info().rss
-            return int(own.rss - getattr(own, "shared", 0) + trainer)
-        return 0
 
 
 class Pauses:

@@ -26,6 +26,7 @@ from shoal.node.status import (
     LINKS,
     OUTCOMES,
     PHASES,
+    MachineStatus,
     PrivacyStatus,
     RoundStatus,
     RoundTotals,
@@ -56,6 +57,8 @@ class _Collector(Collector):
         yield from _about(self.status)
         yield from _progress(self.status)
         yield from _network(self.status)
+        if self.status.machine is not None:
+            yield from _machine(self.status.machine, self.status.rss_bytes)
         yield from _rounds(self.status.history)
         yield from _totals(self.status.totals)
         if self.status.privacy is not None:
@@ -142,6 +145,9 @@ def _network(status: Status) -> Iterator[Metric]:
     moved.add_metric(["sent"], status.bytes_sent)
     moved.add_metric(["received"], status.bytes_received)
     yield moved
+    text = "1 where nobody outside the local network can dial this node, as far as its router tells."
+    is_unreachable = status.port_mapping is not None and status.port_mapping.is_unreachable
+    yield GaugeMetricFamily("shoal_unreachable", text, value=int(is_unreachable))
     drops = CounterMetricFamily("shoal_drops", "What peers sent and we refused.", labels=["reason"])
     for reason, count in status.drops.items():
         drops.add_metric([reason], count)
@@ -150,6 +156,22 @@ def _network(status: Status) -> Iterator[Metric]:
     for state, count in counted((address.state for address in status.bootstrap), BOOTSTRAP_STATES).items():
         bootstrap.add_metric([state], count)
     yield bootstrap
+
+
+def _machine(found: MachineStatus, daemon: int) -> Iterator[Metric]:
+    memory = GaugeMetricFamily("shoal_memory_bytes", "Of memory, by process.", labels=["process"])
+    memory.add_metric(["daemon"], daemon)
+    memory.add_metric(["trainer"], found.trainer_bytes)
+    yield memory
+    text = "Starts of the trainer since the node's start."
+    yield CounterMetricFamily("shoal_trainer_starts", text, value=found.trainer_starts)
+    text = "Free where states are kept."
+    yield GaugeMetricFamily("shoal_disk_free_bytes", text, value=found.disk_free_bytes)
+    text = "Of the last state that was saved since the start."
+    yield GaugeMetricFamily("shoal_checkpoint_bytes", text, value=found.saved_bytes)
+    if found.saved_seconds is not None:
+        text = "Since a state was saved."
+        yield GaugeMetricFamily("shoal_checkpoint_age_seconds", text, value=found.saved_seconds)
 
 
 def _rounds(history: Sequence[RoundStatus]) -> Iterator[Metric]:

@@ -32,7 +32,7 @@ def test_every_name_is_one_that_a_node_tells(what: str, capsys: pytest.CaptureFi
 def test_the_dashboard_is_json_with_a_query_in_every_panel(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["metrics", "dashboard"])
     panels = json.loads(capsys.readouterr().out)["panels"]
-    assert len({each["id"] for each in panels}) == len(panels) == 14
+    assert len({each["id"] for each in panels}) == len(panels) == 18
     assert all(target["expr"] for each in panels for target in each["targets"])
 
 

@@ -1,13 +1,11 @@
 """Pauses: that the loop of rounds is told once, and that a pause outlives a restart."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from shoal.node.service.pauses import Memory, Pauses
+from shoal.node.service.machine import Memory
+from shoal.node.service.pauses import Pauses
 from shoal.node.service.schedule import Moment, Rules, parse_hours
 from shoal.node.storage.database import Store
 
@@ -26,13 +24,6 @@ class Told:
 
     def resume(self) -> None:
         self.words.append("resume")
-
-
-class Line:
-    """A line with a trainer of this process."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
 
 
 class Used(Memory):
@@ -108,12 +99,3 @@ def test_too_much_memory_pauses_until_the_owner_lets_it_go_on(store: Store) -> N
     pauses.resume()()
     assert "run.memory_gb" in pauses.reason
     store.close()
-
-
-def test_the_memory_of_a_node_is_that_of_both_processes_and_of_one_that_ended_nothing() -> None:
-    alone = Memory(Line(0)).used_bytes()
-    assert alone > 0
-    assert Memory(Line(os.getpid())).used_bytes() > alone
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        pass
-    assert Memory(Line(ended.pid)).used_bytes() == 0
