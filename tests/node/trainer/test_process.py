@@ -20,6 +20,7 @@ import shoal
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.tasks.digits import Digits
 from shoal.node.framing import frame, read_frame
+from shoal.node.service import pacing
 from shoal.node.storage.model_file import save_model
 from shoal.node.storage.private_rounds import own_parts
 from shoal.node.trainer import ipc
@@ -76,6 +77,21 @@ def test_rounds_alternate_slots_and_improve_the_model(daemon: FakeDaemon) -> Non
     assert finished[2].loss < finished[0].loss
     assert set(finished[0].metrics) == {"accuracy"}
     assert finished[0].work_seconds > 0
+
+
+def test_a_trainer_with_a_share_of_the_processor_rests_after_every_step(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(pacing.Clock, "sleep", lambda _, seconds: rests.append(seconds))
+
+    def work() -> None:
+        one = daemon.attach()
+        daemon.run_rounds([one], 1)
+        stop(one)
+
+    assert run_trainer(daemon, spec(cpu_share=0.01), work) == 0
+    assert len(rests) >= 5
 
 
 def test_attach_tells_all_that_peers_must_agree_on(daemon: FakeDaemon) -> None:
