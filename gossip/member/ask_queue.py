@@ -26,6 +26,7 @@ from shoal.gossip.averaging.attendance import ask_name
 from shoal.gossip.averaging.exchange import GroupExchange
 from shoal.gossip.averaging.gather import INNER_INDEX, MAX_BODY_BYTES, Gather
 from shoal.gossip.averaging.origin import Change, Origin, variances_of
+from shoal.gossip.averaging.secure.doubts import Doubts
 from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.averaging.tensor_codecs import CODECS, Feedback
 from shoal.gossip.deadlines import LONGEST, SHORTEST_TIMEOUT, SLOWEST_LINE, Deadline, bulk_seconds
@@ -51,6 +52,7 @@ MAX_TOLD: Final = 128
 SILENT_EXCHANGES: Final = 3
 """On end, after which a member that was lost each time is named."""
 GIVES_NOTHING: Final = "joined groups and gave nothing, three times or more on end"
+VOIDS: Final = "was in every secure sum that opened to nonsense, and in none that opened"
 LEFT_OUT: Final = "mean without this node's contribution"
 
 
@@ -81,6 +83,8 @@ class AskQueue:
         """
         self.entropy: Entropy = random
         """What masks are drawn from; another for a simulation alone."""
+        self.doubts = Doubts()
+        """Of this node, about who may have voided secure sums."""
         self._slowest_line = slowest_line
         self._view, self._dissemination = view, dissemination
         self._patience = patience
@@ -201,7 +205,8 @@ class AskQueue:
             own = "" if masking is None else f" {masking.name}"
             ask = ask_name("masked_sum", f"{pending.vector.size} {pending.tag}{own}")
             hidden = (*given, config, origin, ask, pending.discount)
-            return MaskedSum(me, group, *hidden, entropy=self.entropy)
+            unwanted = self.doubts.unwanted(group)
+            return MaskedSum(me, group, *hidden, entropy=self.entropy, unwanted=unwanted)
         ask, owed = ask_name("all_reduce", pending.tag), self._feedback(pending)
         return AllReduce(me, group, *given, config, owed, origin, ask, pending.discount)
 
@@ -349,6 +354,8 @@ class AskQueue:
         exchange, pending, self._pending = self.current, self._pending, None
         assert exchange is not None
         assert pending is not None
+        if isinstance(exchange, MaskedSum):
+            self._note_sum(exchange, now)
         times = (self._formed_at - self.asked_at, now - self._formed_at)
         result: Averaged | Gathered
         match outcome := exchange.outcome:
@@ -378,6 +385,18 @@ class AskQueue:
         return [Notify(Failed("TooFew", too_few) if too_few else result)]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _note_sum(self, exchange: MaskedSum, now: float) -> None:
+        """Take note of who was in a secure sum, and whether it was void."""
+        before = self.doubts.suspect
+        if exchange.outcome is not None:
+            self.doubts.opened(exchange.outcome.contributors)
+        elif exchange.void:
+            self.doubts.void(exchange.void)
+        elif exchange.left_out_by:
+            self.doubts.missed(exchange.group.round, exchange.left_out_by)
+        if (suspect := self.doubts.suspect) is not None and suspect != before:
+            self._view.admission.named_faults.add(suspect, VOIDS, now)
 
     def _too_few(self, group: Group, outcome: Exchanged | Bodies) -> str:
         """Say so if fewer contributed than must."""

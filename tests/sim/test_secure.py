@@ -8,9 +8,11 @@ from sim.secure import LEFT, ONE_LIST, OPENED, SHARES, secure_scenario
 from sim.world import Scenario, Sim
 
 from shoal.crypto import masking
+from shoal.gossip.averaging.secure.doubts import Doubts
 from shoal.gossip.averaging.secure.integer_grid import Dice, Grid, Words
 from shoal.gossip.averaging.secure.masked_sum import MaskedSum
 from shoal.gossip.events import Effects, Vector
+from shoal.gossip.member.ask_queue import VOIDS
 
 SEEDS: Final = 40
 
@@ -43,6 +45,25 @@ def test_no_invariant_is_violated_by_more_seeds() -> None:
 def test_a_liar_stops_no_round_for_good_and_opens_nothing(lie: str) -> None:
     scenario = Scenario(3, 5, ((4.0, "lie", 2, lie, 15.0),), secure=True, calm_rounds=3)
     assert not violations(scenario)
+
+
+def test_one_that_voids_every_sum_neither_stops_the_run_nor_stays_unnamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenario = Scenario(3, 4, ((1.0, "lie", 2, "residues", 60.0),), secure=True, calm_rounds=1)
+    sim = Sim(scenario)
+    result = sim.run()
+    assert not result.violations
+    named = [
+        fault.peer
+        for node in sim.nodes.values()
+        if node.member is not None
+        for fault in node.member.admission.named_faults.newest_first()
+        if fault.reason == VOIDS
+    ]
+    assert sim.names[2] in named
+    monkeypatch.setattr(Doubts, "unwanted", lambda self, group: frozenset())
+    assert result.rounds >= 2 * Sim(scenario).run().rounds
 
 
 def _opens_with_two(patch: pytest.MonkeyPatch) -> None:

@@ -84,8 +84,12 @@ class MaskedSum:
         discount: float = 1.0,
         *,
         entropy: Entropy,
+        unwanted: frozenset[PeerId] = frozenset(),
     ) -> None:
-        """`vector` float32 [n], finite, becomes the mean when all is opened. `ask`: see `ask_name`."""
+        """`vector` float32 [n], finite, becomes the mean when all is opened. `ask`: see `ask_name`.
+
+        `unwanted`: whom this member would leave out of the masks (doubts.py). It takes more than a third.
+        """
         self.group, self.index = group, index
         self.lost_members: list[PeerId] = []
         self.unlike: list[PeerId] = []
@@ -93,10 +97,14 @@ class MaskedSum:
         self.failure = ""
         self.is_refused = False
         """Whether all members refuse alike: too few are left, or what they have cannot be opened."""
+        self.void: tuple[PeerId, ...] = ()
+        """The contributors of a sum that opened to nonsense."""
+        self.left_out_by: tuple[PeerId, ...] = ()
+        """Members of the masks that this one is not in."""
         self.stage = Stage.ADVERTISE
         self._me, self._vector, self._config, self._origin = me, vector, config, origin
         self.numbers = Numbers(vector, origin, config)
-        self._ask, self._entropy = ask, entropy
+        self._ask, self._entropy, self._unwanted = ask, entropy, unwanted
         self._mine = group.members.index(me)
         self._number = {peer: number for number, peer in enumerate(group.members)}
         self._keys = MaskKeys(len(group.members), entropy)
@@ -108,6 +116,8 @@ class MaskedSum:
         self._edges: list[int] = []
         self._lists: list[frozenset[int]] = []
         self._exchanges: dict[Stage, GroupExchange] = {}
+        self._out: list[PeerId] = []
+        """Members that are there and in no mask."""
         self._early: list[tuple[PeerId, ExchangeMessage, Data]] = []
         self._early_bytes = 0
         self.result: Exchanged | None = None
@@ -219,7 +229,7 @@ class MaskedSum:
         self.stage = stage
         self._exchanges[stage] = exchange
         effects = self._after(exchange.begin(now), now)
-        for peer in [each for each in self.lost_members if each in exchange.group.members]:
+        for peer in [each for each in (*self.lost_members, *self._out) if each in exchange.group.members]:
             effects += self.lost(peer, now)
         early, self._early, self._early_bytes = self._early, [], 0
         for peer, message, data in early:
@@ -236,7 +246,7 @@ class MaskedSum:
             (self.unlike, current.unlike),
             (self.unfair_cuts, current.unfair_cuts),
         ):
-            mine += [peer for peer in theirs if peer not in mine]
+            mine += [peer for peer in theirs if peer not in mine and peer not in self._out]
         self.failure = self.failure or current.failure
         if not current.is_over:
             return effects
@@ -289,7 +299,8 @@ class MaskedSum:
         assert self._masks is not None
         size = self._masks.dealt_bytes
         self._dealt = {number: body for number, body in bodies.items() if len(body) == size}
-        heard = sum(1 << number for number in self._dealt).to_bytes(HEARD_BYTES, "big")
+        wanted = [n for n in self._dealt if n == self._mine or self.group.members[n] not in self._unwanted]
+        heard = sum(1 << number for number in wanted).to_bytes(HEARD_BYTES, "big")
         group = self._exchanges[Stage.DEAL].group
         return self._enter(Stage.HEARD, self._telling(Stage.HEARD, group, heard), now)
 
@@ -298,7 +309,14 @@ class MaskedSum:
         need = self._masks.roster.threshold
         told = [int.from_bytes(body, "big") for body in bodies.values() if len(body) == HEARD_BYTES]
         maskers = [n for n in self._adverts if sum(mask >> n & 1 for mask in told) >= need]
+        if self._mine not in maskers:
+            self.left_out_by = tuple(self.group.members[n] for n in maskers)
+            return self._give_up("the others left this node out of a secure sum")
         self._masks.take(self._dealt, maskers)
+        absent = sorted(set(self._adverts) - set(maskers))
+        self._out = [self.group.members[n] for n in absent if n in self._dealt]
+        # One that hears of it may go before this member does.
+        self.lost_members = [peer for peer in self.lost_members if peer not in self._out]
         # Members that came to other sets cut and own parts alike: they find out by what they consent to.
         group = self._exchanges[Stage.HEARD].group
         self._words = self._encode()
@@ -311,7 +329,7 @@ class MaskedSum:
         index, vector = self.index + SECURE_INDEX * Stage.SUM, self._words.view(np.float32)
         summing = WordSum(self._me, group, index, vector, 1.0, config, origin=EXACT)
         effects = self._enter(Stage.SUM, summing, now)
-        for number in sorted(set(self._adverts) - set(maskers)):
+        for number in absent:
             effects += self.lost(self.group.members[number], now)
         return effects
 
@@ -349,6 +367,7 @@ class MaskedSum:
         for part in range(len(self._edges) - 1):
             opened.unhide(part, self._part(part))
         if not self.numbers.write_mean(self._words, self._lists, self._edges):
+            self.void = tuple(self.group.members[n] for n in sorted(frozenset().union(*self._lists)))
             return self._refuse("a secure sum lies outside its range: a member gave what it may not")
         self._origin.keep_positive(self._vector, 0)
         self.result = self._exchanged()
