@@ -5,7 +5,6 @@ the one division at the end is defined by IEEE 754. For methods that gather bodi
 """
 
 from collections.abc import Sequence
-from math import fsum
 from typing import Final
 
 import numpy as np
@@ -36,18 +35,3 @@ def weighted_mean(vectors: Sequence[Vector], weights: Sequence[int]) -> Vector:
         total += count * np.rint(np.ldexp(vector.astype(np.float64), FRACTION_BITS)).astype(np.int64)
     mean: Vector = np.ldexp(np.divide(total, sum(counts)), -FRACTION_BITS).astype(np.float32)
     return mean
-
-
-def norm(vector: Vector) -> float:
-    """Return the Euclidean norm; `fsum` rounds once, so that the width of vector units does not show."""
-    return float(np.sqrt(fsum(np.square(vector.astype(np.float64)).tolist())))
-
-
-def clip_to_median(vectors: Sequence[Vector], times: float) -> list[Vector]:
-    """Return vectors, none longer than `times` the median norm (of an even number, the lower of the two)."""
-    norms = [norm(vector) for vector in vectors]
-    bound = times * sorted(norms)[(len(norms) - 1) // 2]
-    return [
-        vector if length <= bound else np.multiply(vector, np.float32(bound / length))
-        for vector, length in zip(vectors, norms, strict=True)
-    ]

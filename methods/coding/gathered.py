@@ -6,7 +6,7 @@
 larger than a gather takes travels in slices, whose number follows from a bound that all peers know.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 SLICE_BYTES: Final = 4 << 20
 """What a gather takes; gossip/averaging/gather.py refuses more."""
-CAP: Final = 3
-"""A peer counts at most this many times the median: more is more often a lie than a treasure of data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +85,3 @@ def unpack(body: bytes, decode: Callable[[bytes], T]) -> T:
     # Text that is no UTF-8, and nesting without end, are not among the errors of msgspec.
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteViolation("body is malformed", str(error)) from error
-
-
-def cap(counts: Sequence[int]) -> int:
-    """Return the most that a peer may count: `CAP` times the median of those who count at all.
-
-    Of an even number of peers, the lower of the middle two.
-    """
-    counted = sorted(count for count in counts if count > 0)
-    return CAP * counted[(len(counted) - 1) // 2] if counted else 0

@@ -31,8 +31,9 @@ from shoal.crypto.functional.inner_product import (
 from shoal.crypto.functional.pairs import MIN_PEERS, PUBLIC_BYTES, is_public_key
 from shoal.crypto.keys import PeerId
 from shoal.gossip.errors import GossipError, LeftOut, RemoteViolation, TooFew
+from shoal.gossip.policies.caps import cap
 from shoal.methods.base import Steps
-from shoal.methods.coding.gathered import Bodies, cap, exchange, unpack
+from shoal.methods.coding.gathered import Bodies, exchange, unpack
 from shoal.methods.enccluster.grid import Integers
 from shoal.methods.enccluster.mapping import Form, mapping_bound, read_mapping, write_mapping
 

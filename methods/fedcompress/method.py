@@ -44,11 +44,12 @@ import numpy as np
 from shoal.gossip.averaging.origin import Origin, variances_of
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.caps import cap, clip_to_median
 from shoal.gossip.run_spec import TensorSpec
 from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained
 from shoal.methods.coding import codebook
-from shoal.methods.coding.fixed_point import clip_to_median, weighted_mean
-from shoal.methods.coding.gathered import Bodies, cap, exchange, unpack
+from shoal.methods.coding.fixed_point import weighted_mean
+from shoal.methods.coding.gathered import Bodies, exchange, unpack
 from shoal.methods.coding.kmeans1d import cluster
 from shoal.methods.errors import Diverged
 from shoal.methods.fedcompress import effective_rank

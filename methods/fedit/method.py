@@ -24,6 +24,7 @@ import numpy as np
 from shoal.crypto.keys import PeerId
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.caps import cap, clip_to_median
 from shoal.gossip.run_spec import TensorSpec
 from shoal.methods.base import (
     About,
@@ -37,8 +38,7 @@ from shoal.methods.base import (
     Trained,
     all_reduce,
 )
-from shoal.methods.coding.fixed_point import clip_to_median
-from shoal.methods.coding.gathered import cap, exchange, unpack
+from shoal.methods.coding.gathered import exchange, unpack
 from shoal.methods.fedavg import FedAvgConfig
 from shoal.methods.fedit.products import Factors, mean_product
 from shoal.methods.needs import Need

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shoal.gossip.policies.caps import longest_of
 from shoal.methods.base import Array
 
 Factors = tuple[Array, Array]
@@ -28,7 +29,7 @@ def mean_product(factors: Sequence[Factors], weights: Sequence[float]) -> Factor
     No product counts for more than the lower median of their norms. `weights`: their sum is 1.
     """
     norms = [norm_of(each) for each in factors]
-    most = sorted(norms)[(len(norms) - 1) // 2]
+    most = longest_of(norms, 1.0)
     shares = [w * (min(1.0, most / norm) if norm else 1.0) for w, norm in zip(weights, norms, strict=True)]
     rank = factors[0][0].shape[0]
     rows = np.concatenate([a.astype(np.float64) for a, _ in factors])

@@ -54,8 +54,9 @@ import msgspec
 import numpy as np
 
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.caps import CAP, cap
 from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
-from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
+from shoal.methods.coding.gathered import exchange, unpack
 from shoal.methods.fedln import histogram
 from shoal.methods.fedln.noisy_peers import NOBODY, SMALLEST_PART, noisy_from
 from shoal.methods.needs import LAST_LINEAR, Need
@@ -380,7 +381,7 @@ class FedLN:
 
 def pooled(told: Sequence[histogram.Counts]) -> histogram.Counts:
     """Return the histogram of all; nobody counts more examples than the median of those who have any."""
-    most = cap([int(counts.sum()) for counts in told]) // CAP
+    most = cap([int(counts.sum()) for counts in told], times=1)
     return np.minimum(histogram.merge(list(told), most), histogram.MAX_COUNT)
 
 

@@ -47,8 +47,9 @@ import numpy as np
 
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.caps import cap
 from shoal.methods.base import About, ModelSize, Report, State, Steps, Traffic, Trained, all_reduce
-from shoal.methods.coding.gathered import CAP, cap, exchange, unpack
+from shoal.methods.coding.gathered import exchange, unpack
 from shoal.methods.needs import Need
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def pooled(told: Sequence[Judged]) -> Judged:
 
     They are few, and three times the median of a liar could outvote a handful of honest peers.
     """
-    most = cap([judged.held_out for judged in told]) // CAP
+    most = cap([judged.held_out for judged in told], times=1)
     shares = [
         (judged, Fraction(min(judged.held_out, most), judged.held_out)) for judged in told if judged.held_out
     ]

@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.caps import cap, longest_of, norm, shortened
 from shoal.methods.coding.bit_coding import Bits
-from shoal.methods.coding.fixed_point import norm, weighted_mean
-from shoal.methods.coding.gathered import cap
+from shoal.methods.coding.fixed_point import weighted_mean
 
 Signs: TypeAlias = npt.NDArray[np.int8]
 
@@ -111,8 +111,8 @@ def combine(contributions: Sequence[Contribution], rho: float) -> Combined:
     """
     most = cap([c.examples for c in contributions])
     weights = [min(c.examples, most) for c in contributions]
-    longest = CLIP * sorted(c.length for c in contributions)[(len(contributions) - 1) // 2]
-    clipped = [_shortened(c.vector, c.length, longest) for c in contributions]
+    longest = longest_of([c.length for c in contributions], CLIP)
+    clipped = [shortened(c.vector, c.length, longest) for c in contributions]
     mean = weighted_mean(clipped, weights)
     votes = np.sum([np.sign(c.vector).astype(np.int8) for c in contributions], axis=0, dtype=np.int64)
     agreement = np.abs(votes) / len(contributions)
@@ -134,16 +134,11 @@ def mix(tasks: Sequence[Combined], similarities: Vector, *, neighbours: int, lea
         chosen = [j for j in np.argsort(-row, kind="stable")[:neighbours].tolist() if row[j] >= least]
         total = np.zeros_like(task.vector)
         for j in chosen:
-            added = _shortened(tasks[j].vector, lengths[j], CLIP * lengths[i])
+            added = shortened(tasks[j].vector, lengths[j], CLIP * lengths[i])
             total = np.add(total, np.multiply(row[j], added))
         mean = np.divide(total, np.float32(max(1, len(chosen))))
         mixed.append(np.add(task.vector, np.multiply(task.agreement, mean)))
     return mixed
-
-
-def _shortened(vector: Vector, length: float, longest: float) -> Vector:
-    """Return a vector of this length, no longer than `longest`."""
-    return vector if length <= longest else np.multiply(vector, np.float32(longest / length))
 
 
 def _scale(vector: Vector, mask: Bits, tau: Vector) -> float:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from shoal.gossip.errors import RemoteViolation
 from shoal.gossip.events import Vector
+from shoal.gossip.policies.caps import norm
 from shoal.methods import registry
 from shoal.methods.coding.bit_coding import Bits, pack_bits
-from shoal.methods.coding.fixed_point import norm
 from shoal.methods.deltamask.mask_update import Dense, read
 from shoal.methods.deltamask.method import DeltaMask
 from shoal.methods.deltamask.posterior import ONE, Posterior, Prior
@@ -48,7 +48,7 @@ LIES: dict[str, tuple[float, float]] = {
 def test_every_method_that_gathers_declares_how_far_a_body_moves_the_result_and_no_other(name: str) -> None:
     found = registry.method_class(name)
     source = inspect.getsource(importlib.import_module(found.__module__))
-    gathers = any(f"yield from {name}(" in source for name in ("gather", "exchange", "secure_sums"))
+    gathers = any(f"yield from {name}(" in source for name in ("gather", "exchange", "hidden_mean"))
     assert bool(found.about.body_bound) == gathers
     if gathers:
         assert found.about.body_bound.endswith(".")

@@ -5,7 +5,7 @@ from lockstep import names, run_round
 
 import shoal.methods.coding.gathered
 from shoal.gossip.errors import RemoteViolation
-from shoal.methods.coding.gathered import Bodies, cap, exchange, read_all, unpack
+from shoal.methods.coding.gathered import Bodies, exchange, read_all, unpack
 
 
 def read(body: bytes) -> int:
@@ -44,12 +44,6 @@ def test_who_dies_between_slices_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
 def test_our_own_body_beyond_the_bound_is_our_bug() -> None:
     with pytest.raises(ValueError, match="expect at most 2"):
         next(exchange(b"123", read, tag="t", bound=2))
-
-
-def test_the_cap_is_three_times_the_median_of_those_who_count() -> None:
-    assert [cap(counts) for counts in ([], [0], [5], [1, 2, 900], [0, 0, 4, 6], [7, 7, 7])] == [
-        0, 0, 15, 6, 12, 21,
-    ]  # fmt: skip
 
 
 def test_msgpack_of_another_form_is_refused() -> None:
