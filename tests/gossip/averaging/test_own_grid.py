@@ -123,3 +123,18 @@ def test_unlike_grids_are_found_before_anything_is_given() -> None:
     assert OWN.name != Masking(clip=0.2, bits=6, levels=5).name
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"clip": 0.2, "bits": 17}, Masking)
+
+
+def test_votes_of_members_are_counted_exactly_and_nobody_sees_one() -> None:
+    made = members(5, numel=700)
+    for name in made.names:
+        made.given[name] = np.sign(made.given[name])
+        made.vectors[name][:] = made.given[name]
+    votes = Masking(clip=1.0, bits=2, levels=1)
+    for core in made.cores.values():
+        core.numbers._config = msgspec.structs.replace(core.numbers._config, masking=votes)
+    made.run()
+    made.check()
+    counted = np.rint(5 * made.vectors[made.names[0]].astype(np.float64))
+    assert np.array_equal(counted, np.sum([made.given[name] for name in made.names], axis=0))
+    assert np.abs(5 * made.vectors[made.names[0]] - counted).max() < 1e-5
