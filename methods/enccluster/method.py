@@ -119,8 +119,8 @@ class EncCluster:
     about: ClassVar[About] = About(
         paper="Tsouvalas, Mohammadi et al., EncCluster: Scalable Functional Encryption in Federated Learning"
         " through Weight Clustering and Probabilistic Filters, 2024, https://arxiv.org/abs/2406.09152",
-        exchanges="a one-time key and how many examples; the change of the params, masked or encrypted, to"
-        " every other peer. Only the weighted sum opens, but in mode fe-paper, where everyone sees each"
+        exchanges="one-time keys and how many examples; the change of the params, masked or encrypted."
+        " Only the weighted sum opens, but in mode fe-paper, where everyone sees each"
         " change up to a constant",
         use="Where no peer may see another's update, and three peers or more are there. With fewer than three"
         " it refuses. Where updates may be seen, fedavg sends less and bears liars.",

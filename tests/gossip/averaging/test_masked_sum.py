@@ -53,6 +53,20 @@ def test_up_to_a_third_may_vanish_at_any_stage(stage: Stage, sent: int) -> None:
     assert set(members.alive) <= set(contributors)
 
 
+@pytest.mark.parametrize(
+    "count",
+    [4, 5, 6, 7, 9, 12, pytest.param(18, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow)],
+)
+def test_a_third_of_a_group_of_any_size_may_vanish_spread_over_all_stages(count: int) -> None:
+    members = Members(count, seed=count, numel=100)
+    for number in range(count // 3):
+        members.kill_at(members.names[3 * number + 1], STAGES[(count + number) % 6], number)
+    members.run()
+    # Each sum is that of the plain words of who is in it, bit for bit.
+    assert set(members.alive) <= set(members.check())
+    assert len(members.alive) == count - count // 3
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_three_none_may_vanish_before_the_end(stage: Stage) -> None:
     members = Members(3)
