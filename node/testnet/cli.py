@@ -20,7 +20,7 @@ from shoal.node.testnet.fault_injection.injector import Hands, close_network, ne
 from shoal.node.testnet.lies.catalogue import LIES
 from shoal.node.testnet.plan import BadPlan, Plan, index_of, name_of
 from shoal.node.testnet.processes import Record, describe, is_running, newest, read_record, stop
-from shoal.node.testnet.tables import lies_table, table
+from shoal.node.testnet.tables import lies_table, roles_line, table
 from shoal.node.testnet.up import BASE, dir_flag, up
 from shoal.node.testnet.watch import Observed, Watcher, fetch_status, holders
 
@@ -62,6 +62,8 @@ def status(directory: Dir = None, as_json: Json = False) -> None:
         return
     console = Console(highlight=False)
     console.print(table(f"{record.plan.method} on {record.plan.task}", nodes))
+    if hosting := roles_line(nodes):
+        console.print(hosting, soft_wrap=True)
     for line in network_lines(directory or newest(BASE), record.plan):
         console.print(line, soft_wrap=True)
 

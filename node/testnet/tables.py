@@ -24,7 +24,7 @@ from shoal.node.testnet.invariants import Cost
 from shoal.node.testnet.lies.catalogue import Lie
 from shoal.node.testnet.plan import Plan, name_of
 from shoal.node.testnet.verdict import Result, ended_how
-from shoal.node.testnet.watch import HostCost, Observed
+from shoal.node.testnet.watch import HostCost, Observed, holders
 
 HASH_COLORS: Final = ("green", "yellow", "magenta", "cyan", "red")
 """The most common state comes first: all green means agreement."""
@@ -188,6 +188,14 @@ def table(title: str, nodes: Sequence[Observed]) -> Table:
     return shown
 
 
+def roles_line(nodes: Sequence[Observed]) -> str:
+    """Say who holds which role of a split model: ``host: node-1; spare: node-3``; empty without roles."""
+    told = [node.status.calls.hosts for node in nodes if node.status and node.status.calls]
+    roles = dict.fromkeys(role for hosts in told for role in hosts)
+    held = {role: [name_of(number) for number in holders(nodes, role)] for role in roles}
+    return "; ".join(f"{role}: {', '.join(names) or 'nobody'}" for role, names in held.items())
+
+
 def live_view(plan: Plan, nodes: Sequence[Observed], seconds: float, note: str = "") -> RenderableType:
     """Return what stands on the terminal while a testnet runs."""
     title = f"{plan.method} on {plan.task}, {plan.nodes} nodes"
@@ -195,6 +203,8 @@ def live_view(plan: Plan, nodes: Sequence[Observed], seconds: float, note: str =
     of = f" of {plan.rounds}" if plan.rounds else ""
     text = f"round {lowest_round(nodes)}{of}  {seconds:.0f} s  {note}"
     under = [Text(line, "yellow") for line in problems(nodes)]
+    if hosting := roles_line(nodes):
+        under.insert(0, Text(hosting, "dim"))
     whole = plan.rounds * plan.nodes
     # Without an end of its own a run is as far as its time is.
     drawn = bar(text, done, whole) if whole else bar(text, int(seconds), max(1, int(plan.seconds)))

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from testnet_fakes import peer_status, round_status, status
 
+from shoal.node.status import CallsStatus
 from shoal.node.testnet.invariants import Cost
 from shoal.node.testnet.plan import Plan
 from shoal.node.testnet.tables import (
@@ -16,6 +17,7 @@ from shoal.node.testnet.tables import (
     links_of,
     live_view,
     problems,
+    roles_line,
     row_of,
     rows,
     size,
@@ -123,6 +125,19 @@ def test_a_node_that_was_ended_on_purpose_holds_up_no_progress() -> None:
     line = line_of(PLAN, [away, node(2, 5), node(3, 6)], 12.0)
     assert "round  5/40" in line
     assert "1 ended on purpose, 2 working" in line
+
+
+def test_who_holds_which_role_stands_under_the_table() -> None:
+    nodes = [node(1), node(2)]
+    assert roles_line(nodes) == ""
+    calls = CallsStatus(
+        hosts={"host": ["peer-2"], "spare": []}, per_second=0.0, waiting=0, unanswered=0, parts=[]
+    )
+    for number, observed in enumerate(nodes, start=1):
+        assert observed.status is not None
+        observed.status = msgspec.structs.replace(observed.status, peer_id=f"peer-{number}", calls=calls)
+    assert roles_line(nodes) == "host: node-2; spare: nobody"
+    assert "host: node-2; spare: nobody" in text_of(live_view(PLAN, nodes, 1.0))
 
 
 def test_the_end_of_a_host_is_told_with_what_it_cost() -> None:
