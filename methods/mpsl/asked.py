@@ -67,6 +67,11 @@ class Asked:
         self.n_wrong = 0
         """Answers that no honest host gives."""
 
+    @property
+    def trusted(self) -> list[PeerId]:
+        """Those that neither were silent nor answered wrongly, in order."""
+        return [peer for peer in self.hosts if peer not in self.known.wrong and peer not in self.known.silent]
+
     def look(self) -> Steps[None]:
         """See who is there."""
         hosts = [each.peer for each in (yield from look(self.names.role))]

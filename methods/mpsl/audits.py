@@ -16,6 +16,7 @@ from shoal.gossip.errors import Unanswered
 from shoal.methods.base import Steps
 from shoal.methods.mpsl.asked import Asked, Known
 from shoal.methods.mpsl.tokens import Array
+from shoal.methods.mpsl.wire import NO_STAGE
 from shoal.methods.roles.serves import call
 
 ROWS: Final = 8
@@ -54,10 +55,12 @@ def compare(asked: Asked, tensors: Tensors, step: bytes) -> Steps[bool]:
     outputs differ, a third one that holds the same says which of them lies.
     """
     told = dict[PeerId, Tensors]()
-    for peer in [each for each in asked.hosts if each not in asked.known.wrong]:
+    for peer in asked.trusted:
         try:
             answer = yield from call((peer,), asked.names.predict, tensors, step=step, is_last=True)
-        except Unanswered:
+        except Unanswered as error:
+            if NO_STAGE not in str(error):
+                asked.unanswered(peer)
             continue
         told[peer] = answer.tensors
         if len(told) == 2 and (done := _judged(asked, told)) is not None:

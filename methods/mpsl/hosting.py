@@ -12,6 +12,7 @@ gives its own to the first host by name, and takes back the mean; that one gives
 counts is the rows since the last averaging with it; a change longer than our own is shortened to that.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -37,6 +38,8 @@ MISFIT: Final = Refusal("other sizes than the step's")
 FULL: Final = Refusal("full: too many rows in one step")
 VERSIONS: Final = 1 << 22
 """Numbers for params: few enough that float32 holds four times as many exactly."""
+RESTS: Final = 16
+"""Averagings for which a holder that did not answer one is left out."""
 MOST_HELD: Final = 4
 """Passes of which a later stage holds the graph: one per host before it, and no more."""
 
@@ -61,6 +64,7 @@ class Hosting:
         self._kept: list[Request] = []
         self._turns = self._round = 0
         self._hashed = (-1, -1), 0
+        self._rests = Counter[PeerId]()
 
     def resume(self, saved: Mapping[str, StateArray], prefix: str) -> None:
         """Go on from what this node saved of the stage, unless it has taken a step or another's params."""
@@ -295,6 +299,10 @@ class Hosting:
 
     def _give(self, peer: PeerId) -> Steps[bool]:
         """Send our params to a holder; tells whether it has them."""
+        if self._rests[peer] > 0:
+            self._rests[peer] -= 1
+            self._rests = +self._rests  # forgets those that have none
+            return False
         vector, rows = self.side.vector(), self.copies.since(peer)
         self._turns += 1
         for index in range(self.copies.n_chunks):
@@ -303,6 +311,8 @@ class Hosting:
             try:
                 yield from call((peer,), self._names.give, tensors, step=step, is_last=True)
             except Unanswered:
+                # All clients have waited for that deadline.
+                self._rests[peer] = RESTS
                 return False
         self.copies.settle(peer, vector)
         return True

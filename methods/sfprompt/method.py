@@ -264,12 +264,13 @@ class SFPrompt:
     def _audited(self, side: "ClientSide", asked: Asked, a: Tensors, out: Answer, step: bytes) -> Steps[bool]:
         """Ask another host about some of a step's examples; tells whether the answer to the step is right."""
         few = {name: each[:ROWS] for name, each in a.items()}
-        others = [peer for peer in asked.hosts if peer != out.peer and peer not in side.known.wrong]
-        if not others:
+        second = next((peer for peer in asked.trusted if peer != out.peer), None)
+        if second is None:
             return True
         try:
-            other = yield from call(others, NAMES.predict, few, step=b"a" + step, is_last=True)
+            other = yield from call((second,), NAMES.predict, few, step=b"a" + step, is_last=True)
         except Unanswered:
+            asked.unanswered(second)
             return True
         told_ = {out.peer: out.tensors["b"][:ROWS], other.peer: other.tensors["b"]}
         if agree(*told_.values()):

@@ -113,3 +113,13 @@ def test_a_host_that_was_away_for_rounds_goes_on_from_what_the_spare_learned() -
     back = run.hosting(A).side.vector()
     assert run.hosting(A).steps == 8
     assert np.linalg.norm(back - spare) < np.linalg.norm(back - stale)
+
+
+def test_a_frozen_spare_costs_a_deadline_and_not_one_per_averaging() -> None:
+    run = few(8, 1, {B: 0})
+    for report in run.round():
+        assert report.steps == 8
+    # The host's, when it gave its params, and one of each client, which compares.
+    assert run.played[0].deadlines <= 4
+    run.round()
+    assert run.played[1].deadlines <= 1

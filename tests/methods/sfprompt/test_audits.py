@@ -128,3 +128,11 @@ def test_two_answers_agree_within_what_float16_changes() -> None:
     assert agree(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32))
     assert not agree(one, one * 1.01)
     assert not agree(one, one[:7])
+
+
+def test_a_frozen_second_host_costs_a_client_one_deadline() -> None:
+    config = SFPromptConfig(rows=4, prompt=3, epochs=2, local_epochs=1)
+    run = SplitRun(SFPrompt(config), [Few(f"{i + 1}/3") for i in range(3)], silent={B: 0})
+    for _ in range(2):
+        assert all("unanswered" not in report.metrics for report in run.round())
+    assert [played.deadlines for played in run.played] == [3, 0]
