@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from shoal.gossip.calls.forms import MAX_BYTES, Form, pack, unpack
+from shoal.gossip.calls.forms import MAX_BYTES, Form, TensorForm, pack, unpack
 from shoal.methods.errors import BadTask
 from shoal.methods.mpsl.tokens import Array, Number, form_of, heard, most_rows, token_bytes, told
 from shoal.methods.mpsl.wire import Names, forms_of
@@ -64,5 +64,7 @@ def test_no_form_has_room_for_labels_or_inputs() -> None:
     stages = [forms_of(Names(stage, 2), (11, 32), (32,), 64, "int8") for stage in (0, 1)]
     forms = {**stages[0], **stages[1]}
     words = {name for form in forms.values() for name in [*form.takes, *(form.gives or {})]}
-    assert words == {"z", "z_scale", "y", "g", "dz", "dz_scale", "n", "w"}
+    assert words == {"z", "z_scale", "y", "g", "dz", "dz_scale", "n", "w", "v"}
+    versions = [form.gives["v"] for form in forms.values() if form.gives and "v" in form.gives]
+    assert versions == [TensorForm((1,))] * 2, "one number of the body, and none of an example"
     assert {verb.rstrip("2") for verb in forms} == {"forward", "grad", "predict", "give", "take"}
