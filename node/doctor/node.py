@@ -58,6 +58,8 @@ def check_reach(status: Status | None, port: int, is_hidden: bool) -> Finding:
     port = place.port if place is not None else port
     to = f"{place.host}:{port}" if place is not None else f"this machine, port {port}"
     text = "no public address is known: peers outside your network may not be able to dial this node"
+    if status.port_mapping is not None and status.port_mapping.is_unreachable:
+        return Finding("reach", "note", text)  # the line of the router says what to do
     fix = (
         f"to be reachable forward TCP {port} -> {to} on your router, then shoal start --announce"
         f" {listen_at('YOUR_PUBLIC_ADDRESS', port)}; else nothing: others can be dialled, and relays carry"

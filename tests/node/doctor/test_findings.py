@@ -149,6 +149,8 @@ def test_what_the_router_does_for_a_node_is_told_with_what_to_do() -> None:
     assert levels(found) == ["note"]
     assert found[0].text == "the router opens no port: no way"
     assert "forward TCP 4710 to 192.168.1.23" in found[0].fix
+    alone = make_status(addresses=["/ip4/192.168.1.23/tcp/4710"], port_mapping=mapping_status(refused))
+    assert node.check_reach(alone, 4710, is_hidden=False).fix == ""
     opened = mapped(Grant("UPnP", "8.9.10.11", 4711, 4710, 3600.0))
     assert levels(node.check_router(make_status(port_mapping=mapping_status(opened)))) == ["ok"]
     assert node.check_router(make_status(port_mapping=mapping_status(OFF))) == []
