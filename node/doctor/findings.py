@@ -31,6 +31,12 @@ class Finding(msgspec.Struct, frozen=True):
     """What to type or do next; empty where there is nothing."""
 
 
+def finding_of(check: str, level: Level, text: str, otherwise: str = "") -> Finding:
+    """Return a finding of a text that says after a semicolon what to do; `otherwise`: where it does not."""
+    said, _, fix = text.partition("; ")
+    return Finding(check, level, said, fix or otherwise)
+
+
 def exit_code(findings: Iterable[Finding]) -> int:
     """Return what the command ends with: see the module's docstring."""
     levels = {finding.level for finding in findings}

@@ -19,7 +19,7 @@ from shoal.node.config.codec_ladder import (
     exchange_seconds,
     fitting_codec,
 )
-from shoal.node.doctor.findings import Finding
+from shoal.node.doctor.findings import Finding, finding_of
 from shoal.node.text import duration, size
 
 HOW: Final = "shoal doctor --line --mbit 20 --parameters 124000000"
@@ -83,8 +83,7 @@ def check_line(run: RunSettings, method: Method | None, numel: int, mbit: float,
         return Finding("line", "note", f"{mbit:g} Mbit/s up ({origin}), and no model is known here", HOW)
     advice = codec_advice(run, method, numel, mbit) if method is not None else ""
     if advice:
-        said, _, fix = advice.partition("; ")
-        return Finding("line", "note", said, fix)
+        return finding_of("line", "note", advice)
     line = line_of(run, method, numel, mbit, origin)
     used = next((row for row in line.rows if row.is_used), line.rows[0])
     text = f"{mbit:g} Mbit/s up ({origin}): a round of {TYPICAL_PEERS} peers sends {size(used.bytes_sent)}"

@@ -26,7 +26,7 @@ from shoal.methods.registry import load_method
 from shoal.node.config.preflight import check_listens
 from shoal.node.config.settings import NodeConfig, load
 from shoal.node.doctor import machine, node
-from shoal.node.doctor.findings import Finding
+from shoal.node.doctor.findings import Finding, finding_of
 from shoal.node.doctor.line import check_line
 from shoal.node.errors import BadConfig, BadHome, NotRunning, Refused, UserError
 from shoal.node.status import Status
@@ -92,8 +92,7 @@ def look(home: Home) -> Seen:
 
 
 def _finding(check: str, error: UserError) -> Finding:
-    said, _, fix = str(error).partition("; ")
-    return Finding(check, "fix", said, fix or said)
+    return finding_of(check, "fix", str(error), otherwise=str(error))
 
 
 def _last_run(home: Home) -> RunSpec | None:

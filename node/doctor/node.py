@@ -8,7 +8,7 @@ from typing import Final
 
 from shoal.gossip.addresses import endpoint, listen_at
 from shoal.gossip.scope import Scope, scope_of
-from shoal.node.doctor.findings import Finding, Level
+from shoal.node.doctor.findings import Finding, Level, finding_of
 from shoal.node.status import Status
 from shoal.node.text import duration
 
@@ -88,15 +88,12 @@ def check_node(status: Status | None, refusal: str, start: str) -> list[Finding]
     `refusal`: why it says nothing, though it runs. `start`: what starts one.
     """
     if refusal:
-        said, _, fix = refusal.partition("; ")
-        return [Finding("node", "fix", said, fix)]
+        return [finding_of("node", "fix", refusal)]
     if status is None:
         return [Finding("node", "note", "none runs in this home", start)]
     text = f"up for {duration(status.uptime_seconds)}, {status.phase}, round {status.round}"
     found = [Finding("node", "ok", text)]
-    for problem in status.problems:
-        said, _, fix = problem.partition("; ")
-        found.append(Finding("node", "fix", said, fix or "see shoal status"))
+    found += [finding_of("node", "fix", problem, otherwise="see shoal status") for problem in status.problems]
     if status.role == "trainer" and status.trainer not in ("running", "attached", "none"):
         found.append(Finding("node", "fix", f"the trainer: {status.trainer}", "see the log of the node"))
     return found
