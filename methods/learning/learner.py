@@ -21,6 +21,7 @@ from shoal.gossip.state.movement import is_finite
 from shoal.methods.base import Array, Trained
 from shoal.methods.errors import BadOption, BadTask, Diverged, Interrupted
 from shoal.methods.learning.forgetting import Forgetting
+from shoal.methods.learning.gradients import corrected, pulled, uphill
 from shoal.methods.learning.model_tensors import ModelVector, Staying
 from shoal.methods.learning.objective import Objective, Penultimate
 from shoal.methods.learning.optimizer_memory import (
@@ -454,54 +455,6 @@ def _step(optimizer: torch.optim.Optimizer, *, is_first: bool) -> None:
         if is_first and not is_full:
             raise BadMemory(f"{type(error).__name__}: {error}") from error
         raise
-
-
-def pulled(gradient: torch.Tensor, distance: torch.Tensor, strength: float) -> torch.Tensor:
-    """Return a gradient plus that of strength/2 · |distance|²; sparse if it was.
-
-    Some optimizers take sparse gradients only. Rows that did not move are not pulled.
-    """
-    if gradient.layout is torch.strided:
-        return gradient.add_(distance, alpha=strength)
-    if gradient.layout is not torch.sparse_coo:
-        return gradient.to_dense().add_(distance, alpha=strength)
-    pull = distance.to_sparse(gradient.sparse_dim())
-    return (gradient + strength * pull).coalesce()
-
-
-def corrected(gradient: torch.Tensor, correction: torch.Tensor) -> torch.Tensor:
-    """Return a gradient plus a constant; dense, since the constant is."""
-    if gradient.layout is torch.strided:
-        return gradient.add_(correction)
-    return gradient.to_dense().add_(correction)
-
-
-@contextmanager
-def uphill(weights: Sequence[nn.Parameter], radius: float) -> Iterator[None]:
-    """Move weights by `radius` along their gradient for a while, and put them back to the last bit.
-
-    Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving
-    Generalization", ICLR 2021, https://arxiv.org/abs/2010.01412, equation 2.
-    """
-    found = [(w, w.detach().clone(), w.grad) for w in weights if w.grad is not None]
-    if not found:
-        yield
-        return
-    norm = torch.linalg.vector_norm(torch.stack([_norm(grad) for _, _, grad in found]))
-    with torch.no_grad():
-        for weight, _, grad in found:
-            weight.add_(grad * (radius / (norm + 1e-7)).to(grad.dtype))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, before, _ in found:
-                weight.copy_(before)
-
-
-def _norm(gradient: torch.Tensor) -> torch.Tensor:
-    values = gradient if gradient.layout is torch.strided else gradient.coalesce().values()
-    return torch.linalg.vector_norm(values, dtype=torch.float32)
 
 
 def as_number(value: Any) -> float | None:

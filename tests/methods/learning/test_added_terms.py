@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from shoal.methods.learning.learner import TorchLearner, uphill
+from shoal.methods.learning.gradients import uphill
+from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.task import Task
 from shoal.methods.tasks.digits import Digits
 
