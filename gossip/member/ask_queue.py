@@ -370,9 +370,11 @@ class AskQueue:
                 why = exchange.failure or "the others went on without this node"
                 return [Notify(Failed("LeftOut", why))]
             case Exchanged():
-                result = Averaged(self._view.round, exchange.index, outcome, *times)
+                members, mixes = exchange.group.members, self._view.states_differ()
+                result = Averaged(self._view.round, exchange.index, outcome, *times, members, mixes)
             case Bodies():
-                result = Gathered(self._view.round, exchange.index, outcome.bodies, *times)
+                mixes = self._view.states_differ()
+                result = Gathered(self._view.round, exchange.index, outcome.bodies, *times, mixes)
         self._learn(exchange, now)
         if not is_in_all(self._view.me, exchange.group, outcome):
             self._view.admission.count(LEFT_OUT)

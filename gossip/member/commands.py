@@ -300,6 +300,10 @@ class Averaged:
     exchanged: Exchanged
     matchmaking_seconds: float
     exchange_seconds: float
+    members: tuple[PeerId, ...] = ()
+    """All whose contribution may be in it; none are named where pairs average."""
+    mixes: bool = False
+    """Whether the members' states may differ, and bring with them what others gave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +315,8 @@ class Gathered:
     bodies: tuple[tuple[PeerId, bytes], ...]
     matchmaking_seconds: float
     exchange_seconds: float
+    mixes: bool = False
+    """As `Averaged` has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from shoal.node.cli.common import HomeOption, JsonOption, home_flag, home_of, print_json
+from shoal.node.cli.retraining import retrain as retraining
 from shoal.node.errors import BadConfig, NotRunning
 
 if TYPE_CHECKING:
@@ -30,9 +31,15 @@ def forget(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds that unlearn.")] = 4,
     retrain: Annotated[
-        bool,
-        typer.Option("--retrain", help="Say what it takes to train anew without this node's data: exact."),
-    ] = False,
+        str,
+        typer.Option(
+            "--retrain",
+            metavar="PEER",
+            help="Exact: go back to the last kept state without this peer's data, or me. See --keep-states of"
+            " shoal start.",
+        ),
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Folder for the state that --retrain writes.")] = Path(),
     replace: Annotated[
         bool, typer.Option("--replace", help="Give up an earlier request and its notes.")
     ] = False,
@@ -47,7 +54,8 @@ def forget(
 
     place = home_of(home)
     if retrain:
-        raise BadConfig(_retraining(place))
+        print(retraining(place, retrain, out))
+        return
     places, values = _trigger(trigger)
     labels = _labels(classes)
     if not (labels or peer_data or places):
@@ -123,32 +131,6 @@ def withdraw(home: HomeOption = None) -> None:
 
     ForgetFile(home_of(home).state_dir).withdraw()
     print("withdrawn; from the next round on this node trains on all its examples")
-
-
-def _retraining(place: "Home") -> str:
-    """Say from which round on this node's data is in the model, what is kept, and how to train anew."""
-    from shoal.node.storage.database import KeptRound, Store
-
-    rounds: list[KeptRound] = []
-    if place.database.exists():
-        store = Store(place.database)
-        rounds = store.kept_rounds()
-        store.close()
-    averaged = [
-        each.round.round
-        for each in rounds
-        if each.run_id == rounds[-1].run_id and each.round.outcome == "averaged"
-    ]
-    if not averaged:
-        return "this node has averaged with nobody yet, so none of its data is in a common model"
-    anew = (
-        "to train anew without its data, start all nodes that stay with --run NAME-anew and a new --home, and"
-        " the flags of before"
-    )
-    return (
-        f"this node's data is in the model since round {min(averaged)}, and no state from before it is kept"
-        f" with signed records of its rounds, so there is nothing to roll back to; {anew}"
-    )
 
 
 def _method_of(place: "Home") -> str | None:

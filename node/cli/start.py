@@ -25,6 +25,8 @@ _SETTINGS: Final = {
     "device": "run.device",
     "threads": "run.threads",
     "base": "run.base",
+    "keep_states": "run.keep_states",
+    "start_from": "run.start_from",
     "privacy_budget": "privacy.budget",
     "privacy_delta": "privacy.delta",
     "listen": "network.listen",
@@ -92,6 +94,13 @@ def start(
     device: Annotated[str | None, _train("--device", "auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[int | None, _train("--threads", "Torch's threads.")] = None,
     base: Annotated[str | None, _train("--base", "Fetch the frozen tensors of this name from peers.")] = None,
+    keep_states: Annotated[
+        int | None,
+        _train("--keep-states", "Keep so many earlier states, to train anew without a peer; 0: none."),
+    ] = None,
+    start_from: Annotated[
+        str | None, _train("--from", "Begin the run with the state in a file of shoal forget --retrain.")
+    ] = None,
     privacy_budget: Annotated[
         float | None,
         _train("--privacy-budget", "With --privacy: the epsilon at which this node gives nothing more."),
@@ -162,12 +171,14 @@ def flags_of(given: Mapping[str, Any]) -> dict[str, object]:
 
 def _run(home: Home, flags: dict[str, object]) -> int:
     from shoal.node.config.preflight import check
+    from shoal.node.config.retraining_preflight import check_start
     from shoal.node.trainer.fit import check_fit
     from shoal.node.trainer.supervisor import spec_text
 
     config, _ = load(home.path, flags, os.environ)
     home.check_free()  # before the ports, which that node may hold
     check(config)
+    check_start(config, home)
     run = config.run
     if config.check and run.task and run.trainer == "spawn" and not is_for_tests(config.testing):
         check_fit(spec_text(run))

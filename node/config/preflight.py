@@ -23,6 +23,7 @@ from shoal.methods.registry import load_method
 from shoal.node.config.codec_preflight import check_codec
 from shoal.node.config.engine_preflight import check_engine
 from shoal.node.config.privacy_preflight import check_budget, check_privacy
+from shoal.node.config.retraining_preflight import check_keeping
 from shoal.node.config.secure_preflight import check_secure
 from shoal.node.config.settings import NodeConfig
 from shoal.node.errors import BadConfig
@@ -41,6 +42,7 @@ def check(config: NodeConfig) -> None:
         method = load_method(config.run.method, config.run.options)
         check_run(config.run, method)
         check_budget(config)
+        check_keeping(config.run, method)
         check_engine(config.run.engine, method, config.run.method, config.run.codec)
         engine = config.run.engine
         if engine != NATIVE and config.run.exchange != "group":

@@ -62,6 +62,11 @@ class RunConfig(RunSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 60.0
     """A state of 64 MB or more is saved at most this often, and when the node ends. A node that is killed
     goes on from the last one saved, and fetches a newer one from its peers. 0: every state."""
+    keep_states: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    """So many earlier states of a run are kept, evenly over its rounds, with signed records of who was in
+    which round: for shoal forget --retrain. Each is as large as the model. 0: none."""
+    start_from: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    """A file of shoal forget --retrain: a run of which nothing is in this home begins with its state."""
     role: Annotated[str, msgspec.Meta(min_length=1, max_length=32)] = "auto"
     """Of a method with roles, such as a host's. auto: train, and take a role that nobody holds. client: train
     only. host, or the name of one role: hold it, and train nothing."""
@@ -213,6 +218,7 @@ HIDDEN: Final = ("testing",)
 
 _FLAGS: Final = {
     "run.name": "--run",
+    "run.start_from": "--from",
     "http.port": "--http-port",
     "http.enabled": "--no-http",
     "privacy.budget": "--privacy-budget",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -52,6 +53,9 @@ from shoal.node.failpoints import Failpoint
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.hivemind_engine.ipc import prefix_of
 from shoal.node.private_asks import Budget
+from shoal.node.retraining.kept_states import StateKeeper
+from shoal.node.retraining.round_records import RoundRecord
+from shoal.node.retraining.start_file import StartFile, read_start
 from shoal.node.service.machine import Machine, Memory
 from shoal.node.service.notify import tell_manager
 from shoal.node.service.pauses import Pauses
@@ -147,7 +151,12 @@ class Daemon(Surroundings):
         seconds = config.run.checkpoint_seconds
         memory = int(config.run.memory_gb * 1e9)
         schedule = Rules(parse_hours(config.schedule.hours), config.schedule.on_battery, memory)
-        self.disk = Disk(home, ground.store, self.driver, self._problems, failpoint, seconds=seconds)
+        most = config.run.keep_states
+        keeper = StateKeeper(home.state_dir, ground.store, ground.key, most) if most else None
+        self.disk = Disk(
+            home, ground.store, self.driver, self._problems, failpoint, seconds=seconds, keeper=keeper
+        )
+        self._began_from: StartFile | None = None
         self.bases = BaseKeeper(home.state_dir, self)
         self.line = TrainerLine(home.new_socket("trainer", os.environ), self.rounds, self.bases)
         self.machine = self.reporter.machine = Machine(self.line, self.disk, home.state_dir)
@@ -412,6 +421,23 @@ class Daemon(Surroundings):
         if self.engine is not None:
             self.engine.attached(prefix_of(run), self.rounds.exchange_numel, spec.codec)
         self.disk.set_run(run, spec)
+        if self._began_from is not None:
+            self.disk.note_members(self._began_from.record(run))
+            self._began_from = None
+
+    def load(
+        self, directory: Path, run: bytes, *, numel: int, before: int | None = None
+    ) -> Checkpoint | None:
+        """Return the newest state that was kept; of a run that begins from a file, the file's."""
+        found = super().load(directory, run, numel=numel, before=before)
+        if found is not None or before is not None or not self.config.run.start_from:
+            return found
+        self._began_from = start = read_start(Path(self.config.run.start_from), numel)
+        return start.of_run(run)
+
+    def note_members(self, record: RoundRecord) -> None:
+        """Keep whose contributions made a state, where states are kept."""
+        self.disk.note_members(record)
 
     def remember(self, trust: RunTrust) -> None:
         """Keep what is known of peers in the run."""

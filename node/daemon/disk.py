@@ -29,6 +29,8 @@ from shoal.node.daemon.saver import Saver
 from shoal.node.daemon.status_report import Problems
 from shoal.node.errors import UserError
 from shoal.node.failpoints import Failpoint
+from shoal.node.retraining.kept_states import StateKeeper
+from shoal.node.retraining.round_records import RoundRecord
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import KEPT, KEPT_LARGE, LARGE, Checkpoint, DiskFull, save
 from shoal.node.storage.database import KnownPeer, Store
@@ -58,8 +60,13 @@ class Disk:
         failpoint: Failpoint,
         *,
         seconds: float,
+        keeper: StateKeeper | None = None,
     ) -> None:
-        """`driver` holds what is kept of the member and its messages. `seconds`: between two large states."""
+        """`driver` holds what is kept of the member and its messages. `seconds`: between two large states.
+
+        `keeper`: of earlier states, where some are kept.
+        """
+        self._keeper = keeper
         self._home, self._store, self._driver = home, store, driver
         self._problems, self._failpoint = problems, failpoint
         self.fetching = ChunkKeeper(home.state_dir / "fetching", driver.command)
@@ -116,6 +123,11 @@ class Disk:
         self.job(partial(self._store.add_round, run.hex(), status))
         self._keep_sequence()
 
+    def note_members(self, record: RoundRecord) -> None:
+        """Keep whose contributions made a state, where states are kept."""
+        if self._keeper is not None:
+            self.job(partial(self._keeper.note, record))
+
     def remember_peer(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         """Keep where a peer was met."""
         if addresses:
@@ -156,7 +168,11 @@ class Disk:
         try:
             before_rename = partial(self._failpoint.hit, "save", checkpoint.round)
             keep = KEPT_LARGE if checkpoint.vector.nbytes >= LARGE else KEPT
-            save(self._home.state_dir, checkpoint, shared=shared, keep=keep, before_rename=before_rename)
+            saved = save(
+                self._home.state_dir, checkpoint, shared=shared, keep=keep, before_rename=before_rename
+            )
+            if self._keeper is not None:
+                self._keeper.keep(saved, checkpoint)
         except (DiskFull, OSError) as error:
             self._problems.tell("state", disk_advice(self._home.state_dir, error))
         else:

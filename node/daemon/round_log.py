@@ -79,6 +79,10 @@ class RoundLog:
         self._answer: Averaged | Gathered | None = None
         self._searched = self._exchanged = 0.0
         """Seconds of all asks of the round: of their search for a group, and of their exchanges."""
+        self.members: set[PeerId] = set()
+        """All whose contribution may have come in by any ask of the round."""
+        self.mixes = False
+        """Whether others' came with them, from groups that mix."""
         self._moved = (0, 0)
         """Bytes sent and received when the last round ended."""
 
@@ -86,10 +90,15 @@ class RoundLog:
         """A round begins: nothing was asked in it."""
         self._answer = None
         self._searched = self._exchanged = 0.0
+        self.members, self.mixes = set(), False
 
     def take_answer(self, answer: Averaged | Gathered) -> None:
         """Keep the answer to an ask, and add what it took to that of the round's other asks."""
         self._answer = answer
+        self.members.update(self.contributors)
+        self.mixes = self.mixes or answer.mixes
+        if isinstance(answer, Averaged):
+            self.members.update(answer.members)
         self._searched += answer.matchmaking_seconds
         self._exchanged += answer.exchange_seconds
 

@@ -38,6 +38,7 @@ from shoal.node.daemon.utilisation import Utilisation
 from shoal.node.failpoints import Failpoint
 from shoal.node.framing import Message
 from shoal.node.private_asks import Given, PrivateAsks
+from shoal.node.retraining.round_records import RoundRecord
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.storage.run_trust import RunTrust
 from shoal.node.trainer import ipc
@@ -286,6 +287,7 @@ class Rounds:
         self.previous = self.state
         self._name_state(hashes)
         self.round += 1
+        self._around.note_members(self._record())
         self.past.note(self.run, message, self.state)
         self._state_is_new(self.past.contributors)
 
@@ -548,6 +550,17 @@ class Rounds:
         """Return where the next state goes."""
         assert self._segment is not None
         return self._segment.slots[1 - self._slot]
+
+    def _record(self) -> RoundRecord:
+        """Return who was in the round that was just finished."""
+        return RoundRecord(
+            run=self.run.hex(),
+            round=self.round - 1,
+            before=self.previous.hex(),
+            after=self.state.hex(),
+            members=tuple(sorted({*self.past.members, self.me})),
+            is_whole=not self.past.mixes,
+        )
 
     def _note_movement(self, moved: Movement) -> None:
         assert self._movements is not None

@@ -12,6 +12,7 @@ from shoal.gossip.events import Vector
 from shoal.gossip.member.commands import Event
 from shoal.gossip.run_spec import RunSpec
 from shoal.node.private_asks import Budget
+from shoal.node.retraining.round_records import RoundRecord
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint, load_newest
 from shoal.node.storage.run_trust import RunTrust, load_trust
@@ -46,6 +47,9 @@ class Surroundings:
 
     def record(self, run: bytes, status: RoundStatus) -> None:
         """Keep what became of a round."""
+
+    def note_members(self, record: RoundRecord) -> None:
+        """Keep whose contributions made a state, where states are kept to train anew."""
 
     def set_run(self, run: bytes) -> None:
         """Take note of the run that the trainer is in; `Rounds.spec` has been set."""

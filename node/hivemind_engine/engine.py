@@ -325,11 +325,11 @@ class Engine:
         raise AssertionError("the channel of results is never closed")
 
 
-def _mean(ask: Ask, members: tuple[str, ...], *seconds: float) -> Averaged | Failed:
+def _mean(ask: Ask, members: tuple[str, ...], searched: float, exchanging: float) -> Averaged | Failed:
     if len(members) < ask.quorum:
         return Failed("TooFew", f"{len(members)} of at least {ask.quorum} peers were there")
     exchanged = Exchanged((), tuple(PeerId(member) for member in members), 0)
-    return Averaged(ask.round, ask.index, exchanged, *seconds)
+    return Averaged(ask.round, ask.index, exchanged, searched, exchanging)
 
 
 async def _copy(source: Vector, target: Vector) -> None:

@@ -21,7 +21,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -112,7 +112,26 @@ def save(
     mine = _serials(directory, run)
     serial = mine[-1][0] + 1 if mine else 1
     path = directory / f"{run}-{serial:010d}-round{checkpoint.round}.safetensors"
-    header = _header(checkpoint, shared)
+    write_state(path, checkpoint, shared=shared, before_rename=before_rename)
+    for _, old in mine[: len(mine) + 1 - keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write_state(
+    path: Path,
+    checkpoint: Checkpoint,
+    *,
+    shared: Layout = (),
+    about: Mapping[str, str] | None = None,
+    before_rename: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a checkpoint into a file, whole or not at all; `about` goes into its metadata.
+
+    Raises:
+        Overwritten, DiskFull, OSError: as `save` does.
+    """
+    header = _header(checkpoint, shared, about or {})
     numbers = np.ascontiguousarray(checkpoint.vector, dtype="<f4").data.cast("B")
     try:
         written = _verified(numbers, checkpoint.leaves) if checkpoint.leaves else numbers
@@ -121,9 +140,6 @@ def save(
         if error.errno in _FULL:
             raise DiskFull(path.parent, len(header) + len(numbers)) from error
         raise
-    for _, old in mine[: len(mine) + 1 - keep]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def _verified(numbers: memoryview, leaf_hashes: bytes) -> Iterator[bytes]:
@@ -141,12 +157,13 @@ def _serials(directory: Path, run: str) -> list[tuple[int, Path]]:
     return sorted((int(match[2]), path) for match, path in found if match and match[1] == run)
 
 
-def _header(checkpoint: Checkpoint, shared: Layout) -> bytes:
+def _header(checkpoint: Checkpoint, shared: Layout, about: Mapping[str, str]) -> bytes:
     """Return the safetensors header, its length in front, padded so that the numbers lie aligned."""
     params = checkpoint.vector.size - sum(size for _, size in shared)
     if params < 0:
         raise ValueError("the shared vectors are larger than the whole state")
     metadata = {
+        **about,
         "format": FORMAT,
         "run_id": checkpoint.run_id.hex(),
         "round": str(checkpoint.round),
@@ -210,10 +227,26 @@ def load_newest(
 
 
 def _load(path: Path, run_id: bytes, numel: int | None) -> Checkpoint:
-    """Read one file.
+    """Read one file of a run.
 
     Raises:
         ValueError: it is torn, altered, or of another run.
+        SafetensorError: it is not a safetensors file.
+        OSError: it cannot be read.
+    """
+    found, _, _ = read_state(path, numel=numel, run_id=run_id)
+    return found
+
+
+def read_state(
+    path: Path, *, numel: int | None = None, run_id: bytes | None = None
+) -> tuple[Checkpoint, Layout, dict[str, str]]:
+    """Return the state in a file, its shared vectors' names and sizes, and the metadata.
+
+    `numel`: how many numbers it must have. `run_id`: of which run it must be.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is torn, altered, or another's.
         SafetensorError: it is not a safetensors file.
         OSError: it cannot be read.
     """
@@ -228,11 +261,12 @@ def _load(path: Path, run_id: bytes, numel: int | None) -> Checkpoint:
         metadata = tensors.metadata() or {}
         if metadata.get("format") != FORMAT or metadata.get("digest") != _digest(metadata):
             raise ValueError("the header is altered, or not ours")
-        if metadata["run_id"] != run_id.hex():
+        if run_id is not None and metadata["run_id"] != run_id.hex():
             raise ValueError("of another run")
+        layout = [(str(name), int(count)) for name, count in json.loads(metadata["layout"])]
         vector = np.empty((size - 8 - header_bytes) // 4, dtype=np.float32)
         at = 0
-        for name, count in json.loads(metadata["layout"]):
+        for name, count in layout:
             vector[at : at + count] = tensors.get_tensor(name)
             at += count
     expected = bytes.fromhex(metadata["state_hash"])
@@ -243,4 +277,6 @@ def _load(path: Path, run_id: bytes, numel: int | None) -> Checkpoint:
     previous = bytes.fromhex(metadata["previous_hash"])
     # A file of an earlier version does not say.
     had_company = metadata.get("had_company") == "true"
-    return Checkpoint(run_id, int(metadata["round"]), expected, previous, vector, had_company)
+    of = bytes.fromhex(metadata["run_id"])
+    found = Checkpoint(of, int(metadata["round"]), expected, previous, vector, had_company)
+    return found, [(name.removeprefix("shared."), count) for name, count in layout[1:]], metadata

@@ -2,6 +2,7 @@
 
     peers    who was met where, the newest thousand: so that a swarm is found again without bootstrap
     rounds   the rounds that ended, for the status page and for whoever asks later
+    records  who was in which round, signed, where states are kept to train anew (node/retraining/)
     facts    small named values, such as the last sequence of our envelopes
 
 Nothing here is needed to go on: the states lie in their own files (node/storage/checkpoint.py). So a database
@@ -36,6 +37,8 @@ T = TypeVar("T")
 MAX_PEERS: Final = 1000
 MAX_ROUNDS: Final = 200_000
 """Of all runs together: some 40 MB."""
+MAX_RECORDS: Final = 50_000
+"""Signed records of rounds, of all runs together: 60 MB at most, with groups of 16."""
 MAX_ADDRESSES: Final = 16
 """Per peer; a peer that announces more is not better reached by the rest."""
 
@@ -60,6 +63,10 @@ MIGRATIONS: Final = (
     ALTER TABLE rounds ADD COLUMN bytes_sent INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE rounds ADD COLUMN bytes_received INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE rounds ADD COLUMN members TEXT NOT NULL DEFAULT '[]';
+    """,
+    """
+    CREATE TABLE records (id INTEGER PRIMARY KEY, run TEXT NOT NULL, record BLOB NOT NULL) STRICT;
+    CREATE INDEX records_run ON records (run, id);
     """,
 )
 """What leads from each schema version to the next. Never edit one that was released: append."""
@@ -213,6 +220,20 @@ class Store:
         )
         found = self._read(query, (after, since, limit))
         return [KeptRound(row[0], row[1], _round_of(row[2:])) for row in reversed(found)]
+
+    def add_record(self, run: str, record: bytes) -> None:
+        """Add a signed record of a round; of all runs together the last `MAX_RECORDS` stay."""
+
+        def write(database: sqlite3.Connection) -> None:
+            last = database.execute("INSERT INTO records VALUES (NULL, ?, ?)", (run, record)).lastrowid
+            database.execute("DELETE FROM records WHERE id <= ?", ((last or 0) - MAX_RECORDS,))
+
+        self._run(write)
+
+    def records(self, run: str) -> list[bytes]:
+        """Return the signed records of a run's rounds, oldest first."""
+        found = self._read("SELECT record FROM records WHERE run = ? ORDER BY id", (run,))
+        return [row[0] for row in found]
 
     def put(self, name: str, value: bytes) -> None:
         """Keep a small value under a name."""

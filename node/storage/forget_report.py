@@ -9,11 +9,11 @@ from typing import Final
 import msgspec
 from nacl.signing import SigningKey
 
-from shoal.crypto.envelope import digest
-from shoal.crypto.errors import BadEnvelope, BadKey
-from shoal.crypto.keys import peer_id_of, verify
+from shoal.crypto.keys import peer_id_of
 from shoal.methods.learning.forgetting import Note, Request
+from shoal.node import signed_document
 from shoal.node.errors import BadConfig
+from shoal.node.signed_document import BadDocument
 from shoal.node.storage.forget_file import Forgotten
 
 DOMAIN: Final = b"shoal/forget-report/1\x00"
@@ -41,24 +41,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     not_promised: tuple[str, ...] = NOT_PROMISED
 
 
-class Signed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A document with its signature."""
-
-    document: msgspec.Raw
-    public_key: str
-    signature: str
-
-
 def sign(key: SigningKey, found: Forgotten, run: str = "") -> bytes:
     """Return a signed report as JSON."""
-    public = bytes(key.verify_key)
-    document = msgspec.json.encode(
-        Document(peer=peer_id_of(public), run=run, request=found.request, rounds=found.notes)
-    )
-    signature = key.sign(DOMAIN + digest(document)).signature
-    return msgspec.json.encode(
-        Signed(document=msgspec.Raw(document), public_key=public.hex(), signature=signature.hex())
-    )
+    peer = peer_id_of(bytes(key.verify_key))
+    document = Document(peer=peer, run=run, request=found.request, rounds=found.notes)
+    return signed_document.sign(key, DOMAIN, msgspec.json.encode(document))
 
 
 def check(data: bytes) -> Document:
@@ -68,14 +55,11 @@ def check(data: bytes) -> Document:
         BadConfig: it is no report, or was altered.
     """
     try:
-        signed = msgspec.json.decode(data, type=Signed)
-        public = bytes.fromhex(signed.public_key)
-        verify(public, DOMAIN + digest(bytes(signed.document)), bytes.fromhex(signed.signature))
-        document = msgspec.json.decode(signed.document, type=Document)
-        is_own = peer_id_of(public) == document.peer
-    except (msgspec.MsgspecError, ValueError, BadEnvelope, BadKey) as error:
+        peer, text = signed_document.opened(DOMAIN, data)
+        document = msgspec.json.decode(text, type=Document)
+    except (msgspec.MsgspecError, BadDocument) as error:
         raise BadConfig(f"this is no report that its peer signed ({error}); ask for the file anew") from None
-    if not is_own:
+    if peer != document.peer:
         raise BadConfig("this report names another peer than the one that signed it; ask for the file anew")
     return document
 

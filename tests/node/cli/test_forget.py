@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from fake_node import FakeNode, make_status
@@ -12,7 +11,6 @@ from shoal.methods.errors import BadOption
 from shoal.methods.learning.forgetting import Note, Request
 from shoal.node.cli import main as cli
 from shoal.node.errors import BadConfig
-from shoal.node.storage.database import Store
 from shoal.node.storage.forget_file import NAME, ForgetFile
 from shoal.node.storage.forget_report import NOT_PROMISED, check, sign, text_of
 from shoal.node.storage.home import Home
@@ -163,24 +161,3 @@ def test_an_altered_report_is_refused(home: Home) -> None:
     ):
         with pytest.raises(BadConfig, match="no report that its peer signed"):
             check(altered)
-
-
-# --- training anew ---------------------------------------------------------------------------------------
-
-
-def test_retraining_names_the_first_round_and_says_what_is_not_kept_and_what_to_type(
-    home: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["forget", "--retrain"]) != 0
-    assert "averaged with nobody yet" in capsys.readouterr().err
-    assert not home.database.exists()
-    store = Store(home.database)
-    for run, round_, outcome in (("old", 1, "averaged"), ("new", 3, "alone"), ("new", 7, "averaged")):
-        store.add_round(run, msgspec.structs.replace(make_status().history[0], round=round_, outcome=outcome))
-    store.close()
-    assert cli.main(["forget", "--retrain"]) != 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert "since round 7" in said
-    assert "nothing to roll back to" in said
-    assert "--run NAME-anew" in said
-    assert ForgetFile(home.state_dir).read() is None

@@ -25,6 +25,7 @@ from shoal.node.daemon.rounds import MAX_LINES, Rounds, Trainer
 from shoal.node.daemon.surroundings import Surroundings
 from shoal.node.failpoints import Failpoint
 from shoal.node.privacy_ledger import PrivacyLedger
+from shoal.node.retraining.round_records import RoundRecord
 from shoal.node.status import RoundStatus
 from shoal.node.storage.checkpoint import Checkpoint
 from shoal.node.storage.run_trust import RunTrust
@@ -76,6 +77,9 @@ class Around(Surroundings):
     def record(self, run: bytes, status: RoundStatus) -> None:
         self._table.recorded.append(status)
 
+    def note_members(self, record: RoundRecord) -> None:
+        self._table.records.append(record)
+
     def set_run(self, run: bytes) -> None:
         self._table.runs.append(run)
 
@@ -104,6 +108,7 @@ class Table:
         self.commands: list[Any] = []
         self.saved: list[Checkpoint] = []
         self.recorded: list[RoundStatus] = []
+        self.records: list[RoundRecord] = []
         self.runs: list[bytes] = []
         self.problems: dict[str, str] = {}
         self.moved = (0, 0)
@@ -195,6 +200,28 @@ def test_a_method_that_asks_nobody_trains_in_a_run_of_its_own() -> None:
 
 
 # --- a round --------------------------------------------------------------------------------------
+
+
+def test_a_record_names_all_whose_contribution_may_be_in_the_state_by_any_ask() -> None:
+    table = Table().attach(1.0)
+    lost, other = PeerId("lost"), PeerId("other")
+    for contributors, members, mixes in (
+        ((ME, PEER), (ME, PEER, lost), False),
+        ((ME, other), (ME, other), False),
+    ):
+        table.ask(2.0)
+        exchanged = Exchanged((), contributors, 0)
+        table.rounds.notice(commands.Averaged(0, 0, exchanged, 0.0, 0.0, members, mixes))
+    table.finish(4.0)
+    table.ask(2.0)
+    table.rounds.notice(commands.Gathered(1, 0, ((PEER, b""),), 0.0, 0.0, True))
+    table.finish(5.0)
+    table.finish(6.0)
+    first, second, third = table.records
+    assert (first.round, first.before, first.after) == (0, hashed(1.0).hex(), hashed(4.0).hex())
+    assert (first.members, first.is_whole) == (tuple(sorted((ME, PEER, lost, other))), True)
+    assert (second.round, second.members, second.is_whole) == (1, (ME, PEER), False)
+    assert (third.members, third.is_whole) == ((ME,), True)
 
 
 def test_a_round_goes_from_the_ask_over_the_mean_to_the_next() -> None:
