@@ -10,6 +10,7 @@ from shoal.node.cli.retraining import retrain as retraining
 from shoal.node.errors import BadConfig, NotRunning
 
 if TYPE_CHECKING:
+    from shoal.node.storage.forget_file import Forgotten
     from shoal.node.storage.home import Home
 
 CAN_FORGET: Final = ("efu",)
@@ -93,7 +94,7 @@ def report(
     found = ForgetFile(place.state_dir).read()
     if found is None:
         raise BadConfig("this node was not asked to forget anything; see: shoal forget --help")
-    data = sign(place.load_key(), found)
+    data = sign(place.load_key(), found, _run_of(place, found))
     document = check(data)
     try:
         write_whole(out / "forget-report.json", data)
@@ -131,6 +132,25 @@ def withdraw(home: HomeOption = None) -> None:
 
     ForgetFile(home_of(home).state_dir).withdraw()
     print("withdrawn; from the next round on this node trains on all its examples")
+
+
+def _run_of(place: "Home", found: "Forgotten") -> str:
+    """Return the run in which the noted rounds were, its name and id; empty where none is known to be."""
+    from shoal.node.storage.database import MAX_ROUNDS, Store
+    from shoal.node.storage.model_file import NoModel, newest
+
+    if not found.notes or not place.database.exists():
+        return ""
+    store = Store(place.database)
+    try:
+        checkpoint, spec = newest(place.state_dir, store)
+        known = {each.state_hash for each in store.rounds(checkpoint.run_id.hex(), limit=MAX_ROUNDS)}
+    except NoModel:
+        return ""
+    finally:
+        store.close()
+    is_of_it = any(note.state_after[:12] in known for note in found.notes)
+    return f"{spec.name}, {checkpoint.run_id.hex()}" if is_of_it else ""
 
 
 def _method_of(place: "Home") -> str | None:

@@ -35,7 +35,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     peer: str
     """The node's peer id."""
     run: str
-    """The run's name or id, if the node runs; else empty."""
+    """The name and id of the run that the rounds were of; empty where the node no longer knows."""
     request: Request
     rounds: tuple[Note, ...]
     not_promised: tuple[str, ...] = NOT_PROMISED

@@ -3,17 +3,23 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from fake_node import FakeNode, make_status
 
+from shoal.gossip.run_spec import RunSpec, TensorSpec, run_id
+from shoal.gossip.state.tree_hash import state_hash
 from shoal.methods.errors import BadOption
 from shoal.methods.learning.forgetting import Note, Request
 from shoal.node.cli import main as cli
 from shoal.node.errors import BadConfig
+from shoal.node.storage.checkpoint import Checkpoint, save
+from shoal.node.storage.database import Store
 from shoal.node.storage.forget_file import NAME, ForgetFile
 from shoal.node.storage.forget_report import NOT_PROMISED, check, sign, text_of
 from shoal.node.storage.home import Home
+from shoal.node.storage.model_file import remember_spec
 
 
 @pytest.fixture
@@ -133,6 +139,26 @@ def test_a_report_shows_what_came_of_it_and_what_it_does_not_promise(
     assert all(line in text for line in NOT_PROMISED)
     assert cli.main(["forget", "check", str(tmp_path / "forget-report.json")]) == 0
     assert capsys.readouterr().out.rstrip() == text.rstrip()
+
+
+def test_a_report_names_the_run_that_its_rounds_were_of_and_no_other(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = RunSpec(name="ours", method="efu", tensors=(TensorSpec("w", "float32", (5,)),))
+    run, vector = run_id(spec), np.zeros(5, np.float32)
+    save(home.state_dir, Checkpoint(run, 6, state_hash(vector.data), b"", vector))
+    store = Store(home.database)
+    remember_spec(store, run, spec)
+    file = ForgetFile(home.state_dir)
+    file.ask(Request(peer_data=True))
+    file.note(note(5))
+    assert cli.main(["forget", "report", "--out", str(tmp_path), "--home", str(home.path)]) == 0
+    assert "Run: " not in capsys.readouterr().out, "the node has a run, and the rounds were not of it"
+    ended = msgspec.structs.replace(make_status().history[0], round=5, state_hash=note(5).state_after[:12])
+    store.add_round(run.hex(), ended)
+    store.close()
+    assert cli.main(["forget", "report", "--out", str(tmp_path), "--home", str(home.path)]) == 0
+    assert f"Run: ours, {run.hex()}." in capsys.readouterr().out
 
 
 def test_without_a_request_there_is_nothing_to_report(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
