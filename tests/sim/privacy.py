@@ -115,7 +115,7 @@ class PrivateOracle(Oracle):
         assert isinstance(exchange, MaskedSum)
         state = exchange.origin.state
         assert state is not None
-        grid, privacy, members = exchange._noisy, self.private.privacy, len(exchange._adverts)
+        grid, privacy, members = exchange.numbers.noisy, self.private.privacy, len(exchange._adverts)
         assert grid is not None
         promised = privacy.sigma(mean.size, max(3, members - members // 3))
         places = np.arange(mean.size) % grid.n_words
