@@ -301,7 +301,7 @@ class PortMappingStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the router before this node does for it."""
 
     state: str
-    """off, not needed, looking, mapped, refused, silent, garbled or in vain."""
+    """off, not needed, ready, looking, mapped, refused, silent, garbled or in vain."""
     text: str
     """In one line."""
     fix: str

@@ -36,13 +36,23 @@ def map_port(wanted: Wanted) -> Steps[Grant]:
     Raises:
         NoMapping: it does not.
     """
-    answer = yield from _ask(bytes((0, _ADDRESS)), _ADDRESS, _ADDRESS_FORM.size, _is_any)
-    host = str(IPv4Address(_ADDRESS_FORM.unpack(answer)[4]))
-    wanted.judge(host)
+    host = yield from outer_address(wanted)
     _, external, lifetime = yield from _map(wanted.internal, wanted.ports[0], LEASE)
     if not (external and lifetime):
         raise NoMapping("garbled")
     return Grant("NAT-PMP", host, external, wanted.internal, float(lifetime))
+
+
+def outer_address(wanted: Wanted) -> Steps[str]:
+    """Return the router's address on the outside; nothing is changed.
+
+    Raises:
+        NoMapping: it does not say it, or it is of no use.
+    """
+    answer = yield from _ask(bytes((0, _ADDRESS)), _ADDRESS, _ADDRESS_FORM.size, _is_any)
+    host = str(IPv4Address(_ADDRESS_FORM.unpack(answer)[4]))
+    wanted.judge(host)
+    return host
 
 
 def close_port(grant: Grant) -> Steps[None]:

@@ -1,6 +1,6 @@
 """Port mapping: what became of asking a router for a port, in words for its owner, and what is asked. Pure.
 
-    off ── not needed ── looking ──> mapped | refused | silent | garbled | in vain
+    off ── not needed ── ready ── looking ──> mapped | refused | silent | garbled | in vain
 
 A mapped address is one that the router names. It is believed no further than this: it has to be public, and
 where at least two peers far apart see this node elsewhere, it is not told to anybody.
@@ -11,10 +11,10 @@ from typing import Final, Literal
 
 from shoal.gossip.addresses import Address, listen_at
 from shoal.gossip.reachability import nat_pmp, upnp
-from shoal.gossip.reachability.steps import Grant, NoMapping, Steps, Wanted
+from shoal.gossip.reachability.steps import Grant, NoMapping, Steps, T, Wanted
 from shoal.gossip.scope import Here, Scope
 
-State = Literal["off", "not needed", "looking", "mapped", "refused", "silent", "garbled", "in vain"]
+State = Literal["off", "not needed", "ready", "looking", "mapped", "refused", "silent", "garbled", "in vain"]
 UNREACHABLE: Final[tuple[State, ...]] = ("refused", "silent", "garbled", "in vain")
 """Where others outside the local network cannot dial this node, as far as its router tells."""
 LEAST_PAUSE: Final = 60.0
@@ -73,13 +73,34 @@ def map_port(wanted: Wanted, gateway: str, before: Grant | None = None) -> Steps
     """
     if before is not None and before.control is not None:
         return (yield from upnp.map_port(wanted, gateway, before.control))
-    try:
+    if before is not None:
         return (yield from nat_pmp.map_port(wanted))
+    return (yield from _first_of(nat_pmp.map_port(wanted), upnp.map_port(wanted, gateway)))
+
+
+def look_at(wanted: Wanted, gateway: str) -> Steps[PortMapping]:
+    """Return what the router would do for a node; nothing is changed."""
+    first, second = nat_pmp.outer_address(wanted), upnp.outer_address(wanted, gateway)
+    try:
+        host = yield from _first_of(first, second)
+    except NoMapping as error:
+        return not_mapped(error, wanted)
+    return PortMapping("ready", f"the router answers, at {host}: a node that starts asks it for a port")
+
+
+def _first_of(by_nat_pmp: Steps[T], by_upnp: Steps[T]) -> Steps[T]:
+    """Ask by UPnP where NAT-PMP gives nothing, unless that would be in vain too.
+
+    Raises:
+        NoMapping: as the one that came furthest says.
+    """
+    try:
+        return (yield from by_nat_pmp)
     except NoMapping as first:
-        if first.why == "in vain" or before is not None:
+        if first.why == "in vain":
             raise
         try:
-            return (yield from upnp.map_port(wanted, gateway))
+            return (yield from by_upnp)
         except NoMapping as second:
             raise (first if second.why == "silent" else second) from None
 

@@ -61,13 +61,31 @@ def map_port(wanted: Wanted, gateway: str, known: Control | None = None) -> Step
     """
     control = known or (yield from _find(gateway))
     try:
-        found = yield from _call(control, "GetExternalIPAddress")
-        host = found.get("NewExternalIPAddress")
-        wanted.judge(host)
+        host = yield from _outer(control, wanted)
         port, lease = yield from _add_any(control, wanted)
     except _Fault as fault:
         raise NoMapping("refused", f"{fault.words} ({fault.code})") from None
     return Grant("UPnP", host, port, wanted.internal, lease, control)
+
+
+def outer_address(wanted: Wanted, gateway: str) -> Steps[str]:
+    """Return the router's address on the outside; nothing is changed.
+
+    Raises:
+        NoMapping: it does not say it, or it is of no use.
+    """
+    control = yield from _find(gateway)
+    try:
+        return (yield from _outer(control, wanted))
+    except _Fault as fault:
+        raise NoMapping("refused", f"{fault.words} ({fault.code})") from None
+
+
+def _outer(control: Control, wanted: Wanted) -> Steps[str]:
+    found = yield from _call(control, "GetExternalIPAddress")
+    host = found.get("NewExternalIPAddress")
+    wanted.judge(host)
+    return host
 
 
 def close_port(grant: Grant) -> Steps[None]:

@@ -23,7 +23,6 @@ from shoal.gossip.membership.foreign_lineages import NOT_FOLLOWED
 from shoal.gossip.membership.heard_runs import HeardRuns
 from shoal.gossip.membership.presence import Entry
 from shoal.gossip.net.driver import Driver
-from shoal.gossip.reachability.port_mapping import PortMapping
 from shoal.gossip.run_spec import RunSpec
 from shoal.methods.errors import MethodsError
 from shoal.methods.registry import load_method
@@ -35,6 +34,7 @@ from shoal.node.daemon.roster_keeper import RosterKeeper
 from shoal.node.daemon.rounds import Rounds
 from shoal.node.hivemind_engine.engine import Engine
 from shoal.node.service.machine import Machine
+from shoal.node.service.router import mapping_status
 from shoal.node.status import (
     AloneStatus,
     BootstrapStatus,
@@ -43,7 +43,6 @@ from shoal.node.status import (
     HeardRunStatus,
     LineageStatus,
     PeerStatus,
-    PortMappingStatus,
     RoundStatus,
     RunStatus,
     Status,
@@ -128,13 +127,6 @@ def join_command(config: NodeConfig, addresses: Sequence[str]) -> str:
     if config.run.task:
         words += run_words(config.run)
     return shlex.join(words)
-
-
-def mapping_status(found: PortMapping) -> PortMappingStatus:
-    """Return what came of asking the router for a port."""
-    return PortMappingStatus(
-        state=found.state, text=found.text, fix=found.fix, is_unreachable=found.is_unreachable
-    )
 
 
 def alone_line(alone: AloneStatus, config: NodeConfig) -> str:

@@ -29,7 +29,8 @@ from shoal.node.doctor import machine, node
 from shoal.node.doctor.findings import Finding, finding_of
 from shoal.node.doctor.line import check_line
 from shoal.node.errors import BadConfig, BadHome, NotRunning, Refused, UserError
-from shoal.node.status import Status
+from shoal.node.service.router import ask_router
+from shoal.node.status import PortMappingStatus, Status
 from shoal.node.storage.database import Store
 from shoal.node.storage.home import Home, typed
 from shoal.node.storage.model_file import newest_spec
@@ -130,7 +131,7 @@ def examine(seen: Seen, *, mbit: float | None = None, numel: int = 0) -> list[Fi
         *node.check_rounds(status, time.time()),
         node.check_peers(status, [] if status is not None else _dials(config)),
         node.check_reach(status, _port_of(config), config.network.hidden),
-        *node.check_router(status),
+        *node.check_router(_router(seen)),
     ]
     if mbit is not None:
         found.append(line(seen, mbit, numel))
@@ -251,6 +252,13 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _router(seen: Seen) -> PortMappingStatus | None:
+    """Return what the node says of the router; where none runs, what the router says itself."""
+    if seen.status is not None:
+        return seen.status.port_mapping
+    return None if seen.refusal or seen.problems else ask_router(seen.config.network)
 
 
 def _dials(config: NodeConfig) -> list[tuple[str, str]]:

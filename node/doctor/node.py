@@ -9,7 +9,7 @@ from typing import Final
 from shoal.gossip.addresses import endpoint, listen_at
 from shoal.gossip.scope import Scope, scope_of
 from shoal.node.doctor.findings import Finding, Level, finding_of
-from shoal.node.status import Status
+from shoal.node.status import PortMappingStatus, Status
 from shoal.node.text import duration
 
 QUIET: Final = 3.0
@@ -68,9 +68,8 @@ def check_reach(status: Status | None, port: int, is_hidden: bool) -> Finding:
     return Finding("reach", "note", text, fix)
 
 
-def check_router(status: Status | None) -> list[Finding]:
-    """Look at what the router does for the running node."""
-    found = status.port_mapping if status is not None else None
+def check_router(found: PortMappingStatus | None) -> list[Finding]:
+    """Look at what the router does for the node, or would do."""
     if found is None or found.state == "off":
         return []
     level: Level = "note" if found.is_unreachable or found.state == "looking" else "ok"

@@ -21,6 +21,7 @@ from shoal.gossip.reachability.port_mapping import (
     PortMapping,
     close_port,
     judge,
+    look_at,
     map_port,
     mapped,
     not_mapped,
@@ -50,6 +51,12 @@ class Listening(Protocol):
     def here(self) -> Here:
         """Return which networks it is in, and where peers see it."""
         ...
+
+
+async def look_at_router(port: int, route: Route, places: Places) -> PortMapping:
+    """Return what the router would do for a node that listens on this port; nothing is changed."""
+    wanted = Wanted(port, route.local, (port,), lambda host: judge(host, Here()))
+    return await run_steps(look_at(wanted, route.gateway), route, places)
 
 
 class PortMapper:

@@ -8,10 +8,10 @@ from shoal.gossip.reachability.port_mapping import OFF, mapped, not_mapped
 from shoal.gossip.reachability.steps import Grant, NoMapping, Wanted
 from shoal.gossip.run_spec import RunSettings, RunSpec, TensorSpec
 from shoal.methods.registry import load_method
-from shoal.node.daemon.status_report import mapping_status
 from shoal.node.doctor import machine, node
 from shoal.node.doctor.findings import Finding, Level, closing, exit_code
 from shoal.node.doctor.line import check_line, line_of
+from shoal.node.service.router import mapping_status
 from shoal.node.status import BootstrapStatus
 
 GB = 10**9
@@ -145,16 +145,16 @@ def test_what_the_router_does_for_a_node_is_told_with_what_to_do() -> None:
     refused = not_mapped(
         NoMapping("refused", "no way"), Wanted(4710, "192.168.1.23", (4710,), lambda _: None)
     )
-    found = node.check_router(make_status(port_mapping=mapping_status(refused)))
+    found = node.check_router(mapping_status(refused))
     assert levels(found) == ["note"]
     assert found[0].text == "the router opens no port: no way"
     assert "forward TCP 4710 to 192.168.1.23" in found[0].fix
     alone = make_status(addresses=["/ip4/192.168.1.23/tcp/4710"], port_mapping=mapping_status(refused))
     assert node.check_reach(alone, 4710, is_hidden=False).fix == ""
     opened = mapped(Grant("UPnP", "8.9.10.11", 4711, 4710, 3600.0))
-    assert levels(node.check_router(make_status(port_mapping=mapping_status(opened)))) == ["ok"]
-    assert node.check_router(make_status(port_mapping=mapping_status(OFF))) == []
-    assert node.check_router(make_status()) == node.check_router(None) == []
+    assert levels(node.check_router(mapping_status(opened))) == ["ok"]
+    assert node.check_router(mapping_status(OFF)) == []
+    assert node.check_router(None) == []
 
 
 def test_a_node_whose_rounds_stopped_or_fail_is_told() -> None:

@@ -13,7 +13,7 @@ from hosts import until
 from shoal.gossip.addresses import Address
 from shoal.gossip.net.router import asking
 from shoal.gossip.net.router.asking import MAX_BODY, Places, run_steps
-from shoal.gossip.net.router.port_mapper import PortMapper
+from shoal.gossip.net.router.port_mapper import PortMapper, look_at_router
 from shoal.gossip.net.router.routes import Route, default_route, gateway_in, gateway_of, local_towards
 from shoal.gossip.reachability.port_mapping import LOOPBACK, PUBLIC
 from shoal.gossip.reachability.steps import Datagram, Request, Response, Step, Steps
@@ -121,6 +121,26 @@ def test_a_node_for_its_own_machine_or_with_a_public_address_asks_no_router() ->
     assert look(router, public).outcome == PUBLIC
     assert look(router, FakeNetwork([Address("ip6", "::", 4710)])).outcome == LOOPBACK
     assert router.heard == []
+
+
+@pytest.mark.parametrize(
+    ("router", "state", "words"),
+    [
+        (Router(OUTER), "ready", f"answers, at {OUTER}"),
+        (Router(OUTER, speaks_pmp=False), "ready", f"answers, at {OUTER}"),
+        (Router("10.0.0.7"), "in vain", "own address is 10.0.0.7"),
+    ],
+)
+def test_a_router_can_be_looked_at_and_nothing_is_changed(router: Router, state: str, words: str) -> None:
+    async def main() -> None:
+        async with running(router) as places:
+            found = await look_at_router(4710, ROUTE, places)
+            assert found.state == state
+            assert words in found.text
+            assert router.ports == {}
+            assert not any("AddPort" in each or each == "pmp 2" for each in router.heard)
+
+    trio.run(main)
 
 
 # --- what carries the steps -----------------------------------------------------------------------
