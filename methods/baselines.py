@@ -49,8 +49,8 @@ def yardsticks(method: str, options: Mapping[str, Scalar], setting: Setting) -> 
 
 def work_of_epochs(method: str, options: Mapping[str, Scalar], examples: int, unlabelled: int) -> Options:
     """Return the steps and the batch size of a method whose local work is told in epochs."""
-    epochs = int(options["epochs"]) + int(options.get("cluster_epochs", 0))
-    batch_size, passed = int(options["batch_size"]), examples
+    epochs = sum(int(options.get(name, 0)) for name in ("epochs", "cluster_epochs", "local_epochs"))
+    batch_size, passed = int(options["batch_size" if "batch_size" in options else "rows"]), examples
     if method == "fedstar" and unlabelled:
         # Half of a batch is labelled; it is the other half that passes once per epoch.
         batch_size, passed = batch_size // 2, unlabelled

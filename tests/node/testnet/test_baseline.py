@@ -12,6 +12,7 @@ from shoal.gossip.run_spec import Scalar
 from shoal.methods.baselines import System
 from shoal.methods.learning.learner import TorchLearner
 from shoal.methods.learning.task import load_task
+from shoal.methods.registry import method_names
 from shoal.node.testnet.baseline import alone, beside, groups, local_config, run_system
 from shoal.node.testnet.comparison import lines_expected
 from shoal.node.testnet.plan import EACH_ALONE, Plan, ShareAlone, task_options
@@ -30,6 +31,16 @@ def test_local_work_is_that_of_the_method() -> None:
 def test_epochs_are_told_in_steps(method: str, steps: int, batch_size: int) -> None:
     config = local_config(Plan(method=method), 300, 310)
     assert (config.steps, config.batch_size) == (steps, batch_size)
+
+
+def test_passes_without_and_with_a_host_count_both() -> None:
+    config = local_config(Plan(method="sfprompt", options={"rows": 50, "epochs": 3, "local_epochs": 5}), 300)
+    assert (config.steps, config.batch_size) == (8 * 6, 50)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_that_comes_with_shoal_has_its_local_work_told(method: str) -> None:
+    assert local_config(Plan(method=method), 300, 310).steps >= 1
 
 
 def test_a_share_alone_reaches_what_plain_training_reaches() -> None:
