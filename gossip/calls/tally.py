@@ -50,8 +50,9 @@ class Tally:
         self.handovers.clear()
 
     def left(self, verb: str, peer: PeerId, why: str, since: float) -> None:
-        """A peer did not answer what it was asked first, at `since`."""
-        self._left.setdefault(verb, (peer, why, since))
+        """A peer did not answer what it was asked first, at `since`; an empty name is no peer."""
+        if peer:
+            self._left.setdefault(verb, (peer, why, since))
 
     def answered(self, verb: str, peer: PeerId, seconds: float, now: float) -> None:
         """A peer answered a call of ours after so many seconds."""

@@ -61,6 +61,7 @@ BUILT_IN_SHARES: Final[Mapping[str, tuple[str, ...]]] = {
     "digits_noisy": ("share", "seed"),
     "digits_tones": ("share", "alpha", "seed"),
     "shapes": ("share", "alpha", "seed"),
+    "shifted": ("share", "alpha", "seed"),
     "tables": ("share", "alpha", "seed"),
     "tones": ("share", "seed"),
 }

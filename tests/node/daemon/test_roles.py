@@ -107,6 +107,23 @@ def test_a_host_that_answers_after_all_was_not_left() -> None:
     assert status_of(net.nodes[A].calls, net.now).handovers == []  # type: ignore[union-attr]
 
 
+def test_a_call_while_nobody_hosts_leaves_nobody() -> None:
+    net = CallNet(A, H)
+    net.attach(A, is_willing=False)
+    net.call(A, 7, "", b"1")
+    net.run(PATIENCE + 1)
+    assert not net.nodes[A].ended[0].peer
+    net.attach(H, takes=True)
+    net.run(1)
+    net.want(H, Next(("ask",), Count(1)))
+    net.call(A, 8, (H,), b"2")
+    net.run(LATENCY)
+    net.answer(H)
+    net.run(1)
+    assert net.nodes[A].ended[-1].peer == H
+    assert status_of(net.nodes[A].calls, net.now).handovers == []  # type: ignore[union-attr]
+
+
 def test_what_is_kept_for_watching_is_bounded() -> None:
     tally = Tally()
     for number in range(2 * MAX_COUNTED):

@@ -126,3 +126,8 @@ def test_a_task_may_lie_in_the_current_folder(tmp_path: Path) -> None:
     found = subprocess.run([*BASELINE, plan], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert found.returncode == 0, found.stderr
     assert len(found.stdout.splitlines()) == 2
+
+
+def test_nodes_of_a_task_to_fit_a_model_to_have_shares() -> None:
+    found = [task_options(Plan(nodes=4, task="shifted", alpha=0.5), index) for index in (1, 2)]
+    assert found == [{"share": f"{index}/4", "alpha": 0.5, "seed": 0} for index in (1, 2)]
