@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from shoal.node.cli.round_rows import COLUMNS, cells
-from shoal.node.errors import BadConfig
+from shoal.node.errors import BadConfig, UserError
 from shoal.node.storage.database import KeptRound
 from shoal.node.storage.home import Home
 
@@ -184,4 +184,9 @@ def tracker_of(text: str, home: Home) -> Tracker:
         raise BadConfig(f"{kind} is not installed: pip install {PACKAGES[kind]}") from None
     except OSError as error:
         raise BadConfig(f"cannot write {place}: {error.strerror}; name another file") from None
+    except UserError:
+        raise
+    except Exception as error:  # the boundary to a tracker's library, which raises anything
+        said = " ".join(str(error).split()).partition(". ")[0]
+        raise BadConfig(f"{kind} refuses {place!r}: {said[:300]}; name another place") from None
     raise BadConfig(f"{text!r} is no tracker: {TRACKERS}")

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 import math
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from shoal.node.cli import main as cli
 from shoal.node.cli.history import seconds_of
-from shoal.node.cli.trackers import figures
+from shoal.node.cli.trackers import figures, tracker_of
 from shoal.node.errors import BadConfig
 from shoal.node.status import RoundStatus
 from shoal.node.storage.database import KeptRound, Store
@@ -138,3 +140,17 @@ def test_what_is_no_tracker_is_refused_with_what_to_write(
     code, _, err = run(capsys, "track", "--home", home.path, "--to", text, "--once")
     assert code == 2
     assert "csv:FILE" in err or "name another file" in err
+
+
+class Refusing(ModuleType):
+    """A tracker's library that takes no folder, as that of MLflow."""
+
+    def set_tracking_uri(self, address: str) -> None:
+        raise RuntimeError(f"The folder {address} is\nof no use. Read this long page")
+
+
+def test_what_a_trackers_library_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", Refusing("mlflow"))
+    with pytest.raises(BadConfig) as error:
+        tracker_of("mlflow:./runs", Home(tmp_path))
+    assert str(error.value) == ("mlflow refuses './runs': The folder ./runs is of no use; name another place")
