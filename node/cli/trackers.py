@@ -186,7 +186,7 @@ def tracker_of(text: str, home: Home) -> Tracker:
         raise BadConfig(f"cannot write {place}: {error.strerror}; name another file") from None
     except UserError:
         raise
-    except Exception as error:  # the boundary to a tracker's library, which raises anything
+    except Exception as error:  # noqa: BLE001  # the boundary to a library, which raises anything
         said = " ".join(str(error).split()).partition(". ")[0]
         raise BadConfig(f"{kind} refuses {place!r}: {said[:300]}; name another place") from None
     raise BadConfig(f"{text!r} is no tracker: {TRACKERS}")
