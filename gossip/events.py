@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -41,16 +42,13 @@ class Loan:
     So a slow peer, which others may have given up, never receives numbers of a later round.
     """
 
-    __slots__ = ("_is_over", "_view")
+    __slots__ = ("_view", "is_over")
 
     def __init__(self, view: memoryview) -> None:
         """`view`: what is lent."""
-        self._view, self._is_over = view, False
-
-    @property
-    def is_over(self) -> bool:
+        self._view = view
+        self.is_over = False
         """Whether the bytes may be others by now."""
-        return self._is_over
 
     @property
     def view(self) -> memoryview:
@@ -59,13 +57,13 @@ class Loan:
         Raises:
             TakenBack: they may be others by now.
         """
-        if self._is_over:
+        if self.is_over:
             raise TakenBack
         return self._view
 
     def end(self) -> None:
         """Take it back: the memory is about to be written."""
-        self._is_over = True
+        self.is_over = True
 
     def __len__(self) -> int:
         """Return how many bytes were lent."""
@@ -76,19 +74,17 @@ class Loan:
         return bytes(self.view)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A message arrived from a peer whose identity the link has proved."""
 
     peer: PeerId
     message: PeerMessage
     data: Data = b""
-    head: bytes = field(default=b"", compare=False, repr=False)
+    head: bytes = b""
     """As it came, signed by its sender: what may be shown to others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arriving:
+class Arriving(msgspec.Struct, frozen=True):
     """A bulk message of a peer is on its way, and not here yet."""
 
     peer: PeerId
@@ -134,8 +130,7 @@ class Timer(Enum):
     BASE = "base"
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """The time given in a `SetTimer` of this name has come."""
 
     name: Timer
@@ -176,8 +171,7 @@ class Learned:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send a message to a peer. Delivery is not promised; order between two peers is."""
 
     peer: PeerId
@@ -221,16 +215,14 @@ class ProbeLink:
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True):
     """Fire `TimerFired(name)` at this time. Setting a name again moves it; `at` infinity stops it."""
 
     at: float
     name: Timer
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
+class Notify(msgspec.Struct, frozen=True):
     """A result for whoever runs the core."""
 
     notice: "Notice"

@@ -77,12 +77,9 @@ class Lifecycle:
 
     def __init__(self, me: PeerId, phase: Phase = Phase.HELPING) -> None:
         """`me`: for the log."""
-        self._me, self._phase = me, phase
-
-    @property
-    def phase(self) -> Phase:
-        """What the node is doing."""
-        return self._phase
+        self._me = me
+        self.phase = phase
+        """What the node is doing; for `enter` alone to change."""
 
     def enter(self, trigger: Trigger) -> None:
         """Go to the phase that follows.
@@ -90,10 +87,10 @@ class Lifecycle:
         Raises:
             LocalViolation: nothing of the kind can happen in this phase.
         """
-        former = self._phase
+        former = self.phase
         following = _TABLE.get((former, trigger))
         if following is None:
             raise LocalViolation(f"while {former.value}: {trigger.value}")
-        self._phase = following
+        self.phase = following
         if following is not former:
             log.debug("%s: %s -> %s: %s", short(self._me), former.value, following.value, trigger.value)

@@ -18,6 +18,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final, Literal
 
 from shoal.gossip.addresses import Endpoint
@@ -72,12 +73,22 @@ def scope_of(host: str, internet: Iterable[Network] = ()) -> Scope:
 
     `internet`: networks that count as public, of a laboratory.
     """
+    if not internet:
+        return _scope_of(host)
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return Scope.NAME
-    if any(address in each for each in internet):
-        return Scope.PUBLIC
+    return Scope.PUBLIC if any(address in each for each in internet) else _scope_of(host)
+
+
+@lru_cache(1024)
+def _scope_of(host: str) -> Scope:
+    """Return the same by the table alone; peers name the same few addresses again and again."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return Scope.NAME
     return next((scope for scope, row in _ROWS if any(address in each for each in row)), Scope.NEVER)
 
 

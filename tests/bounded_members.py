@@ -1,7 +1,6 @@
 """Members of one all-reduce of params, and what liars among them make of what they send."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -112,7 +111,7 @@ def times(liar: PeerId, factor: float, kind: type) -> Bend:
         if sender != liar or not isinstance(effect.message, kind):
             return [effect]
         numbers = np.frombuffer(bytes(effect.data), np.float32) * np.float32(factor)
-        return [replace(effect, data=numbers.tobytes())]
+        return [msgspec.structs.replace(effect, data=numbers.tobytes())]
 
     return bend
 
@@ -120,7 +119,7 @@ def times(liar: PeerId, factor: float, kind: type) -> Bend:
 def announcing(liar: PeerId, change: Change, then: Bend | None = None) -> Bend:
     def bend(sender: PeerId, effect: Send) -> list[Send]:
         if sender == liar and isinstance(effect.message, Announce):
-            return [replace(effect, message=change(effect.message, effect.peer))]
+            return [msgspec.structs.replace(effect, message=change(effect.message, effect.peer))]
         return then(sender, effect) if then is not None else [effect]
 
     return bend

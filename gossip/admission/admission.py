@@ -145,6 +145,8 @@ class Admission:
 
     def is_inside(self, peer: PeerId, now: float) -> bool:
         """Tell whether a peer takes part in the run: only then it averages, and is given a state."""
+        if self.roster is None and not self.refused:
+            return True
         is_in = self.roster is None or self.roster.may_take_part(peer, now)
         return is_in and not self.is_refused(peer, now)
 

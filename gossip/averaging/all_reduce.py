@@ -64,6 +64,13 @@ DONE_GRACE: Final = 2.0
 Talk: TypeAlias = (
     Announce | Announcements | Unannounced | Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
 )
+HEARD: Final = (
+    *(Part, Reduced, Alive, Done, Announce, Announcements, Unannounced, Yield, Claim, Cut, Abandon),
+    Digest,
+)
+"""What is taken of a member, `Talk` by how often it comes; a digest tells what it asks for."""
+NUMBERED: Final = (Part, Reduced, Yield, Claim)
+"""What is about a part."""
 
 
 class AllReduce(Reducing):
@@ -142,22 +149,24 @@ class AllReduce(Reducing):
     def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
         member = self._number.get(peer, self._mine)
-        if member == self._mine or not isinstance(message, Talk | Digest):
+        if member == self._mine or not isinstance(message, HEARD):
             return []
         self._heard[member] = now
         self._spoke.add(member)
-        if self._is_other_ask(message):
-            return self._exchange_nothing_with(member, now)
-        match message:
-            case Digest():
-                return []
-            case Abandon():
-                self._note_failure(member, "left the round", self._expected_bytes)
-                return self._lose(member, now)
-            case Cut():
-                return self._handle_cut(member, message, now)
-        if isinstance(message, Announce | Announcements | Unannounced):
-            return self._handle_announced(member, message, now)
+        # Nearly all are about a part.
+        if not isinstance(message, NUMBERED):
+            if self._is_other_ask(message):
+                return self._exchange_nothing_with(member, now)
+            match message:
+                case Digest():
+                    return []
+                case Abandon():
+                    self._note_failure(member, "left the round", self._expected_bytes)
+                    return self._lose(member, now)
+                case Cut():
+                    return self._handle_cut(member, message, now)
+                case Announce() | Announcements() | Unannounced():
+                    return self._handle_announced(member, message, now)
         if self.is_over or member not in self._alive:
             return self._turn_away(member, message)
         self._take_bulk(member, data, now)
@@ -347,10 +356,11 @@ class AllReduce(Reducing):
         is_last = 2 * len(self._done) >= len(self._members) - 1
         longest = self.config.silence_timeout
         silence = min(longest, SHORTEST_TIMEOUT) if is_last else longest
+        silent = {m for m in self._others if now - self._heard[m] >= silence * self._patience_with(m)}
+        if not silent and all(now < self._progress[member].due for member in self._others):
+            return []  # whoever is waited for has until then at least
         return [
-            member
-            for member, due in sorted(self._waited_for().items())
-            if now >= due or now - self._heard[member] >= silence * self._patience_with(member)
+            member for member, due in sorted(self._waited_for().items()) if now >= due or member in silent
         ]
 
     def _tick(self, now: float) -> Effects:

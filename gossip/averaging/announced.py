@@ -76,6 +76,8 @@ class Announced:
         self._norms: dict[bytes, Vector] = {}
         self._said: dict[bytes, Announce] = {}
         self._terms: dict[tuple[tuple[bytes, ...], int], PartTerms] = {}
+        self._found: dict[tuple[tuple[int, ...], bytes], tuple[bytes, ...]] = {}
+        """What digests stand for that were found out, by members: that of a chunk is the next one's too."""
         self._ceilings: dict[tuple[int, bytes], tuple[float, float]] = {}
         self._common: bytes | None = None
 
@@ -86,7 +88,7 @@ class Announced:
         if not (0 <= announce.weight <= MAX_WEIGHT and 0 < announce.discount <= 1):
             return False
         norms = np.frombuffer(announce.norms, "<f4")
-        return bool(np.all(norms >= 0) and np.all(norms <= self._max_norm))
+        return bool((norms >= 0).all() and (norms <= self._max_norm).all())
 
     def add(self, member: int, signed: SignedAnnounce) -> bool:
         """Take a sound announcement; tells whether its author has said something else before."""
@@ -111,11 +113,15 @@ class Announced:
 
     def find(self, members: list[int], digest: bytes) -> tuple[bytes, ...] | None:
         """Return the names of the announcements that a digest stands for, where all of them are held."""
+        key = (tuple(members), digest)
+        if (known := self._found.get(key)) is not None:
+            return known
         if any(member not in self._held for member in members):
             return None
         versions = ([name for name, _ in self._held[member]] for member in members)
         for tried, names in enumerate(product(*versions)):
             if digest_of(names) == digest:
+                self._found[key] = names
                 return names
             if tried >= MAX_TRIES:
                 break

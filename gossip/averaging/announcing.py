@@ -61,9 +61,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_sane(numbers: Vector, max_norm: float = 1e15) -> bool:
     """Tell whether numbers may take part: finite, and not absurdly large."""
-    # One pass: a NaN or an infinity anywhere makes the square sum not finite.
-    with np.errstate(over="ignore"):
-        return bool(np.dot(numbers, numbers) <= max_norm**2)
+    # One pass: a NaN or an infinity anywhere makes the square sum not finite. This product warns of nothing.
+    return bool(np.vdot(numbers, numbers) <= max_norm**2)
 
 
 class Announcing(Attendance):
@@ -118,7 +117,7 @@ class Announcing(Attendance):
     def _announce(self) -> Effects:
         """Tell all how much our contribution weighs, and how large it is in each part."""
         origin, clips = self._chunks.origin, self.config.combine == "clip"
-        rows = np.zeros((CLIPPED_ROWS if clips else ROWS, len(self._members)))
+        rows = [[0.0] * len(self._members) for _ in range(CLIPPED_ROWS if clips else ROWS)]
         last = origin.last_name if clips and origin.name else b""
         for part in range(len(self._members)):
             for chunk in range(self._chunks.count(part)):
@@ -129,7 +128,8 @@ class Announcing(Attendance):
                     based, apart = self._chunks.squares_apart(part, chunk, numbers)
                 elif origin.name:
                     based = self._chunks.squares(part, chunk, numbers, is_based=True)
-                rows[:, part] += (*based, *raw, *apart)[: len(rows)]
+                for row, more in zip(rows, (*based, *raw, *apart), strict=False):
+                    row[part] += more
         norms = pack_norms(np.sqrt(rows))
         said = (self._weight, origin.name, origin.mixes, norms, self.ask, self._discount, last)
         announce = Announce(self.group.id, self.index, *said)

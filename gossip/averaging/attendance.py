@@ -234,7 +234,7 @@ class Attendance:
 
     def _is_other_ask(self, message: ExchangeMessage) -> bool:
         """Whether a message opens another exchange than this."""
-        return isinstance(message, Announce | Digest) and self.ask not in (UNNAMED, message.ask)
+        return isinstance(message, (Announce, Digest)) and self.ask not in (UNNAMED, message.ask)
 
     def _exchange_nothing_with(self, member: int, now: float) -> Effects:
         """Go on without a member that asks for something else, or end where half of the members do."""

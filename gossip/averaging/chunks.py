@@ -6,6 +6,7 @@ are lent: before a place is written they are taken back, also when the exchange 
 written anew next round while a slow member's copy may still wait to be sent.
 """
 
+from itertools import pairwise
 from math import inf, sqrt
 
 import numpy as np
@@ -75,9 +76,14 @@ class Chunks:
         self.origin = origin
         self.codec = CODECS[codec]
         self._exact_from = vector.size - exact
-        self._vector, self._chunk_numel = vector, chunk_numel
+        self._vector = vector
         self._feedback = feedback if self.codec.needs_feedback else None
         self._edges = [grain * edge for edge in bounds(vector.size // grain, shares)]
+        self._ends = [
+            [(at, min(at + chunk_numel, hi)) for at in range(lo, hi, chunk_numel)]
+            for lo, hi in pairwise(self._edges)
+        ]
+        """By part and chunk: where it begins and ends."""
         self._is_exact = codec == "float32"
         # By (part, chunk), for lossy codecs: what was sent must be sent again the same.
         self._sent: dict[tuple[int, int], Data] = {}
@@ -86,18 +92,19 @@ class Chunks:
 
     def count(self, part: int) -> int:
         """Return how many chunks a part has."""
-        return -(-(self._edges[part + 1] - self._edges[part]) // self._chunk_numel)
+        return len(self._ends[part])
 
     def view(self, part: int, chunk: int) -> Vector:
         """Return a chunk of the vector: our contribution, or the mean once it is stored."""
-        lo = self._edges[part] + chunk * self._chunk_numel
-        return self._vector[lo : min(lo + self._chunk_numel, self._edges[part + 1])]
+        lo, hi = self._ends[part][chunk]
+        return self._vector[lo:hi]
 
     def fits(self, part: int, chunk: int, data: Data) -> bool:
         """Tell whether there is such a chunk, and whether its bytes are as many as these."""
-        if chunk >= self.count(part):
+        if chunk >= len(self._ends[part]):
             return False
-        return len(data) == self._codec(part, chunk).size(self.view(part, chunk).size)
+        lo, hi = self._ends[part][chunk]
+        return len(data) == self._codec(part, chunk).size(hi - lo)
 
     def contribution(self, part: int, chunk: int) -> Loan:
         """Return our contribution as it travels; the same bytes whenever asked, to one owner at a time."""
@@ -133,7 +140,8 @@ class Chunks:
     def read(self, part: int, chunk: int, data: Data) -> Vector | None:
         """Return the numbers in a peer's bytes, or nothing where they are none of the codec's."""
         try:
-            return self._codec(part, chunk).decode(data, self.view(part, chunk).size)
+            lo, hi = self._ends[part][chunk]
+            return self._codec(part, chunk).decode(data, hi - lo)
         except BadCode:
             return None
 
@@ -144,6 +152,8 @@ class Chunks:
         """
         lo, split, hi = self._span(part, chunk)
         of_numbers = self.origin.of_numbers(lo, split) if is_based else None
+        if split == hi:  # as nearly everywhere
+            return square(numbers, of_numbers), 0.0
         of_buffers = self.origin.of_buffers(split, hi) if is_based else None
         return square(numbers[: split - lo], of_numbers), square(numbers[split - lo :], of_buffers)
 
@@ -176,6 +186,8 @@ class Chunks:
         mean: Vector = np.frombuffer(BUFFERS.take(4 * (hi - lo)), np.float32)
         spans = ((lo, split, self.origin.of_numbers), (split, hi, self.origin.of_buffers))
         for (first, last, origin_of), each in zip(spans, terms, strict=True):
+            if first == last:
+                continue
             here = slice(first - lo, last - lo)
             given, shares = [vector[here] for vector in vectors], [*each.shares]
             origin = origin_of(first, last) if is_based else None
@@ -208,9 +220,9 @@ class Chunks:
 
     def _span(self, part: int, chunk: int) -> tuple[int, int, int]:
         """Return where a chunk begins, where in it the buffers begin, and where it ends."""
-        lo = self._edges[part] + chunk * self._chunk_numel
-        hi = min(lo + self._chunk_numel, self._edges[part + 1])
-        return lo, min(max(self._exact_from, lo), hi), hi
+        lo, hi = self._ends[part][chunk]
+        split = self._exact_from
+        return lo, hi if split >= hi else max(split, lo), hi
 
     def make(self, part: int, chunk: int, mean: Vector) -> None:
         """Store a mean that we made, as those who receive it will read it."""
@@ -251,16 +263,15 @@ class Chunks:
         view = self.view(part, chunk)
         view[:] = mean
         if self.origin.variances:
-            self.origin.keep_positive(view, self._edges[part] + chunk * self._chunk_numel)
+            self.origin.keep_positive(view, self._ends[part][chunk][0])
 
     def _codec(self, part: int, chunk: int) -> Codec:
         """Return how this chunk travels: the end of the vector as it is."""
         if self._is_exact:
             return self.codec
-        lo = self._edges[part] + chunk * self._chunk_numel
-        hi = min(lo + self._chunk_numel, self._edges[part + 1])
+        lo, hi = self._ends[part][chunk]
         return with_exact_end(self.codec, hi - max(lo, self._exact_from) if hi > self._exact_from else 0)
 
     def _owed(self, errors: Vector, part: int, chunk: int) -> Vector:
-        lo = self._edges[part] + chunk * self._chunk_numel
-        return errors[lo : min(lo + self._chunk_numel, self._edges[part + 1])]
+        lo, hi = self._ends[part][chunk]
+        return errors[lo:hi]

@@ -83,9 +83,12 @@ class Ledger:
         if names is None:
             return Verdict.UNKNOWN
         terms = self.announced.terms(members, names, part)
-        ours = self.announced.base_of(self.announced.first([self._mine])[0])
-        bases = {self.announced.base_of(name) for name in names}
-        if bases != {ours} if terms.base else bool(self.announced.common):
+        if terms.base:
+            ours = self.announced.base_of(self.announced.first([self._mine])[0])
+            is_elsewhere = any(self.announced.base_of(name) != ours for name in names)
+        else:
+            is_elsewhere = bool(self.announced.common)
+        if is_elsewhere:
             return Verdict.ELSEWHERE
         squares = self._chunks.squares(part, chunk, mean, is_based=bool(terms.base))
         if not self._fits(part, chunk, ballot, squares, terms):
@@ -106,19 +109,24 @@ class Ledger:
         self, part: int, chunk: int, ballot: int, squares: tuple[float, float], terms: PartTerms
     ) -> bool:
         at, known = self._means.get(part, (ballot, {}))
-        others = [each for number, each in known.items() if at == ballot and number != chunk]
-        sets = {id(each): each for _, each in others} | {id(terms): terms}
+        others = [each for number, each in known.items() if number != chunk] if at == ballot else []
+        sets = {id(each): each for _, each in others} if others else {}
+        sets[id(terms)] = terms
         most_sets = sqrt(min(len(sets), MAX_SETS))
         # Where all that are known are in it, the bound is below the ceiling as it is.
         are_all = len(terms.numbers.shares) == len(self.announced.members)
         ceilings = (inf, inf) if are_all else self.announced.ceiling(part, terms.base)
-        for row, (square, ceiling) in enumerate(zip(squares, ceilings, strict=True)):
-            bounds = [(each.buffers if row else each.numbers).bound for each in sets.values()]
+        for row in (0, 1):
+            square, ceiling = squares[row], ceilings[row]
             own = (terms.buffers if row else terms.numbers).bound
-            total = square + sum(seen[row] for seen, _ in others)
-            for found, bound in ((square, own), (total, most_sets * max(bounds))):
-                if not self._is_mean_within(part, found, min(bound, ceiling), terms, is_buffers=bool(row)):
-                    return False
+            if not self._is_mean_within(part, square, min(own, ceiling), terms, is_buffers=bool(row)):
+                return False
+            if not others:
+                continue  # nothing is added to it
+            bounds = [(each.buffers if row else each.numbers).bound for each in sets.values()]
+            total, bound = square + sum([seen[row] for seen, _ in others]), most_sets * max(bounds)
+            if not self._is_mean_within(part, total, min(bound, ceiling), terms, is_buffers=bool(row)):
+                return False
         return True
 
     def _is_mean_within(
@@ -151,8 +159,9 @@ def _totals(sums: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 def _are_within(sums: Mapping[int, tuple[float, float]], norms: tuple[float, float]) -> bool:
     """Tell whether sums of squares by chunk are of no more than was announced."""
-    totals = _totals(sums.values())
-    return all(_is_within(total, norm * (1 + TOLERANCE)) for total, norm in zip(totals, norms, strict=True))
+    numbers, buffers = _totals(sums.values())
+    most = 1 + TOLERANCE
+    return _is_within(numbers, norms[0] * most) and _is_within(buffers, norms[1] * most)
 
 
 def _is_within(square: float, norm: float) -> bool:

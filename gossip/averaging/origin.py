@@ -115,15 +115,20 @@ def square(numbers: Vector, origin: Vector | None) -> float:
     """Return the squared distance of numbers from an origin or zero; not finite if they are not."""
     if not numbers.size:
         return 0.0
-    if origin is None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(np.dot(numbers, numbers))
-    total, scratch = 0.0, np.empty(min(PIECE, numbers.size), np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for at in range(0, numbers.size, PIECE):
-            piece = numbers[at : at + PIECE]
-            apart = np.subtract(piece, origin[at : at + PIECE], out=scratch[: piece.size])
-            total += float(np.dot(apart, apart))
+    # Of the products of two vectors this one alone warns of nothing.
+    return float(np.vdot(numbers, numbers)) if origin is None else _square_apart(numbers, origin)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _square_apart(numbers: Vector, origin: Vector) -> float:
+    if numbers.size <= PIECE:
+        apart = numbers - origin
+        return float(np.vdot(apart, apart))
+    total, scratch = 0.0, np.empty(PIECE, np.float32)
+    for at in range(0, numbers.size, PIECE):
+        piece = numbers[at : at + PIECE]
+        apart = np.subtract(piece, origin[at : at + PIECE], out=scratch[: piece.size])
+        total += float(np.vdot(apart, apart))
     return total
 
 

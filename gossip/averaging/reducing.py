@@ -6,6 +6,7 @@
 Why this is safe is said in all_reduce.py, which takes the messages and keeps the deadlines.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -69,6 +70,7 @@ class Reducing(Announcing):
         """
         super().__init__(me, group, index, vector, weight, config, feedback, origin, ask, discount)
         n_members = len(group.members)
+        self._turn = group.turn
         self.result: Exchanged | None = None
         self.is_left_out = False
         # Means that wait for what they were made by.
@@ -113,7 +115,7 @@ class Reducing(Announcing):
         effects: Effects = []
         for chunk, mask in enumerate(self._masks[part]):
             if mask:
-                effects.append(self._mean_message(owner, part, chunk, self._at_ballot[part][chunk]))
+                effects += self._mean_messages([owner], part, chunk, self._at_ballot[part][chunk])
             else:
                 head = Part(self.group.id, self.index, part, chunk, ballot)
                 loan = self._chunks.contribution(part, chunk)
@@ -121,13 +123,17 @@ class Reducing(Announcing):
                 effects.append(Send(self._members[owner], head, loan))
         return effects
 
-    def _mean_message(self, member: int, part: int, chunk: int, ballot: int) -> Send:
+    def _mean_messages(self, members: Iterable[int], part: int, chunk: int, ballot: int) -> Effects:
         mask = self._masks[part][chunk].to_bytes(8, "big")
         made_by = self._made_by[part][chunk]
         head = Reduced(self.group.id, self.index, part, chunk, ballot, mask, made_by)
-        loan = Loan(memoryview(self._chunks.mean(part, chunk)))
-        self._lent.setdefault(member, []).append(loan)
-        return Send(self._members[member], head, loan)
+        effects: Effects = []
+        view = memoryview(self._chunks.mean(part, chunk))
+        for member in members:
+            loan = Loan(view)
+            self._lent.setdefault(member, []).append(loan)
+            effects.append(Send(self._members[member], head, loan))
+        return effects
 
     # --- reducing ---------------------------------------------------------------------------------
 
@@ -153,7 +159,10 @@ class Reducing(Announcing):
 
     def _reduce_if_complete(self, part: int, chunk: int, now: float) -> Effects:
         held = self._open.get(part, {}).get(chunk)
-        if held is None or self.is_over or self._unanswered(held):
+        if held is None or self.is_over:
+            return []
+        is_early = self._missing and len(held.parts) + len(held.means) < len(self._alive)
+        if is_early or self._unanswered(held):
             return []
         if held.means:
             return self._adopt(part, chunk, held, now)
@@ -175,8 +184,7 @@ class Reducing(Announcing):
         del self._open[part][chunk]
         ballot = self._owning[part]
         noted = self._note_mean(part, chunk, ballot, mask, made_by, now)
-        others = sorted(self._others)
-        return [*(self._mean_message(member, part, chunk, ballot) for member in others), *noted]
+        return [*self._mean_messages(sorted(self._others), part, chunk, ballot), *noted]
 
     def _adopt(self, part: int, chunk: int, held: _Collected, now: float) -> Effects:
         """Take over the mean of the highest ballot that we are shown, if an honest owner can have made it."""
@@ -212,11 +220,12 @@ class Reducing(Announcing):
         members, names = sorted(held.parts), tuple[bytes, ...]()
         if self._is_bounded:
             members, names = self._ledger.contributors(members)
-        base = self._announced.base(names)
-        if not members or (base and base != self._chunks.origin.name):
+        if not members:
             return None
         terms = self._announced.terms(members, names, part) if self._is_bounded else None
-        last = terms.last_name if terms is not None else b""
+        base, last = (terms.base, terms.last_name) if terms is not None else (b"", b"")
+        if base and base != self._chunks.origin.name:
+            return None
         if last != self._chunks.origin.last_name and last:
             return []
         vectors, guilty = [], []
@@ -396,11 +405,11 @@ class Reducing(Announcing):
 
     def _part_of(self, member: int) -> int:
         """Return the part that a member owns at first."""
-        return (member - self.group.turn) % len(self._members)
+        return (member - self._turn) % len(self._members)
 
     @property
     def _last_ballot(self) -> int:
         return MAX_CIRCLES * len(self._members)
 
     def _owner(self, part: int, ballot: int) -> int:
-        return (part + self.group.turn + ballot) % len(self._members)
+        return (part + self._turn + ballot) % len(self._members)

@@ -1,5 +1,7 @@
 """Rounding: by how much a codec may move a mean, so that no honest owner is blamed for it."""
 
+from functools import cache, lru_cache
+from math import sqrt
 from typing import Final
 
 import numpy as np
@@ -28,11 +30,13 @@ def rounding(codec: str, numbers: Vector) -> float:
     return error + smallest(codec, numbers.size)
 
 
+@lru_cache(1024)
 def smallest(codec: str, numel: int) -> float:
     """Return the norm by which numbers may differ that are next to nothing."""
-    return SMALLEST.get(codec, 2.0**-60) * float(np.sqrt(numel))
+    return SMALLEST.get(codec, 2.0**-60) * sqrt(numel)
 
 
+@cache
 def growth(codec: str) -> float:
     """Return how many times its own norm a mean may have, for what is owed, and for rounding."""
     return GROWTH.get(codec, 1.0) * (1.0 + RELATIVE.get(codec, RELATIVE["float32"]))

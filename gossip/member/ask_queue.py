@@ -299,13 +299,14 @@ class AskQueue:
     def _hand_on(
         self, exchange: GroupExchange, event: Received, message: ExchangeMessage, now: float
     ) -> Effects:
-        known, known_lost = len(exchange.unfair_cuts), set(exchange.lost_members)
+        known, n_lost = len(exchange.unfair_cuts), len(exchange.lost_members)
         effects = exchange.handle(event.peer, message, event.data, now)
         for peer in exchange.unfair_cuts[known:]:
             self._view.admission.note_unfair_cut(peer, now)
+        if not isinstance(message, Cut):
+            return effects
         is_gather = isinstance(exchange, Gather) and message.index == exchange.index
-        lost = set(exchange.lost_members) - known_lost
-        if isinstance(message, Cut) and message.member in lost and not is_gather:
+        if message.member in exchange.lost_members[n_lost:] and not is_gather:
             # Others found it silent before we did.
             return effects + self._distrust_links({message.member})
         return effects
@@ -346,8 +347,9 @@ class AskQueue:
     @property
     def is_answered(self) -> bool:
         """Whether the exchange of the trainer's ask is over, and the trainer is not told yet."""
-        is_over = self.current is not None and self.current.is_over
-        return is_over and self._pending is not None and self._view.phase is Phase.EXCHANGING
+        if self._pending is None or self.current is None:
+            return False
+        return self._view.phase is Phase.EXCHANGING and self.current.is_over
 
     def answer(self, now: float) -> Effects:
         """Tell the trainer what the exchange came to; once, when `is_answered`."""

@@ -87,13 +87,15 @@ class GroupSearch:
     @property
     def under_way(self) -> Matchmaking | None:
         """The search, while there is no group."""
-        search = self.search if self._view.phase is Phase.SEEKING else None
-        return search if search is not None and search.group is None else None
+        search = self.search
+        is_on = search is not None and search.group is None and self._view.phase is Phase.SEEKING
+        return search if is_on else None
 
     @property
     def formed(self) -> Group | None:
         """The group that was found, until its exchange begins."""
-        return self.search.group if self.search is not None and self._view.phase is Phase.SEEKING else None
+        search = self.search
+        return search.group if search is not None and self._view.phase is Phase.SEEKING else None
 
     # --- the round --------------------------------------------------------------------------------
 

@@ -106,11 +106,11 @@ class Member(Neighbours):
         if self._has_left:
             return []
         effects = self._take(event, now)
-        if self.roster_sync.has_changed:
+        if self.roster_sync.joined or self.roster_sync.left:
             effects += self._roster_changed(now)
         effects += self._settle(now)
         for effect in effects:
-            if isinstance(effect, Drop):
+            if type(effect) is Drop:
                 self.admission.ban(effect.peer, now)
         if self.serving.is_yielding and not self.asks.is_busy:
             effects += self.serving.go_on(now)
@@ -212,7 +212,7 @@ class Member(Neighbours):
     def _received(self, event: Received, now: float) -> Effects:
         peer, message = event.peer, event.message
         self.view.heard_from(peer, now)
-        if not isinstance(message, OF_OUTSIDERS) and not self.admission.is_inside(peer, now):
+        if not self.admission.is_inside(peer, now) and not isinstance(message, OF_OUTSIDERS):
             return self._from_outsider(peer, message, now)
         match message:
             case Exchange():

@@ -158,9 +158,10 @@ class OwnRound(Parts):
         if self.group_search.is_stale:
             self.asks.asked_at = now
             effects += self.group_search.begin(self.asks.past, now)
-        if (group := self.group_search.formed) is not None:
+        # After nearly every event there is nothing: a node asks first what costs least.
+        if self.view.phase is Phase.SEEKING and (group := self.group_search.formed) is not None:
             effects += self._group_formed(group, now)
-        if self.asks.is_answered:
+        if self.view.phase is Phase.EXCHANGING and self.asks.is_answered:
             self._enter(Trigger.ASK_ENDED)
             effects += self.asks.answer(now)
         if self.pairwise.is_answered:
@@ -168,7 +169,8 @@ class OwnRound(Parts):
             effects += self.pairwise.answer(now)
         if self.state_sync.is_over:
             effects += self._fetch_ended(now)
-        return effects + self.calling.settle(now)
+        effects += self.calling.settle(now)
+        return effects
 
     def _group_formed(self, group: Group, now: float) -> Effects:
         """Begin the exchange."""

@@ -168,8 +168,9 @@ class PairwiseRounds:
     @property
     def is_answered(self) -> bool:
         """Whether all that the trainer's ask gives is given, and the trainer is not told yet."""
-        is_giving = self._steps_left or self.core is None or self.core.target is not None
-        return self._pending is not None and not is_giving
+        if self._pending is None or self.core is None:
+            return False
+        return not self._steps_left and self.core.target is None
 
     def answer(self, now: float) -> Effects:
         """Tell the trainer our estimate; once, when `is_answered`."""

@@ -335,6 +335,8 @@ class SwarmView:
             return False
         if self.pattern.has_own_states or self.spec.engine != NATIVE:
             return True
+        if len(self.table) < self.spec.group_size:
+            return False
         return any(True for _ in islice(self.table.in_run(self.run), self.spec.group_size - 1, None))
 
     def is_large_swarm(self) -> bool:

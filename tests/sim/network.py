@@ -143,7 +143,7 @@ class Network:
             return
         if self.blocked and (sender, to) in self.blocked:
             way.held.append((message, data))
-        elif len(data) and (sender in self.bandwidth or way.leaving is not None):
+        elif (way.leaving is not None or sender in self.bandwidth) and len(data):
             way.queue.append((message, data))
             if way.leaving is None:
                 self._leave(link, way, sender, to, now)
@@ -205,7 +205,7 @@ class Network:
     def _travel(
         self, link: Link, way: Direction, sender: PeerId, to: PeerId, message: Any, data: Any, now: float
     ) -> None:
-        if isinstance(data, Loan) and data.is_over:
+        if type(data) is Loan and data.is_over:
             return
         dice, weather = self._dice.random, self.weather
         if weather.gaps and dice() < weather.gaps:
@@ -213,13 +213,13 @@ class Network:
         when = now + link.latency * (1 + weather.jitter * dice())
         if weather.loss and dice() < weather.loss:
             when += 0.2 + 0.8 * dice()
-        lane = 1 if len(data) else 0
-        if when < way.arrived[lane]:
-            when = way.arrived[lane]
-        way.arrived[lane] = when
         # Read now: whatever stands in that memory is what is sent.
-        frame = Received(sender, message, bytes(data) if lane else b"")
-        self._at(when, self._arrived, link, to, frame)
+        data = bytes(data)
+        arrived, lane = way.arrived, 1 if data else 0
+        if when < arrived[lane]:
+            when = arrived[lane]
+        arrived[lane] = when
+        self._at(when, self._arrived, link, to, Received(sender, message, data))
 
     def _arrived(self, link: Link, to: PeerId, frame: Received | Arriving) -> None:
         if self.links.get(link.ends) is link:

@@ -63,6 +63,8 @@ POOL: Final[Any] = np.random.default_rng(7).normal(size=(211, NUMEL)).astype(np.
 USUAL: Final = (6.0, 0.0, 0.0)
 """How far a round moves a state, of params, buffers and shared vectors; for who remembers earlier rounds."""
 NEVER: Final = float("inf")
+GIVEN: Final = frozenset({commands.Contribute, commands.ContributeBody})
+OF_STATES: Final = (commands.NewState, commands.Finish)
 
 
 class Died(Exception):
@@ -550,32 +552,32 @@ class SimNode:
         """Hand an event to the member and carry its effects out, as `shoal.gossip.net.driver` does."""
         # A rate turns time there and back inexactly; but no timer fires before its time.
         sim, member = self.sim, self.member
-        now = max(sim.now * self.clock.rate + self.clock.offset, self._due)
+        now = sim.now * self.clock.rate + self.clock.offset
+        if now < self._due:
+            now = self._due
         sim.handled(self, event)
-        if type(event) is Received:
-            effects = member.handle(event, now)
-        else:
-            if isinstance(event, commands.Contribute | commands.ContributeBody):
-                sim.oracle.contributed(self, event)
-            if isinstance(event, commands.CallPeer):
-                sim.oracle.calls.asked(self, event)
-            effects = member.handle(event, now)
-            if isinstance(event, PeerFound):
-                self._found(event)
-        if member.exchange is not self.seen_exchange:
-            self.seen_exchange = member.exchange
+        kind = type(event)
+        if kind in GIVEN:
+            sim.oracle.contributed(self, event)  # type: ignore[arg-type]
+        elif kind is commands.CallPeer:
+            sim.oracle.calls.asked(self, event)  # type: ignore[arg-type]
+        effects = member.handle(event, now)
+        if kind is PeerFound:
+            self._found(event)  # type: ignore[arg-type]
+        if (exchange := member.asks.current) is not self.seen_exchange:
+            self.seen_exchange = exchange
             sim.oracle.joined(self)
-        if member.pairwise.core is not self.seen_mass:
-            self.seen_mass = member.pairwise.core
+        if (core := member.pairwise.core) is not self.seen_mass:
+            self.seen_mass = core
             sim.oracle.watch_mass(self)
         if effects:
             self._carry_out(effects)
         if self.seen_mass is not None:
             sim.oracle.movements.pushes(self)
-        if isinstance(event, commands.NewState | commands.Finish):
+        if isinstance(event, OF_STATES):
             sim.oracle.new_state(self)
-        if isinstance(event, commands.NewState):
-            sim.oracle.parts.held(self, "params", event.state, bytes(event.data))
+            if isinstance(event, commands.NewState):
+                sim.oracle.parts.held(self, "params", event.state, bytes(event.data))
 
     def _found(self, event: PeerFound) -> None:
         # As the daemon does.
@@ -599,12 +601,13 @@ class SimNode:
                 case Send():
                     if effect.is_void:
                         continue
-                    if type(effect.message) is Cut:
-                        sim.oracle.movements.cut(self, effect.peer, effect.message)
-                    elif type(effect.message) is Settle:
+                    kind = type(effect.message)
+                    if kind is Cut:
+                        sim.oracle.movements.cut(self, effect.peer, effect.message)  # type: ignore[arg-type]
+                    elif kind is Settle:
                         sim.oracle.movements.asks(self, effect.peer)
                     if self.lie is None:
-                        if type(effect.message) is Accept:
+                        if kind is Accept:
                             sim.oracle.accepted(self, effect.peer)
                         sim.send(self, effect)
                         continue

@@ -7,6 +7,7 @@ behind the vector that travels.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -32,6 +33,7 @@ OWN: Final = 4
 """Numbers that are a node's own."""
 
 
+@cache
 def own_of(number: int) -> Any:
     """Return what is a node's own: numbers that nobody else has."""
     return np.random.default_rng([13, number]).normal(size=OWN).astype(np.float32)
@@ -85,7 +87,7 @@ class Parts:
 
     def sent(self, node: SimNode, data: Any) -> None:
         """A node sends bytes."""
-        if len(data) and self._own[node.number] in bytes(data):
+        if self._own[node.number] in bytes(data):
             self._sim.oracle.violate(HOME, f"{node.me} sent what is its own")
 
     def are_waited_for(self) -> bool:

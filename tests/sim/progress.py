@@ -55,8 +55,6 @@ class Movements:
         if isinstance(frame, Arriving):
             more = frame.n_bytes - self._partial.get(key, 0)
             self._partial[key] = frame.n_bytes
-        elif not len(frame.data):
-            return
         else:
             more = len(frame.data) - self._partial.pop(key, 0)
         if more > 0:

@@ -9,6 +9,7 @@ so a failing run shrinks by leaving faults out (runs.py) and stays in a test as 
 
 from __future__ import annotations
 
+import gc
 import heapq
 import struct
 import traceback
@@ -48,6 +49,8 @@ CALM_BOUND: Final = 150.0
 """Seconds after the last fault within which everyone is together again."""
 USERS_LOOK: Final = 30.0
 """Seconds after the last fault after which users see to what their nodes tell them, where somebody lied."""
+RARELY: Final = 50_000
+"""Objects after which a run looks for circles of garbage: there are few, and the search takes a tenth."""
 _MOMENT: Final = struct.Struct("<dBB")
 TRACED_AS: Final = {
     "AbortRound": "GiveUp",
@@ -140,6 +143,11 @@ def _key(number: int) -> SigningKey:
     return key_from_seed(bytes([number]) * 32)
 
 
+@cache
+def _traced_as(kind: str) -> bytes:
+    return TRACED_AS.get(kind, kind).encode()
+
+
 class Sim:
     """One run. See the module's docstring."""
 
@@ -206,19 +214,23 @@ class Sim:
         if scenario.rounds:
             # The last round may have been before the last fault.
             self.at(self.calm_from + 1.0, self.oracle.look)
-        heap = self._heap
+        heap, pop, most = self._heap, heapq.heappop, MAX_EVENTS * max(1.0, self.calm_from / 60)
+        thresholds = gc.get_threshold()
+        gc.set_threshold(RARELY, *thresholds[1:])
         try:
             while heap and not self.is_over:
-                self.now, _, function, arguments = heapq.heappop(heap)
+                self.now, _, function, arguments = pop(heap)
                 if self.now > end:
                     break
                 self._events += 1
-                if self._events > MAX_EVENTS * max(1.0, self.calm_from / 60):
+                if self._events > most:
                     self.oracle.violate("messages are bounded", f"{self._events} events")
                     break
                 function(*arguments)
         except Exception:  # noqa: BLE001  # whatever a core raises is what this looks for
             self.oracle.violate("handle never raises", traceback.format_exc(limit=-6))
+        finally:
+            gc.set_threshold(*thresholds)
         self.oracle.finish()
         return Result(
             scenario,
@@ -241,13 +253,12 @@ class Sim:
         """Take an event into the trace."""
         if type(event) is Received:
             line = _MOMENT.pack(self.now, node.number, self._index[event.peer])
-            line += type(event.message).__name__.encode()
-            if event.data:
-                line += event.data
+            self._trace = zlib.crc32(
+                line + _traced_as(type(event.message).__name__) + event.data, self._trace
+            )
         else:
-            kind = type(event).__name__
-            line = _MOMENT.pack(self.now, node.number, node.number) + TRACED_AS.get(kind, kind).encode()
-        self._trace = zlib.crc32(line, self._trace)
+            line = _MOMENT.pack(self.now, node.number, node.number)
+            self._trace = zlib.crc32(line + _traced_as(type(event).__name__), self._trace)
 
     # --- nodes ------------------------------------------------------------------------------------
 
@@ -327,19 +338,21 @@ class Sim:
 
     def send(self, node: SimNode, effect: Send) -> None:
         """Carry out a `Send`."""
-        self.oracle.parts.sent(node, effect.data)
+        message, data = effect.message, effect.data
+        if len(data):
+            self.oracle.parts.sent(node, data)
         if node.lie is not None:
             said = self.said.setdefault(node.me, [])
-            said.append((effect.message, bytes(effect.data)))
+            said.append((message, bytes(data)))
             del said[:-MAX_SAID]
-        message: Any = effect.message
         if self.scenario.checked:
-            message = self.codecs[node.me].encode(message)
-        self.network.send(node.me, effect.peer, message, effect.data, self.now)
+            message = self.codecs[node.me].encode(message)  # type: ignore[assignment]  # its bytes
+        self.network.send(node.me, effect.peer, message, data, self.now)
 
     def _deliver(self, to: PeerId, frame: Received | Arriving) -> None:
         node = self.nodes[to]
-        self.oracle.movements.came(to, frame)
+        if isinstance(frame, Arriving) or len(frame.data):
+            self.oracle.movements.came(to, frame)
         if self.scenario.checked and node.is_alive and isinstance(frame, Received):
             message = self._decode(to, frame)
             if message is None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from core_net import Net, peers
@@ -314,7 +315,7 @@ def test_who_gives_what_is_not_finite_is_found_and_the_mean_is_made_without_it()
 
     def bend(sender: PeerId, effect: Send) -> list[Send]:
         lies = sender == liar and isinstance(effect.message, Part)
-        return [replace(effect, data=b"\xff" * len(effect.data)) if lies else effect]
+        return [msgspec.structs.replace(effect, data=b"\xff" * len(effect.data)) if lies else effect]
 
     members.net.bend = bend
     members.begin()

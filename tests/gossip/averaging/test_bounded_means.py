@@ -1,6 +1,5 @@
 """Bounded means: what a member or an owner that lies comes to, and that no honest one is blamed for it."""
 
-from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -126,7 +125,7 @@ def test_an_owner_that_names_itself_alone_is_bound_by_the_others_all_the_same() 
         message = msgspec.structs.replace(
             effect.message, contributors=b"\0" * 7 + b"\1", announced=digest_of(names)
         )
-        return [replace(effect, message=message, data=bytes(len(effect.data)))]
+        return [msgspec.structs.replace(effect, message=message, data=bytes(len(effect.data)))]
 
     members.run(announcing(liar, lambda each, _: each, alone))
     members.assert_bounded(0)
@@ -206,7 +205,8 @@ def test_a_running_variance_stays_positive_whatever_is_contributed() -> None:
 def asking_else(*others: PeerId) -> Bend:
     def bend(sender: PeerId, effect: Send) -> list[Send]:
         if sender in others and isinstance(effect.message, Announce):
-            return [replace(effect, message=msgspec.structs.replace(effect.message, ask=b"else" * 2))]
+            other = msgspec.structs.replace(effect.message, ask=b"else" * 2)
+            return [msgspec.structs.replace(effect, message=other)]
         return [effect]
 
     return bend

@@ -1,8 +1,8 @@
 """Gather: cores over queues; the same bodies for everyone, fixed before anything is seen."""
 
-from dataclasses import replace
 from functools import partial
 
+import msgspec
 import pytest
 from core_net import Net, peers
 
@@ -144,7 +144,7 @@ def test_a_member_that_tells_different_peers_different_things_counts_for_none() 
                 case Digest():
                     return [Send(effect.peer, Digest(GROUP, 0, digest))]
                 case Reveal():
-                    return [replace(effect, data=b"another")]
+                    return [msgspec.structs.replace(effect, data=b"another")]
         return [effect]
 
     members.net.bend = bend

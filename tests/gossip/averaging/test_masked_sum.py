@@ -1,7 +1,6 @@
 """MaskedSum: cores over queues; the sum opens for all that stay, bit for bit, and for nobody otherwise."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -129,7 +128,7 @@ def test_a_member_that_gives_residues_voids_the_sum_and_changes_nothing() -> Non
             and isinstance(sent.message, Part)
             and sent.message.index // SECURE_INDEX == Stage.SUM
         ):
-            return [replace(sent, data=dice.bytes(len(sent.data)))]
+            return [msgspec.structs.replace(sent, data=dice.bytes(len(sent.data)))]
         return [sent]
 
     members.change = lie
@@ -164,7 +163,7 @@ def test_an_owner_that_tells_two_lists_opens_nothing() -> None:
         is_mean = isinstance(message, Reduced) and message.index == Stage.SUM * SECURE_INDEX
         if sender == liar and is_mean and sent.peer in members.names[:2]:
             assert isinstance(message, Reduced)
-            return [replace(sent, message=structs_replace(message))]
+            return [msgspec.structs.replace(sent, message=structs_replace(message))]
         return [sent]
 
     def structs_replace(message: Reduced) -> Reduced:
