@@ -74,13 +74,14 @@ class Loan:
         return bytes(self.view)
 
 
-class Received(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Received:
     """A message arrived from a peer whose identity the link has proved."""
 
     peer: PeerId
     message: PeerMessage
     data: Data = b""
-    head: bytes = b""
+    head: bytes = field(default=b"", compare=False, repr=False)
     """As it came, signed by its sender: what may be shown to others."""
 
 
