@@ -80,13 +80,19 @@ class Study:
 
     @property
     def tiny(self) -> "Study":
-        """A case of each data set, two rounds, two candidates of each system: to see that it runs."""
+        """A case of each data set, and two rounds, to see that it runs.
+
+        The first system of each kind has two candidates, since choosing is seen to then. The others have one.
+        """
 
         def systems(case: Case) -> dict[str, System]:
-            return {
-                name: replace(each, candidates=each.candidates[:2])
-                for name, each in self.systems(case).items()
-            }
+            found: dict[str, System] = {}
+            kinds = set[tuple[type[System], Among]]()
+            for name, each in self.systems(case).items():
+                kind = (type(each), each.among)
+                found[name] = replace(each, candidates=each.candidates[: 1 if kind in kinds else 2])
+                kinds.add(kind)
+            return found
 
         first = {case.data: case for case in reversed(self.cases)}
         cases = [replace(case, rounds=TINY_ROUNDS) for case in self.cases if first[case.data] is case]

@@ -4,25 +4,29 @@ Each counts by the rows that it has learned from since the two last agreed. A ch
 own, or of more rows than twice ours, is cut to that: a host of noise moves the mean no further.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.events import Vector
-from shoal.methods.mpsl.sides import HostSide
 from shoal.methods.mpsl.tokens import Array
 from shoal.methods.mpsl.wire import CHUNK
+
+if TYPE_CHECKING:
+    from shoal.methods.mpsl.sides import HostSide
 
 MOST_GIVERS: Final = 8
 """Peers whose params are held at once."""
 REACH: Final = 2.0
+LARGEST: Final = 1e15
+"""No weight of a body is larger: squares of such numbers can still be added up."""
 
 
 class Copies:
     """See the module's docstring."""
 
-    def __init__(self, side: HostSide, every: int) -> None:
+    def __init__(self, side: "HostSide", every: int) -> None:
         """`side`: whose params these are. `every`: steps between two averagings."""
         self._side, self._every = side, every
         self.rows = 0.0
@@ -62,7 +66,7 @@ class Copies:
 
     def arrive(self, peer: PeerId, index: int, rows: float, piece: Array) -> bool:
         """Hold a piece of a peer's params; merge when all are there. Tells whether it fits."""
-        fits = 0 <= index < self.n_chunks and rows >= 0
+        fits = 0 <= index < self.n_chunks and rows >= 0 and abs(piece).max(initial=0.0) <= LARGEST
         if not fits or piece.size != self.chunk(index, self._base).size:
             return False
         if index == 0 or peer not in self._arriving:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from shoal.gossip.errors import Unanswered
 from shoal.methods.base import Array as StateArray
 from shoal.methods.base import Steps, here
 from shoal.methods.mpsl.copies import Copies
-from shoal.methods.mpsl.sides import HostSide, Passed
 from shoal.methods.mpsl.tokens import Array, Number, heard, most_rows, told
 from shoal.methods.mpsl.wire import IS_OVER, MOST_ROWS, NO_STAGE, Names
 from shoal.methods.roles.serves import call, look, next_calls, reply
+
+if TYPE_CHECKING:
+    from shoal.methods.mpsl.sides import HostSide, Passed
 
 LATE, ENDS_HERE = Refusal(IS_OVER), Refusal(NO_STAGE)
 STRANGER: Final = Refusal("only hosts of the stage average")
@@ -48,7 +50,7 @@ class Hosting:
     """One stage at one peer. The same for a host and for a spare."""
 
     def __init__(
-        self, side: HostSide, names: Names, entry: tuple[int, ...], *, average_every: int, number: Number
+        self, side: "HostSide", names: Names, entry: tuple[int, ...], *, average_every: int, number: Number
     ) -> None:
         """`entry`: the shape of an example's activations. `number`: how these travel."""
         self.side, self._names, self._entry, self._number = side, names, entry, number
@@ -127,7 +129,7 @@ class Hosting:
         yield from reply((each, FULL) for each in forwards[len(kept) :])
         return kept
 
-    def _step(self, passed: Passed, grads: Mapping[int, Request]) -> Steps[None]:
+    def _step(self, passed: "Passed", grads: Mapping[int, Request]) -> Steps[None]:
         """Take a step with the gradients that came; the rows of the others count for nothing."""
         came = float(sum(passed.rows[place] for place in grads))
         told_ = [grads[place].tensors["g"] if place in grads else None for place in range(len(passed.rows))]
@@ -147,7 +149,7 @@ class Hosting:
         self.copies.passes += 1
         self.copies.rows += rows
 
-    def _forward(self, rows: Sequence[Array]) -> Steps[tuple[list[Array], Passed | None]]:
+    def _forward(self, rows: Sequence[Array]) -> "Steps[tuple[list[Array], Passed | None]]":
         """Return outputs, through the later stages too, and what `_backward` needs; None: no next stage."""
         outputs, passed = self.side.forward(rows)
         after = self._names.after
@@ -175,7 +177,7 @@ class Hosting:
         return sorted(found, key=lambda peer: peer in self._wrong)
 
     def _backward(
-        self, passed: Passed, gradients: Sequence[Array | None], came: float
+        self, passed: "Passed", gradients: Sequence[Array | None], came: float
     ) -> Steps[list[Array] | None]:
         """Return the gradients of what came in; all divided by the rows that came."""
         after = self._names.after
@@ -363,7 +365,7 @@ class LaterStage(Hosting):
                 yield from reply([(each, {"y": outputs[0]})])
             yield from self._average()
 
-    def _answer_grad(self, request: Request, held: tuple[Passed, list[Array]]) -> Steps[None]:
+    def _answer_grad(self, request: Request, held: "tuple[Passed, list[Array]]") -> Steps[None]:
         passed, outputs = held
         g, n = request.tensors["g"], request.tensors["n"]
         if g.shape != outputs[0].shape or n.shape != (1,) or not 1 <= n[0] <= len(g):

@@ -11,8 +11,9 @@ float32, the modalities side by side: 64 pixels first.
     Approach", https://arxiv.org/abs/2502.06355, whose data sets (COCO-QA, MELD, ...) need a network
 """
 
+import copy
 from functools import cache
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,12 @@ class Pairs(SharedData):
     def model(self) -> nn.Module:
         """See `Task`."""
         return PairModel(self.tokenizers(), *self._size, use=self._use)
+
+    def seen_by(self, use: Use) -> Self:
+        """Return the same examples, of which a model sees one modality or both."""
+        seen = copy.copy(self)
+        seen._use = use
+        return seen
 
 
 class DigitsCaptions(Pairs):

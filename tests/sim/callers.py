@@ -14,7 +14,14 @@ from sim.node import NUMEL, SimTrainer
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip import messages as m
-from shoal.gossip.calls.answering import MAX_KEPT_BYTES, MAX_QUEUED, MAX_QUEUED_BYTES, MAX_STEPS, HandedOut
+from shoal.gossip.calls.answering import (
+    MAX_KEPT_BYTES,
+    MAX_QUEUED,
+    MAX_QUEUED_BYTES,
+    MAX_STEPS,
+    HandedOut,
+    StepName,
+)
 from shoal.gossip.calls.asking import Ended
 from shoal.gossip.calls.forms import Form, TensorForm, pack
 from shoal.gossip.events import Send
@@ -129,7 +136,7 @@ class CallWatch:
     def __init__(self, sim: Sim) -> None:
         """Start knowing nothing."""
         self._sim = sim
-        self._acted: set[tuple[PeerId, int, PeerId, bytes]] = set()
+        self._acted: set[tuple[PeerId, int, StepName]] = set()
         self._open: dict[tuple[PeerId, int], tuple[float, float]] = {}
         """By caller and id: when it was made, and when it ends at the latest."""
 
@@ -137,7 +144,9 @@ class CallWatch:
         """A trainer calls."""
         if event.id < 0:
             return
-        choices = max(1, len(node.member.calls.holders("host", node.clock.local(self._sim.now))))
+        now = node.clock.local(self._sim.now)
+        named = event.to if isinstance(event.to, tuple) else node.member.calls.holders(event.to, now)
+        choices = max(1, len(named))
         longest = 2 * choices * self._sim.scenario.patience + SLACK
         self._open[node.me, event.id] = (self._sim.now, self._sim.now + longest)
 
@@ -149,7 +158,7 @@ class CallWatch:
         match notice:
             case HandedOut():
                 for call in notice.calls:
-                    name = (node.me, node.life, call.peer, call.step)
+                    name = (node.me, node.life, call.name)
                     if name in self._acted and not oracle.is_liar(call.peer):
                         oracle.violate(ONCE, f"{node.me} acted twice on {call.step!r} of {call.peer}")
                     self._acted.add(name)
@@ -163,7 +172,7 @@ class CallWatch:
 
     def finish(self) -> None:
         """Check what can only be told at the end."""
-        if not self._sim.scenario.calls:
+        if not (self._sim.scenario.calls or self._sim.scenario.stages):
             return
         for peer, id_ in list(self._open):
             node = self._sim.nodes[peer]
@@ -181,9 +190,10 @@ class CallWatch:
 
     def _check_bounds(self, node: SimNode) -> None:
         answering, peers = node.member.calls.answering, len(self._sim.nodes)
+        queues = peers * max(1, len(answering._forms))
         steps = max((len(each.steps) for each in answering._peers.values()), default=0)
         found = (answering.n_queued, answering.n_bytes, steps)
-        bounds = (MOST["queued"] * peers, MOST["bytes"], MOST["steps"])
+        bounds = (MOST["queued"] * queues, MOST["bytes"], MOST["steps"])
         if any(one > most for one, most in zip(found, bounds, strict=True)):
             self._sim.oracle.violate(GROWS, f"{node.me} keeps {found} calls, bytes and steps")
 

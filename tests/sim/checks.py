@@ -20,6 +20,7 @@ from sim.callers import CallWatch
 from sim.parts import OWN, Parts
 from sim.progress import Movements
 from sim.secure import check_left, check_opened
+from sim.split import SplitWatch
 
 from shoal.crypto.keys import PeerId
 from shoal.gossip.addresses import endpoint
@@ -166,7 +167,7 @@ class Oracle:
         """In which life a node last made a state with others."""
         self.mass = Mass()
         self.movements = Movements(self)
-        self.calls = CallWatch(sim)
+        self.calls = SplitWatch(sim) if sim.scenario.stages else CallWatch(sim)
         self.parts = Parts(sim)
         self._settled_round = 0
         faults = sim.scenario.faults

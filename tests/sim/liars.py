@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from sim import split_liars
 from sim.callers import bend, flood
 from sim.lineage_liars import lineage, nan_state, undead
 
@@ -570,3 +571,5 @@ def _edicts(sim: Sim, node: SimNode, peer: PeerId) -> list[Send]:
 
 _EXTRAS["edicts"] = _edicts
 _EXTRAS["calls"], _LIES["calls"] = flood, bend
+_EXTRAS["split-host"], _LIES["split-host"] = split_liars.claim_roles, split_liars.bend_host
+_EXTRAS["split-client"], _LIES["split-client"] = split_liars.flood, split_liars.bend_client

@@ -483,10 +483,13 @@ class SimNode:
     def start_trainer(self) -> None:
         """Attach a trainer that starts from the disk, once the base lies there."""
         from sim.callers import CallingTrainer
+        from sim.split import SplitTrainer
 
         if not self.disk.base.is_whole:
             return
-        kind = CallingTrainer if self.sim.scenario.calls else SimTrainer
+        kind: type[SimTrainer] = CallingTrainer if self.sim.scenario.calls else SimTrainer
+        if self.sim.scenario.stages:
+            kind = SplitTrainer
         self.trainer = kind(self, self.sim.scenario.asks, self.pace, self.step)
         self.trainer.attach()
 

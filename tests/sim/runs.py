@@ -38,6 +38,8 @@ SCOPES: Final = 0.1
 """Share of the seeds, of those whose rounds ask for one mean, in which holders of a scope have another."""
 CALLS: Final = 0.1
 """Share of the seeds in which trainers call hosts."""
+SPLIT: Final = 0.03
+"""Share of the seeds, of the others, in which all learn by split learning."""
 HOUSES: Final = 0.01
 """Share of the seeds in which several newcomers have addresses of one prefix."""
 SETTLED: Final = 9
@@ -112,6 +114,11 @@ def draw(seed: int, nodes: int | None = None, kinds: tuple[str, ...] = EVERYTHIN
         if "lie" in kinds and calls.random() < 0.5:
             when = round(calls.uniform(0.5, LAST_FAULT), 2)
             faults.append((when, "lie", calls.randrange(count), "calls", 9.0))
+    elif (split := Random(f"split {seed}")).random() < SPLIT:
+        scenario = replace(scenario, stages=split.choice((1, 2)))
+        if "lie" in kinds and split.random() < 0.5:
+            when, how = round(split.uniform(0.5, LAST_FAULT), 2), split.choice(("split-host", "split-client"))
+            faults.append((when, "lie", split.randrange(count), how, 9.0))
     parts = Random(f"base {seed}")
     if parts.random() < LACKING:
         others = range(1, count - helpers)
@@ -254,6 +261,7 @@ def _simpler(scenario: Scenario) -> list[Scenario]:
         "combine",
         "mode",
         "lacking",
+        "stages",
     ):
         if getattr(scenario, name) != getattr(plain, name):
             found += [replace(scenario, **{name: getattr(plain, name)})]

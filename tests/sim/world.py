@@ -103,6 +103,8 @@ class Scenario:
     asks: str = "r"
     calls: bool = False
     """Whether trainers call a host before each contribution."""
+    stages: int = 0
+    """Of a body, where all learn by split learning: see split.py."""
     mergeable: bool = True
     chunk_numel: int = 8
     weather: Weather = field(default_factory=Weather)

@@ -240,6 +240,15 @@ def test_a_spare_takes_what_it_is_given_and_pieces_must_fit() -> None:
     assert ours.leave(C, 2) is None
 
 
+def test_params_beyond_use_are_not_taken_by_a_spare_and_do_not_stop_a_host() -> None:
+    beyond = np.full(2, 3e38, np.float32)
+    for own_rows in (0.0, 30.0):
+        ours, held = copies(2)
+        ours.rows = own_rows
+        assert not ours.arrive(B, 0, 8.0, beyond)
+        assert not held.held.any()
+
+
 def test_a_client_that_the_peers_wait_for_ends_its_round_at_this_step() -> None:
     run = nodes()
     here = {peer: replace(me, is_hurried=peer == C) for peer, me in run._here(0).items()}

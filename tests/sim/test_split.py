@@ -1,0 +1,59 @@
+"""Split learning in simulated swarms: hosts and stages that die or lie, and clients that lie."""
+
+import pytest
+from sim.callers import ENDS
+from sim.split import SplitWatch
+from sim.world import Fault, Result, Scenario, Sim
+
+from shoal.gossip.calls.asking import Asking
+
+HOST, CLIENT = 2, 1
+"""The ablest of four nodes, which takes the role; and a node that does not."""
+FAULTS: dict[str, tuple[Fault, ...]] = {
+    "nothing happens": (),
+    "the host dies": ((20.0, "crash", HOST, 0, True, 40.0),),
+    "the host leaves": ((20.0, "leave", HOST, 0.0),),
+    "its trainer dies": ((20.0, "trainer", HOST, 5.0),),
+    "it is frozen": ((20.0, "freeze", HOST, 30.0),),
+    "it is cut off": ((20.0, "split", (HOST,), 30.0, True),),
+    "it answers wrongly": ((20.0, "lie", HOST, "split-host", 15.0),),
+    "another says that it hosts": ((20.0, "lie", CLIENT, "split-host", 15.0),),
+    "a client calls out of order": ((20.0, "lie", CLIENT, "split-client", 15.0),),
+}
+
+
+def run(faults: tuple[Fault, ...], stages: int) -> tuple[Result, SplitWatch]:
+    nodes = 4 if stages == 1 else 6
+    sim = Sim(Scenario(0, nodes, faults, stages=stages, patience=5.0, calm_rounds=3))
+    result, watch = sim.run(), sim.oracle.calls
+    assert isinstance(watch, SplitWatch)
+    return result, watch
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("what", FAULTS)
+def test_steps_act_once_and_go_on_whoever_dies_or_lies(what: str, stages: int) -> None:
+    result, watch = run(FAULTS[what], stages)
+    assert not result.violations, result.violations
+    assert watch.taken > 4 * watch.lost > 0
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_lost_host_costs_each_client_few_steps(stages: int) -> None:
+    """Beside a run without faults, which loses what is asked before anybody hosts."""
+    _, quiet = run((), stages)
+    _, watch = run(((20.0, "leave", HOST, 0.0),), stages)
+    assert watch.lost <= quiet.lost + 2 * (4 if stages == 1 else 6)
+
+
+def test_a_step_that_is_never_given_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Asking._send
+
+    def send(self: Asking, call: object, now: float) -> object:
+        effects = honest(self, call, now)  # type: ignore[arg-type]
+        call.due = float("inf")  # type: ignore[attr-defined]
+        return effects
+
+    monkeypatch.setattr(Asking, "_send", send)
+    result, _ = run(FAULTS["it is cut off"], 1)
+    assert ENDS in {each.invariant for each in result.violations}
