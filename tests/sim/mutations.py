@@ -20,12 +20,12 @@ from sim.progress import MOVING, PUSH_MOVES, PUSH_TRICKLES, PUSH_WASTED, TRICKLE
 from sim.rosters import SAME as ROSTER
 from sim.rosters import UNSIGNED, WIDER
 from sim.runs import CLASSES, EVERYTHING
-from sim.split import MEAN, ONCE, PASS, TAKEN
+from sim.split import ASKED, MEAN, ONCE, PASS, TAKEN
 from sim.split_bugs import (
+    answers_all_alike,
     answers_without_a_step,
     counts_the_gone,
     divides_by_clients,
-    mixes_clients_up,
     takes_steps_twice,
 )
 
@@ -562,7 +562,7 @@ MUTATIONS: Final = (
     Mutation("a step is divided by its clients", (MEAN,), divides_by_clients, CLASSES),
     Mutation("who is gone counts in a step's mean", (MEAN,), counts_the_gone, CLASSES),
     Mutation("a host answers without a step", (TAKEN,), answers_without_a_step, CLASSES),
-    Mutation("rows of a pass are mixed up", (PASS,), mixes_clients_up, CLASSES),
+    Mutation("all are answered with the first one's outputs", (ASKED, PASS), answers_all_alike, CLASSES),
     Mutation("a push that moves earns no time", (PUSH_MOVES,), _hears_of_no_push, ("slow",)),
     Mutation(
         "any word of a push renews all patience", (PUSH_TRICKLES,), _believes_any_word_of_a_push, ("slow",)

@@ -25,6 +25,7 @@ from shoal.gossip.calls.asks import Answer, Call, Look
 from shoal.gossip.calls.forms import Form
 from shoal.gossip.errors import GossipError
 from shoal.methods.base import Here, Me, State, Steps
+from shoal.methods.mpsl.asked import Known
 from shoal.methods.mpsl.hosting import Hosting, LaterStage
 from shoal.methods.mpsl.method import MPSL, MPSLConfig
 from shoal.methods.mpsl.tokens import Array
@@ -118,7 +119,7 @@ class ToyFront:
     def __init__(self, node: SimNode) -> None:
         """`node`: whose."""
         self._node = node
-        self.wrong: set[PeerId] = set()
+        self.known = Known()
         self.answered_by = PeerId("")
         """Who gave the answer that comes next."""
         self._attempt = 0
@@ -314,6 +315,7 @@ class SplitTrainer(SimTrainer):
                 super()._reply(message)
                 self._turn += 1
                 self._is_hurried, self._steps = False, None
+                self.work.me = self._me
                 self._later(self.pace * (0.8 + 0.4 * self.node.dice.random()), self._start)
             case _:
                 self._steps = None

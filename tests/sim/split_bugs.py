@@ -54,14 +54,12 @@ def answers_without_a_step(patch: pytest.MonkeyPatch) -> None:
     _patch(patch, backward)
 
 
-def mixes_clients_up(patch: pytest.MonkeyPatch) -> None:
-    """Let the rows of a pass stand in another order than their gradients."""
+def answers_all_alike(patch: pytest.MonkeyPatch) -> None:
+    """Let a host answer every client with what is for the first one."""
 
     def forward(self: Hosting, rows: Sequence[Array]) -> Any:
         outputs, passed = yield from honest(self, rows)
-        if passed is not None:
-            passed.inputs.reverse()
-        return outputs, passed
+        return [each * 0 + outputs[0][:1] for each in outputs], passed
 
     honest = Hosting._forward
     patch.setattr(Hosting, "_forward", forward)

@@ -38,14 +38,6 @@ def test_steps_act_once_and_go_on_whoever_dies_or_lies(what: str, stages: int) -
     assert watch.taken > 4 * watch.lost > 0
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-def test_a_lost_host_costs_each_client_few_steps(stages: int) -> None:
-    """Beside a run without faults, which loses what is asked before anybody hosts."""
-    _, quiet = run((), stages)
-    _, watch = run(((20.0, "leave", HOST, 0.0),), stages)
-    assert watch.lost <= quiet.lost + 2 * (4 if stages == 1 else 6)
-
-
 def test_a_step_that_is_never_given_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Asking._send
 
