@@ -297,7 +297,7 @@ class SplitTrainer(SimTrainer):
 
     def send(self, message: Message) -> None:
         """See `ToDaemon`."""
-        self.node.rounds.from_trainer(message)  # type: ignore[arg-type]
+        self.node.rounds.from_trainer(message)
 
     def problem(self, source: str, text: str) -> None:
         """See `ToDaemon`."""
