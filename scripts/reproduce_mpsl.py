@@ -149,7 +149,6 @@ STUDIES: Final = {
             (SPLIT, ALONE),
             *((SPLIT, f"{SPLIT}, {name}") for name in USES.values()),
             *((POOLED, f"{POOLED}, {name}") for name in USES.values()),
-            (SPLIT, FEDAVG),
         ],
         _measure,
     )
