@@ -11,6 +11,7 @@ from shoal.node.text import printable, size
 
 if TYPE_CHECKING:
     from shoal.gossip.run_spec import RunSpec
+    from shoal.methods.base import Array
     from shoal.node.storage.checkpoint import Checkpoint
 
 
@@ -25,6 +26,20 @@ def model_export(
         ),
     ],
     home: HomeOption = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="Add the adapters that --like names to their base; a model without adapters."
+        ),
+    ] = False,
+    base: Annotated[
+        str,
+        typer.Option(
+            "--base",
+            help="With --merge: hf:PATH, the folder of the base.",
+            show_default="the one that the adapters name",
+        ),
+    ] = "",
     dtype: Annotated[
         str, typer.Option("--dtype", help="float32, float16 or bfloat16; that of the base by default.")
     ] = "",
@@ -41,12 +56,16 @@ def model_export(
 
     if dtype and dtype not in NAMES:
         raise BadConfig(f"--dtype {printable(dtype)}: choose {', '.join(NAMES)}")
-    base, place = base_of(like), home_of(home)
+    if base and not merge:
+        raise BadConfig("--base is of --merge: leave it out, or add --merge")
+    folder, place = base_of(like), home_of(home)
     checkpoint, spec = newest_of(place)
     trained = dict(views(checkpoint.vector[: spec.params_numel], spec.tensors))
     aliases = aliases_of(PrivateState(place.state_dir, spec, "unshared").load() or {})
     trained |= {alias: trained[name] for alias, name in aliases.items() if name in trained}
-    done = export(directory, base, trained, _card(checkpoint, spec), dtype, int(shard_size * 1e9))
+    if merge:
+        folder, trained = _merged(folder, base, trained)
+    done = export(directory, folder, trained, _card(checkpoint, spec), dtype, int(shard_size * 1e9))
     if json:
         found = {"path": str(directory), "bytes": done.n_bytes, "tensors": done.n_trained}
         print_json({**found, "kept": done.n_kept, "round": checkpoint.round})
@@ -54,7 +73,17 @@ def model_export(
     after = f"after round {checkpoint.round} of {spec.method}"
     print(f"wrote {directory}: {done.n_trained} tensors {after}, {size(done.n_bytes)}")
     if done.n_kept:
-        print(f"{done.n_kept} tensors that did not travel are those of {base}")
+        print(f"{done.n_kept} tensors that did not travel are those of {folder}")
+
+
+def _merged(adapters: Path, base: str, trained: "dict[str, Array]") -> "tuple[Path, dict[str, Array]]":
+    """Return the base of adapters, and its tensors with the adapters added."""
+    from shoal.node.storage.hf_folder import base_of, reader_of
+    from shoal.node.storage.merging.adapters import base_folder, merged, read_config
+
+    config = read_config(adapters)
+    folder = base_of(base) if base else base_folder(adapters, config)
+    return folder, merged(trained, config, reader_of(folder))
 
 
 def _card(checkpoint: "Checkpoint", spec: "RunSpec") -> str:

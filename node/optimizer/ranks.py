@@ -125,7 +125,8 @@ class RankedVector(ModelVector):
         super().__init__(model, stays)
         self._ranks = ranks
         spread = {name: mesh_size(t) for name, t in self.tensors().items() if is_sharded(t)}
-        self._is_sharded = bool(spread)
+        self.is_sharded = bool(spread)
+        """Whether ranks hold pieces of the model."""
         for name, count in spread.items():
             if count != max(ranks.count, 1):
                 raise NoRanks(
@@ -136,7 +137,7 @@ class RankedVector(ModelVector):
     def read(self, out: Vector | None = None) -> Vector:
         """See `ModelVector`; called by the speaker."""
         self.tensors()  # before the others are called: what is refused here is refused there too
-        if self._is_sharded:
+        if self.is_sharded:
             self._ranks.call(Word.READ)
         return super().read(out)
 

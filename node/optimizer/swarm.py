@@ -48,6 +48,7 @@ from shoal.node.optimizer.background_node import Node
 from shoal.node.optimizer.checks import checked_weight, chosen_run, load_outer
 from shoal.node.optimizer.progress import Progress, RoundEnded, hash_of
 from shoal.node.optimizer.ranks import NoRanks, RankedVector, Ranks, Word
+from shoal.node.optimizer.saving import write_model
 from shoal.node.status import Status
 from shoal.node.storage.home import default_home
 from shoal.node.trainer import ipc
@@ -131,7 +132,7 @@ class Swarm:
         self._ranks = Ranks(next((p.device for p in model.parameters()), "cpu"), process_group)
         if own and self._ranks.count > 1:
             raise NoRanks("own= keeps tensors to one process: leave it out, or train on one rank per node")
-        self._vector = RankedVector(model, self._ranks, stays)
+        self._stays, self._vector = stays, RankedVector(model, self._ranks, stays)
         pinned = pinned_of(model, stays)
         self._steps = self._samples = 0
         self._metrics: dict[str, float] = {}
@@ -227,6 +228,19 @@ class Swarm:
                 self._metrics.pop(name, None)
             else:
                 self._metrics[name] = number
+
+    def save_model(self, path: str | PathLike[str], *, values: int = 0) -> None:
+        """Write the model as it is now, anew; under torchrun called on all ranks.
+
+        A model of Transformers or PEFT writes a folder by its own `save_pretrained`. Any other writes a file,
+        as ``shoal model save`` does, and so does one that FSDP2 has sharded: `shoal.load_model` reads it.
+        `values`: a file with at most so many values per tensor; 0: exact.
+
+        Raises:
+            NoModel: there is something of this name, or it cannot be written.
+            NoRanks: rank 0 has failed.
+        """
+        self._in_step(lambda: write_model(self.model, self._vector, self._stays, Path(path), values))
 
     def close(self) -> None:
         """Leave the swarm; stop the node if it was started here."""

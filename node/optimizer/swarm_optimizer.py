@@ -10,6 +10,7 @@ It is one of torch's optimizers around a `Swarm` (swarm.py), which it tells of e
 """
 
 from collections.abc import Callable
+from os import PathLike
 from types import TracebackType
 from typing import Any, Final
 
@@ -115,6 +116,10 @@ class SwarmOptimizer(WrappedOptimizer):
         What is no finite number is left out, and said once.
         """
         self.swarm.report(**metrics)
+
+    def save_model(self, path: str | PathLike[str], *, values: int = 0) -> None:
+        """Write the model as it is now. See `Swarm.save_model`, also for what it raises."""
+        self.swarm.save_model(path, values=values)
 
     def close(self) -> None:
         """Leave the swarm; stop the node if it was started here."""

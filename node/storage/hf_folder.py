@@ -116,6 +116,27 @@ def export(
     return Exported(len(used), len(entries) - len(used), n_bytes)
 
 
+def reader_of(base: Path) -> Callable[[str], tuple[str, Array]]:
+    """Return what reads a tensor of a base, float32, by a name that may have more or fewer words before it.
+
+    It returns the base's own name too, and raises `NoModel` where no tensor, or more than one, is meant.
+
+    Raises:
+        NoModel: the base has no safetensors, or they are damaged.
+    """
+    entries = _entries(base, MODEL)
+
+    def read(name: str) -> tuple[str, Array]:
+        found = [name] if name in entries else []
+        found = found or [e for e in entries if e.endswith(f".{name}") or name.endswith(f".{e}")]
+        if len(found) != 1 or entries[found[0]].dtype not in _DTYPES:
+            raise NoModel(f"{name} is no tensor of {base}: name the base that was trained")
+        entry = entries[found[0]]
+        return found[0], _float32(entry).reshape(entry.shape)
+
+    return read
+
+
 def _others(base: Path) -> list[Path]:
     """Return the files of a base that hold no tensors, such as its configuration and its tokenizer."""
     tensors = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")

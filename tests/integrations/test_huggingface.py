@@ -21,7 +21,9 @@ import shoal
 from shoal.huggingface import SwarmCallback
 from shoal.methods.errors import BadOption, BadTask
 from shoal.methods.learning.model_tensors import float_tensors, read_model
-from shoal.node.storage.hf_folder import export
+from shoal.node.storage.hf_folder import export, reader_of
+from shoal.node.storage.merging.adapters import base_folder, merged, read_config
+from shoal.node.storage.model_file import NoModel
 from shoal.node.trainer import ipc
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -291,6 +293,30 @@ def test_trl_trains_by_the_same_callback(daemon: FakeDaemon, home: Path, tmp_pat
     assert [message.steps for message in beside.finished()] == [4, 4]
 
 
+@pytest.mark.parametrize("kind", ["whole", "adapters"])
+def test_a_swarm_saves_a_model_of_theirs_as_the_folder_that_they_read(
+    kind: str, daemon: FakeDaemon, home: Path, tmp_path: Path
+) -> None:
+    if kind == "adapters":
+        peft = pytest.importorskip("peft")
+    model = gpt2(seed=1) if kind == "whole" else lora()
+    with torch.no_grad():
+        for each in model.parameters():
+            if each.requires_grad:
+                each.add_(1)
+    beside = Beside(daemon)
+    with shoal.Swarm(model, every=2, method="fedavg", home=home) as swarm:
+        swarm.save_model(tmp_path / "saved")
+        with pytest.raises(NoModel, match="exists; choose another name"):
+            swarm.save_model(tmp_path / "saved")
+    beside.end()
+    if kind == "whole":
+        again = type(model).from_pretrained(tmp_path / "saved")
+    else:
+        again = peft.PeftModel.from_pretrained(gpt2(), tmp_path / "saved")
+    assert np.array_equal(read_model(again), read_model(model))
+
+
 def test_an_exported_run_is_what_from_pretrained_reads(tmp_path: Path) -> None:
     base, trained = gpt2(), gpt2(seed=1)
     base.save_pretrained(tmp_path / "base")
@@ -312,6 +338,29 @@ def test_exported_adapters_are_what_peft_reads(tmp_path: Path) -> None:
     export(tmp_path / "out", tmp_path / "base", arrays, "")
     again = peft.PeftModel.from_pretrained(gpt2(), tmp_path / "out")
     assert np.array_equal(read_model(again), read_model(trained))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_rslora": True, "lora_alpha": 3}, {"modules_to_save": ["ln_f"], "bias": "lora_only"}]
+)
+def test_merged_adapters_are_what_peft_merges(options: dict[str, Any], tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = gpt2()
+    base.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, **options)
+    trained = peft.get_peft_model(type(base).from_pretrained(tmp_path / "base"), config)
+    with torch.no_grad():
+        for each in trained.parameters():
+            if each.requires_grad:
+                each.add_(torch.randn_like(each) / 10)
+    trained.save_pretrained(tmp_path / "adapters")
+    arrays = {name: t.detach().numpy() for name, t in float_tensors(trained).items() if t.requires_grad}
+    found = read_config(tmp_path / "adapters")
+    made = merged(arrays, found, reader_of(base_folder(tmp_path / "adapters", found)))
+    export(tmp_path / "out", tmp_path / "base", made, "")
+    ours, theirs = type(base).from_pretrained(tmp_path / "out"), trained.merge_and_unload()
+    np.testing.assert_allclose(read_model(ours), read_model(theirs), atol=1e-6)
+    assert np.abs(read_model(ours) - read_model(base)).max() > 0.01
 
 
 def arrays_of(model: Any) -> dict[str, Any]:

@@ -150,3 +150,22 @@ def test_a_script_that_is_killed_comes_back_to_the_same_model(
     scripts.append(back)
     results = [result for script in (scripts[0], back) for result in script.result()]
     assert len({digest for *_, digest in results}) == 1, results
+
+
+def test_one_of_two_goes_on_from_its_checkpoint_to_the_same_model(
+    tmp_path: Path, scripts: list[Script]
+) -> None:
+    skip_unless_there("trainer")
+    port, other = free_port(), free_port()
+    scripts.append(Script("trainer", tmp_path / "1", 0, port, "-"))
+    where = ("trainer", tmp_path / "2", 1, other, f"127.0.0.1:{port}")
+    left = Script(*where, "--steps", "8")  # its checkpoint is of step 6, in the midst of a round
+    scripts.append(left)
+    left.result()
+    assert "step 8" in left.lines[0]
+    back = Script(*where, "--resume")
+    scripts.append(back)
+    (there,), (here,) = (script.result() for script in (scripts[0], back))
+    assert there[-1] == here[-1]
+    # It went on with step 7, and took no more steps than the Trainer counted.
+    assert f"step {6 + int(here[-2])}" in back.lines[0], back.lines

@@ -1,16 +1,16 @@
 """A user's script of each framework, as a process of its own in a swarm of real nodes.
 
-python train_process.py KIND HOME SHARE PORT JOIN [--rounds N] [--pause SECONDS]
+python train_process.py KIND HOME SHARE PORT JOIN [--rounds N] [--pause SECONDS] [--steps N] [--resume]
 
 KIND: plain, accelerate, trainer, peft, trl, lightning, ddp or fsdp2. The last two take RANK, WORLD_SIZE and
-STORE from the environment. Prints ``round N`` after each round, and in the end
+STORE from the environment. A Trainer ends after so many steps, and saves two before that; it may go on
+from there. Prints ``round N`` after each round, and in the end
 ``done KIND rounds steps hash``.
 """
 
 import hashlib
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ OPTIONS: dict[str, Any] = {
 }
 MANY = 10_000
 """Steps that would be taken if the run did not end before."""
+STEPS = int(sys.argv[sys.argv.index("--steps") + 1]) if "--steps" in sys.argv else MANY
 
 
 class Seen:
@@ -120,12 +121,13 @@ def trainer(model: Any, make: Any = None) -> None:
             seen.look(swarm.swarm.rounds)
 
     given = {
-        "output_dir": tempfile.mkdtemp(dir=HOME.parent),
-        "max_steps": MANY,
+        "output_dir": str(HOME / "checkpoints"),
+        "max_steps": STEPS,
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-2,
         "lr_scheduler_type": "cosine",
-        "save_strategy": "no",
+        "save_strategy": "no" if STEPS == MANY else "steps",
+        "save_steps": STEPS - 2,
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": True,
@@ -136,7 +138,8 @@ def trainer(model: Any, make: Any = None) -> None:
         made = make(model, given)
     made.add_callback(swarm)
     made.add_callback(Looks())
-    made.train()
+    made.train(resume_from_checkpoint="--resume" in sys.argv)
+    print(f"step {made.state.global_step}", flush=True)
     tell(made.model, seen.round)
 
 

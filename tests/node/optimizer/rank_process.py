@@ -2,7 +2,8 @@
 
 python rank_process.py RANK WORLD STORE HOME KIND    KIND: ddp, fsdp2 or large
 
-Prints rank, rounds, a hash of the model, and by how many MB memory grew at most in calls of the swarm.
+Saves the model, but a large one. Prints rank, rounds, a hash of the model, and by how many MB memory grew
+at most in calls of the swarm.
 """
 
 import hashlib
@@ -40,6 +41,8 @@ def main() -> None:
                 before = forget_peak()
                 swarm.step()
                 grown = max(grown, memory("VmHWM") - before)
+            if kind != "large":
+                swarm.save_model(Path(home) / "model")
             digest = hashlib.sha256()
             for each in model.parameters():
                 digest.update(whole(each).detach().numpy().tobytes())

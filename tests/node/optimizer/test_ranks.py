@@ -1,5 +1,6 @@
 """Several processes that train one model: the first speaks, the others follow, and nobody is silent."""
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from fake_daemon import FakeDaemon, in_thread
 from torch import nn
 
+import shoal
 from shoal.methods.errors import BadTask
 from shoal.node.framing import frame
 from shoal.node.optimizer.ranks import NoRanks, RankedVector, Ranks, Word
@@ -80,6 +82,9 @@ def test_all_ranks_hold_what_the_first_averaged(kind: str, daemon: FakeDaemon, h
     assert first.split()[1:3] == second.split()[1:3]
     assert first.split()[:2] == ["0", "2"]
     assert len(daemon.trainers) == 1
+    saved = shoal.load_model(home / "model")
+    digest = hashlib.sha256(b"".join(saved[name].numpy().tobytes() for name in ("weight", "bias")))
+    assert digest.hexdigest()[:12] == first.split()[2]
 
 
 @pytest.mark.slow

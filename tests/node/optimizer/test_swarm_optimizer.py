@@ -24,6 +24,7 @@ from shoal.methods.errors import BadOption, BadTask
 from shoal.node.config.settings import load
 from shoal.node.daemon.roster_keeper import invite_of
 from shoal.node.optimizer.wrapped import NotCopied
+from shoal.node.storage.model_file import NoModel
 from shoal.node.trainer import ipc
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")
@@ -309,6 +310,29 @@ def test_rounds_end_the_run(daemon: FakeDaemon, home: Path) -> None:
     beside.end()
     assert beside.trainer is not None
     assert beside.trainer.attach.spec.rounds == 7
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, torch.compile], ids=["bare", "compiled"])
+def test_the_model_is_saved_as_it_is_now(
+    wrap: Callable[[Any], Any], daemon: FakeDaemon, home: Path, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 300), nn.BatchNorm1d(300))
+    beside = Beside(daemon)
+    with shoal.Swarm(wrap(model), every=2, method="fedavg", home=home) as swarm:
+        with torch.no_grad():
+            model[0].weight.fill_(3)
+        model[1].num_batches_tracked.fill_(9)
+        swarm.save_model(tmp_path / "mine.safetensors")
+        swarm.save_model(str(tmp_path / "small"), values=4)
+        with pytest.raises(NoModel, match="exists; choose another name"):
+            swarm.save_model(tmp_path / "small")
+    beside.end()
+    found = shoal.load_model(tmp_path / "mine.safetensors")
+    assert {name: each.tolist() for name, each in found.items()} == {
+        name: each.tolist() for name, each in model.state_dict().items()
+    }
+    assert torch.equal(shoal.load_model(tmp_path / "small")["0.weight"], model[0].weight)
+    assert (tmp_path / "small").stat().st_size < (tmp_path / "mine.safetensors").stat().st_size / 2
 
 
 def test_numbers_that_are_none_are_absent_and_said_once(

@@ -32,13 +32,18 @@ def params() -> Vector:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """Return a home in which a run of three rounds has left its state, and a shared vector with it."""
-    made = Home(tmp_path / "home")
+    return saved_home(tmp_path / "home", SPECS, params())
+
+
+def saved_home(path: Path, specs: tuple[TensorSpec, ...], trained: Vector) -> Home:
+    made = Home(path)
     made.create_key()
-    shared = (TensorSpec("momentum", "float32", (NUMEL,)),)
-    spec = RunSpec(method="diloco", task="digits", tensors=SPECS, shared=shared)
-    vector = np.concatenate([params(), np.zeros(NUMEL, np.float32)])
+    numel = len(trained)
+    shared = (TensorSpec("momentum", "float32", (numel,)),)
+    spec = RunSpec(method="diloco", task="digits", tensors=specs, shared=shared)
+    vector = np.concatenate([trained, np.zeros(numel, np.float32)])
     run = run_id(spec)
-    layout = [("momentum", NUMEL)]
+    layout = [("momentum", numel)]
     save(made.state_dir, Checkpoint(run, 3, state_hash(vector.data), b"", vector), shared=layout)
     store = Store(made.database)
     remember_spec(store, run, spec)
@@ -132,3 +137,30 @@ def test_what_a_node_saved_is_exported_as_a_folder_of_hugging_faces(
     assert "exists; choose another name" in capsys.readouterr().err
     assert main([*command, "--dtype", "int8"]) == 2
     assert "choose float32, float16, bfloat16" in capsys.readouterr().err
+
+
+def test_adapters_of_a_run_are_exported_as_a_model_without_adapters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, adapters, out = tmp_path / "base", tmp_path / "adapters", tmp_path / "out"
+    for folder, text in ((base, {}), (adapters, {"r": 2, "lora_alpha": 2, "peft_type": "LORA"})):
+        folder.mkdir()
+        (folder / ("config.json" if folder == base else "adapter_config.json")).write_text(json.dumps(text))
+    save_file({"0.weight": torch.zeros(3, 4), "1.weight": torch.ones(2)}, base / "model.safetensors")
+    stem = "base_model.model.0.lora"
+    specs = (
+        TensorSpec(f"{stem}_A.default.weight", "float32", (2, 4)),
+        TensorSpec(f"{stem}_B.default.weight", "float32", (3, 2)),
+    )
+    home = saved_home(tmp_path / "home", specs, np.arange(14, dtype=np.float32))
+    command = ["model", "export", str(out), "--like", f"hf:{adapters}", "--home", str(home.path)]
+    assert main([*command, "--base", f"hf:{base}"]) == 2
+    assert "add --merge" in capsys.readouterr().err
+    assert main([*command, "--merge"]) == 1
+    assert "name it with --base hf:PATH" in capsys.readouterr().err
+    assert main([*command, "--merge", "--base", f"hf:{base}"]) == 0
+    found = load_file(out / "model.safetensors")
+    a, b = np.arange(8).reshape(2, 4), np.arange(8, 14).reshape(3, 2)
+    assert found["0.weight"].tolist() == (b @ a).tolist()
+    assert found["1.weight"].tolist() == [1, 1]
+    assert not (out / "adapter_config.json").exists()
