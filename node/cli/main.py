@@ -22,6 +22,15 @@ from shoal.node.errors import UserError
 from shoal.node.text import printable
 
 
+def error_of(typer_: Any) -> Any:
+    """Return the class of typer's errors about what was typed; versions below 0.26 raise click's."""
+    found = getattr(typer_, "TyperException", None)
+    return found or importlib.import_module("click").ClickException
+
+
+TypedWrongly: Final = error_of(typer)
+
+
 class Entry(NamedTuple):
     """A command, or a group of them, in the list of the help."""
 
@@ -231,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as head, has enough. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (typer.TyperException, typer.Abort, UserError, MethodsError, BaseExceptionGroup) as error:
+    except (TypedWrongly, typer.Abort, UserError, MethodsError, BaseExceptionGroup) as error:
         explained = None if "--debug" in arguments[:1] else _explain(error)
         if explained is None:
             raise
@@ -246,11 +255,11 @@ def _explain(error: BaseException) -> int | None:
     match error:
         case typer.Abort():
             return 130
-        case typer.TyperException():
+        case TypedWrongly():
             if not error.format_message():  # the help has been shown in its place
-                return error.exit_code
+                return int(error.exit_code)
             text = f"{error.format_message().rstrip('.')}. See: {_path_of(error)} --help"
-            code = error.exit_code
+            code = int(error.exit_code)
         case UserError():
             text, code = str(error), error.exit_code
         case MethodsError():
@@ -261,6 +270,6 @@ def _explain(error: BaseException) -> int | None:
     return code
 
 
-def _path_of(error: typer.TyperException) -> str:
+def _path_of(error: BaseException) -> str:
     context = getattr(error, "ctx", None)
     return str(context.command_path) if context is not None else "shoal"

@@ -17,11 +17,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SAID = {
     "hf_lora": r"loss \d+\.\d+ -> (\d+\.\d+), \d+ adapter tensors, sum (-?\d+\.\d+)",
+    "flower_client": r"accuracy (0\.\d+)",
     "lightning_vit": r"accuracy (0\.\d+)",
     "torchrun_fsdp2": r"accuracy (0\.\d+)",
 }
 NEEDS = {
     "hf_lora": ("transformers", "peft", "accelerate"),
+    "flower_client": ("flwr",),
     "lightning_vit": ("lightning",),
     "torchrun_fsdp2": (),
 }
@@ -54,7 +56,7 @@ def test_two_processes_end_with_one_model(
 ) -> None:
     for each in NEEDS[name]:
         if importlib.util.find_spec(each) is None:
-            pytest.skip(f"{each} is not installed; type: make frameworks")
+            pytest.skip(f"{each} is not installed; see docs/frameworks.md")
     port = free_port()
     for index, extra in enumerate(([f"--node-option=--port={port}"], [f"--join=127.0.0.1:{port}"]), 1):
         command = [sys.executable]

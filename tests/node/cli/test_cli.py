@@ -9,14 +9,17 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+import typer
 from fake_node import HOSTILE, ME, FakeNode, a_round, make_status
 
 from shoal.node.cli import main as cli
 from shoal.node.cli import show
+from shoal.node.cli.main import error_of
 from shoal.node.cli.start import flags_of
 from shoal.node.config.settings import NodeConfig, load
 from shoal.node.errors import UserError
@@ -542,6 +545,12 @@ def test_help_names_every_command(shoal: Run) -> None:
 def test_version_is_told(shoal: Run) -> None:
     assert shoal("--version").code == 0
     assert json.loads(shoal("version", "--json").out)["python"]
+
+
+def test_errors_of_an_older_typer_are_known_too() -> None:
+    click = pytest.importorskip("click")
+    assert error_of(SimpleNamespace()) is click.ClickException
+    assert error_of(typer) is typer.TyperException
 
 
 def test_a_reader_who_has_enough_is_no_error(home: Path) -> None:
