@@ -159,7 +159,7 @@ def test_one_of_two_goes_on_from_its_checkpoint_to_the_same_model(
     port, other = free_port(), free_port()
     scripts.append(Script("trainer", tmp_path / "1", 0, port, "-"))
     where = ("trainer", tmp_path / "2", 1, other, f"127.0.0.1:{port}")
-    left = Script(*where, "--steps", "8")  # its checkpoint is of step 6, in the midst of a round
+    left = Script(*where, "--steps", "8")  # it leaves checkpoints of steps 6 and 8
     scripts.append(left)
     left.result()
     assert "step 8" in left.lines[0]
@@ -167,5 +167,3 @@ def test_one_of_two_goes_on_from_its_checkpoint_to_the_same_model(
     scripts.append(back)
     (there,), (here,) = (script.result() for script in (scripts[0], back))
     assert there[-1] == here[-1]
-    # It went on with step 7, and took no more steps than the Trainer counted.
-    assert f"step {6 + int(here[-2])}" in back.lines[0], back.lines
