@@ -19,7 +19,7 @@ TASKS = Path(__file__).parents[1] / "tasks"
 STEPS = 60
 PAUSE = 0.03
 """Seconds a step: with these a round's work takes about twice as long as its exchange over such links."""
-ROUNDS = 8
+ROUNDS = 6
 MOST_LOST = 0.1
 """Accuracy, which varies with when means arrive. What is lost: tests/methods/test_overlap_on_digits.py."""
 UP = (

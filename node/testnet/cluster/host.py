@@ -49,7 +49,8 @@ class Host:
         imported from, if it is here too. `ip`: of this machine. `more`: variables beside this machine's own.
         """
         places = {home: str(self._home), listen_at("127.0.0.1", 0): listen_at(ip, 0)}
-        words = [sys.executable, *(places.get(word, word) for word in command[1:])]
+        words = [places.get(word, word) for word in command]
+        words[0] = sys.executable  # of this machine
         here = folder if Path(folder).is_dir() else ""
         self._process = spawn(words, self._log, environment(os.environ) | dict(more), here)
         self._guard.watch(self._process.pid)
