@@ -13,7 +13,7 @@ counts is the rows since the last averaging with it; a change longer than our ow
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
@@ -360,8 +360,9 @@ class LaterStage(Hosting):
                     yield from reply([(each, ENDS_HERE)])
                     continue
                 held[each.peer, each.step] = passed, outputs
-                while len(held) > MOST_HELD:
-                    del held[next(iter(held))]
+                if len(held) > MOST_HELD:
+                    assert self._names.before is not None
+                    del held[given_up(held, (yield from holders(self._names.before)))]
                 yield from reply([(each, {"y": outputs[0]})])
             yield from self._average()
 
@@ -377,6 +378,17 @@ class LaterStage(Hosting):
             return
         self._count(float(n[0]))
         yield from reply([(request, {**told("dz", back[0], self._number), "n": n})])
+
+
+def given_up(held: Iterable[tuple[PeerId, bytes]], before: Container[PeerId]) -> tuple[PeerId, bytes]:
+    """Return the pass to give up: anybody may call, so those of the holders of the stage before go last.
+
+    `held`: peer and step of each, the oldest first. Of equals the oldest goes, and of those who have more
+    passes than others, before any of theirs.
+    """
+    passes = list(held)
+    many = Counter(peer for peer, _ in passes)
+    return min(passes, key=lambda each: (each[0] in before, -many[each[0]]))
 
 
 def holders(names: Names) -> Steps[list[PeerId]]:

@@ -40,6 +40,11 @@ class Names:
         return self._name("spare")
 
     @property
+    def before(self) -> "Names | None":
+        """Of the stage whose holders call this one; None: clients do."""
+        return Names(self.stage - 1, self.stages) if self.stage else None
+
+    @property
     def forward(self) -> str:
         """Activations for outputs."""
         return self._name("forward")

@@ -9,8 +9,10 @@ import pytest
 from few_pairs import Few
 from lockstep import names
 
+from shoal.crypto.keys import PeerId
 from shoal.gossip.calls.asks import Refusal, Reply
 from shoal.methods.base import Steps
+from shoal.methods.mpsl.hosting import given_up
 from shoal.methods.mpsl.in_lockstep import SplitRun
 from shoal.methods.mpsl.method import MPSL, MPSLConfig
 
@@ -88,3 +90,13 @@ def test_a_later_stage_that_answers_wrongly_is_replaced(lie: str) -> None:
     assert len(reports) == 4
     assert all(report.steps >= STEPS - 2 for report in reports)
     assert run.hosting(D, 1).steps >= STEPS - 2
+
+
+def test_passes_of_whoever_calls_push_out_none_of_the_stage_before() -> None:
+    honest, other, stranger, many = (PeerId(name) for name in ("honest", "other", "stranger", "many"))
+    before = {honest, other}
+    held = [(honest, b"1"), (stranger, b"1"), (many, b"1"), (many, b"2"), (other, b"1")]
+    assert given_up(held, before) == (many, b"1")
+    assert given_up([each for each in held if each[0] != many], before) == (stranger, b"1")
+    assert given_up([(honest, b"1"), (other, b"1"), (other, b"2")], before) == (other, b"1")
+    assert given_up([(honest, b"2"), (other, b"1")], before) == (honest, b"2"), "the oldest of equals"
