@@ -30,7 +30,6 @@ from shoal.gossip.events import Vector
 from shoal.methods.base import (
     About,
     Array,
-    Averaged,
     Me,
     ModelSize,
     Report,
@@ -43,6 +42,7 @@ from shoal.methods.base import (
 from shoal.methods.mpsl.asked import Asked
 from shoal.methods.mpsl.audits import ROWS, compare
 from shoal.methods.mpsl.estimate import estimate
+from shoal.methods.mpsl.measuring import measured
 from shoal.methods.mpsl.tokens import heard, told
 from shoal.methods.mpsl.wire import IS_OVER, NO_STAGE, Names, forms_of, roles_of
 from shoal.methods.needs import Need
@@ -181,7 +181,12 @@ class MPSL:
         mean = yield from all_reduce(side.params(), weight=learner.examples)
         metrics = {**done.metrics, **_told(learner)}
         if round_ % self.config.measure_every == 0:
-            metrics |= yield from self._measured(side, mean, learner, round_)
+            # At the mean of the fronts.
+            side.begin(mean.vector, {})
+            asked = Asked(Names(0, self.config.stages), me.peer, side.known)
+            metrics |= yield from measured(
+                asked, side, self.config.rows, self.config.number, round_, ("z", "y")
+            )
         yield from self._audit(side, me, round_)
         learner.callbacks.problem("hosts", side.known.problem)
         private = {**_saved(learner), **{ADAM + name: value for name, value in side.memory().items()}}
@@ -246,31 +251,6 @@ class MPSL:
         yield from asked.look()
         if len(asked.hosts) > 1:
             yield from compare(asked, told("z", side.probe(ROWS), self.config.number), b"%d/a" % round_)
-
-    def _measured(
-        self, side: "ClientSide", mean: Averaged, learner: Any, round_: int
-    ) -> Steps[dict[str, float]]:
-        """Return the accuracy on the test data at the mean of the fronts, through a host."""
-        c, names = self.config, Names(0, self.config.stages)
-        side.begin(mean.vector, {})
-        right, seen = 0, 0
-        me = yield from here()
-        asked = Asked(names, me.peer, side.known)
-        for place, (z, labels) in enumerate(side.test_rows(c.rows)):
-            yield from asked.look()
-            tensors, step = told("z", z, c.number), b"%d/m%d" % (round_, place)
-            try:
-                out = yield from call(asked.hosts, names.predict, tensors, step=step, is_last=True)
-            except Unanswered:
-                break
-            found = side.right(out.tensors["y"], labels)
-            if found is None:
-                asked.answered_wrongly(out.peer)
-                break
-            right, seen = right + found, seen + len(labels)
-        if not seen:
-            return {}
-        return {"accuracy": right / seen}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from shoal.gossip.events import Vector
 from shoal.methods.base import (
     About,
     Array,
-    Averaged,
     ModelSize,
     Report,
     State,
@@ -41,6 +40,7 @@ from shoal.methods.base import (
 from shoal.methods.errors import BadTask
 from shoal.methods.mpsl.asked import Asked
 from shoal.methods.mpsl.audits import ROWS, agree, distance, is_due
+from shoal.methods.mpsl.measuring import measured
 from shoal.methods.mpsl.tokens import form_of, heard, most_rows, told
 from shoal.methods.mpsl.wire import Names, roles_of
 from shoal.methods.needs import Need
@@ -211,7 +211,9 @@ class SFPrompt:
         done = yield from self._steps(side, asked, kept, round_)
         mean = yield from all_reduce(side.params(), weight=learner.examples)
         if round_ % c.measure_every == 0:
-            metrics |= yield from self._measured(side, asked, mean, round_)
+            side.begin(mean.vector, {})
+            rows = _rows(self.config, side)
+            metrics |= yield from measured(asked, side, rows, self.config.number, round_, ("a", "b"))
         told_ = {"unanswered": done.lost, "wrong_answers": asked.n_wrong}
         learner.callbacks.problem("hosts", side.known.problem)
         metrics |= {"kept": float(len(kept))} | {k: float(v) for k, v in told_.items() if v} | _told(learner)
@@ -280,28 +282,6 @@ class SFPrompt:
         liar = max(told_, key=lambda peer: (distance(told_[peer], right), peer == out.peer))
         asked.answered_wrongly(liar)
         return liar != out.peer
-
-    def _measured(
-        self, side: "ClientSide", asked: Asked, mean: Averaged, round_: int
-    ) -> Steps[dict[str, float]]:
-        """Return the accuracy on the test data at the mean, through a host."""
-        side.begin(mean.vector, {})
-        right, seen = 0, 0
-        for place, (a, labels) in enumerate(side.test_rows(_rows(self.config, side))):
-            if not asked.hosts:
-                yield from asked.look()
-            tensors, step = told("a", a, self.config.number), b"%d/m%d" % (round_, place)
-            try:
-                out = yield from call(asked.hosts, NAMES.predict, tensors, step=step, is_last=True)
-            except Unanswered:
-                break
-            asked.answered(out.peer)
-            found = side.right(out.tensors["b"], labels)
-            if found is None:
-                asked.answered_wrongly(out.peer)
-                break
-            right, seen = right + found, seen + len(labels)
-        return {"accuracy": right / seen} if seen else {}
 
 
 @dataclass(frozen=True, slots=True)
