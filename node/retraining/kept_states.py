@@ -85,7 +85,7 @@ def _name_too(saved: Path, path: Path) -> None:
         temporary.unlink()
     try:
         os.link(saved, temporary)
-    except PermissionError:  # a file system without hard links
+    except OSError:  # a file system without hard links says so in several ways; a full disk fails below too
         write_whole(path, _pieces(saved))
         return
     temporary.replace(path)
