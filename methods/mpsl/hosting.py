@@ -50,9 +50,20 @@ class Hosting:
     """One stage at one peer. The same for a host and for a spare."""
 
     def __init__(
-        self, side: "HostSide", names: Names, entry: tuple[int, ...], *, average_every: int, number: Number
+        self,
+        side: "HostSide",
+        names: Names,
+        entry: tuple[int, ...],
+        *,
+        average_every: int,
+        number: Number,
+        first_turn: int,
     ) -> None:
-        """`entry`: the shape of an example's activations. `number`: how these travel."""
+        """`entry`: the shape of an example's activations. `number`: how these travel.
+
+        `first_turn`: far from those of other hostings of this node. Turns name steps, and a peer that knows
+        a name answers what it answered before.
+        """
         self.side, self._names, self._entry, self._number = side, names, entry, number
         self.copies, self._every = Copies(side, average_every), average_every
         self._is_resumed = False
@@ -64,7 +75,7 @@ class Hosting:
         """Clients whose gradients did not come."""
         self._me, self._wrong = PeerId(""), set[PeerId]()
         self._kept: list[Request] = []
-        self._turns = self._round = 0
+        self._turns, self._round = first_turn, 0
         self._hashed = (-1, -1), 0
         self._rests = Counter[PeerId]()
 

@@ -17,6 +17,7 @@ round. Hosts average bodies by calls (hosting.py); a spare holds a copy for when
 """
 
 import logging
+import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -298,7 +299,8 @@ def _host(config: MPSLConfig, learner: Any, stage: int) -> "Hosting":
     side = HostSide(learner, c.cut, c.body_lr, stage, c.stages, own_head=c.head == "client")
     kind = LaterStage if stage else Hosting
     entry = _shapes(c, learner).between[stage]
-    found = kind(side, Names(stage, c.stages), entry, average_every=c.average_every, number=c.number)
+    names, first = Names(stage, c.stages), secrets.randbits(40)
+    found = kind(side, names, entry, average_every=c.average_every, number=c.number, first_turn=first)
     _hosted(learner)[stage] = found
     if c.head == "host" and stage == 0:
         log.warning("head = host: the hosts can read the labels of all clients from their gradients")

@@ -81,8 +81,14 @@ class SimSplit(MPSL):
             return
         kind = LaterStage if stage else Hosting
         side: Any = ToyBody(learner.node, stage, stages)
+        learner.node.calls_made += 1
         learner.hosted[stage] = kind(
-            side, Names(stage, stages), (NAMED,), average_every=self.config.average_every, number="float32"
+            side,
+            Names(stage, stages),
+            (NAMED,),
+            average_every=self.config.average_every,
+            number="float32",
+            first_turn=learner.node.calls_made * 1_000_000,
         )
         try:
             yield from learner.hosted[stage].run()

@@ -2,6 +2,7 @@
 
 import pytest
 from sim.callers import ENDS
+from sim.runs import run_seed
 from sim.split import SplitWatch
 from sim.world import Fault, Result, Scenario, Sim
 
@@ -49,3 +50,8 @@ def test_a_step_that_is_never_given_up_is_found(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Asking, "_send", send)
     result, _ = run(FAULTS["it is cut off"], 1)
     assert ENDS in {each.invariant for each in result.violations}
+
+
+def test_a_host_that_takes_its_role_again_names_its_steps_anew() -> None:
+    """The stage behind it knows the names of before, and would answer what it answered then."""
+    assert not run_seed(288).violations
