@@ -35,10 +35,12 @@ class Buffers:
 
         def take_back(_: object) -> None:  # in whichever thread the last view ends: no counters, no locks
             self._lent.pop(key, None)
-            held = list(self._free.items())
-            if sum(each * len(same) for each, same in held) + size > self._keep_bytes:
-                for other in (each for each, _ in held if each != size):
-                    self._free.pop(other, None)
+            # Not of the items: their tuples may set off the garbage collector, and it another call of this.
+            sizes = list(self._free)
+            if sum(each * len(self._free.get(each, ())) for each in sizes) + size > self._keep_bytes:
+                for other in sizes:
+                    if other != size:
+                        self._free.pop(other, None)
                 if (len(self._free.get(size, ())) + 1) * size > self._keep_bytes:
                     return
             self._free.setdefault(size, []).append(buffer)

@@ -3,6 +3,7 @@
 import gc
 
 import numpy as np
+import pytest
 
 from shoal.gossip.buffers import Buffers
 
@@ -36,3 +37,26 @@ def test_what_is_kept_is_of_the_size_that_was_used_last() -> None:
     assert {size: len(same) for size, same in buffers._free.items()} == {700: 3}
     del lent
     assert {size: len(same) for size, same in buffers._free.items() if same} == {1000: 5}
+
+
+@pytest.mark.parametrize("after", range(40))
+def test_the_collector_may_give_buffers_back_while_another_comes_back(after: int) -> None:
+    """It runs at any allocation of Python's, after so many of them here."""
+    buffers = Buffers()
+    free = [buffers.take(size) for size in range(1, 20)]
+    del free
+    last, thresholds = buffers.take(1000), gc.get_threshold()
+    gc.disable()
+    try:
+        for size in range(2000, 2020):
+            ring: list[object] = [buffers.take(size)]
+            ring.append(ring)
+        del ring
+        gc.set_threshold(gc.get_count()[0] + after)
+        gc.enable()
+        del last
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+    gc.collect()
+    assert len(buffers._free) == 19 + 1 + 20
