@@ -10,7 +10,7 @@ Says = Callable[[Step], bytes | Response | None]
 
 
 def play(steps: Steps[T], says: Says) -> tuple[T, list[Step]]:
-    """Answer steps; returns what they come to, and what was asked. What does not fit a datagram is dropped."""
+    """Return what steps come to, and what they asked; a datagram is heard only if it fits, as by a socket."""
     asked: list[Step] = []
     said: Any = None
     while True:

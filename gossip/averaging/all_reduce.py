@@ -62,13 +62,11 @@ OWNER_GRACE: Final = 1.25
 DONE_GRACE: Final = 2.0
 """And those that are not done, later still: they may be waiting for an owner."""
 Talk: TypeAlias = (
-    Announce | Announcements | Unannounced | Part | Reduced | Yield | Claim | Alive | Cut | Abandon | Done
+    Part | Reduced | Alive | Done | Announce | Announcements | Unannounced | Yield | Claim | Cut | Abandon
 )
-HEARD: Final = (
-    *(Part, Reduced, Alive, Done, Announce, Announcements, Unannounced, Yield, Claim, Cut, Abandon),
-    Digest,
-)
-"""What is taken of a member, `Talk` by how often it comes; a digest tells what it asks for."""
+"""By how often it comes."""
+Heard: TypeAlias = Talk | Digest
+"""What is taken of a member; a digest tells what it asks for."""
 NUMBERED: Final = (Part, Reduced, Yield, Claim)
 """What is about a part."""
 
@@ -149,7 +147,7 @@ class AllReduce(Reducing):
     def handle(self, peer: PeerId, message: ExchangeMessage, data: Data, now: float) -> Effects:
         """A message of this exchange arrived."""
         member = self._number.get(peer, self._mine)
-        if member == self._mine or not isinstance(message, HEARD):
+        if member == self._mine or not isinstance(message, Heard):
             return []
         self._heard[member] = now
         self._spoke.add(member)

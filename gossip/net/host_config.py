@@ -53,3 +53,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     never; what `--join` names is dialled as it is given."""
     internet: tuple[str, ...] = ()
     """Networks such as 10.213.0.0/16 that count as public addresses, for laboratories."""
+
+    @property
+    def asks_router(self) -> bool:
+        """Whether the router is asked for a port, where there is one to ask."""
+        return self.port_mapping == "auto" and not self.announce and not self.hidden

@@ -105,8 +105,7 @@ class Libp2pHost:
             self.links.lanes.inlet = Throttle(config.download_mbit * 125_000)
         self.network.swarm.register_notifee(_Watcher(self.links))
         self.network.observations = self.links.observations
-        is_mapped = config.port_mapping == "auto" and not config.announce and not config.hidden
-        self.mapper = PortMapper(self.network, is_wanted=is_mapped)
+        self.mapper = PortMapper(self.network, is_wanted=config.asks_router)
         self.network.mapped = self.mapper.addresses
         self._reservations = Reservations(self.network, self._dialled)
         self._announcements = Announcements(self.network, config, self._events.put)

@@ -26,7 +26,7 @@ def ask_router(
 
     Nothing where such a node would not ask it. `route`, `places`: of a laboratory's router.
     """
-    if network.port_mapping == "off" or network.announce or network.hidden:
+    if not network.asks_router:
         return None
     listens = [parse(each) for each in network.listen]
     ports = [each.port for each in listens if each.kind == "ip4" and not each.is_loopback]

@@ -31,7 +31,7 @@ from shoal.node.trainer import ipc
 
 if TYPE_CHECKING:
     from sim.node import SimNode
-    from sim.world import Sim
+    from sim.world import Fault, Sim
 
 CALLS: Final = 3
 """Of each node in a round."""
@@ -45,6 +45,18 @@ MOST: Final = {"queued": MAX_QUEUED, "bytes": MAX_QUEUED_BYTES + MAX_KEPT_BYTES,
 ONCE: Final = "a step acts once"
 ENDS: Final = "a call ends, and holds up no round"
 GROWS: Final = "no queue of calls grows without bound"
+
+
+def host_faults(host: int) -> dict[str, tuple[Fault, ...]]:
+    """Return what may befall the node that holds the role, by what is seen of it."""
+    return {
+        "nothing happens": (),
+        "the host dies": ((20.0, "crash", host, 0, True, 40.0),),
+        "the host leaves": ((20.0, "leave", host, 0.0),),
+        "its trainer dies": ((20.0, "trainer", host, 5.0),),
+        "it is frozen": ((20.0, "freeze", host, 30.0),),
+        "it is cut off": ((20.0, "split", (host,), 30.0, True),),
+    }
 
 
 class CallingTrainer(SimTrainer):

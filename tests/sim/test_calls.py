@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import sim.callers
-from sim.callers import ENDS, GROWS, ONCE
+from sim.callers import ENDS, GROWS, ONCE, host_faults
 from sim.world import Fault, Result, Scenario, Sim
 
 import shoal.gossip.calls.answering
@@ -14,13 +14,7 @@ from shoal.gossip.calls.asking import Asking
 
 HOST = 2
 """Of four nodes, the ablest: it takes the role."""
-FAULTS: dict[str, tuple[Fault, ...]] = {
-    "nothing happens": (),
-    "the host dies": ((20.0, "crash", HOST, 0, True, 40.0),),
-    "the host leaves": ((20.0, "leave", HOST, 0.0),),
-    "its trainer dies": ((20.0, "trainer", HOST, 5.0),),
-    "it is frozen": ((20.0, "freeze", HOST, 30.0),),
-    "it is cut off": ((20.0, "split", (HOST,), 30.0, True),),
+FAULTS: dict[str, tuple[Fault, ...]] = host_faults(HOST) | {
     "it answers nonsense": ((20.0, "lie", HOST, "calls", 30.0),),
     "a client floods it": ((20.0, "lie", 1, "calls", 30.0),),
 }

@@ -1,7 +1,7 @@
 """Split learning in simulated swarms: hosts and stages that die or lie, and clients that lie."""
 
 import pytest
-from sim.callers import ENDS
+from sim.callers import ENDS, host_faults
 from sim.runs import run_seed
 from sim.split import SplitWatch
 from sim.world import Fault, Result, Scenario, Sim
@@ -10,13 +10,7 @@ from shoal.gossip.calls.asking import Asking
 
 HOST, CLIENT = 2, 1
 """The ablest of four nodes, which takes the role; and a node that does not."""
-FAULTS: dict[str, tuple[Fault, ...]] = {
-    "nothing happens": (),
-    "the host dies": ((20.0, "crash", HOST, 0, True, 40.0),),
-    "the host leaves": ((20.0, "leave", HOST, 0.0),),
-    "its trainer dies": ((20.0, "trainer", HOST, 5.0),),
-    "it is frozen": ((20.0, "freeze", HOST, 30.0),),
-    "it is cut off": ((20.0, "split", (HOST,), 30.0, True),),
+FAULTS: dict[str, tuple[Fault, ...]] = host_faults(HOST) | {
     "it answers wrongly": ((20.0, "lie", HOST, "split-host", 15.0),),
     "another says that it hosts": ((20.0, "lie", CLIENT, "split-host", 15.0),),
     "a client calls out of order": ((20.0, "lie", CLIENT, "split-client", 15.0),),

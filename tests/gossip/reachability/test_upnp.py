@@ -1,12 +1,12 @@
 """UPnP against a router that agrees, refuses, lies, babbles or is silent."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from fake_router import CONTROL, Router, answered, described, fault, found
 from hypothesis import given
 from hypothesis import strategies as st
+from router_steps import Says, play
 
 from shoal.gossip.reachability import upnp
 from shoal.gossip.reachability.steps import (
@@ -18,8 +18,6 @@ from shoal.gossip.reachability.steps import (
     Request,
     Response,
     Step,
-    Steps,
-    T,
     Wanted,
 )
 from shoal.gossip.reachability.strict_xml import MAX_DEPTH, MAX_ELEMENTS, BadXml, parse_xml
@@ -28,26 +26,10 @@ GATEWAY = "192.168.1.1"
 PUBLIC = "8.9.10.11"
 ME = "192.168.1.23"
 PLACE = f"http://{GATEWAY}:5000/root.xml"
-Says = Callable[[Step], bytes | Response | None]
 
 
 def wanted(judge: Callable[[str], None] = lambda _: None) -> Wanted:
     return Wanted(4710, ME, (4710, 30000), judge)
-
-
-def play(steps: Steps[T], says: Says) -> tuple[T, list[Step]]:
-    """Answer steps as a router would; a datagram that does not fit is dropped, as a socket does."""
-    asked: list[Step] = []
-    said: Any = None
-    while True:
-        try:
-            step = steps.send(said)
-        except StopIteration as end:
-            return end.value, asked
-        asked.append(step)
-        said = says(step)
-        if isinstance(step, Datagram) and (said is None or not step.fits(said)):
-            said = None
 
 
 def of(router: Router, location: str = PLACE, description: bytes = b"") -> Says:
